@@ -1,0 +1,34 @@
+# README's two commands are `make demo` and `make test`; each does all its own set-up.
+PYTHON := .venv/bin/python
+
+.PHONY: demo test check serve accept bench clean
+
+demo: .venv/installed
+	$(PYTHON) demo.py
+
+test: .venv/tools
+	$(PYTHON) -m pytest
+
+check: .venv/tools-python
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy .
+
+serve: .venv/installed
+	$(PYTHON) api.py
+
+accept: .venv/tools
+	$(PYTHON) -m bench.accept
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache demo
+
+# What runs MetScope; what also checks and tests it; what of Debian's the tests drive.
+.venv/installed: requirements.txt setup.sh
+	./setup.sh run
+
+.venv/tools-python: requirements.txt requirements-dev.txt setup.sh
+	./setup.sh python
+
+.venv/tools: requirements.txt requirements-dev.txt setup.sh
+	./setup.sh all

@@ -1,0 +1,103 @@
+"""Opens the database: SQLite by default, PostgreSQL by URL; brings its tables up to date first."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from db.tables import Base
+from errors import SettingsError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_MS = 30_000
+# Any number that no other program on the server uses: it keeps two starting processes from migrating at once.
+MIGRATION_LOCK = 0x4D657453
+FOR_WRITING = {"sqlite_begin": "BEGIN IMMEDIATE"}
+
+
+def open_database(url: str) -> sessionmaker[Session]:
+    """Sessions on an up-to-date database. The rows they return stay readable after the session.
+
+    url: a SQLAlchemy URL; sqlite:////absolute/path or postgresql+psycopg://user:password@host/name.
+    Raises: SettingsError when the database cannot be reached, or was written by a newer MetScope.
+    """
+    try:
+        address = make_url(url)
+    except ArgumentError:
+        raise SettingsError("DATABASE_URL is not a SQLAlchemy URL.") from None
+    if address.get_backend_name() not in {"sqlite", "postgresql"}:
+        raise SettingsError(f"DATABASE_URL names {address.get_backend_name()!r}, not sqlite or postgresql.")
+    engine = _engine(address)
+    try:
+        with engine.connect().execution_options(**FOR_WRITING) as connection, connection.begin():
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+            command.upgrade(alembic_config(connection), "head")
+    except OperationalError as error:
+        engine.dispose()
+        raise SettingsError(f"DATABASE_URL {address!r} cannot be opened: {error.orig}.") from None
+    except CommandError as error:
+        engine.dispose()
+        raise SettingsError(f"DATABASE_URL {address!r} belongs to another version: {error}.") from None
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def alembic_config(connection: Connection) -> Config:
+    """For alembic.command, on an open connection: no alembic.ini, no second place for the URL."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+@contextmanager
+def writing(sessions: sessionmaker[Session]) -> Iterator[Session]:
+    """One transaction that writes: committed at the end, rolled back by an exception.
+
+    On SQLite it takes the write lock at once. A transaction that reads first and asks for the lock later
+    is refused without waiting when another process has written in between.
+    """
+    with sessions.begin() as session:
+        session.connection(execution_options=FOR_WRITING)
+        yield session
+
+
+def insert_for(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that takes ON CONFLICT, in the words of the session's database."""
+    return (
+        postgresql.insert(table) if session.get_bind().dialect.name == "postgresql" else sqlite.insert(table)
+    )
+
+
+def _engine(address: URL) -> Engine:
+    if address.get_backend_name() == "postgresql":
+        return create_engine(address, pool_pre_ping=True)
+    if address.database:
+        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(address)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # The driver's own BEGIN comes late and is always deferred; SQLAlchemy's documented way around it.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))

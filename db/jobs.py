@@ -1,0 +1,302 @@
+"""The truth about jobs: a broker's message only says "look at this one", the row says what is so.
+
+A worker claims a job for a time (the lease) and renews the lease while it works. When it falls silent
+the lease runs out and another may claim the job; from then on the first one can change nothing. Every
+function is one transaction; rows come back detached.
+
+``owner`` names one claim, not one worker: make it anew for each (host, process id and a random part).
+Functions that take an owner raise LeaseLost when the job is not running for that owner any more, and
+JobNotFound when it does not exist.
+"""
+
+import statistics
+import uuid
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import and_, or_, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from db.database import insert_for, writing
+from db.tables import ACTIVE_STATES, ONE_ACTIVE_JOB, Job, JobState, Segmentation
+from errors import JobInterrupted, JobNotCancellable, JobNotFound, LeaseLost
+
+JOBS_IN_AN_ESTIMATE = 20
+
+
+def submit(
+    sessions: sessionmaker[Session],
+    study_instance_uid: str,
+    model_id: str,
+    *,
+    series_instance_uid: str | None = None,
+    force: bool = False,
+    requested_by: str | None = None,
+) -> Job:
+    """A queued job. Without force: the active job of an identical request, where there is one.
+
+    series_instance_uid: None leaves the choice to the job. Send the id to the broker in either case:
+    a second message about a job does no harm.
+    """
+    now = datetime.now(UTC)
+    request_key = "/".join((study_instance_uid, series_instance_uid or "", model_id))
+    active = (
+        select(Job)
+        .where(Job.request_key == request_key, Job.state.in_(ACTIVE_STATES))
+        .order_by(Job.created_at, Job.id)
+        .limit(1)
+    )
+    with writing(sessions) as session:
+        if not force and (job := session.scalar(active)):
+            return job
+        # Two processes may come this far at once: the index on active jobs lets one insert, the other
+        # meets that row. The SET changes nothing, but only an updated row is returned.
+        insertion = insert_for(session, Job).values(
+            id=str(uuid.uuid4()),
+            request_key=request_key,
+            study_instance_uid=study_instance_uid,
+            series_instance_uid=series_instance_uid,
+            model_id=model_id,
+            force=force,
+            requested_by=requested_by,
+            state=JobState.QUEUED,
+            progress=0.0,
+            attempts=0,
+            cancel_requested=False,
+            queued_at=now,
+            created_at=now,
+        )
+        job_id = session.scalars(
+            insertion.on_conflict_do_update(
+                index_elements=[Job.request_key],
+                index_where=ONE_ACTIVE_JOB,
+                set_={"request_key": request_key},
+            ).returning(Job.id)
+        ).one()
+        return session.get_one(Job, job_id)
+
+
+def claim(
+    sessions: sessionmaker[Session], job_id: str, owner: str, lease_s: float, max_attempts: int
+) -> Job | None:
+    """The job, now running for this owner; None when another has it, or it must wait or has ended.
+
+    Counts an attempt. A job whose attempts are used up fails as job_interrupted instead.
+    Raises: JobNotFound.
+    """
+    now = datetime.now(UTC)
+    with writing(sessions) as session:
+        job = _locked(session, job_id)
+        if job.state == JobState.QUEUED:
+            if job.not_before is not None and job.not_before > now:
+                return None
+        elif not _expired(job, now) or _ended_after_interruption(job, now, max_attempts):
+            return None
+        job.state = JobState.RUNNING
+        job.attempts += 1
+        job.lease_owner = owner
+        job.started_at = job.heartbeat_at = now
+        job.lease_expires_at = now + timedelta(seconds=lease_s)
+        job.not_before = None
+        return job
+
+
+def heartbeat(sessions: sessionmaker[Session], job_id: str, owner: str, lease_s: float) -> bool:
+    """Renew the lease. True: a person has asked to cancel the job. Raises: LeaseLost, JobNotFound."""
+    now = datetime.now(UTC)
+    with writing(sessions) as session:
+        job = owned(session, job_id, owner)
+        job.heartbeat_at = now
+        job.lease_expires_at = now + timedelta(seconds=lease_s)
+        return job.cancel_requested
+
+
+def progress(sessions: sessionmaker[Session], job_id: str, owner: str, stage: str, fraction: float) -> bool:
+    """Set the stage and how much of the whole job is done, 0..1; the lease stays as it is.
+
+    True: a person has asked to cancel the job. Raises: LeaseLost, JobNotFound.
+    """
+    with writing(sessions) as session:
+        job = owned(session, job_id, owner)
+        job.stage = stage
+        job.progress = fraction
+        return job.cancel_requested
+
+
+def finish(sessions: sessionmaker[Session], job_id: str, owner: str, segmentation_id: str) -> Job:
+    """Done, with its result. Raises: LeaseLost, JobNotFound."""
+    with writing(sessions) as session:
+        job = owned(session, job_id, owner)
+        job.segmentation_id = segmentation_id
+        job.progress = 1.0
+        _end(job, JobState.DONE)
+        return job
+
+
+def fail(sessions: sessionmaker[Session], job_id: str, owner: str, code: str, message: str) -> Job:
+    """Failed, with the code and sentence of the error. Raises: LeaseLost, JobNotFound."""
+    with writing(sessions) as session:
+        job = owned(session, job_id, owner)
+        _end(job, JobState.FAILED, code, message)
+        return job
+
+
+def mark_cancelled(sessions: sessionmaker[Session], job_id: str, owner: str) -> Job:
+    """Cancelled: the worker has seen the request and stopped. Raises: LeaseLost, JobNotFound."""
+    with writing(sessions) as session:
+        job = owned(session, job_id, owner)
+        _end(job, JobState.CANCELLED)
+        return job
+
+
+def postpone(sessions: sessionmaker[Session], job_id: str, owner: str, stage: str, delay_s: float) -> Job:
+    """Back into the queue until delay_s from now, for a stage that cannot be done yet; not an attempt.
+
+    A job that a person has asked to cancel is cancelled instead. Raises: LeaseLost, JobNotFound.
+    """
+    now = datetime.now(UTC)
+    with writing(sessions) as session:
+        job = owned(session, job_id, owner)
+        job.stage = stage
+        if job.cancel_requested:
+            _end(job, JobState.CANCELLED)
+            return job
+        _queue_again(job, now)
+        job.attempts -= 1
+        job.not_before = now + timedelta(seconds=delay_s)
+        return job
+
+
+def cancel(sessions: sessionmaker[Session], job_id: str) -> Job:
+    """A queued job is cancelled at once; a running one when its worker next asks.
+
+    Raises: JobNotFound, JobNotCancellable.
+    """
+    with writing(sessions) as session:
+        job = _locked(session, job_id)
+        if job.state not in ACTIVE_STATES:
+            raise JobNotCancellable(f"Job {job_id} is {job.state}.")
+        job.cancel_requested = True
+        if job.state == JobState.QUEUED:
+            _end(job, JobState.CANCELLED)
+        return job
+
+
+def requeue_expired(
+    sessions: sessionmaker[Session], now: datetime, max_attempts: int, lease_s: float
+) -> list[str]:
+    """Ids of the jobs to send to the broker again, oldest first; to be called every few seconds.
+
+    These are the running ones whose lease has run out (queued again; failed as job_interrupted when the
+    attempts are used up), the postponed ones whose time has come, and those that have been queued for
+    lease_s without a claim, whose message may be lost. Each is named once per lease_s at most.
+    """
+    due = or_(
+        and_(Job.state == JobState.RUNNING, Job.lease_expires_at <= now),
+        and_(Job.state == JobState.QUEUED, Job.not_before <= now),
+        and_(
+            Job.state == JobState.QUEUED,
+            Job.not_before.is_(None),
+            Job.queued_at <= now - timedelta(seconds=lease_s),
+        ),
+    )
+    with writing(sessions) as session:
+        jobs = session.scalars(
+            select(Job).where(due).order_by(Job.created_at).with_for_update(skip_locked=True)
+        )
+        ids = []
+        for job in jobs:
+            if job.state == JobState.RUNNING and _ended_after_interruption(job, now, max_attempts):
+                continue
+            _queue_again(job, now)
+            ids.append(job.id)
+        return ids
+
+
+def get(sessions: sessionmaker[Session], job_id: str) -> Job:
+    """Raises: JobNotFound."""
+    with sessions() as session:
+        job = session.get(Job, job_id)
+        if job is None:
+            raise JobNotFound(f"There is no job {job_id}.")
+        return job
+
+
+def list_jobs(sessions: sessionmaker[Session], limit: int = 50, state: str | None = None) -> list[Job]:
+    """The newest jobs first; state: one of JobState."""
+    query = select(Job).order_by(Job.created_at.desc(), Job.id).limit(limit)
+    if state is not None:
+        query = query.where(Job.state == state)
+    with sessions() as session:
+        return list(session.scalars(query))
+
+
+def estimate_s(sessions: sessionmaker[Session], job: Job) -> float | None:
+    """Seconds that the job still needs once it runs: the median of the same model's latest done jobs, less
+    the time the present attempt has run; never below 0. None when it has ended or none was done before.
+
+    Left out: jobs that found their result already made (adopted, or postponed for the archive).
+    """
+    if job.state not in ACTIVE_STATES:
+        return None
+    latest = (
+        select(Job.started_at, Job.finished_at)
+        .join(Segmentation, Segmentation.id == Job.segmentation_id)
+        .where(Job.state == JobState.DONE, Job.model_id == job.model_id)
+        .where(Segmentation.created_at >= Job.started_at)
+        .order_by(Job.finished_at.desc())
+        .limit(JOBS_IN_AN_ESTIMATE)
+    )
+    with sessions() as session:
+        durations_s = [
+            (finished_at - started_at).total_seconds()
+            for started_at, finished_at in session.execute(latest)
+            if started_at is not None and finished_at is not None
+        ]
+    if not durations_s:
+        return None
+    running_since = job.started_at if job.state == JobState.RUNNING else None
+    elapsed_s = (datetime.now(UTC) - running_since).total_seconds() if running_since else 0.0
+    return max(0.0, statistics.median(durations_s) - elapsed_s)
+
+
+def owned(session: Session, job_id: str, owner: str) -> Job:
+    """The job, locked until the transaction ends. Raises: LeaseLost, JobNotFound."""
+    job = _locked(session, job_id)
+    if job.state != JobState.RUNNING or job.lease_owner != owner:
+        raise LeaseLost(f"Job {job_id} is {job.state} and no longer held by {owner}.")
+    return job
+
+
+def _locked(session: Session, job_id: str) -> Job:
+    job = session.get(Job, job_id, with_for_update=True)
+    if job is None:
+        raise JobNotFound(f"There is no job {job_id}.")
+    return job
+
+
+def _expired(job: Job, now: datetime) -> bool:
+    return job.state == JobState.RUNNING and job.lease_expires_at is not None and job.lease_expires_at <= now
+
+
+def _ended_after_interruption(job: Job, now: datetime, max_attempts: int) -> bool:
+    """End a job whose worker vanished, where there is nothing left to try; True if it was ended."""
+    if job.cancel_requested:
+        _end(job, JobState.CANCELLED)
+    elif job.attempts >= max_attempts:
+        interrupted = JobInterrupted(f"The worker vanished in stage {job.stage}, {job.attempts} times.")
+        _end(job, JobState.FAILED, interrupted.code, interrupted.message)
+    return job.state != JobState.RUNNING
+
+
+def _queue_again(job: Job, now: datetime) -> None:
+    job.state = JobState.QUEUED
+    job.queued_at = now
+    job.lease_owner = job.lease_expires_at = job.not_before = None
+
+
+def _end(job: Job, state: JobState, code: str | None = None, message: str | None = None) -> None:
+    job.state = state
+    job.error_code = code
+    job.error_message = message
+    job.finished_at = datetime.now(UTC)
+    job.lease_owner = job.lease_expires_at = None

@@ -1,0 +1,294 @@
+"""What was measured: a result goes in by one transaction, documents and lists of lesions come out."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import Session, aliased, contains_eager, selectinload, sessionmaker
+
+from db import jobs, tables
+from db.database import writing
+from db.documents import IDENTITY, MEASURED, document_of, lesion_of, place_of
+from db.source import Source, upsert_source
+from db.tables import AuditEvent, Patient, Segmentation, Series, Study
+from errors import InvalidForm, PatientNotFound, SegmentationNotFound
+from imaging.seg import colour
+from lesions.measure import Lesion
+
+
+@dataclass(frozen=True)
+class NewSegmentation:
+    """A finished run, ready to be recorded.
+
+    reasons: why that series was chosen. timings_s: seconds per stage.
+    seg_sop_instance_uid, seg_series_instance_uid, outbox_path: the encoded SEG; None without lesions.
+    idempotency_key: equal for equal images and model.
+    """
+
+    source: Source
+    model_id: str
+    model_version: str
+    model_sha256: str
+    reasons: Sequence[str]
+    warnings: Sequence[str]
+    lesions: Sequence[Lesion]
+    seg_sop_instance_uid: str | None
+    seg_series_instance_uid: str | None
+    outbox_path: Path | None
+    idempotency_key: str
+    timings_s: Mapping[str, float]
+    peak_memory_mb: float | None
+    software_version: str
+
+
+@dataclass(frozen=True)
+class PendingStore:
+    """An encoded SEG in the outbox that the archive has not confirmed."""
+
+    segmentation_id: str
+    study_instance_uid: str
+    sop_instance_uid: str
+    outbox_path: Path
+    store_attempts: int
+
+
+def record(
+    sessions: sessionmaker[Session], new: NewSegmentation, job_id: str | None = None, owner: str = ""
+) -> str:
+    """Write every row of the result, the outbox entry and the job's segmentation_id, or nothing at all.
+
+    job_id: the job that asked, held by owner; None for a run without a job. Returns the segmentation's id.
+    Raises: LeaseLost, JobNotFound.
+    """
+    now = datetime.now(UTC)
+    with writing(sessions) as session:
+        job = jobs.owned(session, job_id, owner) if job_id is not None else None
+        series_ref = upsert_source(session, new.source)
+        # The upsert holds the series' row, so no other transaction can take the same number.
+        used = select(func.max(Segmentation.version)).where(
+            Segmentation.series_ref == series_ref, Segmentation.model_id == new.model_id
+        )
+        segmentation = Segmentation(
+            id=str(uuid.uuid4()),
+            series_ref=series_ref,
+            version=1 + (session.scalar(used) or 0),
+            idempotency_key=new.idempotency_key,
+            model_id=new.model_id,
+            model_version=new.model_version,
+            model_sha256=new.model_sha256,
+            reasons=list(new.reasons),
+            warnings=list(new.warnings),
+            sop_instance_uid=new.seg_sop_instance_uid,
+            series_instance_uid=new.seg_series_instance_uid,
+            outbox_path=str(new.outbox_path) if new.outbox_path is not None else None,
+            store_attempts=0,
+            timings_s=dict(new.timings_s),
+            peak_memory_mb=new.peak_memory_mb,
+            software_version=new.software_version,
+            created_at=now,
+            lesions=[_lesion_row(lesion, now) for lesion in new.lesions],
+        )
+        session.add(segmentation)
+        if job is not None:
+            session.flush()
+            job.segmentation_id = segmentation.id
+        return segmentation.id
+
+
+def find_equal(sessions: sessionmaker[Session], idempotency_key: str) -> str | None:
+    """Id of the newest segmentation with that key that is not deleted."""
+    query = (
+        select(Segmentation.id)
+        .where(Segmentation.idempotency_key == idempotency_key, Segmentation.deleted_at.is_(None))
+        .order_by(Segmentation.created_at.desc(), Segmentation.version.desc())
+        .limit(1)
+    )
+    with sessions() as session:
+        return session.scalar(query)
+
+
+def adopt(sessions: sessionmaker[Session], job_id: str, owner: str, segmentation_id: str) -> None:
+    """Give a running job an existing result. Raises: LeaseLost, JobNotFound, SegmentationNotFound."""
+    with writing(sessions) as session:
+        job = jobs.owned(session, job_id, owner)
+        job.segmentation_id = _locked(session, segmentation_id).id
+
+
+def mark_stored(sessions: sessionmaker[Session], segmentation_id: str) -> None:
+    """The archive has confirmed the SEG: it leaves the outbox. The file is the caller's to delete.
+
+    Raises: SegmentationNotFound.
+    """
+    with writing(sessions) as session:
+        segmentation = _locked(session, segmentation_id)
+        segmentation.stored_at = segmentation.stored_at or datetime.now(UTC)
+        segmentation.outbox_path = None
+
+
+def store_failed(sessions: sessionmaker[Session], segmentation_id: str) -> int:
+    """Count a failed attempt to store; how many there are now. Raises: SegmentationNotFound."""
+    with writing(sessions) as session:
+        segmentation = _locked(session, segmentation_id)
+        segmentation.store_attempts += 1
+        return segmentation.store_attempts
+
+
+def pending(sessions: sessionmaker[Session]) -> list[PendingStore]:
+    """The outbox, oldest first; without deleted segmentations."""
+    query = (
+        select(Segmentation, Study.study_instance_uid)
+        .join(Segmentation.series)
+        .join(Series.study)
+        .where(Segmentation.outbox_path.is_not(None), Segmentation.deleted_at.is_(None))
+        .order_by(Segmentation.created_at, Segmentation.id)
+    )
+    with sessions() as session:
+        return [
+            PendingStore(row.id, study_uid, row.sop_instance_uid, Path(row.outbox_path), row.store_attempts)
+            for row, study_uid in session.execute(query)
+            if row.outbox_path is not None and row.sop_instance_uid is not None
+        ]
+
+
+def document(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, Any]:
+    """The segmentation as the API gives it (docs/api.md). Raises: SegmentationNotFound, also when deleted."""
+    with sessions() as session:
+        segmentation = session.scalar(_segmentations().where(Segmentation.id == segmentation_id))
+        if segmentation is None:
+            raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
+        return document_of(segmentation)
+
+
+def segmentations_of_study(sessions: sessionmaker[Session], study_instance_uid: str) -> list[dict[str, Any]]:
+    """Documents, newest first; none for a study never segmented (the archive knows the others)."""
+    query = (
+        _segmentations()
+        .where(Study.study_instance_uid == study_instance_uid)
+        .order_by(Segmentation.created_at.desc(), Segmentation.version.desc())
+    )
+    with sessions() as session:
+        return [document_of(segmentation) for segmentation in session.scalars(query)]
+
+
+def patients(sessions: sessionmaker[Session]) -> list[dict[str, Any]]:
+    """Patients with a segmentation: patient_id, issuer, name, birth_date, sex, studies (how many),
+    last_study_date. Dates are ISO 8601 or None; sorted by patient_id.
+    """
+    query = (
+        select(Patient, func.count(Study.id.distinct()), func.max(Study.study_date))
+        .join(Study, Study.patient_ref == Patient.id)
+        .join(Series, Series.study_ref == Study.id)
+        .join(Segmentation, Segmentation.series_ref == Series.id)
+        .where(Segmentation.deleted_at.is_(None))
+        .group_by(Patient.id)
+        .order_by(Patient.patient_id, Patient.issuer)
+    )
+    with sessions() as session:
+        return [
+            {
+                "patient_id": patient.patient_id,
+                "issuer": patient.issuer,
+                "name": patient.name,
+                "birth_date": patient.birth_date and patient.birth_date.isoformat(),
+                "sex": patient.sex,
+                "studies": studies,
+                "last_study_date": last_date and last_date.isoformat(),
+            }
+            for patient, studies, last_date in session.execute(query)
+        ]
+
+
+def lesions_of_patient(
+    sessions: sessionmaker[Session], patient_id: str, issuer: str | None = None
+) -> list[dict[str, Any]]:
+    """The patient's lesions by study date and time (undated studies last), then by number.
+
+    Each as in the document, and colour, study_instance_uid, study_date, series_instance_uid,
+    series_description, segmentation_id, model_id. Only the newest version per series and model counts.
+    issuer: needed only where several issuers use this patient_id.
+    Raises: PatientNotFound; InvalidForm when the issuer is needed.
+    """
+    known = select(Patient.id).where(Patient.patient_id == patient_id)
+    if issuer is not None:
+        known = known.where(Patient.issuer == issuer)
+    with sessions() as session:
+        refs = session.scalars(known).all()
+        if not refs:
+            raise PatientNotFound("No patient with this identifier has been segmented.")
+        if len(refs) > 1:
+            raise InvalidForm(f"issuer: {len(refs)} issuers use this patient identifier; name one.")
+        query = (
+            _segmentations()
+            .where(Study.patient_ref == refs[0], _is_newest_version())
+            .order_by(
+                Study.study_date.asc().nulls_last(),
+                Study.study_time.asc().nulls_last(),
+                Segmentation.created_at,
+            )
+        )
+        return [
+            lesion_of(row) | place_of(segmentation) | {"colour": row.colour}
+            for segmentation in session.scalars(query)
+            for row in segmentation.lesions
+        ]
+
+
+def delete_segmentation(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> None:
+    """Mark it deleted, so that nothing lists it any more, and note who did. Raises: SegmentationNotFound."""
+    now = datetime.now(UTC)
+    with writing(sessions) as session:
+        segmentation = _locked(session, segmentation_id)
+        segmentation.deleted_at = now
+        session.add(
+            AuditEvent(
+                at=now,
+                actor=actor,
+                action="segmentation.delete",
+                subject=segmentation_id,
+                details={"sop_instance_uid": segmentation.sop_instance_uid},
+            )
+        )
+
+
+def _lesion_row(lesion: Lesion, now: datetime) -> tables.Lesion:
+    fields = lesion.to_dict()
+    return tables.Lesion(
+        **{name: fields[name] for name in IDENTITY},
+        colour=colour(lesion.number).hex,
+        measurements=[tables.Measurement(**{name: fields[name] for name in MEASURED}, created_at=now)],
+    )
+
+
+def _locked(session: Session, segmentation_id: str) -> Segmentation:
+    segmentation = session.get(Segmentation, segmentation_id, with_for_update=True)
+    if segmentation is None or segmentation.deleted_at is not None:
+        raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
+    return segmentation
+
+
+def _segmentations() -> Select[Segmentation]:
+    """Those not deleted, with all that a document needs."""
+    return (
+        select(Segmentation)
+        .join(Segmentation.series)
+        .join(Series.study)
+        .options(
+            contains_eager(Segmentation.series).contains_eager(Series.study),
+            selectinload(Segmentation.lesions).selectinload(tables.Lesion.measurements),
+        )
+        .where(Segmentation.deleted_at.is_(None))
+    )
+
+
+def _is_newest_version() -> ColumnElement[bool]:
+    other = aliased(Segmentation)
+    newest = select(func.max(other.version)).where(
+        other.series_ref == Segmentation.series_ref,
+        other.model_id == Segmentation.model_id,
+        other.deleted_at.is_(None),
+    )
+    return Segmentation.version == newest.scalar_subquery()

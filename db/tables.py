@@ -1,0 +1,259 @@
+"""The tables: patients, studies, series, segmentations, lesions, measurements, jobs, audit events.
+
+A change here needs a migration under ``db/migrations/versions``; a test compares the two. Times are
+UTC and timezone-aware on both databases. Lengths in mm, volumes in ml, points in LPS mm.
+"""
+
+from datetime import UTC, date, datetime, time
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time: aware going in, UTC coming out. SQLite keeps no zone, so it stores plain UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that a later migration can drop it on either database."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: String(),
+        datetime: UtcDateTime(),
+        dict[str, Any]: JSON(none_as_null=True),
+        list[Any]: JSON(none_as_null=True),
+    }
+
+
+class Patient(Base):
+    """A person as an issuer knows them. issuer: (0010,0021), empty where the header has none."""
+
+    __tablename__ = "patients"
+    __table_args__ = (UniqueConstraint("patient_id", "issuer"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    patient_id: Mapped[str]
+    issuer: Mapped[str]
+    name: Mapped[str | None]
+    birth_date: Mapped[date | None]
+    sex: Mapped[str | None]
+
+
+class Study(Base):
+    """study_date and study_time are the scanner's local time, as DICOM gives them."""
+
+    __tablename__ = "studies"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(unique=True)
+    patient_ref: Mapped[int] = mapped_column(ForeignKey("patients.id"), index=True)
+    study_date: Mapped[date | None]
+    study_time: Mapped[time | None]
+    description: Mapped[str | None]
+
+    patient: Mapped[Patient] = relationship()
+
+
+class Series(Base):
+    """A series that was segmented."""
+
+    __tablename__ = "series"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_instance_uid: Mapped[str] = mapped_column(unique=True)
+    study_ref: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    description: Mapped[str | None]
+    modality: Mapped[str | None]
+
+    study: Mapped[Study] = relationship()
+
+
+class Segmentation(Base):
+    """One run of one model on one series, and its entry in the outbox.
+
+    version: 1, 2, … per series and model; a number is never used twice.
+    sop_instance_uid, series_instance_uid: those of the SEG; empty where no lesion was found.
+    outbox_path: the encoded SEG that waits for the archive; empty once stored_at is set.
+    """
+
+    __tablename__ = "segmentations"
+    __table_args__ = (
+        UniqueConstraint("series_ref", "model_id", "version"),
+        CheckConstraint("outbox_path IS NULL OR sop_instance_uid IS NOT NULL", name="outbox_has_uid"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    series_ref: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    version: Mapped[int]
+    idempotency_key: Mapped[str] = mapped_column(index=True)
+    model_id: Mapped[str]
+    model_version: Mapped[str]
+    model_sha256: Mapped[str]
+    reasons: Mapped[list[Any]]
+    warnings: Mapped[list[Any]]
+    sop_instance_uid: Mapped[str | None] = mapped_column(unique=True)
+    series_instance_uid: Mapped[str | None]
+    outbox_path: Mapped[str | None]
+    stored_at: Mapped[datetime | None]
+    store_attempts: Mapped[int]
+    timings_s: Mapped[dict[str, Any]]
+    peak_memory_mb: Mapped[float | None]
+    software_version: Mapped[str]
+    created_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None]
+
+    series: Mapped[Series] = relationship()
+    lesions: Mapped[list["Lesion"]] = relationship(order_by="Lesion.number")
+
+
+class Lesion(Base):
+    """A lesion of a segmentation. colour: #rrggbb, as the viewer draws it."""
+
+    __tablename__ = "lesions"
+    __table_args__ = (UniqueConstraint("segmentation_ref", "number"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    segmentation_ref: Mapped[str] = mapped_column(ForeignKey("segmentations.id"))
+    number: Mapped[int]
+    name: Mapped[str]
+    tracking_id: Mapped[str]
+    tracking_uid: Mapped[str] = mapped_column(index=True)
+    colour: Mapped[str]
+
+    measurements: Mapped[list["Measurement"]] = relationship(order_by="Measurement.id")
+
+
+class Measurement(Base):
+    """One measurement of a lesion, field by field as the API gives it; the newest one holds."""
+
+    __tablename__ = "measurements"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    lesion_ref: Mapped[int] = mapped_column(ForeignKey("lesions.id"), index=True)
+    volume_ml: Mapped[float]
+    voxel_count: Mapped[int]
+    long_axis_mm: Mapped[float]
+    short_axis_mm: Mapped[float]
+    feret_mm: Mapped[float]
+    long_axis_lps: Mapped[list[Any]]
+    short_axis_lps: Mapped[list[Any]]
+    slice: Mapped[dict[str, Any]]
+    measurement_plane: Mapped[str]
+    plane: Mapped[dict[str, Any] | None]
+    slices_spanned: Mapped[int]
+    centroid_lps_mm: Mapped[list[Any]]
+    bounding_box: Mapped[dict[str, Any]]
+    mean_probability: Mapped[float | None]
+    measurable: Mapped[bool]
+    measurable_reason: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ACTIVE_STATES = (JobState.QUEUED, JobState.RUNNING)
+ONE_ACTIVE_JOB = text("state IN ('queued', 'running') AND NOT force")
+
+
+class Job(Base):
+    """A request for a segmentation and how far it has come; the truth that the broker's messages hint at.
+
+    request_key: study, series and model asked for; at most one unforced job per key is active.
+    started_at: when the present attempt began. queued_at: when a message was last due to be sent.
+    lease_owner may change the job until another worker claims it after lease_expires_at.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint("state IN ('queued', 'running', 'done', 'failed', 'cancelled')", name="state"),
+        Index(
+            "uq_jobs_one_active",
+            "request_key",
+            unique=True,
+            sqlite_where=ONE_ACTIVE_JOB,
+            postgresql_where=ONE_ACTIVE_JOB,
+        ),
+        Index(None, "state", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    request_key: Mapped[str]
+    study_instance_uid: Mapped[str]
+    series_instance_uid: Mapped[str | None]
+    model_id: Mapped[str]
+    force: Mapped[bool]
+    requested_by: Mapped[str | None]
+    state: Mapped[str]
+    stage: Mapped[str | None]
+    progress: Mapped[float]
+    attempts: Mapped[int]
+    cancel_requested: Mapped[bool]
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    queued_at: Mapped[datetime]
+    not_before: Mapped[datetime | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    segmentation_id: Mapped[str | None] = mapped_column(ForeignKey("segmentations.id"))
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class AuditEvent(Base):
+    """Who did what to what. details hold no patient data."""
+
+    __tablename__ = "audit_events"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    actor: Mapped[str | None]
+    action: Mapped[str]
+    subject: Mapped[str]
+    details: Mapped[dict[str, Any]]

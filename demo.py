@@ -1,0 +1,119 @@
+"""The main job on the embedded defaults: a synthetic study becomes a stored SEG and measured lesions.
+
+    make demo
+
+No server is needed: the archive is a folder, the database a file, both under ``demo/``. The table compares
+what is read back from the archive and the database with the truth the study was made from.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+from tqdm import tqdm
+
+import settings
+from db import measurements
+from imaging import seg
+from imaging.stack import Stack, to_stack
+from lesions.measure import measure
+from reports.overlay import save_overlay
+from segmentation import Request, Services, deliver, open_services, segment_series
+from unetr import synth
+from unetr.evaluate import match
+from unetr.phantom import SeriesOptions, to_instances
+
+FOLDER = Path("demo")
+SEED = 2026
+SHAPE = (176, 256, 256)
+SPACING_MM = (1.0, 0.9, 0.9)
+
+
+def main() -> None:
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    configuration = settings.load(
+        data_dir=FOLDER, dicomweb_url="", database_url="", broker_url="", model_path=None
+    )
+    print(f"Making a synthetic study of {SHAPE[0]} slices (seed {SEED}) ...")
+    head = synth.head(synth.grid(SHAPE, SPACING_MM), SEED)
+    study = to_instances(head.image, SeriesOptions(description="T1 MPRAGE post contrast", contrast=True))
+
+    started = time.perf_counter()
+    services = open_services(configuration)
+    services.archive.store(study)
+    loaded = time.perf_counter()
+    request = Request(study[0].StudyInstanceUID)
+    segmentation_id = _segment(request, services)
+    cold_s = time.perf_counter() - loaded
+    document = measurements.document(services.sessions, segmentation_id)
+    again = time.perf_counter()
+    _segment(Request(request.study_instance_uid, force=True), services)
+    warm_s = time.perf_counter() - again
+
+    stack = to_stack(study)
+    labels = _read_back(services, request.study_instance_uid, document, stack)
+    save_overlay(stack.volume, labels, measure(labels, stack.slices), FOLDER / "overlay.png")
+    _print_table(head, labels, stack, document)
+    print(f"\nModel and archive opened in {loaded - started:.1f} s; first segmentation {cold_s:.1f} s, next {warm_s:.1f} s.")
+    print(f"Stages of the first, s: {document['timings_s']}")
+    print(f"SEG      {_path_of(document)}")
+    print(f"Picture  {FOLDER / 'overlay.png'}")
+    print(f"Database {configuration.sqlalchemy_url}")
+    print("Research use only. Not for diagnosis.")
+
+
+def _segment(request: Request, services: Services) -> str:
+    with tqdm(total=100, unit="%", leave=False) as bar:
+
+        def report(stage: str, fraction: float) -> None:
+            bar.set_description(stage)
+            bar.update(round(100 * fraction) - bar.n if stage == "predict" else 0)
+
+        segmentation_id = segment_series(request, services, report)
+        bar.set_description("store")
+        deliver(segmentation_id, services)
+    return segmentation_id
+
+
+def _read_back(services: Services, study_instance_uid: str, document: dict[str, Any], stack: Stack) -> hd.Volume:
+    """Label volume of the SEG as the archive gives it back; empty where none was stored."""
+    series_instance_uid = document["segmentation"]["series_instance_uid"]
+    if series_instance_uid is None:
+        return stack.volume.with_array((stack.volume.array * 0).astype("int32"))
+    stored = services.archive.retrieve_series(study_instance_uid, series_instance_uid)
+    labels, _ = seg.read(stored[0], stack)
+    return labels
+
+
+def _path_of(document: dict[str, Any]) -> str:
+    uid = document["segmentation"]["sop_instance_uid"]
+    return str(next((FOLDER / "archive").rglob(f"*{uid}*"), "none: no lesion was found"))
+
+
+def _print_table(head: synth.Head, labels: hd.Volume, stack: Stack, document: dict[str, Any]) -> None:
+    truth = {lesion.number: lesion for lesion in measure(head.labels, stack.slices)}
+    found = {lesion["number"]: lesion for lesion in document["lesions"]}
+    outcome = match(head.labels, labels)
+    print(f"\n{'lesion':28}{'true ml':>9}{'found ml':>10}{'error':>8}{'true mm':>9}{'found mm':>10}{'error':>8}")
+    for lesion in sorted(head.lesions, key=lambda lesion: -lesion.volume_ml):
+        true = truth[lesion.number]
+        name = f"{lesion.kind}, {lesion.diameter_mm:.1f} mm"
+        partner = found.get(outcome.partners.get(lesion.number, 0))
+        if partner is None or not outcome.found(lesion.number):
+            print(f"{'missed: ' + name:28}{lesion.volume_ml:9.3f}{'':18}{true.long_axis_mm:9.1f}")
+            continue
+        volume_error = partner["volume_ml"] / lesion.volume_ml - 1
+        length_error = partner["long_axis_mm"] - true.long_axis_mm
+        print(
+            f"{'found:  ' + name:28}{lesion.volume_ml:9.3f}{partner['volume_ml']:10.3f}{volume_error:+8.0%}"
+            f"{true.long_axis_mm:9.1f}{partner['long_axis_mm']:10.1f}{length_error:+8.1f}"
+        )
+    for number in outcome.false_numbers:
+        lesion = found[number]
+        print(f"{'false:  number ' + str(number):28}{'':9}{lesion['volume_ml']:10.3f}{'':17}{lesion['long_axis_mm']:10.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""Every error that MetScope raises on purpose.
+
+Each class carries a stable ``code`` (documented in docs/api.md), the HTTP ``status`` it is answered
+with, the ``exit_code`` of the command line, and ``advice``: a sentence that tells a radiologist what
+to do. The message given at the raise says what was found, naming tag, slice or value.
+
+    MetScopeError
+    ├── SettingsError                 a setting is wrong; nothing starts
+    ├── RequestError                  the request itself is at fault
+    │   ├── InvalidForm
+    │   ├── NotFound
+    │   │   ├── StudyNotFound
+    │   │   ├── SeriesNotFound
+    │   │   ├── JobNotFound
+    │   │   ├── SegmentationNotFound
+    │   │   ├── PatientNotFound
+    │   │   └── ModelNotFound
+    │   └── JobNotCancellable
+    ├── InputRefused                  the images are not what the model may be run on
+    │   ├── AmbiguousSeries
+    │   ├── NoCandidateSeries
+    │   ├── UnsupportedModality
+    │   ├── ContrastAbsent
+    │   ├── DerivedSeries
+    │   ├── MissingGeometry
+    │   ├── MissingSlices
+    │   ├── DuplicateSlices
+    │   ├── MixedOrientations
+    │   ├── SeveralStacks
+    │   ├── MosaicImage
+    │   ├── GantryTilt
+    │   ├── InconsistentImages
+    │   ├── UnreadablePixels
+    │   ├── ConstantPixels
+    │   ├── UnreadableFile
+    │   └── SegmentationMismatch
+    ├── ArchiveError                  the PACS did not do what it was asked
+    │   ├── ArchiveUnreachable
+    │   ├── ArchiveTimeout
+    │   ├── ArchiveRefused
+    │   ├── ArchiveIncomplete
+    │   └── StoreFailed
+    ├── ModelError                    the model cannot be used
+    │   ├── ModelSpecInvalid
+    │   ├── WeightsInvalid
+    │   └── OutOfMemory
+    ├── EmptyLesion                   a measurement was asked of no voxels
+    ├── JobCancelled                  a person cancelled the job
+    ├── LeaseLost                     another worker has taken the job over
+    └── JobInterrupted                a worker vanished and the attempts are used up
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class MetScopeError(Exception):
+    """Base of the tree. ``details`` holds JSON-able facts and never patient data."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    exit_code: ClassVar[int] = 1
+    advice: ClassVar[str] = "Tell the engineer who runs MetScope."
+
+    def __init__(self, found: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(found)
+        self.found = found
+        self.details = dict(details or {})
+
+    @property
+    def message(self) -> str:
+        """What was found, then what to do about it."""
+        return f"{self.found.rstrip()} {self.advice}"
+
+
+class SettingsError(MetScopeError):
+    code = "settings_invalid"
+    exit_code = 2
+    advice = "Correct it in .env or in the environment and start again."
+
+
+class RequestError(MetScopeError):
+    status = 400
+    code = "bad_request"
+    exit_code = 2
+    advice = "Correct the request and send it again."
+
+
+class InvalidForm(RequestError):
+    status = 422
+    code = "invalid_form"
+    advice = "Correct the fields named and send the request again."
+
+
+class NotFound(RequestError):
+    status = 404
+    code = "not_found"
+    advice = "Check the address."
+
+
+class StudyNotFound(NotFound):
+    code = "study_not_found"
+    exit_code = 4
+    advice = "Check that the study has been sent to the archive."
+
+
+class SeriesNotFound(NotFound):
+    code = "series_not_found"
+    exit_code = 3
+    advice = "Choose one of the study's series."
+
+
+class JobNotFound(NotFound):
+    code = "job_not_found"
+    advice = "Request the segmentation again."
+
+
+class SegmentationNotFound(NotFound):
+    code = "segmentation_not_found"
+    advice = "List the study's segmentations."
+
+
+class PatientNotFound(NotFound):
+    code = "patient_not_found"
+    advice = "List the patients."
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+    exit_code = 5
+    advice = "Choose one of the models listed under /models."
+
+
+class JobNotCancellable(RequestError):
+    status = 409
+    code = "job_not_cancellable"
+    advice = "The job has already ended; look at its result."
+
+
+class InputRefused(MetScopeError):
+    status = 422
+    code = "input_refused"
+    exit_code = 3
+    advice = "Choose another series."
+
+
+class AmbiguousSeries(InputRefused):
+    status = 409
+    code = "ambiguous_series"
+    advice = "Choose one of the listed series."
+
+
+class NoCandidateSeries(InputRefused):
+    code = "no_candidate_series"
+    advice = "Send a post-contrast T1 series, or choose a series yourself."
+
+
+class UnsupportedModality(InputRefused):
+    code = "unsupported_modality"
+    advice = "Choose an MR series."
+
+
+class ContrastAbsent(InputRefused):
+    code = "contrast_absent"
+    advice = "Choose the post-contrast series; if this is it, choose it yourself."
+
+
+class DerivedSeries(InputRefused):
+    code = "derived_series"
+    advice = "Choose an original, not reformatted, series."
+
+
+class MissingGeometry(InputRefused):
+    code = "missing_geometry"
+    advice = "Send the series again from the scanner."
+
+
+class MissingSlices(InputRefused):
+    code = "missing_slices"
+    advice = "Send the complete series again from the scanner."
+
+
+class DuplicateSlices(InputRefused):
+    code = "duplicate_slices"
+    advice = "Send the series without the repeated slices."
+
+
+class MixedOrientations(InputRefused):
+    code = "mixed_orientations"
+    advice = "Choose a series whose slices are parallel."
+
+
+class SeveralStacks(InputRefused):
+    status = 409
+    code = "several_stacks"
+    advice = "Send each of the volumes as a series of its own."
+
+
+class MosaicImage(InputRefused):
+    code = "mosaic_image"
+    advice = "Choose a series with one slice per image."
+
+
+class GantryTilt(InputRefused):
+    code = "gantry_tilt"
+    advice = "Choose a series whose slices are not sheared against each other."
+
+
+class InconsistentImages(InputRefused):
+    code = "inconsistent_images"
+    advice = "Send the series again from the scanner."
+
+
+class UnreadablePixels(InputRefused):
+    code = "unreadable_pixels"
+    advice = "Send the series uncompressed."
+
+
+class ConstantPixels(InputRefused):
+    code = "constant_pixels"
+    advice = "Look at the series in the viewer and send it again from the scanner."
+
+
+class UnreadableFile(InputRefused):
+    code = "unreadable_file"
+    advice = "Give a DICOM file or folder, or a NIfTI file."
+
+
+class SegmentationMismatch(InputRefused):
+    code = "segmentation_mismatch"
+    advice = "Give a segmentation that was made on this series."
+
+
+class ArchiveError(MetScopeError):
+    status = 502
+    code = "archive_error"
+    exit_code = 4
+    advice = "Try again in a few minutes; if it stays so, tell the PACS administrator."
+
+
+class ArchiveUnreachable(ArchiveError):
+    status = 503
+    code = "archive_unreachable"
+
+
+class ArchiveTimeout(ArchiveError):
+    status = 504
+    code = "archive_timeout"
+
+
+class ArchiveRefused(ArchiveError):
+    code = "archive_refused"
+
+
+class ArchiveIncomplete(ArchiveError):
+    code = "archive_incomplete"
+
+
+class StoreFailed(ArchiveError):
+    code = "store_failed"
+
+
+class ModelError(MetScopeError):
+    code = "model_error"
+    exit_code = 5
+
+
+class ModelSpecInvalid(ModelError):
+    code = "model_spec_invalid"
+
+
+class WeightsInvalid(ModelError):
+    code = "weights_invalid"
+
+
+class OutOfMemory(ModelError):
+    status = 503
+    code = "out_of_memory"
+    advice = "Try again when nothing else is running."
+
+
+class EmptyLesion(MetScopeError):
+    code = "empty_lesion"
+
+
+class JobCancelled(MetScopeError):
+    status = 409
+    code = "job_cancelled"
+    advice = "Request the segmentation again if you want it."
+
+
+class LeaseLost(MetScopeError):
+    code = "lease_lost"
+    advice = "Nothing to do: the worker that has the job now finishes it."
+
+
+class JobInterrupted(MetScopeError):
+    code = "job_interrupted"
+    advice = "Request the segmentation again; if it stays so, tell the engineer who runs MetScope."

@@ -1,0 +1,1 @@
+"""DICOM in and out: instances to a stack, lesions to a SEG. Knows no web, database or network."""

@@ -1,0 +1,58 @@
+"""Whether voxels drawn elsewhere lie on a volume's own grid, and at which of its indices."""
+
+import itertools
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+
+from errors import SegmentationMismatch
+
+# Voxels. Rounding of positions and spacings in headers stays far below; a grid shifted by half a voxel, or
+# spaced one per cent wider over a hundred voxels, far above.
+TOLERANCE = 0.1
+
+
+def steps_on_grid(
+    affine: NDArray[np.float64], shape: tuple[int, int, int], volume: hd.Volume, what: str
+) -> NDArray[np.int64]:
+    """Integer matrix (3, 4) from an index of another array to the index of the same voxel in ``volume``.
+
+    affine: (4, 4), index of the other array -> LPS mm; shape: its size. Its axes may be permuted and
+    flipped against the volume's, but every voxel has to lie on a voxel of the volume's (endless) grid.
+    what: how a message calls the other array. Raises: SegmentationMismatch saying what differs.
+    """
+    to_index = (volume.inverse_affine @ affine)[:3]
+    steps = np.rint(to_index).astype(np.int64)
+    used = [axis for axis in range(3) if shape[axis] > 1]
+    # An axis of one voxel has a position but no step.
+    steps[:, [axis for axis in range(3) if shape[axis] == 1]] = 0
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in shape))]).T
+    same_steps = np.array_equal(steps[:, used].T @ steps[:, used], np.eye(len(used)))
+    if not same_steps or np.abs((to_index - steps) @ corners).max() > TOLERANCE:
+        raise SegmentationMismatch(f"{what}: {_difference(affine, shape, volume)}.")
+    return steps
+
+
+def _difference(affine: NDArray[np.float64], shape: tuple[int, int, int], volume: hd.Volume) -> str:
+    used = [axis for axis in range(3) if shape[axis] > 1]
+    vectors = affine[:3, :3]
+    spacing = np.linalg.norm(vectors, axis=0)
+    cosines = volume.direction.T @ (vectors / spacing)
+    # For every axis, the volume's axis that it is closest to.
+    closest = np.abs(cosines).argmax(axis=0)
+    turned = np.degrees(np.arccos(np.clip(np.abs(cosines).max(axis=0), 0, 1)))
+    wanted = np.array(volume.spacing)[closest]
+    reach = np.array(shape) - 1
+    if any(abs(spacing[axis] / wanted[axis] - 1) * max(reach[axis], 1) > TOLERANCE for axis in used):
+        apart = _mm(wanted[used])
+        return f"its voxels are {_mm(spacing[used])} apart, those of the series {apart} along the same axes"
+    if any(np.radians(turned[axis]) * reach[axis] > TOLERANCE for axis in used):
+        return f"its axes are turned by {turned[used].max():.2f} degrees against those of the series"
+    first = volume.inverse_affine @ affine[:, 3]
+    off_mm = (first - np.rint(first))[:3] * volume.spacing
+    return f"its voxel centres lie {np.linalg.norm(off_mm):.3f} mm beside those of the series"
+
+
+def _mm(lengths: NDArray[np.float64]) -> str:
+    return " x ".join(f"{length:.4g}" for length in lengths) + " mm"

@@ -1,0 +1,137 @@
+"""NIfTI in and out. Its axes point right, anterior, superior; callers give and get LPS."""
+
+import zlib
+from pathlib import Path
+
+import highdicom as hd
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from errors import (
+    ConstantPixels,
+    GantryTilt,
+    MissingGeometry,
+    SegmentationMismatch,
+    SeveralStacks,
+    UnreadableFile,
+)
+from imaging.grid import steps_on_grid
+from imaging.stack import SliceReference, Stack
+
+# Cosine between two axes from which they count as sheared; header rounding stays below 1e-5.
+SHEAR_TOLERANCE = 1e-3
+FROM_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SCANNER_ANATOMICAL = 1
+UNITS_OF_LENGTH = ("unknown", "mm")
+# What nibabel and the decompression raise on a file that is something else, truncated or corrupt.
+UNREADABLE = (
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    OSError,
+    EOFError,
+    ValueError,
+    zlib.error,
+)
+
+
+def read_stack(path: Path) -> Stack:
+    """The volume of a .nii or .nii.gz file; its slices have no SOP Instance UID, and there are no headers.
+
+    The file's last axis becomes the slices, its first the columns. Raises: UnreadableFile (no NIfTI, not real
+    numbers, not finite), SeveralStacks (more than three axes), MissingGeometry (neither sform nor qform, or
+    not in mm), GantryTilt (sheared axes), ConstantPixels.
+    """
+    volume = _read(path)
+    if volume.array.min() == volume.array.max():
+        raise ConstantPixels(f"Every voxel of the NIfTI file has the value {volume.array.flat[0]:g}.")
+    return Stack(volume=volume, slices=[SliceReference(None)] * volume.spatial_shape[0], headers=[])
+
+
+def read_mask(path: Path, stack: Stack) -> hd.Volume:
+    """Labels of a NIfTI file on the stack's grid: int32 (slices, rows, columns), 0 background.
+
+    The file's axes may be permuted and flipped against the stack's: its affine counts, not its order.
+    Raises: as read_stack without ConstantPixels, SegmentationMismatch (another grid, saying what differs) and
+    UnreadableFile (values that are no labels).
+    """
+    mask = _read(path)
+    numbers = np.rint(mask.array)
+    odd = mask.array[(mask.array != numbers) | (numbers < 0)]
+    if odd.size:
+        raise UnreadableFile(f"The NIfTI mask holds the value {odd[0]:g}; labels are 0, 1, 2 ...")
+    steps = steps_on_grid(mask.affine, mask.spatial_shape, stack.volume, "NIfTI mask")
+    size = np.abs(steps[:, :3]) @ (np.array(mask.spatial_shape) - 1) + 1
+    low = np.minimum(steps[:, :3] * (np.array(mask.spatial_shape) - 1), 0).sum(axis=1) + steps[:, 3]
+    if tuple(size) != stack.volume.spatial_shape or low.any():
+        whole = np.array(stack.volume.spatial_shape)
+        raise SegmentationMismatch(
+            f"Along the series' slices, rows and columns the NIfTI mask begins at {_mm(low, stack)} and "
+            f"covers {_mm(size, stack)}, the series covers {_mm(whole, stack)}."
+        )
+    labels = np.zeros(stack.volume.spatial_shape, np.int32)
+    drawn = np.array(np.nonzero(numbers))
+    labels[tuple(steps[:, :3] @ drawn + steps[:, 3:])] = numbers[tuple(drawn)]
+    return stack.volume.with_array(labels)
+
+
+def write_labels(labels: hd.Volume, path: Path) -> None:
+    """Write labels (slices, rows, columns) as uint8, or uint16 beyond 255, columns first as NIfTI has it."""
+    array = labels.array.astype(np.uint8 if labels.array.max(initial=0) < 256 else np.uint16)
+    image = labels.with_array(array).permute_spatial_axes((2, 1, 0)).to_nibabel()
+    # Both, as tools differ in which one they believe.
+    image.set_sform(image.affine, SCANNER_ANATOMICAL)
+    image.set_qform(image.affine, SCANNER_ANATOMICAL)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+
+
+def _read(path: Path) -> hd.Volume:
+    """float32 (slices, rows, columns), LPS, without a frame of reference."""
+    try:
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):
+            raise UnreadableFile(f"The file is {type(image).__name__}, not NIfTI.")
+        dtype = image.get_data_dtype()  # type: ignore[no-untyped-call]
+        if dtype.kind not in "iuf":
+            raise UnreadableFile(f"The NIfTI file holds values of type {dtype}, not real numbers.")
+        array = image.get_fdata(dtype=np.float32, caching="unchanged")
+    except UNREADABLE as error:
+        raise UnreadableFile("The file cannot be read as NIfTI.") from error
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 3:
+        raise SeveralStacks(
+            f"The NIfTI file has {array.ndim} axes, {' x '.join(map(str, array.shape))}, not 3."
+        )
+    if not np.isfinite(array).all():
+        raise UnreadableFile(
+            f"{np.count_nonzero(~np.isfinite(array))} voxels of the NIfTI file are not finite."
+        )
+    volume = hd.Volume(array, _affine(image), coordinate_system="PATIENT")
+    return volume.permute_spatial_axes((2, 1, 0))
+
+
+def _affine(image: nib.Nifti1Image) -> NDArray[np.float64]:
+    if not image.header["sform_code"] and not image.header["qform_code"]:
+        raise MissingGeometry("The NIfTI file has neither sform nor qform, so left and right are unknown.")
+    unit = image.header.get_xyzt_units()[0]  # type: ignore[no-untyped-call]
+    if unit not in UNITS_OF_LENGTH:
+        raise MissingGeometry(f"The NIfTI file measures in {unit}, not mm.")
+    affine: NDArray[np.float64] = FROM_RAS_TO_LPS @ image.affine
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not lengths.all():
+        raise MissingGeometry("The affine of the NIfTI file is not invertible.")
+    axes = affine[:3, :3] / lengths
+    cosines = axes.T @ axes - np.eye(3)
+    if np.abs(cosines).max() > SHEAR_TOLERANCE:
+        angle = np.degrees(np.arcsin(np.clip(np.abs(cosines).max(), 0, 1)))
+        raise GantryTilt(f"The axes of the NIfTI file are sheared by {angle:.2f} degrees.")
+    # The nearest exactly orthogonal axes: highdicom takes no rounding errors above 1e-4.
+    left, _, right = np.linalg.svd(axes)
+    affine[:3, :3] = left @ right * lengths
+    return affine
+
+
+def _mm(indices: NDArray[np.int64], stack: Stack) -> str:
+    return " x ".join(f"{length:g}" for length in indices * stack.volume.spacing) + " mm"

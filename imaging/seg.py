@@ -1,0 +1,228 @@
+"""Lesions to a DICOM Segmentation. Reading one back is ``imaging.seg_read``; ``read`` is offered here too."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import highdicom as hd
+import numpy as np
+from pydicom import Dataset, config
+from pydicom.datadict import dictionary_VR
+from pydicom.multival import MultiValue
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import DA, TM, validate_value
+
+from imaging import codes
+from imaging.seg_read import Segment, read
+from imaging.stack import Stack
+
+__all__ = ["Algorithm", "Colour", "Segment", "colour", "read", "write"]
+
+# Okabe and Ito's colours without black, then six more: saturated, and none darker than L* 45, so that each
+# stands out from grey matter, white matter and the black around the head.
+PALETTE = (
+    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7",
+    "#ff3b30", "#00e5ff", "#7cff4f", "#b57bff", "#ff5cf4", "#2f8cff",
+)  # fmt: skip
+
+# Type 2 attributes of the patient and study modules: in every SEG, empty where the source has nothing legal.
+REQUIRED = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "ReferringPhysicianName", "StudyID", "AccessionNumber",
+)  # fmt: skip
+OPTIONAL = ("StudyDescription", "PatientAge", "IssuerOfPatientID")
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What drew the segments. sha256: of the weights, hexadecimal; parameters: what it was invoked with."""
+
+    name: str
+    version: str
+    sha256: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Colour:
+    """One colour twice. hex: sRGB ``#rrggbb``; cielab: the three 16-bit values that DICOM stores."""
+
+    hex: str
+    cielab: tuple[int, int, int]
+
+
+def colour(number: int) -> Colour:
+    """The colour of segment ``number`` (from 1), the same everywhere; repeats after the palette's end."""
+    chosen = PALETTE[(number - 1) % len(PALETTE)]
+    return Colour(chosen, hd.color.CIELabColor.from_string(chosen).value)
+
+
+def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can know
+    stack: Stack,
+    labels: hd.Volume,
+    segments: Sequence[Segment],
+    algorithm: Algorithm,
+    *,
+    sop_instance_uid: str,
+    series_instance_uid: str,
+    series_number: int = 1000,
+) -> Dataset:
+    """A BINARY SEG of the frames that are not empty, native Explicit VR Little Endian, ready for ``save_as``.
+
+    labels: integers (slices, rows, columns) on the stack's grid, 0 background, n the voxels of segment n.
+    segments: numbered 1..n in this order, each with at least one voxel and with its codes.
+    Patient and study come from the stack's headers where the value there is legal DICOM; illegal or missing
+    ones are written empty, all text as UTF-8. For a source without a Frame of Reference UID one is derived
+    from its Series Instance UID, the same each time. Raises: ValueError where a caller broke one of these
+    rules, or gives a stack without headers (from NIfTI) or no segments (an empty SEG shows nothing).
+    """
+    _check(stack, labels, segments)
+    identification = hd.AlgorithmIdentificationSequence(
+        name=algorithm.name,
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+        version=algorithm.version,
+        parameters={"weights_sha256": algorithm.sha256, **algorithm.parameters},
+    )
+    encoded = hd.seg.Segmentation(
+        source_images=_sources(stack),
+        # From an integer array highdicom takes one frame at a time: no one-hot stack in memory.
+        pixel_array=stack.volume.with_array(
+            labels.array.astype(np.uint8 if len(segments) < 256 else np.uint16)
+        ),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_description(segment, identification) for segment in segments],
+        series_instance_uid=series_instance_uid,
+        series_number=series_number,
+        sop_instance_uid=sop_instance_uid,
+        instance_number=1,
+        manufacturer="MetScope",
+        manufacturer_model_name=algorithm.name,
+        software_versions=algorithm.version,
+        # What would be the serial number of a machine is, for a model, the identity of its weights.
+        device_serial_number=algorithm.sha256,
+        series_description="Brain metastases, AI segmentation, research use only",
+        content_label="BRAIN_METASTASES",
+        content_description="Brain metastases segmented by an AI model; research use only",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        omit_empty_frames=True,
+        specific_character_set="ISO_IR 192",
+    )
+    return _finish(encoded, stack)
+
+
+def _check(stack: Stack, labels: hd.Volume, segments: Sequence[Segment]) -> None:
+    numbers = [segment.number for segment in segments]
+    if not numbers or numbers != list(range(1, len(numbers) + 1)):
+        raise ValueError(f"segments must be numbered 1, 2, 3 ... in this order, not {numbers}")
+    if not stack.headers:
+        raise ValueError("a SEG needs the DICOM headers of its source")
+    if labels.shape != stack.volume.shape or not np.allclose(labels.affine, stack.volume.affine, atol=1e-4):
+        raise ValueError("labels must lie on the stack's own grid")
+    drawn = np.unique(labels.array[labels.array != 0]).tolist()
+    if drawn != numbers:
+        raise ValueError(f"labels hold the values {drawn}, the segments are {numbers}")
+
+
+def _description(
+    segment: Segment, identification: hd.AlgorithmIdentificationSequence
+) -> hd.seg.SegmentDescription:
+    if segment.category is None or segment.type is None:
+        raise ValueError(f"segment {segment.number} has no category or type")
+    return hd.seg.SegmentDescription(
+        segment_number=segment.number,
+        segment_label=segment.name,
+        segmented_property_category=segment.category,
+        segmented_property_type=segment.type,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=identification,
+        tracking_uid=segment.tracking_uid,
+        tracking_id=segment.tracking_id,
+        anatomic_regions=[codes.BRAIN],
+        display_color=hd.color.CIELabColor.from_string(colour(segment.number).hex),
+    )
+
+
+def _sources(stack: Stack) -> list[Dataset]:
+    """Source images as highdicom wants them, reduced to what it needs and with the geometry of the volume.
+
+    highdicom copies patient and study unchecked, logs an unusual patient's name and stumbles over header
+    values it does not expect, so it never sees the real headers.
+    """
+    volume = stack.volume
+    positions = volume.get_plane_positions()
+    if stack.slices[0].frame is None:
+        sources = [_source(header, stack) for header in stack.headers]
+        for source, position in zip(sources, positions, strict=True):
+            source.ImageOrientationPatient = volume.get_plane_orientation()[0].ImageOrientationPatient
+            source.ImagePositionPatient = position[0].ImagePositionPatient
+            source.update(volume.get_pixel_measures()[0])
+        return sources
+    source = _source(stack.headers[0], stack)
+    shared = Dataset()
+    shared.PlaneOrientationSequence = volume.get_plane_orientation()
+    shared.PixelMeasuresSequence = volume.get_pixel_measures()
+    source.SharedFunctionalGroupsSequence = [shared]
+    source.PerFrameFunctionalGroupsSequence = []
+    for position in positions:
+        frame = Dataset()
+        frame.PlanePositionSequence = position
+        source.PerFrameFunctionalGroupsSequence.append(frame)
+    # The frames here are the slices of the volume; _finish translates them to the frames of the real image.
+    source.NumberOfFrames = len(positions)
+    return [source]
+
+
+def _source(header: Dataset, stack: Stack) -> Dataset:
+    source = Dataset()
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(source, keyword, header[keyword].value)
+    source.FrameOfReferenceUID = stack.volume.frame_of_reference_uid or generate_uid(
+        entropy_srcs=["frame of reference", header.SeriesInstanceUID]
+    )
+    source.Rows, source.Columns = stack.volume.shape[1:]
+    for keyword in REQUIRED:
+        setattr(source, keyword, None)
+    if header.get("LossyImageCompression") == "01":
+        for keyword in ("", "Ratio", "Method"):
+            if f"LossyImageCompression{keyword}" in header:
+                source[f"LossyImageCompression{keyword}"] = header[f"LossyImageCompression{keyword}"]
+    return source
+
+
+def _finish(encoded: hd.seg.Segmentation, stack: Stack) -> Dataset:
+    """A plain dataset with the patient and study of the source, and its real frame numbers."""
+    dataset = Dataset(encoded)
+    dataset.file_meta, dataset.preamble = encoded.file_meta, encoded.preamble
+    # Otherwise pydicom logs illegal values, which here are a birth date or an ID.
+    with config.disable_value_validation():
+        for keyword in REQUIRED:
+            setattr(dataset, keyword, _legal(stack.headers[0], keyword))
+        for keyword in OPTIONAL:
+            if value := _legal(stack.headers[0], keyword):
+                setattr(dataset, keyword, value)
+        # An archive files a study under its patient's ID: any other, legal or not, parts SEG and source.
+        dataset.PatientID = stack.headers[0].get("PatientID", "")
+    if stack.slices[0].frame is not None:
+        groups = dataset.PerFrameFunctionalGroupsSequence
+        images = [item for group in groups for item in group.DerivationImageSequence[0].SourceImageSequence]
+        # By identity, as highdicom puts one and the same item into the frames of all segments of a slice.
+        for image in {id(image): image for image in images}.values():
+            image.ReferencedFrameNumber = stack.slices[image.ReferencedFrameNumber - 1].frame
+    return dataset
+
+
+def _legal(header: Dataset, keyword: str) -> str:
+    """The header's value as text, or "" where it is missing, illegal for its VR or has several parts."""
+    value = header.get(keyword)
+    if value is None or isinstance(value, MultiValue):
+        return ""
+    text = str(value)
+    vr = dictionary_VR(keyword)
+    try:
+        validate_value(vr, text, config.RAISE)
+        if vr in ("DA", "TM"):
+            {"DA": DA, "TM": TM}[vr](text)
+    except ValueError:
+        return ""
+    if not text.isprintable() or (keyword == "PatientSex" and text not in ("M", "F", "O")):
+        return ""
+    return text

@@ -1,0 +1,258 @@
+"""Any DICOM Segmentation of a stack, by whatever tool, to one label volume on the stack's grid.
+
+highdicom's own reader is not used: it refuses or crashes on objects that viewers do write (Label Map SEG
+without plane positions, incomplete real world value mappings). Only pixels, segments and planes count here.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.pixels.utils import iter_pixels
+from pydicom.sr.coding import Code
+
+from errors import SegmentationMismatch, UnreadableFile, UnreadablePixels
+from imaging.grid import steps_on_grid
+from imaging.stack import SliceReference, Stack
+
+SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
+LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
+# The share of MaximumFractionalValue from which a voxel of a FRACTIONAL segment counts as drawn.
+FRACTION_DRAWN = 0.5
+# Functional group, attribute and number of values that together place a frame in space.
+PLANE = (
+    ("PlanePositionSequence", "ImagePositionPatient", 3),
+    ("PlaneOrientationSequence", "ImageOrientationPatient", 6),
+    ("PixelMeasuresSequence", "PixelSpacing", 2),
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment. number: from 1; name: its Segment Label; category and type: its property codes.
+
+    tracking_id and tracking_uid, category and type are None where a foreign SEG does not give them.
+    """
+
+    number: int
+    name: str
+    tracking_id: str | None
+    tracking_uid: str | None
+    category: Code | None
+    type: Code | None
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame's number (from 1), shape (1, rows, columns) and functional groups, its own first."""
+
+    number: int
+    shape: tuple[int, int, int]
+    groups: Sequence[Dataset]
+
+
+def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
+    """The segments that have voxels, and their voxels on the stack's grid.
+
+    dataset: a Segmentation (BINARY, FRACTIONAL) or Label Map Segmentation with its pixel data, in any
+    transfer syntax that pydicom decodes; its frames may be sparse, in any order, and turned or flipped by
+    right angles against the stack. A frame lies where its plane position says, else on the slice that it
+    references.
+    Returns labels, int32 (slices, rows, columns), 0 background, else the number that the SEG gives the
+    segment (numbers may have gaps), and the segments by number.
+    Raises: UnreadableFile (no SEG, or one that contradicts itself), UnreadablePixels, SegmentationMismatch
+    (other frame of reference, other grid, a frame without a place, or overlapping segments).
+    """
+    if dataset.get("SOPClassUID") not in (SEGMENTATION_STORAGE, LABEL_MAP_SEGMENTATION_STORAGE):
+        raise UnreadableFile(f"SOPClassUID {dataset.get('SOPClassUID')} is no Segmentation.")
+    described = {segment.number: segment for segment in map(_segment, dataset.get("SegmentSequence") or [])}
+    groups = _functional_groups(dataset)
+    _check_frame_of_reference(dataset, groups, stack)
+    labels = np.zeros(stack.volume.spatial_shape, np.int32)
+    present = set()
+    for frame, number, drawn in _drawn(dataset, groups):
+        if number not in described:
+            raise UnreadableFile(f"Frame {frame.number} shows segment {number}, which SegmentSequence lacks.")
+        indices = _place(frame, drawn, stack)
+        others = labels[indices]
+        overlapped = others[(others != 0) & (others != number)]
+        if overlapped.size:
+            raise SegmentationMismatch(
+                f"Segments {_called(described[int(overlapped[0])])} and {_called(described[number])} overlap "
+                f"in frame {frame.number}; a voxel can belong to one lesion only."
+            )
+        labels[indices] = number
+        present.add(number)
+    return stack.volume.with_array(labels), [described[number] for number in sorted(present)]
+
+
+def _segment(item: Dataset) -> Segment:
+    if "SegmentNumber" not in item:
+        raise UnreadableFile("An item of SegmentSequence has no SegmentNumber.")
+    return Segment(
+        number=int(item.SegmentNumber),
+        name=str(item.get("SegmentLabel") or ""),
+        tracking_id=item.get("TrackingID") or None,
+        tracking_uid=item.get("TrackingUID") or None,
+        category=_code(item.get("SegmentedPropertyCategoryCodeSequence")),
+        type=_code(item.get("SegmentedPropertyTypeCodeSequence")),
+    )
+
+
+def _code(sequence: Sequence[Dataset] | None) -> Code | None:
+    if not sequence:
+        return None
+    item = sequence[0]
+    value = item.get("CodeValue") or item.get("LongCodeValue") or item.get("URNCodeValue")
+    if not value:
+        return None
+    return Code(str(value), str(item.get("CodingSchemeDesignator", "")), str(item.get("CodeMeaning", "")))
+
+
+def _called(segment: Segment) -> str:
+    return f'{segment.number} "{segment.name}"'
+
+
+def _functional_groups(dataset: Dataset) -> list[list[Dataset]]:
+    """For every frame its own functional groups, then the shared ones."""
+    own = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])
+    count = int(dataset.get("NumberOfFrames") or 0)
+    if count != len(own):
+        raise UnreadableFile(
+            f"NumberOfFrames is {count}, but PerFrameFunctionalGroupsSequence has {len(own)} items."
+        )
+    return [[group, *shared] for group in own]
+
+
+def _check_frame_of_reference(dataset: Dataset, groups: list[list[Dataset]], stack: Stack) -> None:
+    theirs, ours = dataset.get("FrameOfReferenceUID"), stack.volume.frame_of_reference_uid
+    if theirs and ours:
+        if theirs != ours:
+            raise SegmentationMismatch(f"FrameOfReferenceUID is {theirs}, that of the series {ours}.")
+        return
+    # Without a common frame of reference, positions mean the same only where the images are the same.
+    items = [item for of_frame in groups for item in _source_images(of_frame)]
+    items += dataset.get("SourceImageSequence") or []
+    for series in dataset.get("ReferencedSeriesSequence") or []:
+        items += series.get("ReferencedInstanceSequence") or []
+    referenced = {item.get("ReferencedSOPInstanceUID") for item in items}
+    if referenced.isdisjoint({slice_.sop_instance_uid for slice_ in stack.slices} - {None}):
+        raise SegmentationMismatch(
+            f"FrameOfReferenceUID is missing in the {'series' if theirs else 'segmentation'}, "
+            "and the segmentation references no image of the series."
+        )
+
+
+def _drawn(dataset: Dataset, groups: list[list[Dataset]]) -> Iterator[tuple[_Frame, int, NDArray[np.int64]]]:
+    """Frame, segment number and (2, n) rows and columns, of every frame and segment with drawn pixels."""
+    label_map = dataset.SOPClassUID == LABEL_MAP_SEGMENTATION_STORAGE
+    threshold = 1.0
+    if not label_map and dataset.get("SegmentationType") == "FRACTIONAL":
+        if not dataset.get("MaximumFractionalValue"):
+            raise UnreadableFile("SegmentationType is FRACTIONAL, but MaximumFractionalValue is missing.")
+        threshold = FRACTION_DRAWN * dataset.MaximumFractionalValue
+    for index, pixels in enumerate(_decoded(dataset) if groups else ()):
+        frame = _Frame(index + 1, (1, *pixels.shape), groups[index])
+        if label_map:
+            for number in np.unique(pixels[pixels != 0]).tolist():
+                yield frame, number, _rows_and_columns(pixels == number)
+        elif (drawn := pixels >= threshold).any():
+            yield frame, _segment_number(frame), _rows_and_columns(drawn)
+
+
+def _rows_and_columns(drawn: NDArray[np.bool_]) -> NDArray[np.int64]:
+    # Several times faster than np.nonzero on two axes.
+    return np.array(np.divmod(np.flatnonzero(drawn), drawn.shape[1]))
+
+
+def _decoded(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
+    try:
+        yield from iter_pixels(dataset, raw=True)
+    except (AttributeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise UnreadablePixels("The pixel data of the segmentation cannot be decoded.") from error
+
+
+def _segment_number(frame: _Frame) -> int:
+    for group in frame.groups:
+        identification = group.get("SegmentIdentificationSequence")
+        if identification and "ReferencedSegmentNumber" in identification[0]:
+            return int(identification[0].ReferencedSegmentNumber)
+    raise UnreadableFile(f"Frame {frame.number} has no ReferencedSegmentNumber.")
+
+
+def _place(frame: _Frame, drawn: NDArray[np.int64], stack: Stack) -> tuple[NDArray[np.int64], ...]:
+    """Indices (slices, rows, columns) in the stack of the drawn rows and columns of a frame."""
+    affine = _plane(frame)
+    size = stack.volume.spatial_shape
+    if affine is not None:
+        steps = steps_on_grid(affine, frame.shape, stack.volume, f"Frame {frame.number} of the segmentation")
+    elif frame.shape[1:] == size[1:]:
+        steps = np.eye(3, 4, dtype=np.int64)
+        steps[0, 3] = _referenced_slice(frame, stack.slices)
+    else:
+        raise SegmentationMismatch(
+            f"Frame {frame.number} has no plane position and {frame.shape[1]} x {frame.shape[2]} pixels, "
+            f"the slices of the series {size[1]} x {size[2]}."
+        )
+    indices = steps[:, 1:3] @ drawn + steps[:, 3:]
+    outside = ((indices < 0) | (indices >= np.array(size)[:, None])).any(axis=0)
+    if outside.any():
+        x, y, z = stack.volume.map_indices_to_reference(indices.T[outside][:1])[0]
+        raise SegmentationMismatch(
+            f"Frame {frame.number} reaches beyond the series, at LPS {x:.1f}, {y:.1f}, {z:.1f} mm."
+        )
+    return tuple(indices)
+
+
+def _plane(frame: _Frame) -> NDArray[np.float64] | None:
+    """Affine (0, row, column) -> LPS mm, after PS3.3 C.7.6.2.1.1; None where it is incomplete or no plane."""
+    found = {}
+    for group in reversed(frame.groups):
+        for sequence, keyword, length in PLANE:
+            value = group[sequence][0].get(keyword) if group.get(sequence) else None
+            if value is not None and len(value) == length:
+                found[keyword] = np.array(value, float)
+    if len(found) < len(PLANE):
+        return None
+    along_row, along_column = found["ImageOrientationPatient"].reshape(2, 3)
+    normal = np.cross(along_row, along_column)
+    if abs(np.linalg.norm(normal) - 1) > 0.01 or (found["PixelSpacing"] <= 0).any():
+        return None
+    affine = np.eye(4)
+    affine[:3, 0] = normal
+    affine[:3, 1] = along_column * found["PixelSpacing"][0]
+    affine[:3, 2] = along_row * found["PixelSpacing"][1]
+    affine[:3, 3] = found["ImagePositionPatient"]
+    return affine
+
+
+def _referenced_slice(frame: _Frame, slices: Sequence[SliceReference]) -> int:
+    places = set()
+    for image in _source_images(frame.groups):
+        uid, frames = image.get("ReferencedSOPInstanceUID"), image.get("ReferencedFrameNumber")
+        wanted = None if frames is None else set(np.atleast_1d(np.array(frames, int)).tolist())
+        places |= {
+            index
+            for index, slice_ in enumerate(slices)
+            if slice_.sop_instance_uid == uid
+            and (slice_.frame is None or wanted is None or slice_.frame in wanted)
+        }
+    if len(places) != 1:
+        raise SegmentationMismatch(
+            f"Frame {frame.number} has no complete plane position and references {len(places)} slices of the "
+            "series, so its place is unknown."
+        )
+    return places.pop()
+
+
+def _source_images(groups: Sequence[Dataset]) -> list[Dataset]:
+    return [
+        image
+        for group in groups
+        for derivation in group.get("DerivationImageSequence") or []
+        for image in derivation.get("SourceImageSequence") or []
+    ]

@@ -1,0 +1,1 @@
+"""Lesions in a mask: components, volume, diameters, measurability. NumPy on hd.Volume; no DICOM files."""

@@ -1,0 +1,50 @@
+"""Patient-axial planes: which acquisitions have them, and how others get them."""
+
+from itertools import product
+
+import highdicom as hd
+import numpy as np
+from scipy import ndimage
+
+# House rule (docs/measurement.md): up to here the acquisition's own slices are read as axial.
+LARGEST_TILT_DEG = 20.0
+
+
+def is_near_axial(volume: hd.Volume) -> bool:
+    """Whether the slices' normal is within 20 degrees of the patient's head-feet axis."""
+    normal = np.array(volume.unit_vectors()[0])
+    return bool(abs(normal[2]) >= np.cos(np.deg2rad(LARGEST_TILT_DEG)))
+
+
+def to_axial(lesion: hd.Volume) -> hd.Volume:
+    """A lesion's mask on patient-axial slices: rows run to the left, columns to the back, slices upwards.
+
+    lesion: (slices, rows, columns), 0 and 1, at least one voxel, cropped to the lesion.
+    Returns float shares in 0..1 by linear interpolation, on an isotropic grid of the smallest native
+    spacing; one grid point lies on the lesion's voxel nearest to its centroid, so that a lesion of one
+    voxel does not fall between the points.
+    """
+    voxels_mm = lesion.map_indices_to_reference(np.argwhere(lesion.array))
+    distance_mm = np.linalg.norm(voxels_mm - voxels_mm.mean(axis=0), axis=1)
+    # Equal distances are decided by position, not by index order: a flipped volume measures the same.
+    anchor_mm = voxels_mm[np.lexsort([*voxels_mm.T.round(6), distance_mm.round(6)])[0]]
+    spacing_mm = min(lesion.spacing)
+    corners = [[-1, size] for size in lesion.spatial_shape]
+    corners_mm = lesion.map_indices_to_reference(np.array(list(product(*corners)), dtype=float))
+    first = np.floor((corners_mm.min(axis=0) - anchor_mm) / spacing_mm)
+    last = np.ceil((corners_mm.max(axis=0) - anchor_mm) / spacing_mm)
+    shape = (last - first).astype(int)[::-1] + 1
+
+    affine = np.eye(4)
+    affine[:3, :3] = np.eye(3)[:, ::-1] * spacing_mm
+    affine[:3, 3] = anchor_mm + first * spacing_mm
+    to_native = lesion.inverse_affine @ affine
+    share = ndimage.affine_transform(
+        lesion.array.astype(np.float32),
+        to_native[:3, :3],
+        to_native[:3, 3],
+        output_shape=tuple(shape),
+        order=1,
+        mode="grid-constant",
+    )
+    return hd.Volume(share, affine, "PATIENT", lesion.frame_of_reference_uid)

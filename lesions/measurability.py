@@ -1,0 +1,50 @@
+"""Measurable or not: RANO-BM, Lin et al., Lancet Oncol 2015;16:e270, doi 10.1016/S1470-2045(15)70057-4.
+
+Rules marked [m] could not be re-read in the paper and are kept as named constants.
+"""
+
+SHORTEST_PERPENDICULAR_MM = 5.0
+FEWEST_SLICES = 2
+PROTOCOL_LD_MM = 10.0
+THICK_SLICE_MM = 5.0
+LD_PER_THICK_SLICE = 2.0  # [m]: above 5 mm, LD of at least two slice thicknesses including the gap
+THIN_SLICE_MM = 1.5  # [m]: an LD below 10 mm is tolerated only with slices up to this
+# Limits are compared at the precision that is shown, so that no sentence says "10.00 mm is below 10".
+SHOWN_DECIMALS = 2
+
+
+def judge(
+    long_axis_mm: float,
+    short_axis_mm: float,
+    slices_spanned: int,
+    slice_spacing_mm: float,
+    measurable_ld_mm: float,
+) -> tuple[bool, str]:
+    """Whether a lesion is measurable at baseline, and a sentence that says why or why not.
+
+    slice_spacing_mm: from slice to slice, gap included. measurable_ld_mm: smallest long axis; RANO-BM
+    has 10 mm, and 5 mm for thin slices only.
+    """
+    long_mm, short_mm, spacing_mm = (
+        round(value, SHOWN_DECIMALS) for value in (long_axis_mm, short_axis_mm, slice_spacing_mm)
+    )
+    against = []
+    if long_mm < measurable_ld_mm:
+        against.append(f"the long axis of {long_mm:.2f} mm is below {measurable_ld_mm:g} mm")
+    if short_mm < SHORTEST_PERPENDICULAR_MM:
+        against.append(f"the short axis of {short_mm:.2f} mm is below {SHORTEST_PERPENDICULAR_MM:g} mm")
+    if slices_spanned < FEWEST_SLICES:
+        against.append(f"it is visible on {slices_spanned} slice, fewer than {FEWEST_SLICES}")
+    if spacing_mm > THICK_SLICE_MM and long_mm < LD_PER_THICK_SLICE * spacing_mm:
+        against.append(
+            f"the long axis of {long_mm:.2f} mm is below twice the slice spacing of {spacing_mm:.2f} mm"
+        )
+    if against:
+        return False, f"Not measurable: {'; '.join(against)}."
+    reason = f"Measurable: {long_mm:.2f} x {short_mm:.2f} mm on {slices_spanned} slices."
+    if long_mm < PROTOCOL_LD_MM and spacing_mm > THIN_SLICE_MM:
+        reason += (
+            f" Below {PROTOCOL_LD_MM:g} mm RANO-BM tolerates this only with slices up to "
+            f"{THIN_SLICE_MM:g} mm; here they are {spacing_mm:.2f} mm apart."
+        )
+    return True, reason

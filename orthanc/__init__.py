@@ -1,0 +1,10 @@
+"""The archive of images (PACS): one interface, by DICOMweb or as a plain folder.
+
+dicomweb.py   `open_archive(settings)`: the Archive protocol and its DICOMweb implementation
+transport.py  HTTP with time limits, bounded retries and our own errors
+multipart.py  multipart/related, read and written
+part10.py     one DICOM file, read whole and written
+dicom_json.py DICOM JSON to Datasets, for headers and queries
+folder.py     the embedded archive: a folder of DICOM files, no server
+orthanc.json  Orthanc's configuration, as compose and the tests run it
+"""

@@ -1,0 +1,256 @@
+"""The archive by its URL: DICOMweb (QIDO-RS, WADO-RS, STOW-RS; DICOM PS3.18) or a folder of files."""
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
+
+from pydicom import Dataset
+
+from errors import (
+    ArchiveIncomplete,
+    ArchiveRefused,
+    SeriesNotFound,
+    StoreFailed,
+    StudyNotFound,
+)
+from orthanc import dicom_json, multipart, part10
+from orthanc.folder import FolderArchive
+from orthanc.transport import BACKOFF_S, WORTH_REPEATING, Limits, Params, Reply, Transport
+from settings import Settings
+
+logger = logging.getLogger(__name__)
+
+JSON = "application/dicom+json"
+# Any transfer syntax: without it Orthanc answers 500 for JPEG 2000 and transcodes JPEG-LS and RLE.
+INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+STUDY_FIELDS = [
+    "StudyDescription",
+    "ModalitiesInStudy",
+    "NumberOfStudyRelatedSeries",
+    "NumberOfStudyRelatedInstances",
+]
+
+
+class Archive(Protocol):
+    """Where images come from and results go. Every method may raise an ArchiveError."""
+
+    def search_studies(self, **filters: str) -> list[Dataset]:
+        """Study-level attributes of the matching studies. filters: DICOM keyword = value, with * and ?."""
+
+    def series_headers(self, study_uid: str) -> list[list[Dataset]]:
+        """Per series, the header of every instance, without pixel data. Raises: StudyNotFound."""
+
+    def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
+        """Every instance of a series, complete, in no particular order.
+
+        Raises: StudyNotFound, SeriesNotFound, ArchiveIncomplete (fewer than are listed).
+        """
+
+    def store(self, instances: Sequence[Dataset]) -> None:
+        """Return when each instance is in the archive and found there by a query; storing again is harmless.
+
+        Raises: StoreFailed, naming the SOP Instance UIDs and the archive's reason.
+        """
+
+    def has_instance(self, study_uid: str, sop_uid: str) -> bool:
+        """Whether a query finds the instance."""
+
+    def check(self) -> None:
+        """Return quickly if the archive is there and lets us in."""
+
+
+def open_archive(settings: Settings) -> Archive:
+    """The archive that settings.archive_url names. Raises: ArchiveUnreachable if a folder cannot be made."""
+    url = urlsplit(settings.archive_url)
+    if url.scheme == "file":
+        return FolderArchive(url2pathname(url.path))
+    limits = Limits(
+        settings.dicomweb_connect_timeout_s,
+        settings.dicomweb_read_timeout_s,
+        settings.dicomweb_total_timeout_s,
+    )
+    password = settings.dicomweb_password.get_secret_value()
+    return DicomwebArchive(Transport(settings.archive_url, settings.dicomweb_user, password, limits))
+
+
+class DicomwebArchive:
+    """An Archive by DICOMweb. Not to be shared between threads."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def search_studies(self, **filters: str) -> list[Dataset]:
+        return self._query("studies", {**filters, "includefield": STUDY_FIELDS})
+
+    def series_headers(self, study_uid: str) -> list[list[Dataset]]:
+        found = self._query(_path(study_uid) + "/series")
+        if not found:
+            raise StudyNotFound(f"The archive has no study {study_uid}.")
+        series = []
+        for entry in found:
+            headers = self._query(_path(study_uid, str(entry.SeriesInstanceUID)) + "/metadata")
+            if not headers:
+                raise ArchiveIncomplete(
+                    f"The archive lists series {entry.SeriesInstanceUID} but serves 0 headers of it."
+                )
+            series.append(headers)
+        return series
+
+    def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
+        count = self._count(study_uid, series_uid)
+        received = self._transport.get(_path(study_uid, series_uid), INSTANCES, _read_instances) or {}
+        if len(received) == count:
+            return list(received.values())
+        listed = self._listed(study_uid, series_uid)
+        missing = [uid for uid in listed if uid not in received]
+        if missing or not received:
+            raise ArchiveIncomplete(
+                f"The archive lists {len(listed) or count} instances of series {series_uid} and served "
+                f"{len(received)}. Missing: {', '.join(missing[:3])}{' and more' if missing[3:] else ''}."
+            )
+        return list(received.values())
+
+    def _count(self, study_uid: str, series_uid: str) -> int | None:
+        """How many instances a query says the series has; None where the archive does not say."""
+        params: Params = {
+            "SeriesInstanceUID": series_uid,
+            "includefield": ["NumberOfSeriesRelatedInstances"],
+        }
+        for entry in self._query(_path(study_uid) + "/series", params):
+            if entry.get("SeriesInstanceUID") == series_uid:
+                count = entry.get("NumberOfSeriesRelatedInstances")
+                return None if count is None else int(count)
+        if not self._query("studies", {"StudyInstanceUID": study_uid}):
+            raise StudyNotFound(f"The archive has no study {study_uid}.")
+        raise SeriesNotFound(f"Study {study_uid} has no series {series_uid} in the archive.")
+
+    def _listed(self, study_uid: str, series_uid: str) -> list[str]:
+        # Metadata rather than a query on instances, whose answer many servers cut to a page; only asked for
+        # where the counts differ, because Orthanc needs longer for it than for the pixels.
+        entries = self._transport.get(_path(study_uid, series_uid) + "/metadata", JSON, _read_json) or []
+        return list(dict.fromkeys(dicom_json.sop_instance_uid(entry) for entry in entries))
+
+    def store(self, instances: Sequence[Dataset]) -> None:
+        pending = list(instances)
+        for pause_s in BACKOFF_S:
+            try:
+                self._send(pending)
+            except WORTH_REPEATING as error:
+                # What was sent may have arrived all the same: only what a query does not find is sent again.
+                logger.warning("STOW: %s; repeated in %.1f s", error.code, pause_s)
+                time.sleep(pause_s)
+                pending = self._absent(pending)
+                if not pending:
+                    return
+            else:
+                break
+        else:
+            self._send(pending)
+        self._confirm(instances)
+
+    def _send(self, instances: Sequence[Dataset]) -> None:
+        content_type, body = multipart.encode([part10.encode(instance) for instance in instances])
+        status, answer = self._transport.post("studies", content_type, body, _read_store_answer)
+        # The status alone proves nothing: Orthanc answers 200 with a FailedSOPSequence.
+        failed = {
+            str(item.get("ReferencedSOPInstanceUID")): int(item.get("FailureReason") or 0)
+            for item in answer.get("FailedSOPSequence", [])
+        }
+        if failed or status not in {200, 202}:
+            named = [f"{uid} (failure reason {reason:04X}H)" for uid, reason in failed.items()]
+            uids = list(failed) or [str(instance.SOPInstanceUID) for instance in instances]
+            raise StoreFailed(
+                f"The archive answered HTTP {status} and did not store {', '.join(named or uids)}.",
+                {"status": status, "failed": uids},
+            )
+        for item in answer.get("ReferencedSOPSequence", []):
+            if item.get("WarningReason"):
+                uid = item.get("ReferencedSOPInstanceUID")
+                logger.warning("Stored %s with warning reason %04XH", uid, item.WarningReason)
+
+    def _confirm(self, instances: Sequence[Dataset]) -> None:
+        absent = self._absent(instances)
+        for pause_s in BACKOFF_S:
+            if not absent:
+                return
+            time.sleep(pause_s)
+            absent = self._absent(absent)
+        if absent:
+            uids = [str(instance.SOPInstanceUID) for instance in absent]
+            raise StoreFailed(
+                f"The archive accepted {len(instances)} instances, but no query finds {', '.join(uids)}.",
+                {"failed": uids},
+            )
+
+    def _absent(self, instances: Sequence[Dataset]) -> list[Dataset]:
+        return [i for i in instances if not self.has_instance(i.StudyInstanceUID, i.SOPInstanceUID)]
+
+    def has_instance(self, study_uid: str, sop_uid: str) -> bool:
+        found = self._query(_path(study_uid) + "/instances", {"SOPInstanceUID": sop_uid})
+        # Compared, because a server that does not know the filter answers with every instance.
+        return any(entry.get("SOPInstanceUID") == sop_uid for entry in found)
+
+    def check(self) -> None:
+        if self._transport.probe("studies?limit=1", JSON, _read_json) is None:
+            raise ArchiveRefused(
+                "The archive answered 404: DICOMWEB_URL is not the root of a DICOMweb service."
+            )
+
+    def _query(self, path: str, params: Params | None = None) -> list[Dataset]:
+        return dicom_json.to_datasets(self._transport.get(path, JSON, _read_json, params) or [])
+
+
+def _path(study_uid: str, series_uid: str | None = None) -> str:
+    study = f"studies/{quote(study_uid, safe='')}"
+    return study if series_uid is None else f"{study}/series/{quote(series_uid, safe='')}"
+
+
+def _read_json(reply: Reply) -> list[dict[str, Any]]:
+    body = b"".join(reply.chunks)
+    if not body:
+        return []
+    try:
+        entries = json.loads(body)
+    except ValueError:
+        entries = None
+    if not isinstance(entries, list):
+        raise ArchiveRefused(
+            f"The archive answered {reply.content_type or 'no media type'} where JSON was asked for."
+        )
+    return entries
+
+
+def _read_store_answer(reply: Reply) -> tuple[int, Dataset]:
+    body = b"".join(reply.chunks)
+    try:
+        answer = dicom_json.to_datasets([json.loads(body)])[0]
+    except (ValueError, AttributeError, TypeError):
+        # Some archives answer in XML or not at all; the query afterwards decides.
+        answer = Dataset()
+    return reply.status, answer
+
+
+def _read_instances(reply: Reply) -> dict[str, Dataset]:
+    media_type, boundary = multipart.media_type(reply.content_type)
+    if media_type == "multipart/related" and boundary:
+        contents: Iterable[bytes] = multipart.parts(reply.chunks, boundary)
+    elif media_type == "application/dicom":
+        # A series of one instance comes without the multipart wrapping from some archives.
+        contents = [b"".join(reply.chunks)]
+    else:
+        raise ArchiveRefused(f"The archive answered {media_type} where DICOM instances were asked for.")
+    received: dict[str, Dataset] = {}
+    for content in contents:
+        try:
+            instance = part10.read(content)
+            received[str(instance.SOPInstanceUID)] = instance
+        except part10.UNREADABLE as error:
+            raise ArchiveRefused(
+                f"The archive served {len(content)} bytes that are no whole DICOM instance: "
+                f"{type(error).__name__}."
+            ) from None
+    return received

@@ -1,0 +1,192 @@
+"""The embedded archive: a folder of DICOM files and nothing else, neither a server nor an index file."""
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.multival import MultiValue
+
+from errors import (
+    ArchiveIncomplete,
+    ArchiveRefused,
+    ArchiveUnreachable,
+    SeriesNotFound,
+    StoreFailed,
+    StudyNotFound,
+)
+from orthanc import part10
+
+STUDY_KEYWORDS = [
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
+]  # fmt: skip
+INDEX_KEYWORDS = [
+    *STUDY_KEYWORDS, "SpecificCharacterSet", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality",
+]  # fmt: skip
+# They become names of folders, which `../..` must not. Looser than the standard: leading zeros do occur.
+UID_PATTERN = re.compile(r"[0-9][0-9.]{0,63}")
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file as last seen. header: attributes of INDEX_KEYWORDS; None where the file is no DICOM instance."""
+
+    modified_ns: int
+    size: int
+    header: Dataset | None
+
+
+class FolderArchive:
+    """An Archive in a folder, made if it is absent; files may be put into it and taken away at any time.
+
+    Every question looks at the folder anew and reads the headers of new and changed files only, so several
+    processes may use one folder. Raises: ArchiveUnreachable if the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._files: dict[Path, _File] = {}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArchiveUnreachable(f"The archive's folder cannot be made: {error.strerror}.") from None
+
+    def search_studies(self, **filters: str) -> list[Dataset]:
+        unknown = sorted(set(filters) - {*STUDY_KEYWORDS, "ModalitiesInStudy"})
+        if unknown:
+            raise ArchiveRefused(f"A folder cannot be searched by {', '.join(unknown)}.")
+        studies: dict[str, list[Dataset]] = {}
+        for header in self._instances().values():
+            studies.setdefault(header.StudyInstanceUID, []).append(header)
+        return [study for headers in studies.values() if _matches(study := _summary(headers), filters)]
+
+    def series_headers(self, study_uid: str) -> list[list[Dataset]]:
+        series: dict[str, list[Dataset]] = {}
+        for path, header in self._study(study_uid).items():
+            dataset = _read(path, header, part10.read_header)
+            series.setdefault(header.SeriesInstanceUID, []).append(dataset)
+        return list(series.values())
+
+    def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
+        listed = {p: h for p, h in self._study(study_uid).items() if h.SeriesInstanceUID == series_uid}
+        if not listed:
+            raise SeriesNotFound(f"Study {study_uid} has no series {series_uid} in the archive.")
+        return [_read(path, header, part10.read) for path, header in listed.items()]
+
+    def store(self, instances: Sequence[Dataset]) -> None:
+        for instance in instances:
+            uids = [instance.StudyInstanceUID, instance.SeriesInstanceUID, instance.SOPInstanceUID]
+            if not all(UID_PATTERN.fullmatch(uid) for uid in uids):
+                raise StoreFailed(f"Instance {uids[2]!r} was not stored: a UID of it is not valid.")
+            folder = self._folder / uids[0] / uids[1]
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                _write(instance, folder / f"{uids[2]}.dcm")
+            except OSError as error:
+                raise StoreFailed(
+                    f"Instance {uids[2]} was not stored: {error.strerror}.", {"failed": [str(uids[2])]}
+                ) from None
+
+    def has_instance(self, study_uid: str, sop_uid: str) -> bool:
+        return any(
+            header.SOPInstanceUID == sop_uid and header.StudyInstanceUID == study_uid
+            for header in self._instances().values()
+        )
+
+    def check(self) -> None:
+        if not self._folder.is_dir():
+            raise ArchiveUnreachable("The archive's folder is gone.")
+        if not os.access(self._folder, os.R_OK | os.W_OK | os.X_OK):
+            raise ArchiveRefused("The archive's folder may not be read and written by this user.")
+
+    def _study(self, study_uid: str) -> dict[Path, Dataset]:
+        found = {p: h for p, h in self._instances().items() if h.StudyInstanceUID == study_uid}
+        if not found:
+            raise StudyNotFound(f"The archive has no study {study_uid}.")
+        return found
+
+    def _instances(self) -> dict[Path, Dataset]:
+        """Header of each instance; where two files hold the same one, of the first by name."""
+        self._refresh()
+        found = {}
+        for path in sorted(self._files, reverse=True):
+            header = self._files[path].header
+            if header is not None:
+                key = (header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID)
+                found[key] = (path, header)
+        return dict(reversed(found.values()))
+
+    def _refresh(self) -> None:
+        files = {}
+        for folder, _, names in os.walk(self._folder):
+            for name in names:
+                path = Path(folder, name)
+                # Hidden files are those of the system, and ours that are still being written.
+                if name.startswith("."):
+                    continue
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue
+                known = self._files.get(path)
+                if known is None or (known.modified_ns, known.size) != (status.st_mtime_ns, status.st_size):
+                    known = _File(status.st_mtime_ns, status.st_size, _index_header(path))
+                files[path] = known
+        self._files = files
+
+
+def _index_header(path: Path) -> Dataset | None:
+    try:
+        header = part10.read_header(path, INDEX_KEYWORDS)
+        complete = header.StudyInstanceUID and header.SeriesInstanceUID and header.SOPInstanceUID
+    except part10.UNREADABLE:
+        return None
+    return header if complete else None
+
+
+def _read(path: Path, header: Dataset, read: Callable[[Path], Dataset]) -> Dataset:
+    try:
+        return read(path)
+    except part10.UNREADABLE as error:
+        raise ArchiveIncomplete(
+            f"Instance {header.SOPInstanceUID} of series {header.SeriesInstanceUID} cannot be read "
+            f"from the archive's folder: {type(error).__name__}."
+        ) from None
+
+
+def _write(instance: Dataset, path: Path) -> None:
+    """Under another name until it is on the disk: a crash leaves a whole file or none."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as file:
+        try:
+            file.write(part10.encode(instance))
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+
+
+def _summary(headers: Sequence[Dataset]) -> Dataset:
+    """The study-level attributes that a query on studies answers with."""
+    study = Dataset()
+    for keyword in ["SpecificCharacterSet", *STUDY_KEYWORDS]:
+        if keyword in headers[0]:
+            study[keyword] = headers[0][keyword]
+    study.ModalitiesInStudy = sorted({header.get("Modality", "") for header in headers} - {""})
+    study.NumberOfStudyRelatedSeries = len({header.SeriesInstanceUID for header in headers})
+    study.NumberOfStudyRelatedInstances = len(headers)
+    return study
+
+
+def _matches(study: Dataset, filters: dict[str, str]) -> bool:
+    for keyword, pattern in filters.items():
+        value = study.get(keyword, "")
+        values = value if isinstance(value, MultiValue) else [value]
+        if not any(fnmatchcase(str(one), pattern.replace("[", "[[]")) for one in values):
+            return False
+    return True

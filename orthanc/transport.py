@@ -1,0 +1,188 @@
+"""HTTP to the archive: time limits that hold, retries of what is safe to repeat, and our own errors.
+
+Messages name the path and never the query, which may hold a patient's name or ID; for the same reason
+the causes, whose texts hold the whole URL, are not chained.
+"""
+
+import io
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import requests
+import urllib3
+
+from errors import ArchiveError, ArchiveIncomplete, ArchiveRefused, ArchiveTimeout, ArchiveUnreachable
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Params = Mapping[str, str | list[str]]
+
+BACKOFF_S = (0.2, 0.4, 0.8)
+PASSING_STATUSES = {429, 502, 503, 504}
+# A refused connection, a dropped one or a busy server, and an answer that was cut off.
+WORTH_REPEATING = (ArchiveUnreachable, ArchiveIncomplete)
+READ_SIZE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds: for a connection, for silence while data arrives, for an exchange with its retries."""
+
+    connect_s: float
+    read_s: float
+    total_s: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer whose body has not been read yet; chunks yields it within the limits."""
+
+    status: int
+    content_type: str
+    chunks: Iterator[bytes]
+
+
+class Transport:
+    """One session with the archive at url."""
+
+    def __init__(self, url: str, user: str, password: str, limits: Limits) -> None:
+        self._url = url
+        self._limits = limits
+        self._session = requests.Session()
+        if user:
+            self._session.auth = (user, password)
+        # Orthanc gzips pixel data for any client that accepts it, at a hundred times the cost of sending it.
+        self._session.headers["Accept-Encoding"] = "identity"
+
+    def get(
+        self, path: str, accept: str, read: Callable[[Reply], T], params: Params | None = None
+    ) -> T | None:
+        """What `read` makes of the answer; None where nothing is (404, 410).
+
+        Repeated up to three times where WORTH_REPEATING, then with the whole answer anew; a time limit that
+        ran out is not, because the promise was that limit.
+        Raises: ArchiveUnreachable, ArchiveTimeout, ArchiveRefused, ArchiveIncomplete, and what read raises.
+        """
+        deadline = time.monotonic() + self._limits.total_s
+        for pause_s in BACKOFF_S:
+            try:
+                return self._get_once(path, accept, read, params, deadline)
+            except WORTH_REPEATING as error:
+                if time.monotonic() + pause_s >= deadline:
+                    raise
+                logger.warning("GET %s: %s; repeated in %.1f s", path, error.code, pause_s)
+                time.sleep(pause_s)
+        return self._get_once(path, accept, read, params, deadline)
+
+    def probe(self, path: str, accept: str, read: Callable[[Reply], T]) -> T | None:
+        """Like get, but once, and with no more patience than for a connection. Raises: as get."""
+        return self._get_once(path, accept, read, None, time.monotonic() + self._limits.connect_s)
+
+    def _get_once(
+        self,
+        path: str,
+        accept: str,
+        read: Callable[[Reply], T],
+        params: Params | None,
+        deadline: float,
+    ) -> T | None:
+        with self._exchange("GET", path, deadline, params=params, headers={"Accept": accept}) as reply:
+            if reply.status in {404, 410}:
+                return None
+            if not 200 <= reply.status < 300:
+                raise ArchiveRefused(f"The archive answered GET {path} with HTTP {reply.status}.")
+            return read(reply)
+
+    def post(self, path: str, content_type: str, body: bytes, read: Callable[[Reply], T]) -> T:
+        """What `read` makes of the answer, whatever its status. Sent once: only the caller knows whether it
+        is safe to repeat. Raises: ArchiveUnreachable, ArchiveTimeout, ArchiveRefused, and what read raises.
+        """
+        deadline = time.monotonic() + self._limits.total_s
+        headers = {"Content-Type": content_type, "Accept": "application/dicom+json"}
+        upload = _Upload(body, deadline)
+        with self._exchange("POST", path, deadline, data=upload, headers=headers) as reply:
+            return read(reply)
+
+    @contextmanager
+    def _exchange(self, method: str, path: str, deadline: float, **request: Any) -> Iterator[Reply]:
+        limits = self._limits
+        left_s = max(0.001, deadline - time.monotonic())
+        timeout = (min(limits.connect_s, left_s), min(limits.read_s, left_s))
+        what = f"{method} {path}"
+        with _our_errors(what):
+            # Orthanc does not decode %2A and %2C: a wildcard and a list have to travel as they are.
+            query = urlencode(request.pop("params", None) or {}, doseq=True, safe="*?,", quote_via=quote)
+            response = self._session.request(
+                method, f"{self._url}/{path}", stream=True, timeout=timeout, params=query, **request
+            )
+            with response:
+                _raise_for_access(response.status_code, what)
+                content_type = response.headers.get("Content-Type", "")
+                yield Reply(response.status_code, content_type, _chunks(response, deadline))
+
+
+class _Upload(io.BytesIO):
+    """A body that is sent in blocks: sent whole, all of it would have to leave within the connect limit."""
+
+    def __init__(self, body: bytes, deadline: float) -> None:
+        super().__init__(body)
+        self._deadline = deadline
+
+    def read(self, size: int | None = -1) -> bytes:
+        _check(self._deadline)
+        return super().read(size)
+
+
+def _chunks(response: requests.Response, deadline: float) -> Iterator[bytes]:
+    # read1 returns what has arrived; read would wait for a full block and let a trickle outlast the limit.
+    while chunk := response.raw.read1(READ_SIZE, decode_content=True):
+        yield chunk
+        _check(deadline)
+
+
+def _check(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise ArchiveTimeout("The archive's total time limit (DICOMWEB_TOTAL_TIMEOUT_S) ran out.")
+
+
+def _raise_for_access(status: int, what: str) -> None:
+    if status in {401, 403}:
+        raise ArchiveRefused(
+            f"The archive answered {what} with HTTP {status}: "
+            "the credentials DICOMWEB_USER and DICOMWEB_PASSWORD are not accepted."
+        )
+    if status in PASSING_STATUSES:
+        raise ArchiveUnreachable(f"The archive answered {what} with HTTP {status}.")
+
+
+@contextmanager
+def _our_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (requests.Timeout, urllib3.exceptions.TimeoutError):
+        raise ArchiveTimeout(f"The archive was silent for too long during {what}.") from None
+    except requests.exceptions.SSLError:
+        raise ArchiveRefused(f"The archive's TLS certificate is not trusted ({what}).") from None
+    except (requests.ConnectionError, urllib3.exceptions.ProtocolError) as error:
+        raise _disconnected(error, what) from None
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise ArchiveRefused(f"{what} failed: {type(error).__name__}.") from None
+
+
+def _disconnected(error: BaseException, what: str) -> ArchiveError:
+    """A cut body, or no connection, with the operating system's reason where there is one."""
+    cause: BaseException | None = error
+    reason = "the connection was closed"
+    while cause is not None:
+        if isinstance(cause, urllib3.exceptions.IncompleteRead):
+            return ArchiveIncomplete(f"The archive's answer to {what} broke off after {cause.partial} bytes.")
+        if isinstance(cause, OSError) and cause.strerror:
+            reason = cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return ArchiveUnreachable(f"The archive cannot be reached for {what}: {reason}.")

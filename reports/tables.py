@@ -1,0 +1,22 @@
+"""Lesions as a table that a spreadsheet opens."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from lesions.measure import Lesion
+
+COLUMNS = (
+    "number", "name", "tracking_id", "volume_ml", "voxel_count", "long_axis_mm", "short_axis_mm", "feret_mm",
+    "slices_spanned", "mean_probability", "measurable", "measurable_reason",
+)  # fmt: skip
+
+
+def save_csv(lesions: Sequence[Lesion], path: Path) -> None:
+    """Write one row for each lesion, with a header row and the centroid in LPS mm in three columns."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*COLUMNS, "centroid_l_mm", "centroid_p_mm", "centroid_s_mm"])
+        for lesion in lesions:
+            fields = lesion.to_dict()
+            writer.writerow([fields[column] for column in COLUMNS] + list(fields["centroid_lps_mm"]))

@@ -1,0 +1,412 @@
+"""One segmentation request, top to bottom; also the command line for a folder or a file.
+
+    python segmentation.py INPUT --out DIR [--model ID] [--series UID] [--dry-run]
+                           [--from-seg FILE | --from-mask FILE]
+"""
+
+import argparse
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.sr.coding import Code
+from sqlalchemy.orm import Session, sessionmaker
+from tqdm import tqdm
+
+from db import measurements
+from db.database import open_database
+from errors import MetScopeError, ModelNotFound, StoreFailed, UnreadableFile
+from imaging import files, nifti, seg, series
+from imaging.stack import Stack, to_stack
+from lesions.measure import Identity, Lesion, components, measure
+from orthanc.dicomweb import Archive, open_archive
+from reports.overlay import save_overlay
+from reports.tables import save_csv
+from settings import VERSION, Settings, load
+from unetr.predict import Prediction, Predictor
+from unetr.spec import Label, ModelSpec, default_model, find_models
+
+Predict = Callable[[hd.Volume, Callable[[float], None]], Prediction]
+Report = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to segment. ``force`` computes anew although an equal result exists."""
+
+    study_instance_uid: str
+    series_instance_uid: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Services:
+    """The rooms that one request passes through."""
+
+    archive: Archive
+    sessions: sessionmaker[Session]
+    predictor: Predict
+    spec: ModelSpec
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class JobLease:
+    """The job on whose behalf a result is recorded, and who holds its lease."""
+
+    job_id: str
+    owner: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """labels: int32 lesion numbers (slice, row, column) on the stack's grid; lesions largest first."""
+
+    stack: Stack
+    labels: hd.Volume
+    lesions: Sequence[Lesion]
+
+
+@dataclass
+class Stages:
+    """Reports each stage as it begins and keeps its seconds."""
+
+    report: Report
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        self.report(stage, 0.0)
+        started = time.perf_counter()
+        yield
+        self.timings_s[stage] = round(time.perf_counter() - started, 3)
+
+
+def open_services(settings: Settings, model_id: str | None = None) -> Services:
+    """Open archive and database and load the model. Raises: ModelNotFound, WeightsInvalid, ModelSpecInvalid."""
+    spec = find_spec(settings, model_id)
+    return Services(
+        archive=open_archive(settings),
+        sessions=open_database(settings.sqlalchemy_url),
+        predictor=Predictor(spec, settings.device),
+        spec=spec,
+        settings=settings,
+    )
+
+
+def find_spec(settings: Settings, model_id: str | None) -> ModelSpec:
+    """The spec of that model, or of the default one. Raises: ModelNotFound."""
+    if model_id is None:
+        return default_model(settings.models_dir, settings.model_path)
+    models = find_models(settings.models_dir)
+    if model_id not in models:
+        raise ModelNotFound(f"There is no model {model_id!r}; there are: {', '.join(sorted(models))}.")
+    return models[model_id]
+
+
+def segment_series(request: Request, services: Services, report: Report, job: JobLease | None = None) -> str:
+    """From the archive to rows in the database: fetch, read, predict, measure, encode, record.
+
+    Returns the segmentation's id; that of an equal, earlier result unless ``request.force``. The SEG then
+    waits in the outbox for ``deliver``. ``report(stage, fraction)`` may raise JobCancelled.
+    Raises: InputRefused, ArchiveError, ModelError, LeaseLost; nothing is recorded then.
+    """
+    stages = Stages(report)
+    with stages("fetch"):
+        chosen, instances = fetch(request, services.archive)
+        key = idempotency_key(instances, services.spec)
+        equal = None if request.force else measurements.find_equal(services.sessions, key)
+        if equal is not None:
+            if job is not None:
+                measurements.adopt(services.sessions, job.job_id, job.owner, equal)
+            return equal
+    with stages("read"):
+        stack = to_stack(instances)
+    result = segment(stack, services.predictor, services.settings.measurable_ld_mm, stages)
+    with stages("encode"):
+        encoded = encode(result, services.spec)
+        outbox_path = _into_outbox(encoded, services.settings.outbox_dir) if encoded is not None else None
+    new = measurements.NewSegmentation(
+        source=measurements.source_of(instances[0]),
+        model_id=services.spec.id,
+        model_version=services.spec.version,
+        model_sha256=services.spec.weights.sha256,
+        reasons=chosen.reasons,
+        warnings=[*chosen.warnings, *stack.warnings],
+        lesions=result.lesions,
+        seg_sop_instance_uid=encoded.SOPInstanceUID if encoded is not None else None,
+        seg_series_instance_uid=encoded.SeriesInstanceUID if encoded is not None else None,
+        outbox_path=outbox_path,
+        idempotency_key=key,
+        timings_s=stages.timings_s,
+        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+        software_version=VERSION,
+    )
+    if job is None:
+        return measurements.record(services.sessions, new)
+    return measurements.record(services.sessions, new, job.job_id, job.owner)
+
+
+def deliver(segmentation_id: str, services: Services) -> None:
+    """Store one SEG from the outbox in the archive and note its confirmation; nothing if that is done.
+
+    Raises: ArchiveError; the outbox keeps the SEG, under the same SOP Instance UID, for the next attempt.
+    """
+    waiting = {entry.segmentation_id: entry for entry in measurements.pending(services.sessions)}
+    entry = waiting.get(segmentation_id)
+    if entry is None:
+        return
+    services.archive.store([dcmread(entry.outbox_path)])
+    if not services.archive.has_instance(entry.study_instance_uid, entry.sop_instance_uid):
+        raise StoreFailed(f"The archive does not list the stored segmentation {entry.sop_instance_uid}.")
+    measurements.mark_stored(services.sessions, segmentation_id)
+    entry.outbox_path.unlink(missing_ok=True)
+
+
+def fetch(request: Request, archive: Archive) -> tuple[series.Candidate, list[Dataset]]:
+    """The chosen series and its instances. Geometry is refused by headers, before pixels travel."""
+    headers = archive.series_headers(request.study_instance_uid)
+    chosen = series.choose(series.rank(headers), request.series_instance_uid)
+    return chosen, archive.retrieve_series(request.study_instance_uid, chosen.series_instance_uid)
+
+
+def idempotency_key(instances: Sequence[Dataset], spec: ModelSpec) -> str:
+    """SHA-256 over the SOP Instance UIDs, whatever their order, and the model's hash."""
+    uids = sorted(str(instance.SOPInstanceUID) for instance in instances)
+    return hashlib.sha256("\n".join([spec.weights.sha256, spec.version, *uids]).encode()).hexdigest()
+
+
+def segment(stack: Stack, predictor: Predict, measurable_ld_mm: float, stages: Stages) -> Result:
+    """Predict and measure one stack."""
+    with stages("predict"):
+        prediction = predictor(stack.volume, lambda fraction: stages.report("predict", fraction))
+    with stages("measure"):
+        labels = components(prediction.mask)
+        lesions = measure(labels, stack.slices, prediction.probability, measurable_ld_mm)
+    return Result(stack, labels, lesions)
+
+
+def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Dataset | None:
+    """The DICOM SEG, one segment per lesion; None without lesions."""
+    if not result.lesions:
+        return None
+    segments = [_segment_of(lesion, spec.labels[0]) for lesion in result.lesions]
+    algorithm = seg.Algorithm(spec.title, spec.version, spec.weights.sha256, {"model": spec.id})
+    return seg.write(
+        result.stack,
+        result.labels,
+        segments,
+        algorithm,
+        sop_instance_uid=hd.UID(),
+        series_instance_uid=hd.UID(),
+    )
+
+
+def _into_outbox(encoded: Dataset, outbox_dir: Path) -> Path:
+    """Write the SEG so that the outbox never shows half a file."""
+    outbox_dir.mkdir(parents=True, exist_ok=True)
+    path = outbox_dir / f"{encoded.SOPInstanceUID}.dcm"
+    unfinished = path.with_suffix(".part")
+    encoded.save_as(unfinished, enforce_file_format=True)
+    unfinished.rename(path)
+    return path
+
+
+def _segment_of(lesion: Lesion, label: Label) -> seg.Segment:
+    return seg.Segment(
+        number=lesion.number,
+        name=lesion.name,
+        tracking_id=lesion.tracking_id,
+        tracking_uid=lesion.tracking_uid,
+        category=Code(label.category.value, label.category.scheme, label.category.meaning),
+        type=Code(label.type.value, label.type.scheme, label.type.meaning),
+    )
+
+
+# The command line
+
+
+@dataclass(frozen=True)
+class Source:
+    """What INPUT holds: ranked candidates and the headers of each series, or a NIfTI file."""
+
+    path: Path
+    candidates: Sequence[series.Candidate] = ()
+    headers: Sequence[Sequence[Dataset]] = ()
+
+    @staticmethod
+    def open(path: Path) -> "Source":
+        """Raises: UnreadableFile."""
+        if path.name.endswith((".nii", ".nii.gz")):
+            return Source(path)
+        headers = files.read_headers(path)
+        return Source(path, series.rank(headers), headers)
+
+    def choose(self, series_instance_uid: str | None) -> tuple[series.Candidate | None, Stack]:
+        """The chosen series as a stack. Raises: InputRefused."""
+        if not self.headers:
+            return None, nifti.read_stack(self.path)
+        chosen = series.choose(self.candidates, series_instance_uid)
+        headers = next(h for h in self.headers if h[0].SeriesInstanceUID == chosen.series_instance_uid)
+        return chosen, to_stack(files.with_pixels(headers))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 0 done, 2 usage, 3 input refused, 4 archive, 5 model."""
+    parser = argparse.ArgumentParser(prog="segmentation.py", description="Segment and measure brain metastases.")
+    parser.add_argument("input", type=Path, metavar="INPUT", help="DICOM folder or file, or NIfTI file")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument("--model", metavar="ID", help="a model's id; without it, the default model")
+    parser.add_argument("--series", metavar="UID", help="the series to segment; without it, the best candidate")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be segmented, as JSON")
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument("--from-seg", type=Path, metavar="FILE", help="measure this DICOM SEG, without a model")
+    given.add_argument("--from-mask", type=Path, metavar="FILE", help="measure this NIfTI mask, without a model")
+    options = parser.parse_args(arguments)
+    if options.out is None and not options.dry_run:
+        parser.error("--out DIR is needed")
+    try:
+        source = Source.open(options.input)
+        if options.dry_run:
+            return _dry_run(source, options.series)
+        _run(source, options)
+    except MetScopeError as error:
+        print(f"{error.code}: {error.message}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _dry_run(source: Source, series_instance_uid: str | None) -> int:
+    """Print what would be segmented, or why nothing would, as JSON."""
+    plan: dict[str, Any] = {
+        "candidates": [
+            {
+                "series_instance_uid": candidate.series_instance_uid,
+                "description": candidate.description,
+                "score": candidate.score,
+                "reasons": list(candidate.reasons),
+                "refused": candidate.refused,
+            }
+            for candidate in source.candidates
+        ],
+        "chosen": None, "modality": None, "shape": None, "spacing_mm": None, "affine_lps": None,
+        "frame_of_reference_uid": None, "warnings": [], "refusal": None,
+    }  # fmt: skip
+    exit_code = 0
+    try:
+        chosen, stack = source.choose(series_instance_uid)
+        plan |= {
+            "chosen": chosen and chosen.series_instance_uid,
+            "modality": chosen and chosen.modality,
+            "shape": list(stack.volume.spatial_shape),
+            "spacing_mm": list(stack.volume.spacing),
+            "affine_lps": stack.volume.affine.tolist(),
+            "frame_of_reference_uid": stack.volume.frame_of_reference_uid,
+            "warnings": _warnings(chosen, stack),
+        }
+    except MetScopeError as error:
+        plan["refusal"] = {"code": error.code, "message": error.message}
+        exit_code = error.exit_code
+    print(json.dumps(plan, indent=2))
+    return exit_code
+
+
+def _warnings(chosen: series.Candidate | None, stack: Stack) -> list[str]:
+    return [*(chosen.warnings if chosen else ()), *stack.warnings]
+
+
+def _run(source: Source, options: argparse.Namespace) -> None:
+    """Segment, or measure a given segmentation, and write the files into ``options.out``."""
+    settings = load()
+    spec = find_spec(settings, options.model)
+    given = options.from_seg or options.from_mask
+    with tqdm(total=100, unit="%", disable=None, leave=False) as bar:
+
+        def report(stage: str, fraction: float) -> None:
+            bar.set_description(stage)
+            bar.update(round(100 * fraction) - bar.n)
+
+        stages = Stages(report)
+        with stages("read"):
+            chosen, stack = source.choose(options.series)
+        if given is None:
+            with stages("load"):
+                predictor = Predictor(spec, settings.device)
+            result = segment(stack, predictor, settings.measurable_ld_mm, stages)
+        else:
+            with stages("measure"):
+                result = _measure_given(stack, options, settings)
+        options.out.mkdir(parents=True, exist_ok=True)
+        with stages("encode"):
+            encoded = encode(result, spec, drawn_by_model=given is None) if stack.headers else None
+            _write(result, encoded, options.out)
+    document = {
+        "schema_version": measurements.SCHEMA_VERSION,
+        "model": None if given else {"id": spec.id, "version": spec.version, "sha256": spec.weights.sha256},
+        "series_instance_uid": chosen and chosen.series_instance_uid,
+        "segmentation": {"sop_instance_uid": encoded and encoded.SOPInstanceUID, "stored": False},
+        "lesions": [lesion.to_dict() for lesion in result.lesions],
+        "total_volume_ml": round(sum(lesion.volume_ml for lesion in result.lesions), 6),
+        "warnings": _warnings(chosen, stack),
+        "timings_s": stages.timings_s,
+        "research_use_only": True,
+    }
+    (options.out / "lesions.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(f"{len(result.lesions)} lesions, {document['total_volume_ml']} ml in {options.out}. Research use only.")
+
+
+def _measure_given(stack: Stack, options: argparse.Namespace, settings: Settings) -> Result:
+    """Measure a mask or a SEG that exists. A tracked segment is one lesion; any other is split into components."""
+    if options.from_mask is not None:
+        labels = components(nifti.read_mask(options.from_mask, stack))
+        return Result(stack, labels, measure(labels, stack.slices, None, settings.measurable_ld_mm))
+    try:
+        dataset = dcmread(options.from_seg)
+    except (InvalidDicomError, OSError) as error:
+        raise UnreadableFile(f"{options.from_seg} is no DICOM file.") from error
+    read, segments = seg.read(dataset, stack)
+    labels, identities = lesions_of_segments(read, segments)
+    lesions = measure(labels, stack.slices, None, settings.measurable_ld_mm, identities)
+    return Result(stack, labels, lesions)
+
+
+def lesions_of_segments(
+    labels: hd.Volume, segments: Sequence[seg.Segment]
+) -> tuple[hd.Volume, dict[int, Identity]]:
+    """Lesions 1..n, largest first, of a SEG's segments, and the identities of those that are tracked."""
+    tracked = {s.number: s for s in segments if s.tracking_id and s.tracking_uid}
+    loose = np.where(np.isin(labels.array, list(tracked)), 0, labels.array)
+    parts = components(labels.with_array(loose)).array
+    parts = np.where(parts > 0, parts + max(tracked, default=0), 0) + labels.array - loose
+    numbers, counts = np.unique(parts[parts > 0], return_counts=True)
+    order = numbers[np.argsort(-counts, kind="stable")]
+    renumbered = np.zeros(int(parts.max()) + 1, dtype=np.int32)
+    renumbered[order] = np.arange(1, len(order) + 1)
+    identities = {
+        int(renumbered[number]): Identity(segment.name, str(segment.tracking_id), str(segment.tracking_uid))
+        for number, segment in tracked.items()
+    }
+    return labels.with_array(renumbered[parts]), identities
+
+
+def _write(result: Result, encoded: Dataset | None, out: Path) -> None:
+    if encoded is not None:
+        encoded.save_as(out / "segmentation.dcm", enforce_file_format=True)
+    nifti.write_labels(result.labels, out / "segmentation.nii.gz")
+    save_csv(result.lesions, out / "lesions.csv")
+    save_overlay(result.stack.volume, result.labels, result.lesions, out / "overlay.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Every setting of MetScope, typed and validated in one place.
+
+Values come from the environment, then from ``.env`` in the working directory, then from the defaults
+here; ``.env.example`` lists them all. ``load()`` is called once by each entry point; a value that
+cannot be used stops the start with its name and the remedy.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from errors import SettingsError
+
+ROOT = Path(__file__).parent
+VERSION = "0.1.0"
+
+
+class Settings(BaseSettings):
+    """Names are those of the environment variables, in lower case."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    data_dir: Path = Field(Path("data"), description="Folder for the database, outbox, queue and archive.")
+    dicomweb_url: str = Field(
+        "", description="Archive: http(s)://host:port/dicom-web, or file:///folder. Empty: DATA_DIR/archive."
+    )
+    dicomweb_user: str = Field("", description="User name for the archive. Empty: no authentication.")
+    dicomweb_password: SecretStr = Field(SecretStr(""), description="Password for the archive.")
+    dicomweb_connect_timeout_s: float = Field(5.0, gt=0, description="Longest wait for a connection.")
+    dicomweb_read_timeout_s: float = Field(30.0, gt=0, description="Longest silence while data arrives.")
+    dicomweb_total_timeout_s: float = Field(600.0, gt=0, description="Longest time for one retrieval.")
+    orthanc_url: str = Field(
+        "", description="Root of Orthanc's REST API, for deletion. Empty: nothing is deleted."
+    )
+    database_url: str = Field(
+        "",
+        description="SQLAlchemy URL, e.g. postgresql+psycopg://user:password@host/metscope. "
+        "Empty: SQLite in DATA_DIR.",
+    )
+    broker_url: str = Field(
+        "", description="Celery broker, e.g. redis://host:6379/0. Empty: a folder in DATA_DIR."
+    )
+    models_dir: Path = Field(
+        ROOT / "unetr" / "weights", description="Folder with the model specs and their weights."
+    )
+    model_path: Path | None = Field(
+        None, description="One weights file; its spec is the default model. Empty: the shipped model."
+    )
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where the model runs.")
+    cors_origins: str = Field(
+        "", description="Origins of web pages that may call the API, separated by commas."
+    )
+    auth: Literal["off"] = Field("off", description="Who may call the API. Only `off` exists so far.")
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(5000, ge=1, le=65535, description="Port the API listens on.")
+    lease_s: float = Field(60.0, gt=1, description="A job whose worker is silent this long is queued again.")
+    max_attempts: int = Field(3, ge=1, description="A job that was interrupted this often fails.")
+    measurable_ld_mm: float = Field(
+        10.0, gt=0, description="Smallest long axis of a measurable lesion (RANO-BM: 10 mm)."
+    )
+
+    @field_validator("dicomweb_url")
+    @classmethod
+    def _archive_scheme(cls, url: str) -> str:
+        if url and not url.startswith(("http://", "https://", "file:///")):
+            raise ValueError("must start with http://, https:// or file:///")
+        return url.rstrip("/")
+
+    @field_validator("orthanc_url")
+    @classmethod
+    def _rest_scheme(cls, url: str) -> str:
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return url.rstrip("/")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _no_wildcard(cls, origins: str) -> str:
+        if "*" in origins:
+            raise ValueError("list the origins one by one; * would open the API to every web page")
+        return origins
+
+    @model_validator(mode="after")
+    def _model_file(self) -> Self:
+        if self.model_path is not None and not self.model_path.is_file():
+            raise ValueError(f"MODEL_PATH names no file: {self.model_path}")
+        return self
+
+    @property
+    def archive_url(self) -> str:
+        """The archive's URL with the embedded default filled in."""
+        return self.dicomweb_url or (self.data_dir.resolve() / "archive").as_uri()
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database's URL with the embedded default filled in."""
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'metscope.sqlite'}"
+
+    @property
+    def outbox_dir(self) -> Path:
+        """Encoded SEG objects that wait for the archive."""
+        return self.data_dir.resolve() / "outbox"
+
+    @property
+    def queue_dir(self) -> Path:
+        """The file-system broker's folder."""
+        return self.data_dir.resolve() / "queue"
+
+    @property
+    def heartbeat_path(self) -> Path:
+        """The file that a living worker renews."""
+        return self.data_dir.resolve() / "worker.json"
+
+
+def load(**overrides: object) -> Settings:
+    """Read and validate the settings. Raises: SettingsError naming each wrong one and its remedy."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(dict(item)) for item in error.errors()) + ".") from None
+
+
+def _sentence(item: dict[str, object]) -> str:
+    location = item["loc"]
+    name = str(location[0]).upper() if isinstance(location, tuple) and location else "Settings"
+    return f"{name}: {str(item['msg']).removeprefix('Value error, ')}"

@@ -1,0 +1,173 @@
+"""The database opens on either system, is migrated once, waits for other writers and keeps its promises."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import CheckConstraint, inspect, select, text
+from sqlalchemy.exc import IntegrityError, StatementError
+
+from db import jobs, measurements
+from db.database import alembic_config, open_database, writing
+from db.tables import AuditEvent, Base, Job, Study
+from errors import SettingsError
+
+ROOT = Path(__file__).parents[2]
+
+
+def event_at(at: datetime) -> AuditEvent:
+    return AuditEvent(at=at, action="test", subject="x", details={})
+
+
+def test_the_migrated_schema_is_that_of_the_tables(sessions):
+    with sessions.kw["bind"].connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+        built = inspect(connection)
+        for table in Base.metadata.sorted_tables:
+            checks = {check["name"] for check in built.get_check_constraints(table.name)}
+            assert checks == {c.name for c in table.constraints if isinstance(c, CheckConstraint)}
+
+
+def test_migrations_go_down_and_up_again_on_data(empty_url, new):
+    sessions = open_database(empty_url)
+    jobs.submit(sessions, "1.2.3", "unetr")
+    measurements.record(sessions, new)
+    engine = sessions.kw["bind"]
+    with engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "base")
+        assert inspect(connection).get_table_names() == ["alembic_version"]
+    with engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "head")
+    assert jobs.list_jobs(sessions) == []
+    measurements.record(sessions, new)
+    engine.dispose()
+
+
+def test_opening_again_keeps_the_data(sessions, url, job_id):
+    again = open_database(url)
+    assert jobs.get(again, job_id).study_instance_uid == "1.2.3"
+    again.kw["bind"].dispose()
+
+
+OPEN = "import sys; from db.database import open_database; open_database(sys.argv[1]).kw['bind'].dispose()"
+
+
+def test_processes_that_start_together_all_get_an_up_to_date_database(empty_url):
+    starts = [subprocess.Popen([sys.executable, "-c", OPEN, empty_url], cwd=ROOT) for _ in range(2)]
+    assert [start.wait(timeout=60) for start in starts] == [0, 0]
+    sessions = open_database(empty_url)
+    assert jobs.list_jobs(sessions) == []
+    sessions.kw["bind"].dispose()
+
+
+def test_threads_that_open_a_new_database_together_all_succeed(empty_url):
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(open_database, [empty_url] * 8))
+    for sessions in opened:
+        assert jobs.list_jobs(sessions) == []
+        sessions.kw["bind"].dispose()
+
+
+def test_foreign_keys_are_enforced(sessions):
+    with pytest.raises(IntegrityError), sessions.begin() as session:
+        session.add(Study(study_instance_uid="1.2.3", patient_ref=77))
+
+
+def test_a_state_that_does_not_exist_is_refused(sessions, job_id):
+    with pytest.raises(IntegrityError), sessions.begin() as session:
+        session.get_one(Job, job_id).state = "lost"
+
+
+def test_times_come_back_in_utc(sessions):
+    summer = datetime(2024, 7, 1, 14, 30, 0, 123456, tzinfo=timezone(timedelta(hours=2)))
+    with sessions.begin() as session:
+        session.add(event_at(summer))
+    with sessions() as session:
+        at = session.scalars(select(AuditEvent.at)).one()
+    assert at == summer
+    assert at.isoformat() == "2024-07-01T12:30:00.123456+00:00"
+
+
+def test_a_time_without_zone_is_refused(sessions):
+    with pytest.raises(StatementError, match="no time zone"), sessions.begin() as session:
+        session.add(event_at(datetime(2024, 7, 1)))
+
+
+DIE = """
+import os, sys
+from datetime import UTC, datetime
+from db.database import open_database, writing
+from db.tables import AuditEvent
+with writing(open_database(sys.argv[1])) as session:
+    session.add(AuditEvent(at=datetime.now(UTC), action="test", subject="x", details={}))
+    session.flush()
+    os._exit(9)
+"""
+
+
+def test_a_process_that_dies_inside_a_transaction_leaves_nothing_and_blocks_nobody(sessions, url):
+    assert subprocess.run([sys.executable, "-c", DIE, url], cwd=ROOT, check=False, timeout=30).returncode == 9
+    with writing(sessions) as session:
+        assert session.scalars(select(AuditEvent)).all() == []
+        session.add(event_at(datetime.now(UTC)))
+
+
+def test_writers_that_read_first_wait_for_each_other(sessions, job_id):
+    def increment(_: int) -> None:
+        with writing(sessions) as session:
+            job = session.get_one(Job, job_id, with_for_update=True)
+            job.attempts += 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(increment, range(40)))
+    assert jobs.get(sessions, job_id).attempts == 40
+
+
+def test_sqlite_lets_readers_read_while_one_writes(tmp_path):
+    sessions = open_database(f"sqlite:///{tmp_path / 'metscope.sqlite'}")
+    with sessions() as session:
+        assert session.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert session.scalar(text("PRAGMA foreign_keys")) == 1
+    with writing(sessions) as session:
+        session.add(event_at(datetime.now(UTC)))
+        session.flush()
+        assert jobs.list_jobs(sessions) == []
+    sessions.kw["bind"].dispose()
+
+
+def test_sqlite_makes_the_folder_it_is_to_live_in(tmp_path):
+    open_database(f"sqlite:///{tmp_path / 'new' / 'data' / 'metscope.sqlite'}").kw["bind"].dispose()
+    assert (tmp_path / "new" / "data" / "metscope.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("no url", "not a SQLAlchemy URL"),
+        ("mysql://host/metscope", "'mysql'"),
+        ("postgresql+psycopg://reader:hunter2@127.0.0.1:1/metscope", "cannot be opened"),
+        ("sqlite:////proc/metscope.sqlite", "cannot be opened"),
+    ],
+    ids=["text", "mysql", "nobody-listens", "not-writable"],
+)
+def test_a_database_that_cannot_be_used_is_named_without_its_password(url, found):
+    with pytest.raises(SettingsError, match="DATABASE_URL") as raised:
+        open_database(url)
+    assert found in raised.value.message
+    assert "hunter2" not in raised.value.message
+
+
+def test_a_database_of_a_newer_metscope_is_refused(empty_url):
+    sessions = open_database(empty_url)
+    with sessions.begin() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SettingsError, match="9999"):
+        open_database(empty_url)
+    sessions.kw["bind"].dispose()

@@ -1,0 +1,321 @@
+"""A job runs once, its owner alone changes it, and none is ever lost."""
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from db import jobs, measurements
+from db.tables import Job, JobState
+from errors import JobNotCancellable, JobNotFound, LeaseLost
+
+ROOT = Path(__file__).parents[2]
+LEASE_S = 60.0
+
+
+def later(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def test_a_submitted_job_waits_with_all_that_was_asked(sessions):
+    before = datetime.now(UTC)
+    job = jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4", requested_by="reader")
+    job = jobs.get(sessions, job.id)
+    assert (job.study_instance_uid, job.series_instance_uid, job.model_id) == ("1.2.3", "1.2.3.4", "unetr")
+    assert (job.state, job.attempts, job.progress, job.requested_by) == ("queued", 0, 0.0, "reader")
+    assert (job.started_at, job.finished_at, job.error_code, job.segmentation_id) == (None, None, None, None)
+    assert before <= job.created_at <= datetime.now(UTC)
+    assert job.created_at.utcoffset() == timedelta(0)
+
+
+def test_an_identical_request_gets_the_active_job(sessions, job_id):
+    assert jobs.submit(sessions, "1.2.3", "unetr").id == job_id
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    assert jobs.submit(sessions, "1.2.3", "unetr").id == job_id
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"study_instance_uid": "1.2.9"},
+        {"model_id": "other"},
+        {"series_instance_uid": "1.2.3.4"},
+        {"force": True},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_request_gets_a_job_of_its_own(sessions, job_id, other):
+    request = {"study_instance_uid": "1.2.3", "model_id": "unetr"} | other
+    assert jobs.submit(sessions, **request).id != job_id
+
+
+def test_forced_requests_run_each_and_an_unforced_one_joins_them(sessions):
+    forced = [jobs.submit(sessions, "1.2.3", "unetr", force=True).id for _ in range(2)]
+    assert forced[0] != forced[1]
+    assert jobs.submit(sessions, "1.2.3", "unetr").id == forced[0]
+
+
+def test_after_the_end_the_same_request_is_a_new_job(sessions, job_id):
+    jobs.cancel(sessions, job_id)
+    assert jobs.submit(sessions, "1.2.3", "unetr").id != job_id
+
+
+def test_simultaneous_identical_requests_make_one_job(sessions):
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(lambda _: jobs.submit(sessions, "1.2.3", "unetr").id, range(24)))
+    assert len(ids) == 1
+    assert [job.id for job in jobs.list_jobs(sessions)] == list(ids)
+
+
+def test_a_claimed_job_runs_and_is_not_to_be_had_again(sessions, job_id):
+    before = datetime.now(UTC)
+    job = jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    assert (job.state, job.attempts, job.lease_owner) == ("running", 1, "a")
+    assert before <= job.started_at <= datetime.now(UTC)
+    assert job.lease_expires_at == job.started_at + timedelta(seconds=LEASE_S)
+    assert jobs.claim(sessions, job_id, "b", LEASE_S, 3) is None
+    assert jobs.get(sessions, job_id).lease_owner == "a"
+
+
+@pytest.mark.parametrize("name", ["get", "cancel"])
+def test_an_unknown_job_is_not_found(sessions, name):
+    with pytest.raises(JobNotFound, match="no job 1234"):
+        getattr(jobs, name)(sessions, "1234")
+    with pytest.raises(JobNotFound):
+        jobs.claim(sessions, "1234", "a", LEASE_S, 3)
+
+
+CLAIM = """
+import sys, time
+from pathlib import Path
+from db import jobs
+from db.database import open_database
+url, job_id, owner, folder = sys.argv[1:]
+sessions = open_database(url)
+Path(folder, owner).touch()
+while not Path(folder, "go").exists():
+    time.sleep(0.001)
+print("won" if jobs.claim(sessions, job_id, owner, 60, 3) else "lost")
+sessions.kw["bind"].dispose()
+"""
+
+
+def test_of_two_processes_exactly_one_gets_the_job(sessions, url, job_id, tmp_path):
+    owners = ["a", "b"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIM, url, job_id, owner, str(tmp_path)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for owner in owners
+    ]
+    deadline = time.monotonic() + 60
+    while not all((tmp_path / owner).exists() for owner in owners) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    answers = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert sorted(answers) == ["lost", "won"]
+    job = jobs.get(sessions, job_id)
+    assert (job.lease_owner, job.attempts) == (owners[answers.index("won")], 1)
+
+
+def test_of_many_threads_exactly_one_gets_the_job(sessions, job_id):
+    with ThreadPoolExecutor(8) as pool:
+        claims = list(pool.map(lambda n: jobs.claim(sessions, job_id, str(n), LEASE_S, 3), range(24)))
+    assert sum(claim is not None for claim in claims) == 1
+
+
+def test_an_expired_lease_passes_to_another_and_the_first_owner_can_change_nothing(sessions, new, job_id):
+    jobs.claim(sessions, job_id, "a", 0.0, 3)
+    assert jobs.claim(sessions, job_id, "b", LEASE_S, 3).attempts == 2
+    segmentation_id = measurements.record(sessions, new)
+    for change in (
+        lambda: jobs.heartbeat(sessions, job_id, "a", LEASE_S),
+        lambda: jobs.progress(sessions, job_id, "a", "predict", 0.5),
+        lambda: jobs.finish(sessions, job_id, "a", segmentation_id),
+        lambda: jobs.fail(sessions, job_id, "a", "model_error", "No."),
+        lambda: jobs.postpone(sessions, job_id, "a", "store", 1.0),
+        lambda: jobs.mark_cancelled(sessions, job_id, "a"),
+        lambda: measurements.adopt(sessions, job_id, "a", segmentation_id),
+    ):
+        with pytest.raises(LeaseLost, match=job_id):
+            change()
+    job = jobs.get(sessions, job_id)
+    assert (job.state, job.lease_owner, job.stage, job.segmentation_id) == ("running", "b", None, None)
+
+
+def test_a_queued_job_has_no_owner(sessions, job_id):
+    with pytest.raises(LeaseLost, match="queued"):
+        jobs.heartbeat(sessions, job_id, "a", LEASE_S)
+
+
+def test_heartbeats_keep_the_job(sessions, job_id):
+    jobs.claim(sessions, job_id, "a", 0.2, 3)
+    assert jobs.heartbeat(sessions, job_id, "a", LEASE_S) is False
+    assert jobs.requeue_expired(sessions, later(LEASE_S / 2), 3, LEASE_S) == []
+    assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == [job_id]
+
+
+def test_progress_is_visible_to_others(sessions, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    assert jobs.progress(sessions, job_id, "a", "predict", 0.25) is False
+    job = jobs.get(sessions, job_id)
+    assert (job.stage, job.progress) == ("predict", 0.25)
+
+
+def test_a_finished_job_has_its_result(sessions, new, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    segmentation_id = measurements.record(sessions, new, job_id, "a")
+    jobs.finish(sessions, job_id, "a", segmentation_id)
+    job = jobs.get(sessions, job_id)
+    assert (job.state, job.progress, job.segmentation_id) == ("done", 1.0, segmentation_id)
+    assert job.started_at <= job.finished_at
+    assert jobs.claim(sessions, job_id, "b", LEASE_S, 3) is None
+
+
+def test_a_failed_job_keeps_the_error(sessions, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    jobs.fail(sessions, job_id, "a", "missing_slices", "10.0 mm between slices 14 and 15.")
+    job = jobs.get(sessions, job_id)
+    assert (job.state, job.error_code) == ("failed", "missing_slices")
+    assert job.error_message == "10.0 mm between slices 14 and 15."
+    assert job.finished_at is not None
+
+
+def test_a_postponed_job_waits_costs_no_attempt_and_comes_back(sessions, job_id):
+    for _ in range(5):
+        jobs.claim(sessions, job_id, "a", LEASE_S, 2)
+        jobs.postpone(sessions, job_id, "a", "store", 100.0)
+        job = jobs.get(sessions, job_id)
+        assert (job.state, job.stage, job.attempts) == ("queued", "store", 0)
+        assert jobs.claim(sessions, job_id, "b", LEASE_S, 2) is None
+        assert jobs.requeue_expired(sessions, later(90), 2, LEASE_S) == []
+        assert jobs.requeue_expired(sessions, later(101), 2, LEASE_S) == [job_id]
+
+
+def test_a_queued_job_is_cancelled_at_once(sessions, job_id):
+    assert jobs.cancel(sessions, job_id).state == JobState.CANCELLED
+    assert jobs.get(sessions, job_id).finished_at is not None
+    assert jobs.claim(sessions, job_id, "a", LEASE_S, 3) is None
+
+
+def test_a_running_job_is_cancelled_when_its_worker_sees_it(sessions, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    assert jobs.cancel(sessions, job_id).state == "running"
+    assert jobs.cancel(sessions, job_id).cancel_requested
+    assert jobs.progress(sessions, job_id, "a", "predict", 0.1) is True
+    assert jobs.heartbeat(sessions, job_id, "a", LEASE_S) is True
+    jobs.mark_cancelled(sessions, job_id, "a")
+    assert jobs.get(sessions, job_id).state == "cancelled"
+
+
+def test_an_ended_job_cannot_be_cancelled(sessions, job_id):
+    jobs.cancel(sessions, job_id)
+    with pytest.raises(JobNotCancellable, match="is cancelled"):
+        jobs.cancel(sessions, job_id)
+
+
+def test_a_cancelled_job_is_not_postponed(sessions, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    jobs.cancel(sessions, job_id)
+    assert jobs.postpone(sessions, job_id, "a", "store", 1.0).state == "cancelled"
+
+
+def test_a_cancelled_job_whose_worker_vanished_ends(sessions, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    jobs.cancel(sessions, job_id)
+    assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == []
+    assert jobs.get(sessions, job_id).state == "cancelled"
+
+
+def test_a_vanished_worker_s_job_is_queued_again_until_its_attempts_are_used_up(sessions, job_id):
+    for attempt in (1, 2):
+        assert jobs.claim(sessions, job_id, "a", LEASE_S, 3).attempts == attempt
+        assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == [job_id]
+        assert jobs.get(sessions, job_id).state == "queued"
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    jobs.progress(sessions, job_id, "a", "predict", 0.5)
+    assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == []
+    job = jobs.get(sessions, job_id)
+    assert (job.state, job.error_code, job.attempts) == ("failed", "job_interrupted", 3)
+    assert "stage predict, 3 times" in job.error_message
+
+
+def test_claiming_a_job_whose_attempts_are_used_up_fails_it(sessions, job_id):
+    for _ in range(2):
+        jobs.claim(sessions, job_id, "a", 0.0, 2)
+    assert jobs.claim(sessions, job_id, "b", LEASE_S, 2) is None
+    job = jobs.get(sessions, job_id)
+    assert (job.state, job.error_code, job.attempts) == ("failed", "job_interrupted", 2)
+
+
+def test_a_job_whose_message_was_lost_is_sent_again_once_per_lease(sessions, job_id):
+    assert jobs.requeue_expired(sessions, later(LEASE_S / 2), 3, LEASE_S) == []
+    assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == [job_id]
+    assert jobs.requeue_expired(sessions, later(LEASE_S + 2), 3, LEASE_S) == []
+    assert jobs.requeue_expired(sessions, later(2 * LEASE_S + 2), 3, LEASE_S) == [job_id]
+
+
+def test_two_periodic_tasks_at_once_name_a_job_once(sessions, job_id):
+    now = later(LEASE_S + 1)
+    with ThreadPoolExecutor(4) as pool:
+        lists = list(pool.map(lambda _: jobs.requeue_expired(sessions, now, 3, LEASE_S), range(12)))
+    assert [again for ids in lists for again in ids] == [job_id]
+
+
+def test_jobs_are_listed_newest_first_by_state(sessions):
+    ids = [jobs.submit(sessions, f"1.2.{n}", "unetr").id for n in range(4)]
+    jobs.claim(sessions, ids[1], "a", LEASE_S, 3)
+    assert [job.id for job in jobs.list_jobs(sessions)] == ids[::-1]
+    assert [job.id for job in jobs.list_jobs(sessions, limit=2)] == [ids[3], ids[2]]
+    assert [job.id for job in jobs.list_jobs(sessions, state="running")] == [ids[1]]
+
+
+def run(sessions, new, study: str, seconds: float, model_id: str = "unetr", adopted: bool = False) -> None:
+    """A job that is done after so many seconds."""
+    result = (
+        measurements.record(sessions, replace(new, seg_sop_instance_uid=f"1.2.{study}")) if adopted else None
+    )
+    job = jobs.submit(sessions, study, model_id)
+    jobs.claim(sessions, job.id, "a", LEASE_S, 3)
+    if result is None:
+        result = measurements.record(sessions, replace(new, seg_sop_instance_uid=f"1.2.{study}"), job.id, "a")
+    jobs.finish(sessions, job.id, "a", result)
+    with sessions.begin() as session:
+        row = session.get_one(Job, job.id)
+        row.finished_at = row.started_at + timedelta(seconds=seconds)
+
+
+def test_without_history_there_is_no_estimate(sessions, job_id):
+    assert jobs.estimate_s(sessions, jobs.get(sessions, job_id)) is None
+
+
+def test_the_estimate_is_the_median_of_the_model_s_jobs_less_the_time_elapsed(sessions, new, job_id):
+    for study, seconds in (("1", 10.0), ("2", 20.0), ("3", 90.0)):
+        run(sessions, new, study, seconds)
+    run(sessions, new, "4", 1.0, model_id="other")
+    run(sessions, new, "5", 0.1, adopted=True)
+    assert jobs.estimate_s(sessions, jobs.get(sessions, job_id)) == pytest.approx(20.0)
+    job = jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    job.started_at -= timedelta(seconds=12)
+    assert jobs.estimate_s(sessions, job) == pytest.approx(8.0, abs=0.5)
+    job.started_at -= timedelta(seconds=60)
+    assert jobs.estimate_s(sessions, job) == 0.0
+    assert jobs.estimate_s(sessions, jobs.mark_cancelled(sessions, job_id, "a")) is None
+
+
+def test_the_database_itself_refuses_a_second_active_job_of_one_request(sessions, job_id):
+    job = jobs.get(sessions, job_id)
+    copy = {column.key: getattr(job, column.key) for column in Job.__table__.columns} | {"id": "another"}
+    with pytest.raises(IntegrityError), sessions.begin() as session:
+        session.add(Job(**copy))
+    with sessions.begin() as session:
+        session.add(Job(**copy | {"state": "done"}))

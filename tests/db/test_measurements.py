@@ -1,0 +1,299 @@
+"""A result is recorded whole or not at all, and read back as it was measured."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, inspect, select
+from sqlalchemy.exc import IntegrityError
+
+from db import jobs, measurements
+from db.tables import AuditEvent, Base, Measurement, Segmentation
+from db.tables import Lesion as LesionRow
+from errors import InvalidForm, LeaseLost, PatientNotFound, SegmentationNotFound
+from lesions.measure import Lesion
+
+LEASE_S = 60.0
+
+
+def rows(sessions) -> dict[str, int]:
+    with sessions() as session:
+        return {
+            table.name: session.scalar(select(func.count()).select_from(table))
+            for table in Base.metadata.sorted_tables
+        }
+
+
+def of_study(new, study: str, on: date | None, seg: str, **changes):
+    """The same result for another study of the same patient."""
+    source = replace(
+        new.source, study_instance_uid=study, series_instance_uid=f"{study}.4", study_date=on, **changes
+    )
+    return replace(new, source=source, seg_sop_instance_uid=seg, idempotency_key=f"key-{seg}")
+
+
+def test_one_record_writes_every_row_and_the_job_s_result(sessions, new, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    segmentation_id = measurements.record(sessions, new, job_id, "a")
+    assert rows(sessions) == {
+        "patients": 1, "studies": 1, "series": 1, "segmentations": 1, "lesions": 2, "measurements": 2,
+        "jobs": 1, "audit_events": 0,
+    }  # fmt: skip
+    assert jobs.get(sessions, job_id).segmentation_id == segmentation_id
+
+
+def test_the_document_says_what_was_measured(sessions, new):
+    before = datetime.now(UTC)
+    segmentation_id = measurements.record(sessions, new)
+    document = measurements.document(sessions, segmentation_id)
+    created_at = datetime.fromisoformat(document.pop("created_at"))
+    assert before <= created_at <= datetime.now(UTC)
+    assert [lesion["number"] for lesion in document["lesions"]] == [1, 2]
+    assert document.pop("lesions") == [lesion.to_dict() for lesion in new.lesions]
+    # 8 x 12 x 20 mm and 4 x 3 x 3 mm
+    assert document.pop("total_volume_ml") == pytest.approx(1.920 + 0.036)
+    assert document == {
+        "schema_version": 1,
+        "id": segmentation_id,
+        "version": 1,
+        "study_instance_uid": "1.2.3",
+        "series_instance_uid": "1.2.3.4",
+        "reasons": ["post-contrast", "3D"],
+        "model": {"id": "unetr", "version": "1", "sha256": "ab" * 32},
+        "segmentation": {
+            "sop_instance_uid": new.seg_sop_instance_uid,
+            "series_instance_uid": new.seg_series_instance_uid,
+            "stored": False,
+        },
+        "warnings": ["Slice thickness differs from spacing."],
+        "timings_s": {"fetch": 0.25, "predict": 3.5},
+        "research_use_only": True,
+    }
+
+
+def test_every_field_of_a_lesion_has_a_column():
+    stored = {column.key for table in (LesionRow, Measurement) for column in inspect(table).columns}
+    assert {field.name for field in fields(Lesion)} <= stored
+
+
+def test_an_edited_lesion_shows_its_newest_measurement_and_keeps_the_old(sessions, new):
+    segmentation_id = measurements.record(sessions, new)
+    with sessions.begin() as session:
+        row = session.scalars(select(Measurement).join(LesionRow).where(LesionRow.number == 2)).one()
+        edited = {c.key: getattr(row, c.key) for c in inspect(Measurement).columns if c.key != "id"}
+        session.add(Measurement(**edited | {"long_axis_mm": 7.25}))
+    lesions = measurements.document(sessions, segmentation_id)["lesions"]
+    assert lesions[1]["long_axis_mm"] == 7.25
+    assert lesions[0] == new.lesions[0].to_dict()
+    assert rows(sessions)["measurements"] == 3
+
+
+def test_zero_lesions_are_a_result_without_a_seg(sessions, new):
+    empty = replace(
+        new, lesions=[], seg_sop_instance_uid=None, seg_series_instance_uid=None, outbox_path=None
+    )
+    segmentation_id = measurements.record(sessions, empty)
+    document = measurements.document(sessions, segmentation_id)
+    assert (document["lesions"], document["total_volume_ml"]) == ([], 0)
+    assert document["segmentation"]["sop_instance_uid"] is None
+    assert measurements.pending(sessions) == []
+    measurements.record(sessions, empty)
+
+
+def test_a_lost_lease_writes_nothing(sessions, new, job_id):
+    jobs.claim(sessions, job_id, "a", 0.0, 3)
+    jobs.claim(sessions, job_id, "b", LEASE_S, 3)
+    for owner in ("a", ""):
+        with pytest.raises(LeaseLost):
+            measurements.record(sessions, new, job_id, owner)
+    assert rows(sessions) == {name: int(name == "jobs") for name in rows(sessions)}
+    assert jobs.get(sessions, job_id).segmentation_id is None
+
+
+def test_a_record_that_breaks_half_way_writes_nothing(sessions, new, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    twice = replace(new, lesions=[new.lesions[0], new.lesions[0]])
+    with pytest.raises(IntegrityError):
+        measurements.record(sessions, twice, job_id, "a")
+    assert rows(sessions) == {name: int(name == "jobs") for name in rows(sessions)}
+    assert jobs.get(sessions, job_id).segmentation_id is None
+
+
+def test_versions_count_up_per_series_and_model_and_are_never_used_twice(sessions, new):
+    def record(seg: str, **changes) -> int:
+        changed = replace(new, seg_sop_instance_uid=seg, **changes)
+        return measurements.document(sessions, measurements.record(sessions, changed))["version"]
+
+    assert [record("1.1"), record("1.2"), record("1.3", model_id="other")] == [1, 2, 1]
+    newest = measurements.segmentations_of_study(sessions, "1.2.3")
+    measurements.delete_segmentation(
+        sessions, next(d["id"] for d in newest if d["segmentation"]["sop_instance_uid"] == "1.2"), "reader"
+    )
+    assert record("1.4") == 3
+
+
+def test_simultaneous_results_of_one_series_get_different_versions(sessions, new):
+    with ThreadPoolExecutor(4) as pool:
+        list(
+            pool.map(
+                lambda n: measurements.record(sessions, replace(new, seg_sop_instance_uid=f"1.{n}")), range(8)
+            )
+        )
+    versions = [d["version"] for d in measurements.segmentations_of_study(sessions, "1.2.3")]
+    assert sorted(versions) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert rows(sessions)["patients"] == 1
+
+
+def test_one_seg_cannot_be_recorded_twice(sessions, new):
+    measurements.record(sessions, new)
+    with pytest.raises(IntegrityError):
+        measurements.record(sessions, new)
+
+
+def test_a_corrected_header_corrects_the_rows_and_an_absent_value_erases_nothing(sessions, new):
+    measurements.record(sessions, new)
+    corrected = replace(new.source, patient_name="Müller^Anne", sex=None, study_date=date(2024, 3, 1))
+    measurements.record(sessions, replace(new, source=corrected, seg_sop_instance_uid="1.9"))
+    (patient,) = measurements.patients(sessions)
+    assert (patient["name"], patient["sex"], patient["last_study_date"]) == ("Müller^Anne", "F", "2024-03-01")
+
+
+def test_equal_input_is_found_until_it_is_deleted(sessions, new):
+    assert measurements.find_equal(sessions, "key-1") is None
+    first = measurements.record(sessions, new)
+    assert measurements.find_equal(sessions, "key-1") == first
+    second = measurements.record(sessions, replace(new, seg_sop_instance_uid="1.9"))
+    assert measurements.find_equal(sessions, "key-1") == second
+    measurements.delete_segmentation(sessions, second, None)
+    assert measurements.find_equal(sessions, "key-1") == first
+    assert measurements.find_equal(sessions, "key-2") is None
+
+
+def test_a_job_adopts_an_existing_result(sessions, new, job_id):
+    segmentation_id = measurements.record(sessions, new)
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    measurements.adopt(sessions, job_id, "a", segmentation_id)
+    assert jobs.get(sessions, job_id).segmentation_id == segmentation_id
+    measurements.delete_segmentation(sessions, segmentation_id, None)
+    with pytest.raises(SegmentationNotFound):
+        measurements.adopt(sessions, job_id, "a", segmentation_id)
+
+
+def test_the_outbox_holds_a_seg_until_the_archive_has_it(sessions, new):
+    first = measurements.record(sessions, new)
+    second = measurements.record(sessions, of_study(new, "1.2.9", None, "1.9"))
+    assert [waiting.segmentation_id for waiting in measurements.pending(sessions)] == [first, second]
+    assert [measurements.store_failed(sessions, first) for _ in range(2)] == [1, 2]
+    waiting = measurements.pending(sessions)[0]
+    assert (waiting.study_instance_uid, waiting.sop_instance_uid) == ("1.2.3", new.seg_sop_instance_uid)
+    assert (waiting.outbox_path, waiting.store_attempts) == (Path("outbox/seg.dcm"), 2)
+    measurements.mark_stored(sessions, first)
+    measurements.mark_stored(sessions, first)
+    assert measurements.document(sessions, first)["segmentation"]["stored"] is True
+    assert [waiting.segmentation_id for waiting in measurements.pending(sessions)] == [second]
+    measurements.delete_segmentation(sessions, second, None)
+    assert measurements.pending(sessions) == []
+
+
+def test_deleting_hides_the_result_and_leaves_a_trace(sessions, new):
+    segmentation_id = measurements.record(sessions, new)
+    measurements.delete_segmentation(sessions, segmentation_id, "reader")
+    assert measurements.segmentations_of_study(sessions, "1.2.3") == []
+    assert measurements.patients(sessions) == []
+    assert measurements.lesions_of_patient(sessions, "MS-1") == []
+    with sessions() as session:
+        event = session.scalars(select(AuditEvent)).one()
+        assert session.get_one(Segmentation, segmentation_id).deleted_at == event.at
+    assert (event.actor, event.action, event.subject) == ("reader", "segmentation.delete", segmentation_id)
+    assert event.details == {"sop_instance_uid": new.seg_sop_instance_uid}
+    assert datetime.now(UTC) - event.at < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("name", ["document", "mark_stored", "store_failed"])
+def test_an_unknown_or_deleted_segmentation_is_not_found(sessions, new, name):
+    function = getattr(measurements, name)
+    with pytest.raises(SegmentationNotFound, match="no segmentation 1234"):
+        function(sessions, "1234")
+    segmentation_id = measurements.record(sessions, new)
+    measurements.delete_segmentation(sessions, segmentation_id, "reader")
+    with pytest.raises(SegmentationNotFound):
+        function(sessions, segmentation_id)
+    with pytest.raises(SegmentationNotFound):
+        measurements.delete_segmentation(sessions, segmentation_id, "reader")
+
+
+def test_a_study_s_segmentations_newest_first(sessions, new):
+    ids = [
+        measurements.record(sessions, replace(new, seg_sop_instance_uid=f"1.{n}", model_id=f"m{n}"))
+        for n in range(3)
+    ]
+    measurements.record(sessions, of_study(new, "1.2.9", None, "1.9"))
+    documents = measurements.segmentations_of_study(sessions, "1.2.3")
+    assert [document["id"] for document in documents] == ids[::-1]
+    assert documents[0] == measurements.document(sessions, ids[2])
+    assert measurements.segmentations_of_study(sessions, "1.2.77") == []
+
+
+def test_patients_are_listed_with_their_studies(sessions, new):
+    measurements.record(sessions, new)
+    measurements.record(sessions, replace(new, seg_sop_instance_uid="1.8"))
+    measurements.record(sessions, of_study(new, "1.2.9", date(2024, 6, 30), "1.9"))
+    measurements.record(
+        sessions, of_study(new, "1.2.10", None, "1.10", patient_id="MS-0", birth_date=None, issuer="")
+    )
+    assert measurements.patients(sessions) == [
+        {"patient_id": "MS-0", "issuer": "", "name": "Müller^Änne", "birth_date": None, "sex": "F",
+         "studies": 1, "last_study_date": None},
+        {"patient_id": "MS-1", "issuer": "Hospital A", "name": "Müller^Änne", "birth_date": "1950-04-12",
+         "sex": "F", "studies": 2, "last_study_date": "2024-06-30"},
+    ]  # fmt: skip
+
+
+def test_a_patient_s_lesions_in_order_of_time(sessions, new):
+    later = measurements.record(sessions, of_study(new, "1.2.8", date(2024, 6, 30), "1.8"))
+    undated = measurements.record(sessions, of_study(new, "1.2.9", None, "1.9"))
+    superseded = measurements.record(sessions, new)
+    first = measurements.record(sessions, replace(new, seg_sop_instance_uid="1.7"))
+    measurements.record(sessions, of_study(new, "1.2.10", None, "1.10", patient_id="MS-2"))
+    lesions = measurements.lesions_of_patient(sessions, "MS-1")
+    assert [(lesion["segmentation_id"], lesion["number"]) for lesion in lesions] == [
+        (first, 1), (first, 2), (later, 1), (later, 2), (undated, 1), (undated, 2),
+    ]  # fmt: skip
+    assert [lesion["study_date"] for lesion in lesions[::2]] == ["2024-02-29", "2024-06-30", None]
+    assert lesions[2]["study_instance_uid"] == "1.2.8"
+    assert (lesions[2]["series_instance_uid"], lesions[2]["series_description"]) == (
+        "1.2.8.4",
+        "T1 MPRAGE +Gd",
+    )
+    assert (lesions[0]["model_id"], lesions[0]["volume_ml"]) == ("unetr", 1.92)
+    assert lesions[0]["colour"] != lesions[1]["colour"]
+    measurements.delete_segmentation(sessions, first, None)
+    assert measurements.lesions_of_patient(sessions, "MS-1")[0]["segmentation_id"] == superseded
+
+
+def test_two_people_with_one_identifier_are_never_mixed(sessions, new):
+    measurements.record(sessions, new)
+    elsewhere = measurements.record(sessions, of_study(new, "1.2.9", None, "1.9", issuer="Hospital B"))
+    with pytest.raises(InvalidForm, match="2 issuers") as raised:
+        measurements.lesions_of_patient(sessions, "MS-1")
+    assert "MS-1" not in raised.value.message
+    lesions = measurements.lesions_of_patient(sessions, "MS-1", issuer="Hospital B")
+    assert {lesion["segmentation_id"] for lesion in lesions} == {elsewhere}
+
+
+def test_an_unknown_patient_is_not_found_and_not_named(sessions):
+    with pytest.raises(PatientNotFound) as raised:
+        measurements.lesions_of_patient(sessions, "MS-77")
+    assert "MS-77" not in raised.value.message
+
+
+def test_no_patient_appears_in_a_log(sessions, new, job_id, caplog):
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("sqlalchemy").setLevel(logging.WARNING)
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    measurements.record(sessions, new, job_id, "a")
+    for text in ("Müller", "MS-1", "1950"):
+        assert text not in caplog.text

@@ -1,0 +1,155 @@
+"""The embedded archive: a folder of files that outlives the process and that people put files into."""
+
+import pytest
+from pydicom import dcmread, dcmwrite
+from pydicom.uid import generate_uid
+
+import settings
+from errors import ArchiveIncomplete, ArchiveUnreachable, SeriesNotFound, StoreFailed, StudyNotFound
+from orthanc.dicomweb import Archive, open_archive
+from tests import fake_pacs
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "an archive"
+
+
+def open_folder(folder) -> Archive:
+    return open_archive(settings.load(dicomweb_url=folder.as_uri()))
+
+
+def pixels(instances) -> dict[str, bytes]:
+    return {instance.SOPInstanceUID: instance.PixelData for instance in instances}
+
+
+def test_what_is_stored_survives_a_restart(folder):
+    stored = fake_pacs.tiny_series(4)
+    study_uid, series_uid = stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID
+    open_folder(folder).store(stored)
+
+    archive = open_folder(folder)
+    assert pixels(archive.retrieve_series(study_uid, series_uid)) == pixels(stored)
+    (headers,) = archive.series_headers(study_uid)
+    assert sorted(h.ImagePositionPatient[2] for h in headers) == [1.0, 2.0, 3.0, 4.0]
+    assert not any("PixelData" in header for header in headers)
+    assert archive.has_instance(study_uid, stored[0].SOPInstanceUID)
+    assert not archive.has_instance(study_uid, "1.2.3")
+
+
+def test_without_a_url_the_archive_is_in_the_data_folder(tmp_path):
+    stored = fake_pacs.tiny_series(1)
+    open_archive(settings.load(dicomweb_url="", data_dir=tmp_path)).store(stored)
+    (path,) = (tmp_path / "archive").rglob("*.dcm")
+    assert dcmread(path).PixelData == stored[0].PixelData
+
+
+def test_files_put_in_and_taken_away_by_hand_are_noticed(folder):
+    archive = open_folder(folder)
+    assert archive.search_studies() == []
+    instances = fake_pacs.tiny_series(2)
+    (folder / "from a CD").mkdir()
+    for number, instance in enumerate(instances):
+        dcmwrite(folder / "from a CD" / f"IM{number}", instance, enforce_file_format=True)
+    study_uid, series_uid = instances[0].StudyInstanceUID, instances[0].SeriesInstanceUID
+    assert pixels(archive.retrieve_series(study_uid, series_uid)) == pixels(instances)
+    (folder / "from a CD" / "IM0").unlink()
+    assert pixels(archive.retrieve_series(study_uid, series_uid)) == pixels(instances[1:])
+
+
+def test_another_process_s_instances_are_seen(folder):
+    ours, theirs = open_folder(folder), open_folder(folder)
+    stored = fake_pacs.tiny_series(1)
+    assert ours.search_studies() == []
+    theirs.store(stored)
+    assert ours.has_instance(stored[0].StudyInstanceUID, stored[0].SOPInstanceUID)
+
+
+def test_studies_are_found_by_their_attributes(folder):
+    archive = open_folder(folder)
+    study_uid = generate_uid()
+    for count in (3, 2):
+        archive.store(fake_pacs.tiny_series(count, study_uid))
+    (found,) = archive.search_studies(PatientID="P-?", PatientName="Müller*", ModalitiesInStudy="MR")
+    assert found.StudyInstanceUID == study_uid
+    assert (found.NumberOfStudyRelatedSeries, found.NumberOfStudyRelatedInstances) == (2, 5)
+    assert archive.search_studies(PatientID="P-2") == []
+
+
+def test_rubbish_does_no_harm(folder):
+    archive = open_folder(folder)
+    stored = fake_pacs.tiny_series(2)
+    archive.store(stored)
+    (folder / "notes.txt").write_text("not DICOM")
+    (folder / "empty").touch()
+    (folder / "half.dcm").write_bytes(bytes(128) + b"DICM\x02\x00\x00\x00UL\x04\x00\xce\x00")
+    (folder / "noise.dcm").write_bytes(bytes(128) + b"DICM" + bytes(range(256)) * 4)
+    (study,) = archive.search_studies()
+    assert study.NumberOfStudyRelatedInstances == 2
+    assert len(archive.series_headers(stored[0].StudyInstanceUID)[0]) == 2
+
+
+def test_a_file_that_lost_its_end_is_named(folder):
+    archive = open_folder(folder)
+    stored = fake_pacs.tiny_series(2)
+    archive.store(stored)
+    victim = stored[1].SOPInstanceUID
+    (path,) = folder.rglob(f"{victim}.dcm")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ArchiveIncomplete, match=victim):
+        archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)
+
+
+def test_storing_again_changes_nothing(folder):
+    archive = open_folder(folder)
+    stored = fake_pacs.tiny_series(2)
+    archive.store(stored)
+    archive.store(stored)
+    assert len(archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)) == 2
+
+
+def test_a_copy_under_another_name_counts_once(folder):
+    archive = open_folder(folder)
+    stored = fake_pacs.tiny_series(2)
+    archive.store(stored)
+    dcmwrite(folder / "copy.dcm", stored[0], enforce_file_format=True)
+    assert pixels(archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)) == pixels(
+        stored
+    )
+    assert archive.search_studies()[0].NumberOfStudyRelatedInstances == 2
+
+
+def test_no_instance_is_written_outside_the_folder(folder):
+    archive = open_folder(folder)
+    (instance,) = fake_pacs.tiny_series(1)
+    with pytest.warns(UserWarning, match="Invalid value for VR UI"):
+        instance.StudyInstanceUID = ".."
+    with pytest.raises(StoreFailed, match="UID"):
+        archive.store([instance])
+    assert list(folder.parent.rglob("*.dcm")) == []
+
+
+def test_unknown_study_and_series(folder):
+    archive = open_folder(folder)
+    stored = fake_pacs.tiny_series(1)
+    archive.store(stored)
+    with pytest.raises(StudyNotFound):
+        archive.series_headers("1.2.3")
+    with pytest.raises(StudyNotFound):
+        archive.retrieve_series("1.2.3", stored[0].SeriesInstanceUID)
+    with pytest.raises(SeriesNotFound):
+        archive.retrieve_series(stored[0].StudyInstanceUID, "1.2.3")
+
+
+def test_check(folder):
+    archive = open_folder(folder)
+    archive.check()
+    folder.rmdir()
+    with pytest.raises(ArchiveUnreachable):
+        archive.check()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ArchiveUnreachable):
+        open_folder(tmp_path / "file" / "archive")

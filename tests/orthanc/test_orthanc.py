@@ -1,0 +1,156 @@
+"""The archive against a real Orthanc, started with the configuration that is shipped."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+from pydicom import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
+
+import settings
+from errors import ArchiveRefused, ArchiveUnreachable, SeriesNotFound, StudyNotFound
+from orthanc.dicomweb import Archive, open_archive
+from tests import fake_pacs
+
+
+def archive_of(orthanc, **changes: str) -> Archive:
+    chosen = {
+        "dicomweb_url": orthanc.url,
+        "dicomweb_user": orthanc.user,
+        "dicomweb_password": orthanc.password,
+    }
+    return open_archive(settings.load(**(chosen | changes)))
+
+
+@pytest.fixture(scope="module")
+def archive(orthanc) -> Archive:
+    return archive_of(orthanc)
+
+
+@pytest.fixture(scope="module")
+def study(archive) -> list[list[Dataset]]:
+    """Two series of one study, in the archive."""
+    study_uid = generate_uid()
+    stored = [fake_pacs.tiny_series(count, study_uid) for count in (5, 2)]
+    for series in stored:
+        archive.store(series)
+    return stored
+
+
+def encoded(instance: Dataset, syntax: str) -> Dataset:
+    """The instance's pixels in another transfer syntax, without loss."""
+    if syntax == JPEG2000Lossless:
+        pixels = np.frombuffer(instance.PixelData, np.uint16).reshape(instance.Rows, instance.Columns)
+        codestream = BytesIO()
+        Image.fromarray(pixels).save(codestream, "JPEG2000", irreversible=False, no_jp2=True)
+        instance.PixelData = encapsulate([codestream.getvalue()])
+        instance["PixelData"].VR = "OB"
+        instance["PixelData"].is_undefined_length = True
+        instance.file_meta.TransferSyntaxUID = syntax
+    elif syntax == ImplicitVRLittleEndian:
+        instance.file_meta.TransferSyntaxUID = syntax
+    elif syntax != ExplicitVRLittleEndian:
+        instance.compress(syntax, generate_instance_uid=False)
+    return instance
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless],
+    ids=lambda uid: uid.keyword,
+)
+def test_pixels_come_back_as_they_were_stored(archive, syntax):
+    stored = [encoded(instance, syntax) for instance in fake_pacs.tiny_series(3)]
+    archive.store(stored)
+    received = archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)
+    assert {i.file_meta.TransferSyntaxUID for i in received} == {syntax}
+    assert {i.SOPInstanceUID: i.PixelData for i in received} == {
+        i.SOPInstanceUID: i.PixelData for i in stored
+    }
+
+
+def test_headers_of_every_instance_of_every_series_without_pixels(archive, study):
+    headers = archive.series_headers(study[0][0].StudyInstanceUID)
+    assert sorted(len(series) for series in headers) == [2, 5]
+    by_uid = {header.SOPInstanceUID: header for series in headers for header in series}
+    for instance in study[0] + study[1]:
+        header = by_uid[instance.SOPInstanceUID]
+        assert "PixelData" not in header
+        for keyword in [
+            "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+            "SeriesDescription", "InstanceNumber", "Rows", "BitsStored", "PatientName",
+        ]:  # fmt: skip
+            assert header[keyword].value == instance[keyword].value, keyword
+
+
+def test_changing_one_header_leaves_the_others_alone(archive, study):
+    first, second = archive.series_headers(study[0][0].StudyInstanceUID)[0][:2]
+    first.SeriesDescription = "changed"
+    assert second.SeriesDescription == "T1 MPRAGE post"
+
+
+def test_studies_are_found_by_their_attributes(archive, study):
+    uid = study[0][0].StudyInstanceUID
+    (found,) = archive.search_studies(StudyInstanceUID=uid)
+    assert (found.PatientID, found.StudyDate, found.StudyDescription) == ("P-1", "20240131", "Brain")
+    assert (found.NumberOfStudyRelatedSeries, found.NumberOfStudyRelatedInstances) == (2, 7)
+    assert uid in {s.StudyInstanceUID for s in archive.search_studies(PatientID="P-*")}
+    assert archive.search_studies(PatientID="nobody") == []
+
+
+def test_storing_again_changes_nothing(archive, study):
+    archive.store(study[0])
+    received = archive.retrieve_series(study[0][0].StudyInstanceUID, study[0][0].SeriesInstanceUID)
+    assert len(received) == len(study[0])
+
+
+def test_has_instance(archive, study):
+    instance = study[0][0]
+    assert archive.has_instance(instance.StudyInstanceUID, instance.SOPInstanceUID)
+    assert not archive.has_instance(instance.StudyInstanceUID, "1.2.3")
+    assert not archive.has_instance("1.2.3", instance.SOPInstanceUID)
+
+
+def test_unknown_study_and_series(archive, study):
+    with pytest.raises(StudyNotFound):
+        archive.series_headers("1.2.3")
+    with pytest.raises(StudyNotFound):
+        archive.retrieve_series("1.2.3", study[0][0].SeriesInstanceUID)
+    with pytest.raises(SeriesNotFound):
+        archive.retrieve_series(study[0][0].StudyInstanceUID, "1.2.3")
+
+
+def test_check(archive, orthanc):
+    archive.check()
+    with pytest.raises(ArchiveUnreachable):
+        # Orthanc's DICOM port does not speak HTTP.
+        archive_of(orthanc, dicomweb_url=f"http://127.0.0.1:{orthanc.dicom_port}/dicom-web").check()
+
+
+def test_a_wrong_password_is_refused(orthanc, study):
+    stranger = archive_of(orthanc, dicomweb_password="wrong")
+    for call in (
+        stranger.check,
+        lambda: stranger.series_headers(study[0][0].StudyInstanceUID),
+        lambda: stranger.store(study[0]),
+    ):
+        with pytest.raises(ArchiveRefused, match="credentials") as caught:
+            call()
+        assert "wrong" not in caught.value.message
+
+
+def test_the_shipped_configuration_refuses_anonymous_access(orthanc):
+    for url in (f"{orthanc.url}/studies", f"{orthanc.rest_url}/patients", f"{orthanc.rest_url}/wado"):
+        assert requests.get(url, timeout=5).status_code == 401
+    with pytest.raises(ArchiveRefused, match="credentials"):
+        archive_of(orthanc, dicomweb_user="", dicomweb_password="").check()

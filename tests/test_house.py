@@ -1,0 +1,76 @@
+"""The house rules that a machine can hold: floors, what may be imported where, what loads torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = {
+    "errors": 0, "settings": 0, "supervisor": 0,
+    "imaging": 1,
+    "lesions": 2,
+    "unetr": 3, "orthanc": 3, "db": 3, "broker": 3, "reports": 3,
+    "segmentation": 4, "schemas": 4,
+    "api": 5, "worker": 5,
+}  # fmt: skip
+HEAVY = {"flask", "sqlalchemy", "requests", "torch"}
+LOADED_BY_HIGHDICOM = {"requests"}
+
+
+def sources() -> list[Path]:
+    rooms = [ROOT / f"{name}.py" for name in FLOORS if (ROOT / f"{name}.py").exists()]
+    for name in FLOORS:
+        rooms += sorted((ROOT / name).rglob("*.py"))
+    return rooms
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import in line {node.lineno}"
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def test_every_python_room_has_a_floor():
+    rooms = {p.name.removesuffix(".py") for p in ROOT.iterdir() if p.suffix == ".py"}
+    rooms |= {p.parent.name for p in ROOT.glob("*/__init__.py")}
+    assert rooms - set(FLOORS) == set()
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_only_from_lower_floors(path):
+    room = room_of(path)
+    for target in imports_of(path) & set(FLOORS):
+        assert target == room or FLOORS[target] < FLOORS[room], f"{room} imports {target}"
+
+
+@pytest.mark.parametrize("room", ["imaging", "lesions"])
+def test_imaging_and_lesions_load_no_web_database_network_or_torch(room):
+    modules = [
+        p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for p in (ROOT / room).glob("*.py")
+    ]
+    loading = "; ".join(f"import {module}" for module in modules)
+    code = f"import sys; {loading}; print(*({HEAVY - LOADED_BY_HIGHDICOM!r} & set(sys.modules)))"
+    assert python(code) == ""
+    for path in (ROOT / room).glob("*.py"):
+        assert imports_of(path) & HEAVY == set(), path
+
+
+def test_importing_the_api_loads_no_torch():
+    assert python("import sys, api; print(*({'torch', 'openvino'} & set(sys.modules)))") == ""
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

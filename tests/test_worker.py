@@ -1,0 +1,347 @@
+"""Every way a job can end, with the real database, folder archive and SEG, and a threshold for a model."""
+
+import threading
+import time
+from datetime import UTC, datetime
+
+import highdicom as hd
+import numpy as np
+import pytest
+from sqlalchemy import func, select, update
+
+from db import jobs, measurements
+from db.tables import Job, Lesion, Measurement, Segmentation
+from errors import ArchiveUnreachable
+from orthanc.dicomweb import open_archive
+from orthanc.folder import FolderArchive
+from segmentation import Services
+from settings import Settings
+from unetr.phantom import SeriesOptions, to_instances
+from unetr.predict import Prediction
+from unetr.spec import default_model
+from worker import Runner
+
+LESION_ML = 10 * 10 * 5 * 8 / 1000.0  # voxels of 2 x 2 x 2 mm
+
+
+def head_with_lesions(count):
+    """24 slices of 64 x 64, 2 mm; ``count`` boxes of 5 x 10 x 10 voxels brighter than 500."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(80, 120, (24, 64, 64)).astype(np.uint16)
+    for number in range(count):
+        image[6 + 8 * number : 11 + 8 * number, 20:30, 15:25] = 900
+    affine = np.array([[0, 0, 2.0, -64], [0, 2.0, 0, -64], [2.0, 0, 0, -24], [0, 0, 0, 1]])
+    return hd.Volume(image, affine, coordinate_system="PATIENT")
+
+
+def threshold(volume, on_progress):
+    """Not a model but a predictor all the same: everything above 500 is lesion."""
+    on_progress(0.5)
+    found = volume.array > 500
+    on_progress(1.0)
+    return Prediction(
+        mask=volume.with_array(found.astype(np.uint8)),
+        probability=volume.with_array(found.astype(np.float32)),
+    )
+
+
+class Site:
+    """A data folder with one study in its archive, and workers for it."""
+
+    def __init__(self, folder, lesions=2):
+        self.settings = Settings(_env_file=None, data_dir=folder, lease_s=1.5, max_attempts=3)
+        instances = to_instances(head_with_lesions(lesions), SeriesOptions())
+        self.study_uid = str(instances[0].StudyInstanceUID)
+        self.archive = open_archive(self.settings)
+        self.archive.store(instances)
+        self.spec = default_model(self.settings.models_dir, None)
+        self.runner = self.worker()
+        self.sessions = self.runner.sessions
+
+    def worker(self, predictor=threshold, archive=None):
+        def opener(settings, model_id):
+            assert model_id in {None, self.spec.id}
+            return Services(archive or self.archive, runner.sessions, predictor, self.spec, settings)
+
+        runner = Runner(self.settings, opener)
+        return runner
+
+    def submit(self, **asked):
+        return jobs.submit(self.sessions, self.study_uid, self.spec.id, **asked).id
+
+    def job(self, job_id):
+        return jobs.get(self.sessions, job_id)
+
+    def rows(self, table):
+        with self.sessions() as session:
+            return session.scalar(select(func.count()).select_from(table))
+
+    def stored_segs(self):
+        headers = [header for one in self.archive.series_headers(self.study_uid) for header in one]
+        return [h for h in headers if h.Modality == "SEG"]
+
+    def let_leases_run_out(self):
+        """As if the lease's time had passed; returns the jobs to announce."""
+        later = datetime.fromtimestamp(time.time() + 2 * self.settings.lease_s, UTC)
+        return jobs.requeue_expired(self.sessions, later, self.settings.max_attempts, self.settings.lease_s)
+
+
+@pytest.fixture
+def site(tmp_path):
+    return Site(tmp_path)
+
+
+def test_a_job_ends_with_rows_and_a_seg_in_the_archive(site):
+    job_id = site.submit()
+    site.runner.run(job_id)
+    job = site.job(job_id)
+    assert (job.state, job.progress, job.attempts, job.error_code) == ("done", 1.0, 1, None)
+    document = measurements.document(site.sessions, job.segmentation_id)
+    assert [lesion["volume_ml"] for lesion in document["lesions"]] == pytest.approx([LESION_ML] * 2)
+    assert document["segmentation"]["stored"] is True
+    assert [seg.SOPInstanceUID for seg in site.stored_segs()] == [
+        document["segmentation"]["sop_instance_uid"]
+    ]
+    assert list(site.settings.outbox_dir.iterdir()) == []
+
+
+def test_a_message_delivered_twice_makes_one_seg_and_one_set_of_rows(site):
+    job_id = site.submit()
+    site.runner.run(job_id)
+    site.worker().run(job_id)
+    assert (site.rows(Segmentation), site.rows(Lesion), site.rows(Measurement)) == (1, 2, 2)
+    assert len(site.stored_segs()) == 1
+    assert site.job(job_id).attempts == 1
+
+
+def test_two_workers_that_get_the_same_message_at_once_make_one_result(site):
+    job_id = site.submit()
+    threads = [threading.Thread(target=site.worker().run, args=(job_id,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert site.job(job_id).state == "done"
+    assert (site.rows(Segmentation), len(site.stored_segs())) == (1, 1)
+
+
+def test_an_equal_request_adopts_the_result_and_force_makes_another(site):
+    first, second = site.submit(), None
+    site.runner.run(first)
+    second = site.submit()
+    site.runner.run(second)
+    assert site.job(second).segmentation_id == site.job(first).segmentation_id
+    assert site.rows(Segmentation) == 1
+    third = site.submit(force=True)
+    site.runner.run(third)
+    assert site.job(third).segmentation_id != site.job(first).segmentation_id
+    assert (site.rows(Segmentation), len(site.stored_segs())) == (2, 2)
+
+
+def test_no_lesion_is_a_result_without_a_seg(tmp_path):
+    site = Site(tmp_path, lesions=0)
+    job_id = site.submit()
+    site.runner.run(job_id)
+    job = site.job(job_id)
+    assert job.state == "done"
+    document = measurements.document(site.sessions, job.segmentation_id)
+    assert document["lesions"] == []
+    assert document["segmentation"]["sop_instance_uid"] is None
+    assert site.stored_segs() == []
+
+
+def test_an_unknown_study_fails_with_the_code_and_the_sentence(site):
+    job_id = jobs.submit(site.sessions, "1.2.3.4", site.spec.id).id
+    site.runner.run(job_id)
+    job = site.job(job_id)
+    assert (job.state, job.error_code) == ("failed", "study_not_found")
+    assert "1.2.3.4" in job.error_message
+    assert site.rows(Segmentation) == 0
+
+
+def test_progress_is_of_the_whole_job_and_never_goes_back(site):
+    seen = []
+
+    def watching(volume, on_progress):
+        for fraction in (0.0, 0.4, 0.8):
+            time.sleep(0.6)
+            on_progress(fraction)
+            seen.append((site.job(job_id).stage, site.job(job_id).progress))
+        return threshold(volume, lambda fraction: None)
+
+    job_id = site.submit()
+    site.worker(watching).run(job_id)
+    assert {stage for stage, _ in seen} == {"predict"}
+    fractions = [fraction for _, fraction in seen]
+    assert fractions == sorted(fractions)
+    assert len(set(fractions)) == 3
+    assert all(0.0 < fraction < 1.0 for fraction in fractions)
+
+
+def test_a_running_job_that_is_cancelled_leaves_nothing(site):
+    def cancelled_meanwhile(volume, on_progress):
+        jobs.cancel(site.sessions, job_id)
+        for _ in range(100):
+            time.sleep(0.1)
+            on_progress(0.1)
+        raise AssertionError("nobody saw the wish to cancel")
+
+    job_id = site.submit()
+    site.worker(cancelled_meanwhile).run(job_id)
+    assert site.job(job_id).state == "cancelled"
+    assert site.rows(Segmentation) == 0
+    assert site.stored_segs() == []
+
+
+def test_a_fault_nobody_foresaw_ends_the_job_without_quoting_patient_data(site, caplog):
+    def faulty(volume, on_progress):
+        raise ValueError("cannot read Doe^Jane 19601231")
+
+    job_id = site.submit()
+    runner = site.worker(faulty)
+    runner.run(job_id)
+    job = site.job(job_id)
+    assert (job.state, job.error_code) == ("failed", "internal_error")
+    for text in (job.error_message, caplog.text):
+        assert "Doe" not in text
+        assert "ValueError" in text
+    assert "in faulty" in caplog.text
+
+
+class AwayForStoring(FolderArchive):
+    """Serves, but takes nothing while ``away``."""
+
+    away = True
+
+    def store(self, instances):
+        if self.away:
+            raise ArchiveUnreachable("The archive does not answer.")
+        super().store(instances)
+
+
+def test_an_archive_away_at_storing_postpones_the_job_until_it_is_back(site):
+    archive = AwayForStoring(site.settings.data_dir / "archive")
+    runner = site.worker(archive=archive)
+    job_id = site.submit()
+    runner.run(job_id)
+    job = site.job(job_id)
+    assert (job.state, job.stage, job.attempts) == ("queued", "store", 0)
+    assert (job.not_before - datetime.now(UTC)).total_seconds() == pytest.approx(5.0, abs=1.0)
+    assert measurements.document(site.sessions, job.segmentation_id)["segmentation"]["stored"] is False
+    make_due(site, job_id)
+    runner.run(job_id)
+    job = site.job(job_id)
+    assert (job.not_before - datetime.now(UTC)).total_seconds() == pytest.approx(10.0, abs=1.0)
+    archive.away = False
+    make_due(site, job_id)
+    runner.run(job_id)
+    job = site.job(job_id)
+    assert job.state == "done"
+    assert measurements.document(site.sessions, job.segmentation_id)["segmentation"]["stored"] is True
+    assert (site.rows(Segmentation), len(site.stored_segs())) == (1, 1)
+
+
+def make_due(site, job_id):
+    with site.sessions.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(not_before=None))
+
+
+class Killed(BaseException):
+    """What a worker process does not survive; nothing in our code catches it."""
+
+
+@pytest.mark.parametrize("place", ["predict", "store"])
+def test_a_worker_killed_in_mid_job_ends_in_one_result(site, place):
+    def die(*_):
+        raise Killed
+
+    class Deadly(FolderArchive):
+        store = die
+
+    dying = {
+        "predict": lambda: site.worker(predictor=die),
+        "store": lambda: site.worker(archive=Deadly(site.settings.data_dir / "archive")),
+    }
+    job_id = site.submit()
+    with pytest.raises(Killed):
+        dying[place]().run(job_id)
+    assert site.job(job_id).state == "running"
+    assert site.let_leases_run_out() == [job_id]
+    site.worker().run(job_id)
+    job = site.job(job_id)
+    assert (job.state, job.attempts) == ("done", 2)
+    assert (site.rows(Segmentation), site.rows(Lesion), len(site.stored_segs())) == (1, 2, 1)
+
+
+def test_a_recorded_result_goes_straight_to_storing(site):
+    class Deadly(FolderArchive):
+        def store(self, instances):
+            raise Killed
+
+    def never(volume, on_progress):
+        raise AssertionError("the result was recorded already")
+
+    job_id = site.submit()
+    with pytest.raises(Killed):
+        site.worker(archive=Deadly(site.settings.data_dir / "archive")).run(job_id)
+    site.let_leases_run_out()
+    site.worker(predictor=never).run(job_id)
+    assert site.job(job_id).state == "done"
+
+
+def test_the_lease_is_kept_while_a_job_takes_longer_than_it(site):
+    def slow(volume, on_progress):
+        time.sleep(2 * site.settings.lease_s)
+        assert site.worker().run(job_id) is None
+        return threshold(volume, on_progress)
+
+    job_id = site.submit()
+    site.worker(slow).run(job_id)
+    assert (site.job(job_id).state, site.job(job_id).attempts) == ("done", 1)
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing_more(site):
+    def overtaken(volume, on_progress):
+        assert site.let_leases_run_out() == [job_id]
+        jobs.claim(site.sessions, job_id, "another worker", 60.0, 3)
+        for _ in range(100):
+            time.sleep(0.1)
+            on_progress(0.5)
+        raise AssertionError("nobody saw that the lease was lost")
+
+    job_id = site.submit()
+    site.worker(overtaken).run(job_id)
+    job = site.job(job_id)
+    assert (job.state, job.lease_owner) == ("running", "another worker")
+    assert site.rows(Segmentation) == 0
+
+
+def test_a_worker_that_is_stopped_hands_its_job_back(site):
+    def stopped_meanwhile(volume, on_progress):
+        runner.stopping.set()
+        on_progress(0.5)
+        raise AssertionError("nobody saw that the worker is to stop")
+
+    runner = site.worker(stopped_meanwhile)
+    job_id = site.submit()
+    runner.run(job_id)
+    assert (site.job(job_id).state, site.job(job_id).attempts) == ("queued", 0)
+    make_due(site, job_id)
+    site.runner.run(job_id)
+    assert site.job(job_id).state == "done"
+
+
+def test_a_message_about_an_unknown_job_does_no_harm(site):
+    site.runner.run("no-such-job")
+    assert site.rows(Job) == 0
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_jobs_and_not_the_worker(tmp_path):
+    site = Site(tmp_path)
+    broken = Settings(_env_file=None, data_dir=tmp_path, models_dir=tmp_path / "no-models")
+    runner = Runner(broken)
+    runner.preload()
+    assert runner.loaded_models == ()
+    job_id = site.submit()
+    runner.run(job_id)
+    assert (site.job(job_id).state, site.job(job_id).error_code) == ("failed", "model_not_found")

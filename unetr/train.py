@@ -1,0 +1,236 @@
+"""Train the compact default model on synthetic heads: one straight script, resumable.
+
+    python -m unetr.train --out FOLDER [--steps 2000] [--heads 160]
+
+FOLDER takes the heads (made once), a checkpoint every few minutes, the learning curve as CSV and, at
+the end or at any time with --export, the half-precision weights. Run it again to go on where it stopped.
+Arrays are (x, y, z) in the spec's orientation; patches are (batch, channel, x, y, z).
+"""
+
+import argparse
+import csv
+import math
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from unetr import synth
+from unetr.network import build, save_weights
+from unetr.preprocess import prepare, resample_labels
+from unetr.spec import ModelSpec, load_spec
+
+SPEC = Path(__file__).parent / "weights" / "metscope-compact.json"
+ACQUISITIONS = (  # shape (slices, rows, columns), spacing mm, plane, share of the heads
+    ((128, 148, 124), (1.5, 1.5, 1.5), "axial", 0.5),
+    ((152, 184, 152), (1.2, 1.2, 1.2), "sagittal", 0.2),
+    ((60, 200, 170), (3.0, 1.1, 1.1), "axial", 0.15),
+    ((72, 176, 168), (2.5, 1.0, 1.1), "coronal", 0.15),
+)
+TRAINING_SEED = 1_000_000
+VALIDATION_SEED = 2_000_000
+VALIDATION_PATCHES = 24
+BATCH = 2
+PEAK_LEARNING_RATE = 8e-4
+WARM_UP_STEPS = 60
+CHECKPOINT_EVERY_S = 180.0
+VALIDATE_EVERY = 100
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prepared head: image float16, lesion numbers uint8, centres of its lesions in voxels."""
+
+    image: NDArray[np.float16]
+    labels: NDArray[np.uint8]
+    centres: NDArray[np.int64]
+
+
+def make_head(folder: Path, seed: int) -> Path:
+    """The head of that seed as an archive of arrays, made unless it is there already."""
+    path = folder / f"{seed}.npz"
+    if path.exists():
+        return path
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(seed)
+    shape, spacing, plane, _ = ACQUISITIONS[rng.choice(len(ACQUISITIONS), p=[a[3] for a in ACQUISITIONS])]
+    options = synth.HeadOptions(
+        lesion_count=(0, 0) if rng.random() < 0.08 else (2, 14), skull=bool(rng.random() < 0.85)
+    )
+    head = synth.head(synth.grid(shape, spacing, plane), seed, options)
+    unfinished = path.with_suffix(".part.npz")
+    np.savez(unfinished, image=head.image.array, labels=head.labels.array, affine=head.image.affine)
+    unfinished.rename(path)
+    return path
+
+
+def load_sample(path: Path, spec: ModelSpec) -> Sample:
+    """The head as the network sees it: the very preprocessing of inference."""
+    with np.load(path) as stored:
+        image = hd.Volume(stored["image"], stored["affine"], "PATIENT")
+        truth = hd.Volume(stored["labels"], stored["affine"], "PATIENT")
+    prepared = prepare(image, spec)
+    labels = resample_labels(truth, prepared).array.astype(np.uint8)
+    centres = ndimage.center_of_mass(labels > 0, labels, [n for n in np.unique(labels) if n])
+    return Sample(
+        prepared.volume.array.astype(np.float16), labels, np.rint(centres).astype(np.int64).reshape(-1, 3)
+    )
+
+
+def patch(sample: Sample, size: int, rng: np.random.Generator, augment: bool = True) -> tuple[Array, Array]:
+    """A window (x, y, z) around a random lesion (3 of 4) or anywhere; the truth is 0 or 1."""
+    shape = np.array(sample.image.shape)
+    if len(sample.centres) and rng.random() < 0.75:
+        centre = sample.centres[rng.integers(len(sample.centres))]
+        first = centre - size // 2 + rng.integers(-size // 3, size // 3 + 1, 3)
+    else:
+        first = rng.integers(-8, np.maximum(shape - size + 8, -7))
+    first = np.clip(first, np.minimum(0, shape - size), np.maximum(shape - size, 0))
+    image, labels = (_cut(array, first, size) for array in (sample.image, sample.labels))
+    truth = (labels > 0).astype(np.float32)
+    image = image.astype(np.float32)
+    if augment:
+        for axis in range(3):
+            if rng.random() < 0.5:
+                image, truth = np.flip(image, axis), np.flip(truth, axis)
+        image = image * rng.uniform(0.85, 1.15) + rng.uniform(-0.15, 0.15)
+        if rng.random() < 0.3:
+            image = ndimage.gaussian_filter(image, rng.uniform(0.0, 0.8, 3))
+        image = image + rng.normal(0.0, rng.uniform(0.0, 0.15), image.shape)
+    return np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(truth)
+
+
+def _cut(array: NDArray[np.generic], first: NDArray[np.int64], size: int) -> NDArray[np.generic]:
+    last = first + size
+    inside = tuple(slice(max(a, 0), b) for a, b in zip(first, last, strict=True))
+    cut = array[inside]
+    before = np.maximum(-first, 0)
+    after = size - before - cut.shape
+    padding = list(zip(before, after, strict=True))
+    lowest = array.min() if array.dtype == np.float16 else 0
+    return np.pad(cut, padding, constant_values=lowest)
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to a hundredth of the peak."""
+    if step < WARM_UP_STEPS:
+        return PEAK_LEARNING_RATE * (step + 1) / WARM_UP_STEPS
+    done = min((step - WARM_UP_STEPS) / max(steps - WARM_UP_STEPS, 1), 1.0)
+    return PEAK_LEARNING_RATE * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+def dice(logits: torch.Tensor, truth: torch.Tensor) -> float:
+    """Dice of the lesion channel over a batch of patches (batch, 2, x, y, z) and (batch, 1, x, y, z)."""
+    found = (logits[:, 1:] > logits[:, :1]).float()
+    return float((2 * (found * truth).sum() + 1) / (found.sum() + truth.sum() + 1))
+
+
+def train(out: Path, steps: int, heads: int) -> None:
+    """Make the heads, then train from the last checkpoint to ``steps`` optimiser steps."""
+    spec = load_spec(SPEC)
+    size = spec.window.shape[0]
+    with get_context("spawn").Pool(2) as pool:
+        training = pool.starmap(make_head, [(out, TRAINING_SEED + i) for i in range(heads)], chunksize=1)
+        validation = pool.starmap(make_head, [(out, VALIDATION_SEED + i) for i in range(8)], chunksize=1)
+    samples = [load_sample(path, spec) for path in training]
+    held_out = _validation_batches([load_sample(path, spec) for path in validation], size)
+
+    torch.manual_seed(TRAINING_SEED)
+    network = build(spec.network)
+    loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=1e-4)
+    checkpoint = out / "last.ckpt"
+    step = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        step = state["step"]
+
+    saved = started = time.monotonic()
+    recent: list[float] = []
+    while step < steps:
+        rng = np.random.default_rng((TRAINING_SEED, step))
+        chosen = rng.choice(len(samples), BATCH, replace=False)
+        patches = [patch(samples[i], size, rng) for i in chosen]
+        image, truth = (torch.from_numpy(np.stack(arrays))[:, None] for arrays in zip(*patches, strict=True))
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, steps)
+        optimiser.zero_grad()
+        loss = loss_of(network(image), truth)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimiser.step()
+        step += 1
+        recent.append(float(loss.detach()))
+        if step % VALIDATE_EVERY == 0 or step == steps:
+            score = _validate(network, held_out)
+            _log(out / "curve.csv", step, float(np.mean(recent)), score, time.monotonic() - started)
+            recent.clear()
+        if time.monotonic() - saved > CHECKPOINT_EVERY_S or step == steps:
+            unfinished = checkpoint.with_suffix(".part")
+            torch.save(
+                {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, unfinished
+            )
+            unfinished.rename(checkpoint)
+            saved = time.monotonic()
+
+
+def _validation_batches(samples: list[Sample], size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    rng = np.random.default_rng(VALIDATION_SEED)
+    patches = [patch(samples[i % len(samples)], size, rng, augment=False) for i in range(VALIDATION_PATCHES)]
+    return [(torch.from_numpy(i)[None, None], torch.from_numpy(t)[None, None]) for i, t in patches]
+
+
+def _validate(network: torch.nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    network.eval()
+    with torch.inference_mode():
+        score = float(np.mean([dice(network(image), truth) for image, truth in batches]))
+    network.train()
+    return score
+
+
+def _log(path: Path, step: int, loss: float, score: float, seconds: float) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["step", "training_loss", "validation_dice", "seconds"])
+        writer.writerow([step, f"{loss:.4f}", f"{score:.4f}", f"{seconds:.0f}"])
+    print(f"step {step}: loss {loss:.4f}, held-out Dice {score:.4f}, {seconds:.0f} s", flush=True)
+
+
+def export(out: Path) -> None:
+    """Write the last checkpoint's weights beside the spec and print the hash that the spec must name."""
+    spec = load_spec(SPEC)
+    network = build(spec.network)
+    network.load_state_dict(torch.load(out / "last.ckpt", weights_only=True)["network"])
+    target = SPEC.parent / spec.weights.file
+    print(target, save_weights(network, target))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the compact default model on synthetic heads.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for heads, checkpoint and curve")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--heads", type=int, default=160)
+    parser.add_argument("--export", action="store_true", help="only write the weights of the last checkpoint")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.export:
+        export(arguments.out)
+    else:
+        train(arguments.out, arguments.steps, arguments.heads)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""Takes queued jobs, one after the other, and calls segmentation.py; the only process that loads a model.
+
+    python worker.py [--stop-at-eof]
+
+A message names a job; the worker claims it by lease, keeps the lease alive from a thread while it works,
+and writes progress. Killed at any point, it leaves a lease that runs out: a worker's housekeeping then
+queues the job again, which starts over, or goes straight to storing where its result is already recorded.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import uuid
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from celery import Celery, signals
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+import broker
+from db import jobs, measurements
+from db.database import open_database
+from db.tables import Job
+from errors import (
+    ArchiveError,
+    JobCancelled,
+    JobInterrupted,
+    JobNotFound,
+    LeaseLost,
+    MetScopeError,
+    SettingsError,
+)
+from segmentation import JobLease, Request, Services, deliver, open_services, segment_series
+from settings import Settings, load
+
+STAGES = {  # where each stage begins and how much of the whole job it takes
+    "fetch": (0.0, 0.1),
+    "read": (0.1, 0.05),
+    "predict": (0.15, 0.7),
+    "measure": (0.85, 0.05),
+    "encode": (0.9, 0.05),
+    "store": (0.95, 0.05),
+}
+PROGRESS_PERIOD_S = 0.5
+BEATS_PER_LEASE = 4
+FIRST_STORE_DELAY_S = 5.0
+LONGEST_STORE_DELAY_S = 600.0
+STOP_LIMIT_S = 10.0
+
+logger = logging.getLogger("metscope.worker")
+
+
+class Lease:
+    """A claimed job, ours while the ``with`` block runs: a thread renews the lease."""
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        job_id: str,
+        owner: str,
+        lease_s: float,
+        stopping: threading.Event,
+    ) -> None:
+        self.holder = JobLease(job_id, owner)
+        self._sessions = sessions
+        self._lease_s = lease_s
+        self._stopping = stopping
+        self._cancelled = threading.Event()
+        self._lost = threading.Event()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name=f"lease-{job_id}", daemon=True)
+        self._stage: str | None = None
+        self._written_at = 0.0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def report(self, stage: str, fraction: float) -> None:
+        """Write how far the stage is, 0..1, at most every half second.
+
+        Raises: JobCancelled when a person has asked for that, JobInterrupted when the worker is to stop,
+        LeaseLost when another worker has the job.
+        """
+        job_id, owner = self.holder.job_id, self.holder.owner
+        if self._stopping.is_set():
+            raise JobInterrupted(f"The worker of job {job_id} is being stopped.")
+        if self._lost.is_set():
+            raise LeaseLost(f"The lease of job {job_id} ran out.")
+        now = time.monotonic()
+        if self._cancelled.is_set() or (
+            (stage != self._stage or now - self._written_at >= PROGRESS_PERIOD_S)
+            and self._write(job_id, owner, stage, fraction)
+        ):
+            raise JobCancelled(f"Job {job_id} was cancelled in stage {stage}.")
+
+    def _write(self, job_id: str, owner: str, stage: str, fraction: float) -> bool:
+        self._stage, self._written_at = stage, time.monotonic()
+        begin, share = STAGES[stage]
+        return jobs.progress(self._sessions, job_id, owner, stage, begin + share * fraction)
+
+    def _renew(self) -> None:
+        while not self._over.wait(self._lease_s / BEATS_PER_LEASE):
+            try:
+                if jobs.heartbeat(self._sessions, self.holder.job_id, self.holder.owner, self._lease_s):
+                    self._cancelled.set()
+            except LeaseLost:
+                self._lost.set()
+                return
+            except OperationalError as error:
+                logger.warning("job %s: heartbeat failed: %s", self.holder.job_id, type(error).__name__)
+
+
+class Runner:
+    """Runs jobs; keeps each model that a job asked for loaded, once per process.
+
+    opener: gives the services of a model id; None means the default model.
+    """
+
+    def __init__(
+        self, settings: Settings, opener: Callable[[Settings, str | None], Services] = open_services
+    ) -> None:
+        self.settings = settings
+        self._opener = opener
+        self.sessions = open_database(settings.sqlalchemy_url)
+        self.stopping = threading.Event()
+        self._services: dict[str, Services] = {}
+
+    @property
+    def loaded_models(self) -> tuple[str, ...]:
+        return tuple(self._services)
+
+    def preload(self) -> None:
+        """Load the default model before a job asks. One that cannot be loaded fails its jobs, no more."""
+        try:
+            services = self._opener(self.settings, None)
+        except MetScopeError as error:
+            logger.error("no model is loaded: %s: %s", error.code, error.message)
+        else:
+            self._services[services.spec.id] = services
+            logger.info("model %s %s is loaded", services.spec.id, services.spec.version)
+
+    def run(self, job_id: str) -> None:
+        """Claim the job and bring it to its end; nothing where it is not to be had."""
+        owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4()}"
+        lease_s = self.settings.lease_s
+        try:
+            job = jobs.claim(self.sessions, job_id, owner, lease_s, self.settings.max_attempts)
+            if job is None:
+                return
+            logger.info("job %s: attempt %d", job_id, job.attempts)
+            with Lease(self.sessions, job_id, owner, lease_s, self.stopping) as lease:
+                self._attempt(job, lease)
+        except LeaseLost:
+            logger.warning("job %s: another worker has taken it over", job_id)
+        except JobNotFound:
+            logger.warning("job %s: a message names it, the database does not know it", job_id)
+
+    def _attempt(self, job: Job, lease: Lease) -> None:
+        owner = lease.holder.owner
+        try:
+            self._segment(job, lease)
+        except LeaseLost:
+            raise
+        except JobCancelled:
+            jobs.mark_cancelled(self.sessions, job.id, owner)
+            logger.info("job %s: cancelled", job.id)
+        except JobInterrupted:
+            jobs.postpone(self.sessions, job.id, owner, job.stage or "fetch", delay_s=0.0)
+            logger.info("job %s: handed back, this worker stops", job.id)
+        except MetScopeError as error:
+            jobs.fail(self.sessions, job.id, owner, error.code, error.message)
+            logger.warning("job %s: failed: %s", job.id, error.code)
+        except Exception as error:  # noqa: BLE001 - a fault nobody foresaw ends its job and not the worker
+            # The exception's own text may quote the images' header, so only its type and place are logged.
+            place = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("job %s: %s\n%s", job.id, type(error).__name__, place)
+            unforeseen = MetScopeError(f"MetScope itself failed ({type(error).__name__}).")
+            jobs.fail(self.sessions, job.id, owner, unforeseen.code, unforeseen.message)
+
+    def _segment(self, job: Job, lease: Lease) -> None:
+        started = time.monotonic()
+        if job.model_id not in self._services:
+            self._services[job.model_id] = self._opener(self.settings, job.model_id)
+        services = self._services[job.model_id]
+        segmentation_id = job.segmentation_id
+        if segmentation_id is None:
+            request = Request(job.study_instance_uid, job.series_instance_uid, job.force)
+            segmentation_id = segment_series(request, services, lease.report, lease.holder)
+        self._store(job, segmentation_id, services, lease.holder)
+        logger.info("job %s: %.1f s", job.id, time.monotonic() - started)
+
+    def _store(self, job: Job, segmentation_id: str, services: Services, holder: JobLease) -> None:
+        # The result is recorded, so a wish to cancel comes too late: what the database has, the archive gets.
+        jobs.progress(self.sessions, job.id, holder.owner, "store", STAGES["store"][0])
+        try:
+            deliver(segmentation_id, services)
+        except ArchiveError as error:
+            attempts = measurements.store_failed(self.sessions, segmentation_id)
+            delay_s = min(FIRST_STORE_DELAY_S * 2.0 ** (attempts - 1), LONGEST_STORE_DELAY_S)
+            jobs.postpone(self.sessions, job.id, holder.owner, "store", delay_s)
+            logger.warning("job %s: not stored: %s; again in %.0f s", job.id, error.code, delay_s)
+        else:
+            jobs.finish(self.sessions, job.id, holder.owner, segmentation_id)
+
+
+def keep_house(runner: Runner, app: Celery) -> None:
+    """For ever: show that this worker lives, and announce the jobs that wait without a message or a worker.
+
+    A thread and not a Celery periodic task: it goes on while a job keeps the solo worker busy, and needs
+    no second process that could be left behind.
+    """
+    settings = runner.settings
+    while not runner.stopping.is_set():
+        broker.beat(settings, runner.loaded_models)
+        try:
+            waiting = jobs.requeue_expired(
+                runner.sessions, datetime.now(UTC), settings.max_attempts, settings.lease_s
+            )
+        except OperationalError as error:
+            logger.warning("the database does not answer: %s", type(error).__name__)
+        else:
+            for job_id in waiting:
+                logger.info("job %s: announced again", job_id)
+                broker.announce(app, job_id)
+        runner.stopping.wait(settings.lease_s / BEATS_PER_LEASE)
+
+
+def stop_at_eof() -> None:
+    """Stop this process when the one that holds the other end of its standard input is gone."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_LIMIT_S)
+    os._exit(1)
+
+
+def serve(settings: Settings) -> int:
+    """Work until SIGTERM or SIGINT; the exit status. A job in work is handed back to the queue."""
+    app = broker.create(settings)
+    runner = Runner(settings)
+
+    @app.task(name=broker.SEGMENT)  # type: ignore[untyped-decorator]
+    def segment(job_id: str) -> None:
+        runner.run(job_id)
+
+    def stop(**_: Any) -> None:
+        runner.stopping.set()
+
+    signals.worker_shutting_down.connect(stop)
+    threading.Thread(target=keep_house, args=(runner, app), name="housekeeping", daemon=True).start()
+    runner.preload()
+    worker = app.Worker(
+        pool="solo", quiet=True, without_gossip=True, without_mingle=True, without_heartbeat=True
+    )
+    worker.start()
+    return worker.exitcode or 0
+
+
+def main() -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Runs MetScope's segmentation jobs.")
+    parser.add_argument("--stop-at-eof", action="store_true", help="stop when standard input is closed")
+    if parser.parse_args().stop_at_eof:
+        threading.Thread(target=stop_at_eof, name="stop-at-eof", daemon=True).start()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    # Its warnings quote values from the images' headers.
+    warnings.filterwarnings("ignore", module="pydicom")
+    try:
+        return serve(load())
+    except SettingsError as error:
+        sys.stderr.write(f"{error.code}: {error.message}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
