@@ -42,9 +42,10 @@ from db.tables import ACTIVE_STATES, Job, JobState
 from errors import ArchiveError, InvalidForm, MetScopeError, ModelNotFound, RequestError, SettingsError
 from imaging import series
 from orthanc.dicomweb import Archive, open_archive
-from settings import VERSION, Settings, load
+from settings import Settings, load
 from supervisor import Supervisor
 from unetr.spec import ModelSpec, default_model, find_models
+from version import VERSION
 
 LARGEST_BODY_BYTES = 64 * 1024
 THREADS = 16
@@ -395,20 +396,21 @@ def serve(settings: Settings) -> None:
     signal.signal(signal.SIGINT, _stop)
     program = [sys.executable, str(Path(__file__).with_name("worker.py")), "--stop-at-eof"]
     worker = Supervisor(program)
-    worker.start()
     try:
+        worker.start()
         server.run()
     finally:
         worker.stop()
 
 
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+    raise SystemExit(0)
 
 
 def main() -> int:
     """The command line; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     # Its warnings quote values from the images' headers.
     warnings.filterwarnings("ignore", module="pydicom")
     try:

@@ -56,7 +56,9 @@ def main() -> None:
     labels = _read_back(services, request.study_instance_uid, document, stack)
     save_overlay(stack.volume, labels, measure(labels, stack.slices), FOLDER / "overlay.png")
     _print_table(head, labels, stack, document)
-    print(f"\nModel and archive opened in {loaded - started:.1f} s; first segmentation {cold_s:.1f} s, next {warm_s:.1f} s.")
+    print(
+        f"\nOpened in {loaded - started:.1f} s; first segmentation {cold_s:.1f} s, the next {warm_s:.1f} s."
+    )
     print(f"Stages of the first, s: {document['timings_s']}")
     print(f"SEG      {_path_of(document)}")
     print(f"Picture  {FOLDER / 'overlay.png'}")
@@ -77,7 +79,9 @@ def _segment(request: Request, services: Services) -> str:
     return segmentation_id
 
 
-def _read_back(services: Services, study_instance_uid: str, document: dict[str, Any], stack: Stack) -> hd.Volume:
+def _read_back(
+    services: Services, study_instance_uid: str, document: dict[str, Any], stack: Stack
+) -> hd.Volume:
     """Label volume of the SEG as the archive gives it back; empty where none was stored."""
     series_instance_uid = document["segmentation"]["series_instance_uid"]
     if series_instance_uid is None:
@@ -96,7 +100,9 @@ def _print_table(head: synth.Head, labels: hd.Volume, stack: Stack, document: di
     truth = {lesion.number: lesion for lesion in measure(head.labels, stack.slices)}
     found = {lesion["number"]: lesion for lesion in document["lesions"]}
     outcome = match(head.labels, labels)
-    print(f"\n{'lesion':28}{'true ml':>9}{'found ml':>10}{'error':>8}{'true mm':>9}{'found mm':>10}{'error':>8}")
+    print(
+        f"\n{'lesion':28}{'true ml':>9}{'found ml':>10}{'error':>8}{'true mm':>9}{'found mm':>10}{'error':>8}"
+    )
     for lesion in sorted(head.lesions, key=lambda lesion: -lesion.volume_ml):
         true = truth[lesion.number]
         name = f"{lesion.kind}, {lesion.diameter_mm:.1f} mm"
@@ -111,8 +117,9 @@ def _print_table(head: synth.Head, labels: hd.Volume, stack: Stack, document: di
             f"{true.long_axis_mm:9.1f}{partner['long_axis_mm']:10.1f}{length_error:+8.1f}"
         )
     for number in outcome.false_numbers:
-        lesion = found[number]
-        print(f"{'false:  number ' + str(number):28}{'':9}{lesion['volume_ml']:10.3f}{'':17}{lesion['long_axis_mm']:10.1f}")
+        false = found[number]
+        name = f"false:  number {number}"
+        print(f"{name:28}{'':9}{false['volume_ml']:10.3f}{'':17}{false['long_axis_mm']:10.1f}")
 
 
 if __name__ == "__main__":

@@ -22,14 +22,20 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── UnsupportedModality
     │   ├── ContrastAbsent
     │   ├── DerivedSeries
+    │   ├── LocalizerSeries
+    │   ├── NotT1Weighted
+    │   ├── NotHead
+    │   ├── TooFewSlices
     │   ├── MissingGeometry
     │   ├── MissingSlices
+    │   ├── UnevenSlices
     │   ├── DuplicateSlices
     │   ├── MixedOrientations
     │   ├── SeveralStacks
     │   ├── MosaicImage
     │   ├── GantryTilt
     │   ├── InconsistentImages
+    │   ├── ColourImages
     │   ├── UnreadablePixels
     │   ├── ConstantPixels
     │   ├── UnreadableFile
@@ -170,6 +176,26 @@ class DerivedSeries(InputRefused):
     advice = "Choose an original, not reformatted, series."
 
 
+class LocalizerSeries(InputRefused):
+    code = "localizer_series"
+    advice = "Choose a series that covers the whole head."
+
+
+class NotT1Weighted(InputRefused):
+    code = "not_t1_weighted"
+    advice = "Choose the post-contrast T1 series; if this is it, choose it yourself."
+
+
+class NotHead(InputRefused):
+    code = "not_head"
+    advice = "Choose a series of the head; if this is one, choose it yourself."
+
+
+class TooFewSlices(InputRefused):
+    code = "too_few_slices"
+    advice = "Choose a series that covers the whole head."
+
+
 class MissingGeometry(InputRefused):
     code = "missing_geometry"
     advice = "Send the series again from the scanner."
@@ -178,6 +204,11 @@ class MissingGeometry(InputRefused):
 class MissingSlices(InputRefused):
     code = "missing_slices"
     advice = "Send the complete series again from the scanner."
+
+
+class UnevenSlices(InputRefused):
+    code = "uneven_slices"
+    advice = "Choose a series whose slices are evenly spaced."
 
 
 class DuplicateSlices(InputRefused):
@@ -209,6 +240,11 @@ class GantryTilt(InputRefused):
 class InconsistentImages(InputRefused):
     code = "inconsistent_images"
     advice = "Send the series again from the scanner."
+
+
+class ColourImages(InputRefused):
+    code = "colour_images"
+    advice = "Choose a series of greyscale images."
 
 
 class UnreadablePixels(InputRefused):

@@ -1,7 +1,7 @@
 """One segmentation request, top to bottom; also the command line for a folder or a file.
 
-    python segmentation.py INPUT --out DIR [--model ID] [--series UID] [--dry-run]
-                           [--from-seg FILE | --from-mask FILE]
+python segmentation.py INPUT --out DIR [--model ID] [--series UID] [--dry-run]
+                       [--from-seg FILE | --from-mask FILE]
 """
 
 import argparse
@@ -33,9 +33,10 @@ from lesions.measure import Identity, Lesion, components, measure
 from orthanc.dicomweb import Archive, open_archive
 from reports.overlay import save_overlay
 from reports.tables import save_csv
-from settings import VERSION, Settings, load
+from settings import Settings, load
 from unetr.predict import Prediction, Predictor
 from unetr.spec import Label, ModelSpec, default_model, find_models
+from version import VERSION
 
 Predict = Callable[[hd.Volume, Callable[[float], None]], Prediction]
 Report = Callable[[str, float], None]
@@ -94,12 +95,12 @@ class Stages:
 
 
 def open_services(settings: Settings, model_id: str | None = None) -> Services:
-    """Open archive and database and load the model. Raises: ModelNotFound, WeightsInvalid, ModelSpecInvalid."""
+    """Open archive and database and load the model. Raises: ModelNotFound, ModelError, SettingsError."""
     spec = find_spec(settings, model_id)
     return Services(
         archive=open_archive(settings),
         sessions=open_database(settings.sqlalchemy_url),
-        predictor=Predictor(spec, settings.device),
+        predictor=Predictor.load(spec, settings.device),
         spec=spec,
         settings=settings,
     )
@@ -207,7 +208,7 @@ def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Data
         result.stack,
         result.labels,
         segments,
-        algorithm,
+        algorithm if drawn_by_model else None,
         sop_instance_uid=hd.UID(),
         series_instance_uid=hd.UID(),
     )
@@ -264,15 +265,23 @@ class Source:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0 done, 2 usage, 3 input refused, 4 archive, 5 model."""
-    parser = argparse.ArgumentParser(prog="segmentation.py", description="Segment and measure brain metastases.")
+    parser = argparse.ArgumentParser(
+        prog="segmentation.py", description="Segment and measure brain metastases."
+    )
     parser.add_argument("input", type=Path, metavar="INPUT", help="DICOM folder or file, or NIfTI file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument("--model", metavar="ID", help="a model's id; without it, the default model")
-    parser.add_argument("--series", metavar="UID", help="the series to segment; without it, the best candidate")
+    parser.add_argument(
+        "--series", metavar="UID", help="the series to segment; without it, the best candidate"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be segmented, as JSON")
     given = parser.add_mutually_exclusive_group()
-    given.add_argument("--from-seg", type=Path, metavar="FILE", help="measure this DICOM SEG, without a model")
-    given.add_argument("--from-mask", type=Path, metavar="FILE", help="measure this NIfTI mask, without a model")
+    given.add_argument(
+        "--from-seg", type=Path, metavar="FILE", help="measure this DICOM SEG, without a model"
+    )
+    given.add_argument(
+        "--from-mask", type=Path, metavar="FILE", help="measure this NIfTI mask, without a model"
+    )
     options = parser.parse_args(arguments)
     if options.out is None and not options.dry_run:
         parser.error("--out DIR is needed")
@@ -342,7 +351,7 @@ def _run(source: Source, options: argparse.Namespace) -> None:
             chosen, stack = source.choose(options.series)
         if given is None:
             with stages("load"):
-                predictor = Predictor(spec, settings.device)
+                predictor = Predictor.load(spec, settings.device)
             result = segment(stack, predictor, settings.measurable_ld_mm, stages)
         else:
             with stages("measure"):
@@ -363,11 +372,14 @@ def _run(source: Source, options: argparse.Namespace) -> None:
         "research_use_only": True,
     }
     (options.out / "lesions.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    print(f"{len(result.lesions)} lesions, {document['total_volume_ml']} ml in {options.out}. Research use only.")
+    print(
+        f"{len(result.lesions)} lesions, {document['total_volume_ml']} ml; files in {options.out}. "
+        "Research use only."
+    )
 
 
 def _measure_given(stack: Stack, options: argparse.Namespace, settings: Settings) -> Result:
-    """Measure a mask or a SEG that exists. A tracked segment is one lesion; any other is split into components."""
+    """Measure a mask or a SEG. A tracked segment is one lesion; any other is split into components."""
     if options.from_mask is not None:
         labels = components(nifti.read_mask(options.from_mask, stack))
         return Result(stack, labels, measure(labels, stack.slices, None, settings.measurable_ld_mm))

@@ -14,7 +14,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from errors import SettingsError
 
 ROOT = Path(__file__).parent
-VERSION = "0.1.0"
 
 
 class Settings(BaseSettings):

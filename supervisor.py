@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-STOP_LIMIT_S = 10.0
+STOP_LIMIT_S = 20.0
 FIRST_RESTART_DELAY_S = 1.0
 LONGEST_RESTART_DELAY_S = 60.0
 POLL_S = 0.2

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from celery import Celery, signals
+from celery.platforms import SecurityWarning
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -55,7 +56,7 @@ PROGRESS_PERIOD_S = 0.5
 BEATS_PER_LEASE = 4
 FIRST_STORE_DELAY_S = 5.0
 LONGEST_STORE_DELAY_S = 600.0
-STOP_LIMIT_S = 10.0
+STOP_LIMIT_S = 15.0
 
 logger = logging.getLogger("metscope.worker")
 
@@ -280,7 +281,14 @@ def main() -> int:
     if parser.parse_args().stop_at_eof:
         threading.Thread(target=stop_at_eof, name="stop-at-eof", daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("celery").setLevel(logging.WARNING)
+    for chatty, level in (
+        ("alembic", logging.WARNING),
+        ("celery", logging.WARNING),
+        ("kombu", logging.ERROR),
+    ):
+        logging.getLogger(chatty).setLevel(level)
+    # Celery warns of running as root, for fear of pickled messages; ours are JSON.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     # Its warnings quote values from the images' headers.
     warnings.filterwarnings("ignore", module="pydicom")
     try:

@@ -12,12 +12,31 @@ from sqlalchemy.orm import Session, aliased, contains_eager, selectinload, sessi
 
 from db import jobs, tables
 from db.database import writing
-from db.documents import IDENTITY, MEASURED, document_of, lesion_of, place_of
-from db.source import Source, upsert_source
+from db.documents import IDENTITY, MEASURED, SCHEMA_VERSION, document_of, lesion_of, place_of
+from db.source import Source, source_of, upsert_source
 from db.tables import AuditEvent, Patient, Segmentation, Series, Study
 from errors import InvalidForm, PatientNotFound, SegmentationNotFound
 from imaging.seg import colour
 from lesions.measure import Lesion
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "NewSegmentation",
+    "PendingStore",
+    "Source",
+    "adopt",
+    "delete_segmentation",
+    "document",
+    "find_equal",
+    "lesions_of_patient",
+    "mark_stored",
+    "patients",
+    "pending",
+    "record",
+    "segmentations_of_study",
+    "source_of",
+    "store_failed",
+]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pydicom.valuerep import DA, TM, validate_value
 from imaging import codes
 from imaging.seg_read import Segment, read
 from imaging.stack import Stack
+from version import VERSION
 
 __all__ = ["Algorithm", "Colour", "Segment", "colour", "read", "write"]
 
@@ -60,7 +61,7 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     stack: Stack,
     labels: hd.Volume,
     segments: Sequence[Segment],
-    algorithm: Algorithm,
+    algorithm: Algorithm | None,
     *,
     sop_instance_uid: str,
     series_instance_uid: str,
@@ -70,18 +71,14 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
 
     labels: integers (slices, rows, columns) on the stack's grid, 0 background, n the voxels of segment n.
     segments: numbered 1..n in this order, each with at least one voxel and with its codes.
+    algorithm: None for segments that a person drew.
     Patient and study come from the stack's headers where the value there is legal DICOM; illegal or missing
     ones are written empty, all text as UTF-8. For a source without a Frame of Reference UID one is derived
     from its Series Instance UID, the same each time. Raises: ValueError where a caller broke one of these
     rules, or gives a stack without headers (from NIfTI) or no segments (an empty SEG shows nothing).
     """
     _check(stack, labels, segments)
-    identification = hd.AlgorithmIdentificationSequence(
-        name=algorithm.name,
-        family=codes.ARTIFICIAL_INTELLIGENCE,
-        version=algorithm.version,
-        parameters={"weights_sha256": algorithm.sha256, **algorithm.parameters},
-    )
+    drawn_by = "AI" if algorithm else "manual"
     encoded = hd.seg.Segmentation(
         source_images=_sources(stack),
         # From an integer array highdicom takes one frame at a time: no one-hot stack in memory.
@@ -89,19 +86,19 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
             labels.array.astype(np.uint8 if len(segments) < 256 else np.uint16)
         ),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_description(segment, identification) for segment in segments],
+        segment_descriptions=[_description(segment, algorithm) for segment in segments],
         series_instance_uid=series_instance_uid,
         series_number=series_number,
         sop_instance_uid=sop_instance_uid,
         instance_number=1,
         manufacturer="MetScope",
-        manufacturer_model_name=algorithm.name,
-        software_versions=algorithm.version,
+        manufacturer_model_name=algorithm.name if algorithm else "MetScope",
+        software_versions=algorithm.version if algorithm else VERSION,
         # What would be the serial number of a machine is, for a model, the identity of its weights.
-        device_serial_number=algorithm.sha256,
-        series_description="Brain metastases, AI segmentation, research use only",
+        device_serial_number=algorithm.sha256 if algorithm else "none",
+        series_description=f"Brain metastases, {drawn_by} segmentation, research use only",
         content_label="BRAIN_METASTASES",
-        content_description="Brain metastases segmented by an AI model; research use only",
+        content_description=f"Brain metastases, {drawn_by} segmentation; research use only",
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=True,
         specific_character_set="ISO_IR 192",
@@ -122,22 +119,30 @@ def _check(stack: Stack, labels: hd.Volume, segments: Sequence[Segment]) -> None
         raise ValueError(f"labels hold the values {drawn}, the segments are {numbers}")
 
 
-def _description(
-    segment: Segment, identification: hd.AlgorithmIdentificationSequence
-) -> hd.seg.SegmentDescription:
+def _description(segment: Segment, algorithm: Algorithm | None) -> hd.seg.SegmentDescription:
     if segment.category is None or segment.type is None:
         raise ValueError(f"segment {segment.number} has no category or type")
+    kinds = hd.seg.SegmentAlgorithmTypeValues
     return hd.seg.SegmentDescription(
         segment_number=segment.number,
         segment_label=segment.name,
         segmented_property_category=segment.category,
         segmented_property_type=segment.type,
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=identification,
+        algorithm_type=kinds.AUTOMATIC if algorithm else kinds.MANUAL,
+        algorithm_identification=_identification(algorithm) if algorithm else None,
         tracking_uid=segment.tracking_uid,
         tracking_id=segment.tracking_id,
         anatomic_regions=[codes.BRAIN],
         display_color=hd.color.CIELabColor.from_string(colour(segment.number).hex),
+    )
+
+
+def _identification(algorithm: Algorithm) -> hd.AlgorithmIdentificationSequence:
+    return hd.AlgorithmIdentificationSequence(
+        name=algorithm.name,
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+        version=algorithm.version,
+        parameters={"weights_sha256": algorithm.sha256, **algorithm.parameters},
     )
 
 

@@ -16,6 +16,7 @@ from pydicom.sr.coding import Code
 
 from errors import SegmentationMismatch, UnreadableFile, UnreadablePixels
 from imaging.grid import steps_on_grid
+from imaging.pixels import UNDECODABLE
 from imaging.stack import SliceReference, Stack
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -170,10 +171,27 @@ def _rows_and_columns(drawn: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _decoded(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
+    """The frames in stored order, (rows, columns)."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if dataset.get("BitsAllocated") == 1 and not syntax.is_encapsulated:
+        yield from _unpacked(dataset)
+        return
     try:
         yield from iter_pixels(dataset, raw=True)
-    except (AttributeError, ValueError, RuntimeError, NotImplementedError) as error:
+    except UNDECODABLE as error:
         raise UnreadablePixels("The pixel data of the segmentation cannot be decoded.") from error
+
+
+def _unpacked(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
+    """Bit-packed frames: they follow each other without a gap, also in the middle of a byte."""
+    shape = (int(dataset.get("NumberOfFrames", 1)), int(dataset.Rows), int(dataset.Columns))
+    needed = int(np.prod(shape))
+    bits = np.unpackbits(np.frombuffer(dataset.get("PixelData", b""), np.uint8), bitorder="little")
+    if len(bits) < needed:
+        raise UnreadablePixels(
+            f"The pixel data of the segmentation cannot be decoded: {len(bits)} bits of {needed} are there."
+        )
+    yield from bits[:needed].reshape(shape)
 
 
 def _segment_number(frame: _Frame) -> int:

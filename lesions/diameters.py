@@ -14,7 +14,6 @@ import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial.distance import pdist
 from scipy.special import ndtr
 
 from errors import EmptyLesion
@@ -66,7 +65,7 @@ class _Outline:
         """(n, 2) points where the contour crosses a line between neighbouring pixel centres."""
         crossings = []
         for axis in (0, 1):
-            field = np.moveaxis(self.field, axis, 0)
+            field = self.field if axis == 0 else self.field.T
             inside = field >= self.level
             before = np.nonzero(inside[1:] != inside[:-1])
             low, high = field[:-1][before], field[1:][before]
@@ -106,12 +105,16 @@ def find_diameters(lesion: hd.Volume) -> Diameters:
     perpendiculars = [_longest_perpendicular(outline, chord) for chord in chords]
     chosen = int(np.argmax([round(length, 6) for _, length in perpendiculars]))
     short_axis, short_axis_mm = perpendiculars[chosen]
+    if short_axis_mm > longest:
+        # On a disc the freely placed perpendicular can exceed the best pair of vertices by a hair.
+        middle = short_axis.mean(axis=0)
+        short_axis, short_axis_mm = middle + (short_axis - middle) * longest / short_axis_mm, longest
     return Diameters(
         slice_index=outline.slice_index,
         long_axis=_with_slice(outline, chords[chosen]),
         short_axis=_with_slice(outline, short_axis),
         long_axis_mm=longest,
-        short_axis_mm=min(short_axis_mm, longest),
+        short_axis_mm=short_axis_mm,
         feret_mm=feret_mm,
     )
 
@@ -128,8 +131,9 @@ def _outlines(lesion: hd.Volume) -> Iterator[tuple[_Outline, float]]:
         block = indices[first : first + SLICES_AT_ONCE]
         padding = [(0, 0), (MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX)]
         share = np.pad(lesion.array[block].astype(float), padding)
-        filled = ndimage.binary_fill_holes(share >= 0.5, structure=IN_PLANE_NEIGHBOURS)
-        share = np.maximum(share, filled)
+        solid = share >= 0.5
+        filled = ndimage.binary_fill_holes(solid, structure=IN_PLANE_NEIGHBOURS)
+        share[filled & ~solid] = 1.0
         has_core = ndimage.binary_erosion(filled, structure=IN_PLANE_NEIGHBOURS).any(axis=(1, 2))
         smooth = ndimage.gaussian_filter(share, SMOOTHING_PX, mode="constant", axes=(1, 2))
         for k, index in enumerate(block):
@@ -168,18 +172,20 @@ def _level_of_area(field: Array, area_px: float) -> float:
 def _longest_inside(outline: _Outline, longer_than_mm: float) -> tuple[Array, float, float] | None:
     """Chords (n, 2, 2) inside the outline that share the greatest length, that length, and the Feret, mm."""
     vertices = outline.vertices()
-    lengths_mm = pdist(vertices * outline.pixel_spacing_mm)
+    y_mm, x_mm = (vertices * outline.pixel_spacing_mm).T
+    lengths_mm = np.sqrt((y_mm[:, None] - y_mm) ** 2 + (x_mm[:, None] - x_mm) ** 2)
     feret_mm = float(lengths_mm.max())
     if feret_mm <= longer_than_mm:
         return None
     # In a convex lesion the Feret chord itself stays inside, and no other needs to be looked at.
     for floor_mm in (max(feret_mm - SAME_LENGTH_MM, longer_than_mm), longer_than_mm):
-        candidates = np.flatnonzero(lengths_mm > floor_mm)
-        first, second = (end[candidates] for end in np.triu_indices(len(vertices), k=1))
+        first, second = np.nonzero(np.triu(lengths_mm > floor_mm))
         plausible = _inner_points_near(outline, vertices, first, second)
-        plausible = plausible[np.argsort(-lengths_mm[candidates[plausible]], kind="stable")]
-        chords = np.stack([vertices[first[plausible]], vertices[second[plausible]]], axis=1)
-        chords, longest_mm = _first_inside(outline, chords, lengths_mm[candidates[plausible]])
+        first, second = first[plausible], second[plausible]
+        order = np.argsort(-lengths_mm[first, second], kind="stable")
+        first, second = first[order], second[order]
+        chords = np.stack([vertices[first], vertices[second]], axis=1)
+        chords, longest_mm = _first_inside(outline, chords, lengths_mm[first, second])
         if len(chords):
             return chords, longest_mm, feret_mm
     return None
@@ -216,8 +222,8 @@ def _inner_points_near(outline: _Outline, vertices: Array, first: Array, second:
 
 def _stay_inside(outline: _Outline, chords: Array) -> Array:
     """Which chords (n, 2, 2) leave the outline nowhere by more than half a pixel: bool (n,)."""
-    longest_px = np.abs(chords[:, 1] - chords[:, 0]).max()
-    steps = SAMPLES_PER_PX * int(np.ceil(longest_px)) + 1
+    # The same samples for every chord of a slice, so that one judged twice is judged alike.
+    steps = SAMPLES_PER_PX * int(np.hypot(*outline.field.shape)) + 1
     alive = np.arange(len(chords))
     # Most chords that leave do so in plain sight: a few samples dismiss them.
     for stride in (8, 1):

@@ -7,7 +7,6 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -57,14 +56,15 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
         _describe(axes[row, 0], lesion)
     figure.text(0.5, 0.12 / figure.get_figheight(), RESEARCH_USE, color="white", ha="center", size=8)
     figure.tight_layout(rect=(0, 0.25 / figure.get_figheight(), 1, 1))
-    FigureCanvasAgg(figure).print_png(path)
+    figure.savefig(path)
 
 
 def _centre(shown: hd.Volume, lesion: Lesion | None) -> NDArray[np.int64]:
     if lesion is None:
         return np.array(shown.spatial_shape) // 2
     index = shown.map_reference_to_indices(np.array([lesion.centroid_lps_mm]))[0]
-    return np.clip(np.rint(index).astype(np.int64), 0, np.array(shown.spatial_shape) - 1)
+    nearest = np.clip(np.rint(index), 0, np.array(shown.spatial_shape) - 1)
+    return np.asarray(nearest, dtype=np.int64)
 
 
 def _draw(
@@ -83,18 +83,20 @@ def _draw(
     across = (np.arange(numbers.shape[1]) + 0.5) * shown.spacing[plane.across]
     down = (np.arange(numbers.shape[0]) + 0.5) * shown.spacing[plane.down]
     for number in np.unique(numbers[numbers > 0]):
-        axes.contour(across, down, numbers == number, levels=[0.5], colors=[colour(int(number)).hex], linewidths=1.0)
+        axes.contour(
+            across, down, numbers == number, levels=[0.5], colors=[colour(int(number)).hex], linewidths=1.0
+        )
     axes.set_axis_off()
     axes.text(0.01, 0.5, plane.edges[0], color="white", size=8, transform=axes.transAxes)
     axes.text(0.96, 0.5, plane.edges[1], color="white", size=8, transform=axes.transAxes)
     axes.text(0.98, 0.02, plane.name, color="white", size=8, ha="right", transform=axes.transAxes)
 
 
-def _slice(volume: hd.Volume, centre: NDArray[np.int64], plane: _Plane) -> NDArray[np.generic]:
-    picture = np.take(volume.array, centre[plane.axis], axis=plane.axis)
+def _slice(volume: hd.Volume, centre: NDArray[np.int64], plane: _Plane) -> NDArray[np.float32]:
+    picture = np.take(volume.array, int(centre[plane.axis]), axis=plane.axis).astype(np.float32)
     if plane.across < plane.down:
         picture = picture.T
-    return picture[::-1] if plane.flip_down else picture
+    return np.asarray(picture[::-1] if plane.flip_down else picture)
 
 
 def _describe(axes: Axes, lesion: Lesion | None) -> None:

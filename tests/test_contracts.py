@@ -1,6 +1,7 @@
 """What the documents promise is what the code does: routes, settings, error codes."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,6 @@ def test_the_example_names_every_setting_with_its_default(monkeypatch):
 
 def test_the_example_explains_every_setting():
     lines = (ROOT / ".env.example").read_text().splitlines()
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         if re.match(r"[A-Z_]+=", line):
             assert before.startswith("#") or re.match(r"[A-Z_]+=", before), line

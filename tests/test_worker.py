@@ -24,6 +24,9 @@ from worker import Runner
 LESION_ML = 10 * 10 * 5 * 8 / 1000.0  # voxels of 2 x 2 x 2 mm
 
 
+IDENTIFYING = "Doe^Jane 19601231"
+
+
 def head_with_lesions(count):
     """24 slices of 64 x 64, 2 mm; ``count`` boxes of 5 x 10 x 10 voxels brighter than 500."""
     rng = np.random.default_rng(0)
@@ -195,7 +198,7 @@ def test_a_running_job_that_is_cancelled_leaves_nothing(site):
 
 def test_a_fault_nobody_foresaw_ends_the_job_without_quoting_patient_data(site, caplog):
     def faulty(volume, on_progress):
-        raise ValueError("cannot read Doe^Jane 19601231")
+        raise ValueError(f"cannot read {IDENTIFYING}")
 
     job_id = site.submit()
     runner = site.worker(faulty)

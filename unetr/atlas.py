@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
 
-import nibabel
 import numpy as np
+from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -57,7 +57,7 @@ def load() -> Atlas:
 def _tissue_map(tissue: str) -> tuple[Array, NDArray[np.float64]]:
     name = f"mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz"
     with as_file(files("nilearn.datasets") / "data" / name) as path:
-        image = nibabel.load(path)  # type: ignore[attr-defined]
+        image = Nifti1Image.from_filename(path)
         fractions = np.asarray(image.dataobj, dtype=np.float32) / 255.0
         return fractions, np.asarray(image.affine[:3, 3], dtype=np.float64)
 

@@ -39,8 +39,6 @@ def match(truth: hd.Volume, predicted: hd.Volume) -> Match:
         covered={number: float(hits[number].sum() / counts[number].sum()) for number in present},
         partners={number: int(hits[number].argmax()) + 1 for number in present if hits[number].sum()},
         false_numbers=tuple(
-            number
-            for number in range(1, columns)
-            if counts[:, number].any() and not counts[1:, number].any()
+            number for number in range(1, columns) if counts[:, number].any() and not counts[1:, number].any()
         ),
     )

@@ -27,7 +27,7 @@ KINDS = ("solid", "ring", "necrotic")
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """What may vary. ``lesion_count`` and ``diameter_mm`` are inclusive ranges; ``skull=False`` is brain-only."""
+    """What may vary. lesion_count and diameter_mm: inclusive ranges. skull: False for brain-only."""
 
     lesion_count: tuple[int, int] = (1, 10)
     diameter_mm: tuple[float, float] = (2.0, 35.0)
@@ -107,7 +107,9 @@ def _anatomy(geometry: hd.VolumeGeometry, rng: np.random.Generator, options: Hea
     mni = _mni_coordinates(geometry, rng, options)
     fine = np.concatenate([maps.tissues, enhancing[None]])
     grey, white, fluid, vessels = _sample(fine, (mni - _column(maps.tissue_origin_mm)))
-    outside, depth = _sample(maps.surfaces, (mni - _column(maps.surface_origin_mm)) / atlas.COARSE_MM, "border")
+    outside, depth = _sample(
+        maps.surfaces, (mni - _column(maps.surface_origin_mm)) / atlas.COARSE_MM, "border"
+    )
     white_level = float(rng.uniform(0.8, 1.1))
     grey_level = white_level * rng.uniform(0.62, 0.88)
     fluid_level = white_level * rng.uniform(0.12, 0.4)
@@ -143,7 +145,7 @@ def _mni_coordinates(geometry: hd.VolumeGeometry, rng: np.random.Generator, opti
     linear = turn @ np.diag(rng.uniform(0.88, 1.12, 3))
     shift = rng.normal(0.0, 5.0, 3)
     centre = _column(HEAD_CENTRE_MNI_MM)
-    mni = np.einsum("ij,jabc->iabc", linear, mni - centre) + centre + _column(shift)
+    mni = np.asarray(np.einsum("ij,jabc->iabc", linear, mni - centre) + centre + _column(shift))
     for axis in range(3):
         mni[axis] += rng.uniform(1.0, 3.5) * _smooth_noise(shape, geometry, 28.0, rng)
     return mni
@@ -157,7 +159,7 @@ def _sample(channels: Array, index: Vector, padding: str = "zeros") -> Array:
     sampled = F.grid_sample(
         torch.from_numpy(channels)[None], points[None], align_corners=True, padding_mode=padding
     )
-    return sampled[0].numpy()
+    return np.asarray(sampled[0].numpy(), dtype=np.float32)
 
 
 def _smooth_noise(
@@ -168,7 +170,7 @@ def _smooth_noise(
     coarse = np.maximum(np.ceil(extent / length_mm).astype(int) + 3, 4)
     lattice = torch.from_numpy(rng.normal(size=tuple(coarse)).astype(np.float32))
     fine = F.interpolate(lattice[None, None], size=tuple(shape), mode="trilinear", align_corners=True)
-    return fine[0, 0].numpy() * 1.7
+    return np.asarray(fine[0, 0].numpy() * 1.7, dtype=np.float32)
 
 
 def _layers(
@@ -182,7 +184,9 @@ def _layers(
     fat_mm = rng.uniform(2.5, 6.0)
     from_fluid = outside + wave - fluid_mm
     in_dura = np.clip(from_fluid + 0.5, 0, 1) * np.clip(dura_mm - from_fluid + 0.5, 0, 1)
-    in_skull = np.clip(from_fluid - dura_mm + 0.5, 0, 1) * np.clip(dura_mm + skull_mm - from_fluid + 0.5, 0, 1)
+    in_skull = np.clip(from_fluid - dura_mm + 0.5, 0, 1) * np.clip(
+        dura_mm + skull_mm - from_fluid + 0.5, 0, 1
+    )
     marrow = np.clip(1.0 - np.abs(from_fluid - dura_mm - skull_mm / 2) / (skull_mm * 0.3), 0, 1)
     in_soft = np.clip(from_fluid - dura_mm - skull_mm + 0.5, 0, 1)
     fat = np.clip(fat_mm - depth + wave + 0.5, 0, 1)
@@ -284,7 +288,9 @@ class _LesionShape:
             bump_directions=directions / np.linalg.norm(directions, axis=1, keepdims=True),
             level=float(rng.uniform(1.3, 2.3)),
             core_level=float(rng.uniform(0.2, 0.7)),
-            rim_mm=float(rng.uniform(1.2, 3.5)) if kind == "ring" else float(diameter * rng.uniform(0.18, 0.3)),
+            rim_mm=float(rng.uniform(1.2, 3.5))
+            if kind == "ring"
+            else float(diameter * rng.uniform(0.18, 0.3)),
             oedema_mm=float(rng.gamma(1.5, 4.0)) if rng.random() < 0.6 else 0.0,
             oedema_level=float(rng.uniform(0.65, 0.92)),
             texture_seed=int(rng.integers(2**31)),

@@ -18,7 +18,7 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import torch
-from monai.losses import DiceCELoss
+from monai.losses.dice import DiceCELoss
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -38,21 +38,31 @@ TRAINING_SEED = 1_000_000
 VALIDATION_SEED = 2_000_000
 VALIDATION_PATCHES = 24
 BATCH = 2
+# Without smoothing the Dice of windows without a lesion has no gradient: false positives would cost nothing.
+SMOOTH_VOXELS = 100.0
+CROSS_ENTROPY_WEIGHT = 10.0
+BRIGHT = 1.5
+LESION_SHARE = 0.5
+BRIGHT_SHARE = 0.25
 PEAK_LEARNING_RATE = 8e-4
 WARM_UP_STEPS = 60
 CHECKPOINT_EVERY_S = 180.0
-VALIDATE_EVERY = 100
+VALIDATE_EVERY = 50
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One prepared head: image float16, lesion numbers uint8, centres of its lesions in voxels."""
+    """One prepared head: image float16, lesion numbers uint8, (n, 3) voxels of its lesions' centres.
+
+    bright: (n, 3) voxels that are brighter than most of the head and no lesion: vessels, dura, marrow.
+    """
 
     image: NDArray[np.float16]
     labels: NDArray[np.uint8]
     centres: NDArray[np.int64]
+    bright: NDArray[np.int64]
 
 
 def make_head(folder: Path, seed: int) -> Path:
@@ -81,23 +91,27 @@ def load_sample(path: Path, spec: ModelSpec) -> Sample:
     prepared = prepare(image, spec)
     labels = resample_labels(truth, prepared).array.astype(np.uint8)
     centres = ndimage.center_of_mass(labels > 0, labels, [n for n in np.unique(labels) if n])
+    bright = np.argwhere((prepared.volume.array > BRIGHT) & (labels == 0))
     return Sample(
-        prepared.volume.array.astype(np.float16), labels, np.rint(centres).astype(np.int64).reshape(-1, 3)
+        image=prepared.volume.array.astype(np.float16),
+        labels=labels,
+        centres=np.rint(centres).astype(np.int64).reshape(-1, 3),
+        bright=bright[:: max(len(bright) // 4000, 1)],
     )
 
 
 def patch(sample: Sample, size: int, rng: np.random.Generator, augment: bool = True) -> tuple[Array, Array]:
-    """A window (x, y, z) around a random lesion (3 of 4) or anywhere; the truth is 0 or 1."""
+    """A window (x, y, z) with a lesion, with something bright that is none, or anywhere; truth 0 or 1."""
     shape = np.array(sample.image.shape)
-    if len(sample.centres) and rng.random() < 0.75:
-        centre = sample.centres[rng.integers(len(sample.centres))]
-        first = centre - size // 2 + rng.integers(-size // 3, size // 3 + 1, 3)
+    kind = rng.random()
+    around = sample.centres if kind < LESION_SHARE else sample.bright
+    if len(around) and kind < LESION_SHARE + BRIGHT_SHARE:
+        first = around[rng.integers(len(around))] - size // 2 + rng.integers(-size // 3, size // 3 + 1, 3)
     else:
         first = rng.integers(-8, np.maximum(shape - size + 8, -7))
     first = np.clip(first, np.minimum(0, shape - size), np.maximum(shape - size, 0))
     image, labels = (_cut(array, first, size) for array in (sample.image, sample.labels))
     truth = (labels > 0).astype(np.float32)
-    image = image.astype(np.float32)
     if augment:
         for axis in range(3):
             if rng.random() < 0.5:
@@ -105,19 +119,17 @@ def patch(sample: Sample, size: int, rng: np.random.Generator, augment: bool = T
         image = image * rng.uniform(0.85, 1.15) + rng.uniform(-0.15, 0.15)
         if rng.random() < 0.3:
             image = ndimage.gaussian_filter(image, rng.uniform(0.0, 0.8, 3))
-        image = image + rng.normal(0.0, rng.uniform(0.0, 0.15), image.shape)
+        image = np.asarray(image + rng.normal(0.0, rng.uniform(0.0, 0.15), image.shape), dtype=np.float32)
     return np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(truth)
 
 
-def _cut(array: NDArray[np.generic], first: NDArray[np.int64], size: int) -> NDArray[np.generic]:
-    last = first + size
-    inside = tuple(slice(max(a, 0), b) for a, b in zip(first, last, strict=True))
-    cut = array[inside]
+def _cut(array: NDArray[np.float16] | NDArray[np.uint8], first: NDArray[np.int64], size: int) -> Array:
+    inside = tuple(slice(max(int(start), 0), int(start) + size) for start in first)
+    cut = array[inside].astype(np.float32)
     before = np.maximum(-first, 0)
     after = size - before - cut.shape
-    padding = list(zip(before, after, strict=True))
-    lowest = array.min() if array.dtype == np.float16 else 0
-    return np.pad(cut, padding, constant_values=lowest)
+    lowest = float(array.min())
+    return np.pad(cut, list(zip(before, after, strict=True)), constant_values=lowest)
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -146,7 +158,10 @@ def train(out: Path, steps: int, heads: int) -> None:
 
     torch.manual_seed(TRAINING_SEED)
     network = build(spec.network)
-    loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    loss_of = DiceCELoss(
+        include_background=False, to_onehot_y=True, softmax=True, batch=True,
+        smooth_nr=SMOOTH_VOXELS, smooth_dr=SMOOTH_VOXELS, lambda_ce=CROSS_ENTROPY_WEIGHT,
+    )  # fmt: skip
     optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=1e-4)
     checkpoint = out / "last.ckpt"
     step = 0
@@ -179,7 +194,8 @@ def train(out: Path, steps: int, heads: int) -> None:
         if time.monotonic() - saved > CHECKPOINT_EVERY_S or step == steps:
             unfinished = checkpoint.with_suffix(".part")
             torch.save(
-                {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, unfinished
+                {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step},
+                unfinished,
             )
             unfinished.rename(checkpoint)
             saved = time.monotonic()

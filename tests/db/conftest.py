@@ -45,12 +45,10 @@ def url(system: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
         shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "metscope.sqlite")
         yield f"sqlite:///{tmp_path / 'metscope.sqlite'}"
         return
-    migrated = request.getfixturevalue("migrated_postgresql")
-    yield migrated
-    engine = create_engine(migrated)
+    engine = request.getfixturevalue("migrated_postgresql").kw["bind"]
+    yield engine.url.render_as_string(hide_password=False)
     with engine.begin() as connection:
         connection.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)}"))
-    engine.dispose()
 
 
 @pytest.fixture(scope="session")
@@ -61,10 +59,11 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def migrated_postgresql(postgresql: str) -> Iterator[str]:
+def migrated_postgresql(postgresql: str) -> Iterator[sessionmaker[Session]]:
     with created(postgresql, f"migrated_{uuid.uuid4().hex}") as url:
-        open_database(url).kw["bind"].dispose()
-        yield url
+        opened = open_database(url)
+        yield opened
+        opened.kw["bind"].dispose()
 
 
 @contextmanager
@@ -81,7 +80,10 @@ def created(server: str, name: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def sessions(url: str) -> Iterator[sessionmaker[Session]]:
+def sessions(system: str, url: str, request: pytest.FixtureRequest) -> Iterator[sessionmaker[Session]]:
+    if system == "postgresql":
+        yield request.getfixturevalue("migrated_postgresql")
+        return
     opened = open_database(url)
     yield opened
     opened.kw["bind"].dispose()

@@ -1,4 +1,4 @@
-"""SEG objects of other tools, and the odd ones that viewers are known to write, read onto the stack's grid."""
+"""SEG objects of other tools, and the odd ones that viewers write, read onto the stack's grid."""
 
 import copy
 import io
@@ -88,7 +88,7 @@ def renumbered(dataset: Dataset, new: dict[int, int]) -> Dataset:
 
 
 def as_edited_in_ohif(dataset: Dataset, positions: bool = False) -> Dataset:
-    """The same segments as cornerstone and dcmjs save them: Label Map, RLE, one frame per slice, last first."""
+    """The same segments as cornerstone and dcmjs save them: Label Map, RLE, a frame per slice, last first."""
     edited = copy.deepcopy(dataset)
     edited.SOPClassUID = edited.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
     edited.SegmentationType = "LABELMAP"
@@ -121,7 +121,8 @@ def by_highdicom(instances: list[Dataset], pixels: np.ndarray | hd.Volume, **kin
         for number in range(1, count + 1)
     ]  # fmt: skip
     return hd.seg.Segmentation(
-        instances, pixels, segment_descriptions=described, series_instance_uid=generate_uid(), series_number=9,
+        instances, pixels, segment_descriptions=described, series_instance_uid=generate_uid(),
+        series_number=9,
         sop_instance_uid=generate_uid(), instance_number=1, manufacturer="x", manufacturer_model_name="x",
         software_versions="1", device_serial_number="1", **kind,
     )  # fmt: skip
@@ -233,7 +234,8 @@ def test_a_segmentation_by_dcmqi_is_read(instances, stack, tmp_path, options):
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     subprocess.run(
         [str(DCMQI / "itkimage2segimage"), "--inputImageList", str(tmp_path / "labels.nii.gz"),
-         "--inputDICOMDirectory", str(tmp_path / "source"), "--inputMetadata", str(tmp_path / "metadata.json"),
+         "--inputDICOMDirectory", str(tmp_path / "source"),
+         "--inputMetadata", str(tmp_path / "metadata.json"),
          "--outputDICOM", str(tmp_path / "seg.dcm"), "--skip", "1", *options],
         check=True, capture_output=True,
     )  # fmt: skip
@@ -283,7 +285,7 @@ def test_overlapping_segments_are_refused_by_name(instances, stack):
 def test_another_frame_of_reference_is_refused(stack):
     dataset = ours(stack)
     dataset.FrameOfReferenceUID = "1.2.3"
-    with pytest.raises(SegmentationMismatch, match="FrameOfReferenceUID is 1.2.3, that of the series"):
+    with pytest.raises(SegmentationMismatch, match=r"FrameOfReferenceUID is 1\.2\.3, that of the series"):
         seg.read(dataset, stack)
 
 
@@ -302,8 +304,8 @@ def test_without_frame_of_reference_the_referenced_images_decide(stack):
     [
         (lambda a: a @ np.diag([1.0, 2, 2, 1]), r"2 x 1.5 mm apart, those of the series 1 x 0.75 mm"),
         (lambda a: a @ np.diag([1.0, 1.02, 1, 1]), r"1.02 x 0.75 mm apart"),
-        (lambda a: a + [[0] * 4, [0, 0, 0, 0.375], [0] * 4, [0] * 4], "0.375 mm beside those of the series"),
-        (lambda a: a + [[0, 0, 0, 300.0], [0] * 4, [0] * 4, [0] * 4], "reaches beyond the series, at LPS"),
+        (lambda a: a + shifted(columns_mm=0.375), "0.375 mm beside those of the series"),
+        (lambda a: a + shifted(rows_mm=300.0), "reaches beyond the series, at LPS"),
         (lambda a: turned_about_x(3.0) @ a, "turned by 3.00 degrees"),
     ],
     ids=["twice as coarse", "two per cent", "half a voxel", "far away", "turned"],
@@ -314,6 +316,13 @@ def test_another_grid_is_refused_with_what_differs(instances, stack, change, dif
     dataset = by_highdicom(instances, moved, segmentation_type="BINARY")
     with pytest.raises(SegmentationMismatch, match=difference):
         seg.read(dataset, stack)
+
+
+def shifted(rows_mm: float = 0.0, columns_mm: float = 0.0) -> np.ndarray:
+    """What moves an affine's origin along the patient's x and y."""
+    moved = np.zeros((4, 4))
+    moved[:2, 3] = rows_mm, columns_mm
+    return moved
 
 
 def turned_about_x(angle_deg: float) -> np.ndarray:

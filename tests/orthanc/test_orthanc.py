@@ -1,6 +1,8 @@
 """The archive against a real Orthanc, started with the configuration that is shipped."""
 
+import subprocess
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,3 +156,22 @@ def test_the_shipped_configuration_refuses_anonymous_access(orthanc):
         assert requests.get(url, timeout=5).status_code == 401
     with pytest.raises(ArchiveRefused, match="credentials"):
         archive_of(orthanc, dicomweb_user="", dicomweb_password="").check()
+
+
+def test_the_shipped_configuration_does_not_start_without_a_password(tmp_path):
+    configuration = Path(__file__).parents[2] / "orthanc" / "orthanc.json"
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin",
+        "METSCOPE_ORTHANC_STORAGE": str(tmp_path),
+        "METSCOPE_ORTHANC_INDEX": str(tmp_path),
+    }
+    started = subprocess.run(
+        ["Orthanc", str(configuration)],
+        check=False,
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=20,
+    )
+    assert started.returncode != 0
+    assert b"does not follow the JSON syntax" in started.stderr

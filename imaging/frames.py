@@ -1,0 +1,245 @@
+"""The images of a series one by one, whether an instance holds one of them or many."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
+from pydicom.tag import Tag
+from pydicom.uid import (
+    UID,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+)
+
+from errors import (
+    ColourImages,
+    InconsistentImages,
+    MissingGeometry,
+    MosaicImage,
+    UnsupportedModality,
+)
+
+Vector = NDArray[np.float64]
+
+MULTI_FRAME = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
+SUPPORTED = (MRImageStorage, *MULTI_FRAME)
+
+# What may tell several volumes in one series apart: where it stands in a single-frame image, and in which
+# functional group of a multi-frame image under which keyword.
+DISCRIMINATORS = {
+    "EchoNumbers": ("", ""),
+    "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
+    "ImageType": ("MRImageFrameTypeSequence", "FrameType"),
+    "ComplexImageComponent": ("MRImageFrameTypeSequence", "ComplexImageComponent"),
+    "TemporalPositionIdentifier": ("FrameContentSequence", "TemporalPositionIndex"),
+    "DiffusionBValue": ("MRDiffusionSequence", "DiffusionBValue"),
+    "AcquisitionNumber": ("FrameContentSequence", "FrameAcquisitionNumber"),
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image. index: its place in the instance, from 0; the numbers are as DICOM states them.
+
+    orientation (6,): direction cosines of a row, then of a column; position (3,): centre of the first pixel,
+    LPS mm; spacing_mm: between rows, between columns; labels: the discriminators present.
+    """
+
+    instance: Dataset
+    index: int
+    orientation: Vector
+    position: Vector
+    spacing_mm: tuple[float, float]
+    slope: float
+    intercept: float
+    labels: Mapping[str, str]
+
+    @property
+    def number(self) -> int | None:
+        """The 1-based frame number in a multi-frame image, else None."""
+        return self.index + 1 if is_multi_frame(self.instance) else None
+
+    @property
+    def name(self) -> str:
+        """How a message calls this image."""
+        return name_of(self.instance) + (f" frame {self.number}" if self.number else "")
+
+
+def frames_of(instance: Dataset) -> list[Frame]:
+    """The frames of one MR instance, in stored order; pixel data may be absent.
+
+    Raises: UnsupportedModality, MosaicImage, ColourImages, MissingGeometry, InconsistentImages.
+    """
+    _check_kind(instance)
+    if not is_multi_frame(instance):
+        labels = {keyword: text(instance, keyword) for keyword in DISCRIMINATORS}
+        return [_frame(instance, 0, _Groups(instance, instance, instance), labels)]
+    per_frame = instance.get("PerFrameFunctionalGroupsSequence") or []
+    count = text(instance, "NumberOfFrames")
+    if not per_frame:
+        raise MissingGeometry(
+            f"{name_of(instance)} is an {UID(instance.SOPClassUID).name} without "
+            f"{tag_name('PerFrameFunctionalGroupsSequence')}."
+        )
+    if count != str(len(per_frame)):
+        raise MissingGeometry(
+            f"{name_of(instance)}: {tag_name('NumberOfFrames')} is {count or 'missing'}, but "
+            f"{tag_name('PerFrameFunctionalGroupsSequence')} has {len(per_frame)} items."
+        )
+    shared = (instance.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    frames = []
+    for index, item in enumerate(per_frame):
+        groups = _Groups(instance, item, shared)
+        labels = {keyword: text(groups.group(*place), place[1]) for keyword, place in DISCRIMINATORS.items()}
+        labels["SOPInstanceUID"] = str(instance.SOPInstanceUID)
+        frames.append(_frame(instance, index, groups, labels))
+    return frames
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Where the attributes of one frame stand: its own functional groups go before the shared ones."""
+
+    instance: Dataset
+    own: Dataset
+    shared: Dataset
+
+    def group(self, sequence: str, _keyword: str = "") -> Dataset:
+        """The item of that functional group, empty where it is missing; a single-frame image itself."""
+        if self.own is self.instance:
+            return self.instance
+        if not sequence:
+            return Dataset()
+        items = self.own.get(sequence) or self.shared.get(sequence) or [Dataset()]
+        item: Dataset = items[0]
+        return item
+
+
+def _frame(instance: Dataset, index: int, groups: _Groups, labels: Mapping[str, str]) -> Frame:
+    who = name_of(instance) + (f" frame {index + 1}" if groups.own is not instance else "")
+    orientation = _required(groups.group("PlaneOrientationSequence"), "ImageOrientationPatient", 6, who)
+    position = _required(groups.group("PlanePositionSequence"), "ImagePositionPatient", 3, who)
+    spacing = _required(groups.group("PixelMeasuresSequence"), "PixelSpacing", 2, who)
+    gram = orientation.reshape(2, 3) @ orientation.reshape(2, 3).T
+    if not np.allclose(gram, np.eye(2), atol=1e-3):
+        raise MissingGeometry(
+            f"{who}: {tag_name('ImageOrientationPatient')} is no pair of perpendicular unit vectors: "
+            f"{numbers_text(orientation)}."
+        )
+    if spacing.min() <= 0:
+        raise MissingGeometry(f"{who}: {tag_name('PixelSpacing')} is {numbers_text(spacing)}.")
+    rescale = groups.group("PixelValueTransformationSequence")
+    slope, intercept = (
+        _optional(rescale, "RescaleSlope", 1.0, who),
+        _optional(rescale, "RescaleIntercept", 0.0, who),
+    )
+    if slope == 0:
+        raise InconsistentImages(f"{who}: {tag_name('RescaleSlope')} is 0.")
+    present = {keyword: value for keyword, value in labels.items() if value}
+    return Frame(
+        instance,
+        index,
+        orientation,
+        position,
+        (float(spacing[0]), float(spacing[1])),
+        slope,
+        intercept,
+        present,
+    )
+
+
+def _check_kind(instance: Dataset) -> None:
+    who = name_of(instance)
+    modality = text(instance, "Modality") or "missing"
+    if modality != "MR":
+        raise UnsupportedModality(f"{who}: {tag_name('Modality')} is {modality}, not MR.")
+    if instance.get("SOPClassUID") not in SUPPORTED:
+        kind = UID(text(instance, "SOPClassUID") or "missing").name
+        raise UnsupportedModality(f"{who}: {tag_name('SOPClassUID')} is {kind}, not an MR image.")
+    if is_mosaic(instance):
+        raise MosaicImage(f"{who}: {tag_name('ImageType')} says MOSAIC, several slices in one image.")
+    photometric = text(instance, "PhotometricInterpretation") or "missing"
+    # MONOCHROME1 shows high values dark: a T1 image in it is stored inverted, unlike any training data.
+    if photometric != "MONOCHROME2" or text(instance, "SamplesPerPixel") not in ("", "1"):
+        raise ColourImages(
+            f"{who}: {tag_name('PhotometricInterpretation')} is {photometric}, not MONOCHROME2."
+        )
+    for keyword in ("Rows", "Columns"):
+        if not text(instance, keyword).isdecimal() or int(text(instance, keyword)) == 0:
+            raise MissingGeometry(f"{who}: {tag_name(keyword)} is {text(instance, keyword) or 'missing'}.")
+
+
+def is_multi_frame(instance: Dataset) -> bool:
+    return instance.get("SOPClassUID") in MULTI_FRAME
+
+
+def is_mosaic(instance: Dataset) -> bool:
+    """Siemens' tiling of all slices of a volume into one image: by ImageType, else by the private count."""
+    if "MOSAIC" in image_type(instance):
+        return True
+    creators = [instance.get((0x0019, block)) for block in range(0x10, 0x20)]
+    for block, creator in enumerate(creators, start=0x10):
+        if creator is not None and str(creator.value) == "SIEMENS MR HEADER":
+            return instance.get((0x0019, block << 8 | 0x0A)) is not None
+    return False
+
+
+def image_type(instance: Dataset) -> tuple[str, ...]:
+    return tuple(value.strip().upper() for value in text(instance, "ImageType").split("\\"))
+
+
+def text(ds: Dataset, keyword: str) -> str:
+    """The value as text, several joined by a backslash; empty where it is missing or illegal."""
+    try:
+        value = ds.get(keyword)
+    except (ValueError, TypeError, OverflowError):
+        return ""
+    if value is None:
+        return ""
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return "\\".join(str(item) for item in values)
+
+
+def numbers(ds: Dataset, keyword: str) -> Vector | None:
+    """The values as numbers; None where the attribute is missing or empty or a value is not finite."""
+    try:
+        values = [float(value) for value in text(ds, keyword).split("\\")]
+    except ValueError:
+        return None
+    return np.array(values) if all(math.isfinite(value) for value in values) else None
+
+
+def _required(ds: Dataset, keyword: str, count: int, who: str) -> Vector:
+    values = numbers(ds, keyword)
+    if values is None or len(values) != count:
+        found = text(ds, keyword)
+        raise MissingGeometry(f"{who}: {tag_name(keyword)} is {found or 'missing'}.")
+    return values
+
+
+def _optional(ds: Dataset, keyword: str, default: float, who: str) -> float:
+    if not text(ds, keyword):
+        return default
+    values = numbers(ds, keyword)
+    if values is None or len(values) != 1:
+        raise InconsistentImages(f"{who}: {tag_name(keyword)} is {text(ds, keyword)}.")
+    return float(values[0])
+
+
+def name_of(instance: Dataset) -> str:
+    """How a message calls this instance: the end of its SOP Instance UID, the part that differs."""
+    return f"Instance ...{text(instance, 'SOPInstanceUID')[-12:]}"
+
+
+def tag_name(keyword: str) -> str:
+    tag = Tag(tag_for_keyword(keyword) or 0)
+    return f"{keyword} ({tag.group:04X},{tag.element:04X})"
+
+
+def numbers_text(values: Sequence[float] | Vector) -> str:
+    return "\\".join(f"{value:.4g}" for value in values)

@@ -1,0 +1,38 @@
+"""RANO-BM's definition of a measurable lesion, at its limits."""
+
+import numpy as np
+import pytest
+
+from lesions.measurability import judge
+
+
+@pytest.mark.parametrize(
+    ("lesion", "spacing_mm", "limit_mm", "measurable", "said"),
+    [
+        ((10.0, 5.0, 2), 1.0, 10.0, True, "10.00 x 5.00 mm on 2 slices"),
+        ((9.9, 6.0, 5), 1.0, 10.0, False, "long axis of 9.90 mm is below 10 mm"),
+        ((12.0, 4.9, 5), 1.0, 10.0, False, "short axis of 4.90 mm is below 5 mm"),
+        ((12.0, 8.0, 1), 1.0, 10.0, False, "visible on 1 slice, fewer than 2"),
+        ((11.9, 8.0, 2), 6.0, 10.0, False, "below twice the slice spacing of 6.00 mm"),
+        ((12.0, 8.0, 2), 6.0, 10.0, True, "12.00 x 8.00 mm"),
+        ((10.0, 8.0, 2), 5.0, 10.0, True, "10.00 x 8.00 mm"),
+        ((5.0, 5.0, 4), 1.0, 5.0, True, "5.00 x 5.00 mm"),
+        ((6.0, 5.5, 3), 2.0, 5.0, True, "only with slices up to 1.5 mm; here they are 2.00 mm apart"),
+        ((np.nextafter(10.0, 9), 5.0, 2), 1.0, 10.0, True, "10.00 x 5.00 mm"),
+    ],
+)
+def test_limits(lesion, spacing_mm, limit_mm, measurable, said):
+    long_mm, short_mm, slices = lesion
+    verdict, reason = judge(long_mm, short_mm, slices, spacing_mm, limit_mm)
+    assert verdict is measurable
+    assert said in reason
+    assert reason.startswith("Measurable: " if measurable else "Not measurable: ")
+
+
+def test_every_reason_against_is_named():
+    _, reason = judge(4.0, 3.0, 1, 7.0, 10.0)
+    assert [word in reason for word in ("below 10 mm", "below 5 mm", "1 slice", "7.00 mm")] == [True] * 4
+
+
+def test_thin_slices_need_no_remark_on_a_lower_limit():
+    assert "tolerates" not in judge(6.0, 5.5, 3, 1.5, 5.0)[1]

@@ -1,0 +1,360 @@
+"""`python api.py` for real: the API, its worker and a PACS, driven over HTTP as curl would."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pytest
+import requests
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+from pydicom.uid import generate_uid
+from sqlalchemy import NullPool, create_engine, text
+
+from api import create_app
+from orthanc.dicomweb import open_archive
+from settings import Settings
+from unetr.network import build, save_weights
+from unetr.phantom import SeriesOptions, to_instances
+from unetr.spec import ModelSpec
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS = ROOT / "unetr" / "weights"
+SHIPPED, SILENT = "metscope-compact", "silent"
+TINY = {"img_size": [32, 32, 32], "feature_size": 2, "hidden_size": 24, "mlp_dim": 48, "num_heads": 2}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running api.py with a study in its archive. Every answer is held against its OpenAPI document."""
+
+    url: str
+    settings: Settings
+    study_uid: str
+    process: subprocess.Popen[bytes]
+    document: dict
+
+    def post(self, path: str, **options: object) -> requests.Response:
+        return self._checked("post", path, requests.post(self.url + path, timeout=90, **options))
+
+    def get(self, path: str) -> requests.Response:
+        return self._checked("get", path, requests.get(self.url + path, timeout=30))
+
+    def ended(self, job_id: str, limit_s: float = 120.0) -> dict:
+        return self.job_when(job_id, lambda job: job["state"] in ("done", "failed", "cancelled"), limit_s)
+
+    def job_when(self, job_id: str, condition: Callable[[dict], bool], limit_s: float = 120.0) -> dict:
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            job = self.get(f"/jobs/{job_id}").json()
+            if condition(job):
+                return job
+            time.sleep(0.02)
+        raise AssertionError(f"the job is still {job}")
+
+    def scalar(self, query: str) -> object:
+        engine = create_engine(self.settings.sqlalchemy_url, poolclass=NullPool)
+        with engine.connect() as connection:
+            return connection.execute(text(query)).scalar()
+
+    def worker_pid(self) -> int:
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        pids = {int(pid) for path in children for pid in path.read_text().split()}
+        assert len(pids) == 1
+        return pids.pop()
+
+    def _checked(self, method: str, path: str, answer: requests.Response) -> requests.Response:
+        if answer.headers["Content-Type"] != "application/json" or path == "/openapi.json":
+            return answer
+        components = {"components": self.document["components"]}
+        for template, item in self.document["paths"].items():
+            if re.fullmatch(re.sub(r"{[^}]+}", "[^/]+", template), path.partition("?")[0]):
+                responses = item[method]["responses"]
+                described = responses.get(str(answer.status_code), responses["default"])
+                schema = described["content"]["application/json"]["schema"]
+                break
+        else:
+            schema = {"$ref": "#/components/schemas/ErrorAnswer"}
+        validator = Draft202012Validator(
+            schema | components, format_checker=Draft202012Validator.FORMAT_CHECKER
+        )
+        validator.validate(answer.json())
+        return answer
+
+
+def silent_model(folder: Path) -> Path:
+    """One small, untrained network, which finds nothing: it keeps no lesion below a cubic metre."""
+    folder.mkdir()
+    content = json.loads((WEIGHTS / f"{SHIPPED}.json").read_text())
+    content |= {"id": SILENT, "weights": {"file": f"{SILENT}.safetensors", "sha256": "0" * 64}}
+    content["network"]["arguments"] |= TINY
+    content["window"]["shape"] = TINY["img_size"]
+    content["postprocessing"] = {"threshold": 0.5, "minimum_volume_mm3": 1e9}
+    network = build(ModelSpec.model_validate(content).network)
+    content["weights"]["sha256"] = save_weights(network, folder / f"{SILENT}.safetensors")
+    (folder / f"{SILENT}.json").write_text(json.dumps(content))
+    return folder
+
+
+def small_head() -> hd.Volume:
+    """A bright ellipsoid with brighter balls in it, 40 slices of 64 x 64; no anatomy, but quick."""
+    index = np.stack(np.meshgrid(np.arange(40), np.arange(64), np.arange(64), indexing="ij"), -1)
+    centred = (index - [20, 32, 32]) / [18, 28, 24]
+    image = np.where((centred**2).sum(-1) < 1, 300.0, 5.0)
+    for centre, radius in (([20, 30, 22], 5), ([12, 40, 40], 4)):
+        image[np.linalg.norm(index - centre, axis=-1) < radius] = 900.0
+    image += np.random.default_rng(0).normal(0, 6, image.shape).clip(-4, 20)
+    affine = np.array([[0, 0, 2.0, -64], [0, 2.0, 0, -64], [3.0, 0, 0, -60], [0, 0, 0, 1]])
+    return hd.Volume(image.round().clip(0), affine, "PATIENT", frame_of_reference_uid=generate_uid())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(environment: dict[str, str], port: int) -> subprocess.Popen[bytes]:
+    names = {name.upper() for name in Settings.model_fields}
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "api.py")],
+        cwd=environment["DATA_DIR"],
+        env=clean | environment | {"PORT": str(port), "LEASE_S": "3"},
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            if requests.get(f"http://127.0.0.1:{port}/health/ready", timeout=10).status_code == 200:
+                return process
+        except requests.ConnectionError:
+            pass
+        assert process.poll() is None, "api.py ended"
+        time.sleep(0.3)
+    process.kill()
+    raise AssertionError("api.py was not ready within two minutes")
+
+
+def serve(folder: Path, **environment: str) -> Iterator[Service]:
+    (folder / "data").mkdir()
+    variables = {"DATA_DIR": str(folder / "data")} | environment
+    settings = Settings(_env_file=None, **{name.lower(): value for name, value in variables.items()})
+    study = to_instances(small_head(), SeriesOptions())
+    open_archive(settings).store(study)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    process = start(variables, port)
+    document = requests.get(f"{url}/openapi.json", timeout=30).json()
+    service = Service(url, settings, str(study[0].StudyInstanceUID), process, document)
+    try:
+        yield service
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("embedded")
+    yield from serve(folder, MODELS_DIR=str(silent_model(folder / "models")))
+
+
+def test_a_study_without_lesions_is_done_with_zero_lesions_and_no_seg(service):
+    posted = service.post(f"/segmentation/{service.study_uid}", json={"model": SILENT})
+    assert posted.status_code == 202
+    assert posted.headers["Location"] == f"/jobs/{posted.json()['id']}"
+    job = service.ended(posted.json()["id"])
+    assert (job["state"], job["error"]) == ("done", None)
+    document = service.get(job["result"]).json()
+    assert document["lesions"] == []
+    assert document["segmentation"] == {
+        "sop_instance_uid": None, "series_instance_uid": None, "stored": False
+    }  # fmt: skip
+    assert document["research_use_only"] is True
+    archive = open_archive(service.settings)
+    assert {h[0].Modality for h in archive.series_headers(service.study_uid)} == {"MR"}
+
+
+def test_the_result_of_an_equal_request_is_adopted_unless_forced(service):
+    url = f"/segmentation/{service.study_uid}"
+    first = service.ended(service.post(url, json={"model": SILENT}).json()["id"])
+    again = service.post(url, json={"model": SILENT, "wait_s": 30})
+    assert again.status_code == 200
+    assert again.json()["result"] == first["result"]
+    forced = service.post(url, json={"model": SILENT, "force": True, "wait_s": 30}).json()
+    assert forced["state"] == "done"
+    assert forced["result"] != first["result"]
+
+
+def test_a_worker_killed_in_mid_job_leaves_one_result(service):
+    before = service.scalar("SELECT count(*) FROM segmentations")
+    asked = {"model": SILENT, "force": True}
+    job_id = service.post(f"/segmentation/{service.study_uid}", json=asked).json()["id"]
+    service.job_when(job_id, lambda job: job["state"] == "running")
+    os.kill(service.worker_pid(), signal.SIGKILL)
+    job = service.ended(job_id)
+    assert job["state"] == "done"
+    assert job["attempts"] == 2
+    assert service.scalar("SELECT count(*) FROM segmentations") == before + 1
+
+
+def test_a_running_job_is_cancelled_and_leaves_nothing(service):
+    before = service.scalar("SELECT count(*) FROM segmentations")
+    job_id = service.post(f"/segmentation/{service.study_uid}", json={"force": True}).json()["id"]
+    service.job_when(job_id, lambda job: job["state"] == "running")
+    assert service.post(f"/jobs/{job_id}/cancel").status_code == 200
+    assert service.ended(job_id, limit_s=10)["state"] == "cancelled"
+    assert service.scalar("SELECT count(*) FROM segmentations") == before
+    again = service.post(f"/jobs/{job_id}/cancel")
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "job_not_cancellable")
+
+
+def test_an_unknown_study_fails_with_its_code(service):
+    job = service.ended(service.post(f"/segmentation/{generate_uid()}").json()["id"])
+    assert (job["state"], job["error"]["code"]) == ("failed", "study_not_found")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("/segmentation/not-a-uid", b"", 422, "invalid_form"),
+        ("/segmentation/1.2.3", b'{"serie": "1.2"}', 422, "invalid_form"),
+        ("/segmentation/1.2.3", b'{"wait_s": 1e9}', 422, "invalid_form"),
+        ("/segmentation/1.2.3", b'{"force": "perhaps"}', 422, "invalid_form"),
+        ("/segmentation/1.2.3", b'{"model": "nobody"}', 404, "model_not_found"),
+        ("/segmentation/1.2.3", b"{", 400, "bad_request"),
+        ("/segmentation/1.2.3", b"[1]", 422, "invalid_form"),
+        ("/segmentation/1.2.3", b'{"series_instance_uid": "1.2/../3"}', 422, "invalid_form"),
+        ("/segmentation/1.2.3", b"x" * 200_000, 413, "request_entity_too_large"),
+        ("/jobs/none/cancel", b"", 404, "job_not_found"),
+        ("/nowhere", b"", 404, "not_found"),
+    ],
+)
+def test_bad_input_is_refused_in_one_shape_and_leaves_no_row(service, path, body, status, code):
+    before = service.scalar("SELECT count(*) FROM jobs")
+    answer = service.post(path, data=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert set(answer.json()["error"]) == {"code", "message", "details"}
+    assert service.scalar("SELECT count(*) FROM jobs") == before
+
+
+def test_reading_routes_answer(service):
+    service.ended(service.post(f"/segmentation/{service.study_uid}", json={"model": SILENT}).json()["id"])
+    candidates = service.get(f"/studies/{service.study_uid}/candidates").json()["candidates"]
+    assert [candidate["refused"] for candidate in candidates] == [None]
+    assert service.get(f"/studies/{service.study_uid}/segmentations").json()["segmentations"]
+    assert [p["patient_id"] for p in service.get("/patients").json()["patients"]] == ["PHANTOM-1"]
+    assert service.get("/patients/PHANTOM-1/lesions").json()["lesions"] == []
+    assert {model["id"] for model in service.get("/models").json()["models"]} == {SILENT}
+    assert service.get("/health/live").json() == {"live": True}
+    assert service.get("/patients/nobody/lesions").status_code == 404
+    assert "swagger" in service.get("/docs").text.lower()
+    assert 'metscope_jobs{state="done"}' in service.get("/metrics").text
+    assert service.get("/jobs?state=done&limit=1").json()["jobs"][0]["state"] == "done"
+    ready = service.get("/health/ready").json()
+    assert (ready["ready"], ready["loaded_models"]) == (True, [SILENT])
+
+
+def test_a_body_that_is_not_json_and_a_wrong_method_are_refused_in_the_same_shape(service):
+    form = service.post("/segmentation/1.2.3", data={"force": "1"})
+    assert (form.status_code, form.json()["error"]["code"]) == (415, "unsupported_media_type")
+    wrong = requests.delete(f"{service.url}/jobs", timeout=30)
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert "GET" in wrong.headers["Allow"]
+
+
+def test_the_openapi_document_is_valid(service):
+    validate(service.document)
+
+
+def test_no_worker_outlives_an_api_that_was_killed(service):
+    """The last test with this service."""
+    pid = service.worker_pid()
+    service.process.kill()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_web_page_of_another_origin_may_call_only_if_it_is_listed(tmp_path):
+    app = create_app(Settings(_env_file=None, data_dir=tmp_path, cors_origins="https://viewer.example"))
+
+    def allowed(origin):
+        answer = app.test_client().get("/health/live", headers={"Origin": origin})
+        return answer.headers.get("Access-Control-Allow-Origin")
+
+    assert allowed("https://viewer.example") == "https://viewer.example"
+    assert allowed("https://elsewhere.example") is None
+    closed = create_app(Settings(_env_file=None, data_dir=tmp_path)).test_client()
+    answer = closed.get("/health/live", headers={"Origin": "https://viewer.example"})
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_it_is_not_ready_without_a_worker_and_says_why(tmp_path):
+    answer = create_app(Settings(_env_file=None, data_dir=tmp_path)).test_client().get("/health/ready")
+    assert answer.status_code == 503
+    assert {name for name, check in answer.json["checks"].items() if not check["ok"]} == {"worker"}
+
+
+def test_a_wrong_setting_stops_the_start_with_its_name(tmp_path):
+    done = subprocess.run(  # noqa: PLW1510 - the status is what is asked about
+        [sys.executable, str(ROOT / "api.py")],
+        cwd=tmp_path, env=os.environ | {"CORS_ORIGINS": "*"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("settings_invalid: CORS_ORIGINS: list the origins")
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory, orthanc, postgresql) -> Iterator[Service]:
+    """The same with a real Orthanc and a real PostgreSQL."""
+    yield from serve(
+        tmp_path_factory.mktemp("hospital"),
+        DICOMWEB_URL=orthanc.url,
+        DICOMWEB_USER=orthanc.user,
+        DICOMWEB_PASSWORD=orthanc.password,
+        DATABASE_URL=postgresql,
+    )
+
+
+def test_a_study_in_orthanc_becomes_a_stored_seg_and_rows_in_postgresql(hospital, orthanc):
+    posted = hospital.post(f"/segmentation/{hospital.study_uid}", json={"model": SHIPPED})
+    job = hospital.ended(posted.json()["id"])
+    assert (job["state"], job["error"]) == ("done", None)
+    document = hospital.get(job["result"]).json()
+    assert document["lesions"], "the shipped model calls bright balls lesions"
+    assert document["segmentation"]["stored"] is True
+
+    listed = requests.get(
+        f"{orthanc.url}/studies/{hospital.study_uid}/instances",
+        params={"Modality": "SEG"},
+        auth=(orthanc.user, orthanc.password),
+        timeout=30,
+    ).json()
+    assert [i["00080018"]["Value"] for i in listed] == [[document["segmentation"]["sop_instance_uid"]]]
+
+    stored = open_archive(hospital.settings).retrieve_series(
+        hospital.study_uid, document["segmentation"]["series_instance_uid"]
+    )[0]
+    assert [item.TrackingUID for item in stored.SegmentSequence] == [
+        lesion["tracking_uid"] for lesion in document["lesions"]
+    ]
+    assert hospital.scalar("SELECT count(*) FROM measurements") == len(document["lesions"])
+    assert hospital.scalar("SELECT sum(volume_ml) FROM measurements") == pytest.approx(
+        document["total_volume_ml"], abs=1e-4
+    )
+    for lesion in document["lesions"]:
+        ends = np.array(lesion["long_axis_lps"])
+        assert np.linalg.norm(ends[0] - ends[1]) == pytest.approx(lesion["long_axis_mm"], abs=1e-2)

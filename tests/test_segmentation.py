@@ -1,0 +1,245 @@
+"""One request from the PACS and back, and the command line."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import highdicom as hd
+import nibabel
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.uid import JPEG2000Lossless, generate_uid
+from scipy.spatial.transform import Rotation
+
+import segmentation
+from db import measurements
+from db.database import open_database
+from imaging import seg
+from imaging.stack import to_stack
+from orthanc.dicomweb import open_archive
+from segmentation import Request, Services, deliver, lesions_of_segments, segment_series
+from settings import Settings
+from unetr.phantom import SeriesOptions, to_instances
+from unetr.predict import Prediction
+from unetr.spec import default_model
+
+DIRECTIONS = {
+    "axial": ((0, 0, 1), (0, 1, 0), (1, 0, 0)),
+    "sagittal": ((-1, 0, 0), (0, 0, -1), (0, 1, 0)),
+    "coronal": ((0, 1, 0), (0, 0, -1), (1, 0, 0)),
+}
+BALLS = (  # centre in mm from the head's centre, LPS, and radius: asymmetric in every direction
+    ((20.0, -12.0, 15.0), 9.0),
+    ((-25.0, 18.0, -10.0), 6.0),
+    ((8.0, 25.0, 22.0), 4.5),
+)
+THRESHOLD = 500.0
+
+
+def head(directions: str, spacing: tuple[float, float, float], turn_deg: float = 0.0) -> hd.Volume:
+    """Bright balls in a grey cube of 76 mm."""
+    shape = tuple(int(76 / step) for step in spacing)
+    turn = Rotation.from_euler("xyz", [turn_deg, -turn_deg / 2, turn_deg], degrees=True).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.array(DIRECTIONS[directions], dtype=float).T * spacing
+    affine[:3, 3] = [3.3, -7.7, 11.1] - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
+    positions = index @ affine[:3, :3].T + affine[:3, 3]
+    image = np.random.default_rng(0).integers(80, 120, shape)
+    for offset, radius in BALLS:
+        inside = np.linalg.norm(positions - np.array(offset) - [3.3, -7.7, 11.1], axis=-1) <= radius
+        image[inside] = 900
+    return hd.Volume(image.astype(np.uint16), affine, "PATIENT", frame_of_reference_uid=generate_uid())
+
+
+def threshold(volume: hd.Volume, on_progress: Callable[[float], None]) -> Prediction:
+    """No model, but a predictor all the same, on the native grid."""
+    on_progress(1.0)
+    found = volume.array > THRESHOLD
+    return Prediction(volume.with_array(found.astype(np.uint8)), volume.with_array(found.astype(np.float32)))
+
+
+def balls_of(volume: hd.Volume) -> list[tuple[np.ndarray, float]]:
+    """Centroid, LPS mm, and volume, ml, of each ball's voxels, largest first."""
+    found = []
+    for offset, radius in BALLS:
+        positions = volume.map_indices_to_reference(np.argwhere(volume.array > THRESHOLD))
+        near = np.linalg.norm(positions - np.array(offset) - [3.3, -7.7, 11.1], axis=1) <= radius + 1e-6
+        found.append((positions[near].mean(0), near.sum() * volume.voxel_volume / 1000))
+    return found
+
+
+@pytest.fixture
+def services(tmp_path, orthanc) -> Services:
+    settings = Settings(
+        _env_file=None,
+        data_dir=tmp_path,
+        dicomweb_url=orthanc.url,
+        dicomweb_user=orthanc.user,
+        dicomweb_password=orthanc.password,
+    )
+    spec = default_model(settings.models_dir)
+    sessions = open_database(settings.sqlalchemy_url)
+    return Services(open_archive(settings), sessions, threshold, spec, settings)
+
+
+GEOMETRIES = {
+    "axial": (head("axial", (1.5, 1.0, 1.0)), SeriesOptions()),
+    "axial, shuffled": (head("axial", (1.5, 1.0, 1.0)), SeriesOptions(order="shuffled")),
+    "axial, reversed": (head("axial", (1.5, 1.0, 1.0)), SeriesOptions(order="reversed")),
+    "axial, jitter": (head("axial", (1.5, 1.0, 1.0)), SeriesOptions(orientation_jitter=6e-8)),
+    "axial, JPEG 2000": (head("axial", (1.5, 1.0, 1.0)), SeriesOptions(transfer_syntax=JPEG2000Lossless)),
+    "axial, anisotropic": (head("axial", (3.0, 0.8, 1.2)), SeriesOptions()),
+    "sagittal": (head("sagittal", (1.2, 1.0, 1.0)), SeriesOptions(order="shuffled")),
+    "coronal": (head("coronal", (1.2, 1.0, 1.0)), SeriesOptions()),
+    "oblique": (head("axial", (2.0, 1.0, 1.0), 13.0), SeriesOptions(order="reversed")),
+    "enhanced, shared": (head("axial", (1.5, 1.0, 1.0), 5.0), SeriesOptions(enhanced="shared")),
+    "enhanced, per frame": (
+        head("sagittal", (1.5, 1.0, 1.0)), SeriesOptions(enhanced="per_frame", order="shuffled")
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_from_the_pacs_to_a_seg_in_the_pacs_and_back_nothing_moves(geometry, services):
+    volume, options = GEOMETRIES[geometry]
+    instances = to_instances(volume, options)
+    services.archive.store(instances)
+    study_uid = str(instances[0].StudyInstanceUID)
+    segmentation_id = segment_series(Request(study_uid), services, lambda stage, fraction: None)
+    deliver(segmentation_id, services)
+    document = measurements.document(services.sessions, segmentation_id)
+    assert document["segmentation"]["stored"] is True
+
+    stored = services.archive.retrieve_series(study_uid, document["segmentation"]["series_instance_uid"])
+    stack = to_stack(services.archive.retrieve_series(study_uid, document["series_instance_uid"]))
+    labels, segments = seg.read(stored[0], stack)
+    truth = balls_of(volume)
+    assert [segment.number for segment in segments] == [1, 2, 3]
+    for lesion, segment, (centroid, volume_ml) in zip(document["lesions"], segments, truth, strict=True):
+        voxels = np.argwhere(labels.array == segment.number)
+        assert labels.map_indices_to_reference(voxels).mean(0) == pytest.approx(centroid, abs=0.1)
+        assert len(voxels) * labels.voxel_volume / 1000 == pytest.approx(volume_ml, rel=1e-6)
+        assert lesion["centroid_lps_mm"] == pytest.approx(centroid, abs=0.1)
+        assert lesion["volume_ml"] == pytest.approx(volume_ml, rel=1e-4)
+        assert lesion["tracking_uid"] == segment.tracking_uid
+
+
+@pytest.fixture(scope="module")
+def series_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("series")
+    for number, instance in enumerate(to_instances(head("axial", (1.5, 1.0, 1.0)), SeriesOptions())):
+        instance.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    (folder / "notes.txt").write_text("no DICOM")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mask_file(tmp_path_factory) -> Path:
+    """The balls as another tool would write them: NIfTI in RAS, its own axis order."""
+    volume = head("axial", (1.5, 1.0, 1.0))
+    array = np.transpose(volume.array > THRESHOLD, (2, 1, 0)).astype(np.uint8)
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine[:, [2, 1, 0, 3]]
+    path = tmp_path_factory.mktemp("mask") / "mask.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+def test_a_mask_is_measured_without_a_model(series_folder, mask_file, tmp_path):
+    status = segmentation.main([str(series_folder), "--out", str(tmp_path), "--from-mask", str(mask_file)])
+    assert status == 0
+    document = json.loads((tmp_path / "lesions.json").read_text())
+    assert document["model"] is None
+    truth = balls_of(head("axial", (1.5, 1.0, 1.0)))
+    for lesion, (centroid, volume_ml) in zip(document["lesions"], truth, strict=True):
+        assert lesion["centroid_lps_mm"] == pytest.approx(centroid, abs=0.1)
+        assert lesion["volume_ml"] == pytest.approx(volume_ml, rel=1e-4)
+    for lesion, (_, radius) in zip(document["lesions"], BALLS, strict=True):
+        assert lesion["long_axis_mm"] == pytest.approx(2 * radius, abs=1.0)
+    rows = list(csv.DictReader((tmp_path / "lesions.csv").read_text().splitlines()))
+    assert [float(row["volume_ml"]) for row in rows] == [
+        lesion["volume_ml"] for lesion in document["lesions"]
+    ]
+    assert (tmp_path / "overlay.png").read_bytes().startswith(b"\x89PNG")
+    dataset = dcmread(tmp_path / "segmentation.dcm")
+    assert {item.SegmentAlgorithmType for item in dataset.SegmentSequence} == {"MANUAL"}
+
+
+def test_a_seg_read_again_keeps_identities_and_measures_the_same(series_folder, mask_file, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    segmentation.main([str(series_folder), "--out", str(first), "--from-mask", str(mask_file)])
+    arguments = [str(series_folder), "--out", str(second), "--from-seg", str(first / "segmentation.dcm")]
+    assert segmentation.main(arguments) == 0
+    before, after = (json.loads((f / "lesions.json").read_text())["lesions"] for f in (first, second))
+    for key in ("number", "name", "tracking_id", "tracking_uid", "volume_ml", "long_axis_mm"):
+        assert [lesion[key] for lesion in after] == [lesion[key] for lesion in before]
+
+
+def test_an_untracked_segment_is_split_and_a_tracked_one_kept_whole():
+    array = np.zeros((6, 12, 12), dtype=np.int32)
+    array[1:3, 1:3, 1:3] = 4
+    array[1:4, 8:11, 8:11] = 4
+    array[4, 1, 1:4] = array[4, 5, 1:4] = 9
+    volume = hd.Volume(array, np.eye(4), "PATIENT")
+    loose = seg.Segment(4, "Neoplasm", None, None, None, None)
+    tracked = seg.Segment(9, "Left frontal", "BM-7", "1.2.3", None, None)
+    labels, identities = lesions_of_segments(volume, [loose, tracked])
+    assert [int((labels.array == number).sum()) for number in (1, 2, 3)] == [27, 8, 6]
+    assert {number: identity.name for number, identity in identities.items()} == {3: "Left frontal"}
+
+
+def test_a_dry_run_says_what_would_be_taken_and_where_it_lies(series_folder, capsys):
+    assert segmentation.main([str(series_folder), "--dry-run"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    volume = head("axial", (1.5, 1.0, 1.0))
+    assert plan["shape"] == [50, 76, 76]
+    assert plan["spacing_mm"] == pytest.approx([1.5, 1.0, 1.0])
+    assert np.array(plan["affine_lps"]) == pytest.approx(volume.affine, abs=1e-4)
+    assert plan["modality"] == "MR"
+    assert plan["chosen"] == plan["candidates"][0]["series_instance_uid"]
+    assert plan["refusal"] is None
+
+
+def test_a_dry_run_of_a_ct_prints_the_refusal(series_folder, tmp_path, capsys):
+    for path in series_folder.glob("*.dcm"):
+        dataset = dcmread(path)
+        dataset.Modality = "CT"
+        dataset.save_as(tmp_path / path.name)
+    assert segmentation.main([str(tmp_path), "--dry-run"]) == 3
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["chosen"] is None
+    assert plan["candidates"][0]["refused"] == "unsupported_modality"
+    assert plan["refusal"]["code"] == "no_candidate_series"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "code"),
+    [
+        (["{missing}", "--out", "{out}"], 3, "unreadable_file"),
+        (["{series}", "--out", "{out}", "--series", "1.2.3"], 3, "series_not_found"),
+        (["{series}", "--out", "{out}", "--model", "nobody"], 5, "model_not_found"),
+        (["{series}", "--out", "{out}", "--from-seg", "{series}/notes.txt"], 3, "unreadable_file"),
+        (["{series}", "--out", "{out}", "--from-mask", "{series}/notes.txt"], 3, "unreadable_file"),
+        (["{series}", "--out", "{out}", "--from-seg", "{series}/0.dcm"], 3, "unreadable_file"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_its_code_and_no_files(
+    arguments, status, code, series_folder, tmp_path, capsys
+):
+    places = {"missing": tmp_path / "nowhere", "series": series_folder, "out": tmp_path / "out"}
+    assert segmentation.main([argument.format(**places) for argument in arguments]) == status
+    assert capsys.readouterr().err.startswith(f"{code}: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_usage_errors_end_with_2(series_folder):
+    done = subprocess.run(
+        [sys.executable, "segmentation.py", str(series_folder)],
+        cwd=Path(segmentation.__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--out" in done.stderr

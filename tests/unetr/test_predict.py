@@ -1,0 +1,297 @@
+"""Masks and probabilities on the native grid. The seam is the backend: a window in, logits out."""
+
+import itertools
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from errors import JobCancelled, ModelError
+from unetr.backends import AGREEMENT, backend_of, trusted
+from unetr.network import build, save_weights
+from unetr.predict import Predictor, slide, windows
+from unetr.spec import (
+    ModelSpec,
+    Network,
+    PostProcessing,
+    ScaleRange,
+    UNETRArguments,
+    Weights,
+    Window,
+    load_spec,
+)
+
+SPEC_FILE = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
+ORIENTATIONS = [
+    "".join(letters)
+    for axes in itertools.permutations(("LR", "PA", "SI"))
+    for letters in itertools.product(*axes)
+]
+
+
+SMALL = Network(
+    name="UNETR",
+    arguments=UNETRArguments(
+        in_channels=1, out_channels=2, img_size=(32, 32, 32), feature_size=4, hidden_size=24, mlp_dim=48,
+        num_heads=2, proj_type="conv", norm_name="instance", conv_block=True, res_block=True,
+    ),
+)  # fmt: skip
+
+
+def above_level(window: np.ndarray) -> np.ndarray:
+    """Calls a voxel lesion where its normalised intensity exceeds 0.6: half-way up the edge of a blob."""
+    return (window - 0.6) * 20.0
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    """The shipped model's grid and crop, with intensities and thresholds that a test can reckon with."""
+    scale = ScaleRange(step="scale_range", source=(0, 100), target=(0, 1), clip=False)
+    update = {
+        "intensity": (scale,),
+        "postprocessing": PostProcessing(threshold=0.5, minimum_volume_mm3=14.0),
+    }
+    return load_spec(SPEC_FILE).model_copy(update=update)
+
+
+def blobs(affine: np.ndarray, shape: tuple[int, int, int], centres_mm: list, radii_mm: list) -> hd.Volume:
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
+    positions = index @ affine[:3, :3].T + affine[:3, 3]
+    array = np.full(shape, 20.0)
+    for centre, radius in zip(centres_mm, radii_mm, strict=True):
+        distance = np.linalg.norm(positions - centre, axis=-1)
+        array += 80.0 * np.clip(radius - distance + 0.5, 0.0, 1.0)
+    return hd.Volume(array.astype(np.float32), affine, "PATIENT")
+
+
+def affine_of(turn: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = turn * spacing
+    affine[:3, 3] = [-20.0, 11.0, 7.0]
+    return affine
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_with_the_models_spacing_the_mask_is_the_threshold_in_every_orientation(orientation, spec):
+    volume = blobs(affine_of(np.eye(3), (1.5, 1.5, 1.5)), (40, 36, 30), [[8, 40, 25], [25, 50, 40]], [9, 5])
+    volume = volume.to_patient_orientation(orientation)
+    prediction = Predictor(spec, above_level)(volume)
+    assert prediction.mask.geometry_equal(volume)
+    assert np.array_equal(prediction.mask.array, volume.array > 60.0)
+
+
+def test_the_threshold_is_a_probability(spec):
+    volume = blobs(affine_of(np.eye(3), (1.5, 1.5, 1.5)), (40, 36, 30), [[8, 40, 25]], [9])
+    certain = PostProcessing(threshold=0.95, minimum_volume_mm3=0.0)
+    prediction = Predictor(spec.model_copy(update={"postprocessing": certain}), above_level)(volume)
+    probability = 1.0 / (1.0 + np.exp(-(volume.array / 100.0 - 0.6) * 20.0))
+    assert np.array_equal(prediction.mask.array > 0, probability > 0.95)
+    assert np.any((probability > 0.5) & (probability < 0.95))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 0.9, 0.9), (3.0, 0.9, 0.9), (0.8, 2.0, 0.8)])
+def test_with_another_spacing_oblique_lesions_keep_place_and_volume(spacing, spec):
+    turn = Rotation.from_euler("xyz", [15, 10, -20], degrees=True).as_matrix()
+    affine = affine_of(turn, spacing)
+    shape = tuple(int(60 / s) for s in spacing)
+    centre = (affine @ [*(np.array(shape) * 0.6), 1])[:3]
+    volume = blobs(affine, shape, [centre], [10.0])
+    mask = Predictor(spec, above_level)(volume).mask
+    found = volume.map_indices_to_reference(np.argwhere(mask.array).mean(0)[None])[0]
+    assert found == pytest.approx(centre, abs=0.2)
+    assert mask.array.sum() * mask.voxel_volume == pytest.approx(4 / 3 * np.pi * 1000, rel=0.06)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_an_oblique_stack_in_any_orientation_differs_from_the_native_threshold_by_a_shell(orientation, spec):
+    turn = Rotation.from_euler("xyz", [-20, 8, 17], degrees=True).as_matrix()
+    affine = affine_of(turn, (1.9, 1.0, 1.2))
+    centres = [(affine @ [*index, 1])[:3] for index in ([9, 14, 30], [19, 29, 15])]
+    volume = blobs(affine, (28, 44, 46), centres, [7.0, 5.0]).to_patient_orientation(orientation)
+    mask = Predictor(spec, above_level)(volume).mask.array > 0
+    expected = volume.array > 60.0
+    shell = ndimage.binary_dilation(expected) & ~ndimage.binary_erosion(expected)
+    assert np.all(shell[mask != expected])
+    assert ndimage.label(mask)[1] == 2
+
+
+def test_a_lesion_at_the_crops_edge_does_not_bleed_into_what_was_cropped_away(spec):
+    array = np.zeros((40, 44, 48), dtype=np.float32)
+    array[10:30, 10:34, 10:38] = 50.0
+    array[24:30, 15:25, 15:25] = 100.0
+    volume = hd.Volume(array, affine_of(np.eye(3), (1.5, 1.5, 1.5)), "PATIENT")
+    mask = Predictor(spec, above_level)(volume).mask.array
+    assert np.array_equal(mask > 0, array > 60.0)
+
+
+def test_what_lies_between_the_centres_of_thick_slices_marks_no_voxel(spec):
+    array = np.full((6, 30, 30), 20.0, dtype=np.float32)
+    array[3, 10:20, 10:20] = 100.0
+    volume = hd.Volume(array, affine_of(np.eye(3), (1.5, 1.5, 12.0))[:, [2, 1, 0, 3]], "PATIENT")
+
+    def between_slices(window: np.ndarray) -> np.ndarray:
+        # A slice is 8 voxels of the model's grid thick; these two lie furthest from the slices' centres.
+        logits = np.full_like(window, -5.0)
+        logits[10:20, 10:20, 15:17] = 5.0
+        return logits
+
+    prediction = Predictor(spec, between_slices)(volume)
+    assert not prediction.mask.array.any()
+    assert prediction.probability.array.max() <= 0.5
+
+
+def test_probability_is_the_sigmoid_inside_the_boxes_and_zero_elsewhere(spec):
+    volume = blobs(affine_of(np.eye(3), (1.5, 1.5, 1.5)), (40, 36, 30), [[8, 40, 25]], [9])
+    prediction = Predictor(spec, above_level)(volume)
+    expected = 1.0 / (1.0 + np.exp(-(volume.array / 100.0 - 0.6) * 20.0))
+    inside = prediction.mask.array > 0
+    assert prediction.probability.array[inside] == pytest.approx(expected[inside], abs=1e-3)
+    assert prediction.probability.array[0, 0, 0] == 0.0
+    assert np.all(prediction.probability.array[~inside] <= 0.5)
+
+
+def test_components_below_the_minimum_volume_are_dropped_even_beside_a_large_one(spec):
+    volume = blobs(
+        affine_of(np.eye(3), (1.5, 1.5, 1.5)), (40, 36, 30), [[10, 40, 25], [10, 40, 37.5]], [8, 1.0]
+    )
+    strict = spec.postprocessing.model_copy(update={"minimum_volume_mm3": 60.0})
+    mask = Predictor(spec.model_copy(update={"postprocessing": strict}), above_level)(volume).mask
+    heights = volume.map_indices_to_reference(np.argwhere(mask.array))[:, 2]
+    assert heights.max() < 34.0
+
+
+def test_windows_cover_everything_with_the_asked_overlap():
+    covered = np.zeros((133, 64, 40), dtype=int)
+    boxes = list(windows((133, 64, 64), (64, 64, 64), 0.25))
+    for box in boxes:
+        covered[box] += 1
+    assert covered.min() >= 1
+    starts = sorted({box[0].start for box in boxes})
+    assert max(b - a for a, b in itertools.pairwise(starts)) <= 48
+
+
+@pytest.mark.parametrize("blend", ["gaussian", "constant"])
+def test_sliding_over_a_constant_answer_gives_that_answer(blend, spec):
+    window = spec.window.model_copy(update={"blend": blend})
+    spec = spec.model_copy(update={"window": window})
+    array = np.random.default_rng(0).normal(size=(90, 70, 30)).astype(np.float32)
+    assert slide(array, lambda window: window * 3.0, spec, lambda f: None) == pytest.approx(
+        array * 3.0, abs=1e-4
+    )
+
+
+def test_where_windows_overlap_they_count_alike_or_by_the_distance_from_their_centre(spec):
+    found = {}
+    for blend in ("gaussian", "constant"):
+        window = Window(shape=(64, 64, 64), overlap=0.25, blend=blend)
+        answers = iter([0.0, 1.0])
+        found[blend] = slide(
+            np.zeros((96, 64, 64), dtype=np.float32),
+            lambda box, answers=answers: np.full(box.shape, next(answers), dtype=np.float32),
+            spec.model_copy(update={"window": window}),
+            lambda fraction: None,
+        )[:, 32, 32]
+    assert np.all(found["constant"][32:64] == 0.5)
+    assert np.all(np.diff(found["gaussian"][32:64]) > 0)
+    for line in found.values():
+        assert np.all(line[:32] == 0.0)
+        assert np.all(line[64:] == 1.0)
+
+
+def test_progress_rises_to_one_and_a_cancelled_job_stops_between_windows(spec):
+    volume = blobs(affine_of(np.eye(3), (1.5, 1.5, 1.5)), (100, 90, 80), [[8, 40, 25]], [9])
+    seen: list[float] = []
+    Predictor(spec, above_level)(volume, seen.append)
+    assert seen[0] == 0.0
+    assert seen[-1] == 1.0
+    assert seen == sorted(seen)
+
+    calls: list[int] = []
+
+    def counted(window: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        return above_level(window)
+
+    def cancel(fraction: float) -> None:
+        if fraction > 0.3:
+            raise JobCancelled("Cancelled.")
+
+    with pytest.raises(JobCancelled):
+        Predictor(spec, counted)(volume, cancel)
+    assert 0 < len(calls) < len(seen) - 1
+
+
+@pytest.fixture(scope="module")
+def small_network() -> torch.nn.Module:
+    torch.manual_seed(7)
+    return build(SMALL).eval()
+
+
+@pytest.fixture(scope="module")
+def loaded(small_network, spec, tmp_path_factory) -> Predictor:
+    """A small random network, as it comes from its files."""
+    folder = tmp_path_factory.mktemp("models")
+    sha256 = save_weights(small_network, folder / "small.safetensors")
+    update = {
+        "folder": folder,
+        "weights": Weights(file="small.safetensors", sha256=sha256),
+        "network": SMALL,
+        "window": Window(shape=(32, 32, 32), overlap=0.25),
+    }
+    return Predictor.load(spec.model_copy(update=update), "cpu")
+
+
+def test_openvino_agrees_with_torch(loaded, small_network):
+    window = np.random.default_rng(1).normal(size=(32, 32, 32)).astype(np.float32)
+    with torch.inference_mode():
+        logits = small_network(torch.from_numpy(window)[None, None])[0].numpy()
+    probability = 1.0 / (1.0 + np.exp(logits[0] - logits[1]))
+    assert 1.0 / (1.0 + np.exp(-loaded.backend(window))) == pytest.approx(probability, abs=5e-3)
+
+
+def test_a_volume_is_predicted_the_same_to_the_bit_each_time(loaded):
+    volume = blobs(affine_of(np.eye(3), (1.0, 1.2, 1.5)), (50, 40, 36), [[8, 40, 25]], [9])
+    first, again = loaded(volume), loaded(volume)
+    assert first.mask.array.any()
+    assert set(first.timings_s) == {"preprocess", "inference", "restore"}
+    assert np.array_equal(again.mask.array, first.mask.array)
+    assert np.array_equal(again.probability.array, first.probability.array)
+
+
+def test_a_backend_that_disagrees_with_torch_is_not_used_and_the_log_says_so(caplog):
+    def reference(window: np.ndarray) -> np.ndarray:
+        return window
+
+    def close(window: np.ndarray) -> np.ndarray:
+        return window + np.float32(AGREEMENT)
+
+    def wrong(window: np.ndarray) -> np.ndarray:
+        return window + np.float32(8 * AGREEMENT)
+
+    def broken(window: np.ndarray) -> np.ndarray:
+        return window * np.float32("nan")
+
+    shape = (8, 8, 8)
+    assert trusted(close, reference, shape) is close
+    assert caplog.text == ""
+    assert trusted(wrong, reference, shape) is reference
+    assert "torch is used" in caplog.text
+    assert trusted(broken, reference, shape) is reference
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cuda_asked_for_and_missing_is_said(small_network):
+    with pytest.raises(ModelError, match="no CUDA device"):
+        backend_of(small_network, (32, 32, 32), "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_agrees_with_the_cpu(small_network):
+    window = np.random.default_rng(1).normal(size=(32, 32, 32)).astype(np.float32)
+    cpu = backend_of(small_network, (32, 32, 32), "cpu")(window)
+    assert backend_of(small_network, (32, 32, 32), "cuda")(window) == pytest.approx(cpu, abs=0.05)

@@ -1,0 +1,108 @@
+"""What carries out the network: CUDA where there is one, else OpenVINO, else torch.
+
+A backend takes one window, float32 (x, y, z), and returns the difference of the lesion's and the
+background's logits, float32 (x, y, z).
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import openvino
+import torch
+from numpy.typing import NDArray
+
+from errors import ModelError, OutOfMemory
+from unetr.network import build, load_weights
+from unetr.spec import ModelSpec
+
+Array = NDArray[np.float32]
+Backend = Callable[[Array], Array]
+
+AGREEMENT = 5e-3
+logger = logging.getLogger(__name__)
+
+
+class _LogitDifference(torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, window: torch.Tensor) -> torch.Tensor:
+        logits = self.network(window)
+        difference: torch.Tensor = logits[:, 1:2] - logits[:, 0:1]
+        return difference
+
+
+def load_backend(spec: ModelSpec, device: str = "auto") -> Backend:
+    """Load the spec's weights, once, into the fastest backend. device: auto, cuda or cpu.
+
+    Raises: WeightsInvalid; OutOfMemory; ModelError when cuda is asked for and there is none.
+    """
+    network = build(spec.network)
+    load_weights(network, spec.weights_path, spec.weights.sha256)
+    return backend_of(network, spec.window.shape, device)
+
+
+def backend_of(network: torch.nn.Module, window: tuple[int, int, int], device: str) -> Backend:
+    """The fastest backend for a two-channel network whose windows have that shape.
+
+    Raises: OutOfMemory; ModelError when cuda is asked for and there is none.
+    """
+    module = _LogitDifference(network).eval()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("DEVICE is cuda, but torch finds no CUDA device.")
+    if device != "cpu" and torch.cuda.is_available():
+        try:
+            return _torch_backend(module.cuda())
+        except torch.cuda.OutOfMemoryError as error:
+            raise OutOfMemory("The GPU has too little free memory for the model's weights.") from error
+    return trusted(_openvino_backend(module, window), _torch_backend(module), window)
+
+
+def trusted(candidate: Backend, reference: Backend, window: tuple[int, int, int]) -> Backend:
+    """The candidate if it agrees with the reference on a window of seeded noise, else the reference."""
+    noise = np.random.default_rng(0).normal(size=window).astype(np.float32)
+    found, expected = (0.5 * (1.0 + np.tanh(backend(noise) / 2.0)) for backend in (candidate, reference))
+    difference = float(np.abs(found - expected).max())
+    # Written so that a difference that is no number counts as a disagreement.
+    if difference <= AGREEMENT:
+        return candidate
+    logger.warning("OpenVINO differs from torch by %.1e in probability; torch is used", difference)
+    return reference
+
+
+def _torch_backend(module: torch.nn.Module) -> Backend:
+    device = next(module.parameters()).device
+
+    def infer(window: Array) -> Array:
+        try:
+            with torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+                difference = module(torch.from_numpy(np.ascontiguousarray(window))[None, None].to(device))
+            return np.asarray(difference[0, 0].cpu().numpy(), dtype=np.float32)
+        except torch.cuda.OutOfMemoryError as error:
+            raise OutOfMemory("The GPU has too little free memory for one window.") from error
+
+    return infer
+
+
+def _openvino_backend(module: torch.nn.Module, window: tuple[int, int, int]) -> Backend:
+    example = torch.zeros(1, 1, *window)
+    with warnings.catch_warnings():
+        # Tracing warns of each shape that it takes for a constant; the window's shape is one.
+        warnings.simplefilter("ignore")
+        # Left to itself OpenVINO checks its trace by further runs of the network; `trusted` checks it anyhow.
+        with torch.no_grad():
+            traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
+        converted = openvino.convert_model(traced, input=[1, 1, *window])
+    compiled = openvino.Core().compile_model(
+        converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    )
+    request = compiled.create_infer_request()
+
+    def infer(window: Array) -> Array:
+        result = request.infer({0: np.ascontiguousarray(window)[None, None]})
+        return np.array(result[0][0, 0], dtype=np.float32)
+
+    return infer

@@ -1,0 +1,74 @@
+"""Networks by name, and their weights on disk."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from monai.networks.nets.unetr import UNETR
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+
+from errors import WeightsInvalid
+from unetr.spec import Network
+
+NETWORKS = {"UNETR": UNETR}
+NAMED_KEYS = 5
+
+
+def build(network: Network) -> torch.nn.Module:
+    """The network that a spec describes, with random weights."""
+    built: torch.nn.Module = NETWORKS[network.name](**network.arguments.model_dump())
+    return built
+
+
+def save_weights(network: torch.nn.Module, path: Path) -> str:
+    """Write the weights in half precision as safetensors; returns the file's SHA-256.
+
+    The same weights give the same file.
+    """
+    halves = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    # One entry only: safetensors writes several in an order that changes from run to run.
+    save_file(halves, path, metadata={"network": type(network).__name__})
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_weights(network: torch.nn.Module, path: Path, sha256: str) -> None:
+    """Load weights into the network, in single precision, every key by name.
+
+    Raises: WeightsInvalid when the file cannot be read, is not the one of that hash, or a key does not fit;
+    its ``details`` then hold all the keys at fault. The network is unchanged in each of these cases.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsInvalid(f"The weights {path.name} cannot be read: {error.strerror}.") from error
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
+        raise WeightsInvalid(
+            f"The weights {path.name} have SHA-256 {actual}, the specification says {sha256}."
+        )
+    try:
+        stored = load(content)
+    except SafetensorError as error:
+        raise WeightsInvalid(f"The weights {path.name} are no safetensors file: {error}.") from error
+    expected = network.state_dict()
+    faults = {
+        "missing": sorted(expected.keys() - stored.keys()),
+        "unexpected": sorted(stored.keys() - expected.keys()),
+        "of another shape": sorted(
+            name for name in expected.keys() & stored.keys() if expected[name].shape != stored[name].shape
+        ),
+    }
+    if any(faults.values()):
+        named = "; ".join(f"{fault}: {_list(keys)}" for fault, keys in faults.items() if keys)
+        raise WeightsInvalid(f"The weights {path.name} do not fit the network. Keys {named}.", faults)
+    network.load_state_dict(stored, strict=True)
+
+
+def _list(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
+    return ", ".join(keys[:NAMED_KEYS]) + more

@@ -1,0 +1,143 @@
+"""From an acquired volume to what the network sees. Arrays here are (x, y, z) in the spec's orientation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+
+from unetr.spec import ClipPercentiles, Crop, DivideByMaximum, IntensityStep, ModelSpec, ScaleRange, ZScore
+
+Array = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+TINY = 1e-30
+HEAD_SHARE = 0.15
+BRIGHT_PERCENTILE = 99.0
+# A slab of the head's box holds at least so many head voxels: noise does not widen the box.
+HEAD_VOXELS = 20
+# Linear interpolation alone averages two neighbours; coarser steps would alias and are smoothed first.
+SMOOTH_FROM_FACTOR = 1.6
+SMOOTHING_SIGMA = 0.35
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """volume: float32 (x, y, z) on the model's grid, cropped and normalised; its affine leads to LPS mm."""
+
+    volume: hd.Volume
+
+
+def prepare(volume: hd.Volume, spec: ModelSpec) -> Prepared:
+    """Orient, resample, crop and normalise. volume: (slice, row, column), any orientation.
+
+    The axes stay those of the acquisition (no rotation), only permuted and flipped towards the spec's
+    orientation; an oblique stack stays oblique.
+    """
+    resampled = _resample(volume, spec)
+    head = head_mask(resampled.array)
+    box = _box(resampled, head, spec.crop)
+    cropped = resampled[box]  # type: ignore[index]  # highdicom's annotation takes one slice only
+    normalised = normalise(cropped.array, head[box], spec.intensity)
+    return Prepared(cropped.with_array(np.ascontiguousarray(normalised)))
+
+
+def head_mask(array: Array) -> Mask:
+    """Voxels brighter than a share of the bright tissue: the head without the air around and in it."""
+    return np.asarray(array > HEAD_SHARE * np.percentile(array, BRIGHT_PERCENTILE))
+
+
+def normalise(array: Array, head: Mask, steps: Sequence[IntensityStep]) -> Array:
+    """Apply the spec's intensity steps in their order. head: the voxels whose statistics count."""
+    result = array.astype(np.float32)
+    for step in steps:
+        inside = result[head] if head.any() else result.ravel()
+        match step:
+            case DivideByMaximum():
+                result = result * (step.to / max(float(result.max()), TINY))
+            case ScaleRange():
+                share = (result - step.source[0]) / (step.source[1] - step.source[0])
+                result = step.target[0] + share * (step.target[1] - step.target[0])
+                result = np.clip(result, min(step.target), max(step.target)) if step.clip else result
+            case ClipPercentiles():
+                low, high = np.percentile(inside, [step.lower, step.upper])
+                result = np.clip(result, low, high)
+            case ZScore():
+                result = (result - inside.mean()) / max(float(inside.std()), TINY)
+    return result.astype(np.float32)
+
+
+def resample_labels(truth: hd.Volume, prepared: Prepared) -> hd.Volume:
+    """The label volume on the prepared grid, nearest neighbour; for training."""
+    target = prepared.volume
+    to_source = truth.inverse_affine @ target.affine
+    array = ndimage.affine_transform(
+        truth.array, to_source[:3, :3], to_source[:3, 3], output_shape=target.spatial_shape, order=0
+    )
+    return target.with_array(array)
+
+
+def _resample(volume: hd.Volume, spec: ModelSpec) -> hd.Volume:
+    """The volume in the spec's orientation and about its spacing: whole voxels that cover the same box.
+
+    The axes are resampled as they lie in memory and turned afterwards, when there are fewer voxels to move.
+    """
+    turned = volume.to_patient_orientation(spec.orientation)
+    axis_of = np.abs(volume.direction.T @ turned.direction).argmax(axis=0)
+    spacing_mm = np.empty(3)
+    spacing_mm[axis_of] = spec.spacing_mm
+    old = np.array(volume.spatial_shape)
+    new = np.maximum(np.rint(old * volume.spacing / spacing_mm).astype(int), 1)
+    array = np.ascontiguousarray(volume.array, dtype=np.float32)
+    for axis in np.argsort(new / old):
+        if new[axis] != old[axis]:
+            array = _along(array, int(axis), _resampling_matrix(int(old[axis]), int(new[axis])))
+    factor = old / new
+    affine = volume.affine.copy()
+    affine[:3, :3] = affine[:3, :3] * factor
+    affine[:3, 3] = (volume.affine @ [*((factor - 1.0) / 2.0), 1.0])[:3]
+    resampled = hd.Volume(array, affine, "PATIENT", frame_of_reference_uid=volume.frame_of_reference_uid)
+    return resampled.to_patient_orientation(spec.orientation)
+
+
+def _along(array: Array, axis: int, matrix: sparse.csr_array) -> Array:
+    """The matrix (new, old) applied along one axis of the array."""
+    first = np.moveaxis(array, axis, 0)
+    applied = matrix @ first.reshape(len(first), -1)
+    return np.moveaxis(applied.reshape(-1, *first.shape[1:]), 0, axis)
+
+
+def _resampling_matrix(old: int, new: int) -> sparse.csr_array:
+    """Weights (new, old) of linear interpolation on a grid that spans the same length.
+
+    Before a step of much more than a voxel they smooth, so that fine detail does not alias.
+    """
+    factor = old / new
+    source = np.eye(old)
+    if factor > SMOOTH_FROM_FACTOR:
+        source = ndimage.gaussian_filter1d(source, SMOOTHING_SIGMA * factor, axis=0)
+    position = np.clip((np.arange(new) + 0.5) * factor - 0.5, 0, old - 1)
+    below = np.floor(position).astype(int)
+    above = np.minimum(below + 1, old - 1)
+    share = (position - below)[:, None]
+    weights = (1.0 - share) * source[below] + share * source[above]
+    return sparse.csr_array(weights.astype(np.float32))
+
+
+def _box(volume: hd.Volume, head: Mask, crop: Crop) -> tuple[slice, slice, slice]:
+    if crop.to == "none":
+        return (slice(None), slice(None), slice(None))
+    kept = head if crop.to == "head" else volume.array > 0
+    enough = HEAD_VOXELS if crop.to == "head" else 1
+    ranges = []
+    for axis in range(3):
+        count = kept.sum(axis=tuple(other for other in range(3) if other != axis))
+        found = np.flatnonzero(count >= enough)
+        margin = round(crop.margin_mm / volume.spacing[axis])
+        if len(found) == 0:
+            ranges.append(slice(None))
+        else:
+            ranges.append(slice(max(int(found[0]) - margin, 0), int(found[-1]) + 1 + margin))
+    return (ranges[0], ranges[1], ranges[2])

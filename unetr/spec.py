@@ -1,0 +1,264 @@
+"""Model specifications: everything that is particular to a model, in a JSON file beside its weights.
+
+Nothing here loads torch, so that the API can list the models.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from errors import ModelNotFound, ModelSpecInvalid
+
+DEFAULT_MODEL = "metscope-compact"
+# The letters of each patient axis; H and F are DICOM's for S and I.
+AXES = ({"L", "R"}, {"P", "A"}, {"S", "I", "H", "F"})
+# UNETR's transformer cuts its window into patches of so many voxels a side.
+PATCH = 16
+Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Weights(_Part):
+    """file: beside the spec, safetensors. sha256: of that file, hexadecimal."""
+
+    file: str = Field(pattern=r"^[\w.-]+\.safetensors$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class UNETRArguments(_Part):
+    """The arguments of MONAI's UNETR (Hatamizadeh 2022), all stated: its defaults differ between versions."""
+
+    in_channels: Literal[1]
+    out_channels: Literal[2]
+    img_size: Triple
+    feature_size: PositiveInt
+    hidden_size: PositiveInt
+    mlp_dim: PositiveInt
+    num_heads: PositiveInt
+    proj_type: Literal["conv", "perceptron"]
+    norm_name: Literal["instance", "batch"]
+    conv_block: bool
+    res_block: bool
+    qkv_bias: bool = False
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of num_heads, {self.num_heads}")
+        if any(size % PATCH for size in self.img_size):
+            raise ValueError(f"img_size {list(self.img_size)} is no multiple of {PATCH} on each axis")
+        return self
+
+
+class Network(_Part):
+    """name: a network that ``unetr.network`` knows. arguments: its constructor's.
+
+    in_channels 1 and out_channels 2 (background, lesion) are what this version serves.
+    """
+
+    name: Literal["UNETR"]
+    arguments: UNETRArguments
+
+
+class DivideByMaximum(_Part):
+    """Divide by the volume's maximum, times ``to``."""
+
+    step: Literal["divide_by_maximum"]
+    to: float
+
+
+class ScaleRange(_Part):
+    """Map the interval ``source`` onto ``target``, linearly; beyond it clipped or extrapolated."""
+
+    step: Literal["scale_range"]
+    source: tuple[float, float]
+    target: tuple[float, float]
+    clip: bool
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.source[0] == self.source[1]:
+            raise ValueError(f"source is the empty interval {list(self.source)}")
+        return self
+
+
+class ClipPercentiles(_Part):
+    """Clip to two percentiles of the head's voxels."""
+
+    step: Literal["clip_percentiles"]
+    lower: float = Field(ge=0, le=100)
+    upper: float = Field(ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.lower >= self.upper:
+            raise ValueError(f"lower, {self.lower:g}, is not below upper, {self.upper:g}")
+        return self
+
+
+class ZScore(_Part):
+    """Subtract the mean of the head's voxels, divide by their standard deviation."""
+
+    step: Literal["zscore"]
+
+
+IntensityStep = Annotated[
+    DivideByMaximum | ScaleRange | ClipPercentiles | ZScore, Field(discriminator="step")
+]
+
+
+class Crop(_Part):
+    """to: the box of the head (see ``unetr.preprocess``), of the voxels above 0, or no crop.
+
+    It is taken from the acquired intensities, before the intensity steps.
+    """
+
+    to: Literal["head", "foreground", "none"]
+    margin_mm: float = Field(0.0, ge=0)
+
+
+class Window(_Part):
+    """shape: of the sliding window, in the spec's orientation. overlap: fraction of the window.
+
+    blend: how a window's voxels count where windows overlap, by a Gaussian around its centre or all alike.
+    """
+
+    shape: Triple
+    overlap: float = Field(ge=0, lt=1)
+    blend: Literal["gaussian", "constant"] = "gaussian"
+
+
+class ConceptCode(_Part):
+    """A DICOM code."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+class Label(_Part):
+    """An output channel's meaning; value 0 is the background."""
+
+    value: int = Field(ge=1, le=255)
+    name: str
+    category: ConceptCode
+    type: ConceptCode
+
+
+class PostProcessing(_Part):
+    """threshold: probability from which a voxel belongs to a lesion. Smaller components are dropped."""
+
+    threshold: float = Field(gt=0, lt=1)
+    minimum_volume_mm3: float = Field(ge=0)
+
+
+class ModelSpec(_Part):
+    """One model.
+
+    orientation: the patient directions (L/R, P/A, S/I or DICOM's H/F) towards which the indices of the
+    network's grid grow, as ``highdicom.Volume.to_patient_orientation`` takes them; a NIfTI-style RAS model is
+    "RAS". spacing_mm: of that grid, in that orientation. ``folder`` is where the spec was read.
+    """
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: str
+    title: str = Field(max_length=64)
+    intended_use: str
+    licence: str
+    training_data: str
+    weights: Weights
+    network: Network
+    inputs: tuple[str, ...] = Field(min_length=1)
+    orientation: str
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    intensity: tuple[IntensityStep, ...]
+    crop: Crop
+    window: Window
+    labels: tuple[Label, ...] = Field(min_length=1)
+    postprocessing: PostProcessing
+    folder: Path = Field(Path(), exclude=True)
+
+    @field_validator("orientation")
+    @classmethod
+    def _one_letter_of_each_axis(cls, orientation: str) -> str:
+        if len(orientation) != len(AXES) or not all(axis & set(orientation) for axis in AXES):
+            raise ValueError(f"{orientation!r} is not one letter each of L/R, P/A and S/I")
+        return orientation
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        if len(self.inputs) != 1 or len(self.labels) != 1:
+            raise ValueError("this version serves models of one input sequence and one label")
+        if self.window.shape != self.network.arguments.img_size:
+            raise ValueError(
+                f"window.shape {list(self.window.shape)} is not the network's img_size, "
+                f"{list(self.network.arguments.img_size)}"
+            )
+        return self
+
+    @property
+    def weights_path(self) -> Path:
+        """The weights file."""
+        return self.folder / self.weights.file
+
+
+def load_spec(path: Path) -> ModelSpec:
+    """Read one spec, ``<id>.json``. Raises: ModelNotFound, ModelSpecInvalid naming file and field."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelNotFound(
+            f"The model specification {path.name} cannot be read: {error.strerror}."
+        ) from error
+    try:
+        spec = ModelSpec.model_validate_json(content)
+    except ValidationError as error:
+        fields = "; ".join(_sentence(dict(item)) for item in error.errors())
+        raise ModelSpecInvalid(f"{path.name}: {fields}.") from error
+    if spec.id != path.stem:
+        raise ModelSpecInvalid(f"{path.name}: id: is {spec.id!r}, the file's name says {path.stem!r}.")
+    return spec.model_copy(update={"folder": path.parent})
+
+
+def find_models(models_dir: Path) -> dict[str, ModelSpec]:
+    """The models of a folder by id. Raises: ModelSpecInvalid."""
+    return {path.stem: load_spec(path) for path in sorted(models_dir.glob("*.json"))}
+
+
+def default_model(models_dir: Path, model_path: Path | None = None) -> ModelSpec:
+    """The model of the weights file ``model_path``, else the shipped one, else the only one of the folder.
+
+    Raises: ModelNotFound, ModelSpecInvalid.
+    """
+    if model_path is not None:
+        spec = load_spec(model_path.with_suffix(".json"))
+        if spec.weights.file != model_path.name:
+            raise ModelSpecInvalid(
+                f"{spec.id}.json: weights.file: is {spec.weights.file}, MODEL_PATH names {model_path.name}."
+            )
+        return spec
+    models = find_models(models_dir)
+    if DEFAULT_MODEL in models:
+        return models[DEFAULT_MODEL]
+    if len(models) == 1:
+        return next(iter(models.values()))
+    raise ModelNotFound(f"{models_dir} holds {len(models)} models and none is named {DEFAULT_MODEL}.")
+
+
+def _sentence(item: dict[str, object]) -> str:
+    location = item["loc"]
+    field = ".".join(map(str, location)) if isinstance(location, tuple) else ""
+    return f"{field or 'spec'}: {str(item['msg']).removeprefix('Value error, ')}"

@@ -1,0 +1,3 @@
+"""The version of MetScope, written into every SEG, result and answer."""
+
+VERSION = "0.1.0"
