@@ -20,13 +20,15 @@ from settings import Settings
 
 SEGMENT = "metscope.segment"
 QUEUE = "metscope"
+# Which host is all the same to this transport, but kombu warns without one.
+FOLDER_URL = "filesystem://localhost"
 FOLDER_POLL_S = 0.1
 CONNECT_LIMIT_S = 2.0
 
 
 def create(settings: Settings) -> Celery:
     """The application on BROKER_URL; without one, on folders in DATA_DIR, which are created."""
-    app = Celery("metscope", broker=settings.broker_url or "filesystem://", set_as_current=False)
+    app = Celery("metscope", broker=settings.broker_url or FOLDER_URL, set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",

@@ -14,6 +14,7 @@ from db.tables import Job
 UID_PATTERN = r"^[0-9]+(\.[0-9]+)*$"
 Uid = Annotated[str, Field(max_length=64, pattern=UID_PATTERN)]
 Point = Annotated[list[float], Field(min_length=3, max_length=3)]
+Index = Annotated[list[int], Field(min_length=3, max_length=3)]
 Axis = Annotated[list[Point], Field(min_length=2, max_length=2)]
 LONGEST_WAIT_S = 60.0
 
@@ -156,6 +157,21 @@ class SliceAnswer(Answer):
     index: int | None
 
 
+class PlaneAnswer(Answer):
+    """The resampled plane that the diameters lie on, where it is not an acquired slice."""
+
+    origin_lps_mm: Point
+    normal_lps: Point
+    spacing_mm: float
+
+
+class BoxAnswer(Answer):
+    """First and last index, both inclusive: (slice, row, column)."""
+
+    first: Index
+    last: Index
+
+
 class LesionAnswer(Answer):
     """One lesion. Lengths in mm, points in mm in the patient's LPS axes."""
 
@@ -172,9 +188,10 @@ class LesionAnswer(Answer):
     short_axis_lps: Axis
     slice: SliceAnswer
     measurement_plane: Literal["acquisition", "resampled_axial"]
+    plane: PlaneAnswer | None
     slices_spanned: int
     centroid_lps_mm: Point
-    bounding_box: dict[str, Any]
+    bounding_box: BoxAnswer
     mean_probability: float | None
     measurable: bool
     measurable_reason: str
