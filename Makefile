@@ -1,7 +1,7 @@
 # README's two commands are `make demo` and `make test`; each does all its own set-up.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test check serve accept bench clean
+.PHONY: demo test check serve accept clean
 
 demo: .venv/installed
 	$(PYTHON) demo.py

@@ -14,10 +14,11 @@ from errors import (
     MissingGeometry,
     SegmentationMismatch,
     SeveralStacks,
+    TooFewSlices,
     UnreadableFile,
 )
 from imaging.grid import steps_on_grid
-from imaging.stack import SliceReference, Stack
+from imaging.stack import FEWEST_SLICES, SliceReference, Stack
 
 # Cosine between two axes from which they count as sheared; header rounding stays below 1e-5.
 SHEAR_TOLERANCE = 1e-3
@@ -38,11 +39,15 @@ UNREADABLE = (
 def read_stack(path: Path) -> Stack:
     """The volume of a .nii or .nii.gz file; its slices have no SOP Instance UID, and there are no headers.
 
-    The file's last axis becomes the slices, its first the columns. Raises: UnreadableFile (no NIfTI, not real
-    numbers, not finite), SeveralStacks (more than three axes), MissingGeometry (neither sform nor qform, or
-    not in mm), GantryTilt (sheared axes), ConstantPixels.
+    The file's last axis becomes the slices, its first the columns. Raises: UnreadableFile (no NIfTI, no
+    volume, not real numbers, not finite), SeveralStacks (more than three axes), MissingGeometry (neither
+    sform nor qform, or not in mm), GantryTilt (sheared axes), TooFewSlices, ConstantPixels.
     """
     volume = _read(path)
+    if volume.spatial_shape[0] < FEWEST_SLICES:
+        raise TooFewSlices(
+            f"The NIfTI file has {volume.spatial_shape[0]} slices; a volume takes at least {FEWEST_SLICES}."
+        )
     if volume.array.min() == volume.array.max():
         raise ConstantPixels(f"Every voxel of the NIfTI file has the value {volume.array.flat[0]:g}.")
     return Stack(volume=volume, slices=[SliceReference(None)] * volume.spatial_shape[0], headers=[])
@@ -52,7 +57,7 @@ def read_mask(path: Path, stack: Stack) -> hd.Volume:
     """Labels of a NIfTI file on the stack's grid: int32 (slices, rows, columns), 0 background.
 
     The file's axes may be permuted and flipped against the stack's: its affine counts, not its order.
-    Raises: as read_stack without ConstantPixels, SegmentationMismatch (another grid, saying what differs) and
+    Raises: as read_stack but for its last two, SegmentationMismatch (another grid, saying what differs) and
     UnreadableFile (values that are no labels).
     """
     mask = _read(path)
@@ -100,10 +105,12 @@ def _read(path: Path) -> hd.Volume:
         raise UnreadableFile("The file cannot be read as NIfTI.") from error
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    if array.ndim != 3:
+    if array.ndim > 3:
         raise SeveralStacks(
             f"The NIfTI file has {array.ndim} axes, {' x '.join(map(str, array.shape))}, not 3."
         )
+    if array.ndim < 3 or array.size == 0:
+        raise UnreadableFile(f"The NIfTI file has the shape {array.shape}, which is no volume.")
     if not np.isfinite(array).all():
         raise UnreadableFile(
             f"{np.count_nonzero(~np.isfinite(array))} voxels of the NIfTI file are not finite."

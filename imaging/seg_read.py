@@ -172,26 +172,27 @@ def _rows_and_columns(drawn: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def _decoded(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
     """The frames in stored order, (rows, columns)."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if dataset.get("BitsAllocated") == 1 and not syntax.is_encapsulated:
-        yield from _unpacked(dataset)
-        return
     try:
-        yield from iter_pixels(dataset, raw=True)
+        if dataset.BitsAllocated == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+            yield from _unpacked(dataset)
+        else:
+            yield from iter_pixels(dataset, raw=True)
     except UNDECODABLE as error:
         raise UnreadablePixels("The pixel data of the segmentation cannot be decoded.") from error
 
 
 def _unpacked(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
-    """Bit-packed frames: they follow each other without a gap, also in the middle of a byte."""
-    shape = (int(dataset.get("NumberOfFrames", 1)), int(dataset.Rows), int(dataset.Columns))
-    needed = int(np.prod(shape))
-    bits = np.unpackbits(np.frombuffer(dataset.get("PixelData", b""), np.uint8), bitorder="little")
-    if len(bits) < needed:
-        raise UnreadablePixels(
-            f"The pixel data of the segmentation cannot be decoded: {len(bits)} bits of {needed} are there."
-        )
-    yield from bits[:needed].reshape(shape)
+    """Bit-packed frames, which follow each other without a gap, also in the middle of a byte (PS3.5 8.1.1).
+
+    pydicom 3.0.2 decodes them only all at once; a SEG that keeps its empty frames would fill the memory.
+    """
+    shape = (int(dataset.Rows), int(dataset.Columns))
+    size = shape[0] * shape[1]
+    packed = np.frombuffer(dataset.PixelData, np.uint8)
+    for start in range(0, int(dataset.NumberOfFrames) * size, size):
+        bits = np.unpackbits(packed[start // 8 : (start + size + 7) // 8], bitorder="little")
+        # Too few bits where the pixel data is cut short, and a ValueError here.
+        yield bits[start % 8 : start % 8 + size].reshape(shape)
 
 
 def _segment_number(frame: _Frame) -> int:
