@@ -39,10 +39,15 @@ class Outcome:
     seconds: float
 
 
+def make_head(seed: int) -> synth.Head:
+    """The head of that seed, with skull and 2 to 12 lesions."""
+    shape, spacing, plane = ACQUISITIONS[seed % len(ACQUISITIONS)]
+    return synth.head(synth.grid(shape, spacing, plane), seed, synth.HeadOptions(lesion_count=(2, 12)))
+
+
 def run(predictor: Predictor, seed: int) -> Outcome:
     """Make the head of that seed, predict it, match."""
-    shape, spacing, plane = ACQUISITIONS[seed % len(ACQUISITIONS)]
-    head = synth.head(synth.grid(shape, spacing, plane), seed, synth.HeadOptions(lesion_count=(2, 12)))
+    head = make_head(seed)
     started = time.perf_counter()
     prediction = predictor(head.image)
     seconds = time.perf_counter() - started

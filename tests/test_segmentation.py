@@ -179,6 +179,38 @@ def test_a_seg_read_again_keeps_identities_and_measures_the_same(series_folder, 
         assert [lesion[key] for lesion in after] == [lesion[key] for lesion in before]
 
 
+def test_a_seg_by_another_tool_is_measured_lesion_by_lesion(series_folder, mask_file, tmp_path):
+    code = {"CodeValue": "14799000", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Neoplasm, Secondary"}
+    described = {
+        "labelID": 1, "SegmentDescription": "all metastases", "SegmentAlgorithmType": "MANUAL",
+        "SegmentedPropertyCategoryCodeSequence": {
+            "CodeValue": "49755003", "CodingSchemeDesignator": "SCT",
+            "CodeMeaning": "Morphologically Abnormal Structure",
+        },
+        "SegmentedPropertyTypeCodeSequence": code,
+    }  # fmt: skip
+    metadata = {"SeriesNumber": "7", "InstanceNumber": "1", "segmentAttributes": [[described]]}
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    dicom = tmp_path / "dicom"
+    dicom.mkdir()
+    for path in series_folder.glob("*.dcm"):
+        (dicom / path.name).symlink_to(path)
+    subprocess.run(
+        [str(Path(sys.prefix) / "bin" / "itkimage2segimage"), "--inputImageList", str(mask_file),
+         "--inputDICOMDirectory", str(dicom), "--inputMetadata", str(tmp_path / "metadata.json"),
+         "--outputDICOM", str(tmp_path / "foreign.dcm"), "--skip", "1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    out = tmp_path / "out"
+    arguments = [str(series_folder), "--out", str(out), "--from-seg", str(tmp_path / "foreign.dcm")]
+    assert segmentation.main(arguments) == 0
+    document = json.loads((out / "lesions.json").read_text())
+    truth = balls_of(head("axial", (1.5, 1.0, 1.0)))
+    for lesion, (centroid, volume_ml) in zip(document["lesions"], truth, strict=True):
+        assert lesion["centroid_lps_mm"] == pytest.approx(centroid, abs=0.1)
+        assert lesion["volume_ml"] == pytest.approx(volume_ml, rel=1e-4)
+
+
 def test_an_untracked_segment_is_split_and_a_tracked_one_kept_whole():
     array = np.zeros((6, 12, 12), dtype=np.int32)
     array[1:3, 1:3, 1:3] = 4

@@ -49,7 +49,7 @@ BRIGHT_SHARE = 0.25
 PEAK_LEARNING_RATE = 8e-4
 WARM_UP_STEPS = 60
 CHECKPOINT_EVERY_S = 180.0
-VALIDATE_EVERY = 50
+VALIDATE_EVERY = 100
 
 DICE = DiceLoss(
     include_background=False, to_onehot_y=True, softmax=True, batch=True,
