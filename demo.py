@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _segment(request: Request, services: Services) -> str:
-    with tqdm(total=100, unit="%", leave=False) as bar:
+    with tqdm(total=100, unit="%", disable=None, leave=False) as bar:
 
         def report(stage: str, fraction: float) -> None:
             bar.set_description(stage)

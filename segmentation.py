@@ -29,7 +29,7 @@ from db.database import open_database
 from errors import MetScopeError, ModelNotFound, StoreFailed, UnreadableFile
 from imaging import files, nifti, seg, series
 from imaging.stack import Stack, to_stack
-from lesions.measure import Identity, Lesion, components, measure
+from lesions.measure import ML_DECIMALS, Identity, Lesion, components, measure
 from orthanc.dicomweb import Archive, open_archive
 from reports.overlay import save_overlay
 from reports.tables import save_csv
@@ -366,7 +366,7 @@ def _run(source: Source, options: argparse.Namespace) -> None:
         "series_instance_uid": chosen and chosen.series_instance_uid,
         "segmentation": {"sop_instance_uid": encoded and encoded.SOPInstanceUID, "stored": False},
         "lesions": [lesion.to_dict() for lesion in result.lesions],
-        "total_volume_ml": round(sum(lesion.volume_ml for lesion in result.lesions), 6),
+        "total_volume_ml": round(sum(lesion.volume_ml for lesion in result.lesions), ML_DECIMALS),
         "warnings": _warnings(chosen, stack),
         "timings_s": stages.timings_s,
         "research_use_only": True,

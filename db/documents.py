@@ -3,6 +3,7 @@
 from typing import Any
 
 from db.tables import Lesion, Measurement, Segmentation
+from lesions.measure import ML_DECIMALS
 
 SCHEMA_VERSION = 1
 IDENTITY = ("number", "name", "tracking_id", "tracking_uid")
@@ -35,7 +36,7 @@ def document_of(segmentation: Segmentation) -> dict[str, Any]:
             "stored": segmentation.stored_at is not None,
         },
         "lesions": lesions,
-        "total_volume_ml": sum(lesion["volume_ml"] for lesion in lesions),
+        "total_volume_ml": round(sum(lesion["volume_ml"] for lesion in lesions), ML_DECIMALS),
         "warnings": segmentation.warnings,
         "timings_s": segmentation.timings_s,
         "research_use_only": True,

@@ -54,7 +54,7 @@ def test_a_false_positive_costs_in_a_window_without_lesions():
     wrong.requires_grad_()
     loss = train.loss_of(wrong, truth)
     loss.backward()
-    assert float(loss) > float(train.loss_of(quiet, truth)) + 0.1
+    assert float(loss.detach()) > float(train.loss_of(quiet, truth)) + 0.1
     assert float(wrong.grad[0, 1, 4, 4, 4]) > 0
 
 
