@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from monai.losses.dice import DiceLoss
+from monai.losses.dice import DiceCELoss
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -41,8 +40,6 @@ VALIDATION_PATCHES = 32
 BATCH = 2
 # Without smoothing the Dice of windows without a lesion has no gradient: false positives would cost nothing.
 SMOOTH_VOXELS = 100.0
-# Cross-entropy of the worst voxels only: in a mean over all of them a bright vessel would count for nothing.
-HARDEST_SHARE = 0.02
 BRIGHT = 1.5
 LESION_SHARE = 0.5
 BRIGHT_SHARE = 0.25
@@ -51,9 +48,10 @@ WARM_UP_STEPS = 60
 CHECKPOINT_EVERY_S = 180.0
 VALIDATE_EVERY = 100
 
-DICE = DiceLoss(
+# Dice of the lesion over the whole batch, and a cross-entropy that is heavy because lesions are few voxels.
+LOSS = DiceCELoss(
     include_background=False, to_onehot_y=True, softmax=True, batch=True,
-    smooth_nr=SMOOTH_VOXELS, smooth_dr=SMOOTH_VOXELS,
+    smooth_nr=SMOOTH_VOXELS, smooth_dr=SMOOTH_VOXELS, lambda_ce=5.0,
 )  # fmt: skip
 Array = NDArray[np.float32]
 
@@ -146,18 +144,6 @@ def learning_rate(step: int, steps: int) -> float:
     return PEAK_LEARNING_RATE * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done)))
 
 
-def loss_of(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Dice loss of the lesion over the batch plus cross-entropy of the hardest voxels.
-
-    logits: (batch, 2, x, y, z); truth: (batch, 1, x, y, z), 0 or 1.
-    """
-    overlap = DICE(logits, truth)
-    entropy = F.cross_entropy(logits, truth[:, 0].long(), reduction="none").flatten()
-    hardest = torch.topk(entropy, int(HARDEST_SHARE * entropy.numel()), sorted=False).values
-    loss: torch.Tensor = overlap + hardest.mean()
-    return loss
-
-
 def train(out: Path, steps: int, heads: int) -> None:
     """Make the heads, then train from the last checkpoint to ``steps`` optimiser steps."""
     spec = load_spec(SPEC)
@@ -189,7 +175,7 @@ def train(out: Path, steps: int, heads: int) -> None:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, steps)
         optimiser.zero_grad()
-        loss = loss_of(network(image.contiguous(memory_format=torch.channels_last_3d)), truth)
+        loss = LOSS(network(image.contiguous(memory_format=torch.channels_last_3d)), truth)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimiser.step()

@@ -52,13 +52,14 @@ def test_a_false_positive_costs_in_a_window_without_lesions():
     wrong = quiet.clone()
     wrong[:, 1, 3:6, 3:6, 3:6] = 8.0
     wrong.requires_grad_()
-    loss = train.loss_of(wrong, truth)
+    loss = train.LOSS(wrong, truth)
     loss.backward()
-    assert float(loss.detach()) > float(train.loss_of(quiet, truth)) + 0.1
+    assert float(loss.detach()) > float(train.LOSS(quiet, truth)) + 0.1
     assert float(wrong.grad[0, 1, 4, 4, 4]) > 0
 
 
-def test_a_run_that_goes_on_ends_where_a_run_in_one_piece_ends(tmp_path: Path):
+def test_a_run_that_goes_on_ends_where_a_run_in_one_piece_ends(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(train, "VALIDATION_PATCHES", 2)
     heads = {}
     for number, first in [
         (i, seed) for seed in (train.TRAINING_SEED, train.VALIDATION_SEED) for i in range(8)
