@@ -39,7 +39,15 @@ import schemas
 from db import jobs, measurements
 from db.database import open_database
 from db.tables import ACTIVE_STATES, Job, JobState
-from errors import ArchiveError, InvalidForm, MetScopeError, ModelNotFound, RequestError, SettingsError
+from errors import (
+    ArchiveError,
+    InvalidForm,
+    MetScopeError,
+    ModelNotFound,
+    RequestError,
+    SegmentationNotStored,
+    SettingsError,
+)
 from imaging import series
 from orthanc.dicomweb import Archive, open_archive
 from settings import Settings, load
@@ -270,6 +278,23 @@ def list_segmentations(path: schemas.StudyPath) -> Response:
 def get_segmentation(path: schemas.SegmentationPath) -> Response:
     """A segmentation with every lesion measured"""
     return jsonify(measurements.document(context().sessions, path.segmentation_id))
+
+
+@routes.delete("/segmentations/<segmentation_id>", responses={204: None})
+def delete_segmentation(path: schemas.SegmentationPath) -> Response:
+    """Delete a segmentation: its SEG in the archive, and its rows from every list
+
+    The SEG goes first: where the archive fails, nothing is changed and the request may be repeated.
+    """
+    sessions, segmentation_id = context().sessions, path.segmentation_id
+    document = measurements.document(sessions, segmentation_id)
+    sop_instance_uid = document["segmentation"]["sop_instance_uid"]
+    if sop_instance_uid is not None:
+        if not document["segmentation"]["stored"]:
+            raise SegmentationNotStored(f"Segmentation {segmentation_id} still waits for the archive.")
+        context().archive.delete_instance(document["study_instance_uid"], sop_instance_uid)
+    measurements.delete_segmentation(sessions, segmentation_id, ANONYMOUS)
+    return Response(status=204)
 
 
 @routes.get("/patients", responses={200: schemas.PatientsAnswer})

@@ -15,7 +15,8 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   │   ├── SegmentationNotFound
     │   │   ├── PatientNotFound
     │   │   └── ModelNotFound
-    │   └── JobNotCancellable
+    │   ├── JobNotCancellable
+    │   └── SegmentationNotStored
     ├── InputRefused                  the images are not what the model may be run on
     │   ├── AmbiguousSeries
     │   ├── NoCandidateSeries
@@ -45,7 +46,8 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── ArchiveTimeout
     │   ├── ArchiveRefused
     │   ├── ArchiveIncomplete
-    │   └── StoreFailed
+    │   ├── StoreFailed
+    │   └── DeletionUnavailable       the archive offers no way to delete
     ├── ModelError                    the model cannot be used
     │   ├── ModelSpecInvalid
     │   ├── WeightsInvalid
@@ -140,7 +142,13 @@ class ModelNotFound(NotFound):
 class JobNotCancellable(RequestError):
     status = 409
     code = "job_not_cancellable"
-    advice = "The job has already ended; look at its result."
+    advice = "Look at the job and its result."
+
+
+class SegmentationNotStored(RequestError):
+    status = 409
+    code = "segmentation_not_stored"
+    advice = "Wait until its job has stored it, then delete it."
 
 
 class InputRefused(MetScopeError):
@@ -294,6 +302,12 @@ class ArchiveIncomplete(ArchiveError):
 
 class StoreFailed(ArchiveError):
     code = "store_failed"
+
+
+class DeletionUnavailable(ArchiveError):
+    status = 501
+    code = "deletion_unavailable"
+    advice = "Set ORTHANC_URL to the root of Orthanc's own REST API."
 
 
 class ModelError(MetScopeError):

@@ -151,13 +151,14 @@ def mark_cancelled(sessions: sessionmaker[Session], job_id: str, owner: str) -> 
 def postpone(sessions: sessionmaker[Session], job_id: str, owner: str, stage: str, delay_s: float) -> Job:
     """Back into the queue until delay_s from now, for a stage that cannot be done yet; not an attempt.
 
-    A job that a person has asked to cancel is cancelled instead. Raises: LeaseLost, JobNotFound.
+    A job that a person has asked to cancel is cancelled instead, unless its result is already recorded.
+    Raises: LeaseLost, JobNotFound.
     """
     now = datetime.now(UTC)
     with writing(sessions) as session:
         job = owned(session, job_id, owner)
         job.stage = stage
-        if job.cancel_requested:
+        if _to_be_cancelled(job):
             _end(job, JobState.CANCELLED)
             return job
         _queue_again(job, now)
@@ -167,7 +168,8 @@ def postpone(sessions: sessionmaker[Session], job_id: str, owner: str, stage: st
 
 
 def cancel(sessions: sessionmaker[Session], job_id: str) -> Job:
-    """A queued job is cancelled at once; a running one when its worker next asks.
+    """A queued job is cancelled at once; a running one when its worker next asks. One whose result is
+    recorded goes on: what the database has, the archive gets.
 
     Raises: JobNotFound, JobNotCancellable.
     """
@@ -175,6 +177,8 @@ def cancel(sessions: sessionmaker[Session], job_id: str) -> Job:
         job = _locked(session, job_id)
         if job.state not in ACTIVE_STATES:
             raise JobNotCancellable(f"Job {job_id} is {job.state}.")
+        if job.segmentation_id is not None:
+            raise JobNotCancellable(f"The result of job {job_id} is already recorded.")
         job.cancel_requested = True
         if job.state == JobState.QUEUED:
             _end(job, JobState.CANCELLED)
@@ -280,12 +284,16 @@ def _expired(job: Job, now: datetime) -> bool:
 
 def _ended_after_interruption(job: Job, now: datetime, max_attempts: int) -> bool:
     """End a job whose worker vanished, where there is nothing left to try; True if it was ended."""
-    if job.cancel_requested:
+    if _to_be_cancelled(job):
         _end(job, JobState.CANCELLED)
     elif job.attempts >= max_attempts:
         interrupted = JobInterrupted(f"The worker vanished in stage {job.stage}, {job.attempts} times.")
         _end(job, JobState.FAILED, interrupted.code, interrupted.message)
     return job.state != JobState.RUNNING
+
+
+def _to_be_cancelled(job: Job) -> bool:
+    return job.cancel_requested and job.segmentation_id is None
 
 
 def _queue_again(job: Job, now: datetime) -> None:

@@ -13,6 +13,7 @@ from pydicom import Dataset
 from errors import (
     ArchiveIncomplete,
     ArchiveRefused,
+    DeletionUnavailable,
     SeriesNotFound,
     StoreFailed,
     StudyNotFound,
@@ -59,6 +60,12 @@ class Archive(Protocol):
     def has_instance(self, study_uid: str, sop_uid: str) -> bool:
         """Whether a query finds the instance."""
 
+    def delete_instance(self, study_uid: str, sop_uid: str) -> None:
+        """Return when the archive does not hold the instance any more; one that is absent is no error.
+
+        Raises: DeletionUnavailable.
+        """
+
     def check(self) -> None:
         """Return quickly if the archive is there and lets us in."""
 
@@ -73,15 +80,20 @@ def open_archive(settings: Settings) -> Archive:
         settings.dicomweb_read_timeout_s,
         settings.dicomweb_total_timeout_s,
     )
-    password = settings.dicomweb_password.get_secret_value()
-    return DicomwebArchive(Transport(settings.archive_url, settings.dicomweb_user, password, limits))
+    user, password = settings.dicomweb_user, settings.dicomweb_password.get_secret_value()
+    rest = Transport(settings.orthanc_url, user, password, limits) if settings.orthanc_url else None
+    return DicomwebArchive(Transport(settings.archive_url, user, password, limits), rest)
 
 
 class DicomwebArchive:
-    """An Archive by DICOMweb. Not to be shared between threads."""
+    """An Archive by DICOMweb. Not to be shared between threads.
 
-    def __init__(self, transport: Transport) -> None:
+    rest: Orthanc's own REST API, because DICOMweb knows no deletion; None: nothing can be deleted.
+    """
+
+    def __init__(self, transport: Transport, rest: Transport | None = None) -> None:
         self._transport = transport
+        self._rest = rest
 
     def search_studies(self, **filters: str) -> list[Dataset]:
         return self._query("studies", {**filters, "includefield": STUDY_FIELDS})
@@ -194,6 +206,13 @@ class DicomwebArchive:
         # Compared, because a server that does not know the filter answers with every instance.
         return any(entry.get("SOPInstanceUID") == sop_uid for entry in found)
 
+    def delete_instance(self, study_uid: str, sop_uid: str) -> None:
+        if self._rest is None:
+            raise DeletionUnavailable("MetScope cannot delete in this archive.")
+        for found in self._rest.post("tools/lookup", "text/plain", sop_uid.encode(), _read_lookup):
+            if found["Type"] == "Instance":
+                self._rest.delete(f"instances/{quote(found['ID'], safe='')}")
+
     def check(self) -> None:
         if self._transport.probe("studies?limit=1", JSON, _read_json) is None:
             raise ArchiveRefused(
@@ -222,6 +241,12 @@ def _read_json(reply: Reply) -> list[dict[str, Any]]:
             f"The archive answered {reply.content_type or 'no media type'} where JSON was asked for."
         )
     return entries
+
+
+def _read_lookup(reply: Reply) -> list[dict[str, Any]]:
+    if reply.status != 200:
+        raise ArchiveRefused(f"Orthanc's REST API (ORTHANC_URL) answered HTTP {reply.status}.")
+    return _read_json(reply)
 
 
 def _read_store_answer(reply: Reply) -> tuple[int, Dataset]:

@@ -98,6 +98,16 @@ class FolderArchive:
             for header in self._instances().values()
         )
 
+    def delete_instance(self, study_uid: str, sop_uid: str) -> None:
+        self._refresh()
+        for path, file in self._files.items():
+            header = file.header
+            if header and header.SOPInstanceUID == sop_uid and header.StudyInstanceUID == study_uid:
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise ArchiveRefused(f"Instance {sop_uid} was not deleted: {error.strerror}.") from None
+
     def check(self) -> None:
         if not self._folder.is_dir():
             raise ArchiveUnreachable("The archive's folder is gone.")

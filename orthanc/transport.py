@@ -24,6 +24,7 @@ T = TypeVar("T")
 Params = Mapping[str, str | list[str]]
 
 BACKOFF_S = (0.2, 0.4, 0.8)
+GONE = {404, 410}
 PASSING_STATUSES = {429, 502, 503, 504}
 # A refused connection, a dropped one or a busy server, and an answer that was cut off.
 WORTH_REPEATING = (ArchiveUnreachable, ArchiveIncomplete)
@@ -93,7 +94,7 @@ class Transport:
         deadline: float,
     ) -> T | None:
         with self._exchange("GET", path, deadline, params=params, headers={"Accept": accept}) as reply:
-            if reply.status in {404, 410}:
+            if reply.status in GONE:
                 return None
             if not 200 <= reply.status < 300:
                 raise ArchiveRefused(f"The archive answered GET {path} with HTTP {reply.status}.")
@@ -108,6 +109,15 @@ class Transport:
         upload = _Upload(body, deadline)
         with self._exchange("POST", path, deadline, data=upload, headers=headers) as reply:
             return read(reply)
+
+    def delete(self, path: str) -> None:
+        """Return when what is there is deleted, or nothing is there.
+
+        Raises: ArchiveUnreachable, ArchiveTimeout, ArchiveRefused.
+        """
+        with self._exchange("DELETE", path, time.monotonic() + self._limits.total_s) as reply:
+            if not 200 <= reply.status < 300 and reply.status not in GONE:
+                raise ArchiveRefused(f"The archive answered DELETE {path} with HTTP {reply.status}.")
 
     @contextmanager
     def _exchange(self, method: str, path: str, deadline: float, **request: Any) -> Iterator[Reply]:

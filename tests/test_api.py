@@ -19,9 +19,10 @@ import requests
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from pydicom.uid import generate_uid
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import NullPool, Update, create_engine, text, update
 
 from api import create_app
+from db.tables import Segmentation
 from orthanc.dicomweb import open_archive
 from settings import Settings
 from unetr.network import build, save_weights
@@ -50,6 +51,9 @@ class Service:
     def get(self, path: str) -> requests.Response:
         return self._checked("get", path, requests.get(self.url + path, timeout=30))
 
+    def delete(self, path: str) -> requests.Response:
+        return self._checked("delete", path, requests.delete(self.url + path, timeout=30))
+
     def ended(self, job_id: str, limit_s: float = 120.0) -> dict:
         return self.job_when(job_id, lambda job: job["state"] in ("done", "failed", "cancelled"), limit_s)
 
@@ -67,6 +71,11 @@ class Service:
         with engine.connect() as connection:
             return connection.execute(text(query)).scalar()
 
+    def execute(self, statement: Update) -> None:
+        engine = create_engine(self.settings.sqlalchemy_url, poolclass=NullPool)
+        with engine.begin() as connection:
+            connection.execute(statement)
+
     def worker_pid(self) -> int:
         children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         pids = {int(pid) for path in children for pid in path.read_text().split()}
@@ -74,7 +83,7 @@ class Service:
         return pids.pop()
 
     def _checked(self, method: str, path: str, answer: requests.Response) -> requests.Response:
-        if answer.headers["Content-Type"] != "application/json" or path == "/openapi.json":
+        if answer.headers.get("Content-Type") != "application/json" or path == "/openapi.json":
             return answer
         components = {"components": self.document["components"]}
         for template, item in self.document["paths"].items():
@@ -195,6 +204,19 @@ def test_the_result_of_an_equal_request_is_adopted_unless_forced(service):
     forced = service.post(url, json={"model": SILENT, "force": True, "wait_s": 30}).json()
     assert forced["state"] == "done"
     assert forced["result"] != first["result"]
+
+
+def test_a_result_that_waits_for_the_archive_is_not_deleted(service):
+    asked = {"model": SILENT, "force": True, "wait_s": 30}
+    result = service.post(f"/segmentation/{service.study_uid}", json=asked).json()["result"]
+    row = update(Segmentation).where(Segmentation.id == result.rpartition("/")[2])
+    service.execute(row.values(sop_instance_uid="1.2.3", outbox_path="x"))
+    refused = service.delete(result)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "segmentation_not_stored")
+    assert service.get(result).status_code == 200
+    service.execute(row.values(sop_instance_uid=None, outbox_path=None))
+    assert service.delete(result).status_code == 204
+    assert service.get(result).status_code == 404
 
 
 def test_a_worker_killed_in_mid_job_leaves_one_result(service):
@@ -325,6 +347,7 @@ def hospital(tmp_path_factory, orthanc, postgresql) -> Iterator[Service]:
         DICOMWEB_URL=orthanc.url,
         DICOMWEB_USER=orthanc.user,
         DICOMWEB_PASSWORD=orthanc.password,
+        ORTHANC_URL=orthanc.rest_url,
         DATABASE_URL=postgresql,
     )
 
@@ -358,3 +381,12 @@ def test_a_study_in_orthanc_becomes_a_stored_seg_and_rows_in_postgresql(hospital
     for lesion in document["lesions"]:
         ends = np.array(lesion["long_axis_lps"])
         assert np.linalg.norm(ends[0] - ends[1]) == pytest.approx(lesion["long_axis_mm"], abs=1e-2)
+
+    # Deleted: the SEG is gone from Orthanc, the result from every list, the source series stays.
+    assert hospital.delete(job["result"]).status_code == 204
+    archive = open_archive(hospital.settings)
+    assert {h[0].Modality for h in archive.series_headers(hospital.study_uid)} == {"MR"}
+    assert hospital.get(f"/studies/{hospital.study_uid}/segmentations").json() == {"segmentations": []}
+    assert hospital.scalar("SELECT count(*) FROM audit_events WHERE action = 'segmentation.delete'") == 1
+    again = hospital.delete(job["result"])
+    assert (again.status_code, again.json()["error"]["code"]) == (404, "segmentation_not_found")

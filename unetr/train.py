@@ -176,7 +176,7 @@ def train(out: Path, steps: int, heads: int) -> None:
             group["lr"] = learning_rate(step, steps)
         optimiser.zero_grad()
         loss = LOSS(network(image.contiguous(memory_format=torch.channels_last_3d)), truth)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimiser.step()
         step += 1

@@ -229,6 +229,19 @@ def test_a_cancelled_job_is_not_postponed(sessions, job_id):
     assert jobs.postpone(sessions, job_id, "a", "store", 1.0).state == "cancelled"
 
 
+def test_a_job_whose_result_is_recorded_is_stored_and_not_cancelled(sessions, job_id, new):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    jobs.cancel(sessions, job_id)
+    segmentation_id = measurements.record(sessions, new, job_id, "a")
+    assert jobs.postpone(sessions, job_id, "a", "store", 0.0).state == "queued"
+    with pytest.raises(JobNotCancellable, match="already recorded"):
+        jobs.cancel(sessions, job_id)
+    jobs.claim(sessions, job_id, "b", LEASE_S, 3)
+    assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == [job_id]
+    jobs.claim(sessions, job_id, "c", LEASE_S, 3)
+    assert jobs.finish(sessions, job_id, "c", segmentation_id).state == "done"
+
+
 def test_a_cancelled_job_whose_worker_vanished_ends(sessions, job_id):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     jobs.cancel(sessions, job_id)

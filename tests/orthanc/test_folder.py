@@ -57,6 +57,15 @@ def test_files_put_in_and_taken_away_by_hand_are_noticed(folder):
     assert pixels(archive.retrieve_series(study_uid, series_uid)) == pixels(instances[1:])
 
 
+def test_a_deleted_instance_is_gone_and_the_others_stay(folder):
+    archive = open_folder(folder)
+    kept, gone = instances = fake_pacs.tiny_series(2)
+    archive.store(instances)
+    for _ in range(2):
+        archive.delete_instance(gone.StudyInstanceUID, gone.SOPInstanceUID)
+    assert pixels(archive.retrieve_series(kept.StudyInstanceUID, kept.SeriesInstanceUID)) == pixels([kept])
+
+
 def test_another_process_s_instances_are_seen(folder):
     ours, theirs = open_folder(folder), open_folder(folder)
     stored = fake_pacs.tiny_series(1)

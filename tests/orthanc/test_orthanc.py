@@ -20,7 +20,13 @@ from pydicom.uid import (
 )
 
 import settings
-from errors import ArchiveRefused, ArchiveUnreachable, SeriesNotFound, StudyNotFound
+from errors import (
+    ArchiveRefused,
+    ArchiveUnreachable,
+    DeletionUnavailable,
+    SeriesNotFound,
+    StudyNotFound,
+)
 from orthanc.dicomweb import Archive, open_archive
 from tests import fake_pacs
 
@@ -121,6 +127,28 @@ def test_has_instance(archive, study):
     assert archive.has_instance(instance.StudyInstanceUID, instance.SOPInstanceUID)
     assert not archive.has_instance(instance.StudyInstanceUID, "1.2.3")
     assert not archive.has_instance("1.2.3", instance.SOPInstanceUID)
+
+
+def test_a_deleted_instance_is_gone_and_the_others_stay(orthanc):
+    archive = archive_of(orthanc, orthanc_url=orthanc.rest_url)
+    kept, gone = instances = fake_pacs.tiny_series(2)
+    archive.store(instances)
+    for _ in range(2):
+        archive.delete_instance(gone.StudyInstanceUID, gone.SOPInstanceUID)
+        assert not archive.has_instance(gone.StudyInstanceUID, gone.SOPInstanceUID)
+    assert archive.has_instance(kept.StudyInstanceUID, kept.SOPInstanceUID)
+
+
+def test_nothing_is_deleted_without_orthanc_s_rest_address_or_its_password(orthanc, study):
+    instance = study[0][0]
+    for archive, error in (
+        (archive_of(orthanc, orthanc_url=""), DeletionUnavailable),
+        (archive_of(orthanc, orthanc_url=orthanc.rest_url, dicomweb_password="wrong"), ArchiveRefused),
+        (archive_of(orthanc, orthanc_url=orthanc.url), ArchiveRefused),
+    ):
+        with pytest.raises(error):
+            archive.delete_instance(instance.StudyInstanceUID, instance.SOPInstanceUID)
+    assert archive_of(orthanc).has_instance(instance.StudyInstanceUID, instance.SOPInstanceUID)
 
 
 def test_unknown_study_and_series(archive, study):
