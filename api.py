@@ -1,12 +1,15 @@
 """The web API: takes requests for segmentations, answers with jobs and measured lesions.
 
-    python api.py
+    python api.py            serve it, with one worker process beside it
+    python api.py token …    create, list and revoke the tokens that let callers in
+    gunicorn 'api:wsgi()'    serve it without a worker
 
-serves it on HOST:PORT with one worker process beside it. The API itself reads and writes SQL, asks the
+The API itself reads and writes SQL, asks the
 archive for headers, and sends messages to the worker; it never loads a model. Every error, whatever its
 cause, is answered by one handler in one shape: ``{"error": {"code", "message", "details"}}``.
 """
 
+import argparse
 import logging
 import signal
 import sys
@@ -14,6 +17,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -21,7 +25,7 @@ from typing import NoReturn, cast
 
 import waitress
 from celery import Celery
-from flask import Response, current_app, jsonify, redirect, request
+from flask import Response, current_app, g, jsonify, redirect, request
 from flask_cors import CORS
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.info import Info
@@ -34,11 +38,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from werkzeug.exceptions import BadRequest, HTTPException, UnsupportedMediaType
 from werkzeug.wrappers import Response as AnyResponse
 
+import access
 import broker
 import schemas
 from db import jobs, measurements
 from db.database import open_database
-from db.tables import ACTIVE_STATES, Job, JobState
+from db.tables import ACTIVE_STATES, Job, JobState, Role
 from errors import (
     ArchiveError,
     InvalidForm,
@@ -47,6 +52,7 @@ from errors import (
     RequestError,
     SegmentationNotStored,
     SettingsError,
+    Unauthorized,
 )
 from imaging import series
 from orthanc.dicomweb import Archive, open_archive
@@ -59,7 +65,6 @@ LARGEST_BODY_BYTES = 64 * 1024
 THREADS = 16
 WAITING_REQUESTS = THREADS // 2
 WAIT_POLL_S = 0.1
-ANONYMOUS = "anonymous"
 
 logger = logging.getLogger("metscope.api")
 
@@ -72,6 +77,7 @@ def _operation_id(*, name: str, path: str, method: str) -> str:
 routes = APIBlueprint(
     "metscope",
     __name__,
+    abp_security=[{"token": []}],
     abp_responses={422: schemas.ErrorAnswer, "default": schemas.ErrorAnswer},
     operation_id_callback=_operation_id,
 )
@@ -113,15 +119,15 @@ def create_app(settings: Settings) -> OpenAPI:
         "metscope",
         info=Info(title="MetScope", version=VERSION, description="Brain metastases. For research use only."),
         doc_ui=False,
-        security_schemes={},
+        security_schemes={"token": {"type": "http", "scheme": "bearer"}},
         validation_error_model=schemas.ErrorAnswer,
         validation_error_callback=_refuse_form,
     )
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions["metscope"] = Context(
-        settings, open_database(settings.sqlalchemy_url), broker.create(settings)
-    )
+    sessions = open_database(settings.sqlalchemy_url)
+    app.extensions["metscope"] = Context(settings, sessions, broker.create(settings))
+    access.guard(app, settings, sessions)
     app.register_api(routes)
     app.register_blueprint(SwaggerUI.register(doc_url="../openapi.json"), url_prefix="/docs")
     app.before_request(_refuse_other_than_json)
@@ -155,6 +161,8 @@ def answer_error(error: Exception) -> Response:
         status, code, message, details = unforeseen.status, unforeseen.code, unforeseen.message, {}
     body = schemas.ErrorBody(code=code, message=message, details=details)
     response = answer(schemas.ErrorAnswer(error=body), status)
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, HTTPException):
         allow = error.get_response().headers.get("Allow")
         if allow:
@@ -202,7 +210,7 @@ def request_segmentation(path: schemas.StudyPath, body: schemas.SegmentationForm
         model,
         series_instance_uid=body.series_instance_uid,
         force=body.force,
-        requested_by=ANONYMOUS,
+        requested_by=g.actor,
     )
     if not broker.announce(context().celery, job.id):
         logger.warning("job %s: the broker is away; a worker will find the job in the database", job.id)
@@ -250,7 +258,7 @@ def get_job(path: schemas.JobPath) -> Response:
 )
 def cancel_job(path: schemas.JobPath) -> Response:
     """Cancel a job; a running one ends within seconds"""
-    return _job(jobs.cancel(context().sessions, path.job_id))
+    return _job(jobs.cancel(context().sessions, path.job_id, g.actor))
 
 
 @routes.get(
@@ -293,7 +301,7 @@ def delete_segmentation(path: schemas.SegmentationPath) -> Response:
         if not document["segmentation"]["stored"]:
             raise SegmentationNotStored(f"Segmentation {segmentation_id} still waits for the archive.")
         context().archive.delete_instance(document["study_instance_uid"], sop_instance_uid)
-    measurements.delete_segmentation(sessions, segmentation_id, ANONYMOUS)
+    measurements.delete_segmentation(sessions, segmentation_id, g.actor)
     return Response(status=204)
 
 
@@ -330,13 +338,24 @@ def list_models() -> Response:
     return answer(schemas.ModelsAnswer(models=models))
 
 
-@routes.get("/health/live", responses={200: schemas.LiveAnswer})
+@routes.get("/auth/<role>", responses={204: None})
+def check_access(path: schemas.RolePath) -> Response:
+    """204 where the request's token has that role, for a proxy in front of the archive
+
+    nginx asks this (auth_request) before it passes a request on to Orthanc with Orthanc's own credentials.
+    """
+    if context().settings.auth == "token":
+        access.admit(context().sessions, Role(path.role))
+    return Response(status=204)
+
+
+@routes.get("/health/live", security=[], responses={200: schemas.LiveAnswer})
 def live() -> Response:
     """The API answers"""
     return answer(schemas.LiveAnswer(live=True))
 
 
-@routes.get("/health/ready", responses={200: schemas.ReadyAnswer, 503: schemas.ReadyAnswer})
+@routes.get("/health/ready", security=[], responses={200: schemas.ReadyAnswer, 503: schemas.ReadyAnswer})
 def ready() -> Response:
     """Whether a request would be worked on now; 503 with the reasons where not"""
     settings = context().settings
@@ -399,9 +418,23 @@ def docs() -> AnyResponse:
     return redirect("/docs/swagger")
 
 
+def wsgi() -> OpenAPI:
+    """The application for a WSGI server, by the settings of the environment. Raises: SettingsError."""
+    settings = load()
+    app = create_app(settings)
+    _say_where_the_first_token_is(settings, app)
+    return app
+
+
+def _say_where_the_first_token_is(settings: Settings, app: OpenAPI) -> None:
+    if path := access.make_first_token(settings, app.extensions["metscope"].sessions):
+        logger.warning("the first start made an admin's token: %s", path)
+
+
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM. Raises: SettingsError when HOST:PORT cannot be listened on."""
     app = create_app(settings)
+    _say_where_the_first_token_is(settings, app)
     try:
         server = waitress.create_server(app, host=settings.host, port=settings.port, threads=THREADS)
     except OSError as error:
@@ -432,15 +465,21 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="api.py", description="Serve MetScope's web API.")
+    access.add_token_commands(parser.add_subparsers(dest="command"))
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # Its warnings quote values from the images' headers.
     warnings.filterwarnings("ignore", module="pydicom")
     try:
-        serve(load())
-    except SettingsError as error:
+        if options.command == "token":
+            access.manage_tokens(open_database(load().sqlalchemy_url), options)
+        else:
+            serve(load())
+    except MetScopeError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
         return error.exit_code
     return 0

@@ -8,12 +8,16 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     ├── SettingsError                 a setting is wrong; nothing starts
     ├── RequestError                  the request itself is at fault
     │   ├── InvalidForm
+    │   ├── Unauthorized
+    │   ├── Forbidden
+    │   ├── TokenExists
     │   ├── NotFound
     │   │   ├── StudyNotFound
     │   │   ├── SeriesNotFound
     │   │   ├── JobNotFound
     │   │   ├── SegmentationNotFound
     │   │   ├── PatientNotFound
+    │   │   ├── TokenNotFound
     │   │   └── ModelNotFound
     │   ├── JobNotCancellable
     │   └── SegmentationNotStored
@@ -100,6 +104,24 @@ class InvalidForm(RequestError):
     advice = "Correct the fields named and send the request again."
 
 
+class Unauthorized(RequestError):
+    status = 401
+    code = "unauthorized"
+    advice = "Send a token: Authorization: Bearer TOKEN."
+
+
+class Forbidden(RequestError):
+    status = 403
+    code = "forbidden"
+    advice = "Ask the engineer who runs MetScope for a token with that role."
+
+
+class TokenExists(RequestError):
+    status = 409
+    code = "token_exists"
+    advice = "Choose another name."
+
+
 class NotFound(RequestError):
     status = 404
     code = "not_found"
@@ -131,6 +153,11 @@ class SegmentationNotFound(NotFound):
 class PatientNotFound(NotFound):
     code = "patient_not_found"
     advice = "List the patients."
+
+
+class TokenNotFound(NotFound):
+    code = "token_not_found"
+    advice = "List the tokens."
 
 
 class ModelNotFound(NotFound):

@@ -43,6 +43,10 @@ class PatientQuery(Form):
     issuer: str | None = Field(None, description="IssuerOfPatientID, where several patients share the id")
 
 
+class RolePath(Form):
+    role: Literal["reader", "operator", "admin"]
+
+
 class JobsQuery(Form):
     state: Literal["queued", "running", "done", "failed", "cancelled"] | None = None
     limit: int = Field(50, ge=1, le=500)

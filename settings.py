@@ -1,10 +1,12 @@
 """Every setting of MetScope, typed and validated in one place.
 
-Values come from the environment, then from ``.env`` in the working directory, then from the defaults
-here; ``.env.example`` lists them all. ``load()`` is called once by each entry point; a value that
-cannot be used stops the start with its name and the remedy.
+Values come from the environment, then from ``.env`` in the working directory, then from files in the
+folder that SECRETS_DIR names (one per setting, named like it in lower case: a container's secrets), then
+from the defaults here; ``.env.example`` lists them all. ``load()`` is called once by each entry point; a
+value that cannot be used stops the start with its name and the remedy.
 """
 
+import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from errors import SettingsError
 
 ROOT = Path(__file__).parent
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 class Settings(BaseSettings):
@@ -51,8 +54,13 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         "", description="Origins of web pages that may call the API, separated by commas."
     )
-    auth: Literal["off"] = Field("off", description="Who may call the API. Only `off` exists so far.")
+    auth: Literal["token", "off"] = Field(
+        "token", description="Who may call the API: those with a token, or `off`: whoever reaches it."
+    )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
+    allow_plain_http: bool = Field(
+        False, description="Listen beyond this machine without TLS, e.g. behind a proxy that has it."
+    )
     port: int = Field(5000, ge=1, le=65535, description="Port the API listens on.")
     lease_s: float = Field(60.0, gt=1, description="A job whose worker is silent this long is queued again.")
     max_attempts: int = Field(3, ge=1, description="A job that was interrupted this often fails.")
@@ -82,6 +90,15 @@ class Settings(BaseSettings):
         return origins
 
     @model_validator(mode="after")
+    def _plain_http_stays_here(self) -> Self:
+        if self.host not in LOOPBACK and not self.allow_plain_http:
+            raise ValueError(
+                f"HOST {self.host} would show tokens and results to the network: keep it at 127.0.0.1 "
+                "behind a proxy with TLS, or set ALLOW_PLAIN_HTTP=true"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _model_file(self) -> Self:
         if self.model_path is not None and not self.model_path.is_file():
             raise ValueError(f"MODEL_PATH names no file: {self.model_path}")
@@ -108,6 +125,11 @@ class Settings(BaseSettings):
         return self.data_dir.resolve() / "queue"
 
     @property
+    def first_token_path(self) -> Path:
+        """Where the first start leaves the token that it makes."""
+        return self.data_dir.resolve() / "first.token"
+
+    @property
     def heartbeat_path(self) -> Path:
         """The file that a living worker renews."""
         return self.data_dir.resolve() / "worker.json"
@@ -116,7 +138,7 @@ class Settings(BaseSettings):
 def load(**overrides: object) -> Settings:
     """Read and validate the settings. Raises: SettingsError naming each wrong one and its remedy."""
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings(_secrets_dir=os.environ.get("SECRETS_DIR"), **overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("; ".join(_sentence(dict(item)) for item in error.errors()) + ".") from None
 

@@ -40,6 +40,9 @@ missing=""
 has /usr/sbin/Orthanc /usr/bin/Orthanc || missing="$missing orthanc"
 has /usr/lib/postgresql/*/bin/pg_ctl || missing="$missing postgresql"
 has /usr/bin/dciodvfy || missing="$missing dicom3tools"
+has /usr/sbin/nginx || missing="$missing nginx"
+has /usr/bin/redis-server || missing="$missing redis-server"
+has /usr/bin/docker-compose || missing="$missing docker-compose"
 [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$missing orthanc-dicomweb"
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from db import audit
 from db.database import insert_for, writing
 from db.tables import ACTIVE_STATES, ONE_ACTIVE_JOB, Job, JobState, Segmentation
 from errors import JobInterrupted, JobNotCancellable, JobNotFound, LeaseLost
@@ -72,6 +73,7 @@ def submit(
                 set_={"request_key": request_key},
             ).returning(Job.id)
         ).one()
+        audit.note(session, requested_by, "job.request", job_id, force=force)
         return session.get_one(Job, job_id)
 
 
@@ -167,7 +169,7 @@ def postpone(sessions: sessionmaker[Session], job_id: str, owner: str, stage: st
         return job
 
 
-def cancel(sessions: sessionmaker[Session], job_id: str) -> Job:
+def cancel(sessions: sessionmaker[Session], job_id: str, actor: str | None = None) -> Job:
     """A queued job is cancelled at once; a running one when its worker next asks. One whose result is
     recorded goes on: what the database has, the archive gets.
 
@@ -180,6 +182,7 @@ def cancel(sessions: sessionmaker[Session], job_id: str) -> Job:
         if job.segmentation_id is not None:
             raise JobNotCancellable(f"The result of job {job_id} is already recorded.")
         job.cancel_requested = True
+        audit.note(session, actor, "job.cancel", job_id)
         if job.state == JobState.QUEUED:
             _end(job, JobState.CANCELLED)
         return job

@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, aliased, contains_eager, selectinload, sessionmaker
 
-from db import jobs, tables
+from db import audit, jobs, tables
 from db.database import writing
 from db.documents import IDENTITY, MEASURED, SCHEMA_VERSION, document_of, lesion_of, place_of
 from db.source import Source, source_of, upsert_source
-from db.tables import AuditEvent, Patient, Segmentation, Series, Study
+from db.tables import Patient, Segmentation, Series, Study
 from errors import InvalidForm, PatientNotFound, SegmentationNotFound
 from imaging.seg import colour
 from lesions.measure import Lesion
@@ -258,19 +258,11 @@ def lesions_of_patient(
 
 def delete_segmentation(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> None:
     """Mark it deleted, so that nothing lists it any more, and note who did. Raises: SegmentationNotFound."""
-    now = datetime.now(UTC)
     with writing(sessions) as session:
         segmentation = _locked(session, segmentation_id)
-        segmentation.deleted_at = now
-        session.add(
-            AuditEvent(
-                at=now,
-                actor=actor,
-                action="segmentation.delete",
-                subject=segmentation_id,
-                details={"sop_instance_uid": segmentation.sop_instance_uid},
-            )
-        )
+        segmentation.deleted_at = datetime.now(UTC)
+        uid = segmentation.sop_instance_uid
+        audit.note(session, actor, "segmentation.delete", segmentation_id, sop_instance_uid=uid)
 
 
 def _lesion_row(lesion: Lesion, now: datetime) -> tables.Lesion:

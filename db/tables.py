@@ -1,4 +1,4 @@
-"""The tables: patients, studies, series, segmentations, lesions, measurements, jobs, audit events.
+"""The tables: patients, studies, series, segmentations, lesions, measurements, jobs, tokens, audit events.
 
 A change here needs a migration under ``db/migrations/versions``; a test compares the two. Times are
 UTC and timezone-aware on both databases. Lengths in mm, volumes in ml, points in LPS mm.
@@ -244,6 +244,28 @@ class Job(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class Role(StrEnum):
+    """Who may what: a reader looks, an operator also asks for segmentations, an admin also deletes."""
+
+    READER = "reader"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+class Token(Base):
+    """A bearer token. sha256: hexadecimal, of its secret."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (CheckConstraint("role IN ('reader', 'operator', 'admin')", name="role"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    role: Mapped[str]
+    sha256: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
 
 
 class AuditEvent(Base):

@@ -44,15 +44,23 @@ class Service:
     study_uid: str
     process: subprocess.Popen[bytes]
     document: dict
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
 
     def post(self, path: str, **options: object) -> requests.Response:
-        return self._checked("post", path, requests.post(self.url + path, timeout=90, **options))
+        headers = self.headers | options.pop("headers", {})
+        answer = requests.post(self.url + path, timeout=90, headers=headers, **options)
+        return self._checked("post", path, answer)
 
     def get(self, path: str) -> requests.Response:
-        return self._checked("get", path, requests.get(self.url + path, timeout=30))
+        return self._checked("get", path, requests.get(self.url + path, headers=self.headers, timeout=30))
 
     def delete(self, path: str) -> requests.Response:
-        return self._checked("delete", path, requests.delete(self.url + path, timeout=30))
+        answer = requests.delete(self.url + path, headers=self.headers, timeout=30)
+        return self._checked("delete", path, answer)
 
     def ended(self, job_id: str, limit_s: float = 120.0) -> dict:
         return self.job_when(job_id, lambda job: job["state"] in ("done", "failed", "cancelled"), limit_s)
@@ -164,8 +172,9 @@ def serve(folder: Path, **environment: str) -> Iterator[Service]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     process = start(variables, port)
-    document = requests.get(f"{url}/openapi.json", timeout=30).json()
-    service = Service(url, settings, str(study[0].StudyInstanceUID), process, document)
+    token = settings.first_token_path.read_text().strip()
+    service = Service(url, settings, str(study[0].StudyInstanceUID), process, {}, token)
+    service.document |= service.get("/openapi.json").json()
     try:
         yield service
     finally:
@@ -291,7 +300,7 @@ def test_reading_routes_answer(service):
 def test_a_body_that_is_not_json_and_a_wrong_method_are_refused_in_the_same_shape(service):
     form = service.post("/segmentation/1.2.3", data={"force": "1"})
     assert (form.status_code, form.json()["error"]["code"]) == (415, "unsupported_media_type")
-    wrong = requests.delete(f"{service.url}/jobs", timeout=30)
+    wrong = service.delete("/jobs")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert "GET" in wrong.headers["Allow"]
 

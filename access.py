@@ -1,0 +1,116 @@
+"""The door of the API: who comes in, with which role, and what a browser may do with the answers.
+
+A request carries ``Authorization: Bearer TOKEN``. One rule for every route, so that a new one is shut
+unless it is opened here: reading needs a reader, POST an operator, DELETE an admin; health needs none.
+"""
+
+import argparse
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from flask import Flask, Response, g, request
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import tokens
+from db.tables import Role
+from errors import Forbidden, TokenExists, Unauthorized
+from settings import Settings
+
+ANONYMOUS = "anonymous"
+OPEN_ENDPOINTS = {"metscope.live", "metscope.ready"}
+RANKS = {role: rank for rank, role in enumerate(Role)}
+ROLE_OF_METHOD = {"GET": Role.READER, "HEAD": Role.READER, "POST": Role.OPERATOR, "DELETE": Role.ADMIN}
+HEADERS = {
+    # What the API tells is about patients: no proxy and no browser is to keep it.
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "no-referrer",
+}
+
+logger = logging.getLogger("metscope.access")
+
+
+def guard(app: Flask, settings: Settings, sessions: sessionmaker[Session]) -> None:
+    """Have every request of the app checked, and every answer protected."""
+    if settings.auth == "off":
+        logger.warning("AUTH=off: whoever reaches %s:%d may do everything", settings.host, settings.port)
+
+    @app.before_request
+    def check() -> None:
+        g.actor = ANONYMOUS
+        # A browser asks with OPTIONS, and without a token, whether it may ask at all.
+        if (
+            settings.auth == "token"
+            and request.endpoint not in OPEN_ENDPOINTS
+            and request.method != "OPTIONS"
+        ):
+            g.actor = admit(sessions, ROLE_OF_METHOD.get(request.method, Role.ADMIN))
+
+    @app.after_request
+    def protect(response: Response) -> Response:
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+
+def admit(sessions: sessionmaker[Session], needed: Role) -> str:
+    """The name of the request's token. Raises: Unauthorized, Forbidden."""
+    authorization = request.authorization
+    if authorization is None or authorization.type != "bearer" or not authorization.token:
+        raise Unauthorized("The request carries no token.")
+    token = tokens.find(sessions, authorization.token)
+    if token is None:
+        raise Unauthorized("The token is unknown or revoked.")
+    if RANKS[Role(token.role)] < RANKS[needed]:
+        raise Forbidden(f"Token {token.name} has the role {token.role}; this needs {needed}.")
+    return token.name
+
+
+def make_first_token(settings: Settings, sessions: sessionmaker[Session]) -> Path | None:
+    """At the first start with AUTH=token: an admin's token in a file that only this user can read.
+
+    Returns the file; None where tokens have been made before.
+    """
+    if settings.auth == "off" or tokens.are_there_any(sessions):
+        return None
+    secret = tokens.new_secret()
+    path = settings.first_token_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written before the row, under another name until the row is there: mode 0600, and never a lost secret.
+    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret + "\n")
+    try:
+        tokens.create(sessions, "first", Role.ADMIN, "first start", secret)
+    except TokenExists:
+        Path(unfinished).unlink()
+        return None
+    return Path(unfinished).rename(path)
+
+
+def add_token_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """``token create NAME --role ROLE``, ``token list`` and ``token revoke NAME``."""
+    actions = commands.add_parser("token", help="manage the tokens that let callers in").add_subparsers(
+        dest="action", required=True
+    )
+    create = actions.add_parser("create", help="print a new token; it cannot be shown again")
+    create.add_argument("name", metavar="NAME", help="whose it is; jobs and the audit trail show it")
+    create.add_argument("--role", choices=[str(role) for role in Role], default=str(Role.READER))
+    actions.add_parser("list", help="names, roles and dates")
+    actions.add_parser("revoke", help="shut a token out").add_argument("name", metavar="NAME")
+
+
+def manage_tokens(sessions: sessionmaker[Session], options: argparse.Namespace) -> None:
+    """Do what the command line asks. Raises: TokenExists, TokenNotFound."""
+    actor = f"command line, user {os.getuid()}"
+    if options.action == "create":
+        print(tokens.create(sessions, options.name, Role(options.role), actor))
+    elif options.action == "revoke":
+        tokens.revoke(sessions, options.name, actor)
+    else:
+        for token in tokens.list_tokens(sessions):
+            revoked = f", revoked {token.revoked_at:%Y-%m-%d}" if token.revoked_at else ""
+            print(f"{token.name}: {token.role}, made {token.created_at:%Y-%m-%d}{revoked}")

@@ -1,0 +1,69 @@
+"""Tokens that open the API. The database keeps only their hashes: a copy of it opens nothing."""
+
+import hashlib
+import secrets
+from datetime import UTC, datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import audit
+from db.database import writing
+from db.tables import Role, Token
+from errors import TokenExists, TokenNotFound
+
+SECRET_BYTES = 32
+
+
+def new_secret() -> str:
+    """A random token. Its 256 bits cannot be guessed, so a plain SHA-256 of it is enough to keep."""
+    return secrets.token_urlsafe(SECRET_BYTES)
+
+
+def create(
+    sessions: sessionmaker[Session], name: str, role: Role, actor: str, secret: str | None = None
+) -> str:
+    """A new token's secret, which nobody can look up later. A name is never used twice.
+
+    Raises: TokenExists.
+    """
+    secret = secret or new_secret()
+    with writing(sessions) as session:
+        if session.scalar(select(Token.id).where(Token.name == name)):
+            raise TokenExists(f"There is, or was, a token {name!r}.")
+        session.add(Token(name=name, role=role, sha256=_hash(secret), created_at=datetime.now(UTC)))
+        audit.note(session, actor, "token.create", name, role=role)
+    return secret
+
+
+def find(sessions: sessionmaker[Session], secret: str) -> Token | None:
+    """The token with that secret, unless it is revoked."""
+    query = select(Token).where(Token.sha256 == _hash(secret), Token.revoked_at.is_(None))
+    with sessions() as session:
+        return session.scalar(query)
+
+
+def list_tokens(sessions: sessionmaker[Session]) -> list[Token]:
+    """All that ever were, the oldest first."""
+    with sessions() as session:
+        return list(session.scalars(select(Token).order_by(Token.id)))
+
+
+def are_there_any(sessions: sessionmaker[Session]) -> bool:
+    """Whether a token was ever made."""
+    with sessions() as session:
+        return bool(session.scalar(select(func.count(Token.id))))
+
+
+def revoke(sessions: sessionmaker[Session], name: str, actor: str) -> None:
+    """From now on the token opens nothing. Raises: TokenNotFound, also where it is revoked already."""
+    with writing(sessions) as session:
+        token = session.scalar(select(Token).where(Token.name == name, Token.revoked_at.is_(None)))
+        if token is None:
+            raise TokenNotFound(f"There is no token {name!r}.")
+        token.revoked_at = datetime.now(UTC)
+        audit.note(session, actor, "token.revoke", name)
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

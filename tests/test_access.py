@@ -1,0 +1,154 @@
+"""The door: every route is shut to who has no right to it, and tokens are made, shown and revoked safely."""
+
+import re
+import stat
+
+import pytest
+
+import api
+from access import OPEN_ENDPOINTS, make_first_token
+from db import tokens
+from db.database import open_database
+from db.tables import AuditEvent, Role, Token
+from errors import SettingsError, TokenExists, TokenNotFound
+from settings import LOOPBACK, Settings, load
+
+RANK = {"reader": 0, "operator": 1, "admin": 2}
+# What a role may do that the one below it may not; routes are named by method and path.
+NEEDED = {"GET": "reader", "POST": "operator", "DELETE": "admin"}
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    return Settings(_env_file=None, data_dir=tmp_path)
+
+
+@pytest.fixture
+def sessions(settings):
+    return open_database(settings.sqlalchemy_url)
+
+
+@pytest.fixture
+def app(settings):
+    return api.create_app(settings)
+
+
+@pytest.fixture
+def bearer(sessions):
+    made = {role: tokens.create(sessions, role, Role(role), "test") for role in RANK}
+    return {role: {"Authorization": f"Bearer {secret}"} for role, secret in made.items()}
+
+
+def routes(app):
+    """(method, path with every parameter filled in, endpoint) of every route."""
+    for rule in app.url_map.iter_rules():
+        for method in rule.methods - {"HEAD", "OPTIONS"}:
+            yield method, re.sub(r"<[^>]+>", "reader", rule.rule), rule.endpoint
+
+
+def test_without_a_token_only_health_answers(app):
+    client = app.test_client()
+    asked = [*routes(app), ("GET", "/no/such/address", None), ("PATCH", "/jobs", None)]
+    for method, path, endpoint in asked:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic cmVhZGVyOng="}):
+            answer = client.open(path, method=method, headers=headers)
+            if endpoint in OPEN_ENDPOINTS:
+                assert answer.status_code in {200, 503}
+            else:
+                assert answer.status_code == 401, (method, path)
+                assert answer.json["error"]["code"] == "unauthorized"
+                assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_every_route_opens_to_its_role_and_those_above_and_to_no_other(app, bearer):
+    client = app.test_client()
+    for method, path, endpoint in routes(app):
+        if endpoint in OPEN_ENDPOINTS:
+            continue
+        for role, rank in RANK.items():
+            answer = client.open(path, method=method, headers=bearer[role])
+            if rank < RANK[NEEDED[method]]:
+                assert (answer.status_code, answer.json["error"]["code"]) == (403, "forbidden"), path
+            else:
+                assert answer.status_code not in {401, 403}, (method, path, role)
+
+
+@pytest.mark.parametrize("role", RANK)
+def test_a_proxy_is_told_whether_a_token_has_a_role(app, bearer, role):
+    client = app.test_client()
+    for needed, rank in RANK.items():
+        answer = client.get(f"/auth/{needed}", headers=bearer[role])
+        assert answer.status_code == (204 if RANK[role] >= rank else 403)
+
+
+def test_a_revoked_token_opens_nothing(app, sessions, bearer):
+    client = app.test_client()
+    assert client.get("/jobs", headers=bearer["reader"]).status_code == 200
+    tokens.revoke(sessions, "reader", "test")
+    assert client.get("/jobs", headers=bearer["reader"]).status_code == 401
+    with pytest.raises(TokenNotFound):
+        tokens.revoke(sessions, "reader", "test")
+    with pytest.raises(TokenExists):
+        tokens.create(sessions, "reader", Role.ADMIN, "test")
+
+
+def test_who_changed_something_is_in_the_audit_trail(app, sessions, bearer):
+    client = app.test_client()
+    job = client.post("/segmentation/1.2.3", headers=bearer["operator"]).json
+    assert job["requested_by"] == "operator"
+    client.post(f"/jobs/{job['id']}/cancel", headers=bearer["admin"])
+    with sessions() as session:
+        trail = [(event.actor, event.action, event.subject) for event in session.query(AuditEvent)]
+    assert trail[-2:] == [("operator", "job.request", job["id"]), ("admin", "job.cancel", job["id"])]
+
+
+def test_the_database_holds_no_token(sessions, settings, bearer):
+    with sessions() as session:
+        kept = " ".join(f"{token.name} {token.role} {token.sha256}" for token in session.query(Token))
+    for header in bearer.values():
+        assert header["Authorization"].removeprefix("Bearer ") not in kept
+
+
+def test_the_first_start_leaves_an_admins_token_that_only_its_user_reads(app, sessions, settings):
+    path = make_first_token(settings, sessions)
+    assert path == settings.first_token_path
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    header = {"Authorization": f"Bearer {path.read_text().strip()}"}
+    assert app.test_client().get("/auth/admin", headers=header).status_code == 204
+    assert make_first_token(settings, sessions) is None
+    assert app.test_client().get("/auth/admin", headers=header).status_code == 204
+
+
+def test_tokens_by_the_command_line(app, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    assert api.main(["token", "create", "viewer", "--role", "operator"]) == 0
+    secret = capsys.readouterr().out.strip()
+    header = {"Authorization": f"Bearer {secret}"}
+    assert app.test_client().get("/auth/operator", headers=header).status_code == 204
+    assert api.main(["token", "create", "viewer"]) == 2
+    assert "token_exists" in capsys.readouterr().err
+    assert api.main(["token", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "viewer: operator" in listed
+    assert secret not in listed
+    assert api.main(["token", "revoke", "viewer"]) == 0
+    assert app.test_client().get("/jobs", headers=header).status_code == 401
+
+
+def test_without_authentication_everything_is_open_and_the_log_complains(tmp_path, caplog):
+    app = api.create_app(Settings(_env_file=None, data_dir=tmp_path, auth="off"))
+    assert app.test_client().get("/jobs").status_code == 200
+    assert "AUTH=off" in caplog.text
+
+
+def test_plain_http_beyond_this_machine_needs_a_switch():
+    assert "0.0.0.0" not in LOOPBACK
+    with pytest.raises(SettingsError, match=r"HOST 0\.0\.0\.0 would show tokens .* ALLOW_PLAIN_HTTP=true"):
+        load(host="0.0.0.0")
+    assert load(host="0.0.0.0", allow_plain_http=True).host == "0.0.0.0"
+
+
+def test_answers_about_patients_are_kept_by_nobody(app, bearer):
+    answer = app.test_client().get("/patients", headers=bearer["reader"])
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"

@@ -1,0 +1,243 @@
+"""The stack of docker-compose.yml without its engine: every service's own command, behind the real nginx.
+
+Orthanc, PostgreSQL, Redis and nginx are Debian's; the commands, the environment, the secrets and nginx's
+configuration are those that the containers get, with addresses of this machine in them.
+"""
+
+import base64
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from orthanc import multipart, part10
+from tests import fake_pacs
+
+ROOT = Path(__file__).parents[1]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES = COMPOSE["services"]
+START_LIMIT_S = 60.0
+DICOM_JSON = {"Accept": "application/dicom+json"}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """url: nginx. tokens: a header for each role."""
+
+    url: str
+    secrets: Path
+    tokens: dict[str, dict[str, str]]
+
+    def ask(self, method: str, path: str, role: str | None = None, **options: object) -> requests.Response:
+        headers = (self.tokens[role] if role else {}) | options.pop("headers", {})
+        return requests.request(method, self.url + path, headers=headers, timeout=60, **options)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(ready: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while not ready():
+        assert time.monotonic() < deadline, f"{what} was not ready within {START_LIMIT_S:.0f} s"
+        time.sleep(0.2)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def command_of(service: str) -> list[str]:
+    return shlex.split(SERVICES[service]["command"])
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in reversed(started):
+        process.send_signal(signal.SIGTERM)
+    for process in reversed(started):
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory, orthanc, postgresql) -> Path:
+    """What init.sh makes; then the passwords and addresses of this machine's Orthanc and PostgreSQL."""
+    folder = tmp_path_factory.mktemp("secrets")
+    environment = {"PATH": os.environ["PATH"], "SECRETS_DIR": str(folder)}
+    for _ in range(2):
+        subprocess.run(["sh", str(ROOT / "orthanc" / "init.sh")], env=environment, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, secrets, processes, orthanc, postgresql) -> Stack:
+    folder = tmp_path_factory.mktemp("stack")
+    ports = {name: free_port() for name in ("api", "nginx", "redis")}
+    (secrets / "dicomweb_password").write_text(orthanc.password)
+    (secrets / "database_url").write_text(postgresql)
+    redis_password = (secrets / "redis_password").read_text()
+    (secrets / "broker_url").write_text(f"redis://:{redis_password}@127.0.0.1:{ports['redis']}/0")
+
+    def start(name: str, command: list[str], **environment: str) -> None:
+        with (folder / f"{name}.log").open("w") as log:
+            variables = {
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"
+            } | environment
+            processes.append(
+                subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT)
+            )
+
+    start(
+        "redis",
+        ["redis-server", "--port", str(ports["redis"]), "--requirepass", redis_password, "--save", ""],
+    )
+    ours = {
+        **SERVICES["api"]["environment"],
+        "SECRETS_DIR": str(secrets),
+        "DATA_DIR": str(folder / "data"),
+        "DICOMWEB_URL": orthanc.url,
+        "DICOMWEB_USER": orthanc.user,
+        "ORTHANC_URL": orthanc.rest_url,
+        "CORS_ORIGINS": "",
+    }
+    gunicorn = [word.replace("0.0.0.0:5000", f"127.0.0.1:{ports['api']}") for word in command_of("api")]
+    start("api", gunicorn, **ours)
+    start("worker", command_of("worker"), **ours, DEVICE="cpu")
+    start(
+        "nginx",
+        nginx_command(folder, ports, orthanc),
+    )
+    for port in ports.values():
+        wait_until(lambda port=port: listens(port), f"port {port}")
+    token_path = folder / "data" / "first.token"
+    wait_until(token_path.exists, "the first token")
+    tokens = {"admin": {"Authorization": f"Bearer {token_path.read_text().strip()}"}}
+    for role in ("reader", "operator"):
+        made = subprocess.run(
+            [sys.executable, "api.py", "token", "create", role, "--role", role],
+            cwd=ROOT, env={"PATH": os.environ["PATH"]} | ours, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        tokens[role] = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    running = Stack(f"http://127.0.0.1:{ports['nginx']}", secrets, tokens)
+    wait_until(lambda: running.ask("GET", "/health/ready").status_code == 200, "the stack")
+    return running
+
+
+def nginx_command(folder: Path, ports: dict[str, int], orthanc) -> list[str]:
+    """nginx with the configuration that its container gets, its ${METSCOPE_…} filled in likewise."""
+    values = {
+        "METSCOPE_LISTEN": f"127.0.0.1:{ports['nginx']}",
+        "METSCOPE_API": f"127.0.0.1:{ports['api']}",
+        "METSCOPE_ORTHANC": orthanc.rest_url.removeprefix("http://"),
+        "METSCOPE_ORTHANC_BASIC": base64.b64encode(f"{orthanc.user}:{orthanc.password}".encode()).decode(),
+        "METSCOPE_RATE": "50",
+    }
+    template = (ROOT / "orthanc" / "nginx.conf").read_text()
+    assert set(re.findall(r"\$\{(\w+)\}", template)) - {"..."} == set(values)
+    site = re.sub(r"\$\{(METSCOPE_\w+)\}", lambda match: values[match[1]], template)
+    whole = folder / "nginx.conf"
+    whole.write_text(
+        f"daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx-error.log;\n"
+        f"events {{}}\nhttp {{ client_body_temp_path {folder}; proxy_temp_path {folder}; "
+        f"fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};\n{site}\n}}\n"
+    )
+    return ["nginx", "-p", str(folder), "-c", str(whole)]
+
+
+def test_the_first_start_makes_secrets_and_a_later_one_keeps_them(secrets):
+    made = {path.name: path.read_text() for path in secrets.iterdir()}
+    assert {"dicomweb_password", "postgres_password", "redis_password", "database_url", "broker_url"} < set(
+        made
+    )
+    assert len({made[name] for name in ("postgres_password", "redis_password")}) == 2
+    assert len(made["postgres_password"]) == 32
+    assert all(path.stat().st_mode & 0o007 == 0 for path in secrets.iterdir())
+
+
+def test_every_file_under_run_secrets_is_one_that_init_makes(secrets):
+    text = (ROOT / "docker-compose.yml").read_text()
+    named = set(re.findall(r"/run/secrets/(\w+)", text))
+    assert named <= {path.name for path in secrets.iterdir()}
+
+
+def test_nothing_but_nginx_is_published_and_nothing_runs_as_root():
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["nginx"]
+    assert SERVICES["nginx"]["ports"] == ["${METSCOPE_ADDRESS:-127.0.0.1}:${METSCOPE_PORT:-8080}:8080"]
+    for name, service in SERVICES.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["user"] == ("root" if name == "init" else "1000:1000")
+        if name != "init":
+            assert service["restart"] == "unless-stopped"
+            assert service["healthcheck"]["test"]
+            assert service["deploy"]["resources"]["limits"]["memory"]
+
+
+def test_compose_accepts_the_file():
+    # Debian's checker, which needs no engine.
+    subprocess.run(["docker-compose", "config", "-q"], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/dicom-web/studies"), ("POST", "/dicom-web/studies"), ("GET", "/orthanc/system"),
+        ("DELETE", "/orthanc/studies/1"), ("GET", "/jobs"), ("GET", "/_may/dicom"), ("GET", "/auth/admin"),
+    ],
+)  # fmt: skip
+def test_without_a_token_nginx_passes_nothing_on(stack, method, path):
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic bWV0c2NvcGU6eA=="}):
+        answer = stack.ask(method, path, headers=headers)
+        assert answer.status_code == (404 if path.startswith("/_may") else 401)
+        assert "orthanc" not in answer.text.lower()
+
+
+@pytest.mark.parametrize(
+    ("role", "method", "path", "status"),
+    [
+        ("reader", "GET", "/dicom-web/studies", 200), ("reader", "POST", "/dicom-web/studies", 403),
+        ("operator", "GET", "/orthanc/system", 403), ("admin", "GET", "/orthanc/system", 200),
+        ("reader", "GET", "/jobs", 200), ("reader", "POST", "/segmentation/1.2.3", 403),
+        ("operator", "DELETE", "/segmentations/x", 403), ("admin", "DELETE", "/segmentations/x", 404),
+    ],
+)  # fmt: skip
+def test_a_role_opens_what_it_should_through_nginx(stack, role, method, path, status):
+    assert stack.ask(method, path, role, headers=DICOM_JSON).status_code == status
+
+
+def test_a_list_of_fields_reaches_orthanc_although_the_viewer_escapes_its_commas(stack):
+    series = fake_pacs.tiny_series(1)
+    content_type, body = multipart.encode([part10.encode(series[0])])
+    headers = {"Content-Type": content_type, **DICOM_JSON}
+    assert stack.ask("POST", "/dicom-web/studies", "operator", data=body, headers=headers).status_code == 200
+    query = f"/dicom-web/studies?StudyInstanceUID={series[0].StudyInstanceUID}"
+    asked = query + "&includefield=00081030%2C00080061%2C00201206"
+    (found,) = stack.ask("GET", asked, "reader", headers=DICOM_JSON).json()
+    assert {"00081030", "00080061", "00201206"} <= set(found)
+    assert found["00081190"]["Value"][0].startswith(stack.url), "the address of the study is nginx's own"
+
+
+def test_a_job_runs_through_gunicorn_redis_and_the_worker(stack):
+    job = stack.ask("POST", "/segmentation/1.2.3.4.5", "operator", json={"wait_s": 30}).json()
+    assert (job["state"], job["error"]["code"], job["requested_by"]) == (
+        "failed",
+        "study_not_found",
+        "operator",
+    )
