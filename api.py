@@ -32,7 +32,7 @@ from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 from flask_openapi3_swagger.plugins import RegisterPlugin as SwaggerUI  # type: ignore[import-untyped]
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 from werkzeug.exceptions import BadRequest, HTTPException, UnsupportedMediaType
@@ -40,10 +40,11 @@ from werkzeug.wrappers import Response as AnyResponse
 
 import access
 import broker
+import metrics
 import schemas
 from db import jobs, measurements
 from db.database import open_database
-from db.tables import ACTIVE_STATES, Job, JobState, Role
+from db.tables import ACTIVE_STATES, Job, Role
 from errors import (
     ArchiveError,
     InvalidForm,
@@ -395,13 +396,11 @@ def _archive_trouble() -> str | None:
 
 
 @routes.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
-def metrics() -> Response:
-    """Jobs by state, in Prometheus's text format"""
-    with context().sessions() as session:
-        counted = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
-    lines = ["# HELP metscope_jobs Jobs by state.", "# TYPE metscope_jobs gauge"]
-    lines += [f'metscope_jobs{{state="{state}"}} {counted.get(state, 0)}' for state in JobState]
-    return Response("\n".join([*lines, ""]), content_type="text/plain; version=0.0.4; charset=utf-8")
+def tell_metrics() -> Response:
+    """Jobs, queue, outbox, stages and memory, in Prometheus's text format"""
+    beat = broker.last_beat(context().settings)
+    text = metrics.exposition(context().sessions, beat.age_s if beat is not None else None)
+    return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @routes.get(

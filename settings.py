@@ -138,7 +138,8 @@ class Settings(BaseSettings):
 def load(**overrides: object) -> Settings:
     """Read and validate the settings. Raises: SettingsError naming each wrong one and its remedy."""
     try:
-        return Settings(_secrets_dir=os.environ.get("SECRETS_DIR"), **overrides)  # type: ignore[arg-type]
+        secrets_dir = os.environ.get("SECRETS_DIR")
+        return Settings(_secrets_dir=secrets_dir, **overrides)  # type: ignore[arg-type,call-arg]
     except ValidationError as error:
         raise SettingsError("; ".join(_sentence(dict(item)) for item in error.errors()) + ".") from None
 

@@ -13,7 +13,7 @@ FLOORS = {
     "imaging": 1, "settings": 1,
     "lesions": 2,
     "unetr": 3, "orthanc": 3, "db": 3, "broker": 3, "reports": 3,
-    "segmentation": 4, "schemas": 4, "access": 4,
+    "segmentation": 4, "schemas": 4, "access": 4, "metrics": 4,
     "api": 5, "worker": 5, "demo": 5,
 }  # fmt: skip
 HEAVY = {"flask", "sqlalchemy", "requests", "torch"}

@@ -1,0 +1,92 @@
+"""What Prometheus is told. Everything is read from SQL at the scrape, so every API process tells the same.
+
+No label holds a UID, an identifier or a name of a patient.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from db.tables import Job, JobState, Segmentation
+
+STAGES = ("fetch", "read", "predict", "measure", "encode")
+RUNS_FOR_MEMORY = 20
+Family = GaugeMetricFamily | CounterMetricFamily | SummaryMetricFamily
+
+
+def exposition(sessions: sessionmaker[Session], worker_silent_s: float | None) -> bytes:
+    """Prometheus's text format. worker_silent_s: since the last sign of a worker; None: there was none."""
+    registry = CollectorRegistry()
+    registry.register(_Snapshot(sessions, worker_silent_s))
+    return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    def __init__(self, sessions: sessionmaker[Session], worker_silent_s: float | None) -> None:
+        self._sessions = sessions
+        self._worker_silent_s = worker_silent_s
+
+    def collect(self) -> Iterable[Family]:
+        with self._sessions() as session:
+            yield _jobs(session)
+            yield _failures(session)
+            yield _waiting(session)
+            yield _outbox(session)
+            yield _stages(session)
+            yield _memory(session)
+        if self._worker_silent_s is not None:
+            silent = "Seconds since the last sign of life of a worker."
+            yield GaugeMetricFamily("metscope_worker_silent_seconds", silent, self._worker_silent_s)
+
+
+def _jobs(session: Session) -> Family:
+    query = select(Job.state, func.count()).group_by(Job.state)
+    counted = dict(session.execute(query).all())
+    family = GaugeMetricFamily("metscope_jobs", "Jobs by state.", labels=["state"])
+    for state in JobState:
+        family.add_metric([state], counted.get(state, 0))
+    return family
+
+
+def _failures(session: Session) -> Family:
+    query = select(Job.error_code, func.count()).where(Job.state == JobState.FAILED).group_by(Job.error_code)
+    family = CounterMetricFamily("metscope_job_failures", "Failed jobs by error code.", labels=["code"])
+    for code, count in session.execute(query):
+        family.add_metric([code or ""], count)
+    return family
+
+
+def _waiting(session: Session) -> Family:
+    oldest = session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
+    age_s = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
+    return GaugeMetricFamily("metscope_oldest_queued_job_seconds", "Age of the oldest queued job.", age_s)
+
+
+def _outbox(session: Session) -> Family:
+    waiting = select(func.count()).where(
+        Segmentation.outbox_path.is_not(None), Segmentation.deleted_at.is_(None)
+    )
+    text = "Segmentations that the archive has not confirmed."
+    return GaugeMetricFamily("metscope_outbox_segmentations", text, session.scalar(waiting) or 0)
+
+
+def _stages(session: Session) -> Family:
+    family = SummaryMetricFamily("metscope_stage_seconds", "Duration of each stage.", labels=["stage"])
+    for stage in STAGES:
+        seconds = Segmentation.timings_s[stage].as_float()
+        count, total = session.execute(select(func.count(seconds), func.sum(seconds))).one()
+        family.add_metric([stage], count_value=count, sum_value=total or 0.0)
+    return family
+
+
+def _memory(session: Session) -> Family:
+    newest = Segmentation.created_at.desc()
+    latest = select(Segmentation.peak_memory_mb).order_by(newest).limit(RUNS_FOR_MEMORY).subquery()
+    peak_mb = session.scalar(select(func.max(latest.c.peak_memory_mb))) or 0.0
+    text = f"Largest peak memory of the last {RUNS_FOR_MEMORY} segmentations."
+    return GaugeMetricFamily("metscope_peak_memory_bytes", text, peak_mb * 2**20)
