@@ -1,7 +1,7 @@
 # README's two commands are `make demo` and `make test`; each does all its own set-up.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test check serve accept clean
+.PHONY: demo test check serve accept up down clean
 
 demo: .venv/installed
 	$(PYTHON) demo.py
@@ -19,6 +19,13 @@ serve: .venv/installed
 
 accept: .venv/tools
 	$(PYTHON) -m bench.accept
+
+# The stack in containers (docs/operations.md).
+up:
+	docker compose up --build --detach
+
+down:
+	docker compose down
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache demo

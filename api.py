@@ -446,6 +446,7 @@ def serve(settings: Settings) -> None:
         f"  documentation  {url}/docs",
         f"  data folder    {settings.data_dir.resolve()}",
         f"  archive        {settings.archive_url}",
+        f"  first token    {settings.first_token_path}",
         sep="\n",
         flush=True,
     )
