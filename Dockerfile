@@ -2,6 +2,8 @@
 FROM python:3.11-slim-bookworm AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
     MPLCONFIGDIR=/tmp/matplotlib
+# A name for the user: some packages ask for it when they are imported.
+RUN useradd --uid 1000 --home-dir /tmp metscope
 WORKDIR /metscope
 COPY requirements.txt ./
 
@@ -9,10 +11,12 @@ FROM base AS cuda
 RUN pip install "$(grep '^torch==' requirements.txt)" --index-url https://download.pytorch.org/whl/cu130 \
     && pip install -r requirements.txt
 COPY . .
+RUN chmod -R a+rX .
 USER 1000:1000
 
 FROM base AS cpu
 RUN pip install "$(grep '^torch==' requirements.txt)" --index-url https://download.pytorch.org/whl/cpu \
     && pip install -r requirements.txt
 COPY . .
+RUN chmod -R a+rX .
 USER 1000:1000

@@ -23,6 +23,7 @@ accept: .venv/tools
 # The stack in containers (docs/operations.md).
 up:
 	docker compose up --build --detach
+	docker compose restart nginx
 
 down:
 	docker compose down

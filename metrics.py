@@ -13,8 +13,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.tables import Job, JobState, Segmentation
+from errors import JobInterrupted, MetScopeError, ModelError, ModelSpecInvalid, OutOfMemory, WeightsInvalid
 
 STAGES = ("fetch", "read", "predict", "measure", "encode")
+OUR_OWN_FAILURES = [
+    error.code
+    for error in (MetScopeError, JobInterrupted, ModelError, ModelSpecInvalid, OutOfMemory, WeightsInvalid)
+]
 RUNS_FOR_MEMORY = 20
 Family = GaugeMetricFamily | CounterMetricFamily | SummaryMetricFamily
 
@@ -55,14 +60,18 @@ def _jobs(session: Session) -> Family:
 
 def _failures(session: Session) -> Family:
     query = select(Job.error_code, func.count()).where(Job.state == JobState.FAILED).group_by(Job.error_code)
+    # Present at 0 before the first failure: Prometheus sees no increase where a series begins.
+    counted = dict.fromkeys(OUR_OWN_FAILURES, 0) | dict(session.execute(query).all())
     family = CounterMetricFamily("metscope_job_failures", "Failed jobs by error code.", labels=["code"])
-    for code, count in session.execute(query):
+    for code, count in counted.items():
         family.add_metric([code or ""], count)
     return family
 
 
 def _waiting(session: Session) -> Family:
-    oldest = session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
+    # Those that wait for the archive are told by the outbox.
+    startable = (Job.state == JobState.QUEUED) & Job.not_before.is_(None)
+    oldest = session.scalar(select(func.min(Job.created_at)).where(startable))
     age_s = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
     return GaugeMetricFamily("metscope_oldest_queued_job_seconds", "Age of the oldest queued job.", age_s)
 

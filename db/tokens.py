@@ -5,6 +5,7 @@ import secrets
 from datetime import UTC, datetime
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
@@ -28,11 +29,12 @@ def create(
     Raises: TokenExists.
     """
     secret = secret or new_secret()
-    with writing(sessions) as session:
-        if session.scalar(select(Token.id).where(Token.name == name)):
-            raise TokenExists(f"There is, or was, a token {name!r}.")
-        session.add(Token(name=name, role=role, sha256=_hash(secret), created_at=datetime.now(UTC)))
-        audit.note(session, actor, "token.create", name, role=role)
+    try:
+        with writing(sessions) as session:
+            session.add(Token(name=name, role=role, sha256=_hash(secret), created_at=datetime.now(UTC)))
+            audit.note(session, actor, "token.create", name, role=role)
+    except IntegrityError:
+        raise TokenExists(f"There is, or was, a token {name!r}.") from None
     return secret
 
 

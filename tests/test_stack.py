@@ -33,10 +33,10 @@ DICOM_JSON = {"Accept": "application/dicom+json"}
 
 @dataclass(frozen=True)
 class Stack:
-    """url: nginx. tokens: a header for each role."""
+    """url, log: those of nginx. tokens: a header for each role."""
 
     url: str
-    secrets: Path
+    log: Path
     tokens: dict[str, dict[str, str]]
 
     def ask(self, method: str, path: str, role: str | None = None, **options: object) -> requests.Response:
@@ -135,7 +135,7 @@ def stack(tmp_path_factory, secrets, processes, orthanc, postgresql) -> Stack:
             cwd=ROOT, env={"PATH": os.environ["PATH"]} | ours, check=True, capture_output=True, text=True,
         )  # fmt: skip
         tokens[role] = {"Authorization": f"Bearer {made.stdout.strip()}"}
-    running = Stack(f"http://127.0.0.1:{ports['nginx']}", secrets, tokens)
+    running = Stack(f"http://127.0.0.1:{ports['nginx']}", folder / "nginx.log", tokens)
     wait_until(lambda: running.ask("GET", "/health/ready").status_code == 200, "the stack")
     return running
 
@@ -148,6 +148,7 @@ def nginx_command(folder: Path, ports: dict[str, int], orthanc) -> list[str]:
         "METSCOPE_ORTHANC": orthanc.rest_url.removeprefix("http://"),
         "METSCOPE_ORTHANC_BASIC": base64.b64encode(f"{orthanc.user}:{orthanc.password}".encode()).decode(),
         "METSCOPE_RATE": "50",
+        "METSCOPE_DICOM_RATE": "500",
     }
     template = (ROOT / "orthanc" / "nginx.conf").read_text()
     assert set(re.findall(r"\$\{(\w+)\}", template)) - {"..."} == set(values)
@@ -220,6 +221,32 @@ def test_without_a_token_nginx_passes_nothing_on(stack, method, path):
 )  # fmt: skip
 def test_a_role_opens_what_it_should_through_nginx(stack, role, method, path, status):
     assert stack.ask(method, path, role, headers=DICOM_JSON).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/dicom-web/..%5csystem"), ("DELETE", "/dicom-web/..%5cstudies/1"),
+        ("GET", "/dicom-web/studies/..%5c..%5csystem"), ("GET", "/dicom-web/studies/%2e%2e/%2e%2e/system"),
+        ("GET", "/dicom-web/%2e%2e%2fsystem"), ("GET", "/dicom-web/studies/..%255c..%255csystem"),
+        ("GET", "/dicom-web/servers"), ("POST", "/dicom-web/servers/x/stow"),
+    ],
+)  # fmt: skip
+def test_no_other_door_of_orthanc_opens_to_an_operator(stack, method, path):
+    session = requests.Session()
+    request = requests.Request(method, stack.url, headers=stack.tokens["operator"]).prepare()
+    request.url = stack.url + path
+    assert session.send(request, timeout=30).status_code in {403, 404, 405}
+
+
+def test_nothing_of_a_patient_is_in_nginx_s_log(stack):
+    stack.ask("GET", "/patients/JANE-4711/lesions", "reader")
+    stack.ask("GET", "/dicom-web/studies?PatientName=DOE-0815", "reader", headers=DICOM_JSON)
+    logged = stack.log.read_text()
+    assert "GET /patients/- 404" in logged
+    assert "GET /dicom-web/studies 200" in logged
+    assert "4711" not in logged
+    assert "0815" not in logged
 
 
 def test_a_list_of_fields_reaches_orthanc_although_the_viewer_escapes_its_commas(stack):
