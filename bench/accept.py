@@ -33,7 +33,9 @@ PARTS = (
     ),
     Part("Refusals", ("-m", "pytest", "-v", "tests/imaging/test_stack.py", "-k", "refused"), 24),
     Part("SEG by other tools' readers", ("-m", "pytest", "-v", "tests/imaging/test_seg.py"), 60),
-    Part("Service, killed worker, zero lesions", ("-m", "pytest", "-v", "tests/test_api.py"), 24),
+    Part("Service, killed worker, zero lesions", ("-m", "pytest", "-v", "tests/test_api.py"), 32),
+    Part("Roles by route", ("-m", "pytest", "-v", "tests/test_access.py"), 24),
+    Part("The stack behind nginx", ("-m", "pytest", "-v", "tests/test_stack.py"), 44),
 )
 
 

@@ -1,7 +1,7 @@
 """What carries out the network: CUDA where there is one, else OpenVINO, else torch.
 
-A backend takes one window, float32 (x, y, z), and returns the difference of the lesion's and the
-background's logits, float32 (x, y, z).
+A backend takes one window, float32 (x, y, z), and returns the logit of the lesion's probability,
+float32 (x, y, z): the lesion's channel less the log-sum-exp of all the others.
 """
 
 import logging
@@ -24,15 +24,16 @@ AGREEMENT = 5e-3
 logger = logging.getLogger(__name__)
 
 
-class _LogitDifference(torch.nn.Module):
+class _LesionLogit(torch.nn.Module):
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
         logits = self.network(window)
-        difference: torch.Tensor = logits[:, 1:2] - logits[:, 0:1]
-        return difference
+        others = torch.cat([logits[:, :1], logits[:, 2:]], dim=1)
+        lesion: torch.Tensor = logits[:, 1:2] - torch.logsumexp(others, dim=1, keepdim=True)
+        return lesion
 
 
 def load_backend(spec: ModelSpec, device: str = "auto") -> Backend:
@@ -46,11 +47,11 @@ def load_backend(spec: ModelSpec, device: str = "auto") -> Backend:
 
 
 def backend_of(network: torch.nn.Module, window: tuple[int, int, int], device: str) -> Backend:
-    """The fastest backend for a two-channel network whose windows have that shape.
+    """The fastest backend for a network (channel 1: the lesion) whose windows have that shape.
 
     Raises: OutOfMemory; ModelError when cuda is asked for and there is none.
     """
-    module = _LogitDifference(network).eval()
+    module = _LesionLogit(network).eval()
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("DEVICE is cuda, but torch finds no CUDA device.")
     if device != "cpu" and torch.cuda.is_available():

@@ -42,7 +42,7 @@ class UNETRArguments(_Part):
     """The arguments of MONAI's UNETR (Hatamizadeh 2022), all stated: its defaults differ between versions."""
 
     in_channels: Literal[1]
-    out_channels: Literal[2]
+    out_channels: Literal[2, 3]
     img_size: Triple
     feature_size: PositiveInt
     hidden_size: PositiveInt
@@ -66,7 +66,8 @@ class UNETRArguments(_Part):
 class Network(_Part):
     """name: a network that ``unetr.network`` knows. arguments: its constructor's.
 
-    in_channels 1 and out_channels 2 (background, lesion) are what this version serves.
+    in_channels 1 is what this version serves. The channels that come out: background, lesion, and where
+    there are 3, the brain, which only helps to tell the two apart.
     """
 
     name: Literal["UNETR"]

@@ -48,10 +48,14 @@ class TrueLesion:
 
 @dataclass(frozen=True)
 class Head:
-    """image: float32, labels: int16 lesion numbers (0 elsewhere), both (slice, row, column) on one grid."""
+    """image: float32, labels: int16 lesion numbers (0 elsewhere), (slice, row, column) on one grid.
+
+    brain: uint8, 1 inside the brain's outline, ventricles and lesions included.
+    """
 
     image: hd.Volume
     labels: hd.Volume
+    brain: hd.Volume
     lesions: tuple[TrueLesion, ...]
 
 
@@ -88,14 +92,20 @@ def head(geometry: hd.VolumeGeometry, seed: int, options: HeadOptions | None = N
     if not options.skull:
         image = np.where(ndimage.binary_dilation(anatomy.brain > 0.5, iterations=1), image, 0.0)
     return Head(
-        geometry.with_array(image.astype(np.float32)), geometry.with_array(labels.astype(np.int16)), lesions
+        image=geometry.with_array(image.astype(np.float32)),
+        labels=geometry.with_array(labels.astype(np.int16)),
+        brain=geometry.with_array(((anatomy.outline > 0.5) | (labels > 0)).astype(np.uint8)),
+        lesions=lesions,
     )
 
 
 @dataclass(frozen=True)
 class _Anatomy:
+    """Fractions of each voxel: brain is grey and white matter, outline also the fluid between them."""
+
     image: Array
     brain: Array
+    outline: Array
     white: Array
     white_level: float
 
@@ -122,7 +132,7 @@ def _anatomy(geometry: hd.VolumeGeometry, rng: np.random.Generator, options: Hea
     inside_head = np.clip(depth / 2.0, 0.0, 1.0)
     image += vessels * inside_head * np.maximum(enhancement - image, 0.0)
     image = _falx(image, mni, outside, white_level, rng)
-    return _Anatomy(image.astype(np.float32), (grey + white).astype(np.float32), white, white_level)
+    return _Anatomy(image.astype(np.float32), (grey + white).astype(np.float32), brain, white, white_level)
 
 
 def _column(vector: Vector) -> Vector:

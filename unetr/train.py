@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,17 +49,19 @@ WARM_UP_STEPS = 60
 CHECKPOINT_EVERY_S = 180.0
 VALIDATE_EVERY = 100
 
-# Dice of the lesion over the whole batch, and a cross-entropy that is heavy because lesions are few voxels.
+# The network also learns where the brain is: what enhances in the face looks like a lesion but for its place.
+OUTSIDE, LESION, BRAIN = 0, 1, 2
+# Dice over the whole batch, and a cross-entropy that is heavy because lesions are few voxels.
 LOSS = DiceCELoss(
-    include_background=False, to_onehot_y=True, softmax=True, batch=True,
-    smooth_nr=SMOOTH_VOXELS, smooth_dr=SMOOTH_VOXELS, lambda_ce=5.0,
+    include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=SMOOTH_VOXELS,
+    smooth_dr=SMOOTH_VOXELS, lambda_ce=5.0, weight=torch.tensor([1.0, 4.0, 1.0]),
 )  # fmt: skip
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One head as the network sees it: image float16, labels uint8 lesion numbers, both (x, y, z).
+    """One head as the network sees it: image float16, labels uint8 lesion numbers, brain, all (x, y, z).
 
     centres: (n, 3) voxels, the lesions' centres. bright: (n, 3) voxels that are brighter than most of the
     head and no lesion: vessels, dura, marrow.
@@ -66,6 +69,7 @@ class Sample:
 
     image: NDArray[np.float16]
     labels: NDArray[np.uint8]
+    brain: NDArray[np.bool_]
     centres: NDArray[np.int64]
     bright: NDArray[np.int64]
 
@@ -83,9 +87,13 @@ def make_head(folder: Path, seed: int) -> Path:
     )
     head = synth.head(synth.grid(shape, spacing, plane), seed, options)
     prepared = prepare(head.image, load_spec(SPEC))
-    labels = resample_labels(head.labels, prepared).array
     unfinished = path.with_suffix(".part.npz")
-    np.savez(unfinished, image=prepared.volume.array.astype(np.float16), labels=labels.astype(np.uint8))
+    np.savez(
+        unfinished,
+        image=prepared.volume.array.astype(np.float16),
+        labels=resample_labels(head.labels, prepared).array.astype(np.uint8),
+        brain=resample_labels(head.brain, prepared).array > 0,
+    )
     unfinished.rename(path)
     return path
 
@@ -93,19 +101,23 @@ def make_head(folder: Path, seed: int) -> Path:
 def load_sample(path: Path) -> Sample:
     """A head that ``make_head`` made."""
     with np.load(path) as stored:
-        image, labels = stored["image"], stored["labels"]
+        image, labels, brain = stored["image"], stored["labels"], stored["brain"]
     centres = ndimage.center_of_mass(labels > 0, labels, [n for n in np.unique(labels) if n])
     bright = np.argwhere((image > BRIGHT) & (labels == 0))
     return Sample(
         image=image,
         labels=labels,
+        brain=brain,
         centres=np.rint(centres).astype(np.int64).reshape(-1, 3),
         bright=bright[:: max(len(bright) // 4000, 1)],
     )
 
 
 def patch(sample: Sample, size: int, rng: np.random.Generator, augment: bool = True) -> tuple[Array, Array]:
-    """A window (x, y, z) with a lesion, with something bright that is none, or anywhere; truth 0 or 1."""
+    """A window (x, y, z) with a lesion, with something bright that is none, or anywhere.
+
+    Returns the image and the truth: 0 outside the brain, 1 lesion, 2 the rest of the brain.
+    """
     shape = np.array(sample.image.shape)
     kind = rng.random()
     around = sample.centres if kind < LESION_SHARE else sample.bright
@@ -114,8 +126,8 @@ def patch(sample: Sample, size: int, rng: np.random.Generator, augment: bool = T
     else:
         first = rng.integers(-8, np.maximum(shape - size + 8, -7))
     first = np.clip(first, np.minimum(0, shape - size), np.maximum(shape - size, 0))
-    image, labels = (_cut(array, first, size) for array in (sample.image, sample.labels))
-    truth = (labels > 0).astype(np.float32)
+    image, labels, brain = (_cut(array, first, size) for array in (sample.image, sample.labels, sample.brain))
+    truth = np.where(labels > 0, LESION, np.where(brain > 0, BRAIN, OUTSIDE)).astype(np.float32)
     if augment:
         for axis in range(3):
             if rng.random() < 0.5:
@@ -127,7 +139,7 @@ def patch(sample: Sample, size: int, rng: np.random.Generator, augment: bool = T
     return np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(truth)
 
 
-def _cut(array: NDArray[np.float16] | NDArray[np.uint8], first: NDArray[np.int64], size: int) -> Array:
+def _cut(array: NDArray[Any], first: NDArray[np.int64], size: int) -> Array:
     inside = tuple(slice(max(int(start), 0), int(start) + size) for start in first)
     cut = array[inside].astype(np.float32)
     before = np.maximum(-first, 0)
@@ -198,7 +210,9 @@ def train(out: Path, steps: int, heads: int) -> None:
 def _validation_patches(samples: list[Sample], size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     rng = np.random.default_rng(VALIDATION_SEED)
     patches = [patch(samples[i % len(samples)], size, rng, augment=False) for i in range(VALIDATION_PATCHES)]
-    return [(torch.from_numpy(image)[None, None], torch.from_numpy(truth) > 0) for image, truth in patches]
+    return [
+        (torch.from_numpy(image)[None, None], torch.from_numpy(truth == LESION)) for image, truth in patches
+    ]
 
 
 def _validate(network: torch.nn.Module, patches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
@@ -208,7 +222,7 @@ def _validate(network: torch.nn.Module, patches: list[tuple[torch.Tensor, torch.
     with torch.inference_mode():
         for image, truth in patches:
             logits = network(image)[0]
-            found = logits[1] > logits[0]
+            found = logits.argmax(0) == LESION
             common += int((found & truth).sum())
             total += int(found.sum() + truth.sum())
     network.train()

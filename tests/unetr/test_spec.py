@@ -98,7 +98,7 @@ def test_the_published_model_can_be_expressed(tmp_path):
         ("network.name", "SegResNet", "network.name: Input should be 'UNETR'"),
         ("network.arguments.bogus", 1, "network.arguments.bogus: Extra inputs"),
         ("network.arguments.in_channels", 4, "network.arguments.in_channels: Input should be 1"),
-        ("network.arguments.out_channels", 3, "network.arguments.out_channels: Input should be 2"),
+        ("network.arguments.out_channels", 4, "network.arguments.out_channels: Input should be 2 or 3"),
         ("network.arguments.num_heads", 0, "network.arguments.num_heads: "),
         ("network.arguments.num_heads", 11, "network.arguments: hidden_size 768 is no multiple of num_heads"),
         (

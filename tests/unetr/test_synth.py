@@ -63,6 +63,17 @@ def test_brain_only_heads_are_black_outside_the_brain():
     assert 1.1 < (head.image.array > 0).sum() * head.image.voxel_volume / 1e6 < 3.0
 
 
+def test_the_brain_holds_the_lesions_and_neither_scalp_nor_face(head):
+    brain = head.brain.array > 0
+    assert 0.9 < brain.sum() * head.brain.voxel_volume / 1e6 < 2.4
+    assert brain[head.labels.array > 0].all()
+    options = synth.HeadOptions((0, 0), pose=False)
+    still = synth.head(synth.grid(SMALL, SPACING_MM), 5, options).brain
+    points = np.array([[0.0, 16.0, 20.0], [0.0, -90.0, -50.0], [85.0, 16.0, 2.0]])
+    index = np.rint(still.map_reference_to_indices(points)).astype(int)
+    assert still.array[tuple(index.T)].tolist() == [1, 0, 0]
+
+
 def test_a_hit_is_a_tenth_of_a_lesion_and_what_touches_nothing_is_false():
     truth = np.zeros((4, 10, 10), dtype=np.int32)
     truth[0, 0, :10] = 1

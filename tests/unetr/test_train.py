@@ -15,13 +15,19 @@ SIZE = 32
 
 @pytest.fixture
 def sample() -> train.Sample:
-    """A head of 48 voxels a side: a lesion, whose image value is 5, and a bright spot, 3, that is none."""
+    """A head of 48 voxels a side: a lesion, whose image value is 5, and a bright spot, 3, that is none.
+
+    The brain is the lower half along the first axis, with value 1 but for the lesion.
+    """
     image = np.zeros((48, 48, 48), np.float16)
     labels = np.zeros(image.shape, np.uint8)
     labels[6:9, 30:33, 40:43] = 7
+    brain = np.zeros(image.shape, bool)
+    brain[:24] = True
+    image[brain] = 1
     image[labels == 7] = 5
     image[40, 10, 8] = 3
-    return train.Sample(image, labels, np.array([[7, 31, 41]]), np.array([[40, 10, 8]]))
+    return train.Sample(image, labels, brain, np.array([[7, 31, 41]]), np.array([[40, 10, 8]]))
 
 
 def test_a_window_holds_the_lesions_truth_where_its_image_is(sample):
@@ -29,8 +35,9 @@ def test_a_window_holds_the_lesions_truth_where_its_image_is(sample):
     windows = [train.patch(sample, SIZE, rng, augment=False) for _ in range(60)]
     for image, truth in windows:
         assert image.shape == truth.shape == (SIZE, SIZE, SIZE)
-        assert np.array_equal(truth > 0, image == 5)
-    with_lesion = sum(truth.any() for _, truth in windows)
+        assert np.array_equal(truth == train.LESION, image == 5)
+        assert np.array_equal(truth == train.BRAIN, image == 1)
+    with_lesion = sum((truth == train.LESION).any() for _, truth in windows)
     with_spot = sum((image == 3).any() for image, _ in windows)
     assert with_lesion > 25
     assert with_spot > 10
@@ -40,17 +47,18 @@ def test_flips_and_noise_leave_the_truth_on_the_lesion(sample):
     rng = np.random.default_rng(2)
     for _ in range(20):
         image, truth = train.patch(dataclasses.replace(sample, bright=sample.centres), SIZE, rng)
-        if truth.sum() > 20:
-            assert image[truth > 0].mean() > 2
-            assert abs(image[truth == 0].mean()) < 0.5
+        if (truth == train.LESION).sum() > 20:
+            means = [image[truth == kind].mean() for kind in (train.OUTSIDE, train.BRAIN, train.LESION)]
+            assert means == sorted(means)
+            assert means[2] > 2
 
 
 def test_a_false_positive_costs_in_a_window_without_lesions():
     truth = torch.zeros(1, 1, SIZE, SIZE, SIZE)
-    quiet = torch.zeros(1, 2, SIZE, SIZE, SIZE)
-    quiet[:, 0] = 4.0
+    quiet = torch.zeros(1, 3, SIZE, SIZE, SIZE)
+    quiet[:, 0] = 10.0
     wrong = quiet.clone()
-    wrong[:, 1, 3:6, 3:6, 3:6] = 8.0
+    wrong[:, 1, 3:6, 3:6, 3:6] = 16.0
     wrong.requires_grad_()
     loss = train.LOSS(wrong, truth)
     loss.backward()
@@ -71,7 +79,7 @@ def test_a_run_that_goes_on_ends_where_a_run_in_one_piece_ends(tmp_path: Path, m
     for name in ("pieces", "whole"):
         (tmp_path / name).mkdir()
         for seed, (image, labels) in heads.items():
-            np.savez(tmp_path / name / f"{seed}.npz", image=image, labels=labels)
+            np.savez(tmp_path / name / f"{seed}.npz", image=image, labels=labels, brain=image > -9)
 
     for steps in (1, 2):
         train.train(tmp_path / "pieces", steps, heads=2)
