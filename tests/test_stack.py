@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 import requests
 import yaml
@@ -77,8 +78,16 @@ def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 @pytest.fixture(scope="module")
-def secrets(tmp_path_factory, orthanc, postgresql) -> Path:
-    """What init.sh makes; then the passwords and addresses of this machine's Orthanc and PostgreSQL."""
+def database(postgresql_server) -> str:
+    """The address of an empty database of the stack's own: its first start makes the first token."""
+    with psycopg.connect(f"postgresql://{postgresql_server}/postgres", autocommit=True) as connection:
+        connection.execute("CREATE DATABASE stack")
+    return f"postgresql+psycopg://{postgresql_server}/stack"
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory) -> Path:
+    """What init.sh makes."""
     folder = tmp_path_factory.mktemp("secrets")
     environment = {"PATH": os.environ["PATH"], "SECRETS_DIR": str(folder)}
     for _ in range(2):
@@ -87,11 +96,11 @@ def secrets(tmp_path_factory, orthanc, postgresql) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory, secrets, processes, orthanc, postgresql) -> Stack:
+def stack(tmp_path_factory, secrets, processes, orthanc, database) -> Stack:
     folder = tmp_path_factory.mktemp("stack")
     ports = {name: free_port() for name in ("api", "nginx", "redis")}
     (secrets / "dicomweb_password").write_text(orthanc.password)
-    (secrets / "database_url").write_text(postgresql)
+    (secrets / "database_url").write_text(database)
     redis_password = (secrets / "redis_password").read_text()
     (secrets / "broker_url").write_text(f"redis://:{redis_password}@127.0.0.1:{ports['redis']}/0")
 
