@@ -4,9 +4,9 @@
     python api.py token …    create, list and revoke the tokens that let callers in
     gunicorn 'api:wsgi()'    serve it without a worker
 
-The API itself reads and writes SQL, asks the
-archive for headers, and sends messages to the worker; it never loads a model. Every error, whatever its
-cause, is answered by one handler in one shape: ``{"error": {"code", "message", "details"}}``.
+The API itself reads and writes SQL, asks the archive for headers, and sends messages to the worker; it never
+loads a model. Every error, whatever its cause, is answered by one handler in one shape:
+``{"error": {"code", "message", "details"}}``.
 """
 
 import argparse
@@ -446,7 +446,6 @@ def serve(settings: Settings) -> None:
         f"  documentation  {url}/docs",
         f"  data folder    {settings.data_dir.resolve()}",
         f"  archive        {settings.archive_url}",
-        f"  first token    {settings.first_token_path}",
         sep="\n",
         flush=True,
     )

@@ -67,6 +67,7 @@ def test_a_false_positive_costs_in_a_window_without_lesions():
 
 
 def test_a_run_that_goes_on_ends_where_a_run_in_one_piece_ends(tmp_path: Path, monkeypatch):
+    # A size, not a function: 32 windows at each of three validations would take most of a minute.
     monkeypatch.setattr(train, "VALIDATION_PATCHES", 2)
     heads = {}
     for number, first in [
