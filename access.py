@@ -1,6 +1,7 @@
 """The door of the API: who comes in, with which role, and what a browser may do with the answers.
 
-A request carries ``Authorization: Bearer TOKEN``. One rule for every route, so that a new one is shut
+A request carries ``Authorization: Bearer TOKEN``; for the pages a browser sends the token as the password
+of Basic authentication. One rule for every route, so that a new one is shut
 unless it is opened here: reading needs a reader, POST an operator, DELETE an admin; health needs none.
 """
 
@@ -19,6 +20,7 @@ from errors import Forbidden, TokenExists, Unauthorized
 from settings import Settings
 
 ANONYMOUS = "anonymous"
+PAGES = ("/operations", "/docs", "/openapi.json")
 OPEN_ENDPOINTS = {"metscope.live", "metscope.ready"}
 RANKS = {role: rank for rank, role in enumerate(Role)}
 ROLE_OF_METHOD = {"GET": Role.READER, "HEAD": Role.READER, "POST": Role.OPERATOR, "DELETE": Role.ADMIN}
@@ -58,15 +60,30 @@ def guard(app: Flask, settings: Settings, sessions: sessionmaker[Session]) -> No
 
 def admit(sessions: sessionmaker[Session], needed: Role) -> str:
     """The name of the request's token. Raises: Unauthorized, Forbidden."""
-    authorization = request.authorization
-    if authorization is None or authorization.type != "bearer" or not authorization.token:
-        raise Unauthorized("The request carries no token.")
-    token = tokens.find(sessions, authorization.token)
+    token = tokens.find(sessions, _secret())
     if token is None:
         raise Unauthorized("The token is unknown or revoked.")
+    # A browser sends a password along whichever site a form is on, and says which.
+    by_password = request.authorization is not None and request.authorization.type == "basic"
+    if by_password and request.method != "GET" and request.headers.get("Sec-Fetch-Site") != "same-origin":
+        raise Forbidden("The form is on another site, or the connection is not safe.")
     if RANKS[Role(token.role)] < RANKS[needed]:
         raise Forbidden(f"Token {token.name} has the role {token.role}; this needs {needed}.")
     return token.name
+
+
+def is_page() -> bool:
+    """Whether the request is for a page that people open in a browser."""
+    return request.path.startswith(PAGES)
+
+
+def _secret() -> str:
+    authorization = request.authorization
+    if authorization is not None and authorization.type == "bearer" and authorization.token:
+        return authorization.token
+    if authorization is not None and authorization.type == "basic" and authorization.password and is_page():
+        return authorization.password
+    raise Unauthorized("The request carries no token.")
 
 
 def make_first_token(settings: Settings, sessions: sessionmaker[Session]) -> Path | None:

@@ -25,7 +25,7 @@ from typing import NoReturn, cast
 
 import waitress
 from celery import Celery
-from flask import Response, current_app, g, jsonify, redirect, request
+from flask import Response, current_app, g, jsonify, redirect, render_template, request
 from flask_cors import CORS
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.info import Info
@@ -44,7 +44,7 @@ import metrics
 import schemas
 from db import jobs, measurements
 from db.database import open_database
-from db.tables import ACTIVE_STATES, Job, Role
+from db.tables import ACTIVE_STATES, Job, JobState, Role
 from errors import (
     ArchiveError,
     InvalidForm,
@@ -66,6 +66,7 @@ LARGEST_BODY_BYTES = 64 * 1024
 THREADS = 16
 WAITING_REQUESTS = THREADS // 2
 WAIT_POLL_S = 0.1
+JOBS_SHOWN = 25
 
 logger = logging.getLogger("metscope.api")
 
@@ -123,6 +124,7 @@ def create_app(settings: Settings) -> OpenAPI:
         security_schemes={"token": {"type": "http", "scheme": "bearer"}},
         validation_error_model=schemas.ErrorAnswer,
         validation_error_callback=_refuse_form,
+        template_folder="reports/templates",
     )
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -163,7 +165,9 @@ def answer_error(error: Exception) -> Response:
     body = schemas.ErrorBody(code=code, message=message, details=details)
     response = answer(schemas.ErrorAnswer(error=body), status)
     if isinstance(error, Unauthorized):
-        response.headers["WWW-Authenticate"] = "Bearer"
+        response.headers["WWW-Authenticate"] = (
+            'Basic realm="MetScope", charset="UTF-8"' if access.is_page() else "Bearer"
+        )
     if isinstance(error, HTTPException):
         allow = error.get_response().headers.get("Allow")
         if allow:
@@ -213,12 +217,16 @@ def request_segmentation(path: schemas.StudyPath, body: schemas.SegmentationForm
         force=body.force,
         requested_by=g.actor,
     )
-    if not broker.announce(context().celery, job.id):
-        logger.warning("job %s: the broker is away; a worker will find the job in the database", job.id)
+    _announce(job)
     job = _wait_for_end(job, body.wait_s or 0.0)
     response = _job(job, 202 if job.state in ACTIVE_STATES else 200)
     response.headers["Location"] = f"/jobs/{job.id}"
     return response
+
+
+def _announce(job: Job) -> None:
+    if not broker.announce(context().celery, job.id):
+        logger.warning("job %s: the broker is away; a worker will find the job in the database", job.id)
 
 
 def _wait_for_end(job: Job, wait_s: float) -> Job:
@@ -260,6 +268,18 @@ def get_job(path: schemas.JobPath) -> Response:
 def cancel_job(path: schemas.JobPath) -> Response:
     """Cancel a job; a running one ends within seconds"""
     return _job(jobs.cancel(context().sessions, path.job_id, g.actor))
+
+
+@routes.post("/jobs/<job_id>/retry", responses={202: schemas.JobAnswer})
+def retry_job(path: schemas.JobPath) -> Response:
+    """Request again what a failed or cancelled job was asked for; another job"""
+    return _job(_retry(path.job_id), 202)
+
+
+def _retry(job_id: str) -> Job:
+    job = jobs.retry(context().sessions, job_id, g.actor)
+    _announce(job)
+    return job
 
 
 @routes.get(
@@ -359,23 +379,28 @@ def live() -> Response:
 @routes.get("/health/ready", security=[], responses={200: schemas.ReadyAnswer, 503: schemas.ReadyAnswer})
 def ready() -> Response:
     """Whether a request would be worked on now; 503 with the reasons where not"""
+    beat, troubles = _troubles()
+    body = schemas.ReadyAnswer.model_validate(
+        {
+            "ready": not any(troubles.values()),
+            "checks": {name: {"ok": not reason, "reason": reason} for name, reason in troubles.items()},
+            "loaded_models": beat.loaded_models if beat is not None and not troubles["worker"] else (),
+        }
+    )
+    return answer(body, 200 if body.ready else 503)
+
+
+def _troubles() -> tuple[broker.Beat | None, dict[str, str | None]]:
+    """The last sign of a worker, and by part what is wrong with it."""
     settings = context().settings
     beat = broker.last_beat(settings)
     alive = beat is not None and beat.age_s < settings.lease_s
-    troubles = {
+    return beat, {
         "database": _database_trouble(),
         "archive": _archive_trouble(),
         "broker": broker.trouble(context().celery),
         "worker": None if alive else f"No worker has been seen for {settings.lease_s:.0f} s.",
     }
-    body = schemas.ReadyAnswer.model_validate(
-        {
-            "ready": not any(troubles.values()),
-            "checks": {name: {"ok": not reason, "reason": reason} for name, reason in troubles.items()},
-            "loaded_models": beat.loaded_models if beat is not None and alive else (),
-        }
-    )
-    return answer(body, 200 if body.ready else 503)
 
 
 def _database_trouble() -> str | None:
@@ -401,6 +426,44 @@ def tell_metrics() -> Response:
     beat = broker.last_beat(context().settings)
     text = metrics.exposition(context().sessions, beat.age_s if beat is not None else None)
     return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@routes.get("/operations", responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}})
+def show_operations() -> Response:
+    """The service at a glance, for a browser"""
+    sessions = context().sessions
+    sections = [
+        (title, jobs.list_jobs(sessions, JOBS_SHOWN, state), action)
+        for title, state, action in (
+            ("Running", JobState.RUNNING, "cancel"),
+            ("Queued", JobState.QUEUED, "cancel"),
+            ("Failed", JobState.FAILED, "retry"),
+            ("Done", JobState.DONE, None),
+        )
+    ]
+    page = render_template(
+        "operations.html",
+        version=VERSION,
+        troubles=_troubles()[1],
+        waiting=len(measurements.pending(sessions)),
+        sections=sections,
+        shown=JOBS_SHOWN,
+    )
+    response = Response(page, content_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'self'"
+    )
+    return response
+
+
+@routes.post("/operations/jobs/<job_id>/<action>", responses={303: None})
+def act_on_job(path: schemas.ActionPath) -> AnyResponse:
+    """A button of the operations page"""
+    if path.action == "retry":
+        _retry(path.job_id)
+    else:
+        jobs.cancel(context().sessions, path.job_id, g.actor)
+    return redirect("/operations", 303)
 
 
 @routes.get(

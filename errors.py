@@ -20,6 +20,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   │   ├── TokenNotFound
     │   │   └── ModelNotFound
     │   ├── JobNotCancellable
+    │   ├── JobNotRetryable
     │   └── SegmentationNotStored
     ├── InputRefused                  the images are not what the model may be run on
     │   ├── AmbiguousSeries
@@ -170,6 +171,12 @@ class JobNotCancellable(RequestError):
     status = 409
     code = "job_not_cancellable"
     advice = "Look at the job and its result."
+
+
+class JobNotRetryable(RequestError):
+    status = 409
+    code = "job_not_retryable"
+    advice = "Wait for its end, or request the segmentation anew."
 
 
 class SegmentationNotStored(RequestError):

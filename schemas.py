@@ -43,6 +43,10 @@ class PatientQuery(Form):
     issuer: str | None = Field(None, description="IssuerOfPatientID, where several patients share the id")
 
 
+class ActionPath(JobPath):
+    action: Literal["cancel", "retry"]
+
+
 class RolePath(Form):
     role: Literal["reader", "operator", "admin"]
 

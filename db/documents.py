@@ -21,7 +21,7 @@ def document_of(segmentation: Segmentation) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "id": segmentation.id,
         "version": segmentation.version,
-        "created_at": segmentation.created_at.isoformat(),
+        "created_at": segmentation.created_at.isoformat().replace("+00:00", "Z"),
         "study_instance_uid": segmentation.series.study.study_instance_uid,
         "series_instance_uid": segmentation.series.series_instance_uid,
         "reasons": segmentation.reasons,

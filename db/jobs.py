@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import audit
 from db.database import insert_for, writing
 from db.tables import ACTIVE_STATES, ONE_ACTIVE_JOB, Job, JobState, Segmentation
-from errors import JobInterrupted, JobNotCancellable, JobNotFound, LeaseLost
+from errors import JobInterrupted, JobNotCancellable, JobNotFound, JobNotRetryable, LeaseLost
 
 JOBS_IN_AN_ESTIMATE = 20
 
@@ -186,6 +186,24 @@ def cancel(sessions: sessionmaker[Session], job_id: str, actor: str | None = Non
         if job.state == JobState.QUEUED:
             _end(job, JobState.CANCELLED)
         return job
+
+
+def retry(sessions: sessionmaker[Session], job_id: str, actor: str | None = None) -> Job:
+    """Another job with the request of one that failed or was cancelled.
+
+    Raises: JobNotFound, JobNotRetryable.
+    """
+    job = get(sessions, job_id)
+    if job.state not in {JobState.FAILED, JobState.CANCELLED}:
+        raise JobNotRetryable(f"Job {job_id} is {job.state}.")
+    return submit(
+        sessions,
+        job.study_instance_uid,
+        job.model_id,
+        series_instance_uid=job.series_instance_uid,
+        force=job.force,
+        requested_by=actor,
+    )
 
 
 def requeue_expired(

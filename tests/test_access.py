@@ -1,13 +1,14 @@
 """The door: every route is shut to who has no right to it, and tokens are made, shown and revoked safely."""
 
+import base64
 import re
 import stat
 
 import pytest
 
 import api
-from access import OPEN_ENDPOINTS, make_first_token
-from db import tokens
+from access import OPEN_ENDPOINTS, PAGES, make_first_token
+from db import jobs, tokens
 from db.database import open_database
 from db.tables import AuditEvent, Role, Token
 from errors import SettingsError, TokenExists, TokenNotFound
@@ -57,7 +58,8 @@ def test_without_a_token_only_health_answers(app):
             else:
                 assert answer.status_code == 401, (method, path)
                 assert answer.json["error"]["code"] == "unauthorized"
-                assert answer.headers["WWW-Authenticate"] == "Bearer"
+                scheme = "Basic" if path.startswith(PAGES) else "Bearer"
+                assert answer.headers["WWW-Authenticate"].split()[0] == scheme
 
 
 def test_every_route_opens_to_its_role_and_those_above_and_to_no_other(app, bearer):
@@ -79,6 +81,51 @@ def test_a_proxy_is_told_whether_a_token_has_a_role(app, bearer, role):
     for needed, rank in RANK.items():
         answer = client.get(f"/auth/{needed}", headers=bearer[role])
         assert answer.status_code == (204 if RANK[role] >= rank else 403)
+
+
+def basic(header: dict[str, str]) -> dict[str, str]:
+    """The same token as a browser sends it: a password, under any user name."""
+    secret = header["Authorization"].removeprefix("Bearer ")
+    return {"Authorization": "Basic " + base64.b64encode(f"me:{secret}".encode()).decode()}
+
+
+def test_a_browser_opens_the_pages_with_a_password_and_nothing_else(app, bearer):
+    client = app.test_client()
+    for path in ("/operations", "/docs", "/docs/swagger", "/openapi.json"):
+        assert client.get(path, headers=basic(bearer["reader"])).status_code in {200, 302, 308}, path
+    for path in ("/jobs", "/patients", "/auth/admin", "/operationsx"):
+        assert client.get(path, headers=basic(bearer["admin"])).status_code in {401, 404}, path
+
+
+def test_a_form_on_another_site_changes_nothing(app, sessions, bearer):
+    client = app.test_client()
+    job = client.post("/segmentation/1.2.3", headers=bearer["operator"]).json
+    address, header = f"/operations/jobs/{job['id']}/cancel", basic(bearer["operator"])
+    for site in ({}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
+        assert client.post(address, headers=header | site).status_code == 403
+    assert client.get(f"/jobs/{job['id']}", headers=bearer["reader"]).json["state"] == "queued"
+    same = {"Sec-Fetch-Site": "same-origin"}
+    assert client.post(address, headers=basic(bearer["reader"]) | same).status_code == 403
+    answer = client.post(address, headers=header | same)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/operations")
+    assert client.get(f"/jobs/{job['id']}", headers=bearer["reader"]).json["state"] == "cancelled"
+
+
+def test_the_operations_page_shows_what_failed_and_why_and_asks_again(app, sessions, bearer):
+    client = app.test_client()
+    job = client.post("/segmentation/1.2.3", headers=bearer["operator"]).json
+    jobs.claim(sessions, job["id"], "worker", lease_s=60, max_attempts=3)
+    page = client.get("/operations", headers=bearer["reader"]).text
+    assert re.search(r"Running \(1\).*1\.2\.3.*Queued \(0\)", page, re.DOTALL)
+    assert "No worker has been seen" in page
+    assert client.post(f"/jobs/{job['id']}/retry", headers=bearer["operator"]).status_code == 409
+    jobs.fail(sessions, job["id"], "worker", "gantry_tilt", "Slices <b>4.4 mm</b> sideways.")
+    page = client.get("/operations", headers=bearer["reader"]).text
+    assert re.search(r"gantry_tilt</span>: Slices &lt;b&gt;4\.4 mm&lt;/b&gt; sideways", page)
+    again = client.post(f"/jobs/{job['id']}/retry", headers=bearer["operator"])
+    assert again.status_code == 202
+    assert again.json["id"] != job["id"]
+    assert (again.json["study_instance_uid"], again.json["state"]) == ("1.2.3", "queued")
 
 
 def test_a_revoked_token_opens_nothing(app, sessions, bearer):
