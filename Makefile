@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(PYTHON) demo.py
 
 test: .venv/tools
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto --dist loadfile
 
 check: .venv/tools-python
 	.venv/bin/ruff check .

@@ -59,7 +59,7 @@ from imaging import series
 from orthanc.dicomweb import Archive, open_archive
 from settings import Settings, load
 from supervisor import Supervisor
-from unetr.spec import ModelSpec, default_model, find_models
+from unetr.spec import ModelSpec, default_model, served_models
 from version import VERSION
 
 LARGEST_BODY_BYTES = 64 * 1024
@@ -111,8 +111,7 @@ class Context:
     @property
     def models(self) -> dict[str, ModelSpec]:
         """Looked up anew each time, so that a model added to the folder is there without a restart."""
-        default = self.default_model
-        return {**find_models(self.settings.models_dir), default.id: default}
+        return served_models(self.settings.models_dir, self.settings.model_path)
 
 
 def create_app(settings: Settings) -> OpenAPI:

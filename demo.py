@@ -43,6 +43,9 @@ def main() -> None:
     started = time.perf_counter()
     services = open_services(configuration)
     services.archive.store(study)
+    # A name for the README's commands: the folder's own is a UID.
+    first = study[0]
+    (FOLDER / "series").symlink_to(Path("archive") / first.StudyInstanceUID / first.SeriesInstanceUID)
     loaded = time.perf_counter()
     request = Request(study[0].StudyInstanceUID)
     segmentation_id = _segment(request, services)
@@ -56,6 +59,7 @@ def main() -> None:
     labels = _read_back(services, request.study_instance_uid, document, stack)
     save_overlay(stack.volume, labels, measure(labels, stack.slices), FOLDER / "overlay.png")
     _print_table(head, labels, stack, document)
+    print("(true ml: of the shape that was drawn; true mm: the long axis measured on its exact mask)")
     print(
         f"\nOpened in {loaded - started:.1f} s; first segmentation {cold_s:.1f} s, the next {warm_s:.1f} s."
     )

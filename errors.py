@@ -32,6 +32,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── NotT1Weighted
     │   ├── NotHead
     │   ├── TooFewSlices
+    │   ├── BrainNotFound
     │   ├── MissingGeometry
     │   ├── MissingSlices
     │   ├── UnevenSlices
@@ -53,6 +54,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── ArchiveIncomplete
     │   ├── StoreFailed
     │   └── DeletionUnavailable       the archive offers no way to delete
+    ├── OutboxUnwritable              DATA_DIR is full or closed
     ├── ModelError                    the model cannot be used
     │   ├── ModelSpecInvalid
     │   ├── WeightsInvalid
@@ -238,6 +240,11 @@ class TooFewSlices(InputRefused):
     advice = "Choose a series that covers the whole head."
 
 
+class BrainNotFound(InputRefused):
+    code = "brain_not_found"
+    advice = "Choose a series that covers the whole head."
+
+
 class MissingGeometry(InputRefused):
     code = "missing_geometry"
     advice = "Send the series again from the scanner."
@@ -342,6 +349,12 @@ class DeletionUnavailable(ArchiveError):
     status = 501
     code = "deletion_unavailable"
     advice = "Set ORTHANC_URL to the root of Orthanc's own REST API."
+
+
+class OutboxUnwritable(MetScopeError):
+    status = 507
+    code = "outbox_unwritable"
+    advice = "Make room in DATA_DIR, then retry the job."
 
 
 class ModelError(MetScopeError):

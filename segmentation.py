@@ -7,11 +7,12 @@ python segmentation.py INPUT --out DIR [--model ID] [--series UID] [--dry-run]
 import argparse
 import hashlib
 import json
+import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,13 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
 from pydicom.sr.coding import Code
 from sqlalchemy.orm import Session, sessionmaker
 from tqdm import tqdm
 
 from db import measurements
 from db.database import open_database
-from errors import MetScopeError, ModelNotFound, StoreFailed, UnreadableFile
+from errors import LeaseLost, MetScopeError, ModelNotFound, OutboxUnwritable, RequestError, StoreFailed
 from imaging import files, nifti, seg, series
 from imaging.stack import Stack, to_stack
 from lesions.measure import ML_DECIMALS, Identity, Lesion, components, measure
@@ -35,11 +35,15 @@ from reports.overlay import save_overlay
 from reports.tables import save_csv
 from settings import Settings, load
 from unetr.predict import Prediction, Predictor
-from unetr.spec import Label, ModelSpec, default_model, find_models
+from unetr.spec import Label, ModelSpec, default_model, served_models
 from version import VERSION
 
 Predict = Callable[[hd.Volume, Callable[[float], None]], Prediction]
 Report = Callable[[str, float], None]
+
+SWEEP_AFTER_S = 3600.0
+# CID 7150 and 7166: category and type of a segment whose own SEG gives none.
+UNSPECIFIED = Code("85756007", "SCT", "Tissue")
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,15 @@ class JobLease:
 
 @dataclass(frozen=True)
 class Result:
-    """labels: int32 lesion numbers (slice, row, column) on the stack's grid; lesions largest first."""
+    """labels: int32 lesion numbers (slice, row, column) on the stack's grid; lesions largest first.
+
+    sources: by lesion number, the segments of the SEG that was measured; empty where there was none.
+    """
 
     stack: Stack
     labels: hd.Volume
     lesions: Sequence[Lesion]
+    sources: Mapping[int, seg.Segment] = field(default_factory=dict)
 
 
 @dataclass
@@ -107,10 +115,10 @@ def open_services(settings: Settings, model_id: str | None = None) -> Services:
 
 
 def find_spec(settings: Settings, model_id: str | None) -> ModelSpec:
-    """The spec of that model, or of the default one. Raises: ModelNotFound."""
+    """The spec of that model, or of the default one. Raises: ModelNotFound, ModelSpecInvalid."""
     if model_id is None:
         return default_model(settings.models_dir, settings.model_path)
-    models = find_models(settings.models_dir)
+    models = served_models(settings.models_dir, settings.model_path)
     if model_id not in models:
         raise ModelNotFound(f"There is no model {model_id!r}; there are: {', '.join(sorted(models))}.")
     return models[model_id]
@@ -121,8 +129,9 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
 
     Returns the segmentation's id; that of an equal, earlier result unless ``request.force``. The SEG then
     waits in the outbox for ``deliver``. ``report(stage, fraction)`` may raise JobCancelled.
-    Raises: InputRefused, ArchiveError, ModelError, LeaseLost; nothing is recorded then.
+    Raises: InputRefused, ArchiveError, ModelError, OutboxUnwritable, LeaseLost; nothing is recorded then.
     """
+    _forget_peak_memory()
     stages = Stages(report)
     with stages("fetch"):
         chosen, instances = fetch(request, services.archive)
@@ -144,19 +153,39 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
         model_version=services.spec.version,
         model_sha256=services.spec.weights.sha256,
         reasons=chosen.reasons,
-        warnings=[*chosen.warnings, *stack.warnings],
+        warnings=_warnings(chosen, stack),
         lesions=result.lesions,
         seg_sop_instance_uid=encoded.SOPInstanceUID if encoded is not None else None,
         seg_series_instance_uid=encoded.SeriesInstanceUID if encoded is not None else None,
         outbox_path=outbox_path,
         idempotency_key=key,
         timings_s=stages.timings_s,
-        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+        peak_memory_mb=_peak_memory_mb(),
         software_version=VERSION,
     )
     if job is None:
         return measurements.record(services.sessions, new)
-    return measurements.record(services.sessions, new, job.job_id, job.owner)
+    try:
+        return measurements.record(services.sessions, new, job.job_id, job.owner)
+    except LeaseLost:
+        # No other failure proves that nothing was recorded; what those leave is swept later.
+        if outbox_path is not None:
+            outbox_path.unlink()
+        raise
+
+
+def _forget_peak_memory() -> None:
+    """Where Linux lets a process do so; else the peak is that of the whole process."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_mb() -> float:
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024.0
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
 
 
 def deliver(segmentation_id: str, services: Services) -> None:
@@ -183,7 +212,7 @@ def fetch(request: Request, archive: Archive) -> tuple[series.Candidate, list[Da
 
 
 def idempotency_key(instances: Sequence[Dataset], spec: ModelSpec) -> str:
-    """SHA-256 over the SOP Instance UIDs, whatever their order, and the model's hash."""
+    """SHA-256 over the SOP Instance UIDs, whatever their order, and the model's hash and version."""
     uids = sorted(str(instance.SOPInstanceUID) for instance in instances)
     return hashlib.sha256("\n".join([spec.weights.sha256, spec.version, *uids]).encode()).hexdigest()
 
@@ -199,10 +228,15 @@ def segment(stack: Stack, predictor: Predict, measurable_ld_mm: float, stages: S
 
 
 def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Dataset | None:
-    """The DICOM SEG, one segment per lesion; None without lesions."""
+    """The DICOM SEG, one segment per lesion; None without lesions.
+
+    A lesion that was measured from a SEG is what that SEG says, drawn by whom it says.
+    """
     if not result.lesions:
         return None
-    segments = [_segment_of(lesion, spec.labels[0]) for lesion in result.lesions]
+    segments = [
+        _segment_of(lesion, spec.labels[0], result.sources.get(lesion.number)) for lesion in result.lesions
+    ]
     algorithm = seg.Algorithm(spec.title, spec.version, spec.weights.sha256, {"model": spec.id})
     return seg.write(
         result.stack,
@@ -215,23 +249,42 @@ def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Data
 
 
 def _into_outbox(encoded: Dataset, outbox_dir: Path) -> Path:
-    """Write the SEG so that the outbox never shows half a file."""
-    outbox_dir.mkdir(parents=True, exist_ok=True)
+    """Write the SEG so that the outbox never shows half a file. Raises: OutboxUnwritable."""
     path = outbox_dir / f"{encoded.SOPInstanceUID}.dcm"
     unfinished = path.with_suffix(".part")
-    encoded.save_as(unfinished, enforce_file_format=True)
-    unfinished.rename(path)
+    try:
+        outbox_dir.mkdir(parents=True, exist_ok=True)
+        encoded.save_as(unfinished, enforce_file_format=True)
+        unfinished.rename(path)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise OutboxUnwritable(f"The outbox in DATA_DIR cannot be written: {error.strerror}.") from error
     return path
 
 
-def _segment_of(lesion: Lesion, label: Label) -> seg.Segment:
+def sweep_outbox(sessions: sessionmaker[Session], outbox_dir: Path) -> None:
+    """Remove what a worker that died between file and record left in the outbox, an hour ago or longer."""
+    waiting = {entry.outbox_path.name for entry in measurements.pending(sessions)}
+    for path in outbox_dir.glob("*"):
+        with suppress(FileNotFoundError):
+            if path.name not in waiting and path.stat().st_mtime < time.time() - SWEEP_AFTER_S:
+                path.unlink()
+
+
+def _segment_of(lesion: Lesion, label: Label, source: seg.Segment | None) -> seg.Segment:
+    category, type_ = (Code(code.value, code.scheme, code.meaning) for code in (label.category, label.type))
+    if source is not None:
+        # Its own codes, where it has any, are in ``described`` and go before.
+        category = type_ = UNSPECIFIED
     return seg.Segment(
         number=lesion.number,
         name=lesion.name,
         tracking_id=lesion.tracking_id,
         tracking_uid=lesion.tracking_uid,
-        category=Code(label.category.value, label.category.scheme, label.category.meaning),
-        type=Code(label.type.value, label.type.scheme, label.type.meaning),
+        category=category,
+        type=type_,
+        described=source.described if source else None,
     )
 
 
@@ -350,13 +403,14 @@ def _run(source: Source, options: argparse.Namespace) -> None:
         with stages("read"):
             chosen, stack = source.choose(options.series)
         if given is None:
+            _make_folder(options.out)
             with stages("load"):
                 predictor = Predictor.load(spec, settings.device)
             result = segment(stack, predictor, settings.measurable_ld_mm, stages)
         else:
             with stages("measure"):
                 result = _measure_given(stack, options, settings)
-        options.out.mkdir(parents=True, exist_ok=True)
+            _make_folder(options.out)
         with stages("encode"):
             encoded = encode(result, spec, drawn_by_model=given is None) if stack.headers else None
             _write(result, encoded, options.out)
@@ -378,41 +432,55 @@ def _run(source: Source, options: argparse.Namespace) -> None:
     )
 
 
+def _make_folder(out: Path) -> None:
+    """Raises: RequestError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--out {out} cannot be made: {error.strerror}.") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise RequestError(f"--out {out} cannot be written.")
+
+
 def _measure_given(stack: Stack, options: argparse.Namespace, settings: Settings) -> Result:
-    """Measure a mask or a SEG. A tracked segment is one lesion; any other is split into components."""
+    """Measure a mask or a SEG. A tracked segment is one lesion; any other is split into components.
+
+    Raises: UnreadableFile, UnreadablePixels, SegmentationMismatch.
+    """
     if options.from_mask is not None:
         labels = components(nifti.read_mask(options.from_mask, stack))
         return Result(stack, labels, measure(labels, stack.slices, None, settings.measurable_ld_mm))
-    try:
-        dataset = dcmread(options.from_seg)
-    except (InvalidDicomError, OSError) as error:
-        raise UnreadableFile(f"{options.from_seg} is no DICOM file.") from error
-    read, segments = seg.read(dataset, stack)
-    labels, identities = lesions_of_segments(read, segments)
+    labels, sources = lesions_of_segments(*seg.read(files.read(options.from_seg), stack))
+    identities = {
+        number: Identity(source.name, source.tracking_id, source.tracking_uid)
+        for number, source in sources.items()
+        if source.tracking_id and source.tracking_uid
+    }
     lesions = measure(labels, stack.slices, None, settings.measurable_ld_mm, identities)
-    return Result(stack, labels, lesions)
+    return Result(stack, labels, lesions, sources)
 
 
 def lesions_of_segments(
     labels: hd.Volume, segments: Sequence[seg.Segment]
-) -> tuple[hd.Volume, dict[int, Identity]]:
-    """Lesions 1..n, largest first, of a SEG's segments, and the identities of those that are tracked."""
-    tracked = {s.number: s for s in segments if s.tracking_id and s.tracking_uid}
-    loose = np.where(np.isin(labels.array, list(tracked)), 0, labels.array)
+) -> tuple[hd.Volume, dict[int, seg.Segment]]:
+    """Lesions 1..n, largest first, of a SEG's segments, and the segment that each lesion is (of)."""
+    tracked = [s.number for s in segments if s.tracking_id and s.tracking_uid]
+    loose = np.where(np.isin(labels.array, tracked), 0, labels.array)
     parts = components(labels.with_array(loose)).array
     parts = np.where(parts > 0, parts + max(tracked, default=0), 0) + labels.array - loose
-    numbers, counts = np.unique(parts[parts > 0], return_counts=True)
-    order = numbers[np.argsort(-counts, kind="stable")]
+    numbers, first, counts = np.unique(parts[parts > 0], return_index=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
     renumbered = np.zeros(int(parts.max()) + 1, dtype=np.int32)
-    renumbered[order] = np.arange(1, len(order) + 1)
-    identities = {
-        int(renumbered[number]): Identity(segment.name, str(segment.tracking_id), str(segment.tracking_uid))
-        for number, segment in tracked.items()
-    }
-    return labels.with_array(renumbered[parts]), identities
+    renumbered[numbers[order]] = np.arange(1, len(order) + 1)
+    by_number = {segment.number: segment for segment in segments}
+    given = labels.array[parts > 0][first[order]].tolist()
+    sources = {lesion: by_number[number] for lesion, number in enumerate(given, start=1)}
+    return labels.with_array(renumbered[parts]), sources
 
 
 def _write(result: Result, encoded: Dataset | None, out: Path) -> None:
+    # One of an earlier run would belong to other lesions.
+    (out / "segmentation.dcm").unlink(missing_ok=True)
     if encoded is not None:
         encoded.save_as(out / "segmentation.dcm", enforce_file_format=True)
     nifti.write_labels(result.labels, out / "segmentation.nii.gz")

@@ -3,10 +3,11 @@
 Values come from the environment, then from ``.env`` in the working directory, then from files in the
 folder that SECRETS_DIR names (one per setting, named like it in lower case: a container's secrets), then
 from the defaults here; ``.env.example`` lists them all. ``load()`` is called once by each entry point; a
-value that cannot be used stops the start with its name and the remedy.
+value that cannot be used stops the start with its name and the remedy, as does a misspelt name in ``.env``.
 """
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self
 
@@ -17,6 +18,11 @@ from errors import SettingsError
 
 ROOT = Path(__file__).parent
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+BROKERS = ("redis://", "rediss://", "amqp://", "amqps://")
+# docker compose reads the same .env; these names are its own.
+COMPOSE_PREFIX = "METSCOPE_"
+# How alike a name must be to count as misspelt: CORS_ORIGIN for CORS_ORIGINS, but not PGPORT for PORT.
+ALIKE = 0.82
 
 
 class Settings(BaseSettings):
@@ -82,12 +88,45 @@ class Settings(BaseSettings):
             raise ValueError("must start with http:// or https://")
         return url.rstrip("/")
 
+    @field_validator("broker_url")
+    @classmethod
+    def _broker_scheme(cls, url: str) -> str:
+        if url and not url.startswith(BROKERS):
+            raise ValueError(
+                f"must start with {', '.join(BROKERS)} (e.g. redis://host:6379/0); "
+                "leave it empty for a folder in DATA_DIR"
+            )
+        return url
+
+    @field_validator("models_dir")
+    @classmethod
+    def _models_folder(cls, folder: Path) -> Path:
+        if not folder.is_dir():
+            raise ValueError(
+                f"{folder} is no folder; name one with model specs, or leave it empty for the shipped models"
+            )
+        return folder
+
     @field_validator("cors_origins")
     @classmethod
     def _no_wildcard(cls, origins: str) -> str:
         if "*" in origins:
             raise ValueError("list the origins one by one; * would open the API to every web page")
         return origins
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_misspelt_name(cls, values: dict[str, object]) -> dict[str, object]:
+        # Among the names of no setting are those of .env, and none of the environment.
+        names = [name.upper() for name in cls.model_fields]
+        misspelt = []
+        for name in sorted({given.upper() for given in values} - set(names)):
+            meant = get_close_matches(name, names, n=1, cutoff=ALIKE)
+            if meant and not name.startswith(COMPOSE_PREFIX):
+                misspelt.append(f"{name} in .env is no setting, did you mean {meant[0]}?")
+        if misspelt:
+            raise ValueError(" ".join(misspelt) + " Correct the name or remove the line")
+        return values
 
     @model_validator(mode="after")
     def _plain_http_stays_here(self) -> Self:

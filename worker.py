@@ -41,7 +41,7 @@ from errors import (
     MetScopeError,
     SettingsError,
 )
-from segmentation import JobLease, Request, Services, deliver, open_services, segment_series
+from segmentation import JobLease, Request, Services, deliver, open_services, segment_series, sweep_outbox
 from settings import Settings, load
 
 STAGES = {  # where each stage begins and how much of the whole job it takes
@@ -172,12 +172,15 @@ class Runner:
             logger.warning("job %s: another worker has taken it over", job_id)
         except JobNotFound:
             logger.warning("job %s: a message names it, the database does not know it", job_id)
+        except OperationalError as error:
+            # Nothing can be written now, not even a failure: the lease runs out, and the job starts over.
+            logger.warning("job %s: the database does not answer: %s", job_id, type(error).__name__)
 
     def _attempt(self, job: Job, lease: Lease) -> None:
         owner = lease.holder.owner
         try:
             self._segment(job, lease)
-        except LeaseLost:
+        except (LeaseLost, OperationalError):
             raise
         except JobCancelled:
             jobs.mark_cancelled(self.sessions, job.id, owner)
@@ -229,7 +232,10 @@ def keep_house(runner: Runner, app: Celery) -> None:
     """
     settings = runner.settings
     while not runner.stopping.is_set():
-        broker.beat(settings, runner.loaded_models)
+        try:
+            broker.beat(settings, runner.loaded_models)
+        except OSError as error:
+            logger.warning("the sign of life cannot be written to DATA_DIR: %s", error.strerror)
         try:
             waiting = jobs.requeue_expired(
                 runner.sessions, datetime.now(UTC), settings.max_attempts, settings.lease_s
@@ -265,6 +271,7 @@ def serve(settings: Settings) -> int:
         runner.stopping.set()
 
     signals.worker_shutting_down.connect(stop)
+    sweep_outbox(runner.sessions, settings.outbox_dir)
     threading.Thread(target=keep_house, args=(runner, app), name="housekeeping", daemon=True).start()
     runner.preload()
     worker = app.Worker(

@@ -76,11 +76,16 @@ def frames_of(instance: Dataset) -> list[Frame]:
     Raises: UnsupportedModality, MosaicImage, ColourImages, MissingGeometry, InconsistentImages.
     """
     _check_kind(instance)
+    count = text(instance, "NumberOfFrames")
     if not is_multi_frame(instance):
+        if count not in ("", "1"):
+            raise MissingGeometry(
+                f"{name_of(instance)}: {tag_name('NumberOfFrames')} is {count} in an "
+                f"{UID(instance.SOPClassUID).name} instance, which states the place of one."
+            )
         labels = {keyword: text(instance, keyword) for keyword in DISCRIMINATORS}
         return [_frame(instance, 0, _Groups(instance, instance, instance), labels)]
     per_frame = instance.get("PerFrameFunctionalGroupsSequence") or []
-    count = text(instance, "NumberOfFrames")
     if not per_frame:
         raise MissingGeometry(
             f"{name_of(instance)} is an {UID(instance.SOPClassUID).name} without "
@@ -162,7 +167,9 @@ def _check_kind(instance: Dataset) -> None:
         kind = UID(text(instance, "SOPClassUID") or "missing").name
         raise UnsupportedModality(f"{who}: {tag_name('SOPClassUID')} is {kind}, not an MR image.")
     if is_mosaic(instance):
-        raise MosaicImage(f"{who}: {tag_name('ImageType')} says MOSAIC, several slices in one image.")
+        tiled = "MOSAIC" in image_type(instance)
+        sign = f"{tag_name('ImageType')} says MOSAIC" if tiled else "Siemens' NumberOfImagesInMosaic is there"
+        raise MosaicImage(f"{who}: {sign}, several slices in one image.")
     photometric = text(instance, "PhotometricInterpretation") or "missing"
     # MONOCHROME1 shows high values dark: a T1 image in it is stored inverted, unlike any training data.
     if photometric != "MONOCHROME2" or text(instance, "SamplesPerPixel") not in ("", "1"):

@@ -71,14 +71,17 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
 
     labels: integers (slices, rows, columns) on the stack's grid, 0 background, n the voxels of segment n.
     segments: numbered 1..n in this order, each with at least one voxel and with its codes.
-    algorithm: None for segments that a person drew.
+    algorithm: None for segments that a person drew, and for those that were read from a SEG: each of these
+    is written with what that SEG says of it, its ``described``.
     Patient and study come from the stack's headers where the value there is legal DICOM; illegal or missing
     ones are written empty, all text as UTF-8. For a source without a Frame of Reference UID one is derived
     from its Series Instance UID, the same each time. Raises: ValueError where a caller broke one of these
     rules, or gives a stack without headers (from NIfTI) or no segments (an empty SEG shows nothing).
     """
     _check(stack, labels, segments)
-    drawn_by = "AI" if algorithm else "manual"
+    title = f"Brain metastases, {'AI' if algorithm else 'manual'} segmentation"
+    if read_again := any(segment.described is not None for segment in segments):
+        title = "Segments as another SEG describes them"
     encoded = hd.seg.Segmentation(
         source_images=_sources(stack),
         # From an integer array highdicom takes one frame at a time: no one-hot stack in memory.
@@ -96,9 +99,9 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
         software_versions=algorithm.version if algorithm else VERSION,
         # What would be the serial number of a machine is, for a model, the identity of its weights.
         device_serial_number=algorithm.sha256 if algorithm else "none",
-        series_description=f"Brain metastases, {drawn_by} segmentation, research use only",
-        content_label="BRAIN_METASTASES",
-        content_description=f"Brain metastases, {drawn_by} segmentation; research use only",
+        series_description=f"{title}, research use only",
+        content_label="SEGMENTS" if read_again else "BRAIN_METASTASES",
+        content_description=f"{title}; research use only",
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=True,
         specific_character_set="ISO_IR 192",
@@ -123,7 +126,7 @@ def _description(segment: Segment, algorithm: Algorithm | None) -> hd.seg.Segmen
     if segment.category is None or segment.type is None:
         raise ValueError(f"segment {segment.number} has no category or type")
     kinds = hd.seg.SegmentAlgorithmTypeValues
-    return hd.seg.SegmentDescription(
+    description = hd.seg.SegmentDescription(
         segment_number=segment.number,
         segment_label=segment.name,
         segmented_property_category=segment.category,
@@ -135,6 +138,8 @@ def _description(segment: Segment, algorithm: Algorithm | None) -> hd.seg.Segmen
         anatomic_regions=[codes.BRAIN],
         display_color=hd.color.CIELabColor.from_string(colour(segment.number).hex),
     )
+    description.update(segment.described or {})
+    return description
 
 
 def _identification(algorithm: Algorithm) -> hd.AlgorithmIdentificationSequence:
@@ -161,6 +166,8 @@ def _sources(stack: Stack) -> list[Dataset]:
             source.ImagePositionPatient = position[0].ImagePositionPatient
             source.update(volume.get_pixel_measures()[0])
         return sources
+    # highdicom takes one multi-frame image: one whose frames are the slices of the volume, from however many
+    # instances they are. _reference_frames translates them to the frames of the real images.
     source = _source(stack.headers[0], stack)
     shared = Dataset()
     shared.PlaneOrientationSequence = volume.get_plane_orientation()
@@ -171,7 +178,6 @@ def _sources(stack: Stack) -> list[Dataset]:
         frame = Dataset()
         frame.PlanePositionSequence = position
         source.PerFrameFunctionalGroupsSequence.append(frame)
-    # The frames here are the slices of the volume; _finish translates them to the frames of the real image.
     source.NumberOfFrames = len(positions)
     return [source]
 
@@ -194,7 +200,7 @@ def _source(header: Dataset, stack: Stack) -> Dataset:
 
 
 def _finish(encoded: hd.seg.Segmentation, stack: Stack) -> Dataset:
-    """A plain dataset with the patient and study of the source, and its real frame numbers."""
+    """A plain dataset with the patient and study of the source, and its real instances and frames."""
     dataset = Dataset(encoded)
     dataset.file_meta, dataset.preamble = encoded.file_meta, encoded.preamble
     # Otherwise pydicom logs illegal values, which here are a birth date or an ID.
@@ -207,12 +213,28 @@ def _finish(encoded: hd.seg.Segmentation, stack: Stack) -> Dataset:
         # An archive files a study under its patient's ID: any other, legal or not, parts SEG and source.
         dataset.PatientID = stack.headers[0].get("PatientID", "")
     if stack.slices[0].frame is not None:
-        groups = dataset.PerFrameFunctionalGroupsSequence
-        images = [item for group in groups for item in group.DerivationImageSequence[0].SourceImageSequence]
-        # By identity, as highdicom puts one and the same item into the frames of all segments of a slice.
-        for image in {id(image): image for image in images}.values():
-            image.ReferencedFrameNumber = stack.slices[image.ReferencedFrameNumber - 1].frame
+        _reference_frames(dataset, stack)
     return dataset
+
+
+def _reference_frames(dataset: Dataset, stack: Stack) -> None:
+    """In place: the instance and frame of each slice instead of the frame of ``_sources``."""
+    references = {header.SOPInstanceUID: _reference(header) for header in stack.headers}
+    dataset.SourceImageSequence = list(references.values())
+    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = list(references.values())
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    images = [item for group in groups for item in group.DerivationImageSequence[0].SourceImageSequence]
+    # By identity, as highdicom puts one and the same item into the frames of all segments of a slice.
+    for image in {id(image): image for image in images}.values():
+        slice_ = stack.slices[image.ReferencedFrameNumber - 1]
+        image.update(references[slice_.sop_instance_uid])
+        image.ReferencedFrameNumber = slice_.frame
+
+
+def _reference(header: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    return item
 
 
 def _legal(header: Dataset, keyword: str) -> str:

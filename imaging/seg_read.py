@@ -5,7 +5,7 @@ without plane positions, incomplete real world value mappings). Only pixels, seg
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import highdicom as hd
 import numpy as np
@@ -23,6 +23,14 @@ SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 # The share of MaximumFractionalValue from which a voxel of a FRACTIONAL segment counts as drawn.
 FRACTION_DRAWN = 0.5
+# What a segment is and what drew it, as ``seg.write`` repeats it.
+DESCRIPTION = (
+    "SegmentedPropertyCategoryCodeSequence",
+    "SegmentedPropertyTypeCodeSequence",
+    "SegmentAlgorithmType",
+    "SegmentAlgorithmName",
+    "SegmentationAlgorithmIdentificationSequence",
+)
 # Functional group, attribute and number of values that together place a frame in space.
 PLANE = (
     ("PlanePositionSequence", "ImagePositionPatient", 3),
@@ -36,6 +44,7 @@ class Segment:
     """One segment. number: from 1; name: its Segment Label; category and type: its property codes.
 
     tracking_id and tracking_uid, category and type are None where a foreign SEG does not give them.
+    described: of a segment that was read, those elements of DESCRIPTION that its SEG gives.
     """
 
     number: int
@@ -44,6 +53,7 @@ class Segment:
     tracking_uid: str | None
     category: Code | None
     type: Code | None
+    described: Dataset | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,18 @@ def _segment(item: Dataset) -> Segment:
         tracking_uid=item.get("TrackingUID") or None,
         category=_code(item.get("SegmentedPropertyCategoryCodeSequence")),
         type=_code(item.get("SegmentedPropertyTypeCodeSequence")),
+        described=_described(item),
     )
+
+
+def _described(item: Dataset) -> Dataset:
+    described = Dataset()
+    for keyword in DESCRIPTION:
+        if item.get(keyword):
+            described[keyword] = item[keyword]
+    # Their text is decoded now: the SEG that repeats it has another character set.
+    described.walk(lambda dataset, element: None)
+    return described
 
 
 def _code(sequence: Sequence[Dataset] | None) -> Code | None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pydicom import Dataset
@@ -19,14 +19,11 @@ from errors import (
     SeriesNotFound,
     UnsupportedModality,
 )
+from imaging.contrast import Contrast, Finding, contrast_findings, verdict
 from imaging.frames import Frame, image_type, is_multi_frame, numbers, tag_name, text
 from imaging.stack import check_headers
 
 # Words of series descriptions in English, French and German, matched whole and without regard to case.
-POST_CONTRAST = (
-    r"post|gd|gad|gado\w*|\+\s?c|c\+|\+\s?gd|t1\s?c|t1ce|t1gd|ce|km|mit|avec|inj\w*|contrast\w*|enhanced"
-)
-PRE_CONTRAST = r"pre|precontrast|without|w/?o|non\W?contrast|unenhanced|ohne|nativ\w*|sans|c-|noncontrast"
 T1 = r"t1\w*|mp2?rage|\w*mprage\w*|bravo|spgr|fspgr|vibe|tfe|tfl\w*|space\s?t1|cube\s?t1"
 OTHER_WEIGHTING = (
     r"t2\w*|flair|stir|dwi|dti|adc|diff\w*|trace\w*|swi|swan|mip|minip|tof|angio\w*|mra|mrv|perf\w*|dsc|dce|cbf|cbv|"
@@ -41,10 +38,13 @@ OTHER_BODY = (
 )
 HEAD_BODY = r"head|brain|skull|cerveau|tete|kopf|hirn|neuro\w*|cerebr\w*|encephal\w*"
 
-CONTRAST_SCORE = 4.0
-CONTRAST_WORD_SCORE = 3.0
+# Proof of contrast weighs more than everything else together.
+CONTRAST_SCORE = 8.0
+CONTRAST_WORD_SCORE = 7.0
+CONTRAST_TWICE_SCORE = 0.5
 T1_SCORE = 2.0
 VOLUME_SCORE = 2.0
+THREE_D_SCORE = 0.5
 HEAD_EXTENT_SCORE = 1.0
 HEAD_EXTENT_MM = 110.0
 THIN_MM = 1.5
@@ -57,7 +57,7 @@ TIE = 0.25
 class Candidate:
     """A series and what speaks for it. refused: an error code and message where it is not a candidate.
 
-    score: higher is better. warnings: to be stored with a result. contrast: None where nothing tells.
+    score: higher is better. warnings: to be stored with a result.
     """
 
     series_instance_uid: str
@@ -68,6 +68,7 @@ class Candidate:
     refused: str | None
     message: str | None
     warnings: tuple[str, ...]
+    contrast: Contrast
 
 
 def rank(series: Iterable[Sequence[Dataset]]) -> list[Candidate]:
@@ -77,7 +78,7 @@ def rank(series: Iterable[Sequence[Dataset]]) -> list[Candidate]:
 
 
 def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = None) -> Candidate:
-    """The series to segment: the caller's, or the best candidate.
+    """The series to segment: the caller's, else the best of proven contrast, else the only T1 there is.
 
     The caller's choice overrules what a series seems to be, never that it is no MR image; its stack is
     checked when it is read. Raises: SeriesNotFound, UnsupportedModality, AmbiguousSeries, ContrastAbsent,
@@ -94,14 +95,22 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
                 f"Of {len(candidates)} series none is post-contrast. {without[0].message}", details
             )
         raise NoCandidateSeries(f"None of the study's {len(candidates)} series can be segmented.", details)
-    best = open_ones[0]
-    rivals = [candidate for candidate in open_ones[1:] if best.score - candidate.score < TIE]
-    if rivals:
-        names = ", ".join(
-            f"{c.description or 'no description'!s} (score {c.score:g})" for c in [best, *rivals]
+    proven = [candidate for candidate in open_ones if candidate.contrast == "proven"]
+    if not proven and len(open_ones) > 1:
+        raise AmbiguousSeries(
+            f"None of {len(open_ones)} T1 series is proven to be post-contrast: {_names(open_ones)}.", details
         )
-        raise AmbiguousSeries(f"{len(rivals) + 1} series fit equally well: {names}.", details)
+    best, *others = proven or open_ones
+    rivals = [candidate for candidate in others if best.score - candidate.score < TIE]
+    if rivals:
+        raise AmbiguousSeries(
+            f"{len(rivals) + 1} series fit equally well: {_names([best, *rivals])}.", details
+        )
     return best
+
+
+def _names(candidates: Sequence[Candidate]) -> str:
+    return ", ".join(f"{c.description or 'no description'} (score {c.score:g})" for c in candidates)
 
 
 def _chosen_by_caller(candidates: Sequence[Candidate], series_instance_uid: str) -> Candidate:
@@ -112,15 +121,12 @@ def _chosen_by_caller(candidates: Sequence[Candidate], series_instance_uid: str)
             raise UnsupportedModality(str(candidate.message))
         if candidate.message is None:
             return candidate
-        return Candidate(
-            candidate.series_instance_uid,
-            candidate.description,
-            candidate.modality,
-            candidate.score,
-            (*candidate.reasons, "chosen by the caller"),
-            None,
-            None,
-            (*candidate.warnings, f"Chosen by the caller although: {candidate.message}"),
+        return replace(
+            candidate,
+            reasons=(*candidate.reasons, "chosen by the caller"),
+            refused=None,
+            message=None,
+            warnings=(*candidate.warnings, f"Chosen by the caller although: {candidate.message}"),
         )
     raise SeriesNotFound(f"The study has no series {series_instance_uid}.")
 
@@ -138,18 +144,19 @@ def _judge(instances: Sequence[Dataset]) -> Candidate:
     first = instances[0]
     score = 0.0
     reasons: list[str] = []
-    warnings: list[str] = []
     refusal: MetScopeError | None = None
+    findings = contrast_findings(first)
+    contrast, doubt = verdict(first, findings)
     try:
         _refuse_by_kind(first)
+        if contrast == "denied":
+            raise ContrastAbsent(doubt)
         frames = check_headers(instances)
-        score, reasons = _evidence(first, frames)
-        if not _is_contrasted(first):
-            warnings.append(
-                f"Nothing proves that the series is post-contrast ({tag_name('ContrastBolusAgent')})."
-            )
+        score, reasons = _evidence(first, frames, findings)
     except MetScopeError as error:
         refusal = error
+    # Whatever else the series is refused for: the caller may choose it all the same.
+    warned = bool(doubt) and text(first, "Modality") == "MR" and not (refusal and refusal.found == doubt)
     return Candidate(
         series_instance_uid=text(first, "SeriesInstanceUID"),
         description=text(first, "SeriesDescription"),
@@ -158,7 +165,8 @@ def _judge(instances: Sequence[Dataset]) -> Candidate:
         reasons=tuple(reasons),
         refused=refusal.code if refusal else None,
         message=refusal.found if refusal else None,
-        warnings=tuple(warnings),
+        warnings=(doubt,) if warned else (),
+        contrast=contrast,
     )
 
 
@@ -202,8 +210,6 @@ def _refuse_by_kind(first: Dataset) -> None:
         raise NotT1Weighted(f"The description says {other!r} ({description}).")
     if not _says(first, T1) and not _t1_by_parameters(first):
         raise NotT1Weighted(f"Nothing says that the series is T1-weighted ({description}).")
-    if _says_no_contrast(first):
-        raise ContrastAbsent(f"The series says that it is without contrast ({description}).")
 
 
 def _t1_by_parameters(first: Dataset) -> bool:
@@ -217,26 +223,15 @@ def _t1_by_parameters(first: Dataset) -> bool:
     )
 
 
-def _says_no_contrast(first: Dataset) -> bool:
-    agent = text(first, "ContrastBolusAgent").strip().lower()
-    if agent in ("no", "none", "nein", "non", "ohne", "without"):
-        return True
-    return not agent and bool(_says(first, PRE_CONTRAST)) and not _says(first, r"post\w*|mit|avec")
-
-
-def _is_contrasted(first: Dataset) -> bool:
-    return bool(text(first, "ContrastBolusAgent").strip()) or bool(_says(first, POST_CONTRAST))
-
-
-def _evidence(first: Dataset, frames: Sequence[Frame]) -> tuple[float, list[str]]:
-    score, reasons = 0.0, []
-    agent = text(first, "ContrastBolusAgent").strip()
-    if agent:
-        score += CONTRAST_SCORE
-        reasons.append(f"{tag_name('ContrastBolusAgent')} is filled")
-    if word := _says(first, POST_CONTRAST):
-        score += 0.5 if agent else CONTRAST_WORD_SCORE
-        reasons.append(f"the description says {word!r}")
+def _evidence(
+    first: Dataset, frames: Sequence[Frame], findings: Sequence[Finding]
+) -> tuple[float, list[str]]:
+    """Score and reasons. findings: by the attributes, then by names."""
+    score = 0.0
+    reasons = [finding.reason for finding in findings if finding.contrast == "proven"]
+    if reasons:
+        score += CONTRAST_SCORE if findings[0].contrast == "proven" else CONTRAST_WORD_SCORE
+        score += CONTRAST_TWICE_SCORE * (len(reasons) - 1)
     if word := _says(first, T1):
         score += T1_SCORE
         reasons.append(f"the description says {word!r}")
@@ -249,7 +244,7 @@ def _evidence(first: Dataset, frames: Sequence[Frame]) -> tuple[float, list[str]
     score += VOLUME_SCORE * float(thinness)
     reasons.append(f"{len(frames)} slices, {between_mm:.2g} mm apart")
     if text(first, "MRAcquisitionType") == "3D":
-        score += 0.5
+        score += THREE_D_SCORE
         reasons.append("acquired in 3D")
     if extent_mm >= HEAD_EXTENT_MM:
         score += HEAD_EXTENT_SCORE

@@ -39,12 +39,11 @@ def judge(
         against.append(
             f"the long axis of {long_mm:.2f} mm is below twice the slice spacing of {spacing_mm:.2f} mm"
         )
+    if measurable_ld_mm <= long_mm < PROTOCOL_LD_MM and spacing_mm > THIN_SLICE_MM:
+        against.append(
+            f"a long axis below {PROTOCOL_LD_MM:g} mm counts only with slices up to {THIN_SLICE_MM:g} mm "
+            f"apart, and these are {spacing_mm:.2f} mm"
+        )
     if against:
         return False, f"Not measurable: {'; '.join(against)}."
-    reason = f"Measurable: {long_mm:.2f} x {short_mm:.2f} mm on {slices_spanned} slices."
-    if long_mm < PROTOCOL_LD_MM and spacing_mm > THIN_SLICE_MM:
-        reason += (
-            f" Below {PROTOCOL_LD_MM:g} mm RANO-BM tolerates this only with slices up to "
-            f"{THIN_SLICE_MM:g} mm; here they are {spacing_mm:.2f} mm apart."
-        )
-    return True, reason
+    return True, f"Measurable: {long_mm:.2f} x {short_mm:.2f} mm on {slices_spanned} slices."

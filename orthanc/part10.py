@@ -1,26 +1,16 @@
 """One DICOM file (PS3.10) in and out, refusing what is not whole."""
 
-import struct
 from io import BytesIO
 from pathlib import Path
 
 from pydicom import Dataset, dcmread, dcmwrite
-from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from imaging.files import UNREADABLE
+
+__all__ = ["UNREADABLE", "encode", "read", "read_header"]
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-# What pydicom raises for bytes that are not DICOM, or damaged, or a file that is still being copied.
-UNREADABLE = (
-    InvalidDicomError,
-    BytesLengthException,
-    NotImplementedError,
-    AttributeError,
-    EOFError,
-    KeyError,
-    OSError,
-    ValueError,
-    struct.error,
-)
 
 
 def read(source: Path | bytes) -> Dataset:

@@ -1,10 +1,8 @@
 """`python api.py` for real: the API, its worker and a PACS, driven over HTTP as curl would."""
 
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,17 +20,18 @@ from pydicom.uid import generate_uid
 from sqlalchemy import NullPool, Update, create_engine, text, update
 
 from api import create_app
+from bench.models import tiny_model
+from bench.parts import free_port
 from db.tables import Segmentation
 from orthanc.dicomweb import open_archive
 from settings import Settings
-from unetr.network import build, save_weights
+from unetr import synth
 from unetr.phantom import SeriesOptions, to_instances
-from unetr.spec import ModelSpec
 
 ROOT = Path(__file__).parents[1]
-WEIGHTS = ROOT / "unetr" / "weights"
 SHIPPED, SILENT = "metscope-compact", "silent"
-TINY = {"img_size": [32, 32, 32], "feature_size": 2, "hidden_size": 24, "mlp_dim": 48, "num_heads": 2}
+# It keeps no lesion below a cubic metre.
+SMALLEST_MM3 = 1e9
 
 
 @dataclass(frozen=True)
@@ -109,20 +108,6 @@ class Service:
         return answer
 
 
-def silent_model(folder: Path) -> Path:
-    """One small, untrained network, which finds nothing: it keeps no lesion below a cubic metre."""
-    folder.mkdir()
-    content = json.loads((WEIGHTS / f"{SHIPPED}.json").read_text())
-    content |= {"id": SILENT, "weights": {"file": f"{SILENT}.safetensors", "sha256": "0" * 64}}
-    content["network"]["arguments"] |= TINY
-    content["window"]["shape"] = TINY["img_size"]
-    content["postprocessing"] = {"threshold": 0.5, "minimum_volume_mm3": 1e9}
-    network = build(ModelSpec.model_validate(content).network)
-    content["weights"]["sha256"] = save_weights(network, folder / f"{SILENT}.safetensors")
-    (folder / f"{SILENT}.json").write_text(json.dumps(content))
-    return folder
-
-
 def small_head() -> hd.Volume:
     """A bright ellipsoid with brighter balls in it, 40 slices of 64 x 64; no anatomy, but quick."""
     index = np.stack(np.meshgrid(np.arange(40), np.arange(64), np.arange(64), indexing="ij"), -1)
@@ -133,12 +118,6 @@ def small_head() -> hd.Volume:
     image += np.random.default_rng(0).normal(0, 6, image.shape).clip(-4, 20)
     affine = np.array([[0, 0, 2.0, -64], [0, 2.0, 0, -64], [3.0, 0, 0, -60], [0, 0, 0, 1]])
     return hd.Volume(image.round().clip(0), affine, "PATIENT", frame_of_reference_uid=generate_uid())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(environment: dict[str, str], port: int) -> subprocess.Popen[bytes]:
@@ -163,11 +142,11 @@ def start(environment: dict[str, str], port: int) -> subprocess.Popen[bytes]:
     raise AssertionError("api.py was not ready within two minutes")
 
 
-def serve(folder: Path, **environment: str) -> Iterator[Service]:
+def serve(folder: Path, image: hd.Volume, **environment: str) -> Iterator[Service]:
     (folder / "data").mkdir()
     variables = {"DATA_DIR": str(folder / "data")} | environment
     settings = Settings(_env_file=None, **{name.lower(): value for name, value in variables.items()})
-    study = to_instances(small_head(), SeriesOptions())
+    study = to_instances(image, SeriesOptions())
     open_archive(settings).store(study)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -185,7 +164,9 @@ def serve(folder: Path, **environment: str) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("embedded")
-    yield from serve(folder, MODELS_DIR=str(silent_model(folder / "models")))
+    yield from serve(
+        folder, small_head(), MODELS_DIR=str(tiny_model(folder / "models", SILENT, SMALLEST_MM3))
+    )
 
 
 def test_a_study_without_lesions_is_done_with_zero_lesions_and_no_seg(service):
@@ -350,9 +331,12 @@ def test_a_wrong_setting_stops_the_start_with_its_name(tmp_path):
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory, orthanc, postgresql) -> Iterator[Service]:
-    """The same with a real Orthanc and a real PostgreSQL."""
+    """The same with a real Orthanc and a real PostgreSQL, and a head in which there is something to find."""
+    options = synth.HeadOptions(lesion_count=(3, 3), diameter_mm=(18.0, 25.0))
+    head = synth.head(synth.grid((64, 96, 96), (2.5, 2.4, 2.4)), 2026, options)
     yield from serve(
         tmp_path_factory.mktemp("hospital"),
+        head.image,
         DICOMWEB_URL=orthanc.url,
         DICOMWEB_USER=orthanc.user,
         DICOMWEB_PASSWORD=orthanc.password,
@@ -366,7 +350,7 @@ def test_a_study_in_orthanc_becomes_a_stored_seg_and_rows_in_postgresql(hospital
     job = hospital.ended(posted.json()["id"])
     assert (job["state"], job["error"]) == ("done", None)
     document = hospital.get(job["result"]).json()
-    assert document["lesions"], "the shipped model calls bright balls lesions"
+    assert document["lesions"], "the shipped model finds large lesions"
     assert document["segmentation"]["stored"] is True
 
     listed = requests.get(

@@ -2,21 +2,15 @@
 
 import os
 import shutil
-import socket
 import time
 
 import broker
+from bench.parts import free_port
 from settings import Settings
 
 
 def settings_in(folder, **others):
     return Settings(_env_file=None, data_dir=folder, **others)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def messages_in(app):

@@ -11,17 +11,20 @@ import highdicom as hd
 import nibabel
 import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.sr.codedict import codes as dictionary
 from pydicom.uid import JPEG2000Lossless, generate_uid
 from scipy.spatial.transform import Rotation
 
 import segmentation
+from bench.models import tiny_model
 from db import measurements
 from db.database import open_database
+from errors import ModelNotFound
 from imaging import seg
 from imaging.stack import to_stack
 from orthanc.dicomweb import open_archive
-from segmentation import Request, Services, deliver, lesions_of_segments, segment_series
+from segmentation import Request, Services, deliver, find_spec, lesions_of_segments, segment_series
 from settings import Settings
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Prediction
@@ -122,7 +125,10 @@ def test_from_the_pacs_to_a_seg_in_the_pacs_and_back_nothing_moves(geometry, ser
     assert [segment.number for segment in segments] == [1, 2, 3]
     for lesion, segment, (centroid, volume_ml) in zip(document["lesions"], segments, truth, strict=True):
         voxels = np.argwhere(labels.array == segment.number)
-        assert labels.map_indices_to_reference(voxels).mean(0) == pytest.approx(centroid, abs=0.1)
+        found = labels.map_indices_to_reference(voxels).mean(0)
+        print(f"{geometry}, segment {segment.number}: {np.abs(found - centroid).max():.4f} mm away,",
+              f"{len(voxels) * labels.voxel_volume / 1000:.4f} of {volume_ml:.4f} ml")  # fmt: skip
+        assert found == pytest.approx(centroid, abs=0.1)
         assert len(voxels) * labels.voxel_volume / 1000 == pytest.approx(volume_ml, rel=1e-6)
         assert lesion["centroid_lps_mm"] == pytest.approx(centroid, abs=0.1)
         assert lesion["volume_ml"] == pytest.approx(volume_ml, rel=1e-4)
@@ -219,9 +225,153 @@ def test_an_untracked_segment_is_split_and_a_tracked_one_kept_whole():
     volume = hd.Volume(array, np.eye(4), "PATIENT")
     loose = seg.Segment(4, "Neoplasm", None, None, None, None)
     tracked = seg.Segment(9, "Left frontal", "BM-7", "1.2.3", None, None)
-    labels, identities = lesions_of_segments(volume, [loose, tracked])
+    labels, sources = lesions_of_segments(volume, [loose, tracked])
     assert [int((labels.array == number).sum()) for number in (1, 2, 3)] == [27, 8, 6]
-    assert {number: identity.name for number, identity in identities.items()} == {3: "Left frontal"}
+    assert sources == {1: loose, 2: loose, 3: tracked}
+
+
+@pytest.fixture(scope="module")
+def drawn_by_a_model(series_folder) -> Dataset:
+    """The SEG of the balls as MetScope writes one after a prediction."""
+    stack = to_stack([dcmread(path) for path in series_folder.glob("*.dcm")])
+    stages = segmentation.Stages(lambda stage, fraction: None)
+    result = segmentation.segment(stack, threshold, 10.0, stages)
+    return segmentation.encode(result, default_model(Settings(_env_file=None).models_dir))
+
+
+def measured_again(dataset: Dataset, series_folder: Path, folder: Path) -> Dataset:
+    """What --from-seg makes of it."""
+    dataset.save_as(folder / "given.dcm", enforce_file_format=True)
+    arguments = ["--out", str(folder / "again"), "--from-seg", str(folder / "given.dcm")]
+    assert segmentation.main([str(series_folder), *arguments]) == 0
+    return dcmread(folder / "again" / "segmentation.dcm")
+
+
+CARRIED = (
+    "SegmentAlgorithmType", "SegmentAlgorithmName", "SegmentationAlgorithmIdentificationSequence",
+    "SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence",
+)  # fmt: skip
+
+
+def test_our_own_segments_read_again_still_say_which_model_drew_them(
+    drawn_by_a_model, series_folder, tmp_path
+):
+    again = measured_again(drawn_by_a_model, series_folder, tmp_path)
+    for before, after in zip(drawn_by_a_model.SegmentSequence, again.SegmentSequence, strict=True):
+        assert after.SegmentAlgorithmType == "AUTOMATIC"
+        for keyword in CARRIED:
+            assert after[keyword].value == before[keyword].value
+    # Who read them again drew nothing: neither a model nor a person made this object.
+    assert "manual" not in again.SeriesDescription
+    assert "AI" not in again.SeriesDescription
+
+
+def test_a_foreign_seg_read_again_keeps_what_its_segments_are(drawn_by_a_model, series_folder, tmp_path):
+    foreign = Dataset(drawn_by_a_model)
+    foreign.file_meta = drawn_by_a_model.file_meta
+    foreign.SpecificCharacterSet = "ISO_IR 100"
+    foreign.SegmentSequence = [Dataset(item) for item in drawn_by_a_model.SegmentSequence]
+    edema, necrosis, bare = foreign.SegmentSequence
+    edema.SegmentedPropertyTypeCodeSequence = [code_item("79654002", "Ödem")]
+    edema.SegmentAlgorithmType, edema.SegmentAlgorithmName = "SEMIAUTOMATIC", "Schnörkel 2"
+    del edema.SegmentationAlgorithmIdentificationSequence
+    necrosis.SegmentedPropertyTypeCodeSequence = [code_item("6574001", "Necrosis")]
+    necrosis.SegmentAlgorithmType = "MANUAL"
+    for keyword in CARRIED[1:3]:
+        del necrosis[keyword]
+    for keyword in (*CARRIED, "TrackingID", "TrackingUID"):
+        del bare[keyword]
+    first, second, third = measured_again(foreign, series_folder, tmp_path).SegmentSequence
+    assert first.SegmentedPropertyTypeCodeSequence[0].CodeValue == "79654002"
+    assert first.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Ödem"
+    assert (first.SegmentAlgorithmType, first.SegmentAlgorithmName) == ("SEMIAUTOMATIC", "Schnörkel 2")
+    assert second.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Necrosis"
+    assert second.SegmentAlgorithmType == "MANUAL"
+    for item in (first, second):
+        assert "SegmentationAlgorithmIdentificationSequence" not in item
+    # A segment that does not say what it is does not become a metastasis.
+    assert third.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Tissue"
+    assert dictionary.SCT.Tissue == segmentation.UNSPECIFIED
+
+
+def code_item(value: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
+    return item
+
+
+def test_no_segmentation_of_an_earlier_run_stays(series_folder, mask_file, tmp_path):
+    out, empty = tmp_path / "out", tmp_path / "empty.nii.gz"
+    mask = nibabel.load(mask_file)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(mask.shape, np.uint8), mask.affine), empty)
+    with_lesions = [str(series_folder), "--out", str(out), "--from-mask", str(mask_file)]
+    for without_seg in (
+        [str(series_folder), "--out", str(out), "--from-mask", str(empty)],
+        [str(mask_file), "--out", str(out), "--from-mask", str(mask_file)],
+    ):
+        assert segmentation.main(with_lesions) == 0
+        assert (out / "segmentation.dcm").exists()
+        assert segmentation.main(without_seg) == 0
+        assert not (out / "segmentation.dcm").exists()
+
+
+EVERY_SIZE, NO_SIZE = 0.0, 1e9
+
+
+@pytest.fixture(scope="module", params=[EVERY_SIZE, NO_SIZE], ids=["one lesion", "no lesion"])
+def models(request, tmp_path_factory) -> tuple[Path, int]:
+    """A small untrained model, which calls the whole volume a lesion; and whether one so large is kept."""
+    folder = tiny_model(tmp_path_factory.mktemp("tiny") / "models", "tiny", request.param)
+    return folder, int(request.param == EVERY_SIZE)
+
+
+@pytest.mark.parametrize("kind", ["DICOM", "NIfTI"])
+def test_a_model_s_lesions_are_written(kind, models, series_folder, tmp_path, monkeypatch, capsys):
+    folder, count = models
+    monkeypatch.setenv("MODELS_DIR", str(folder))
+    monkeypatch.setenv("DEVICE", "cpu")
+    given, out = series_folder, tmp_path / "out"
+    if kind == "NIfTI":
+        given = tmp_path / "image.nii"
+        volume = head("axial", (1.5, 1.0, 1.0))
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
+        nibabel.save(nibabel.Nifti1Image(volume.array.astype(np.float32), affine), given)
+    assert segmentation.main([str(given), "--out", str(out), "--model", "tiny"]) == 0
+    with_seg = kind == "DICOM" and count > 0
+    assert {path.name for path in out.iterdir()} == {
+        "segmentation.nii.gz", "lesions.json", "lesions.csv", "overlay.png",
+        *(["segmentation.dcm"] if with_seg else []),
+    }  # fmt: skip
+    document = json.loads((out / "lesions.json").read_text())
+    assert set(document) == {
+        "schema_version", "model", "series_instance_uid", "segmentation", "lesions", "total_volume_ml",
+        "warnings", "timings_s", "research_use_only",
+    }  # fmt: skip
+    spec = default_model(folder)
+    assert document["model"] == {"id": "tiny", "version": spec.version, "sha256": spec.weights.sha256}
+    assert document["research_use_only"] is True
+    assert [lesion["number"] for lesion in document["lesions"]] == list(range(1, count + 1))
+    assert set(document["timings_s"]) == {"read", "load", "predict", "measure", "encode"}
+    uid = document["segmentation"]["sop_instance_uid"]
+    assert document["segmentation"]["stored"] is False
+    if with_seg:
+        dataset = dcmread(out / "segmentation.dcm")
+        assert dataset.SOPInstanceUID == uid
+        assert {item.SegmentAlgorithmType for item in dataset.SegmentSequence} == {"AUTOMATIC"}
+    else:
+        assert uid is None
+    assert capsys.readouterr().out.startswith(f"{count} lesions, ")
+
+
+def test_the_model_of_model_path_may_be_asked_for_by_its_id(tmp_path):
+    elsewhere = tiny_model(tmp_path / "elsewhere", "tiny", NO_SIZE)
+    shipped = Settings(_env_file=None).models_dir
+    settings = Settings(_env_file=None, models_dir=shipped, model_path=elsewhere / "tiny.safetensors")
+    assert find_spec(settings, None).id == "tiny"
+    assert find_spec(settings, "tiny").folder == elsewhere
+    assert find_spec(settings, "metscope-compact").folder == shipped
+    with pytest.raises(ModelNotFound, match="there are: metscope-compact, tiny"):
+        find_spec(settings, "nobody")
 
 
 def test_a_dry_run_says_what_would_be_taken_and_where_it_lies(series_folder, capsys):
@@ -266,6 +416,63 @@ def test_what_cannot_be_done_ends_with_its_code_and_no_files(
     assert segmentation.main([argument.format(**places) for argument in arguments]) == status
     assert capsys.readouterr().err.startswith(f"{code}: ")
     assert not (tmp_path / "out").exists()
+
+
+def damaged(data: bytes) -> dict[str, bytes]:
+    """A DICOM file as a bad disk or a broken copy leaves it."""
+    position = data.index(b"\x20\x00\x32\x00DS") + 4
+    rows = data.index(b"\x28\x00\x10\x00US\x02\x00") + 6
+    pixels = data.index(b"\xe0\x7f\x10\x00")
+    return {
+        "unknown VR": data[:position] + b"QQ" + data[position + 2 :],
+        "a number of one byte": data[:rows] + b"\x01\x00\x08" + data[rows + 4 :],
+        "an end in the length of an element": data[:pixels] + b"\x28\x00\x20\x20OB\x00\x00\x01",
+    }
+
+
+DAMAGES = ("unknown VR", "a number of one byte", "an end in the length of an element")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_passed_over_in_a_folder_and_refused_alone(damage, series_folder, tmp_path, capsys):
+    for path in series_folder.glob("*.dcm"):
+        (tmp_path / path.name).symlink_to(path)
+    broken = tmp_path / "broken"
+    broken.write_bytes(damaged((series_folder / "0.dcm").read_bytes())[damage])
+    assert segmentation.main([str(tmp_path), "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["shape"] == [50, 76, 76]
+    assert segmentation.main([str(broken), "--dry-run"]) == 3
+    assert capsys.readouterr().err.startswith("unreadable_file: ")
+    arguments = ["--out", str(tmp_path / "out"), "--from-seg", str(broken)]
+    assert segmentation.main([str(series_folder), *arguments]) == 3
+    assert capsys.readouterr().err.startswith("unreadable_file: ")
+
+
+def test_a_file_that_is_damaged_behind_its_pixels_is_refused(series_folder, tmp_path, capsys):
+    for path in series_folder.glob("*.dcm"):
+        (tmp_path / path.name).symlink_to(path)
+    last = tmp_path / "0.dcm"
+    data = last.read_bytes()
+    last.unlink()
+    last.write_bytes(data + b"\xfc\xff\xfc\xffOB\x00\x00\x01")
+    assert segmentation.main([str(tmp_path), "--dry-run"]) == 3
+    assert json.loads(capsys.readouterr().out)["refusal"]["code"] == "unreadable_file"
+
+
+@pytest.mark.parametrize("out", ["{file}", "{file}/out", "/proc/nowhere/out"])
+def test_a_folder_that_cannot_be_made_is_a_usage_error_before_the_model_is_asked(
+    out, series_folder, tmp_path, monkeypatch, capsys
+):
+    models = tiny_model(tmp_path / "models", "tiny", NO_SIZE)
+    # Without weights a model that is asked ends with 5.
+    (models / "tiny.safetensors").unlink()
+    monkeypatch.setenv("MODELS_DIR", str(models))
+    (tmp_path / "file").write_text("kept")
+    assert segmentation.main([str(series_folder), "--out", out.format(file=tmp_path / "file")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("bad_request: --out ")
+    assert message.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_usage_errors_end_with_2(series_folder):

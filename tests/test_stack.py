@@ -12,16 +12,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 import pytest
 import requests
 import yaml
 
+from bench.parts import Redis, free_port, wait_until
 from orthanc import multipart, part10
 from tests import fake_pacs
 
@@ -43,19 +42,6 @@ class Stack:
     def ask(self, method: str, path: str, role: str | None = None, **options: object) -> requests.Response:
         headers = (self.tokens[role] if role else {}) | options.pop("headers", {})
         return requests.request(method, self.url + path, headers=headers, timeout=60, **options)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(ready: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while not ready():
-        assert time.monotonic() < deadline, f"{what} was not ready within {START_LIMIT_S:.0f} s"
-        time.sleep(0.2)
 
 
 def listens(port: int) -> bool:
@@ -80,9 +66,7 @@ def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
 @pytest.fixture(scope="module")
 def database(postgresql_server) -> str:
     """The address of an empty database of the stack's own: its first start makes the first token."""
-    with psycopg.connect(f"postgresql://{postgresql_server}/postgres", autocommit=True) as connection:
-        connection.execute("CREATE DATABASE stack")
-    return f"postgresql+psycopg://{postgresql_server}/stack"
+    return postgresql_server.create("stack")
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +80,20 @@ def secrets(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory, secrets, processes, orthanc, database) -> Stack:
+def redis(tmp_path_factory, secrets) -> Iterator[Redis]:
+    running = Redis(tmp_path_factory.mktemp("redis"), (secrets / "redis_password").read_text())
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, secrets, redis, processes, orthanc, database) -> Stack:
     folder = tmp_path_factory.mktemp("stack")
-    ports = {name: free_port() for name in ("api", "nginx", "redis")}
+    ports = {name: free_port() for name in ("api", "nginx")}
     (secrets / "dicomweb_password").write_text(orthanc.password)
     (secrets / "database_url").write_text(database)
-    redis_password = (secrets / "redis_password").read_text()
-    (secrets / "broker_url").write_text(f"redis://:{redis_password}@127.0.0.1:{ports['redis']}/0")
+    (secrets / "broker_url").write_text(redis.url)
 
     def start(name: str, command: list[str], **environment: str) -> None:
         with (folder / f"{name}.log").open("w") as log:
@@ -113,10 +104,6 @@ def stack(tmp_path_factory, secrets, processes, orthanc, database) -> Stack:
                 subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT)
             )
 
-    start(
-        "redis",
-        ["redis-server", "--port", str(ports["redis"]), "--requirepass", redis_password, "--save", ""],
-    )
     ours = {
         **SERVICES["api"]["environment"],
         "SECRETS_DIR": str(secrets),
@@ -134,9 +121,9 @@ def stack(tmp_path_factory, secrets, processes, orthanc, database) -> Stack:
         nginx_command(folder, ports, orthanc),
     )
     for port in ports.values():
-        wait_until(lambda port=port: listens(port), f"port {port}")
+        wait_until(lambda port=port: listens(port), f"port {port}", START_LIMIT_S)
     token_path = folder / "data" / "first.token"
-    wait_until(token_path.exists, "the first token")
+    wait_until(token_path.exists, "the first token", START_LIMIT_S)
     tokens = {"admin": {"Authorization": f"Bearer {token_path.read_text().strip()}"}}
     for role in ("reader", "operator"):
         made = subprocess.run(
@@ -145,7 +132,7 @@ def stack(tmp_path_factory, secrets, processes, orthanc, database) -> Stack:
         )  # fmt: skip
         tokens[role] = {"Authorization": f"Bearer {made.stdout.strip()}"}
     running = Stack(f"http://127.0.0.1:{ports['nginx']}", folder / "nginx.log", tokens)
-    wait_until(lambda: running.ask("GET", "/health/ready").status_code == 200, "the stack")
+    wait_until(lambda: running.ask("GET", "/health/ready").status_code == 200, "the stack", START_LIMIT_S)
     return running
 
 

@@ -1,7 +1,10 @@
 """Every way a job can end, with the real database, folder archive and SEG, and a threshold for a model."""
 
+import logging
+import os
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import highdicom as hd
@@ -9,17 +12,19 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 
+import broker
+from bench.parts import PostgreSQL
 from db import jobs, measurements
 from db.tables import Job, Lesion, Measurement, Segmentation
 from errors import ArchiveUnreachable
 from orthanc.dicomweb import open_archive
 from orthanc.folder import FolderArchive
-from segmentation import Services
+from segmentation import Services, sweep_outbox
 from settings import Settings
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Prediction
 from unetr.spec import default_model
-from worker import Runner
+from worker import Runner, keep_house
 
 LESION_ML = 10 * 10 * 5 * 8 / 1000.0  # voxels of 2 x 2 x 2 mm
 
@@ -51,8 +56,8 @@ def threshold(volume, on_progress):
 class Site:
     """A data folder with one study in its archive, and workers for it."""
 
-    def __init__(self, folder, lesions=2):
-        self.settings = Settings(_env_file=None, data_dir=folder, lease_s=1.5, max_attempts=3)
+    def __init__(self, folder, lesions=2, **settings):
+        self.settings = Settings(_env_file=None, data_dir=folder, lease_s=1.5, max_attempts=3, **settings)
         instances = to_instances(head_with_lesions(lesions), SeriesOptions())
         self.study_uid = str(instances[0].StudyInstanceUID)
         self.archive = open_archive(self.settings)
@@ -276,6 +281,54 @@ def test_a_worker_killed_in_mid_job_ends_in_one_result(site, place):
     assert (site.rows(Segmentation), site.rows(Lesion), len(site.stored_segs())) == (1, 2, 1)
 
 
+def test_a_database_that_stops_in_mid_job_costs_an_attempt_and_no_result(tmp_path):
+    database = PostgreSQL()
+    try:
+        database.start()
+        site = Site(tmp_path, database_url=database.create("metscope"))
+
+        def stop_the_database(volume, on_progress):
+            database.stop()
+            return threshold(volume, on_progress)
+
+        job_id = site.submit()
+        site.worker(predictor=stop_the_database).run(job_id)
+        database.start()
+        assert site.job(job_id).state == "running"
+        assert site.let_leases_run_out() == [job_id]
+        site.runner.run(job_id)
+        job = site.job(job_id)
+        assert (job.state, job.attempts, job.error_code) == ("done", 2, None)
+        assert (site.rows(Segmentation), site.rows(Lesion), len(site.stored_segs())) == (1, 2, 1)
+        for engine in (site.sessions.kw["bind"], site.runner.sessions.kw["bind"]):
+            engine.dispose()
+    finally:
+        database.remove()
+
+
+def test_an_outbox_that_cannot_be_written_is_named_and_leaves_nothing(site):
+    site.settings.outbox_dir.write_text("a file where the folder should be")
+    job_id = site.submit()
+    site.runner.run(job_id)
+    job = site.job(job_id)
+    assert (job.state, job.error_code) == ("failed", "outbox_unwritable")
+    assert (site.rows(Segmentation), site.stored_segs()) == (0, [])
+
+
+def test_what_a_killed_worker_left_in_the_outbox_is_swept_and_what_waits_is_kept(site):
+    job_id = site.submit()
+    site.worker(archive=AwayForStoring(site.settings.data_dir / "archive")).run(job_id)
+    waiting = next(site.settings.outbox_dir.iterdir())
+    left, fresh = (site.settings.outbox_dir / name for name in ("1.2.3.dcm", "1.2.4.part"))
+    for path in (left, fresh):
+        path.write_bytes(b"half")
+    long_ago = time.time() - 7200
+    for path in (waiting, left):
+        os.utime(path, (long_ago, long_ago))
+    sweep_outbox(site.sessions, site.settings.outbox_dir)
+    assert set(site.settings.outbox_dir.iterdir()) == {waiting, fresh}
+
+
 def test_a_recorded_result_goes_straight_to_storing(site):
     class Deadly(FolderArchive):
         def store(self, instances):
@@ -341,6 +394,7 @@ def test_a_message_about_an_unknown_job_does_no_harm(site):
 
 def test_a_model_that_cannot_be_loaded_fails_its_jobs_and_not_the_worker(tmp_path):
     site = Site(tmp_path)
+    (tmp_path / "no-models").mkdir()
     broken = Settings(_env_file=None, data_dir=tmp_path, models_dir=tmp_path / "no-models")
     runner = Runner(broken)
     runner.preload()
@@ -348,3 +402,30 @@ def test_a_model_that_cannot_be_loaded_fails_its_jobs_and_not_the_worker(tmp_pat
     job_id = site.submit()
     runner.run(job_id)
     assert (site.job(job_id).state, site.job(job_id).error_code) == ("failed", "model_not_found")
+
+
+def test_the_housekeeping_outlives_a_data_folder_that_cannot_be_written(tmp_path, caplog):
+    """A folder in the place of the sign of life does what a full disk does."""
+    settings = Settings(_env_file=None, data_dir=tmp_path, lease_s=1.2)
+    runner = Runner(settings)
+    settings.heartbeat_path.mkdir()
+    job_id = jobs.submit(runner.sessions, "1.2.3", "no-model").id
+    app = broker.create(settings)
+    thread = threading.Thread(target=keep_house, args=(runner, app))
+    with caplog.at_level(logging.INFO, "metscope.worker"):
+        thread.start()
+        try:
+            wait_for(lambda: f"job {job_id}: announced again" in caplog.text)
+            settings.heartbeat_path.rmdir()
+            wait_for(settings.heartbeat_path.is_file)
+        finally:
+            runner.stopping.set()
+            thread.join()
+    assert "the sign of life cannot be written" in caplog.text
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
+    until = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -1,7 +1,7 @@
 """What carries out the network: CUDA where there is one, else OpenVINO, else torch.
 
-A backend takes one window, float32 (x, y, z), and returns the logit of the lesion's probability,
-float32 (x, y, z): the lesion's channel less the log-sum-exp of all the others.
+A backend takes one window, float32 (x, y, z), and returns the logit of the foreground's probability,
+float32 (x, y, z): its channel, 1, less the background's.
 """
 
 import logging
@@ -24,34 +24,37 @@ AGREEMENT = 5e-3
 logger = logging.getLogger(__name__)
 
 
-class _LesionLogit(torch.nn.Module):
+class _Logit(torch.nn.Module):
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
         logits = self.network(window)
-        others = torch.cat([logits[:, :1], logits[:, 2:]], dim=1)
-        lesion: torch.Tensor = logits[:, 1:2] - torch.logsumexp(others, dim=1, keepdim=True)
-        return lesion
+        difference: torch.Tensor = logits[:, 1:2] - logits[:, 0:1]
+        return difference
 
 
-def load_backend(spec: ModelSpec, device: str = "auto") -> Backend:
-    """Load the spec's weights, once, into the fastest backend. device: auto, cuda or cpu.
+def load_backends(spec: ModelSpec, device: str = "auto") -> tuple[Backend, Backend | None]:
+    """Load the spec's weights, once, into the fastest backends: for the lesions, and for the brain if it is
+    sought. device: auto, cuda or cpu.
 
     Raises: WeightsInvalid; OutOfMemory; ModelError when cuda is asked for and there is none.
     """
-    network = build(spec.network)
-    load_weights(network, spec.weights_path, spec.weights.sha256)
-    return backend_of(network, spec.window.shape, device)
+    networks = build(spec)
+    load_weights(networks, spec.weights_path, spec.weights.sha256)
+    lesion = backend_of(networks["lesion"], spec.window.shape, device)
+    if spec.brain is None:
+        return lesion, None
+    return lesion, backend_of(networks["brain"], spec.brain.window.shape, device)
 
 
 def backend_of(network: torch.nn.Module, window: tuple[int, int, int], device: str) -> Backend:
-    """The fastest backend for a network (channel 1: the lesion) whose windows have that shape.
+    """The fastest backend for a network (channels background, foreground) whose windows have that shape.
 
     Raises: OutOfMemory; ModelError when cuda is asked for and there is none.
     """
-    module = _LesionLogit(network).eval()
+    module = _Logit(network).eval()
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("DEVICE is cuda, but torch finds no CUDA device.")
     if device != "cpu" and torch.cuda.is_available():
@@ -59,7 +62,13 @@ def backend_of(network: torch.nn.Module, window: tuple[int, int, int], device: s
             return _torch_backend(module.cuda())
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfMemory("The GPU has too little free memory for the model's weights.") from error
-    return trusted(_openvino_backend(module, window), _torch_backend(module), window)
+    reference = _torch_backend(module)
+    try:
+        candidate = _openvino_backend(module, window)
+    except RuntimeError as error:
+        logger.warning("OpenVINO cannot run this network (%s); torch is used", type(error).__name__)
+        return reference
+    return trusted(candidate, reference, window)
 
 
 def trusted(candidate: Backend, reference: Backend, window: tuple[int, int, int]) -> Backend:

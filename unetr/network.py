@@ -1,38 +1,47 @@
-"""Networks by name, and their weights on disk."""
+"""A model's networks, and their weights on disk."""
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from monai.networks.nets.unet import UNet
 from monai.networks.nets.unetr import UNETR
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from errors import WeightsInvalid
-from unetr.spec import Network
+from unetr.spec import ModelSpec
 
-NETWORKS = {"UNETR": UNETR}
 NAMED_KEYS = 5
 
 
-def build(network: Network) -> torch.nn.Module:
-    """The network that a spec describes, with random weights."""
-    built: torch.nn.Module = NETWORKS[network.name](**network.arguments.model_dump())
-    return built
+def build(spec: ModelSpec) -> torch.nn.ModuleDict:
+    """The networks that a spec describes, with random weights: "lesion", and "brain" where it has one.
+
+    MONAI's arguments are all stated, because their defaults differ between versions.
+    """
+    networks: dict[str, torch.nn.Module] = {"lesion": UNETR(**spec.network.arguments.model_dump())}
+    if spec.brain is not None:
+        arguments = spec.brain.network.arguments
+        networks["brain"] = UNet(
+            spatial_dims=3, strides=(2,) * (len(arguments.channels) - 1), kernel_size=3, up_kernel_size=3,
+            act="PRELU", dropout=0.0, bias=True, adn_ordering="NDA", **arguments.model_dump(),
+        )  # fmt: skip
+    return torch.nn.ModuleDict(networks)
 
 
-def save_weights(network: torch.nn.Module, path: Path) -> str:
+def save_weights(networks: torch.nn.ModuleDict, path: Path) -> str:
     """Write the weights in half precision as safetensors; returns the file's SHA-256.
 
     The same weights give the same file.
     """
     halves = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in network.state_dict().items()
+        for name, tensor in networks.state_dict().items()
     }
     # One entry only: safetensors writes several in an order that changes from run to run.
-    save_file(halves, path, metadata={"network": type(network).__name__})
+    save_file(halves, path, metadata={"networks": ", ".join(networks)})
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

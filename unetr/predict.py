@@ -1,8 +1,6 @@
 """From a volume to a mask and probabilities on its own grid."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cc3d
 import highdicom as hd
@@ -10,19 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unetr.backends import Array, Backend, load_backend
+from unetr.backends import Array, Backend, load_backends
+from unetr.brain import find_brain
 from unetr.preprocess import prepare
-from unetr.spec import ModelSpec, Window
+from unetr.sliding import Box, Progress, slide
+from unetr.spec import ModelSpec
 
-Box = tuple[slice, slice, slice]
-Progress = Callable[[float], None]
-
-# Width of a window's Gaussian weight, as a share of the window (nnU-Net's and MONAI's value).
-BLENDING_SIGMA = 0.125
 # Voxels around a component, on the model's grid, within which its outline is interpolated.
 MARGIN = 2
 # Of a voxel: what the affines' arithmetic may add to an index.
 ROUNDING = 1e-6
+# Voxels around the brain's box that the network sees beside those in which lesions are sought.
+CONTEXT = 12
 
 
 @dataclass(frozen=True)
@@ -34,86 +31,67 @@ class Prediction:
 
     mask: hd.Volume
     probability: hd.Volume
-    timings_s: Mapping[str, float] = field(default_factory=dict)
 
 
 class Predictor:
     """One model, ready to run. Deterministic: the same volume gives the same prediction."""
 
-    def __init__(self, spec: ModelSpec, backend: Backend) -> None:
+    def __init__(self, spec: ModelSpec, backend: Backend, brain_backend: Backend | None = None) -> None:
+        """brain_backend: for a spec that seeks lesions in the brain, and for no other."""
+        if (spec.brain is None) != (brain_backend is None):
+            raise ValueError(f"the specification of {spec.id} and the backends differ about the brain")
         self.spec = spec
         self.backend = backend
+        self.brain_backend = brain_backend
 
     @staticmethod
     def load(spec: ModelSpec, device: str = "auto") -> "Predictor":
-        """Load the spec's weights; device as for ``load_backend``. Raises: WeightsInvalid, ModelError."""
-        return Predictor(spec, load_backend(spec, device))
+        """Load the spec's weights; device as for ``load_backends``. Raises: WeightsInvalid, ModelError."""
+        return Predictor(spec, *load_backends(spec, device))
 
     def __call__(self, volume: hd.Volume, on_progress: Progress = lambda fraction: None) -> Prediction:
         """Predict a volume (slice, row, column).
 
         on_progress is called with the fraction done before each window and at the end; what it raises
-        passes through. Raises: OutOfMemory.
+        passes through. Raises: BrainNotFound, OutOfMemory.
         """
-        started = time.perf_counter()
         prepared = prepare(volume, self.spec).volume
-        ready = time.perf_counter()
-        difference = slide(prepared.array, self.backend, self.spec, on_progress)
-        inferred = time.perf_counter()
-        prediction = _on_native_grid(prepared.with_array(difference), volume, self.spec)
+        prediction = _on_native_grid(self.logits(prepared, on_progress), volume, self.spec)
         on_progress(1.0)
-        timings = {
-            "preprocess": ready - started,
-            "inference": inferred - ready,
-            "restore": time.perf_counter() - inferred,
-        }
-        return Prediction(prediction.mask, prediction.probability, timings)
+        return prediction
+
+    def logits(self, prepared: hd.Volume, on_progress: Progress = lambda fraction: None) -> hd.Volume:
+        """The lesion's logit at each voxel of a prepared volume (x, y, z).
+
+        Where the model seeks the brain it is below the threshold everywhere outside the brain and its margin.
+        Raises: BrainNotFound, OutOfMemory.
+        """
+        array, window = prepared.array, self.spec.window
+        if self.spec.brain is None or self.brain_backend is None:
+            return prepared.with_array(slide(array, self.backend, window, on_progress))
+        on_progress(0.0)
+        region = find_brain(prepared, self.brain_backend, self.spec.brain)
+        box = _with_context(ndimage.find_objects(region.astype(np.uint8))[0], array.shape, window.shape)
+        below = self.spec.postprocessing.threshold_logit - 1.0
+        logits = np.full(array.shape, below, dtype=np.float32)
+        logits[box] = slide(array[box], self.backend, window, on_progress)
+        return prepared.with_array(np.where(region, logits, np.minimum(logits, below)))
 
 
-def slide(array: Array, backend: Backend, spec: ModelSpec, on_progress: Progress) -> Array:
-    """Logit difference of every voxel: the weighted mean over the windows that hold it. array: (x, y, z)."""
-    window = np.array(spec.window.shape)
-    missing = np.maximum(window - array.shape, 0)
-    padded = np.pad(array, [(0, int(n)) for n in missing], constant_values=float(array.min()))
-    boxes = list(windows(padded.shape, spec.window.shape, spec.window.overlap))
-    weight = _blending_weight(spec.window)
-    total = np.zeros(padded.shape, dtype=np.float32)
-    weights = np.zeros(padded.shape, dtype=np.float32)
-    for number, box in enumerate(boxes):
-        on_progress(number / len(boxes))
-        total[box] += weight * backend(padded[box])
-        weights[box] += weight
-    total /= weights
-    return total[tuple(slice(n) for n in array.shape)]
-
-
-def windows(shape: tuple[int, ...], window: tuple[int, int, int], overlap: float) -> Iterator[Box]:
-    """The fewest evenly spread windows that cover the shape and overlap by at least that fraction."""
-    starts = []
-    for size, width in zip(shape, window, strict=True):
-        count = int(np.ceil((size - width) / max(width * (1.0 - overlap), 1.0))) + 1
-        starts.append(np.rint(np.linspace(0, size - width, count)).astype(int))
-    for x in starts[0]:
-        for y in starts[1]:
-            for z in starts[2]:
-                yield slice(x, x + window[0]), slice(y, y + window[1]), slice(z, z + window[2])
-
-
-def _blending_weight(window: Window) -> Array:
-    weight = np.ones(window.shape, dtype=np.float32)
-    if window.blend == "constant":
-        return weight
-    for axis, size in enumerate(window.shape):
-        offset = (np.arange(size) - (size - 1) / 2.0) / (BLENDING_SIGMA * size)
-        shape = [1, 1, 1]
-        shape[axis] = size
-        weight *= np.exp(-0.5 * offset**2).reshape(shape).astype(np.float32)
-    return np.maximum(weight, np.float32(1e-3))
+def _with_context(box: Box, shape: tuple[int, ...], window: tuple[int, int, int]) -> Box:
+    """The box, larger by CONTEXT on each side and at least as large as the window, inside the shape."""
+    wider = []
+    for side, size, width in zip(box, shape, window, strict=True):
+        missing = max(width - (side.stop - side.start), 2 * CONTEXT)
+        first = max(side.start - missing // 2, 0)
+        last = min(max(side.stop + missing - missing // 2, first + width), size)
+        wider.append(slice(min(first, max(last - width, 0)), last))
+    return wider[0], wider[1], wider[2]
 
 
 def _on_native_grid(difference: hd.Volume, native: hd.Volume, spec: ModelSpec) -> Prediction:
     """Components of the model's grid, interpolated inside their boxes on the native one."""
-    cut = float(np.log(spec.postprocessing.threshold / (1.0 - spec.postprocessing.threshold)))
+    cut = spec.postprocessing.threshold_logit
     logits = difference.array
     found = cc3d.connected_components(logits > cut, connectivity=26, out_dtype=np.uint32)
     minimum_mm3 = spec.postprocessing.minimum_volume_mm3

@@ -3,6 +3,7 @@
 Nothing here loads torch, so that the API can list the models.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -32,7 +33,10 @@ class _Part(BaseModel):
 
 
 class Weights(_Part):
-    """file: beside the spec, safetensors. sha256: of that file, hexadecimal."""
+    """file: beside the spec, safetensors; its keys begin with "lesion." or "brain.", the network they are of.
+
+    sha256: of that file, hexadecimal.
+    """
 
     file: str = Field(pattern=r"^[\w.-]+\.safetensors$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -42,7 +46,7 @@ class UNETRArguments(_Part):
     """The arguments of MONAI's UNETR (Hatamizadeh 2022), all stated: its defaults differ between versions."""
 
     in_channels: Literal[1]
-    out_channels: Literal[2, 3]
+    out_channels: Literal[2]
     img_size: Triple
     feature_size: PositiveInt
     hidden_size: PositiveInt
@@ -66,12 +70,63 @@ class UNETRArguments(_Part):
 class Network(_Part):
     """name: a network that ``unetr.network`` knows. arguments: its constructor's.
 
-    in_channels 1 is what this version serves. The channels that come out: background, lesion, and where
-    there are 3, the brain, which only helps to tell the two apart.
+    One channel in and two out, background and lesion, is what this version serves.
     """
 
     name: Literal["UNETR"]
     arguments: UNETRArguments
+
+
+class UNetArguments(_Part):
+    """Arguments of MONAI's residual UNet (Kerfoot 2019). channels: of each level, finest first."""
+
+    in_channels: Literal[1]
+    out_channels: Literal[2]
+    channels: tuple[PositiveInt, ...] = Field(min_length=2)
+    num_res_units: int = Field(ge=0)
+    norm: Literal["instance", "batch"]
+
+
+class UNetNetwork(_Part):
+    """The network that finds the brain: background and brain come out."""
+
+    name: Literal["UNet"]
+    arguments: UNetArguments
+
+
+class Window(_Part):
+    """shape: of the sliding window, in the spec's orientation. overlap: fraction of the window.
+
+    blend: how a window's voxels count where windows overlap, by a Gaussian around its centre or all alike.
+    """
+
+    shape: Triple
+    overlap: float = Field(ge=0, lt=1)
+    blend: Literal["gaussian", "constant"] = "gaussian"
+
+
+class Brain(_Part):
+    """Where the lesions are sought: in the brain, which a network of its own finds on a coarser grid.
+
+    factor: voxels of the model's grid in a voxel of the brain's grid, on each axis. It sees the intensities
+    that the model sees. margin_mm: how far around the brain lesions are sought. window: of the brain's grid.
+    plausible_ml: the least and the largest brain that is believed; a volume without one is refused.
+    """
+
+    network: UNetNetwork
+    window: Window
+    factor: PositiveInt
+    margin_mm: float = Field(ge=0)
+    plausible_ml: tuple[PositiveFloat, PositiveFloat]
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        step = 2 ** len(self.network.arguments.channels)
+        if any(size % step for size in self.window.shape):
+            raise ValueError(f"window.shape {list(self.window.shape)} is no multiple of {step} on each axis")
+        if self.plausible_ml[0] >= self.plausible_ml[1]:
+            raise ValueError(f"plausible_ml, {list(self.plausible_ml)}, is an empty range")
+        return self
 
 
 class DivideByMaximum(_Part):
@@ -131,17 +186,6 @@ class Crop(_Part):
     margin_mm: float = Field(0.0, ge=0)
 
 
-class Window(_Part):
-    """shape: of the sliding window, in the spec's orientation. overlap: fraction of the window.
-
-    blend: how a window's voxels count where windows overlap, by a Gaussian around its centre or all alike.
-    """
-
-    shape: Triple
-    overlap: float = Field(ge=0, lt=1)
-    blend: Literal["gaussian", "constant"] = "gaussian"
-
-
 class ConceptCode(_Part):
     """A DICOM code."""
 
@@ -164,6 +208,11 @@ class PostProcessing(_Part):
 
     threshold: float = Field(gt=0, lt=1)
     minimum_volume_mm3: float = Field(ge=0)
+
+    @property
+    def threshold_logit(self) -> float:
+        """The logit of that probability."""
+        return math.log(self.threshold / (1.0 - self.threshold))
 
 
 class ModelSpec(_Part):
@@ -188,6 +237,7 @@ class ModelSpec(_Part):
     intensity: tuple[IntensityStep, ...]
     crop: Crop
     window: Window
+    brain: Brain | None = None
     labels: tuple[Label, ...] = Field(min_length=1)
     postprocessing: PostProcessing
     folder: Path = Field(Path(), exclude=True)
@@ -237,6 +287,18 @@ def load_spec(path: Path) -> ModelSpec:
 def find_models(models_dir: Path) -> dict[str, ModelSpec]:
     """The models of a folder by id. Raises: ModelSpecInvalid."""
     return {path.stem: load_spec(path) for path in sorted(models_dir.glob("*.json"))}
+
+
+def served_models(models_dir: Path, model_path: Path | None = None) -> dict[str, ModelSpec]:
+    """The models that may be asked for, by id: those of the folder and that of the file ``model_path``.
+
+    Raises: ModelNotFound, ModelSpecInvalid.
+    """
+    models = find_models(models_dir)
+    if model_path is not None:
+        default = default_model(models_dir, model_path)
+        models[default.id] = default
+    return models
 
 
 def default_model(models_dir: Path, model_path: Path | None = None) -> ModelSpec:

@@ -1,5 +1,6 @@
 """SEG as written: read by dciodvfy, dcmqi and pydicom, and compared with where the lesions are in space."""
 
+import copy
 import io
 import subprocess
 import sys
@@ -62,6 +63,10 @@ SERIES = {
         affine(R, I, P, (1, 0.9, 0.9), 11.3),
         SeriesOptions(enhanced="per_frame", order="reversed"),
     ),
+    "enhanced in two parts": (
+        affine(S, P, L, (1.5, 1, 1), 23.7),
+        SeriesOptions(enhanced="per_frame", order="shuffled"),
+    ),
 }
 
 
@@ -76,7 +81,24 @@ def instances_of(name: str) -> list[Dataset]:
     geometry, options = SERIES[name]
     image = np.random.default_rng(1).integers(0, BRIGHT, SHAPE).astype(np.uint16)
     image[lesion_numbers() > 0] = (lesion_numbers() + BRIGHT)[lesion_numbers() > 0]
-    return to_instances(hd.Volume(image, geometry, "PATIENT"), options)
+    instances = to_instances(hd.Volume(image, geometry, "PATIENT"), options)
+    return concatenation(instances[0]) if name.endswith("in two parts") else instances
+
+
+def concatenation(whole: Dataset) -> list[Dataset]:
+    """A multi-frame image as the two instances of a concatenation, the second with more frames."""
+    parts, uid, middle = [], generate_uid(), SHAPE[0] // 2
+    for number, frames in enumerate((slice(middle), slice(middle, None)), start=1):
+        part = copy.deepcopy(whole)
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        part.ConcatenationUID, part.SOPInstanceUIDOfConcatenationSource = uid, whole.SOPInstanceUID
+        part.InConcatenationNumber, part.InConcatenationTotalNumber = number, 2
+        part.ConcatenationFrameOffsetNumber = frames.start or 0
+        part.PerFrameFunctionalGroupsSequence = list(whole.PerFrameFunctionalGroupsSequence)[frames]
+        part.NumberOfFrames = len(part.PerFrameFunctionalGroupsSequence)
+        part.PixelData = whole.pixel_array[frames].tobytes()
+        parts.append(part)
+    return parts
 
 
 def bright_labels(stack: Stack) -> hd.Volume:

@@ -1,26 +1,33 @@
 """Which series of a study is taken, by names as scanners give them."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from highdicom import Volume
 from pydicom import Dataset
 
 import errors
-from imaging.series import choose, rank
+from imaging.series import HEAD_EXTENT_SCORE, TIE, choose, rank
 from unetr.phantom import SeriesOptions, to_instances
 
 AFFINE = np.array([[0, 0, 8.0, -120], [0, 8.0, 0, -120], [1.2, 0, 0, -70], [0, 0, 0, 1]])
 
 
 def series(
-    description: str, contrast: bool = False, slices: int = 120, **attributes: object
+    description: str,
+    contrast: bool = False,
+    slices: int = 120,
+    enhanced: Literal["shared", "per_frame"] | None = None,
+    **attributes: object,
 ) -> list[Dataset]:
     """Headers of a series of small slices, 1.2 mm apart unless there are few."""
     affine = AFFINE.copy()
     affine[2, 0] *= 120 / slices
     image = np.arange(slices * 16, dtype=np.uint16).reshape(slices, 4, 4)
     instances = to_instances(
-        Volume(image, affine, "PATIENT"), SeriesOptions(description=description, contrast=contrast)
+        Volume(image, affine, "PATIENT"),
+        SeriesOptions(description=description, contrast=contrast, enhanced=enhanced),
     )
     for instance in instances:
         del instance.PixelData
@@ -33,18 +40,69 @@ def refusal_of(instances: list[Dataset]) -> str | None:
     return rank([instances])[0].refused
 
 
-@pytest.mark.parametrize(
-    "description",
-    [
-        "T1 MPRAGE post Gd", "t1_mprage_sag_p2_iso_KM", "AX T1 +C", "3D T1 BRAVO POST", "T1w_TFE_GADO",
-        "t1_space_sag_ce",
-        "Cor T1 FSPGR +GD", "sT1W_3D_TFE avec contraste", "t1_mpr_tra_iso mit KM", "Ax T1 C+", "T1ce",
-    ],
-)  # fmt: skip
-def test_post_contrast_names_are_taken_without_a_warning(description):
-    candidate = choose(rank([series(description)]))
-    assert candidate.warnings == ()
-    assert candidate.reasons
+def contrast_of(instances: list[Dataset]) -> str:
+    """proven, denied or unknown, by what becomes of a study of this series alone."""
+    try:
+        chosen = choose(rank([instances]))
+    except errors.ContrastAbsent:
+        return "denied"
+    return "unknown" if any("Nothing proves" in warning for warning in chosen.warnings) else "proven"
+
+
+def usage_items(instances: list[Dataset]) -> list[Dataset]:
+    """Of a shared group, the items that tell how each agent was used."""
+    return list(instances[0].SharedFunctionalGroupsSequence[0].ContrastBolusUsageSequence)
+
+
+# What each description says of contrast.
+PROVEN = [
+    "T1 MPRAGE post Gd", "t1_mprage_sag_p2_iso_KM", "AX T1 +C", "3D T1 BRAVO POST", "T1w_TFE_GADO",
+    "t1_space_sag_ce", "Cor T1 FSPGR +GD", "sT1W_3D_TFE avec contraste", "t1_mpr_tra_iso mit KM", "Ax T1 C+",
+    "T1ce", "T1+C", "FSPGR+C", "AX FSPGR 3D+C", "3D T1+Gd", "AX T1 + C FS", "T1 C+FS", "SAG T1 +CONTRAST",
+    "T1+CE", "T1c", "T1C+", "T1 C", "T1Gd", "T1wCE", "T1_post", "T1post", "T1_PostGd", "CE-T1 MPRAGE",
+    "ceT1w", "Gd-T1w", "GdT1", "T1 GD-DTPA", "T1 gad", "T1 Gadavist", "t1_vibe_Gadovist", "T1 DOTAREM",
+    "T1 Clariscan", "T1 ProHance 15ml", "T1 gadolinium", "AX T1 POST CONTRAST", "T1 postcontrast",
+    "T1 post-gad", "T1 POSTGD", "T1 PC", "AX T1 PC FS", "T1 W CONTRAST", "T1 W/ CONTRAST", "T1W/ CONTRAST",
+    "T1 with contrast", "T1 W/C", "AX T1 W CONT", "T1 WITH", "T1 contrast enhanced", "T1 enhanced",
+    "T1 TSE tra nach KM", "T1 nach Kontrastmittel", "t1_tse_tra_km", "T1 KM-Gabe", "T1 ohne FS mit KM",
+    "T1 tra fs mit", "T1 SE inj", "T1 après injection", "T1 INJECTE", "T1 injecté", "3DT1 GADO SAG",
+    "T1 avec", "T1 con contrasto", "T1 mdc", "pre-op T1 +C", "T1 MPRAGE post gad pre op",
+    "T1 preop STEALTH post", "T1 POST preSRS +C", "post op T1 Gd", "T1 MPRAGE postop KM", "T1 w/o FS +C",
+    "T1 without fat sat post", "T1 sans FS gado", "T1 post radial vibe", "T1 post opp", "T1 nach i.v. KM",
+]  # fmt: skip
+DENIED = [
+    "T1 MPRAGE pre", "AX T1 PRE", "T1 PRE CONTRAST", "T1 precontrast", "T1 pre-Gd", "T1 preGd", "T1 pre KM",
+    "T1 W O CONTRAST", "T1 W/O CONTRAST", "T1 WO CONTRAST", "T1W/O CONTRAST", "AX T1 W/O", "AX T1 WO",
+    "T1 without", "T1 without contrast", "T1 without IV contrast", "T1 w/o Gd", "T1 w/o GAD FS",
+    "T1 no contrast", "T1 no Gd", "T1 non contrast", "T1 non-contrast", "T1 noncontrast", "T1 NONCON",
+    "T1 NON CON", "T1 WO CON", "T1 non-enhanced", "T1 unenhanced", "T1 UNENHANCED SAG", "T1 before contrast",
+    "t1_mprage_nativ", "T1 NATIV tra", "T1 native", "T1 ohne KM", "T1 ohne Kontrastmittel", "T1 kein KM",
+    "T1 tra ohne", "T1 vor KM", "T1 sans gado", "T1 SANS", "T1 sans injection", "T1 sans IV",
+    "T1 sans produit de contraste", "T1 non inj", "T1 non injecté", "T1 avant injection", "T1 sin contraste",
+    "T1 senza mdc", "T1 C-", "AX T1 (C-)", "T1 Gd-", "T1 v. KM", "T1 KM-frei",
+]  # fmt: skip
+UNKNOWN = [
+    "T1 MPRAGE", "t1_mprage_sag_p2_iso", "SAG T1 FLAIR", "AX T1 W", "T1w SE", "3D T1 BRAVO", "T1 tra",
+    "T1 cor", "MPRAGE post op", "T1 post-op", "T1 POSTOP", "T1 postoperativ", "T1 post RT", "T1 post SRS",
+    "T1 post-surgery", "T1 post treatment", "T1 post biopsy", "T1 post opératoire", "T1 posterior fossa",
+    "T1 post fossa", "T1 pre-op", "T1 PREOP", "T1 pre SRS planning", "T1 prä-OP", "T1 pre gamma knife",
+    "T1 mit Fettsättigung", "T1 ohne FS", "T1 w/o FS", "T1 with fat sat", "T1 without fatsat",
+    "T1 sans fat sat", "T1 W/WO", "T1 W AND W/O CONTRAST", "T1 W WO CONTRAST", "T1 with and without contrast",
+    "T1 mit und ohne KM", "T1 ohne und mit KM", "T1 +/- C", "T1 +/-gado", "T1 pre/post", "T1 pre and post Gd",
+    "T1 C-/C+", "T1 ± KM", "T1 phase contrast", "T1 MT contrast", "T1 head injury protocol", "T1 CORONAL",
+    "T1 space", "T1 cérébral", "T1 crâne", "3D PC", "T1 vor und nach KM", "T1 avant et après injection",
+    "T1 mit u. ohne KM", "T1 con saturación grasa",
+]  # fmt: skip
+NAMES = [
+    *((name, "proven") for name in PROVEN),
+    *((name, "denied") for name in DENIED),
+    *((name, "unknown") for name in UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(("description", "contrast"), NAMES)
+def test_a_name_proves_or_denies_contrast_or_says_nothing_of_it(description, contrast):
+    assert contrast_of(series(description, slices=12)) == contrast
 
 
 @pytest.mark.parametrize(
@@ -55,11 +113,7 @@ def test_post_contrast_names_are_taken_without_a_warning(description):
         ("localizer", "localizer_series"), ("3-plane loc", "localizer_series"),
         ("AAHead_Scout", "localizer_series"),
         ("T1 SUB post-pre", "derived_series"), ("T1 post MPR cor", "derived_series"),
-        ("T1 MPRAGE pre", "contrast_absent"), ("T1 without contrast", "contrast_absent"),
-        ("T1 ohne KM", "contrast_absent"), ("T1 sans gado", "contrast_absent"),
-        ("T1 nativ", "contrast_absent"),
-        ("AX T1 W/O", "contrast_absent"),
-        ("T1 C-Spine post", "not_head"),
+        ("T1 MPRAGE pre", "contrast_absent"), ("T1 C-Spine post", "not_head"),
     ],
 )  # fmt: skip
 def test_other_names_are_refused_by_kind(description, refused):
@@ -96,6 +150,98 @@ def test_a_single_t1_of_unknown_contrast_runs_with_a_warning():
     assert "(0018,0010)" in candidate.warnings[0]
 
 
+@pytest.mark.parametrize("enhanced", ["shared", "per_frame"])
+def test_an_enhanced_image_proves_contrast_by_its_agent_and_its_usage(enhanced):
+    candidate = choose(rank([series("T1 MPRAGE sag", contrast=True, enhanced=enhanced)]))
+    assert candidate.warnings == ()
+    assert "ContrastBolusAgentAdministered (0018,9342) is YES" in candidate.reasons
+    assert contrast_of(series("T1 MPRAGE sag", enhanced=enhanced)) == "unknown"
+
+
+def test_an_agent_without_usage_is_proof_in_an_enhanced_and_in_a_classic_image():
+    enhanced = series("T1 MPRAGE sag", contrast=True, enhanced="shared")
+    del enhanced[0].SharedFunctionalGroupsSequence[0].ContrastBolusUsageSequence
+    assert contrast_of(enhanced) == "proven"
+    assert "ContrastBolusAgentSequence (0018,0012) names an agent" in rank([enhanced])[0].reasons
+    agents = list(enhanced[0].ContrastBolusAgentSequence)
+    assert contrast_of(series("T1 MPRAGE sag", ContrastBolusAgentSequence=agents)) == "proven"
+    assert contrast_of(series("T1 MPRAGE sag", ContrastBolusAgentSequence=[])) == "unknown"
+    assert contrast_of(series("T1 MPRAGE sag", ContrastBolusAgentSequence=[Dataset()])) == "unknown"
+
+
+def test_an_agent_not_yet_administered_is_no_proof():
+    planned = series("T1 MPRAGE sag", contrast=True, enhanced="shared")
+    usage_items(planned)[0].ContrastBolusAgentAdministered = "NO"
+    assert contrast_of(planned) == "unknown"
+    planned[0].SeriesDescription = "T1 MPRAGE post Gd"
+    assert contrast_of(planned) == "proven"
+
+    before = series("T1 MPRAGE sag", contrast=True, enhanced="shared")
+    usage_items(before)[0].ContrastBolusAgentPhase = "PRE_CONTRAST"
+    assert contrast_of(before) == "unknown"
+
+    second = series("T1 MPRAGE sag", contrast=True, enhanced="shared")
+    other = Dataset()
+    other.ContrastBolusAgentNumber, other.ContrastBolusAgentAdministered = 2, "NO"
+    second[0].SharedFunctionalGroupsSequence[0].ContrastBolusUsageSequence = [*usage_items(second), other]
+    assert contrast_of(second) == "proven"
+
+
+def test_frames_from_before_the_agent_are_no_proof():
+    begun = series("T1 MPRAGE sag", contrast=True, enhanced="shared")
+    usage = Dataset()
+    usage.ContrastBolusAgentNumber, usage.ContrastBolusAgentAdministered = 1, "NO"
+    begun[0].PerFrameFunctionalGroupsSequence[5].ContrastBolusUsageSequence = [usage]
+    assert contrast_of(begun) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("agent", "contrast"),
+    [
+        ("Gadobutrol", "proven"), ("8 ml Gadovist", "proven"), ("YES", "proven"), ("NONE", "denied"),
+        ("No", "denied"), ("no contrast", "denied"), ("ohne", "denied"), ("", "unknown"), ("n/a", "unknown"),
+    ],
+)  # fmt: skip
+def test_the_agent_of_a_classic_image_proves_or_denies_contrast(agent, contrast):
+    assert contrast_of(series("T1 MPRAGE", slices=12, ContrastBolusAgent=agent)) == contrast
+
+
+def test_a_series_that_says_pre_is_refused_although_an_agent_is_named():
+    pre = series("T1 MPRAGE pre", contrast=True)
+    assert contrast_of(pre) == "denied"
+    assert choose(rank([pre, series("t1_tse_tra_post", slices=28)])).description == "t1_tse_tra_post"
+
+
+def test_the_protocol_name_may_deny_contrast_but_proves_it_only_where_there_is_no_description():
+    assert contrast_of(series("SAG T1", ProtocolName="BRAIN W CONTRAST")) == "unknown"
+    assert contrast_of(series("SAG T1", ProtocolName="BRAIN W WO CONTRAST")) == "unknown"
+    assert contrast_of(series("SAG T1", ProtocolName="Kopf nativ")) == "denied"
+    assert contrast_of(series("SAG T1 +C", ProtocolName="Kopf nativ")) == "proven"
+    assert contrast_of(series("", ProtocolName="t1_mprage_km")) == "proven"
+
+
+def test_proven_contrast_outranks_every_series_without_proof():
+    volume, proven = series("t1_mprage_sag"), series("t1_tse_tra_km", slices=28, MRAcquisitionType="2D")
+    ranked = rank([volume, proven])
+    assert [candidate.description for candidate in ranked] == ["t1_tse_tra_km", "t1_mprage_sag"]
+    assert ranked[0].score > ranked[1].score
+    assert choose(ranked).description == "t1_tse_tra_km"
+    # The least that a series with proof can have against the most that one without can.
+    least = rank([series("brain km", slices=12, MRAcquisitionType="2D")])[0].score - HEAD_EXTENT_SCORE
+    assert least - rank([volume])[0].score > TIE
+
+
+def test_several_t1_series_without_proof_are_refused_and_listed_whatever_their_scores():
+    study = [series("t1_mprage_sag"), series("t1_tse_tra", slices=28), series("T2 tra")]
+    ranked = rank(study)
+    assert ranked[0].score - ranked[1].score > 1
+    with pytest.raises(errors.AmbiguousSeries, match=r"proven.*t1_mprage_sag.*t1_tse_tra") as refusal:
+        choose(ranked)
+    assert len(refusal.value.details["candidates"]) == 3
+    chosen = choose(ranked, str(study[0][0].SeriesInstanceUID))
+    assert "Nothing proves" in chosen.warnings[0]
+
+
 def test_a_tie_is_refused_and_lists_the_candidates():
     tied = [series("T1 MPRAGE post", contrast=True), series("T1 MPRAGE post", contrast=True)]
     with pytest.raises(errors.AmbiguousSeries) as refusal:
@@ -122,3 +268,31 @@ def test_the_callers_choice_overrules_the_ranking_but_not_the_modality():
         choose(ranked, str(ct[0].SeriesInstanceUID))
     with pytest.raises(errors.SeriesNotFound):
         choose(ranked, "1.2.3")
+
+
+@pytest.mark.parametrize(
+    ("description", "slices", "refused"),
+    [
+        ("T1 mpr cor", 12, "derived_series"), ("T2 tra", 12, "not_t1_weighted"),
+        ("T1 localizer", 12, "localizer_series"), ("T1 neck", 12, "not_head"),
+        ("T1 tra", 4, "too_few_slices"),
+    ],
+)  # fmt: skip
+def test_the_callers_choice_keeps_the_warning_that_contrast_is_unproven(description, slices, refused):
+    ranked = rank([series(description, slices=slices)])
+    assert ranked[0].refused == refused
+    chosen = choose(ranked, ranked[0].series_instance_uid)
+    assert "Nothing proves that the series is post-contrast" in chosen.warnings[0]
+    assert chosen.warnings[1].startswith("Chosen by the caller although: ")
+
+
+def test_the_callers_choice_says_once_that_a_series_denies_contrast_and_warns_of_no_proven_one():
+    pre, derived, proven = series("T1 pre"), series("T1 pre mpr cor"), series("T1 mpr post cor")
+    ranked = rank([pre, derived, proven])
+    says_so = "The series says that it is without contrast"
+    of_pre, of_derived, of_proven = (
+        choose(ranked, str(instances[0].SeriesInstanceUID)).warnings for instances in (pre, derived, proven)
+    )
+    assert [says_so in warning for warning in of_pre] == [True]
+    assert [says_so in warning for warning in of_derived] == [True, False]
+    assert [warning.split(":")[0] for warning in of_proven] == ["Chosen by the caller although"]

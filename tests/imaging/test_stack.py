@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from pydicom import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLosslessSV1,
@@ -79,11 +80,30 @@ def test_every_orientation_keeps_the_marker_in_place(directions, turn_deg):
     assert marker_lps_mm(stack.volume) == pytest.approx(marker_lps_mm(volume), abs=1e-4)
 
 
+def in_parts(instances: list[Dataset]) -> list[Dataset]:
+    """A multi-frame image as two: the odd frames in one instance, the even ones in another."""
+    (whole,) = instances
+    parts = []
+    for start in (0, 1):
+        part = copy.deepcopy(whole)
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        part.PerFrameFunctionalGroupsSequence = list(whole.PerFrameFunctionalGroupsSequence)[start::2]
+        part.NumberOfFrames = len(part.PerFrameFunctionalGroupsSequence)
+        part.PixelData = whole.pixel_array[start::2].tobytes()
+        parts.append(part)
+    return parts
+
+
 @pytest.mark.parametrize(
-    "options", [SeriesOptions(order="shuffled"), SeriesOptions(enhanced="shared", order="reversed")]
+    "instances",
+    [
+        to_instances(phantom(), SeriesOptions(order="shuffled")),
+        to_instances(phantom(), SeriesOptions(enhanced="shared", order="reversed")),
+        in_parts(to_instances(phantom(), SeriesOptions(enhanced="shared", order="shuffled"))),
+    ],
+    ids=["single-frame", "multi-frame", "two multi-frame"],
 )
-def test_each_slice_remembers_the_instance_and_frame_that_holds_its_pixels(options):
-    instances = to_instances(phantom(), options)
+def test_each_slice_remembers_the_instance_and_frame_that_holds_its_pixels(instances):
     by_uid = {str(instance.SOPInstanceUID): instance for instance in instances}
     stack = to_stack(instances)
     for index, reference in enumerate(stack.slices):
@@ -105,6 +125,27 @@ def test_the_affine_is_the_one_that_dcm2niix_gives(tmp_path):
     assert marker_lps_mm(stack.volume) * [-1, -1, 1] == pytest.approx(ras[:3], abs=1e-3)
 
 
+@pytest.mark.parametrize("directions", DIRECTIONS)
+def test_jitter_of_real_headers_moves_nothing(directions):
+    options = SeriesOptions(orientation_jitter=1e-4, order="shuffled")
+    volume = phantom(directions, turn_deg=17.0)
+    assert marker_lps_mm(to_stack(to_instances(volume, options)).volume) == pytest.approx(
+        marker_lps_mm(volume), abs=0.01
+    )
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 0.5, 0.5), (0.55, 0.45, 0.45), (5.0, 0.9, 0.9)])
+@pytest.mark.parametrize("decimals", [1, 2])
+def test_positions_rounded_to_a_tenth_of_a_millimetre_place_a_stack(spacing, decimals):
+    volume = phantom(spacing=spacing, turn_deg=17.0)
+    instances = to_instances(volume)
+    for instance in instances:
+        instance.ImagePositionPatient = [round(float(x), decimals) for x in instance.ImagePositionPatient]
+    assert marker_lps_mm(to_stack(instances).volume) == pytest.approx(
+        marker_lps_mm(volume), abs=10.0**-decimals
+    )
+
+
 def test_pixels_are_rescaled_slice_by_slice():
     instances = to_instances(phantom(), SeriesOptions())
     for number, instance in enumerate(instances):
@@ -116,6 +157,8 @@ def test_pixels_are_rescaled_slice_by_slice():
 def corrupted(**attributes: object) -> list[Dataset]:
     """The series with these attributes in its sixth instance."""
     instances = to_instances(phantom(), SeriesOptions())
+    # The phantom's instances share what is the same in all of them.
+    instances[5] = copy.deepcopy(instances[5])
     for keyword, value in attributes.items():
         setattr(instances[5], keyword, value)
     return instances
@@ -150,19 +193,57 @@ def doubled(**second: object) -> list[Dataset]:
     return first + copies
 
 
-def tilted() -> list[Dataset]:
+def moved(*offsets_mm: tuple[float, float, float]) -> list[Dataset]:
+    """The series, each slice moved by its offset; those without one stay."""
     instances = to_instances(phantom(), SeriesOptions())
-    for number, instance in enumerate(instances):
-        x, y, z = instance.ImagePositionPatient
-        instance.ImagePositionPatient = [x, float(y) + 0.4 * number, z]
+    for instance, offset in zip(instances, offsets_mm, strict=False):
+        position = np.array(instance.ImagePositionPatient, float) + offset
+        instance.ImagePositionPatient = [round(float(value), 6) for value in position]
     return instances
 
 
-def uneven() -> list[Dataset]:
+def one_moved(*offset_mm: float) -> list[Dataset]:
+    """The sixth slice moved by (x, y, z); z is along the normal, 2.5 mm a slice, pixels are 0.7 x 1 mm."""
+    return moved(*[(0.0, 0.0, 0.0)] * 5, offset_mm)
+
+
+def turned(angle_deg: float) -> list[Dataset]:
+    """The sixth slice turned about its rows."""
+    cosine, sine = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
+    return corrupted(ImageOrientationPatient=[1, 0, 0, 0, round(cosine, 9), round(sine, 9)])
+
+
+def multi_frame(**attributes: object) -> list[Dataset]:
+    (instance,) = to_instances(phantom(), SeriesOptions(enhanced="shared"))
+    for keyword, value in attributes.items():
+        setattr(instance, keyword, value)
+    return [instance]
+
+
+def with_private_count() -> list[Dataset]:
+    """Siemens' number of images in a mosaic."""
     instances = to_instances(phantom(), SeriesOptions())
-    x, y, z = instances[5].ImagePositionPatient
-    instances[5].ImagePositionPatient = [x, y, float(z) + 0.8]
+    for instance in instances:
+        block = instance.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+        block.add_new(0x0A, "US", 48)
     return instances
+
+
+def mixed() -> list[Dataset]:
+    """The first half of the series single-frame, the second multi-frame."""
+    volume = phantom()
+    later = hd.Volume(
+        volume.array[6:], volume[6:].affine, "PATIENT", frame_of_reference_uid=volume.frame_of_reference_uid
+    )
+    return to_instances(volume)[:6] + to_instances(later, SeriesOptions(enhanced="shared"))
+
+
+def with_frames(count: int, *, offset_table: bool = True) -> list[Dataset]:
+    """Twelve frames are stated; the JPEG-LS pixel data holds that many, the first ones repeated at need."""
+    (instance,) = to_instances(phantom(), SeriesOptions(enhanced="shared", transfer_syntax=JPEGLSLossless))
+    frames = list(generate_frames(instance.PixelData, number_of_frames=12))
+    instance.PixelData = encapsulate((frames + frames)[:count], has_bot=offset_table)
+    return [instance]
 
 
 def without_groups() -> list[Dataset]:
@@ -173,21 +254,62 @@ def without_groups() -> list[Dataset]:
 
 REFUSALS = {
     "gap": (gap, errors.MissingSlices, r"5\.0 mm between slices 6 and 7, 2\.5 mm elsewhere"),
-    "uneven": (uneven, errors.UnevenSlices, r"between slices"),
+    "uneven": (
+        lambda: one_moved(0, 0, 0.8), errors.UnevenSlices,
+        r"Slice 6 \(Instance \.\.\.[\d.]{12}\) lies 0\.7\d mm .* 2\.50 mm apart \(ImagePositionPatient",
+    ),
+    "drifting distance": (
+        # 2.3 mm in the first half, 2.7 mm in the second: the middle is 1 mm off the grid through the ends.
+        lambda: moved(*[(0, 0, -0.2 * min(n, 11 - n)) for n in range(12)]), errors.UnevenSlices,
+        r"Slice \d+ .* lies 0\.[4-6]\d mm from its place",
+    ),
     "turned slice": (
         lambda: corrupted(ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), errors.MixedOrientations,
         r"\(0020,0037\)",
     ),
-    "tilt": (tilted, errors.GantryTilt, r"4\.4 mm sideways"),
+    "slice turned by half a degree": (
+        lambda: turned(0.5), errors.MixedOrientations, r"is 1\\0\\0\\0\\1\\0\.008727, that of"
+    ),
+    "tilt": (
+        lambda: moved(*[(0, 0.4 * n, 0) for n in range(12)]), errors.GantryTilt,
+        r"Slice 1 .* lies 2\.20 mm sideways",
+    ),
+    "slice moved sideways": (
+        lambda: one_moved(3.0, 0, 0), errors.GantryTilt, r"Slice 6 .* lies 2\.75 mm sideways"
+    ),
+    "slice moved by half a pixel": (
+        lambda: one_moved(0.35, 0, 0), errors.GantryTilt, r"Slice 6 .* lies 0\.32 mm sideways"
+    ),
     "same place": (doubled, errors.DuplicateSlices, r"12 slices|13 slices"),
     "two echoes": (lambda: doubled(EchoTime="80"), errors.SeveralStacks, r"EchoTime \(0018,0081\)"),
     "two acquisitions": (
         lambda: doubled(AcquisitionNumber=2), errors.SeveralStacks, r"AcquisitionNumber \(0020,0012\)"
     ),
+    "two frames of reference": (
+        lambda: corrupted(FrameOfReferenceUID="1.2.3"), errors.InconsistentImages,
+        r"FrameOfReferenceUID \(0020,0052\) is 1\.2\.3, that of",
+    ),
+    "other size": (
+        lambda: corrupted(Rows=31), errors.InconsistentImages, r"Rows \(0028,0010\) is 31, that of .* 30"
+    ),
+    "single-frame and multi-frame": (
+        mixed, errors.InconsistentImages, r"mixes single-frame and multi-frame images"
+    ),
+    "MR spectroscopy": (
+        lambda: everywhere(SOPClassUID="1.2.840.10008.5.1.4.1.1.4.2"), errors.UnsupportedModality,
+        r"\(0008,0016\) is MR Spectroscopy Storage, not an MR image",
+    ),
     "CT": (lambda: everywhere(Modality="CT"), errors.UnsupportedModality, r"\(0008,0060\) is CT"),
     "mosaic": (
         lambda: everywhere(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), errors.MosaicImage,
         r"\(0008,0008\)",
+    ),
+    "mosaic by Siemens' private tag": (
+        with_private_count, errors.MosaicImage, r"NumberOfImagesInMosaic is there, several"
+    ),
+    "inverted": (
+        lambda: everywhere(PhotometricInterpretation="MONOCHROME1"), errors.ColourImages,
+        r"is MONOCHROME1, not MONOCHROME2",
     ),
     "colour": (lambda: everywhere(PhotometricInterpretation="RGB"), errors.ColourImages, r"is RGB"),
     "no position": (
@@ -200,6 +322,36 @@ REFUSALS = {
     ),
     "truncated": (
         lambda: corrupted(PixelData=b"\0" * 100), errors.UnreadablePixels, r"100 bytes of 1440"
+    ),
+    "slope 0": (
+        lambda: corrupted(RescaleSlope="0"), errors.InconsistentImages, r"RescaleSlope \(0028,1053\) is 0"
+    ),
+    "two slopes": (
+        lambda: corrupted(RescaleSlope=["1", "2"]), errors.InconsistentImages,
+        r"RescaleSlope \(0028,1053\) is 1\\2",
+    ),
+    "fewer frames than stated": (
+        lambda: with_frames(10), errors.UnreadablePixels,
+        r"Instance \.\.\.[\d.]{12} \(1 of 1\) decodes to 10 frames; NumberOfFrames \(0028,0008\) says 12",
+    ),
+    "fewer fragments than frames": (
+        lambda: with_frames(10, offset_table=False), errors.UnreadablePixels, r"could not be decoded"
+    ),
+    "one fragment": (
+        lambda: with_frames(1, offset_table=False), errors.UnreadablePixels, r"decodes to 1 frame.* says 12"
+    ),
+    "more frames than stated": (
+        lambda: with_frames(14), errors.UnreadablePixels, r"decodes to 14 frames; .* says 12"
+    ),
+    "several frames in a single-frame image": (
+        lambda: corrupted(NumberOfFrames="2", PixelData=b"\0" * 2880), errors.MissingGeometry,
+        r"NumberOfFrames \(0028,0008\) is 2 in an? MR Image Storage",
+    ),
+    "no frame in a single-frame image": (
+        lambda: corrupted(NumberOfFrames="0"), errors.MissingGeometry, r"NumberOfFrames \(0028,0008\) is 0"
+    ),
+    "another number of functional groups": (
+        lambda: multi_frame(NumberOfFrames="11"), errors.MissingGeometry, r"is 11, but .* has 12 items"
     ),
     "few": (lambda: to_instances(phantom(), SeriesOptions())[:4], errors.TooFewSlices, r"4 slices"),
     "constant": (
@@ -214,6 +366,7 @@ def test_a_stack_that_is_none_is_refused_with_its_fault(name):
     make, kind, sentence = REFUSALS[name]
     with pytest.raises(kind, match=sentence) as refusal:
         to_stack(make())
+    print(f"{name}: {refusal.value.code}: {refusal.value.message}")
     assert "Phantom" not in refusal.value.message
 
 
@@ -241,3 +394,9 @@ def test_a_missing_frame_of_reference_is_a_warning():
     for instance in instances:
         del instance.FrameOfReferenceUID
     assert "FrameOfReferenceUID (0020,0052)" in to_stack(instances).warnings[0]
+
+
+def test_a_lossy_compression_is_a_warning():
+    warning = "The images were compressed with loss (LossyImageCompression (0028,2110) is 01)."
+    assert to_stack(corrupted(LossyImageCompression="01")).warnings == [warning]
+    assert to_stack(everywhere()).warnings == []

@@ -17,7 +17,9 @@ from lesions.measurability import judge
         ((12.0, 8.0, 2), 6.0, 10.0, True, "12.00 x 8.00 mm"),
         ((10.0, 8.0, 2), 5.0, 10.0, True, "10.00 x 8.00 mm"),
         ((5.0, 5.0, 4), 1.0, 5.0, True, "5.00 x 5.00 mm"),
-        ((6.0, 5.5, 3), 2.0, 5.0, True, "only with slices up to 1.5 mm; here they are 2.00 mm apart"),
+        ((6.0, 5.5, 3), 1.5, 5.0, True, "6.00 x 5.50 mm on 3 slices"),
+        ((6.0, 5.5, 3), 2.0, 5.0, False, "only with slices up to 1.5 mm apart, and these are 2.00 mm"),
+        ((10.0, 5.5, 3), 2.0, 5.0, True, "10.00 x 5.50 mm on 3 slices"),
         ((np.nextafter(10.0, 9), 5.0, 2), 1.0, 10.0, True, "10.00 x 5.00 mm"),
     ],
 )
@@ -32,7 +34,3 @@ def test_limits(lesion, spacing_mm, limit_mm, measurable, said):
 def test_every_reason_against_is_named():
     _, reason = judge(4.0, 3.0, 1, 7.0, 10.0)
     assert [word in reason for word in ("below 10 mm", "below 5 mm", "1 slice", "7.00 mm")] == [True] * 4
-
-
-def test_thin_slices_need_no_remark_on_a_lower_limit():
-    assert "tolerates" not in judge(6.0, 5.5, 3, 1.5, 5.0)[1]

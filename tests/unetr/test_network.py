@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from errors import WeightsInvalid
 from unetr.network import build, load_weights, save_weights
-from unetr.spec import Network, UNETRArguments, load_spec
+from unetr.spec import Network, UNetArguments, UNetNetwork, UNETRArguments, load_spec
 
 SHIPPED = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
 SMALL = Network(
@@ -22,9 +22,19 @@ SMALL = Network(
 )  # fmt: skip
 
 
-def network(seed: int) -> torch.nn.Module:
+SMALL_BRAIN = UNetNetwork(
+    name="UNet",
+    arguments=UNetArguments(
+        in_channels=1, out_channels=2, channels=(4, 4, 4), num_res_units=1, norm="instance"
+    ),
+)
+
+
+def network(seed: int) -> torch.nn.ModuleDict:
     torch.manual_seed(seed)
-    return build(SMALL).eval()
+    spec = load_spec(SHIPPED)
+    brain = spec.brain.model_copy(update={"network": SMALL_BRAIN})
+    return build(spec.model_copy(update={"network": SMALL, "brain": brain})).eval()
 
 
 def stored_sha256(tensors: dict[str, torch.Tensor], path: Path) -> str:
@@ -32,9 +42,10 @@ def stored_sha256(tensors: dict[str, torch.Tensor], path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_the_network_gives_a_logit_per_channel_and_voxel():
+@pytest.mark.parametrize("name", ["lesion", "brain"])
+def test_each_network_gives_a_logit_per_channel_and_voxel(name):
     with torch.inference_mode():
-        assert network(0)(torch.zeros(1, 1, 32, 32, 32)).shape == (1, 2, 32, 32, 32)
+        assert network(0)[name](torch.zeros(1, 1, 32, 32, 32)).shape == (1, 2, 32, 32, 32)
 
 
 def test_weights_come_back_in_single_precision_as_half_precision_holds_them(tmp_path):
@@ -46,7 +57,7 @@ def test_weights_come_back_in_single_precision_as_half_precision_holds_them(tmp_
         assert parameter.dtype == torch.float32
         assert torch.equal(parameter, saved.state_dict()[name].half().float()), name
     with safe_open(path, "pt") as file:
-        assert file.metadata() == {"network": "UNETR"}
+        assert file.metadata() == {"networks": "lesion, brain"}
         assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"F16"}  # noqa: SIM118
 
 
@@ -69,17 +80,17 @@ def test_a_file_of_another_hash_is_refused_with_both_hashes(tmp_path):
 def test_keys_that_do_not_fit_are_named_and_the_network_stays_as_it_was(tmp_path):
     path = tmp_path / "w.safetensors"
     tensors = {name: tensor.clone() for name, tensor in network(1).state_dict().items()}
-    removed = "vit.patch_embedding.position_embeddings"
+    removed = "lesion.vit.patch_embedding.position_embeddings"
     del tensors[removed]
     tensors["backbone.extra"] = torch.zeros(3)
-    tensors["out.conv.conv.bias"] = torch.zeros(7)
+    tensors["lesion.out.conv.conv.bias"] = torch.zeros(7)
     sha256 = stored_sha256(tensors, path)
     target = network(2)
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     with pytest.raises(WeightsInvalid) as caught:
         load_weights(target, path, sha256)
     assert caught.value.found.endswith(
-        f"Keys missing: {removed}; unexpected: backbone.extra; of another shape: out.conv.conv.bias."
+        f"Keys missing: {removed}; unexpected: backbone.extra; of another shape: lesion.out.conv.conv.bias."
     )
     assert caught.value.details["missing"] == [removed]
     assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
@@ -107,7 +118,8 @@ def test_a_missing_file_and_one_of_another_format_are_refused(tmp_path):
 
 def test_the_shipped_weights_are_those_of_the_shipped_spec_and_small():
     spec = load_spec(SHIPPED)
-    shipped = build(spec.network)
+    shipped = build(spec)
     load_weights(shipped, spec.weights_path, spec.weights.sha256)
+    assert set(shipped) == {"lesion", "brain"}
     assert all(torch.isfinite(tensor).all() for tensor in shipped.state_dict().values())
     assert spec.weights_path.stat().st_size <= 15e6

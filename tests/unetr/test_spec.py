@@ -63,6 +63,24 @@ PUBLISHED = {
 }
 
 
+BRAIN = {
+    "network": {
+        "name": "UNet",
+        "arguments": {
+            "in_channels": 1,
+            "out_channels": 2,
+            "channels": [8, 8, 16, 16, 16],
+            "num_res_units": 1,
+            "norm": "instance",
+        },
+    },
+    "window": {"shape": [64, 64, 64], "overlap": 0.25},
+    "factor": 3,
+    "margin_mm": 3.0,
+    "plausible_ml": [700.0, 2400.0],
+}
+
+
 def write(folder: Path, spec: object, name: str = "published") -> Path:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(spec))
@@ -98,7 +116,7 @@ def test_the_published_model_can_be_expressed(tmp_path):
         ("network.name", "SegResNet", "network.name: Input should be 'UNETR'"),
         ("network.arguments.bogus", 1, "network.arguments.bogus: Extra inputs"),
         ("network.arguments.in_channels", 4, "network.arguments.in_channels: Input should be 1"),
-        ("network.arguments.out_channels", 4, "network.arguments.out_channels: Input should be 2 or 3"),
+        ("network.arguments.out_channels", 4, "network.arguments.out_channels: Input should be 2"),
         ("network.arguments.num_heads", 0, "network.arguments.num_heads: "),
         ("network.arguments.num_heads", 11, "network.arguments: hidden_size 768 is no multiple of num_heads"),
         (
@@ -122,6 +140,13 @@ def test_the_published_model_can_be_expressed(tmp_path):
             "intensity.0.clip_percentiles: lower, 99, is not below upper, 1",
         ),
         ("crop.to", "brain", "crop.to: "),
+        ("brain", {**BRAIN, "factor": 0}, "brain.factor: "),
+        ("brain", {**BRAIN, "window": {"shape": [64, 64, 60], "overlap": 0.25}}, "is no multiple of 32"),
+        (
+            "brain",
+            {**BRAIN, "plausible_ml": [2400, 700]},
+            "brain: plausible_ml, [2400.0, 700.0], is an empty",
+        ),
         ("labels.0.value", 300, "labels.0.value: "),
         ("labels.0.type", {"value": "1", "scheme": "SCT"}, "labels.0.type.meaning: Field required"),
         ("postprocessing.threshold", 1.0, "postprocessing.threshold: "),

@@ -1,0 +1,215 @@
+"""Debian's Orthanc, PostgreSQL and Redis on free loopback ports, to be started, killed and started again.
+
+The tests and the fault rounds run against these. A missing package is an error that says what to install.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psycopg
+import requests
+
+ROOT = Path(__file__).parents[1]
+DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+START_LIMIT_S = 30.0
+
+
+class PartMissing(Exception):
+    """A Debian package is not installed, or its program does not start."""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listened on just now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def wait_until(ready: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
+    """Raises: AssertionError after limit_s."""
+    deadline = time.monotonic() + limit_s
+    while not ready():
+        assert time.monotonic() < deadline, f"{what}: not within {limit_s:.0f} s"
+        time.sleep(0.1)
+
+
+class Part(ABC):
+    """One server process, its data in ``folder``; the same data and ports each time it is started."""
+
+    how_to_stop = signal.SIGTERM
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    @abstractmethod
+    def command(self) -> Sequence[str]:
+        """The program and its arguments."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
+    @property
+    def run_as(self) -> str | None:
+        return None
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether it serves."""
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises: PartMissing with the end of its log."""
+        log = self.folder / "log"
+        with log.open("a") as output:
+            self.process = subprocess.Popen(
+                self.command, stdout=output, stderr=subprocess.STDOUT, cwd=self.folder, user=self.run_as,
+                env={"PATH": os.environ["PATH"], **self.environment}, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_LIMIT_S
+        while not self.answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop(signal.SIGKILL)
+                raise PartMissing(f"{self.command[0]} did not start:\n{log.read_text()[-3000:]}")
+            time.sleep(0.1)
+
+    def stop(self, how: signal.Signals | None = None) -> None:
+        """Stop it, by ``how`` or as it wants to be stopped, and wait; by SIGKILL its children too."""
+        if self.process is None:
+            return
+        if how == signal.SIGKILL:
+            os.killpg(self.process.pid, how)
+        else:
+            self.process.send_signal(how or self.how_to_stop)
+        try:
+            self.process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+
+class Orthanc(Part):
+    """Orthanc with the shipped orthanc.json and nothing but its environment."""
+
+    user, password, aet = "tester", "a-test-password", "METSCOPE"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.http_port, self.dicom_port = free_port(), free_port()
+        self.rest_url = f"http://127.0.0.1:{self.http_port}"
+        self.url = f"{self.rest_url}/dicom-web"
+
+    @property
+    def command(self) -> Sequence[str]:
+        program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
+        if program is None or not DICOMWEB_PLUGIN.exists():
+            raise PartMissing("apt-get install orthanc orthanc-dicomweb")
+        return program, str(ROOT / "orthanc" / "orthanc.json")
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {
+            "METSCOPE_ORTHANC_STORAGE": str(self.folder / "storage"),
+            "METSCOPE_ORTHANC_INDEX": str(self.folder / "index"),
+            "METSCOPE_ORTHANC_HTTP_PORT": str(self.http_port),
+            "METSCOPE_ORTHANC_DICOM_PORT": str(self.dicom_port),
+            "METSCOPE_ORTHANC_USER": self.user,
+            "METSCOPE_ORTHANC_PASSWORD": self.password,
+        }
+
+    @property
+    def authentication(self) -> tuple[str, str]:
+        return self.user, self.password
+
+    def answers(self) -> bool:
+        try:
+            limit = {"limit": 1}
+            return requests.get(f"{self.url}/studies", params=limit, auth=self.authentication, timeout=2).ok
+        except requests.RequestException:
+            return False
+
+
+class PostgreSQL(Part):
+    """A PostgreSQL cluster of its own, deleted by ``remove``."""
+
+    # PostgreSQL's "fast" shutdown: it does not wait for open sessions.
+    how_to_stop = signal.SIGINT
+
+    def __init__(self) -> None:
+        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        if not programs:
+            raise PartMissing("apt-get install postgresql")
+        self.programs = programs[-1].parent
+        # Under /tmp itself: pytest's own temporary folders are closed to the postgres user.
+        super().__init__(Path(tempfile.mkdtemp(prefix="metscope-postgresql-")))
+        self.port = free_port()
+        if self.run_as is not None:
+            shutil.chown(self.folder, self.run_as)
+        subprocess.run(
+            [str(self.programs / "initdb"), "-D", str(self.folder / "data"), "-U", "tester", "-A", "trust",
+             "-E", "UTF8", "--locale", "C.UTF-8", "--no-sync"],
+            check=True, user=self.run_as, cwd=self.folder, capture_output=True,
+        )  # fmt: skip
+
+    @property
+    def command(self) -> Sequence[str]:
+        return (
+            str(self.programs / "postgres"), "-D", str(self.folder / "data"), "-h", "127.0.0.1",
+            "-p", str(self.port), "-k", str(self.folder), "-c", "fsync=off",
+        )  # fmt: skip
+
+    @property
+    def run_as(self) -> str | None:
+        # PostgreSQL refuses to run as root.
+        return "postgres" if os.geteuid() == 0 else None
+
+    def create(self, database: str) -> str:
+        """SQLAlchemy's URL of a new, empty database."""
+        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{database}"'.encode())
+        return self._url(database).replace("postgresql://", "postgresql+psycopg://")
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self._url("postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder)
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://tester@127.0.0.1:{self.port}/{database}"
+
+
+class Redis(Part):
+    """Redis with a password and without persistence: started again it is empty."""
+
+    def __init__(self, folder: Path, password: str) -> None:
+        super().__init__(folder)
+        self.port, self.password = free_port(), password
+        self.url = f"redis://:{password}@127.0.0.1:{self.port}/0"
+
+    @property
+    def command(self) -> Sequence[str]:
+        program = shutil.which("redis-server")
+        if program is None:
+            raise PartMissing("apt-get install redis-server")
+        return program, "--port", str(self.port), "--requirepass", self.password, "--save", ""
+
+    def answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0

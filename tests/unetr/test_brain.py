@@ -1,0 +1,146 @@
+"""Lesions are sought in the brain. The seam is the backend: a window in, logits out."""
+
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pytest
+import torch
+
+from errors import BrainNotFound
+from unetr.brain import find_brain, pooled
+from unetr.network import build, save_weights
+from unetr.predict import Predictor
+from unetr.preprocess import prepare
+from unetr.spec import Brain, ModelSpec, PostProcessing, ScaleRange, Weights, load_spec
+
+SPEC_FILE = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
+TISSUE, MATTER, SPOT = 20.0, 50.0, 100.0
+CENTRE_MM, RADIUS_MM = np.array([90.0, 100.0, 110.0]), 60.0
+IN_BRAIN_MM, IN_FACE_MM = np.array([110.0, 100.0, 110.0]), np.array([90.0, 20.0, 40.0])
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    scale = ScaleRange(step="scale_range", source=(0, 100), target=(0, 1), clip=False)
+    update = {
+        "intensity": (scale,),
+        "postprocessing": PostProcessing(threshold=0.5, minimum_volume_mm3=14.0),
+    }
+    return load_spec(SPEC_FILE).model_copy(update=update)
+
+
+@pytest.fixture(scope="module")
+def brain(spec) -> Brain:
+    assert spec.brain is not None
+    return spec.brain
+
+
+def spot(window: np.ndarray) -> np.ndarray:
+    """Calls bright voxels a lesion, wherever they are."""
+    return (window - 0.75) * 20.0
+
+
+def matter(window: np.ndarray) -> np.ndarray:
+    """Calls what has the brain's level the brain, and so not the lesions in it."""
+    return (0.2 - np.abs(window - 0.5)) * 20.0
+
+
+@pytest.fixture(scope="module")
+def volume() -> hd.Volume:
+    """A head: a ball for the brain with a lesion in it, and as bright a spot in the face, a litre in all."""
+    shape, spacing_mm = (150, 160, 140), (1.5, 1.2, 1.3)
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
+    affine = np.diag([*spacing_mm, 1.0])
+    positions = index * spacing_mm
+
+    def ball(centre: np.ndarray, radius_mm: float) -> np.ndarray:
+        return np.clip(radius_mm - np.linalg.norm(positions - centre, axis=-1) + 0.5, 0.0, 1.0)
+
+    array = np.full(shape, TISSUE)
+    array += (MATTER - TISSUE) * ball(CENTRE_MM, RADIUS_MM)
+    array += (SPOT - MATTER) * ball(IN_BRAIN_MM, 6.0) + (SPOT - TISSUE) * ball(IN_FACE_MM, 6.0)
+    return hd.Volume(array.astype(np.float32), affine, "PATIENT")
+
+
+def test_the_brain_is_where_it_is_and_its_margin_around_it_lesions_and_all(volume, spec, brain):
+    prepared = prepare(volume, spec).volume
+    found = find_brain(prepared, matter, brain)
+    positions = prepared.map_indices_to_reference(np.argwhere(found))
+    assert positions.mean(0) == pytest.approx(CENTRE_MM, abs=0.3)
+    radius_mm = (found.sum() * prepared.voxel_volume * 3 / 4 / np.pi) ** (1 / 3)
+    assert radius_mm == pytest.approx(RADIUS_MM + 3.0, abs=1.5)
+    assert np.linalg.norm(positions - IN_BRAIN_MM, axis=1).min() < 1.5
+    assert np.linalg.norm(positions - IN_FACE_MM, axis=1).min() > 20.0
+
+
+def test_a_lesion_at_the_surface_that_is_not_taken_for_brain_is_sought_all_the_same(volume, spec, brain):
+    at_surface_mm = CENTRE_MM + np.array([0.0, 0.0, RADIUS_MM - 5.0])
+    positions = volume.map_indices_to_reference(np.argwhere(np.ones(volume.spatial_shape, dtype=bool)))
+    near = np.linalg.norm(positions - at_surface_mm, axis=1).reshape(volume.spatial_shape) < 8.0
+    prepared = prepare(volume.with_array(np.where(near, np.float32(SPOT), volume.array)), spec).volume
+    found = prepared.with_array(find_brain(prepared, matter, brain))
+    inside = found.map_indices_to_reference(np.argwhere(found.array))
+    assert np.linalg.norm(inside - at_surface_mm, axis=1).min() < 1.5
+
+
+def test_what_is_bright_outside_the_brain_is_no_lesion(volume, spec):
+    prediction = Predictor(spec, spot, matter)(volume)
+    found = volume.map_indices_to_reference(np.argwhere(prediction.mask.array))
+    assert found.mean(0) == pytest.approx(IN_BRAIN_MM, abs=0.2)
+    assert len(found) * volume.voxel_volume == pytest.approx(4 / 3 * np.pi * 6.0**3, rel=0.06)
+
+
+def test_where_the_images_end_in_the_brain_a_lesion_there_is_found(volume, spec):
+    cut = volume[:, :, 60:]
+    prediction = Predictor(spec, spot, matter)(cut)
+    found = cut.map_indices_to_reference(np.argwhere(prediction.mask.array))
+    assert found.mean(0) == pytest.approx(IN_BRAIN_MM, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("seen", "sentence"),
+    [
+        (lambda window: np.full_like(window, -9.0), "0 ml were found"),
+        (
+            lambda window: np.full_like(window, 9.0),
+            "ml were found in this volume; the model needs 700 to 2400",
+        ),
+        (lambda window: (window - 0.75) * 20.0, "ml were found"),
+    ],
+    ids=["none", "everything", "a lesion"],
+)
+def test_a_volume_without_a_plausible_brain_is_refused_before_lesions_are_sought(
+    volume, spec, seen, sentence
+):
+    def never(window: np.ndarray) -> np.ndarray:
+        raise AssertionError("lesions were sought")
+
+    with pytest.raises(BrainNotFound, match=sentence):
+        Predictor(spec, never, seen)(volume)
+
+
+def test_both_networks_of_one_file_are_loaded_each_in_its_place(spec, tmp_path):
+    torch.manual_seed(3)
+    networks = build(spec)
+    sha256 = save_weights(networks, tmp_path / "both.safetensors")
+    weights = Weights(file="both.safetensors", sha256=sha256)
+    loaded = Predictor.load(spec.model_copy(update={"folder": tmp_path, "weights": weights}), "cpu")
+    window = np.random.default_rng(1).normal(size=(64, 64, 64)).astype(np.float32)
+    for name, backend in (("lesion", loaded.backend), ("brain", loaded.brain_backend)):
+        with torch.inference_mode():
+            logits = networks[name].half().float().eval()(torch.from_numpy(window)[None, None])[0].numpy()
+        assert backend(window) == pytest.approx(logits[1] - logits[0], abs=0.05)
+
+
+def test_a_predictor_does_without_the_brain_only_where_its_specification_does(spec):
+    with pytest.raises(ValueError, match="differ about the brain"):
+        Predictor(spec, spot)
+    with pytest.raises(ValueError, match="differ about the brain"):
+        Predictor(spec.model_copy(update={"brain": None}), spot, matter)
+
+
+def test_blocks_are_averaged_and_the_last_are_filled_with_the_edge():
+    array = np.arange(5, dtype=np.float32)[:, None, None] * np.ones((5, 3, 4), np.float32)
+    assert pooled(array, 3).shape == (2, 1, 2)
+    assert pooled(array, 3)[:, 0, 0] == pytest.approx([1.0, 11 / 3])
