@@ -66,7 +66,7 @@ def main() -> None:
     print(f"Stages of the first, s: {document['timings_s']}")
     print(f"SEG      {_path_of(document)}")
     print(f"Picture  {FOLDER / 'overlay.png'}")
-    print(f"Database {configuration.sqlalchemy_url}")
+    print(f"Database {FOLDER / 'metscope.sqlite'}")
     print("Research use only. Not for diagnosis.")
 
 

@@ -24,7 +24,7 @@ class Part:
 
 FROM_NOTHING = (
     'clone=$(mktemp -d) && trap \'rm -rf "$clone"\' EXIT && git clone -q . "$clone" && cd "$clone" '
-    "&& started=$(date +%s) && make demo 2>&1 && echo whole: $(($(date +%s) - started)) s"
+    "&& started=$(date +%s) && make --no-print-directory demo && echo whole: $(($(date +%s) - started)) s"
 )
 PARTS = (
     Part("The main job from nothing: a fresh clone and a new environment", ("sh", "-c", FROM_NOTHING), 24),
@@ -38,7 +38,16 @@ PARTS = (
     ),
     Part(
         "Command line",
-        ("python", "-m", "pytest", "-v", "tests/test_segmentation.py", "-k", "not nothing_moves"),
+        (
+            "python",
+            "-m",
+            "pytest",
+            "-v",
+            "--no-header",
+            "tests/test_segmentation.py",
+            "-k",
+            "not nothing_moves",
+        ),
         40,
     ),
     Part(
@@ -46,10 +55,20 @@ PARTS = (
         ("python", "-m", "pytest", "-sq", "tests/imaging/test_stack.py", "-k", "with_its_fault"),
         40,
     ),
-    Part("SEG by other tools' readers", ("python", "-m", "pytest", "-v", "tests/imaging/test_seg.py"), 60),
-    Part("Service, killed worker, zero lesions", ("python", "-m", "pytest", "-v", "tests/test_api.py"), 32),
-    Part("Roles by route", ("python", "-m", "pytest", "-v", "tests/test_access.py"), 24),
-    Part("The stack behind nginx", ("python", "-m", "pytest", "-v", "tests/test_stack.py"), 44),
+    Part(
+        "SEG by other tools' readers",
+        ("python", "-m", "pytest", "-v", "--no-header", "tests/imaging/test_seg.py"),
+        60,
+    ),
+    Part(
+        "Service, killed worker, zero lesions",
+        ("python", "-m", "pytest", "-v", "--no-header", "tests/test_api.py"),
+        32,
+    ),
+    Part("Roles by route", ("python", "-m", "pytest", "-v", "--no-header", "tests/test_access.py"), 24),
+    Part(
+        "The stack behind nginx", ("python", "-m", "pytest", "-v", "--no-header", "tests/test_stack.py"), 44
+    ),
 )
 
 
@@ -63,7 +82,8 @@ def main() -> int:
         done = subprocess.run([program, *part.command[1:]], capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - started
         failed |= done.returncode != 0
-        kept = "\n".join(done.stdout.rstrip().splitlines()[-part.lines :])
+        printed = done.stdout.replace(f"{Path.cwd()}/", "").rstrip()
+        kept = "\n".join(printed.splitlines()[-part.lines :])
         outcome = f"exit status {done.returncode}, {seconds:.0f} s"
         sections.append(f"## {part.title}\n\n`{' '.join(part.command)}`: {outcome}\n\n```\n{kept}\n```\n")
         print(f"{part.title}: {outcome}", flush=True)
