@@ -34,7 +34,7 @@ PARTS = (
     Part(
         "Geometry, PACS to PACS",
         ("python", "-m", "pytest", "-sq", "tests/test_segmentation.py", "-k", "nothing_moves"),
-        60,
+        70,
     ),
     Part(
         "Command line",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes as dictionary
-from pydicom.uid import JPEG2000Lossless, generate_uid
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid
 from scipy.spatial.transform import Rotation
 
 import segmentation
@@ -96,6 +96,14 @@ GEOMETRIES = {
     "axial, reversed": (head("axial", (1.5, 1.0, 1.0)), SeriesOptions(order="reversed")),
     "axial, jitter": (head("axial", (1.5, 1.0, 1.0)), SeriesOptions(orientation_jitter=6e-8)),
     "axial, JPEG 2000": (head("axial", (1.5, 1.0, 1.0)), SeriesOptions(transfer_syntax=JPEG2000Lossless)),
+    "sagittal, JPEG Lossless": (
+        head("sagittal", (1.5, 1.0, 1.0)), SeriesOptions(transfer_syntax=JPEGLosslessSV1)
+    ),
+    "coronal, JPEG-LS": (head("coronal", (1.5, 1.0, 1.0)), SeriesOptions(transfer_syntax=JPEGLSLossless)),
+    "oblique, RLE": (head("axial", (1.5, 1.0, 1.0), 21.0), SeriesOptions(transfer_syntax=RLELossless)),
+    "oblique sagittal, anisotropic, jitter": (
+        head("sagittal", (2.2, 0.8, 1.1), 34.0), SeriesOptions(orientation_jitter=6e-8, order="shuffled")
+    ),
     "axial, anisotropic": (head("axial", (3.0, 0.8, 1.2)), SeriesOptions()),
     "sagittal": (head("sagittal", (1.2, 1.0, 1.0)), SeriesOptions(order="shuffled")),
     "coronal": (head("coronal", (1.2, 1.0, 1.0)), SeriesOptions()),
