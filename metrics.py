@@ -13,12 +13,28 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.tables import Job, JobState, Segmentation
-from errors import JobInterrupted, MetScopeError, ModelError, ModelSpecInvalid, OutOfMemory, WeightsInvalid
+from errors import (
+    JobInterrupted,
+    MetScopeError,
+    ModelError,
+    ModelSpecInvalid,
+    OutboxUnwritable,
+    OutOfMemory,
+    WeightsInvalid,
+)
 
 STAGES = ("fetch", "read", "predict", "measure", "encode")
 OUR_OWN_FAILURES = [
     error.code
-    for error in (MetScopeError, JobInterrupted, ModelError, ModelSpecInvalid, OutOfMemory, WeightsInvalid)
+    for error in (
+        MetScopeError,
+        JobInterrupted,
+        ModelError,
+        ModelSpecInvalid,
+        OutboxUnwritable,
+        OutOfMemory,
+        WeightsInvalid,
+    )
 ]
 RUNS_FOR_MEMORY = 20
 Family = GaugeMetricFamily | CounterMetricFamily | SummaryMetricFamily

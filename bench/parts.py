@@ -1,6 +1,6 @@
 """Debian's Orthanc, PostgreSQL and Redis on free loopback ports, to be started, killed and started again.
 
-The tests and the fault rounds run against these. A missing package is an error that says what to install.
+The tests run against these. A missing package is an error that says what to install.
 """
 
 import os
@@ -102,7 +102,7 @@ class Part(ABC):
 class Orthanc(Part):
     """Orthanc with the shipped orthanc.json and nothing but its environment."""
 
-    user, password, aet = "tester", "a-test-password", "METSCOPE"
+    user, password = "tester", "a-test-password"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import highdicom as hd
@@ -13,7 +12,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 import broker
-from bench.parts import PostgreSQL
+from bench.parts import PostgreSQL, wait_until
 from db import jobs, measurements
 from db.tables import Job, Lesion, Measurement, Segmentation
 from errors import ArchiveUnreachable
@@ -415,17 +414,10 @@ def test_the_housekeeping_outlives_a_data_folder_that_cannot_be_written(tmp_path
     with caplog.at_level(logging.INFO, "metscope.worker"):
         thread.start()
         try:
-            wait_for(lambda: f"job {job_id}: announced again" in caplog.text)
+            wait_until(lambda: f"job {job_id}: announced again" in caplog.text, "the announcement")
             settings.heartbeat_path.rmdir()
-            wait_for(settings.heartbeat_path.is_file)
+            wait_until(settings.heartbeat_path.is_file, "the sign of life")
         finally:
             runner.stopping.set()
             thread.join()
     assert "the sign of life cannot be written" in caplog.text
-
-
-def wait_for(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
-    until = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)

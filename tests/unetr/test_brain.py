@@ -1,7 +1,5 @@
 """Lesions are sought in the brain. The seam is the backend: a window in, logits out."""
 
-from pathlib import Path
-
 import highdicom as hd
 import numpy as np
 import pytest
@@ -12,22 +10,16 @@ from unetr.brain import find_brain, pooled
 from unetr.network import build, save_weights
 from unetr.predict import Predictor
 from unetr.preprocess import prepare
-from unetr.spec import Brain, ModelSpec, PostProcessing, ScaleRange, Weights, load_spec
+from unetr.spec import Brain, ModelSpec, Weights
 
-SPEC_FILE = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
 TISSUE, MATTER, SPOT = 20.0, 50.0, 100.0
 CENTRE_MM, RADIUS_MM = np.array([90.0, 100.0, 110.0]), 60.0
 IN_BRAIN_MM, IN_FACE_MM = np.array([110.0, 100.0, 110.0]), np.array([90.0, 20.0, 40.0])
 
 
 @pytest.fixture(scope="module")
-def spec() -> ModelSpec:
-    scale = ScaleRange(step="scale_range", source=(0, 100), target=(0, 1), clip=False)
-    update = {
-        "intensity": (scale,),
-        "postprocessing": PostProcessing(threshold=0.5, minimum_volume_mm3=14.0),
-    }
-    return load_spec(SPEC_FILE).model_copy(update=update)
+def spec(reckonable_spec) -> ModelSpec:
+    return reckonable_spec
 
 
 @pytest.fixture(scope="module")
