@@ -21,7 +21,7 @@ from settings import Settings
 
 ANONYMOUS = "anonymous"
 PAGES = ("/operations", "/docs", "/openapi.json")
-OPEN_ENDPOINTS = {"metscope.live", "metscope.ready"}
+OPEN_ENDPOINTS = {"operations.live", "operations.ready"}
 RANKS = {role: rank for rank, role in enumerate(Role)}
 ROLE_OF_METHOD = {"GET": Role.READER, "HEAD": Role.READER, "POST": Role.OPERATOR, "DELETE": Role.ADMIN}
 HEADERS = {

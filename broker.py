@@ -1,15 +1,11 @@
-"""The Celery application: how the API wakes a worker, and how a worker shows that it lives.
+"""The Celery application: how the API wakes a worker.
 
 SQL holds the truth about every job (db/jobs.py); a message says no more than "look at job N". A message
 that is lost or arrives twice therefore does no harm: a worker claims the job by lease before it works, and
 announces waiting jobs again by itself. That is why messages are acknowledged early and no result is kept.
 """
 
-import json
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,32 +62,6 @@ def trouble(app: Celery) -> str | None:
     except OperationalError:
         return "The broker of BROKER_URL does not answer."
     return None
-
-
-@dataclass(frozen=True)
-class Beat:
-    """A worker's last sign of life."""
-
-    age_s: float
-    loaded_models: tuple[str, ...]
-
-
-def beat(settings: Settings, loaded_models: Sequence[str]) -> None:
-    """Show that a worker lives: a small file in DATA_DIR, replaced as a whole."""
-    settings.heartbeat_path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = settings.heartbeat_path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps({"loaded_models": list(loaded_models)}))
-    unfinished.replace(settings.heartbeat_path)
-
-
-def last_beat(settings: Settings) -> Beat | None:
-    """The newest sign of life of any worker; None when there was never one."""
-    try:
-        written_at = settings.heartbeat_path.stat().st_mtime
-        loaded = json.loads(settings.heartbeat_path.read_text())["loaded_models"]
-    except FileNotFoundError:
-        return None
-    return Beat(max(0.0, time.time() - written_at), tuple(loaded))
 
 
 def _folders(queue_dir: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     ├── SettingsError                 a setting is wrong; nothing starts
     ├── RequestError                  the request itself is at fault
     │   ├── InvalidForm
+    │   ├── UploadRefused
     │   ├── Unauthorized
     │   ├── Forbidden
     │   ├── TokenExists
@@ -15,6 +16,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   │   ├── StudyNotFound
     │   │   ├── SeriesNotFound
     │   │   ├── JobNotFound
+    │   │   ├── BatchNotFound
     │   │   ├── SegmentationNotFound
     │   │   ├── PatientNotFound
     │   │   ├── TokenNotFound
@@ -54,13 +56,13 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── ArchiveIncomplete
     │   ├── StoreFailed
     │   └── DeletionUnavailable       the archive offers no way to delete
-    ├── OutboxUnwritable              DATA_DIR is full or closed
     ├── ModelError                    the model cannot be used
     │   ├── ModelSpecInvalid
     │   ├── WeightsInvalid
     │   └── OutOfMemory
     ├── EmptyLesion                   a measurement was asked of no voxels
     ├── JobCancelled                  a person cancelled the job
+    ├── DeadlineExceeded              an attempt took too long
     ├── LeaseLost                     another worker has taken the job over
     └── JobInterrupted                a worker vanished and the attempts are used up
 """
@@ -107,6 +109,12 @@ class InvalidForm(RequestError):
     advice = "Correct the fields named and send the request again."
 
 
+class UploadRefused(RequestError):
+    status = 422
+    code = "upload_refused"
+    advice = "Upload whole DICOM files, or ZIP archives of them, within the limits."
+
+
 class Unauthorized(RequestError):
     status = 401
     code = "unauthorized"
@@ -146,6 +154,11 @@ class SeriesNotFound(NotFound):
 class JobNotFound(NotFound):
     code = "job_not_found"
     advice = "Request the segmentation again."
+
+
+class BatchNotFound(NotFound):
+    code = "batch_not_found"
+    advice = "Request the batch again."
 
 
 class SegmentationNotFound(NotFound):
@@ -351,12 +364,6 @@ class DeletionUnavailable(ArchiveError):
     advice = "Set ORTHANC_URL to the root of Orthanc's own REST API."
 
 
-class OutboxUnwritable(MetScopeError):
-    status = 507
-    code = "outbox_unwritable"
-    advice = "Make room in DATA_DIR, then retry the job."
-
-
 class ModelError(MetScopeError):
     code = "model_error"
     exit_code = 5
@@ -384,6 +391,12 @@ class JobCancelled(MetScopeError):
     status = 409
     code = "job_cancelled"
     advice = "Request the segmentation again if you want it."
+
+
+class DeadlineExceeded(MetScopeError):
+    status = 504
+    code = "deadline_exceeded"
+    advice = "Retry the job when the machine has less to do; a longer limit is JOB_DEADLINE_S."
 
 
 class LeaseLost(MetScopeError):

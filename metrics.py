@@ -12,13 +12,14 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from db import outbox, workers
 from db.tables import Job, JobState, Segmentation
 from errors import (
+    DeadlineExceeded,
     JobInterrupted,
     MetScopeError,
     ModelError,
     ModelSpecInvalid,
-    OutboxUnwritable,
     OutOfMemory,
     WeightsInvalid,
 )
@@ -28,10 +29,10 @@ OUR_OWN_FAILURES = [
     error.code
     for error in (
         MetScopeError,
+        DeadlineExceeded,
         JobInterrupted,
         ModelError,
         ModelSpecInvalid,
-        OutboxUnwritable,
         OutOfMemory,
         WeightsInvalid,
     )
@@ -40,29 +41,28 @@ RUNS_FOR_MEMORY = 20
 Family = GaugeMetricFamily | CounterMetricFamily | SummaryMetricFamily
 
 
-def exposition(sessions: sessionmaker[Session], worker_silent_s: float | None) -> bytes:
-    """Prometheus's text format. worker_silent_s: since the last sign of a worker; None: there was none."""
+def exposition(sessions: sessionmaker[Session], lease_s: float) -> bytes:
+    """Prometheus's text format. lease_s: a worker that is silent for so long does not count."""
     registry = CollectorRegistry()
-    registry.register(_Snapshot(sessions, worker_silent_s))
+    registry.register(_Snapshot(sessions, lease_s))
     return generate_latest(registry)
 
 
 class _Snapshot(Collector):
-    def __init__(self, sessions: sessionmaker[Session], worker_silent_s: float | None) -> None:
+    def __init__(self, sessions: sessionmaker[Session], lease_s: float) -> None:
         self._sessions = sessions
-        self._worker_silent_s = worker_silent_s
+        self._lease_s = lease_s
 
     def collect(self) -> Iterable[Family]:
         with self._sessions() as session:
             yield _jobs(session)
             yield _failures(session)
             yield _waiting(session)
-            yield _outbox(session)
+            yield from _archive(session)
             yield _stages(session)
             yield _memory(session)
-        if self._worker_silent_s is not None:
-            silent = "Seconds since the last sign of life of a worker."
-            yield GaugeMetricFamily("metscope_worker_silent_seconds", silent, self._worker_silent_s)
+            living = len(workers.living(session, self._lease_s))
+            yield GaugeMetricFamily("metscope_workers", "Workers that live.", living)
 
 
 def _jobs(session: Session) -> Family:
@@ -92,12 +92,12 @@ def _waiting(session: Session) -> Family:
     return GaugeMetricFamily("metscope_oldest_queued_job_seconds", "Age of the oldest queued job.", age_s)
 
 
-def _outbox(session: Session) -> Family:
-    waiting = select(func.count()).where(
-        Segmentation.outbox_path.is_not(None), Segmentation.deleted_at.is_(None)
-    )
+def _archive(session: Session) -> Iterable[Family]:
+    waiting, missing = outbox.count(session), outbox.count_missing(session)
     text = "Segmentations that the archive has not confirmed."
-    return GaugeMetricFamily("metscope_outbox_segmentations", text, session.scalar(waiting) or 0)
+    yield GaugeMetricFamily("metscope_outbox_segmentations", text, waiting)
+    text = "Stored segmentations that the archive has no more."
+    yield GaugeMetricFamily("metscope_missing_segmentations", text, missing)
 
 
 def _stages(session: Session) -> Family:

@@ -3,20 +3,27 @@
 Forms refuse unknown keys. Answers are written out in full: an unknown value is null, never left out.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
+from statistics import mean
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from db.tables import Job
+from db.tables import ACTIVE_STATES, Batch, Job, JobState
 
 # Looser than the standard: leading zeros do occur in archives.
 UID_PATTERN = r"^[0-9]+(\.[0-9]+)*$"
 Uid = Annotated[str, Field(max_length=64, pattern=UID_PATTERN)]
+# PostgreSQL refuses NUL inside a text.
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+DATE_RANGE_PATTERN = r"^([0-9]{8}|[0-9]{8}-|-[0-9]{8}|[0-9]{8}-[0-9]{8})$"
 Point = Annotated[list[float], Field(min_length=3, max_length=3)]
 Index = Annotated[list[int], Field(min_length=3, max_length=3)]
 Axis = Annotated[list[Point], Field(min_length=2, max_length=2)]
 LONGEST_WAIT_S = 60.0
+LARGEST_BATCH = 1000
 
 
 class Form(BaseModel):
@@ -28,19 +35,23 @@ class StudyPath(Form):
 
 
 class JobPath(Form):
-    job_id: str
+    job_id: Text
 
 
 class SegmentationPath(Form):
-    segmentation_id: str
+    segmentation_id: Text
 
 
 class PatientPath(Form):
-    patient_id: str = Field(description="PatientID (0010,0020)")
+    patient_id: Text = Field(description="PatientID (0010,0020)")
 
 
 class PatientQuery(Form):
-    issuer: str | None = Field(None, description="IssuerOfPatientID, where several patients share the id")
+    issuer: Text | None = Field(None, description="IssuerOfPatientID, where several patients share the id")
+
+
+class BatchPath(Form):
+    batch_id: Text
 
 
 class ActionPath(JobPath):
@@ -74,6 +85,44 @@ class SegmentationForm(Form):
     @classmethod
     def _absent_body(cls, body: Any) -> Any:
         return {} if body is None else body
+
+
+class StudyQuery(Form):
+    """Which studies, by QIDO-RS's matching: * and ? in texts, FROM-TO in dates."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    PatientID: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    AccessionNumber: Annotated[str, Field(min_length=1, max_length=16)] | None = None
+    StudyDate: Annotated[str, Field(pattern=DATE_RANGE_PATTERN)] | None = None
+    StudyDescription: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+
+    def filters(self) -> dict[str, str]:
+        """By keyword, those that were given."""
+        return self.model_dump(exclude_none=True)
+
+    @model_validator(mode="after")
+    def _not_everything(self) -> Self:
+        if not self.filters():
+            raise ValueError("give at least one attribute")
+        return self
+
+
+class BatchForm(Form):
+    """Several studies: listed, or found by a query."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    study_instance_uids: list[Uid] | None = Field(None, min_length=1, max_length=LARGEST_BATCH)
+    query: StudyQuery | None = None
+    model: str | None = Field(None, description="A model of /models; null takes the default one")
+    force: bool = Field(False, description="Segment again even where an equal result exists")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.study_instance_uids is None) == (self.query is None):
+            raise ValueError("give either study_instance_uids or query")
+        return self
 
 
 class Answer(BaseModel):
@@ -122,15 +171,12 @@ class JobAnswer(Answer):
     @classmethod
     def of(cls, job: Job, estimate_s: float | None) -> Self:
         """From the database's row."""
-        error = None
-        if job.error_code is not None:
-            error = JobError(code=job.error_code, message=job.error_message or "")
         return cls.model_validate(
             {
                 **{name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)},
                 "estimate_s": estimate_s,
-                "error": error,
-                "result": None if job.segmentation_id is None else f"/segmentations/{job.segmentation_id}",
+                "error": _error_of(job),
+                "result": _result_of(job),
                 "model": job.model_id,
             }
         )
@@ -140,6 +186,66 @@ class JobsAnswer(Answer):
     """The newest first."""
 
     jobs: list[JobAnswer]
+
+
+class BatchJobAnswer(Answer):
+    """A study of a batch. lesions: how many its result has."""
+
+    id: str
+    study_instance_uid: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    stage: str | None
+    error: JobError | None
+    result: str | None
+    lesions: int | None
+
+
+class BatchAnswer(Answer):
+    """Several requests made at once. progress: of all of them. states: how many jobs are in each."""
+
+    id: str
+    requested_by: str | None
+    created_at: datetime
+    progress: float = Field(ge=0, le=1)
+    states: dict[Literal["queued", "running", "done", "failed", "cancelled"], int]
+    jobs: list[BatchJobAnswer]
+
+    @classmethod
+    def of(cls, batch: Batch, lesions: Mapping[str, int]) -> Self:
+        """From the database's rows. lesions: how many each segmentation has, by its id."""
+        states = Counter(job.state for job in batch.jobs)
+        ended = [job.state not in ACTIVE_STATES for job in batch.jobs]
+        return cls.model_validate(
+            {
+                "id": batch.id,
+                "requested_by": batch.requested_by,
+                "created_at": batch.created_at,
+                "progress": mean(
+                    1.0 if over else job.progress for job, over in zip(batch.jobs, ended, strict=True)
+                ),
+                "states": {state: states[state] for state in JobState},
+                "jobs": [
+                    {
+                        "id": job.id,
+                        "study_instance_uid": job.study_instance_uid,
+                        "state": job.state,
+                        "stage": job.stage,
+                        "error": _error_of(job),
+                        "result": _result_of(job),
+                        "lesions": lesions.get(job.segmentation_id or ""),
+                    }
+                    for job in batch.jobs
+                ],
+            }
+        )
+
+
+def _error_of(job: Job) -> JobError | None:
+    return JobError(code=job.error_code, message=job.error_message or "") if job.error_code else None
+
+
+def _result_of(job: Job) -> str | None:
+    return None if job.segmentation_id is None else f"/segmentations/{job.segmentation_id}"
 
 
 class CandidateAnswer(Answer):
@@ -212,11 +318,15 @@ class ModelReference(Answer):
 
 
 class StoredSegmentation(Answer):
-    """The SEG object. stored: the archive has confirmed it. Null UIDs: no lesion, so there is no object."""
+    """The SEG object. stored: the archive has confirmed it. Null UIDs: no lesion, so there is no object.
+
+    missing_since: when the archive was found to have it no more.
+    """
 
     sop_instance_uid: str | None
     series_instance_uid: str | None
     stored: bool
+    missing_since: datetime | None
 
 
 class SegmentationAnswer(Answer):

@@ -19,17 +19,18 @@ from typing import Any
 
 import highdicom as hd
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.sr.coding import Code
 from sqlalchemy.orm import Session, sessionmaker
 from tqdm import tqdm
 
-from db import measurements
+from db import measurements, outbox
 from db.database import open_database
-from errors import LeaseLost, MetScopeError, ModelNotFound, OutboxUnwritable, RequestError, StoreFailed
+from errors import MetScopeError, ModelNotFound, RequestError
 from imaging import files, nifti, seg, series
 from imaging.stack import Stack, to_stack
 from lesions.measure import ML_DECIMALS, Identity, Lesion, components, measure
+from orthanc import part10
 from orthanc.dicomweb import Archive, open_archive
 from reports.overlay import save_overlay
 from reports.tables import save_csv
@@ -41,7 +42,6 @@ from version import VERSION
 Predict = Callable[[hd.Volume, Callable[[float], None]], Prediction]
 Report = Callable[[str, float], None]
 
-SWEEP_AFTER_S = 3600.0
 # CID 7150 and 7166: category and type of a segment whose own SEG gives none.
 UNSPECIFIED = Code("85756007", "SCT", "Tissue")
 
@@ -129,7 +129,7 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
 
     Returns the segmentation's id; that of an equal, earlier result unless ``request.force``. The SEG then
     waits in the outbox for ``deliver``. ``report(stage, fraction)`` may raise JobCancelled.
-    Raises: InputRefused, ArchiveError, ModelError, OutboxUnwritable, LeaseLost; nothing is recorded then.
+    Raises: InputRefused, ArchiveError, ModelError, LeaseLost; nothing is recorded then.
     """
     _forget_peak_memory()
     stages = Stages(report)
@@ -146,7 +146,6 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
     result = segment(stack, services.predictor, services.settings.measurable_ld_mm, stages)
     with stages("encode"):
         encoded = encode(result, services.spec)
-        outbox_path = _into_outbox(encoded, services.settings.outbox_dir) if encoded is not None else None
     new = measurements.NewSegmentation(
         source=measurements.source_of(instances[0]),
         model_id=services.spec.id,
@@ -157,7 +156,7 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
         lesions=result.lesions,
         seg_sop_instance_uid=encoded.SOPInstanceUID if encoded is not None else None,
         seg_series_instance_uid=encoded.SeriesInstanceUID if encoded is not None else None,
-        outbox_path=outbox_path,
+        encoded=part10.encode(encoded) if encoded is not None else None,
         idempotency_key=key,
         timings_s=stages.timings_s,
         peak_memory_mb=_peak_memory_mb(),
@@ -165,13 +164,7 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
     )
     if job is None:
         return measurements.record(services.sessions, new)
-    try:
-        return measurements.record(services.sessions, new, job.job_id, job.owner)
-    except LeaseLost:
-        # No other failure proves that nothing was recorded; what those leave is swept later.
-        if outbox_path is not None:
-            outbox_path.unlink()
-        raise
+    return measurements.record(services.sessions, new, job.job_id, job.owner)
 
 
 def _forget_peak_memory() -> None:
@@ -193,15 +186,10 @@ def deliver(segmentation_id: str, services: Services) -> None:
 
     Raises: ArchiveError; the outbox keeps the SEG, under the same SOP Instance UID, for the next attempt.
     """
-    waiting = {entry.segmentation_id: entry for entry in measurements.pending(services.sessions)}
-    entry = waiting.get(segmentation_id)
-    if entry is None:
-        return
-    services.archive.store([dcmread(entry.outbox_path)])
-    if not services.archive.has_instance(entry.study_instance_uid, entry.sop_instance_uid):
-        raise StoreFailed(f"The archive does not list the stored segmentation {entry.sop_instance_uid}.")
-    measurements.mark_stored(services.sessions, segmentation_id)
-    entry.outbox_path.unlink(missing_ok=True)
+    encoded = outbox.pending(services.sessions, segmentation_id)
+    if encoded is not None:
+        services.archive.store([part10.read(encoded)])
+        outbox.mark_stored(services.sessions, segmentation_id)
 
 
 def fetch(request: Request, archive: Archive) -> tuple[series.Candidate, list[Dataset]]:
@@ -246,30 +234,6 @@ def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Data
         sop_instance_uid=hd.UID(),
         series_instance_uid=hd.UID(),
     )
-
-
-def _into_outbox(encoded: Dataset, outbox_dir: Path) -> Path:
-    """Write the SEG so that the outbox never shows half a file. Raises: OutboxUnwritable."""
-    path = outbox_dir / f"{encoded.SOPInstanceUID}.dcm"
-    unfinished = path.with_suffix(".part")
-    try:
-        outbox_dir.mkdir(parents=True, exist_ok=True)
-        encoded.save_as(unfinished, enforce_file_format=True)
-        unfinished.rename(path)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise OutboxUnwritable(f"The outbox in DATA_DIR cannot be written: {error.strerror}.") from error
-    return path
-
-
-def sweep_outbox(sessions: sessionmaker[Session], outbox_dir: Path) -> None:
-    """Remove what a worker that died between file and record left in the outbox, an hour ago or longer."""
-    waiting = {entry.outbox_path.name for entry in measurements.pending(sessions)}
-    for path in outbox_dir.glob("*"):
-        with suppress(FileNotFoundError):
-            if path.name not in waiting and path.stat().st_mtime < time.time() - SWEEP_AFTER_S:
-                path.unlink()
 
 
 def _segment_of(lesion: Lesion, label: Label, source: seg.Segment | None) -> seg.Segment:

@@ -30,7 +30,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    data_dir: Path = Field(Path("data"), description="Folder for the database, outbox, queue and archive.")
+    data_dir: Path = Field(Path("data"), description="Folder for the database, queue and archive.")
     dicomweb_url: str = Field(
         "", description="Archive: http(s)://host:port/dicom-web, or file:///folder. Empty: DATA_DIR/archive."
     )
@@ -56,7 +56,11 @@ class Settings(BaseSettings):
     model_path: Path | None = Field(
         None, description="One weights file; its spec is the default model. Empty: the shipped model."
     )
-    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where the model runs.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Where the model runs; cuda:1: the second GPU.",
+    )
     cors_origins: str = Field(
         "", description="Origins of web pages that may call the API, separated by commas."
     )
@@ -67,9 +71,18 @@ class Settings(BaseSettings):
     allow_plain_http: bool = Field(
         False, description="Listen beyond this machine without TLS, e.g. behind a proxy that has it."
     )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file with the certificate chain: the API then speaks HTTPS."
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's private key.")
     port: int = Field(5000, ge=1, le=65535, description="Port the API listens on.")
+    log_format: Literal["text", "json"] = Field("text", description="Log lines as text or as JSON.")
     lease_s: float = Field(60.0, gt=1, description="A job whose worker is silent this long is queued again.")
     max_attempts: int = Field(3, ge=1, description="A job that was interrupted this often fails.")
+    job_deadline_s: float = Field(3600.0, gt=0, description="A job that runs longer than this fails.")
+    archive_check_h: float = Field(
+        24.0, gt=0, description="Each stored SEG is looked for in the archive this often, in hours."
+    )
     measurable_ld_mm: float = Field(
         10.0, gt=0, description="Smallest long axis of a measurable lesion (RANO-BM: 10 mm)."
     )
@@ -130,11 +143,20 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _plain_http_stays_here(self) -> Self:
-        if self.host not in LOOPBACK and not self.allow_plain_http:
+        if self.host not in LOOPBACK and not self.allow_plain_http and self.tls_certificate is None:
             raise ValueError(
-                f"HOST {self.host} would show tokens and results to the network: keep it at 127.0.0.1 "
-                "behind a proxy with TLS, or set ALLOW_PLAIN_HTTP=true"
+                f"HOST {self.host} would show tokens and results to the network: set TLS_CERTIFICATE and "
+                "TLS_KEY, or keep it at 127.0.0.1 behind a proxy with TLS, or set ALLOW_PLAIN_HTTP=true"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS_CERTIFICATE and TLS_KEY: name both files or neither")
+        for path in (self.tls_certificate, self.tls_key):
+            if path is not None and not path.is_file():
+                raise ValueError(f"TLS_CERTIFICATE, TLS_KEY: there is no file {path}")
         return self
 
     @model_validator(mode="after")
@@ -154,11 +176,6 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'metscope.sqlite'}"
 
     @property
-    def outbox_dir(self) -> Path:
-        """Encoded SEG objects that wait for the archive."""
-        return self.data_dir.resolve() / "outbox"
-
-    @property
     def queue_dir(self) -> Path:
         """The file-system broker's folder."""
         return self.data_dir.resolve() / "queue"
@@ -167,11 +184,6 @@ class Settings(BaseSettings):
     def first_token_path(self) -> Path:
         """Where the first start leaves the token that it makes."""
         return self.data_dir.resolve() / "first.token"
-
-    @property
-    def heartbeat_path(self) -> Path:
-        """The file that a living worker renews."""
-        return self.data_dir.resolve() / "worker.json"
 
 
 def load(**overrides: object) -> Settings:

@@ -19,7 +19,9 @@ import traceback
 import uuid
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import suppress
+from contextvars import copy_context
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,7 +31,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 import broker
-from db import jobs, measurements
+import logs
+from db import jobs, outbox, workers
 from db.database import open_database
 from db.tables import Job
 from errors import (
@@ -39,9 +42,11 @@ from errors import (
     JobNotFound,
     LeaseLost,
     MetScopeError,
+    SegmentationNotFound,
     SettingsError,
 )
-from segmentation import JobLease, Request, Services, deliver, open_services, segment_series, sweep_outbox
+from orthanc.dicomweb import Archive, open_archive
+from segmentation import JobLease, Request, Services, deliver, open_services, segment_series
 from settings import Settings, load
 
 STAGES = {  # where each stage begins and how much of the whole job it takes
@@ -57,6 +62,8 @@ BEATS_PER_LEASE = 4
 FIRST_STORE_DELAY_S = 5.0
 LONGEST_STORE_DELAY_S = 600.0
 STOP_LIMIT_S = 15.0
+PRESENCE_PERIOD_S = 60.0
+PRESENCE_CHECKS = 100
 
 logger = logging.getLogger("metscope.worker")
 
@@ -69,17 +76,19 @@ class Lease:
         sessions: sessionmaker[Session],
         job_id: str,
         owner: str,
-        lease_s: float,
+        settings: Settings,
         stopping: threading.Event,
     ) -> None:
         self.holder = JobLease(job_id, owner)
         self._sessions = sessions
-        self._lease_s = lease_s
+        self._settings = settings
         self._stopping = stopping
         self._cancelled = threading.Event()
         self._lost = threading.Event()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name=f"lease-{job_id}", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._renew,), name=f"lease-{job_id}", daemon=True
+        )
         self._stage: str | None = None
         self._written_at = 0.0
 
@@ -117,15 +126,24 @@ class Lease:
         return jobs.progress(self._sessions, job_id, owner, stage, begin + share * fraction)
 
     def _renew(self) -> None:
-        while not self._over.wait(self._lease_s / BEATS_PER_LEASE):
+        lease_s, deadline_s = self._settings.lease_s, self._settings.job_deadline_s
+        while not self._over.wait(lease_s / BEATS_PER_LEASE):
             try:
-                if jobs.heartbeat(self._sessions, self.holder.job_id, self.holder.owner, self._lease_s):
+                if jobs.heartbeat(self._sessions, self.holder.job_id, self.holder.owner, lease_s, deadline_s):
                     self._cancelled.set()
             except LeaseLost:
                 self._lost.set()
+                self._end_if_stuck()
                 return
             except OperationalError as error:
                 logger.warning("job %s: heartbeat failed: %s", self.holder.job_id, type(error).__name__)
+
+    def _end_if_stuck(self) -> None:
+        # Another worker may have the job by now. A thread that hangs in foreign code cannot be stopped, so
+        # this process ends, and who started it starts it again.
+        if not self._over.wait(max(STOP_LIMIT_S, self._settings.lease_s)):
+            logger.critical("job %s: its worker hangs and is ended", self.holder.job_id)
+            os._exit(1)
 
 
 class Runner:
@@ -139,6 +157,7 @@ class Runner:
     ) -> None:
         self.settings = settings
         self._opener = opener
+        self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4()}"
         self.sessions = open_database(settings.sqlalchemy_url)
         self.stopping = threading.Event()
         self._services: dict[str, Services] = {}
@@ -159,14 +178,15 @@ class Runner:
 
     def run(self, job_id: str) -> None:
         """Claim the job and bring it to its end; nothing where it is not to be had."""
-        owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4()}"
-        lease_s = self.settings.lease_s
+        logs.job_id.set(job_id)
+        owner = f"{self.id}:{uuid.uuid4()}"
+        settings = self.settings
         try:
-            job = jobs.claim(self.sessions, job_id, owner, lease_s, self.settings.max_attempts)
+            job = jobs.claim(self.sessions, job_id, owner, settings.lease_s, settings.max_attempts)
             if job is None:
                 return
             logger.info("job %s: attempt %d", job_id, job.attempts)
-            with Lease(self.sessions, job_id, owner, lease_s, self.stopping) as lease:
+            with Lease(self.sessions, job_id, owner, settings, self.stopping) as lease:
                 self._attempt(job, lease)
         except LeaseLost:
             logger.warning("job %s: another worker has taken it over", job_id)
@@ -216,7 +236,7 @@ class Runner:
         try:
             deliver(segmentation_id, services)
         except ArchiveError as error:
-            attempts = measurements.store_failed(self.sessions, segmentation_id)
+            attempts = outbox.store_failed(self.sessions, segmentation_id)
             delay_s = min(FIRST_STORE_DELAY_S * 2.0 ** (attempts - 1), LONGEST_STORE_DELAY_S)
             jobs.postpone(self.sessions, job.id, holder.owner, "store", delay_s)
             logger.warning("job %s: not stored: %s; again in %.0f s", job.id, error.code, delay_s)
@@ -233,10 +253,7 @@ def keep_house(runner: Runner, app: Celery) -> None:
     settings = runner.settings
     while not runner.stopping.is_set():
         try:
-            broker.beat(settings, runner.loaded_models)
-        except OSError as error:
-            logger.warning("the sign of life cannot be written to DATA_DIR: %s", error.strerror)
-        try:
+            workers.seen(runner.sessions, runner.id, runner.loaded_models)
             waiting = jobs.requeue_expired(
                 runner.sessions, datetime.now(UTC), settings.max_attempts, settings.lease_s
             )
@@ -247,6 +264,28 @@ def keep_house(runner: Runner, app: Celery) -> None:
                 logger.info("job %s: announced again", job_id)
                 broker.announce(app, job_id)
         runner.stopping.wait(settings.lease_s / BEATS_PER_LEASE)
+
+
+def look_after_stored(runner: Runner) -> None:
+    """For ever: ask the archive, each SEG once per ARCHIVE_CHECK_H, whether it still has what it stored."""
+    archive = open_archive(runner.settings)
+    period = timedelta(hours=runner.settings.archive_check_h)
+    while not runner.stopping.wait(PRESENCE_PERIOD_S):
+        try:
+            check_presence(runner.sessions, archive, datetime.now(UTC) - period)
+        except (ArchiveError, OperationalError) as error:
+            logger.warning("stored segmentations cannot be checked: %s", type(error).__name__)
+
+
+def check_presence(sessions: sessionmaker[Session], archive: Archive, then: datetime) -> None:
+    """Ask for some of the SEG objects that were not asked for since then. Raises: ArchiveError."""
+    for stored in outbox.not_checked_since(sessions, then, PRESENCE_CHECKS):
+        present = archive.has_instance(stored.study_instance_uid, stored.sop_instance_uid)
+        # A segmentation may have been deleted meanwhile.
+        with suppress(SegmentationNotFound):
+            outbox.note_presence(sessions, stored.segmentation_id, present)
+        if not present:
+            logger.warning("segmentation %s: the archive has its SEG no more", stored.segmentation_id)
 
 
 def stop_at_eof() -> None:
@@ -271,13 +310,15 @@ def serve(settings: Settings) -> int:
         runner.stopping.set()
 
     signals.worker_shutting_down.connect(stop)
-    sweep_outbox(runner.sessions, settings.outbox_dir)
     threading.Thread(target=keep_house, args=(runner, app), name="housekeeping", daemon=True).start()
+    threading.Thread(target=look_after_stored, args=(runner,), name="presence", daemon=True).start()
     runner.preload()
     worker = app.Worker(
         pool="solo", quiet=True, without_gossip=True, without_mingle=True, without_heartbeat=True
     )
     worker.start()
+    with suppress(OperationalError):
+        workers.gone(runner.sessions, runner.id)
     return worker.exitcode or 0
 
 
@@ -287,19 +328,12 @@ def main() -> int:
     parser.add_argument("--stop-at-eof", action="store_true", help="stop when standard input is closed")
     if parser.parse_args().stop_at_eof:
         threading.Thread(target=stop_at_eof, name="stop-at-eof", daemon=True).start()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty, level in (
-        ("alembic", logging.WARNING),
-        ("celery", logging.WARNING),
-        ("kombu", logging.ERROR),
-    ):
-        logging.getLogger(chatty).setLevel(level)
     # Celery warns of running as root, for fear of pickled messages; ours are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    # Its warnings quote values from the images' headers.
-    warnings.filterwarnings("ignore", module="pydicom")
     try:
-        return serve(load())
+        settings = load()
+        logs.configure(settings.log_format)
+        return serve(settings)
     except SettingsError as error:
         sys.stderr.write(f"{error.code}: {error.message}\n")
         return error.exit_code

@@ -42,6 +42,17 @@ def wait_until(ready: Callable[[], bool], what: str, limit_s: float = START_LIMI
         time.sleep(0.1)
 
 
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A new key and certificate for 127.0.0.1, PEM files in the folder."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return key, certificate
+
+
 class Part(ABC):
     """One server process, its data in ``folder``; the same data and ports each time it is started."""
 

@@ -38,9 +38,7 @@ def open_database(url: str) -> sessionmaker[Session]:
         raise SettingsError(f"DATABASE_URL names {address.get_backend_name()!r}, not sqlite or postgresql.")
     engine = _engine(address)
     try:
-        with engine.connect().execution_options(**FOR_WRITING) as connection, connection.begin():
-            if engine.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        with migrating(engine) as connection:
             command.upgrade(alembic_config(connection), "head")
     except OperationalError as error:
         engine.dispose()
@@ -49,6 +47,28 @@ def open_database(url: str) -> sessionmaker[Session]:
         engine.dispose()
         raise SettingsError(f"DATABASE_URL {address!r} belongs to another version: {error}.") from None
     return sessionmaker(engine, expire_on_commit=False)
+
+
+@contextmanager
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """One transaction for alembic.command, which no other process's can meet."""
+    with engine.connect().execution_options(**FOR_WRITING) as connection:
+        # To change a table SQLite makes another and drops the first, on which the rows of others depend.
+        _enforce_foreign_keys(connection, False)
+        try:
+            with connection.begin():
+                if engine.dialect.name == "postgresql":
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                yield connection
+        finally:
+            _enforce_foreign_keys(connection, True)
+
+
+def _enforce_foreign_keys(connection: Connection, on: bool) -> None:
+    dbapi_connection = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite" and dbapi_connection is not None:
+        # Without effect inside a transaction, so not through SQLAlchemy, which would begin one.
+        dbapi_connection.cursor().execute(f"PRAGMA foreign_keys = {'ON' if on else 'OFF'}")
 
 
 def alembic_config(connection: Connection) -> Config:

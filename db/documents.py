@@ -1,5 +1,6 @@
 """A segmentation's rows as the JSON-able document that the API answers with."""
 
+from datetime import datetime
 from typing import Any
 
 from db.tables import Lesion, Measurement, Segmentation
@@ -21,7 +22,7 @@ def document_of(segmentation: Segmentation) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "id": segmentation.id,
         "version": segmentation.version,
-        "created_at": segmentation.created_at.isoformat().replace("+00:00", "Z"),
+        "created_at": _iso(segmentation.created_at),
         "study_instance_uid": segmentation.series.study.study_instance_uid,
         "series_instance_uid": segmentation.series.series_instance_uid,
         "reasons": segmentation.reasons,
@@ -33,7 +34,8 @@ def document_of(segmentation: Segmentation) -> dict[str, Any]:
         "segmentation": {
             "sop_instance_uid": segmentation.sop_instance_uid,
             "series_instance_uid": segmentation.series_instance_uid,
-            "stored": segmentation.stored_at is not None,
+            "stored": segmentation.stored_at is not None and segmentation.missing_since is None,
+            "missing_since": segmentation.missing_since and _iso(segmentation.missing_since),
         },
         "lesions": lesions,
         "total_volume_ml": round(sum(lesion["volume_ml"] for lesion in lesions), ML_DECIMALS),
@@ -41,6 +43,10 @@ def document_of(segmentation: Segmentation) -> dict[str, Any]:
         "timings_s": segmentation.timings_s,
         "research_use_only": True,
     }
+
+
+def _iso(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")
 
 
 def lesion_of(row: Lesion) -> dict[str, Any]:

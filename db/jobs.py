@@ -19,7 +19,14 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import audit
 from db.database import insert_for, writing
 from db.tables import ACTIVE_STATES, ONE_ACTIVE_JOB, Job, JobState, Segmentation
-from errors import JobInterrupted, JobNotCancellable, JobNotFound, JobNotRetryable, LeaseLost
+from errors import (
+    DeadlineExceeded,
+    JobInterrupted,
+    JobNotCancellable,
+    JobNotFound,
+    JobNotRetryable,
+    LeaseLost,
+)
 
 JOBS_IN_AN_ESTIMATE = 20
 
@@ -38,7 +45,27 @@ def submit(
     series_instance_uid: None leaves the choice to the job. Send the id to the broker in either case:
     a second message about a job does no harm.
     """
-    now = datetime.now(UTC)
+    with writing(sessions) as session:
+        return add(
+            session,
+            study_instance_uid,
+            model_id,
+            series_instance_uid=series_instance_uid,
+            force=force,
+            requested_by=requested_by,
+        )
+
+
+def add(
+    session: Session,
+    study_instance_uid: str,
+    model_id: str,
+    *,
+    series_instance_uid: str | None,
+    force: bool,
+    requested_by: str | None,
+) -> Job:
+    """``submit`` inside a transaction that does more."""
     request_key = "/".join((study_instance_uid, series_instance_uid or "", model_id))
     active = (
         select(Job)
@@ -46,35 +73,35 @@ def submit(
         .order_by(Job.created_at, Job.id)
         .limit(1)
     )
-    with writing(sessions) as session:
-        if not force and (job := session.scalar(active)):
-            return job
-        # Two processes may come this far at once: the index on active jobs lets one insert, the other
-        # meets that row. The SET changes nothing, but only an updated row is returned.
-        insertion = insert_for(session, Job).values(
-            id=str(uuid.uuid4()),
-            request_key=request_key,
-            study_instance_uid=study_instance_uid,
-            series_instance_uid=series_instance_uid,
-            model_id=model_id,
-            force=force,
-            requested_by=requested_by,
-            state=JobState.QUEUED,
-            progress=0.0,
-            attempts=0,
-            cancel_requested=False,
-            queued_at=now,
-            created_at=now,
-        )
-        job_id = session.scalars(
-            insertion.on_conflict_do_update(
-                index_elements=[Job.request_key],
-                index_where=ONE_ACTIVE_JOB,
-                set_={"request_key": request_key},
-            ).returning(Job.id)
-        ).one()
-        audit.note(session, requested_by, "job.request", job_id, force=force)
-        return session.get_one(Job, job_id)
+    if not force and (job := session.scalar(active)):
+        return job
+    now = datetime.now(UTC)
+    # Two processes may come this far at once: the index on active jobs lets one insert, the other
+    # meets that row. The SET changes nothing, but only an updated row is returned.
+    insertion = insert_for(session, Job).values(
+        id=str(uuid.uuid4()),
+        request_key=request_key,
+        study_instance_uid=study_instance_uid,
+        series_instance_uid=series_instance_uid,
+        model_id=model_id,
+        force=force,
+        requested_by=requested_by,
+        state=JobState.QUEUED,
+        progress=0.0,
+        attempts=0,
+        cancel_requested=False,
+        queued_at=now,
+        created_at=now,
+    )
+    job_id = session.scalars(
+        insertion.on_conflict_do_update(
+            index_elements=[Job.request_key],
+            index_where=ONE_ACTIVE_JOB,
+            set_={"request_key": request_key},
+        ).returning(Job.id)
+    ).one()
+    audit.note(session, requested_by, "job.request", job_id, force=force)
+    return session.get_one(Job, job_id)
 
 
 def claim(
@@ -102,14 +129,30 @@ def claim(
         return job
 
 
-def heartbeat(sessions: sessionmaker[Session], job_id: str, owner: str, lease_s: float) -> bool:
-    """Renew the lease. True: a person has asked to cancel the job. Raises: LeaseLost, JobNotFound."""
+def heartbeat(
+    sessions: sessionmaker[Session], job_id: str, owner: str, lease_s: float, deadline_s: float
+) -> bool:
+    """Renew the lease. True: a person has asked to cancel the job.
+
+    An attempt that runs for deadline_s and has no recorded result yet ends the job, as deadline_exceeded.
+    Raises: LeaseLost, also then; JobNotFound.
+    """
     now = datetime.now(UTC)
     with writing(sessions) as session:
         job = owned(session, job_id, owner)
         job.heartbeat_at = now
         job.lease_expires_at = now + timedelta(seconds=lease_s)
-        return job.cancel_requested
+        if (
+            job.segmentation_id is None
+            and job.started_at
+            and (now - job.started_at).total_seconds() > deadline_s
+        ):
+            late = DeadlineExceeded(f"The job was in stage {job.stage} after {deadline_s:.0f} s.")
+            _end(job, JobState.FAILED, late.code, late.message)
+        cancel_requested = job.cancel_requested
+    if job.state != JobState.RUNNING:
+        raise LeaseLost(f"Job {job_id} took too long.")
+    return cancel_requested
 
 
 def progress(sessions: sessionmaker[Session], job_id: str, owner: str, stage: str, fraction: float) -> bool:
@@ -181,11 +224,16 @@ def cancel(sessions: sessionmaker[Session], job_id: str, actor: str | None = Non
             raise JobNotCancellable(f"Job {job_id} is {job.state}.")
         if job.segmentation_id is not None:
             raise JobNotCancellable(f"The result of job {job_id} is already recorded.")
-        job.cancel_requested = True
-        audit.note(session, actor, "job.cancel", job_id)
-        if job.state == JobState.QUEUED:
-            _end(job, JobState.CANCELLED)
+        ask_to_cancel(session, job, actor)
         return job
+
+
+def ask_to_cancel(session: Session, job: Job, actor: str | None) -> None:
+    """``cancel`` of a locked job that can be cancelled."""
+    job.cancel_requested = True
+    audit.note(session, actor, "job.cancel", job.id)
+    if job.state == JobState.QUEUED:
+        _end(job, JobState.CANCELLED)
 
 
 def retry(sessions: sessionmaker[Session], job_id: str, actor: str | None = None) -> Job:

@@ -4,17 +4,16 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import Session, aliased, contains_eager, selectinload, sessionmaker
 
 from db import audit, jobs, tables
 from db.database import writing
 from db.documents import IDENTITY, MEASURED, SCHEMA_VERSION, document_of, lesion_of, place_of
 from db.source import Source, source_of, upsert_source
-from db.tables import Patient, Segmentation, Series, Study
+from db.tables import Outbox, Patient, Segmentation, Series, Study
 from errors import InvalidForm, PatientNotFound, SegmentationNotFound
 from imaging.seg import colour
 from lesions.measure import Lesion
@@ -22,20 +21,17 @@ from lesions.measure import Lesion
 __all__ = [
     "SCHEMA_VERSION",
     "NewSegmentation",
-    "PendingStore",
     "Source",
     "adopt",
     "delete_segmentation",
     "document",
     "find_equal",
     "lesions_of_patient",
-    "mark_stored",
+    "locked",
     "patients",
-    "pending",
     "record",
     "segmentations_of_study",
     "source_of",
-    "store_failed",
 ]
 
 
@@ -44,7 +40,7 @@ class NewSegmentation:
     """A finished run, ready to be recorded.
 
     reasons: why that series was chosen. timings_s: seconds per stage.
-    seg_sop_instance_uid, seg_series_instance_uid, outbox_path: the encoded SEG; None without lesions.
+    seg_sop_instance_uid, seg_series_instance_uid, encoded: the SEG as a DICOM file; None without lesions.
     idempotency_key: equal for equal images and model.
     """
 
@@ -57,22 +53,11 @@ class NewSegmentation:
     lesions: Sequence[Lesion]
     seg_sop_instance_uid: str | None
     seg_series_instance_uid: str | None
-    outbox_path: Path | None
+    encoded: bytes | None
     idempotency_key: str
     timings_s: Mapping[str, float]
     peak_memory_mb: float | None
     software_version: str
-
-
-@dataclass(frozen=True)
-class PendingStore:
-    """An encoded SEG in the outbox that the archive has not confirmed."""
-
-    segmentation_id: str
-    study_instance_uid: str
-    sop_instance_uid: str
-    outbox_path: Path
-    store_attempts: int
 
 
 def record(
@@ -103,7 +88,6 @@ def record(
             warnings=list(new.warnings),
             sop_instance_uid=new.seg_sop_instance_uid,
             series_instance_uid=new.seg_series_instance_uid,
-            outbox_path=str(new.outbox_path) if new.outbox_path is not None else None,
             store_attempts=0,
             timings_s=dict(new.timings_s),
             peak_memory_mb=new.peak_memory_mb,
@@ -112,17 +96,23 @@ def record(
             lesions=[_lesion_row(lesion, now) for lesion in new.lesions],
         )
         session.add(segmentation)
+        session.flush()
+        if new.encoded is not None:
+            session.add(Outbox(segmentation_ref=segmentation.id, encoded=new.encoded))
         if job is not None:
-            session.flush()
             job.segmentation_id = segmentation.id
         return segmentation.id
 
 
 def find_equal(sessions: sessionmaker[Session], idempotency_key: str) -> str | None:
-    """Id of the newest segmentation with that key that is not deleted."""
+    """Id of the newest segmentation with that key that is neither deleted nor missing in the archive."""
     query = (
         select(Segmentation.id)
-        .where(Segmentation.idempotency_key == idempotency_key, Segmentation.deleted_at.is_(None))
+        .where(
+            Segmentation.idempotency_key == idempotency_key,
+            Segmentation.deleted_at.is_(None),
+            Segmentation.missing_since.is_(None),
+        )
         .order_by(Segmentation.created_at.desc(), Segmentation.version.desc())
         .limit(1)
     )
@@ -134,43 +124,7 @@ def adopt(sessions: sessionmaker[Session], job_id: str, owner: str, segmentation
     """Give a running job an existing result. Raises: LeaseLost, JobNotFound, SegmentationNotFound."""
     with writing(sessions) as session:
         job = jobs.owned(session, job_id, owner)
-        job.segmentation_id = _locked(session, segmentation_id).id
-
-
-def mark_stored(sessions: sessionmaker[Session], segmentation_id: str) -> None:
-    """The archive has confirmed the SEG: it leaves the outbox. The file is the caller's to delete.
-
-    Raises: SegmentationNotFound.
-    """
-    with writing(sessions) as session:
-        segmentation = _locked(session, segmentation_id)
-        segmentation.stored_at = segmentation.stored_at or datetime.now(UTC)
-        segmentation.outbox_path = None
-
-
-def store_failed(sessions: sessionmaker[Session], segmentation_id: str) -> int:
-    """Count a failed attempt to store; how many there are now. Raises: SegmentationNotFound."""
-    with writing(sessions) as session:
-        segmentation = _locked(session, segmentation_id)
-        segmentation.store_attempts += 1
-        return segmentation.store_attempts
-
-
-def pending(sessions: sessionmaker[Session]) -> list[PendingStore]:
-    """The outbox, oldest first; without deleted segmentations."""
-    query = (
-        select(Segmentation, Study.study_instance_uid)
-        .join(Segmentation.series)
-        .join(Series.study)
-        .where(Segmentation.outbox_path.is_not(None), Segmentation.deleted_at.is_(None))
-        .order_by(Segmentation.created_at, Segmentation.id)
-    )
-    with sessions() as session:
-        return [
-            PendingStore(row.id, study_uid, row.sop_instance_uid, Path(row.outbox_path), row.store_attempts)
-            for row, study_uid in session.execute(query)
-            if row.outbox_path is not None and row.sop_instance_uid is not None
-        ]
+        job.segmentation_id = locked(session, segmentation_id).id
 
 
 def document(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, Any]:
@@ -259,8 +213,9 @@ def lesions_of_patient(
 def delete_segmentation(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> None:
     """Mark it deleted, so that nothing lists it any more, and note who did. Raises: SegmentationNotFound."""
     with writing(sessions) as session:
-        segmentation = _locked(session, segmentation_id)
+        segmentation = locked(session, segmentation_id)
         segmentation.deleted_at = datetime.now(UTC)
+        session.execute(delete(Outbox).where(Outbox.segmentation_ref == segmentation_id))
         uid = segmentation.sop_instance_uid
         audit.note(session, actor, "segmentation.delete", segmentation_id, sop_instance_uid=uid)
 
@@ -274,7 +229,11 @@ def _lesion_row(lesion: Lesion, now: datetime) -> tables.Lesion:
     )
 
 
-def _locked(session: Session, segmentation_id: str) -> Segmentation:
+def locked(session: Session, segmentation_id: str) -> Segmentation:
+    """The segmentation, locked until the transaction ends.
+
+    Raises: SegmentationNotFound, also when it is deleted.
+    """
     segmentation = session.get(Segmentation, segmentation_id, with_for_update=True)
     if segmentation is None or segmentation.deleted_at is not None:
         raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")

@@ -1,4 +1,5 @@
-"""The tables: patients, studies, series, segmentations, lesions, measurements, jobs, tokens, audit events.
+"""The tables: patients, studies, series, segmentations with their outbox, lesions, measurements, jobs,
+batches, workers, tokens, audit events.
 
 A change here needs a migration under ``db/migrations/versions``; a test compares the two. Times are
 UTC and timezone-aware on both databases. Lengths in mm, volumes in ml, points in LPS mm.
@@ -108,18 +109,17 @@ class Series(Base):
 
 
 class Segmentation(Base):
-    """One run of one model on one series, and its entry in the outbox.
+    """One run of one model on one series.
 
     version: 1, 2, … per series and model; a number is never used twice.
     sop_instance_uid, series_instance_uid: those of the SEG; empty where no lesion was found.
-    outbox_path: the encoded SEG that waits for the archive; empty once stored_at is set.
+    stored_at: when the archive confirmed the SEG, which leaves the outbox then.
+    checked_at, missing_since: when the archive was last asked whether it still has the SEG, and since when
+    it has not.
     """
 
     __tablename__ = "segmentations"
-    __table_args__ = (
-        UniqueConstraint("series_ref", "model_id", "version"),
-        CheckConstraint("outbox_path IS NULL OR sop_instance_uid IS NOT NULL", name="outbox_has_uid"),
-    )
+    __table_args__ = (UniqueConstraint("series_ref", "model_id", "version"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     series_ref: Mapped[int] = mapped_column(ForeignKey("series.id"))
@@ -132,8 +132,9 @@ class Segmentation(Base):
     warnings: Mapped[list[Any]]
     sop_instance_uid: Mapped[str | None] = mapped_column(unique=True)
     series_instance_uid: Mapped[str | None]
-    outbox_path: Mapped[str | None]
     stored_at: Mapped[datetime | None]
+    checked_at: Mapped[datetime | None]
+    missing_since: Mapped[datetime | None]
     store_attempts: Mapped[int]
     timings_s: Mapped[dict[str, Any]]
     peak_memory_mb: Mapped[float | None]
@@ -143,6 +144,18 @@ class Segmentation(Base):
 
     series: Mapped[Series] = relationship()
     lesions: Mapped[list["Lesion"]] = relationship(order_by="Lesion.number")
+
+
+class Outbox(Base):
+    """An encoded SEG that the archive has not confirmed; written with its segmentation, in one transaction.
+
+    encoded: the DICOM file, the same bytes at every attempt to store them.
+    """
+
+    __tablename__ = "outbox"
+
+    segmentation_ref: Mapped[str] = mapped_column(ForeignKey("segmentations.id"), primary_key=True)
+    encoded: Mapped[bytes]
 
 
 class Lesion(Base):
@@ -244,6 +257,38 @@ class Job(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class Batch(Base):
+    """Requests for several studies made at once. A job that was active already may belong to several."""
+
+    __tablename__ = "batches"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    requested_by: Mapped[str | None]
+    created_at: Mapped[datetime]
+
+    jobs: Mapped[list[Job]] = relationship(secondary="batch_jobs", order_by=(Job.created_at, Job.id))
+
+
+class BatchJob(Base):
+    """A job of a batch."""
+
+    __tablename__ = "batch_jobs"
+
+    batch_ref: Mapped[str] = mapped_column(ForeignKey("batches.id"), primary_key=True)
+    job_ref: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True, index=True)
+
+
+class Worker(Base):
+    """A worker process that lives: it renews seen_at, and removes its row when it stops."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    loaded_models: Mapped[list[Any]]
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
 
 
 class Role(StrEnum):

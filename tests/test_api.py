@@ -1,5 +1,6 @@
 """`python api.py` for real: the API, its worker and a PACS, driven over HTTP as curl would."""
 
+import json
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from sqlalchemy import NullPool, Update, create_engine, text, update
 
 from api import create_app
 from bench.models import tiny_model
-from bench.parts import free_port
+from bench.parts import free_port, self_signed, wait_until
 from db.tables import Segmentation
 from orthanc.dicomweb import open_archive
 from settings import Settings
@@ -44,6 +46,7 @@ class Service:
     process: subprocess.Popen[bytes]
     document: dict
     token: str
+    log: Path
 
     @property
     def headers(self) -> dict[str, str]:
@@ -120,15 +123,16 @@ def small_head() -> hd.Volume:
     return hd.Volume(image.round().clip(0), affine, "PATIENT", frame_of_reference_uid=generate_uid())
 
 
-def start(environment: dict[str, str], port: int) -> subprocess.Popen[bytes]:
+def start(environment: dict[str, str], port: int, log: Path) -> subprocess.Popen[bytes]:
     names = {name.upper() for name in Settings.model_fields}
     clean = {name: value for name, value in os.environ.items() if name not in names}
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "api.py")],
-        cwd=environment["DATA_DIR"],
-        env=clean | environment | {"PORT": str(port), "LEASE_S": "3"},
-        stdout=subprocess.DEVNULL,
-    )
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "api.py")],
+            cwd=environment["DATA_DIR"],
+            env=clean | environment | {"PORT": str(port), "LEASE_S": "3", "LOG_FORMAT": "json"},
+            stdout=subprocess.DEVNULL, stderr=output,
+        )  # fmt: skip
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
@@ -136,7 +140,7 @@ def start(environment: dict[str, str], port: int) -> subprocess.Popen[bytes]:
                 return process
         except requests.ConnectionError:
             pass
-        assert process.poll() is None, "api.py ended"
+        assert process.poll() is None, log.read_text()
         time.sleep(0.3)
     process.kill()
     raise AssertionError("api.py was not ready within two minutes")
@@ -150,9 +154,10 @@ def serve(folder: Path, image: hd.Volume, **environment: str) -> Iterator[Servic
     open_archive(settings).store(study)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    process = start(variables, port)
+    log = folder / "log"
+    process = start(variables, port, log)
     token = settings.first_token_path.read_text().strip()
-    service = Service(url, settings, str(study[0].StudyInstanceUID), process, {}, token)
+    service = Service(url, settings, str(study[0].StudyInstanceUID), process, {}, token, log)
     service.document.update(service.get("/openapi.json").json())
     try:
         yield service
@@ -178,7 +183,7 @@ def test_a_study_without_lesions_is_done_with_zero_lesions_and_no_seg(service):
     document = service.get(job["result"]).json()
     assert document["lesions"] == []
     assert document["segmentation"] == {
-        "sop_instance_uid": None, "series_instance_uid": None, "stored": False
+        "sop_instance_uid": None, "series_instance_uid": None, "stored": False, "missing_since": None
     }  # fmt: skip
     assert document["research_use_only"] is True
     archive = open_archive(service.settings)
@@ -200,11 +205,11 @@ def test_a_result_that_waits_for_the_archive_is_not_deleted(service):
     asked = {"model": SILENT, "force": True, "wait_s": 30}
     result = service.post(f"/segmentation/{service.study_uid}", json=asked).json()["result"]
     row = update(Segmentation).where(Segmentation.id == result.rpartition("/")[2])
-    service.execute(row.values(sop_instance_uid="1.2.3", outbox_path="x"))
+    service.execute(row.values(sop_instance_uid="1.2.3", stored_at=None))
     refused = service.delete(result)
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "segmentation_not_stored")
     assert service.get(result).status_code == 200
-    service.execute(row.values(sop_instance_uid=None, outbox_path=None))
+    service.execute(row.values(sop_instance_uid=None))
     assert service.delete(result).status_code == 204
     assert service.get(result).status_code == 404
 
@@ -286,6 +291,45 @@ def test_a_body_that_is_not_json_and_a_wrong_method_are_refused_in_the_same_shap
     assert "GET" in wrong.headers["Allow"]
 
 
+def test_a_batch_segments_each_study_and_names_what_failed(service):
+    asked = {"study_instance_uids": [service.study_uid, "1.2.3"], "model": SILENT}
+    posted = service.post("/batches", json=asked)
+    assert (posted.status_code, len(posted.json()["jobs"])) == (202, 2)
+    address = posted.headers["Location"]
+    wait_until(lambda: service.get(address).json()["progress"] == 1.0, "the batch's end", 120)
+    batch = service.get(address).json()
+    assert batch["states"] | {"done": 1, "failed": 1} == batch["states"]
+    by_study = {job["study_instance_uid"]: job for job in batch["jobs"]}
+    assert by_study["1.2.3"]["error"]["code"] == "study_not_found"
+    done = by_study[service.study_uid]
+    assert done["lesions"] == len(service.get(done["result"]).json()["lesions"])
+    assert service.post(f"{address}/cancel").json() == batch
+
+
+def test_a_batch_by_query_takes_the_studies_that_match_and_refuses_none_and_all(service):
+    header = open_archive(service.settings).search_studies()[0]
+    posted = service.post("/batches", json={"query": {"PatientID": header.PatientID}, "model": SILENT})
+    assert [job["study_instance_uid"] for job in posted.json()["jobs"]] == [service.study_uid]
+    for query, found in (({"PatientID": "nobody"}, "finds 0"), ({}, "at least one"), (None, "either")):
+        refused = service.post("/batches", json={"query": query})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid_form")
+        assert found in refused.json()["error"]["message"]
+
+
+def test_log_metrics_and_errors_name_jobs_and_no_patient(service):
+    header = open_archive(service.settings).search_studies()[0]
+    job_id = service.post("/segmentation/1.2.3", json={"model": SILENT}).json()["id"]
+    error = service.ended(job_id)["error"]
+    lines = [json.loads(line) for line in service.log.read_text().splitlines()]
+    assert {"time", "level", "logger", "message"} <= set(lines[0])
+    assert any(line.get("job_id") == job_id and "study_not_found" in line["message"] for line in lines)
+    unknown = service.get(f"/patients/{header.PatientID}-2/lesions").text
+    told = service.log.read_text() + service.get("/metrics").text + unknown + json.dumps(error)
+    for secret in (header.PatientID, header.PatientName.family_name, header.PatientBirthDate):
+        assert secret
+        assert secret not in told
+
+
 def test_the_openapi_document_is_valid(service):
     validate(service.document)
 
@@ -318,6 +362,30 @@ def test_it_is_not_ready_without_a_worker_and_says_why(tmp_path):
     answer = create_app(Settings(_env_file=None, data_dir=tmp_path)).test_client().get("/health/ready")
     assert answer.status_code == 503
     assert {name for name, check in answer.json["checks"].items() if not check["ok"]} == {"worker"}
+
+
+def test_with_a_certificate_it_speaks_https_and_no_http(tmp_path):
+    key, certificate = self_signed(tmp_path)
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "api.py")], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        env=os.environ | {"TLS_KEY": str(key), "TLS_CERTIFICATE": str(certificate), "PORT": str(port)},
+    )  # fmt: skip
+    try:
+
+        def answers():
+            with suppress(requests.ConnectionError):
+                url = f"https://127.0.0.1:{port}/health/live"
+                return requests.get(url, verify=certificate, timeout=10).ok
+            return False
+
+        wait_until(answers, "HTTPS")
+        # Its refusal may be lost, because the connection is shut at once.
+        with suppress(requests.ConnectionError):
+            assert requests.get(f"http://127.0.0.1:{port}/health/live", timeout=10).status_code == 400
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
 
 
 def test_a_wrong_setting_stops_the_start_with_its_name(tmp_path):

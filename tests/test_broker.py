@@ -1,8 +1,6 @@
-"""Messages, and a worker's sign of life, as they reach another process: through the real folder transport."""
+"""Messages as they reach another process: through the real folder transport."""
 
-import os
 import shutil
-import time
 
 import broker
 from bench.parts import free_port
@@ -52,15 +50,3 @@ def test_the_folder_queue_is_in_trouble_when_its_folder_is_gone(tmp_path):
     assert broker.trouble(app) is None
     shutil.rmtree(settings.queue_dir)
     assert "cannot be written" in broker.trouble(app)
-
-
-def test_the_last_sign_of_life_tells_its_age_and_the_loaded_models(tmp_path):
-    settings = settings_in(tmp_path / "new")
-    assert broker.last_beat(settings) is None
-    broker.beat(settings, ["a-model"])
-    beat = broker.last_beat(settings)
-    assert beat.age_s < 5.0
-    assert beat.loaded_models == ("a-model",)
-    an_hour_ago = time.time() - 3600
-    os.utime(settings.heartbeat_path, (an_hour_ago, an_hour_ago))
-    assert 3595 < broker.last_beat(settings).age_s < 3660

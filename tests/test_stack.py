@@ -20,7 +20,7 @@ import pytest
 import requests
 import yaml
 
-from bench.parts import Redis, free_port, wait_until
+from bench.parts import Redis, free_port, self_signed, wait_until
 from orthanc import multipart, part10
 from tests import fake_pacs
 
@@ -136,10 +136,11 @@ def stack(tmp_path_factory, secrets, redis, processes, orthanc, database) -> Sta
     return running
 
 
-def nginx_command(folder: Path, ports: dict[str, int], orthanc) -> list[str]:
+def nginx_command(folder: Path, ports: dict[str, int], orthanc, tls: str = "") -> list[str]:
     """nginx with the configuration that its container gets, its ${METSCOPE_…} filled in likewise."""
     values = {
-        "METSCOPE_LISTEN": f"127.0.0.1:{ports['nginx']}",
+        "METSCOPE_LISTEN": f"127.0.0.1:{ports['nginx']}{' ssl' if tls else ''}",
+        "METSCOPE_TLS": tls,
         "METSCOPE_API": f"127.0.0.1:{ports['api']}",
         "METSCOPE_ORTHANC": orthanc.rest_url.removeprefix("http://"),
         "METSCOPE_ORTHANC_BASIC": base64.b64encode(f"{orthanc.user}:{orthanc.password}".encode()).decode(),
@@ -156,6 +157,32 @@ def nginx_command(folder: Path, ports: dict[str, int], orthanc) -> list[str]:
         f"fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};\n{site}\n}}\n"
     )
     return ["nginx", "-p", str(folder), "-c", str(whole)]
+
+
+def test_with_a_certificate_nginx_speaks_https(tmp_path, orthanc):
+    key, certificate = self_signed(tmp_path)
+    ports = {"nginx": free_port(), "api": free_port()}
+    tls = f"ssl_certificate {certificate}; ssl_certificate_key {key};"
+    process = subprocess.Popen(
+        nginx_command(tmp_path, ports, orthanc, tls), env={"PATH": f"{os.environ['PATH']}:/usr/sbin"},
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: listens(ports["nginx"]), "nginx")
+        url = f"https://127.0.0.1:{ports['nginx']}/health/live"
+        assert requests.get(url, verify=certificate, timeout=10).status_code == 502, "no API is behind it"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_worker_s_health_is_asked_as_compose_does(stack, database):
+    program, *arguments = SERVICES["worker"]["healthcheck"]["test"][1:]
+    assert program == "python"
+    ask = [sys.executable, *arguments]
+    for url, status in ((database, 0), ("sqlite://", 1)):
+        environment = {"PATH": os.environ["PATH"], "DATABASE_URL": url}
+        assert subprocess.run(ask, cwd=ROOT, env=environment, check=False).returncode == status
 
 
 def test_the_first_start_makes_secrets_and_a_later_one_keeps_them(secrets):

@@ -1,7 +1,6 @@
 """Every way a job can end, with the real database, folder archive and SEG, and a threshold for a model."""
 
 import logging
-import os
 import threading
 import time
 from datetime import UTC, datetime
@@ -13,17 +12,17 @@ from sqlalchemy import func, select, update
 
 import broker
 from bench.parts import PostgreSQL, wait_until
-from db import jobs, measurements
-from db.tables import Job, Lesion, Measurement, Segmentation
+from db import jobs, measurements, outbox
+from db.tables import Job, Lesion, Measurement, Outbox, Segmentation, Worker
 from errors import ArchiveUnreachable
 from orthanc.dicomweb import open_archive
 from orthanc.folder import FolderArchive
-from segmentation import Services, sweep_outbox
+from segmentation import Services
 from settings import Settings
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Prediction
 from unetr.spec import default_model
-from worker import Runner, keep_house
+from worker import Runner, check_presence, keep_house
 
 LESION_ML = 10 * 10 * 5 * 8 / 1000.0  # voxels of 2 x 2 x 2 mm
 
@@ -109,7 +108,7 @@ def test_a_job_ends_with_rows_and_a_seg_in_the_archive(site):
     assert [seg.SOPInstanceUID for seg in site.stored_segs()] == [
         document["segmentation"]["sop_instance_uid"]
     ]
-    assert list(site.settings.outbox_dir.iterdir()) == []
+    assert site.rows(Outbox) == 0
 
 
 def test_a_message_delivered_twice_makes_one_seg_and_one_set_of_rows(site):
@@ -305,29 +304,6 @@ def test_a_database_that_stops_in_mid_job_costs_an_attempt_and_no_result(tmp_pat
         database.remove()
 
 
-def test_an_outbox_that_cannot_be_written_is_named_and_leaves_nothing(site):
-    site.settings.outbox_dir.write_text("a file where the folder should be")
-    job_id = site.submit()
-    site.runner.run(job_id)
-    job = site.job(job_id)
-    assert (job.state, job.error_code) == ("failed", "outbox_unwritable")
-    assert (site.rows(Segmentation), site.stored_segs()) == (0, [])
-
-
-def test_what_a_killed_worker_left_in_the_outbox_is_swept_and_what_waits_is_kept(site):
-    job_id = site.submit()
-    site.worker(archive=AwayForStoring(site.settings.data_dir / "archive")).run(job_id)
-    waiting = next(site.settings.outbox_dir.iterdir())
-    left, fresh = (site.settings.outbox_dir / name for name in ("1.2.3.dcm", "1.2.4.part"))
-    for path in (left, fresh):
-        path.write_bytes(b"half")
-    long_ago = time.time() - 7200
-    for path in (waiting, left):
-        os.utime(path, (long_ago, long_ago))
-    sweep_outbox(site.sessions, site.settings.outbox_dir)
-    assert set(site.settings.outbox_dir.iterdir()) == {waiting, fresh}
-
-
 def test_a_recorded_result_goes_straight_to_storing(site):
     class Deadly(FolderArchive):
         def store(self, instances):
@@ -403,21 +379,83 @@ def test_a_model_that_cannot_be_loaded_fails_its_jobs_and_not_the_worker(tmp_pat
     assert (site.job(job_id).state, site.job(job_id).error_code) == ("failed", "model_not_found")
 
 
-def test_the_housekeeping_outlives_a_data_folder_that_cannot_be_written(tmp_path, caplog):
-    """A folder in the place of the sign of life does what a full disk does."""
-    settings = Settings(_env_file=None, data_dir=tmp_path, lease_s=1.2)
-    runner = Runner(settings)
-    settings.heartbeat_path.mkdir()
-    job_id = jobs.submit(runner.sessions, "1.2.3", "no-model").id
-    app = broker.create(settings)
-    thread = threading.Thread(target=keep_house, args=(runner, app))
-    with caplog.at_level(logging.INFO, "metscope.worker"):
-        thread.start()
-        try:
-            wait_until(lambda: f"job {job_id}: announced again" in caplog.text, "the announcement")
-            settings.heartbeat_path.rmdir()
-            wait_until(settings.heartbeat_path.is_file, "the sign of life")
-        finally:
-            runner.stopping.set()
-            thread.join()
-    assert "the sign of life cannot be written" in caplog.text
+def test_the_housekeeping_outlives_a_database_that_is_away(tmp_path, caplog):
+    database = PostgreSQL()
+    try:
+        database.start()
+        settings = Settings(
+            _env_file=None, data_dir=tmp_path, lease_s=1.2, database_url=database.create("metscope")
+        )
+        runner = Runner(settings)
+        job_id = jobs.submit(runner.sessions, "1.2.3", "no-model").id
+        database.stop()
+        thread = threading.Thread(target=keep_house, args=(runner, broker.create(settings)))
+        with caplog.at_level(logging.INFO, "metscope.worker"):
+            thread.start()
+            try:
+                wait_until(lambda: "the database does not answer" in caplog.text, "the complaint")
+                database.start()
+                wait_until(lambda: f"job {job_id}: announced again" in caplog.text, "the announcement")
+            finally:
+                runner.stopping.set()
+                thread.join()
+        with runner.sessions() as session:
+            assert [worker.id for worker in session.scalars(select(Worker))] == [runner.id]
+        runner.sessions.kw["bind"].dispose()
+    finally:
+        database.remove()
+
+
+def test_a_job_that_takes_too_long_fails_and_leaves_nothing(tmp_path):
+    site = Site(tmp_path, job_deadline_s=0.5)
+
+    def slow(volume, on_progress):
+        for _ in range(100):
+            time.sleep(0.1)
+            on_progress(0.5)
+        raise AssertionError("nobody looked at the clock")
+
+    job_id = site.submit()
+    site.worker(slow).run(job_id)
+    job = site.job(job_id)
+    assert (job.state, job.error_code) == ("failed", "deadline_exceeded")
+    assert "stage predict" in job.error_message
+    assert (site.rows(Segmentation), site.stored_segs()) == (0, [])
+
+
+def test_a_result_that_waits_for_the_archive_is_not_ended_by_the_deadline(tmp_path):
+    site = Site(tmp_path, job_deadline_s=3.0)
+
+    class Slow(FolderArchive):
+        def store(self, instances):
+            time.sleep(site.settings.job_deadline_s + site.settings.lease_s)
+            super().store(instances)
+
+    job_id = site.submit()
+    site.worker(archive=Slow(tmp_path / "archive")).run(job_id)
+    assert (site.job(job_id).state, len(site.stored_segs())) == ("done", 1)
+
+
+def test_a_seg_that_was_deleted_in_the_archive_is_noticed_and_made_again(site):
+    first = site.submit()
+    site.runner.run(first)
+    seg = site.stored_segs()[0]
+    site.archive.delete_instance(site.study_uid, seg.SOPInstanceUID)
+    check_presence(site.sessions, site.archive, datetime.now(UTC))
+    document = measurements.document(site.sessions, site.job(first).segmentation_id)
+    assert document["segmentation"]["stored"] is False
+    assert document["segmentation"]["missing_since"] is not None
+    second = site.submit()
+    site.runner.run(second)
+    assert site.job(second).segmentation_id != site.job(first).segmentation_id
+    assert len(site.stored_segs()) == 1
+
+
+def test_a_seg_that_comes_back_to_the_archive_is_missed_no_more(site):
+    job_id = site.submit()
+    site.runner.run(job_id)
+    segmentation_id = site.job(job_id).segmentation_id
+    outbox.note_presence(site.sessions, segmentation_id, present=False)
+    check_presence(site.sessions, site.archive, datetime.now(UTC))
+    document = measurements.document(site.sessions, segmentation_id)
+    assert document["segmentation"] | {"stored": True, "missing_since": None} == document["segmentation"]

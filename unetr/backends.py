@@ -1,9 +1,11 @@
-"""What carries out the network: CUDA where there is one, else OpenVINO, else torch.
+"""What carries out the network: CUDA where there is one and room on it, else OpenVINO, else torch.
 
 A backend takes one window, float32 (x, y, z), and returns the logit of the foreground's probability,
 float32 (x, y, z): its channel, 1, less the background's.
 """
 
+import copy
+import functools
 import logging
 import warnings
 from collections.abc import Callable
@@ -37,7 +39,7 @@ class _Logit(torch.nn.Module):
 
 def load_backends(spec: ModelSpec, device: str = "auto") -> tuple[Backend, Backend | None]:
     """Load the spec's weights, once, into the fastest backends: for the lesions, and for the brain if it is
-    sought. device: auto, cuda or cpu.
+    sought. device: auto, cpu, cuda or, for one of several, cuda:0, cuda:1, …
 
     Raises: WeightsInvalid; OutOfMemory; ModelError when cuda is asked for and there is none.
     """
@@ -55,13 +57,36 @@ def backend_of(network: torch.nn.Module, window: tuple[int, int, int], device: s
     Raises: OutOfMemory; ModelError when cuda is asked for and there is none.
     """
     module = _Logit(network).eval()
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("DEVICE is cuda, but torch finds no CUDA device.")
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise ModelError(f"DEVICE is {device}, but torch finds {torch.cuda.device_count()} CUDA devices.")
     if device != "cpu" and torch.cuda.is_available():
+        on_gpu = _Logit(copy.deepcopy(network)).eval()
         try:
-            return _torch_backend(module.cuda())
+            gpu = _torch_backend(on_gpu.to("cuda" if device == "auto" else device))
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfMemory("The GPU has too little free memory for the model's weights.") from error
+        return with_fallback(gpu, lambda: _cpu_backend(module, window))
+    return _cpu_backend(module, window)
+
+
+def with_fallback(first: Backend, make_second: Callable[[], Backend]) -> Backend:
+    """The first; each window for which its memory is too small goes to the second, made when first needed.
+
+    Windows are stitched in the main memory anyway, so that the GPU never holds more than one.
+    """
+    second = functools.cache(make_second)
+
+    def infer(window: Array) -> Array:
+        try:
+            return first(window)
+        except OutOfMemory as error:
+            logger.warning("%s It goes to the CPU.", error.message)
+        return second()(window)
+
+    return infer
+
+
+def _cpu_backend(module: torch.nn.Module, window: tuple[int, int, int]) -> Backend:
     reference = _torch_backend(module)
     try:
         candidate = _openvino_backend(module, window)
@@ -92,6 +117,7 @@ def _torch_backend(module: torch.nn.Module) -> Backend:
                 difference = module(torch.from_numpy(np.ascontiguousarray(window))[None, None].to(device))
             return np.asarray(difference[0, 0].cpu().numpy(), dtype=np.float32)
         except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
             raise OutOfMemory("The GPU has too little free memory for one window.") from error
 
     return infer

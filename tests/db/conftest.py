@@ -135,7 +135,7 @@ def new(header: Dataset, two_boxes: list[Lesion]) -> NewSegmentation:
         lesions=two_boxes,
         seg_sop_instance_uid=generate_uid(),
         seg_series_instance_uid=generate_uid(),
-        outbox_path=Path("outbox") / "seg.dcm",
+        encoded=b"a DICOM file",
         idempotency_key="key-1",
         timings_s={"fetch": 0.25, "predict": 3.5},
         peak_memory_mb=812.5,

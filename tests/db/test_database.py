@@ -10,12 +10,12 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import CheckConstraint, inspect, select, text
+from sqlalchemy import CheckConstraint, delete, inspect, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from db import jobs, measurements
-from db.database import alembic_config, open_database, writing
-from db.tables import AuditEvent, Base, Job, Study
+from db import jobs, measurements, outbox
+from db.database import alembic_config, migrating, open_database, writing
+from db.tables import AuditEvent, Base, Job, Outbox, Study
 from errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -38,15 +38,40 @@ def test_the_migrated_schema_is_that_of_the_tables(sessions):
 def test_migrations_go_down_and_up_again_on_data(empty_url, new):
     sessions = open_database(empty_url)
     jobs.submit(sessions, "1.2.3", "unetr")
-    measurements.record(sessions, new)
+    recorded = measurements.record(sessions, new)
+    outbox.mark_stored(sessions, recorded)
     engine = sessions.kw["bind"]
-    with engine.begin() as connection:
+    with migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "base")
         assert inspect(connection).get_table_names() == ["alembic_version"]
-    with engine.begin() as connection:
+    with migrating(engine) as connection:
         command.upgrade(alembic_config(connection), "head")
     assert jobs.list_jobs(sessions) == []
     measurements.record(sessions, new)
+    engine.dispose()
+
+
+def test_a_seg_that_waits_survives_the_migration_of_its_file_into_the_database(empty_url, new, tmp_path):
+    sessions = open_database(empty_url)
+    waiting = measurements.record(sessions, new)
+    engine = sessions.kw["bind"]
+    with pytest.raises(RuntimeError, match="wait in the outbox"), migrating(engine) as connection:
+        command.downgrade(alembic_config(connection), "0002")
+    assert outbox.pending(sessions, waiting) == new.encoded
+    with sessions.begin() as session:
+        session.execute(delete(Outbox))
+    with migrating(engine) as connection:
+        command.downgrade(alembic_config(connection), "0002")
+        (tmp_path / "seg.dcm").write_bytes(b"an older file")
+        moved = text("UPDATE segmentations SET outbox_path = :path")
+        connection.execute(moved, {"path": str(tmp_path / "seg.dcm")})
+    with migrating(engine) as connection:
+        command.upgrade(alembic_config(connection), "head")
+    assert outbox.pending(sessions, waiting) == b"an older file"
+    lesions = measurements.document(sessions, waiting)["lesions"]
+    assert lesions == [lesion.to_dict() for lesion in new.lesions]
+    with pytest.raises(IntegrityError), sessions.begin() as session:
+        session.execute(text("DELETE FROM segmentations"))
     engine.dispose()
 
 

@@ -17,6 +17,7 @@ from errors import JobNotCancellable, JobNotFound, LeaseLost
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = 60.0
+DEADLINE_S = 3600.0
 
 
 def later(seconds: float) -> datetime:
@@ -138,7 +139,7 @@ def test_an_expired_lease_passes_to_another_and_the_first_owner_can_change_nothi
     assert jobs.claim(sessions, job_id, "b", LEASE_S, 3).attempts == 2
     segmentation_id = measurements.record(sessions, new)
     for change in (
-        lambda: jobs.heartbeat(sessions, job_id, "a", LEASE_S),
+        lambda: jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S),
         lambda: jobs.progress(sessions, job_id, "a", "predict", 0.5),
         lambda: jobs.finish(sessions, job_id, "a", segmentation_id),
         lambda: jobs.fail(sessions, job_id, "a", "model_error", "No."),
@@ -154,12 +155,12 @@ def test_an_expired_lease_passes_to_another_and_the_first_owner_can_change_nothi
 
 def test_a_queued_job_has_no_owner(sessions, job_id):
     with pytest.raises(LeaseLost, match="queued"):
-        jobs.heartbeat(sessions, job_id, "a", LEASE_S)
+        jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S)
 
 
 def test_heartbeats_keep_the_job(sessions, job_id):
     jobs.claim(sessions, job_id, "a", 0.2, 3)
-    assert jobs.heartbeat(sessions, job_id, "a", LEASE_S) is False
+    assert jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S) is False
     assert jobs.requeue_expired(sessions, later(LEASE_S / 2), 3, LEASE_S) == []
     assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == [job_id]
 
@@ -212,7 +213,7 @@ def test_a_running_job_is_cancelled_when_its_worker_sees_it(sessions, job_id):
     assert jobs.cancel(sessions, job_id).state == "running"
     assert jobs.cancel(sessions, job_id).cancel_requested
     assert jobs.progress(sessions, job_id, "a", "predict", 0.1) is True
-    assert jobs.heartbeat(sessions, job_id, "a", LEASE_S) is True
+    assert jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S) is True
     jobs.mark_cancelled(sessions, job_id, "a")
     assert jobs.get(sessions, job_id).state == "cancelled"
 

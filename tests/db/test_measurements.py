@@ -4,13 +4,12 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, inspect, select
 from sqlalchemy.exc import IntegrityError
 
-from db import jobs, measurements
+from db import jobs, measurements, outbox
 from db.tables import AuditEvent, Base, Measurement, Segmentation
 from db.tables import Lesion as LesionRow
 from errors import InvalidForm, LeaseLost, PatientNotFound, SegmentationNotFound
@@ -40,7 +39,7 @@ def test_one_record_writes_every_row_and_the_job_s_result(sessions, new, job_id)
     segmentation_id = measurements.record(sessions, new, job_id, "a")
     assert rows(sessions) == {
         "patients": 1, "studies": 1, "series": 1, "segmentations": 1, "lesions": 2, "measurements": 2,
-        "jobs": 1, "audit_events": 1, "tokens": 0,
+        "outbox": 1, "jobs": 1, "audit_events": 1, "batches": 0, "batch_jobs": 0, "workers": 0, "tokens": 0,
     }  # fmt: skip
     assert jobs.get(sessions, job_id).segmentation_id == segmentation_id
 
@@ -67,6 +66,7 @@ def test_the_document_says_what_was_measured(sessions, new):
             "sop_instance_uid": new.seg_sop_instance_uid,
             "series_instance_uid": new.seg_series_instance_uid,
             "stored": False,
+            "missing_since": None,
         },
         "warnings": ["Slice thickness differs from spacing."],
         "timings_s": {"fetch": 0.25, "predict": 3.5},
@@ -92,14 +92,12 @@ def test_an_edited_lesion_shows_its_newest_measurement_and_keeps_the_old(session
 
 
 def test_zero_lesions_are_a_result_without_a_seg(sessions, new):
-    empty = replace(
-        new, lesions=[], seg_sop_instance_uid=None, seg_series_instance_uid=None, outbox_path=None
-    )
+    empty = replace(new, lesions=[], seg_sop_instance_uid=None, seg_series_instance_uid=None, encoded=None)
     segmentation_id = measurements.record(sessions, empty)
     document = measurements.document(sessions, segmentation_id)
     assert (document["lesions"], document["total_volume_ml"]) == ([], 0)
     assert document["segmentation"]["sop_instance_uid"] is None
-    assert measurements.pending(sessions) == []
+    assert outbox.pending(sessions, segmentation_id) is None
     measurements.record(sessions, empty)
 
 
@@ -184,22 +182,6 @@ def test_a_job_adopts_an_existing_result(sessions, new, job_id):
         measurements.adopt(sessions, job_id, "a", segmentation_id)
 
 
-def test_the_outbox_holds_a_seg_until_the_archive_has_it(sessions, new):
-    first = measurements.record(sessions, new)
-    second = measurements.record(sessions, of_study(new, "1.2.9", None, "1.9"))
-    assert [waiting.segmentation_id for waiting in measurements.pending(sessions)] == [first, second]
-    assert [measurements.store_failed(sessions, first) for _ in range(2)] == [1, 2]
-    waiting = measurements.pending(sessions)[0]
-    assert (waiting.study_instance_uid, waiting.sop_instance_uid) == ("1.2.3", new.seg_sop_instance_uid)
-    assert (waiting.outbox_path, waiting.store_attempts) == (Path("outbox/seg.dcm"), 2)
-    measurements.mark_stored(sessions, first)
-    measurements.mark_stored(sessions, first)
-    assert measurements.document(sessions, first)["segmentation"]["stored"] is True
-    assert [waiting.segmentation_id for waiting in measurements.pending(sessions)] == [second]
-    measurements.delete_segmentation(sessions, second, None)
-    assert measurements.pending(sessions) == []
-
-
 def test_deleting_hides_the_result_and_leaves_a_trace(sessions, new):
     segmentation_id = measurements.record(sessions, new)
     measurements.delete_segmentation(sessions, segmentation_id, "reader")
@@ -215,9 +197,10 @@ def test_deleting_hides_the_result_and_leaves_a_trace(sessions, new):
     assert datetime.now(UTC) - event.at < timedelta(minutes=1)
 
 
-@pytest.mark.parametrize("name", ["document", "mark_stored", "store_failed"])
-def test_an_unknown_or_deleted_segmentation_is_not_found(sessions, new, name):
-    function = getattr(measurements, name)
+@pytest.mark.parametrize(
+    "function", [measurements.document, outbox.mark_stored, outbox.store_failed], ids=lambda f: f.__name__
+)
+def test_an_unknown_or_deleted_segmentation_is_not_found(sessions, new, function):
     with pytest.raises(SegmentationNotFound, match="no segmentation 1234"):
         function(sessions, "1234")
     segmentation_id = measurements.record(sessions, new)

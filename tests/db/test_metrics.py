@@ -7,15 +7,15 @@ from pathlib import Path
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from db import jobs, measurements
+from db import jobs, measurements, outbox, workers
 from db.tables import Job
 from metrics import exposition
 
 ALERTS = yaml.safe_load((Path(__file__).parents[2] / "docs" / "alerts.yml").read_text())
 
 
-def samples(sessions, silent_s=None) -> dict[tuple[str, ...], float]:
-    text = exposition(sessions, silent_s).decode()
+def samples(sessions) -> dict[tuple[str, ...], float]:
+    text = exposition(sessions, lease_s=60.0).decode()
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
@@ -27,7 +27,7 @@ def test_an_empty_database_has_no_jobs_and_nothing_waits(sessions):
     told = samples(sessions)
     assert {told["metscope_jobs", state] for state in ("queued", "running", "done", "failed")} == {0.0}
     assert told["metscope_outbox_segmentations",] == told["metscope_oldest_queued_job_seconds",] == 0.0
-    assert ("metscope_worker_silent_seconds",) not in told
+    assert told["metscope_workers",] == told["metscope_missing_segmentations",] == 0
 
 
 def test_jobs_failures_stages_and_outbox_are_counted(sessions, new):
@@ -37,14 +37,16 @@ def test_jobs_failures_stages_and_outbox_are_counted(sessions, new):
             peak_memory_mb=100.0 * number,
         )  # fmt: skip
         recorded = measurements.record(sessions, run)
-    measurements.mark_stored(sessions, recorded)
+    outbox.mark_stored(sessions, recorded)
+    outbox.note_presence(sessions, recorded, present=False)
+    workers.seen(sessions, "a", [])
     failed, waiting = (jobs.submit(sessions, f"1.2.{n}", "m").id for n in (1, 2))
     jobs.claim(sessions, failed, "a", 60.0, 3)
     jobs.fail(sessions, failed, "a", "constant_pixels", "all 0")
     with sessions.begin() as session:
         session.get_one(Job, waiting).created_at = datetime.now(UTC) - timedelta(seconds=100)
 
-    told = samples(sessions, 3.5)
+    told = samples(sessions)
     assert (told["metscope_jobs", "queued"], told["metscope_jobs", "failed"]) == (1, 1)
     assert told["metscope_job_failures_total", "constant_pixels"] == 1
     assert 100 <= told["metscope_oldest_queued_job_seconds",] < 160
@@ -53,12 +55,12 @@ def test_jobs_failures_stages_and_outbox_are_counted(sessions, new):
     assert told["metscope_stage_seconds_count", "predict"] == 2
     assert told["metscope_stage_seconds_count", "encode"] == 0
     assert told["metscope_peak_memory_bytes",] == 200 * 2**20
-    assert told["metscope_worker_silent_seconds",] == 3.5
-    text = exposition(sessions, None).decode()
+    assert told["metscope_workers",] == told["metscope_missing_segmentations",] == 1
+    text = exposition(sessions, lease_s=60.0).decode()
     assert not any(secret in text for secret in ("MS-1", "Müller", "1.2.3"))
 
 
 def test_every_alert_names_a_metric_that_is_told_from_the_start(sessions):
-    told = {name for name, *_ in samples(sessions, 1.0)}
+    told = {name for name, *_ in samples(sessions)}
     for rule in ALERTS["groups"][0]["rules"]:
         assert any(name in rule["expr"] for name in told), rule["alert"]

@@ -10,8 +10,8 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from errors import JobCancelled, ModelError
-from unetr.backends import AGREEMENT, backend_of, trusted
+from errors import JobCancelled, ModelError, OutOfMemory
+from unetr.backends import AGREEMENT, backend_of, trusted, with_fallback
 from unetr.network import build, save_weights
 from unetr.predict import Predictor
 from unetr.sliding import slide, windows
@@ -291,3 +291,24 @@ def test_cuda_agrees_with_the_cpu(small_network):
     window = np.random.default_rng(1).normal(size=(32, 32, 32)).astype(np.float32)
     cpu = backend_of(small_network, (32, 32, 32), "cpu")(window)
     assert backend_of(small_network, (32, 32, 32), "cuda")(window) == pytest.approx(cpu, abs=0.05)
+
+
+def test_a_window_too_large_for_the_gpu_goes_to_the_cpu_and_the_next_one_tries_the_gpu_again(caplog):
+    made = []
+
+    def small_gpu(window):
+        if window.max() > 1:
+            raise OutOfMemory("The GPU has too little free memory for one window.")
+        return window
+
+    def make_cpu():
+        made.append("cpu")
+        return lambda window: -window
+
+    backend = with_fallback(small_gpu, make_cpu)
+    ones = np.ones((2, 2, 2), np.float32)
+    assert backend(ones)[0, 0, 0] == 1
+    assert made == []
+    assert [backend(scale * ones)[0, 0, 0] for scale in (2, 1, 3)] == [-2, 1, -3]
+    assert made == ["cpu"]
+    assert "goes to the CPU" in caplog.text

@@ -1,0 +1,72 @@
+"""Requests for several studies at once, and how far they have come."""
+
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, selectinload, sessionmaker
+
+from db import jobs
+from db.database import writing
+from db.tables import ACTIVE_STATES, Batch, BatchJob, Job, Lesion
+from errors import BatchNotFound
+
+
+def submit(
+    sessions: sessionmaker[Session],
+    study_instance_uids: Sequence[str],
+    model_id: str,
+    *,
+    force: bool = False,
+    requested_by: str | None = None,
+) -> Batch:
+    """A batch with a job for each study, all or none; an active job of an identical request is joined."""
+    with writing(sessions) as session:
+        batch = Batch(id=str(uuid.uuid4()), requested_by=requested_by, created_at=datetime.now(UTC))
+        session.add(batch)
+        # One order for all, so that two batches with the same studies do not wait for each other.
+        batch.jobs = [
+            jobs.add(session, uid, model_id, series_instance_uid=None, force=force, requested_by=requested_by)
+            for uid in sorted(set(study_instance_uids))
+        ]
+    return batch
+
+
+def get(sessions: sessionmaker[Session], batch_id: str) -> Batch:
+    """With its jobs. Raises: BatchNotFound."""
+    with sessions() as session:
+        batch = session.get(Batch, batch_id, options=[selectinload(Batch.jobs)])
+        if batch is None:
+            raise BatchNotFound(f"There is no batch {batch_id}.")
+        return batch
+
+
+def cancel(sessions: sessionmaker[Session], batch_id: str, actor: str | None) -> Batch:
+    """Cancel those of its jobs that can be cancelled and belong to no other batch. Raises: BatchNotFound."""
+    get(sessions, batch_id)
+    others = select(BatchJob.job_ref).where(BatchJob.batch_ref != batch_id)
+    cancellable = (
+        select(Job)
+        .join(BatchJob, BatchJob.job_ref == Job.id)
+        .where(BatchJob.batch_ref == batch_id, Job.state.in_(ACTIVE_STATES), Job.segmentation_id.is_(None))
+        .where(Job.id.not_in(others))
+        .order_by(Job.id)
+        .with_for_update(of=Job)
+    )
+    with writing(sessions) as session:
+        for job in session.scalars(cancellable):
+            jobs.ask_to_cancel(session, job, actor)
+    return get(sessions, batch_id)
+
+
+def count_lesions(sessions: sessionmaker[Session], batch: Batch) -> dict[str, int]:
+    """Of each segmentation that the batch led to, by its id."""
+    ids = [job.segmentation_id for job in batch.jobs if job.segmentation_id is not None]
+    query = (
+        select(Lesion.segmentation_ref, func.count())
+        .where(Lesion.segmentation_ref.in_(ids))
+        .group_by(Lesion.segmentation_ref)
+    )
+    with sessions() as session:
+        return dict.fromkeys(ids, 0) | dict(session.execute(query).all())

@@ -1,0 +1,85 @@
+"""SEG objects on their way into the archive, and whether those that arrived are still there."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import delete, func, or_, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import audit
+from db.database import writing
+from db.measurements import locked
+from db.tables import Outbox, Segmentation, Series, Study
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A SEG that the archive has confirmed."""
+
+    segmentation_id: str
+    study_instance_uid: str
+    sop_instance_uid: str
+
+
+def pending(sessions: sessionmaker[Session], segmentation_id: str) -> bytes | None:
+    """The segmentation's SEG, a DICOM file; None where the archive has it, or there is none."""
+    with sessions() as session:
+        return session.scalar(select(Outbox.encoded).where(Outbox.segmentation_ref == segmentation_id))
+
+
+def count(session: Session) -> int:
+    """How many SEG objects wait."""
+    return session.scalar(select(func.count()).select_from(Outbox)) or 0
+
+
+def mark_stored(sessions: sessionmaker[Session], segmentation_id: str) -> None:
+    """The archive has confirmed the SEG: it leaves the outbox. Raises: SegmentationNotFound."""
+    with writing(sessions) as session:
+        segmentation = locked(session, segmentation_id)
+        segmentation.stored_at = segmentation.stored_at or datetime.now(UTC)
+        session.execute(delete(Outbox).where(Outbox.segmentation_ref == segmentation_id))
+
+
+def store_failed(sessions: sessionmaker[Session], segmentation_id: str) -> int:
+    """Count a failed attempt to store; how many there are now. Raises: SegmentationNotFound."""
+    with writing(sessions) as session:
+        segmentation = locked(session, segmentation_id)
+        segmentation.store_attempts += 1
+        return segmentation.store_attempts
+
+
+def not_checked_since(sessions: sessionmaker[Session], then: datetime, limit: int) -> list[Stored]:
+    """Stored segmentations whose presence in the archive was last confirmed before that, oldest first."""
+    last = func.coalesce(Segmentation.checked_at, Segmentation.stored_at)
+    query = (
+        select(Segmentation.id, Study.study_instance_uid, Segmentation.sop_instance_uid)
+        .join(Segmentation.series)
+        .join(Series.study)
+        .where(Segmentation.stored_at.is_not(None), Segmentation.deleted_at.is_(None))
+        .where(Segmentation.sop_instance_uid.is_not(None), or_(last < then, last.is_(None)))
+        .order_by(last)
+        .limit(limit)
+    )
+    with sessions() as session:
+        return [Stored(id_, study_uid, str(uid)) for id_, study_uid, uid in session.execute(query)]
+
+
+def note_presence(sessions: sessionmaker[Session], segmentation_id: str, present: bool) -> None:
+    """What the archive answered when it was asked for a stored SEG. Raises: SegmentationNotFound."""
+    now = datetime.now(UTC)
+    with writing(sessions) as session:
+        segmentation = locked(session, segmentation_id)
+        segmentation.checked_at = now
+        if present:
+            segmentation.missing_since = None
+        elif segmentation.missing_since is None:
+            segmentation.missing_since = now
+            audit.note(session, None, "segmentation.missing", segmentation_id)
+
+
+def count_missing(session: Session) -> int:
+    """How many stored SEG objects the archive has lost or was told to delete."""
+    missing = select(func.count()).where(
+        Segmentation.missing_since.is_not(None), Segmentation.deleted_at.is_(None)
+    )
+    return session.scalar(missing) or 0

@@ -1,0 +1,55 @@
+"""Which worker processes live; each renews its own row.
+
+python -m db.workers: whether a worker on this machine lives, by the exit status; for a health check.
+"""
+
+import socket
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from db.database import insert_for, open_database, writing
+from db.tables import Worker
+from settings import load
+
+FORGOTTEN_AFTER = timedelta(days=1)
+
+
+def seen(sessions: sessionmaker[Session], worker_id: str, loaded_models: Sequence[str]) -> None:
+    """The worker lives now. Forgets those that vanished a day ago."""
+    now = datetime.now(UTC)
+    with writing(sessions) as session:
+        changing = {"loaded_models": list(loaded_models), "seen_at": now}
+        session.execute(
+            insert_for(session, Worker)
+            .values(id=worker_id, started_at=now, **changing)
+            .on_conflict_do_update(index_elements=[Worker.id], set_=changing)
+        )
+        session.execute(delete(Worker).where(Worker.seen_at < now - FORGOTTEN_AFTER))
+
+
+def gone(sessions: sessionmaker[Session], worker_id: str) -> None:
+    """The worker stops."""
+    with writing(sessions) as session:
+        session.execute(delete(Worker).where(Worker.id == worker_id))
+
+
+def living(session: Session, silent_s: float) -> list[Worker]:
+    """Those seen within so many seconds, by their id."""
+    since = datetime.now(UTC) - timedelta(seconds=silent_s)
+    return list(session.scalars(select(Worker).where(Worker.seen_at > since).order_by(Worker.id)))
+
+
+def main() -> int:
+    """0 where a worker of this machine lives."""
+    settings = load()
+    with open_database(settings.sqlalchemy_url)() as session:
+        hosts = [worker.id.partition(":")[0] for worker in living(session, settings.lease_s)]
+    return int(socket.gethostname() not in hosts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""What a process writes to standard error, as text or as a line of JSON each, with the job it is about."""
+
+import logging
+import warnings
+from contextvars import ContextVar
+from typing import Literal
+
+from pythonjsonlogger.json import JsonFormatter
+
+FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
+TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+# Loud about what is of no use to who reads the log.
+QUIETER = {"alembic": logging.WARNING, "celery": logging.WARNING, "kombu": logging.ERROR}
+
+job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
+
+
+def configure(log_format: Literal["text", "json"]) -> None:
+    """To be called once by each process."""
+    handler = logging.StreamHandler()
+    if log_format == "json":
+        names = {"asctime": "time", "levelname": "level", "name": "logger"}
+        handler.setFormatter(JsonFormatter(FIELDS, rename_fields=names))
+        handler.addFilter(_add_job_id)
+    else:
+        handler.setFormatter(logging.Formatter(TEXT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    for name, level in QUIETER.items():
+        logging.getLogger(name).setLevel(level)
+    # Its warnings quote values from the images' headers.
+    warnings.filterwarnings("ignore", module="pydicom")
+
+
+def _add_job_id(record: logging.LogRecord) -> bool:
+    if (current := job_id.get()) is not None:
+        record.job_id = current
+    return True

@@ -1,0 +1,141 @@
+"""Segmentations asked for, one by one or in batches, and how far they have come."""
+
+import logging
+import time
+
+from flask import Response, g
+
+import broker
+import schemas
+from db import batches, jobs
+from db.tables import ACTIVE_STATES, Batch, Job
+from errors import InvalidForm
+from routes.shared import answer, blueprint, context
+
+WAIT_POLL_S = 0.1
+
+logger = logging.getLogger("metscope.api")
+routes = blueprint("jobs")
+
+
+@routes.post(
+    "/segmentation/<study_instance_uid>",
+    responses={200: schemas.JobAnswer, 202: schemas.JobAnswer},
+)
+def request_segmentation(path: schemas.StudyPath, body: schemas.SegmentationForm) -> Response:
+    """Segment a study: a job, to be polled at its Location
+
+    200 where the job ended within wait_s, else 202. The series, if none is given, is chosen by the job.
+    """
+    model = context().model_id(body.model)
+    job = jobs.submit(
+        context().sessions,
+        path.study_instance_uid,
+        model,
+        series_instance_uid=body.series_instance_uid,
+        force=body.force,
+        requested_by=g.actor,
+    )
+    announce(job)
+    job = _wait_for_end(job, body.wait_s or 0.0)
+    response = _job(job, 202 if job.state in ACTIVE_STATES else 200)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return response
+
+
+def announce(job: Job) -> bool:
+    """Tell the workers. False: the broker is away."""
+    told = broker.announce(context().celery, job.id)
+    if not told:
+        logger.warning("job %s: the broker is away; a worker will find the job in the database", job.id)
+    return told
+
+
+def _wait_for_end(job: Job, wait_s: float) -> Job:
+    deadline = time.monotonic() + wait_s
+    if wait_s and context().waiting.acquire(blocking=False):
+        try:
+            while job.state in ACTIVE_STATES and time.monotonic() < deadline:
+                time.sleep(WAIT_POLL_S)
+                job = jobs.get(context().sessions, job.id)
+        finally:
+            context().waiting.release()
+    return job
+
+
+def _job(job: Job, status: int = 200) -> Response:
+    return answer(schemas.JobAnswer.of(job, jobs.estimate_s(context().sessions, job)), status)
+
+
+@routes.get("/jobs", responses={200: schemas.JobsAnswer})
+def list_jobs(query: schemas.JobsQuery) -> Response:
+    """The newest jobs"""
+    sessions = context().sessions
+    found = jobs.list_jobs(sessions, query.limit, query.state)
+    return answer(
+        schemas.JobsAnswer(jobs=[schemas.JobAnswer.of(j, jobs.estimate_s(sessions, j)) for j in found])
+    )
+
+
+@routes.get("/jobs/<job_id>", responses={200: schemas.JobAnswer})
+def get_job(path: schemas.JobPath) -> Response:
+    """How far a job has come"""
+    return _job(jobs.get(context().sessions, path.job_id))
+
+
+@routes.post(
+    "/jobs/<job_id>/cancel",
+    responses={200: schemas.JobAnswer},
+)
+def cancel_job(path: schemas.JobPath) -> Response:
+    """Cancel a job; a running one ends within seconds"""
+    return _job(jobs.cancel(context().sessions, path.job_id, g.actor))
+
+
+@routes.post("/jobs/<job_id>/retry", responses={202: schemas.JobAnswer})
+def retry_job(path: schemas.JobPath) -> Response:
+    """Request again what a failed or cancelled job was asked for; another job"""
+    job = jobs.retry(context().sessions, path.job_id, g.actor)
+    announce(job)
+    return _job(job, 202)
+
+
+@routes.post("/batches", responses={202: schemas.BatchAnswer})
+def request_batch(body: schemas.BatchForm) -> Response:
+    """Segment several studies, listed or found by a query: a batch of jobs"""
+    model = context().model_id(body.model)
+    batch = batches.submit(context().sessions, _studies(body), model, force=body.force, requested_by=g.actor)
+    # Where the broker is away one warning is enough; the workers find all of them in the database.
+    for job in batch.jobs:
+        if not announce(job):
+            break
+    response = _batch(batch, 202)
+    response.headers["Location"] = f"/batches/{batch.id}"
+    return response
+
+
+def _studies(body: schemas.BatchForm) -> list[str]:
+    """Raises: InvalidForm where the query finds none, or more than a batch may have."""
+    if body.query is None:
+        return body.study_instance_uids or []
+    found = context().archive.search_studies(**body.query.filters())
+    if not 0 < len(found) <= schemas.LARGEST_BATCH:
+        raise InvalidForm(f"query: it finds {len(found)} studies; a batch has 1 to {schemas.LARGEST_BATCH}.")
+    return [str(study.StudyInstanceUID) for study in found]
+
+
+@routes.get("/batches/<batch_id>", responses={200: schemas.BatchAnswer})
+def get_batch(path: schemas.BatchPath) -> Response:
+    """How far a batch has come, and what became of each study"""
+    return _batch(batches.get(context().sessions, path.batch_id))
+
+
+@routes.post("/batches/<batch_id>/cancel", responses={200: schemas.BatchAnswer})
+def cancel_batch(path: schemas.BatchPath) -> Response:
+    """Cancel what a batch still has to do; what is recorded stays"""
+    return _batch(batches.cancel(context().sessions, path.batch_id, g.actor))
+
+
+def _batch(batch: Batch, status: int = 200) -> Response:
+    found = batches.count_lesions(context().sessions, batch)
+    return answer(schemas.BatchAnswer.of(batch, found), status)

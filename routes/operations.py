@@ -1,0 +1,140 @@
+"""Health, metrics, the operations page, and access for a proxy in front of the archive."""
+
+from flask import Response, g, redirect, render_template
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.wrappers import Response as AnyResponse
+
+import access
+import broker
+import metrics
+import schemas
+from db import jobs, outbox, workers
+from db.tables import JobState, Role, Worker
+from errors import ArchiveError
+from routes.jobs import announce
+from routes.shared import answer, blueprint, context
+from version import VERSION
+
+JOBS_SHOWN = 25
+
+routes = blueprint("operations")
+
+
+@routes.get("/auth/<role>", responses={204: None})
+def check_access(path: schemas.RolePath) -> Response:
+    """204 where the request's token has that role, for a proxy in front of the archive
+
+    nginx asks this (auth_request) before it passes a request on to Orthanc with Orthanc's own credentials.
+    """
+    if context().settings.auth == "token":
+        access.admit(context().sessions, Role(path.role))
+    return Response(status=204)
+
+
+@routes.get("/health/live", security=[], responses={200: schemas.LiveAnswer})
+def live() -> Response:
+    """The API answers"""
+    return answer(schemas.LiveAnswer(live=True))
+
+
+@routes.get("/health/ready", security=[], responses={200: schemas.ReadyAnswer, 503: schemas.ReadyAnswer})
+def ready() -> Response:
+    """Whether a request would be worked on now; 503 with the reasons where not"""
+    living = _living_workers()
+    troubles = _troubles(living)
+    body = schemas.ReadyAnswer.model_validate(
+        {
+            "ready": not any(troubles.values()),
+            "checks": {name: {"ok": not reason, "reason": reason} for name, reason in troubles.items()},
+            "loaded_models": sorted({model for worker in living for model in worker.loaded_models}),
+        }
+    )
+    return answer(body, 200 if body.ready else 503)
+
+
+def _living_workers() -> list[Worker]:
+    """Those seen lately; none where the database does not answer."""
+    try:
+        with context().sessions() as session:
+            return workers.living(session, context().settings.lease_s)
+    except SQLAlchemyError:
+        return []
+
+
+def _troubles(living: list[Worker]) -> dict[str, str | None]:
+    """By part, what is wrong with it."""
+    silence = f"No worker has been seen for {context().settings.lease_s:.0f} s."
+    return {
+        "database": _database_trouble(),
+        "archive": _archive_trouble(),
+        "broker": broker.trouble(context().celery),
+        "worker": None if living else silence,
+    }
+
+
+def _database_trouble() -> str | None:
+    try:
+        with context().sessions() as session:
+            session.scalar(select(1))
+    except SQLAlchemyError as error:
+        return f"The database does not answer ({type(error).__name__})."
+    return None
+
+
+def _archive_trouble() -> str | None:
+    try:
+        context().archive.check()
+    except ArchiveError as error:
+        return error.message
+    return None
+
+
+@routes.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+def tell_metrics() -> Response:
+    """Jobs, queue, outbox, stages and memory, in Prometheus's text format"""
+    text = metrics.exposition(context().sessions, context().settings.lease_s)
+    return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@routes.get("/operations", responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}})
+def show_operations() -> Response:
+    """The service at a glance, for a browser"""
+    sessions = context().sessions
+    sections = [
+        (title, jobs.list_jobs(sessions, JOBS_SHOWN, state), action)
+        for title, state, action in (
+            ("Running", JobState.RUNNING, "cancel"),
+            ("Queued", JobState.QUEUED, "cancel"),
+            ("Failed", JobState.FAILED, "retry"),
+            ("Done", JobState.DONE, None),
+        )
+    ]
+    living = _living_workers()
+    with sessions() as session:
+        waiting, missing = outbox.count(session), outbox.count_missing(session)
+    page = render_template(
+        "operations.html",
+        version=VERSION,
+        troubles=_troubles(living),
+        workers=living,
+        waiting=waiting,
+        missing=missing,
+        sections=sections,
+        shown=JOBS_SHOWN,
+    )
+    response = Response(page, content_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'self'"
+    )
+    return response
+
+
+@routes.post("/operations/jobs/<job_id>/<action>", responses={303: None})
+def act_on_job(path: schemas.ActionPath) -> AnyResponse:
+    """A button of the operations page"""
+    if path.action == "retry":
+        announce(jobs.retry(context().sessions, path.job_id, g.actor))
+    else:
+        jobs.cancel(context().sessions, path.job_id, g.actor)
+    return redirect("/operations", 303)

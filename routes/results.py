@@ -1,0 +1,88 @@
+"""Studies, segmentations, patients and models."""
+
+from flask import Response, g, jsonify
+
+import schemas
+from db import measurements
+from errors import SegmentationNotStored
+from imaging import series
+from routes.shared import answer, blueprint, context
+
+routes = blueprint("results")
+
+
+@routes.get(
+    "/studies/<study_instance_uid>/candidates",
+    responses={200: schemas.CandidatesAnswer},
+)
+def list_candidates(path: schemas.StudyPath) -> Response:
+    """The study's series, ranked, with the reasons for the rank or for a refusal"""
+    ranked = series.rank(context().archive.series_headers(path.study_instance_uid))
+    candidates = [schemas.CandidateAnswer.model_validate(c, from_attributes=True) for c in ranked]
+    return answer(schemas.CandidatesAnswer(candidates=candidates))
+
+
+@routes.get("/studies/<study_instance_uid>/segmentations", responses={200: schemas.SegmentationsAnswer})
+def list_segmentations(path: schemas.StudyPath) -> Response:
+    """The study's segmentations, newest first; none for a study that was never segmented"""
+    found = measurements.segmentations_of_study(context().sessions, path.study_instance_uid)
+    return jsonify({"segmentations": found})
+
+
+@routes.get(
+    "/segmentations/<segmentation_id>",
+    responses={200: schemas.SegmentationAnswer},
+)
+def get_segmentation(path: schemas.SegmentationPath) -> Response:
+    """A segmentation with every lesion measured"""
+    return jsonify(measurements.document(context().sessions, path.segmentation_id))
+
+
+@routes.delete("/segmentations/<segmentation_id>", responses={204: None})
+def delete_segmentation(path: schemas.SegmentationPath) -> Response:
+    """Delete a segmentation: its SEG in the archive, and its rows from every list
+
+    The SEG goes first: where the archive fails, nothing is changed and the request may be repeated.
+    """
+    sessions, segmentation_id = context().sessions, path.segmentation_id
+    document = measurements.document(sessions, segmentation_id)
+    sop_instance_uid = document["segmentation"]["sop_instance_uid"]
+    if sop_instance_uid is not None:
+        if not document["segmentation"]["stored"]:
+            raise SegmentationNotStored(f"Segmentation {segmentation_id} still waits for the archive.")
+        context().archive.delete_instance(document["study_instance_uid"], sop_instance_uid)
+    measurements.delete_segmentation(sessions, segmentation_id, g.actor)
+    return Response(status=204)
+
+
+@routes.get("/patients", responses={200: schemas.PatientsAnswer})
+def list_patients() -> Response:
+    """The patients with results"""
+    return jsonify({"patients": measurements.patients(context().sessions)})
+
+
+@routes.get(
+    "/patients/<path:patient_id>/lesions",
+    responses={200: schemas.LesionsAnswer},
+)
+def list_lesions(path: schemas.PatientPath, query: schemas.PatientQuery) -> Response:
+    """A patient's lesions by study date; of each series and model the newest segmentation"""
+    lesions = measurements.lesions_of_patient(context().sessions, path.patient_id, query.issuer)
+    return jsonify({"patient_id": path.patient_id, "lesions": lesions})
+
+
+@routes.get("/models", responses={200: schemas.ModelsAnswer})
+def list_models() -> Response:
+    """The models that a request may name"""
+    default = context().default_model
+    models = [
+        schemas.ModelAnswer(
+            id=spec.id,
+            title=spec.title,
+            version=spec.version,
+            sha256=spec.weights.sha256,
+            default=spec.id == default.id,
+        )
+        for spec in context().models.values()
+    ]
+    return answer(schemas.ModelsAnswer(models=models))

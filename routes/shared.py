@@ -1,0 +1,83 @@
+"""What every route works with: settings, sessions, broker, archive, models."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import cast
+
+from celery import Celery
+from flask import Response, current_app, jsonify
+from flask_openapi3.blueprint import APIBlueprint
+from pydantic import BaseModel
+from sqlalchemy.orm import Session, sessionmaker
+
+import schemas
+from errors import ModelNotFound
+from orthanc.dicomweb import Archive, open_archive
+from settings import Settings
+from unetr.spec import ModelSpec, default_model, served_models
+
+THREADS = 16
+WAITING_REQUESTS = THREADS // 2
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the views work with. ``waiting`` keeps requests with wait_s from taking every thread."""
+
+    settings: Settings
+    sessions: sessionmaker[Session]
+    celery: Celery
+    waiting: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(WAITING_REQUESTS)
+    )
+    per_thread: threading.local = field(default_factory=threading.local)
+
+    @property
+    def archive(self) -> Archive:
+        """This thread's own: an archive is not to be shared between threads."""
+        if not hasattr(self.per_thread, "archive"):
+            self.per_thread.archive = open_archive(self.settings)
+        return cast(Archive, self.per_thread.archive)
+
+    @property
+    def default_model(self) -> ModelSpec:
+        return default_model(self.settings.models_dir, self.settings.model_path)
+
+    @property
+    def models(self) -> dict[str, ModelSpec]:
+        """Looked up anew each time, so that a model added to the folder is there without a restart."""
+        return served_models(self.settings.models_dir, self.settings.model_path)
+
+    def model_id(self, asked: str | None) -> str:
+        """Of the model asked for, or of the default one. Raises: ModelNotFound."""
+        known = self.models
+        model = asked or self.default_model.id
+        if model not in known:
+            raise ModelNotFound(f"There is no model {model!r}; there are: {', '.join(sorted(known))}.")
+        return model
+
+
+def context() -> Context:
+    return cast(Context, current_app.extensions["metscope"])
+
+
+def answer(body: BaseModel, status: int = 200) -> Response:
+    response = jsonify(body.model_dump(mode="json"))
+    response.status_code = status
+    return response
+
+
+def blueprint(name: str) -> APIBlueprint:
+    """Routes that need a token and may answer with an error."""
+    return APIBlueprint(
+        name,
+        name,
+        abp_security=[{"token": []}],
+        abp_responses={422: schemas.ErrorAnswer, "default": schemas.ErrorAnswer},
+        operation_id_callback=_operation_id,
+    )
+
+
+def _operation_id(*, name: str, path: str, method: str) -> str:
+    """The view's name, so that generated clients read well."""
+    return name

@@ -1,0 +1,57 @@
+"""Several studies at once: all asked for or none, each job once, cancelled without harm to others."""
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import func, select
+
+from db import batches, jobs, measurements
+from db.tables import Batch, Job
+from errors import BatchNotFound
+
+STUDIES = ["1.2.9", "1.2.3", "1.2.5"]
+
+
+def test_a_batch_has_a_job_for_each_study_and_joins_one_that_is_active(sessions, job_id):
+    batch = batches.submit(sessions, [*STUDIES, "1.2.9"], "unetr", requested_by="reader")
+    found = batches.get(sessions, batch.id)
+    assert sorted(job.study_instance_uid for job in found.jobs) == sorted(STUDIES)
+    assert job_id in {job.id for job in found.jobs}
+    assert {job.state for job in found.jobs} == {"queued"}
+    assert found.requested_by == "reader"
+
+
+def test_a_batch_that_cannot_be_written_leaves_no_job(sessions):
+    with pytest.raises(TypeError):
+        batches.submit(sessions, ["1.2.3", None], "unetr")
+    with sessions() as session:
+        assert [session.scalar(select(func.count()).select_from(t)) for t in (Batch, Job)] == [0, 0]
+
+
+def test_cancelling_ends_what_is_not_recorded_and_spares_what_another_batch_waits_for(sessions, new):
+    batch = batches.submit(sessions, STUDIES, "unetr")
+    other = batches.submit(sessions, ["1.2.9", "1.2.7"], "unetr")
+    by_study = {job.study_instance_uid: job.id for job in batch.jobs}
+    jobs.claim(sessions, by_study["1.2.3"], "a", 60.0, 3)
+    measurements.record(sessions, new, by_study["1.2.3"], "a")
+    cancelled = batches.cancel(sessions, batch.id, "reader")
+    states = {job.study_instance_uid: job.state for job in cancelled.jobs}
+    assert states == {"1.2.3": "running", "1.2.5": "cancelled", "1.2.9": "queued"}
+    assert {job.state for job in batches.get(sessions, other.id).jobs} == {"queued"}
+
+
+def test_lesions_are_counted_by_result(sessions, new):
+    batch = batches.submit(sessions, STUDIES, "unetr")
+    results = {}
+    empty = replace(new, lesions=[], seg_sop_instance_uid=None, encoded=None)
+    for job, run in zip(batch.jobs[:2], (new, empty), strict=True):
+        jobs.claim(sessions, job.id, "a", 60.0, 3)
+        results[measurements.record(sessions, run, job.id, "a")] = len(run.lesions)
+    assert batches.count_lesions(sessions, batches.get(sessions, batch.id)) == results
+    assert sorted(results.values()) == [0, 2]
+
+
+def test_an_unknown_batch_is_an_error(sessions):
+    for ask in (lambda: batches.get(sessions, "x"), lambda: batches.cancel(sessions, "x", None)):
+        with pytest.raises(BatchNotFound, match="x"):
+            ask()

@@ -1,0 +1,74 @@
+"""A SEG waits in the database until the archive has it, and is looked for there ever after."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select
+
+from db import measurements, outbox
+from db.tables import AuditEvent
+from errors import SegmentationNotFound
+
+NEVER = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def stored(sessions, new, number):
+    recorded = measurements.record(sessions, replace(new, seg_sop_instance_uid=f"1.2.{number}"))
+    outbox.mark_stored(sessions, recorded)
+    return recorded
+
+
+def test_it_holds_the_seg_s_bytes_until_the_archive_has_it(sessions, new):
+    first = measurements.record(sessions, replace(new, encoded=b"first"))
+    second = measurements.record(sessions, replace(new, encoded=b"second", seg_sop_instance_uid="1.2.9"))
+    assert [outbox.pending(sessions, id_) for id_ in (first, second)] == [b"first", b"second"]
+    with sessions() as session:
+        assert outbox.count(session) == 2
+    assert [outbox.store_failed(sessions, first) for _ in range(2)] == [1, 2]
+    outbox.mark_stored(sessions, first)
+    outbox.mark_stored(sessions, first)
+    assert measurements.document(sessions, first)["segmentation"]["stored"] is True
+    assert [outbox.pending(sessions, id_) for id_ in (first, second)] == [None, b"second"]
+    measurements.delete_segmentation(sessions, second, None)
+    assert outbox.pending(sessions, second) is None
+
+
+def test_each_stored_seg_is_to_be_checked_once_in_a_while_the_oldest_first(sessions, new):
+    waiting = measurements.record(sessions, replace(new, seg_sop_instance_uid="1.2.1"))
+    first, second, deleted = (stored(sessions, new, number) for number in (2, 3, 4))
+    measurements.delete_segmentation(sessions, deleted, None)
+    assert outbox.not_checked_since(sessions, NEVER, 10) == []
+    now = datetime.now(UTC)
+    due = outbox.not_checked_since(sessions, now, 10)
+    assert [one.segmentation_id for one in due] == [first, second]
+    assert waiting not in due
+    assert (due[0].study_instance_uid, due[0].sop_instance_uid) == ("1.2.3", "1.2.2")
+    assert len(outbox.not_checked_since(sessions, now, 1)) == 1
+    outbox.note_presence(sessions, first, present=True)
+    assert [one.segmentation_id for one in outbox.not_checked_since(sessions, now, 10)] == [second]
+    later = datetime.now(UTC) + timedelta(seconds=1)
+    assert [one.segmentation_id for one in outbox.not_checked_since(sessions, later, 10)] == [second, first]
+
+
+def test_one_that_the_archive_has_lost_is_not_stored_nor_adopted_and_leaves_one_trace(sessions, new):
+    lost = stored(sessions, new, 2)
+    for _ in range(2):
+        outbox.note_presence(sessions, lost, present=False)
+    document = measurements.document(sessions, lost)["segmentation"]
+    assert document["stored"] is False
+    since = datetime.fromisoformat(document["missing_since"])
+    assert timedelta(0) <= datetime.now(UTC) - since < timedelta(minutes=1)
+    assert measurements.find_equal(sessions, new.idempotency_key) is None
+    with sessions() as session:
+        assert outbox.count_missing(session) == 1
+        assert [event.action for event in session.scalars(select(AuditEvent))] == ["segmentation.missing"]
+    outbox.note_presence(sessions, lost, present=True)
+    assert measurements.find_equal(sessions, new.idempotency_key) == lost
+
+
+def test_a_deleted_one_is_nobody_s_concern(sessions, new):
+    deleted = stored(sessions, new, 2)
+    measurements.delete_segmentation(sessions, deleted, None)
+    with pytest.raises(SegmentationNotFound):
+        outbox.note_presence(sessions, deleted, present=False)
