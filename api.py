@@ -28,6 +28,7 @@ from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 from flask_openapi3_swagger.plugins import RegisterPlugin as SwaggerUI  # type: ignore[import-untyped]
 from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import BadRequest, HTTPException, UnsupportedMediaType
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -36,7 +37,7 @@ import broker
 import logs
 import schemas
 from db.database import open_database
-from errors import InvalidForm, MetScopeError, RequestError, SettingsError, Unauthorized
+from errors import DatabaseUnavailable, InvalidForm, MetScopeError, RequestError, SettingsError, Unauthorized
 from routes import jobs, operations, results
 from routes.shared import THREADS, Context, answer, blueprint
 from settings import Settings, load
@@ -78,6 +79,9 @@ def create_app(settings: Settings) -> OpenAPI:
 
 def answer_error(error: Exception) -> Response:
     """The one handler: ours, Flask's and those that nobody foresaw, in the one shape."""
+    if isinstance(error, OperationalError):
+        logger.error("the database does not answer (%s)", type(error.orig).__name__)
+        error = DatabaseUnavailable("The database does not answer.")
     if isinstance(error, MetScopeError):
         status, code, message, details = error.status, error.code, error.message, error.details
     elif isinstance(error, HTTPException) and error.code is not None:

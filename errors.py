@@ -56,6 +56,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── ArchiveIncomplete
     │   ├── StoreFailed
     │   └── DeletionUnavailable       the archive offers no way to delete
+    ├── DatabaseUnavailable           nothing can be read or written now
     ├── ModelError                    the model cannot be used
     │   ├── ModelSpecInvalid
     │   ├── WeightsInvalid
@@ -362,6 +363,12 @@ class DeletionUnavailable(ArchiveError):
     status = 501
     code = "deletion_unavailable"
     advice = "Set ORTHANC_URL to the root of Orthanc's own REST API."
+
+
+class DatabaseUnavailable(MetScopeError):
+    status = 503
+    code = "database_unavailable"
+    advice = "Try again in a few minutes; if it stays so, tell the engineer who runs MetScope."
 
 
 class ModelError(MetScopeError):

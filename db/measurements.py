@@ -65,14 +65,19 @@ def record(
 ) -> str:
     """Write every row of the result, the outbox entry and the job's segmentation_id, or nothing at all.
 
-    job_id: the job that asked, held by owner; None for a run without a job. Returns the segmentation's id.
+    job_id: the job that asked, held by owner; None for a run without a job. A job without force adopts an
+    equal result that another has recorded meanwhile. Returns the segmentation's id.
     Raises: LeaseLost, JobNotFound.
     """
     now = datetime.now(UTC)
     with writing(sessions) as session:
         job = jobs.owned(session, job_id, owner) if job_id is not None else None
         series_ref = upsert_source(session, new.source)
-        # The upsert holds the series' row, so no other transaction can take the same number.
+        # The upsert holds the series' row, so no other transaction can record the same images meanwhile.
+        equal = session.scalar(_equal(new.idempotency_key)) if job is not None and not job.force else None
+        if job is not None and equal is not None:
+            job.segmentation_id = equal
+            return equal
         used = select(func.max(Segmentation.version)).where(
             Segmentation.series_ref == series_ref, Segmentation.model_id == new.model_id
         )
@@ -106,18 +111,8 @@ def record(
 
 def find_equal(sessions: sessionmaker[Session], idempotency_key: str) -> str | None:
     """Id of the newest segmentation with that key that is neither deleted nor missing in the archive."""
-    query = (
-        select(Segmentation.id)
-        .where(
-            Segmentation.idempotency_key == idempotency_key,
-            Segmentation.deleted_at.is_(None),
-            Segmentation.missing_since.is_(None),
-        )
-        .order_by(Segmentation.created_at.desc(), Segmentation.version.desc())
-        .limit(1)
-    )
     with sessions() as session:
-        return session.scalar(query)
+        return session.scalar(_equal(idempotency_key))
 
 
 def adopt(sessions: sessionmaker[Session], job_id: str, owner: str, segmentation_id: str) -> None:
@@ -251,6 +246,19 @@ def _segmentations() -> Select[Segmentation]:
             selectinload(Segmentation.lesions).selectinload(tables.Lesion.measurements),
         )
         .where(Segmentation.deleted_at.is_(None))
+    )
+
+
+def _equal(idempotency_key: str) -> Select[str]:
+    return (
+        select(Segmentation.id)
+        .where(
+            Segmentation.idempotency_key == idempotency_key,
+            Segmentation.deleted_at.is_(None),
+            Segmentation.missing_since.is_(None),
+        )
+        .order_by(Segmentation.created_at.desc(), Segmentation.version.desc())
+        .limit(1)
     )
 
 

@@ -43,7 +43,7 @@ def test_cancelling_ends_what_is_not_recorded_and_spares_what_another_batch_wait
 def test_lesions_are_counted_by_result(sessions, new):
     batch = batches.submit(sessions, STUDIES, "unetr")
     results = {}
-    empty = replace(new, lesions=[], seg_sop_instance_uid=None, encoded=None)
+    empty = replace(new, lesions=[], seg_sop_instance_uid=None, encoded=None, idempotency_key="another")
     for job, run in zip(batch.jobs[:2], (new, empty), strict=True):
         jobs.claim(sessions, job.id, "a", 60.0, 3)
         results[measurements.record(sessions, run, job.id, "a")] = len(run.lesions)

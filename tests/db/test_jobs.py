@@ -295,13 +295,12 @@ def test_jobs_are_listed_newest_first_by_state(sessions):
 
 def run(sessions, new, study: str, seconds: float, model_id: str = "unetr", adopted: bool = False) -> None:
     """A job that is done after so many seconds."""
-    result = (
-        measurements.record(sessions, replace(new, seg_sop_instance_uid=f"1.2.{study}")) if adopted else None
-    )
+    of_study = replace(new, seg_sop_instance_uid=f"1.2.{study}", idempotency_key=study)
+    result = measurements.record(sessions, of_study) if adopted else None
     job = jobs.submit(sessions, study, model_id)
     jobs.claim(sessions, job.id, "a", LEASE_S, 3)
     if result is None:
-        result = measurements.record(sessions, replace(new, seg_sop_instance_uid=f"1.2.{study}"), job.id, "a")
+        result = measurements.record(sessions, of_study, job.id, "a")
     jobs.finish(sessions, job.id, "a", result)
     with sessions.begin() as session:
         row = session.get_one(Job, job.id)

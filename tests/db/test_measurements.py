@@ -101,6 +101,24 @@ def test_zero_lesions_are_a_result_without_a_seg(sessions, new):
     measurements.record(sessions, empty)
 
 
+def test_two_jobs_for_the_same_images_end_in_one_result_unless_one_insists(sessions, new):
+    """One asks for the series by its UID, the other leaves the choice: both compute at the same time."""
+    asked = ({}, {"series_instance_uid": "1.2.3.4"}, {"force": True})
+    ids = [jobs.submit(sessions, "1.2.3", "unetr", **request).id for request in asked]
+    for id_ in ids:
+        jobs.claim(sessions, id_, "a", LEASE_S, 3)
+    runs = [replace(new, seg_sop_instance_uid=f"1.2.{number}") for number in range(3)]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(
+            lambda job: measurements.record(sessions, job[1], job[0], "a"),
+            zip(ids[:2], runs[:2], strict=True),
+        )
+    assert first == second
+    assert rows(sessions)["segmentations"] == rows(sessions)["outbox"] == 1
+    assert [jobs.get(sessions, id_).segmentation_id for id_ in ids[:2]] == [first, first]
+    assert measurements.record(sessions, runs[2], ids[2], "a") != first
+
+
 def test_a_lost_lease_writes_nothing(sessions, new, job_id):
     jobs.claim(sessions, job_id, "a", 0.0, 3)
     jobs.claim(sessions, job_id, "b", LEASE_S, 3)

@@ -281,7 +281,7 @@ def test_a_backend_that_disagrees_with_torch_is_not_used_and_the_log_says_so(cap
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_cuda_asked_for_and_missing_is_said(small_network):
-    with pytest.raises(ModelError, match="no CUDA device"):
+    with pytest.raises(ModelError, match="finds 0 CUDA devices"):
         backend_of(small_network, (32, 32, 32), "cuda")
 
 
