@@ -38,13 +38,15 @@ import logs
 import schemas
 from db.database import open_database
 from errors import DatabaseUnavailable, InvalidForm, MetScopeError, RequestError, SettingsError, Unauthorized
-from routes import jobs, operations, results
+from imaging import incoming
+from routes import jobs, operations, results, studies
 from routes.shared import THREADS, Context, answer, blueprint
 from settings import Settings, load
 from supervisor import Supervisor
 from version import VERSION
 
 LARGEST_BODY_BYTES = 64 * 1024
+UPLOAD = "studies.upload_studies"
 
 logger = logging.getLogger("metscope.api")
 documents = blueprint("documents")
@@ -66,11 +68,11 @@ def create_app(settings: Settings) -> OpenAPI:
     sessions = open_database(settings.sqlalchemy_url)
     app.extensions["metscope"] = Context(settings, sessions, broker.create(settings))
     access.guard(app, settings, sessions)
-    for part in (jobs, results, operations):
+    for part in (jobs, results, studies, operations):
         app.register_api(part.routes)
     app.register_api(documents)
     app.register_blueprint(SwaggerUI.register(doc_url="../openapi.json"), url_prefix="/docs")
-    app.before_request(_refuse_other_than_json)
+    app.before_request(_check_body)
     app.register_error_handler(Exception, answer_error)
     if origins := [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]:
         CORS(app, origins=origins)
@@ -114,7 +116,11 @@ def _refuse_form(error: ValidationError) -> NoReturn:
     raise InvalidForm(found, {"fields": fields})
 
 
-def _refuse_other_than_json() -> None:
+def _check_body() -> None:
+    if request.endpoint == UPLOAD:
+        request.max_content_length = incoming.Limits.upload_bytes
+        request.max_form_parts = studies.MOST_FILES
+        return
     # Flask-OpenAPI's own reading takes a body of another type, or one that is not JSON, for an absent one.
     if not request.get_data(cache=True):
         return

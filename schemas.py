@@ -9,6 +9,7 @@ from datetime import datetime
 from statistics import mean
 from typing import Annotated, Any, Literal, Self
 
+from flask_openapi3.models.file import FileStorage
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from db.tables import ACTIVE_STATES, Batch, Job, JobState
@@ -125,6 +126,12 @@ class BatchForm(Form):
         return self
 
 
+class UploadForm(Form):
+    """DICOM files and ZIP archives of them."""
+
+    files: list[FileStorage] = Field(description="The field may be repeated")
+
+
 class Answer(BaseModel):
     """Forbidding extras puts additionalProperties: false into the document: a test sees every stray field."""
 
@@ -186,6 +193,17 @@ class JobsAnswer(Answer):
     """The newest first."""
 
     jobs: list[JobAnswer]
+
+
+class UploadedStudy(Answer):
+    study_instance_uid: str
+    instances: int
+
+
+class UploadAnswer(Answer):
+    """What was stored."""
+
+    studies: list[UploadedStudy]
 
 
 class BatchJobAnswer(Answer):

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from db import measurements, outbox
 from db.database import open_database
-from errors import MetScopeError, ModelNotFound, RequestError
+from errors import InputRefused, MetScopeError, ModelNotFound, RequestError
 from imaging import files, nifti, seg, series
 from imaging.stack import Stack, to_stack
 from lesions.measure import ML_DECIMALS, Identity, Lesion, components, measure
@@ -257,27 +257,36 @@ def _segment_of(lesion: Lesion, label: Label, source: seg.Segment | None) -> seg
 
 @dataclass(frozen=True)
 class Source:
-    """What INPUT holds: ranked candidates and the headers of each series, or a NIfTI file."""
+    """What INPUT holds: ranked candidates and the headers of each series, or a NIfTI file.
+
+    warnings: of damaged files, which may be images of any series.
+    """
 
     path: Path
     candidates: Sequence[series.Candidate] = ()
     headers: Sequence[Sequence[Dataset]] = ()
+    warnings: Sequence[str] = ()
 
     @staticmethod
     def open(path: Path) -> "Source":
         """Raises: UnreadableFile."""
         if path.name.endswith((".nii", ".nii.gz")):
             return Source(path)
-        headers = files.read_headers(path)
-        return Source(path, series.rank(headers), headers)
+        found = files.read_headers(path)
+        return Source(path, series.rank(found.series), found.series, found.warnings)
 
     def choose(self, series_instance_uid: str | None) -> tuple[series.Candidate | None, Stack]:
         """The chosen series as a stack. Raises: InputRefused."""
         if not self.headers:
             return None, nifti.read_stack(self.path)
-        chosen = series.choose(self.candidates, series_instance_uid)
-        headers = next(h for h in self.headers if h[0].SeriesInstanceUID == chosen.series_instance_uid)
-        return chosen, to_stack(files.with_pixels(headers))
+        try:
+            chosen = series.choose(self.candidates, series_instance_uid)
+            headers = next(h for h in self.headers if h[0].SeriesInstanceUID == chosen.series_instance_uid)
+            stack = to_stack(files.with_pixels(headers))
+        except InputRefused as refusal:
+            # A damaged file may be the slice that is missing.
+            raise type(refusal)(" ".join([refusal.found, *self.warnings]), refusal.details) from None
+        return replace(chosen, warnings=(*chosen.warnings, *self.warnings)), stack
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

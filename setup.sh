@@ -60,6 +60,7 @@ has /usr/lib/postgresql/*/bin/pg_ctl || set -- "$@" postgresql
 has /usr/bin/dciodvfy || set -- "$@" dicom3tools
 has /usr/sbin/nginx || set -- "$@" nginx
 has /usr/bin/redis-server || set -- "$@" redis-server
+has /usr/bin/curl || set -- "$@" curl
 has /usr/bin/openssl || set -- "$@" openssl
 has /usr/bin/docker-compose || set -- "$@" docker-compose
 [ $# = 0 ] || debian "$@"

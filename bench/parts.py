@@ -57,6 +57,7 @@ class Part(ABC):
     """One server process, its data in ``folder``; the same data and ports each time it is started."""
 
     how_to_stop = signal.SIGTERM
+    start_limit_s = START_LIMIT_S
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,7 +88,7 @@ class Part(ABC):
                 self.command, stdout=output, stderr=subprocess.STDOUT, cwd=self.folder, user=self.run_as,
                 env={"PATH": os.environ["PATH"], **self.environment}, start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + START_LIMIT_S
+        deadline = time.monotonic() + self.start_limit_s
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop(signal.SIGKILL)

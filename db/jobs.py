@@ -352,10 +352,13 @@ def _expired(job: Job, now: datetime) -> bool:
 
 
 def _ended_after_interruption(job: Job, now: datetime, max_attempts: int) -> bool:
-    """End a job whose worker vanished, where there is nothing left to try; True if it was ended."""
+    """End a job whose worker vanished, where there is nothing left to try; True if it was ended.
+
+    One whose result is recorded is never given up: it only has to be stored.
+    """
     if _to_be_cancelled(job):
         _end(job, JobState.CANCELLED)
-    elif job.attempts >= max_attempts:
+    elif job.attempts >= max_attempts and job.segmentation_id is None:
         interrupted = JobInterrupted(f"The worker vanished in stage {job.stage}, {job.attempts} times.")
         _end(job, JobState.FAILED, interrupted.code, interrupted.message)
     return job.state != JobState.RUNNING

@@ -14,7 +14,7 @@ from db.database import writing
 from db.documents import IDENTITY, MEASURED, SCHEMA_VERSION, document_of, lesion_of, place_of
 from db.source import Source, source_of, upsert_source
 from db.tables import Outbox, Patient, Segmentation, Series, Study
-from errors import InvalidForm, PatientNotFound, SegmentationNotFound
+from errors import InvalidForm, JobCancelled, PatientNotFound, SegmentationNotFound
 from imaging.seg import colour
 from lesions.measure import Lesion
 
@@ -67,11 +67,13 @@ def record(
 
     job_id: the job that asked, held by owner; None for a run without a job. A job without force adopts an
     equal result that another has recorded meanwhile. Returns the segmentation's id.
-    Raises: LeaseLost, JobNotFound.
+    Raises: LeaseLost, JobNotFound, JobCancelled.
     """
     now = datetime.now(UTC)
     with writing(sessions) as session:
         job = jobs.owned(session, job_id, owner) if job_id is not None else None
+        if job is not None and job.cancel_requested:
+            raise JobCancelled(f"Job {job.id} was cancelled before its result was recorded.")
         series_ref = upsert_source(session, new.source)
         # The upsert holds the series' row, so no other transaction can record the same images meanwhile.
         equal = session.scalar(_equal(new.idempotency_key)) if job is not None and not job.force else None

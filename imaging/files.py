@@ -2,10 +2,12 @@
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import MediaStorageDirectoryStorage
 
 from errors import UnreadableFile
 
@@ -23,21 +25,51 @@ UNREADABLE = (
 )
 
 
-def read_headers(path: Path) -> list[list[Dataset]]:
-    """The DICOM instances of a file or of a folder and its subfolders, without pixel data, by series.
+# How many damaged files a warning names.
+DAMAGED_NAMED = 3
 
-    Files that are no DICOM, or damaged, are passed over; each header remembers its file.
-    Raises: UnreadableFile.
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds. series: headers without pixel data, each of which remembers its file.
+
+    damaged: names, below the folder, of the files that are meant to be DICOM and cannot be read.
+    """
+
+    series: Sequence[Sequence[Dataset]]
+    damaged: Sequence[str]
+
+    @property
+    def warnings(self) -> list[str]:
+        """That a series may lack images; none where every file could be read."""
+        if not self.damaged:
+            return []
+        named = ", ".join(self.damaged[:DAMAGED_NAMED]) + (" ..." if self.damaged[DAMAGED_NAMED:] else "")
+        return [f"Damaged files that could not be read: {len(self.damaged)} ({named})."]
+
+
+def read_headers(path: Path) -> Found:
+    """The DICOM instances of a file or of a folder and its subfolders, by series.
+
+    Files that are no DICOM are passed over. Raises: UnreadableFile.
     """
     if not path.exists():
         raise UnreadableFile(f"There is no {path}.")
-    found: dict[str, list[Dataset]] = {}
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file() and (header := _header(file)) is not None:
-            found.setdefault(str(header.SeriesInstanceUID), []).append(header)
-    if not found:
-        raise UnreadableFile(f"{path} holds no DICOM image.")
-    return list(found.values())
+    series: dict[str, list[Dataset]] = {}
+    damaged = []
+    for file in filter(Path.is_file, sorted(path.rglob("*")) if path.is_dir() else [path]):
+        try:
+            header = _header(file)
+        except UNREADABLE:
+            if _is_meant_as_dicom(file):
+                damaged.append(str(file.relative_to(path)) if file != path else file.name)
+            continue
+        if header is not None:
+            series.setdefault(str(header.SeriesInstanceUID), []).append(header)
+    found = Found(list(series.values()), damaged)
+    if not series:
+        raise UnreadableFile(" ".join([f"{path} holds no DICOM image.", *found.warnings]))
+    return found
 
 
 def with_pixels(headers: Sequence[Dataset]) -> list[Dataset]:
@@ -56,12 +88,24 @@ def read(file: Path) -> Dataset:
 
 
 def _header(file: Path) -> Dataset | None:
-    try:
-        header = dcmread(file, stop_before_pixels=True)
-        _decode(header)
-    except UNREADABLE:
+    """None for a DICOMDIR, which is DICOM but no instance. Raises: one of UNREADABLE."""
+    header = dcmread(file, stop_before_pixels=True)
+    if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return None
-    return header if "SeriesInstanceUID" in header and "SOPInstanceUID" in header else None
+    _decode(header)
+    if "SeriesInstanceUID" not in header or "SOPInstanceUID" not in header:
+        # pydicom takes what there is of a header that breaks off.
+        raise EOFError("no UIDs")
+    return header
+
+
+def _is_meant_as_dicom(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            opened.seek(128)
+            return opened.read(4) == b"DICM" or file.suffix.lower() == ".dcm"
+    except OSError:
+        return True
 
 
 def _decode(dataset: Dataset) -> None:

@@ -172,10 +172,13 @@ def _check_kind(instance: Dataset) -> None:
         raise MosaicImage(f"{who}: {sign}, several slices in one image.")
     photometric = text(instance, "PhotometricInterpretation") or "missing"
     # MONOCHROME1 shows high values dark: a T1 image in it is stored inverted, unlike any training data.
-    if photometric != "MONOCHROME2" or text(instance, "SamplesPerPixel") not in ("", "1"):
+    if photometric != "MONOCHROME2":
         raise ColourImages(
             f"{who}: {tag_name('PhotometricInterpretation')} is {photometric}, not MONOCHROME2."
         )
+    samples = text(instance, "SamplesPerPixel")
+    if samples not in ("", "1"):
+        raise ColourImages(f"{who}: {tag_name('SamplesPerPixel')} is {samples}, not 1.")
     for keyword in ("Rows", "Columns"):
         if not text(instance, keyword).isdecimal() or int(text(instance, keyword)) == 0:
             raise MissingGeometry(f"{who}: {tag_name(keyword)} is {text(instance, keyword) or 'missing'}.")

@@ -1,7 +1,9 @@
 """NIfTI in and out. Its axes point right, anterior, superior; callers give and get LPS."""
 
+import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import nibabel as nib
@@ -22,8 +24,17 @@ from imaging.stack import FEWEST_SLICES, SliceReference, Stack
 
 # Cosine between two axes from which they count as sheared; header rounding stays below 1e-5.
 SHEAR_TOLERANCE = 1e-3
+# Nifti1Header or its kind, whose methods have no types.
+Header = Any
+HEADERS: tuple[Header, ...] = (nib.Nifti2Header, nib.Nifti1Header)
 FROM_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SCANNER_ANATOMICAL = 1
+MIB = 2**20
+# Of the voxels, as they are stored and as float32: 645 x 645 x 645.
+# A head at 0.4 mm takes half of it, 500 x 600 x 450.
+LARGEST_BYTES = 1024 * MIB
+# What comes before the voxels, which is the header and what tools note beside it.
+FURTHEST_BYTE = 64 * MIB
 UNITS_OF_LENGTH = ("unknown", "mm")
 # What nibabel and the decompression raise on a file that is something else, truncated or corrupt.
 UNREADABLE = (
@@ -31,6 +42,7 @@ UNREADABLE = (
     nib.spatialimages.HeaderDataError,
     OSError,
     EOFError,
+    OverflowError,
     ValueError,
     zlib.error,
 )
@@ -94,38 +106,63 @@ def write_labels(labels: hd.Volume, path: Path) -> None:
 def _read(path: Path) -> hd.Volume:
     """float32 (slices, rows, columns), LPS, without a frame of reference."""
     try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            raise UnreadableFile(f"The file is {type(image).__name__}, not NIfTI.")
-        dtype = image.get_data_dtype()  # type: ignore[no-untyped-call]
-        if dtype.kind not in "iuf":
-            raise UnreadableFile(f"The NIfTI file holds values of type {dtype}, not real numbers.")
-        array = image.get_fdata(dtype=np.float32, caching="unchanged")
+        header = _header(path)
+        shape = _checked(header)
+        # Not nib.load: it reads the extensions too, whatever length they claim.
+        voxels = nib.arrayproxy.ArrayProxy(path, header)  # type: ignore[no-untyped-call]
+        array = np.asarray(voxels, np.float32).reshape(shape)
     except UNREADABLE as error:
         raise UnreadableFile("The file cannot be read as NIfTI.") from error
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim > 3:
-        raise SeveralStacks(
-            f"The NIfTI file has {array.ndim} axes, {' x '.join(map(str, array.shape))}, not 3."
-        )
-    if array.ndim < 3 or array.size == 0:
-        raise UnreadableFile(f"The NIfTI file has the shape {array.shape}, which is no volume.")
     if not np.isfinite(array).all():
         raise UnreadableFile(
             f"{np.count_nonzero(~np.isfinite(array))} voxels of the NIfTI file are not finite."
         )
-    volume = hd.Volume(array, _affine(image), coordinate_system="PATIENT")
+    volume = hd.Volume(array, _affine(header), coordinate_system="PATIENT")
     return volume.permute_spatial_axes((2, 1, 0))
 
 
-def _affine(image: nib.Nifti1Image) -> NDArray[np.float64]:
-    if not image.header["sform_code"] and not image.header["qform_code"]:
+def _header(path: Path) -> Header:
+    with nib.openers.ImageOpener(str(path)) as file:
+        block = file.read(nib.Nifti2Header.sizeof_hdr)
+    for kind in HEADERS:
+        if kind.may_contain_header(block):
+            return kind(block[: kind.sizeof_hdr])
+    raise UnreadableFile("The file cannot be read as NIfTI.")
+
+
+def _checked(header: Header) -> tuple[int, ...]:
+    """The shape, of three axes, once the header says that there is one volume of a size to be read."""
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise UnreadableFile(f"The NIfTI file holds values of type {dtype}, not real numbers.")
+    shape: tuple[int, ...] = header.get_data_shape()
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) > 3:
+        raise SeveralStacks(f"The NIfTI file has {len(shape)} axes, {' x '.join(map(str, shape))}, not 3.")
+    if len(shape) < 3 or min(shape) < 1:
+        raise UnreadableFile(f"The NIfTI file has the shape {shape}, which is no volume.")
+    size = math.prod(shape) * max(dtype.itemsize, np.dtype(np.float32).itemsize)
+    if size > LARGEST_BYTES:
+        raise UnreadableFile(
+            f"The volume of the NIfTI file takes {size / MIB:.0f} MiB; at most {LARGEST_BYTES // MIB} MiB "
+            "are read."
+        )
+    offset = header.get_data_offset()
+    if offset > FURTHEST_BYTE:
+        raise UnreadableFile(
+            f"The NIfTI file's voxels begin at byte {offset}; at most {FURTHEST_BYTE} come before them."
+        )
+    return shape
+
+
+def _affine(header: Header) -> NDArray[np.float64]:
+    if not header["sform_code"] and not header["qform_code"]:
         raise MissingGeometry("The NIfTI file has neither sform nor qform, so left and right are unknown.")
-    unit = image.header.get_xyzt_units()[0]  # type: ignore[no-untyped-call]
+    unit = header.get_xyzt_units()[0]
     if unit not in UNITS_OF_LENGTH:
         raise MissingGeometry(f"The NIfTI file measures in {unit}, not mm.")
-    affine: NDArray[np.float64] = FROM_RAS_TO_LPS @ image.affine
+    affine: NDArray[np.float64] = FROM_RAS_TO_LPS @ header.get_best_affine()
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or not lengths.all():
         raise MissingGeometry("The affine of the NIfTI file is not invertible.")

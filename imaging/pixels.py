@@ -1,13 +1,16 @@
 """Stored pixel values of an instance, frame by frame, whatever its transfer syntax."""
 
+import math
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import UID, ExplicitVRBigEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from errors import UnreadablePixels
 from imaging.frames import name_of, tag_name, text
@@ -27,12 +30,18 @@ UNDECODABLE = (
 
 Pixels = NDArray[np.integer]
 
+# Start Of Frame of JPEG (ISO 10918-1) and of JPEG-LS (ISO 14495-1): what describes the coded image.
+JPEG_START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+# Start Of Codestream and, directly behind it, SIZ (ISO 15444-1).
+JPEG_2000_SIZE = b"\xff\x4f\xff\x51"
+
 
 def stored_values(instance: Dataset) -> Iterator[Pixels]:
     """The frames in stored order, integers (rows, columns), before any rescaling.
 
+    That the pixel data are as large as the header says is checked at once, decoded is frame by frame.
     Uncompressed frames are views of the pixel data. Raises: UnreadablePixels naming the transfer syntax, or
-    how many bytes are there.
+    how many bytes or pixels are there.
     """
     who = name_of(instance)
     if "PixelData" not in instance:
@@ -42,9 +51,9 @@ def stored_values(instance: Dataset) -> Iterator[Pixels]:
     if not syntax:
         raise UnreadablePixels(f"{who} has no {tag_name('TransferSyntaxUID')}.")
     if not syntax.is_transfer_syntax or syntax.is_encapsulated:
-        yield from _decoded(instance, syntax)
-    else:
-        yield from _native(instance, "big" if syntax == ExplicitVRBigEndian else "little")
+        check_codestreams(instance, syntax)
+        return _decoded(instance, syntax)
+    return _native(instance, "big" if syntax == ExplicitVRBigEndian else "little")
 
 
 def is_lossy(instance: Dataset) -> bool:
@@ -61,25 +70,111 @@ def _native(instance: Dataset, byte_order: str) -> Iterator[Pixels]:
     signed = text(instance, "PixelRepresentation") == "1"
     dtype = np.dtype(f"{'>' if byte_order == 'big' else '<'}{'i' if signed else 'u'}{allocated // 8}")
     shape = (int(text(instance, "NumberOfFrames") or 1), int(instance.Rows), int(instance.Columns))
-    needed = int(np.prod(shape)) * dtype.itemsize
     data = instance.PixelData
+    needed = math.prod(shape) * dtype.itemsize
     if len(data) < needed:
         raise UnreadablePixels(
             f"{who}: {tag_name('PixelData')} holds {len(data)} bytes of {needed}; it is truncated."
         )
-    frames: Pixels = np.frombuffer(data, dtype, count=int(np.prod(shape))).reshape(shape)
+    # Padding is a few bytes; a wrong number of rows, columns or frames leaves a line of pixels or more.
+    if len(data) - needed >= min(shape[1:]):
+        raise UnreadablePixels(
+            f"{who}: {tag_name('PixelData')} holds {len(data)} bytes; {tag_name('Rows')}, "
+            f"{tag_name('Columns')} and {tag_name('BitsAllocated')} make {needed}."
+        )
+    frames: Pixels = np.frombuffer(data, dtype, count=math.prod(shape)).reshape(shape)
     unused = allocated - stored
-    for frame in frames:
-        # Older images keep overlay planes in the bits above the stored ones.
-        yield (frame << unused) >> unused if unused else frame
+    # Older images keep overlay planes in the bits above the stored ones.
+    return ((frame << unused) >> unused if unused else frame for frame in frames)
 
 
 def _decoded(instance: Dataset, syntax: UID) -> Iterator[Pixels]:
-    try:
+    with _decoding(instance, syntax):
         for frame in iter_pixels(instance, raw=True):
             yield np.asarray(frame)
+
+
+@contextmanager
+def _decoding(instance: Dataset, syntax: UID) -> Iterator[None]:
+    try:
+        yield
     except UNDECODABLE as error:
         raise UnreadablePixels(
             f"{name_of(instance)}: pixels in transfer syntax {syntax.name} ({syntax}) could not be decoded "
             f"({type(error).__name__})."
         ) from error
+
+
+def check_codestreams(instance: Dataset, syntax: UID) -> None:
+    """That each compressed frame is an image of the size that the header says. Raises: UnreadablePixels.
+
+    Of another size, it is decoded to other pixels, or the decoder ends the whole process (gdcm).
+    """
+    with _decoding(instance, syntax):
+        count = int(text(instance, "NumberOfFrames") or 1)
+        for number, frame in enumerate(generate_frames(instance.PixelData, number_of_frames=count), start=1):
+            found = _misfit(frame, instance, syntax)
+            if found:
+                raise UnreadablePixels(
+                    f"{name_of(instance)}: frame {number} in {tag_name('PixelData')} holds {found}; "
+                    f"{tag_name('Rows')} is {instance.Rows}, {tag_name('Columns')} {instance.Columns}, "
+                    f"{tag_name('BitsAllocated')} {instance.BitsAllocated}."
+                )
+
+
+def _misfit(frame: bytes, instance: Dataset, syntax: UID) -> str:
+    """What a compressed frame holds, where that is not what the header says; else an empty text."""
+    rows, columns, allocated = int(instance.Rows), int(instance.Columns), int(instance.BitsAllocated)
+    if syntax == RLELossless:
+        lengths = _rle_lengths(frame)
+        spare = min(rows, columns)  # padding, see _native
+        fits = all(0 <= length - rows * columns < spare for length in lengths)
+        return "" if fits and len(lengths) * 8 == allocated else f"{sum(lengths)} bytes"
+    size = _jpeg_2000_size(frame) if JPEG_2000_SIZE in frame[:256] else _jpeg_size(frame)
+    fits = size[:2] == (rows, columns) and size[2] <= allocated and size[3] == 1
+    return "" if fits else "{} rows and {} columns of {} bits and {} samples".format(*size)
+
+
+def _jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
+    """Rows, columns, bits and samples per pixel. Raises: ValueError, struct.error."""
+    # A decoder of JPEG-LS reads on for ever where the end of the image is cut off.
+    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise ValueError("no end of image")
+    position = 2
+    while frame[position : position + 1] == b"\xff":
+        marker, length = struct.unpack_from(">BH", frame, position + 1)
+        if marker in JPEG_START_OF_FRAME:
+            bits, rows, columns, samples = struct.unpack_from(">BHHB", frame, position + 4)
+            return rows, columns, bits, samples
+        position += 2 + length
+    raise ValueError("no start of frame")
+
+
+def _jpeg_2000_size(frame: bytes) -> tuple[int, int, int, int]:
+    """Rows, columns, bits and samples per pixel. Raises: struct.error."""
+    # Behind SIZ: length, capabilities, then the image, its offset, the tiles and their offset.
+    right, bottom, left, top, *_, samples, depth = struct.unpack_from(
+        ">8IHB", frame, frame.index(JPEG_2000_SIZE) + len(JPEG_2000_SIZE) + 4
+    )
+    return bottom - top, right - left, (depth & 0x7F) + 1, samples
+
+
+def _rle_lengths(frame: bytes) -> list[int]:
+    """How many bytes each segment decodes to (PS3.5 annex G). Raises: struct.error."""
+    count, *offsets = struct.unpack_from("<16I", frame)
+    ends = [*offsets[1:count], len(frame)]
+    return [_rle_length(frame[start:end]) for start, end in zip(offsets[:count], ends, strict=True)]
+
+
+def _rle_length(segment: bytes) -> int:
+    length = position = 0
+    while position < len(segment):
+        code = segment[position]
+        if code < 128:
+            length += min(code + 1, len(segment) - position - 1)
+            position += code + 2
+        else:
+            # 128 stands for nothing.
+            length += 257 - code if code > 128 else 0
+            position += 2 if code > 128 else 1
+    return length

@@ -238,7 +238,10 @@ def _reference(header: Dataset) -> Dataset:
 
 
 def _legal(header: Dataset, keyword: str) -> str:
-    """The header's value as text, or "" where it is missing, illegal for its VR or has several parts."""
+    """The header's value as text, or "" where it is missing, illegal for its VR or has several parts.
+
+    Bytes that are not in the header's character set are illegal too.
+    """
     value = header.get(keyword)
     if value is None or isinstance(value, MultiValue):
         return ""
@@ -250,6 +253,10 @@ def _legal(header: Dataset, keyword: str) -> str:
             {"DA": DA, "TM": TM}[vr](text)
     except ValueError:
         return ""
-    if not text.isprintable() or (keyword == "PatientSex" and text not in ("M", "F", "O")):
+    if (
+        not text.isprintable()
+        or "\N{REPLACEMENT CHARACTER}" in text
+        or (keyword == "PatientSex" and text not in ("M", "F", "O"))
+    ):
         return ""
     return text

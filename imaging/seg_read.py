@@ -4,6 +4,7 @@ highdicom's own reader is not used: it refuses or crashes on objects that viewer
 without plane positions, incomplete real world value mappings). Only pixels, segments and planes count here.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,8 +16,9 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.sr.coding import Code
 
 from errors import SegmentationMismatch, UnreadableFile, UnreadablePixels
+from imaging.frames import tag_name, text
 from imaging.grid import steps_on_grid
-from imaging.pixels import UNDECODABLE
+from imaging.pixels import UNDECODABLE, check_codestreams
 from imaging.stack import SliceReference, Stack
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -142,8 +144,8 @@ def _functional_groups(dataset: Dataset) -> list[list[Dataset]]:
     """For every frame its own functional groups, then the shared ones."""
     own = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])
-    count = int(dataset.get("NumberOfFrames") or 0)
-    if count != len(own):
+    count = text(dataset, "NumberOfFrames") or "0"
+    if count != str(len(own)):
         raise UnreadableFile(
             f"NumberOfFrames is {count}, but PerFrameFunctionalGroupsSequence has {len(own)} items."
         )
@@ -194,12 +196,31 @@ def _rows_and_columns(drawn: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _decoded(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
     """The frames in stored order, (rows, columns)."""
     try:
-        if dataset.BitsAllocated == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        syntax = dataset.file_meta.TransferSyntaxUID
+        if not syntax.is_encapsulated:
+            _check_length(dataset)
+        # One bit a pixel may be packed before it is compressed: its codestream has a size of its own.
+        elif dataset.BitsAllocated > 1:
+            check_codestreams(dataset, syntax)
+        if dataset.BitsAllocated == 1 and not syntax.is_encapsulated:
             yield from _unpacked(dataset)
         else:
             yield from iter_pixels(dataset, raw=True)
     except UNDECODABLE as error:
         raise UnreadablePixels("The pixel data of the segmentation cannot be decoded.") from error
+
+
+def _check_length(dataset: Dataset) -> None:
+    """That native pixel data are as long as the header says, or one byte longer. Raises: UnreadablePixels."""
+    keywords = ("NumberOfFrames", "Rows", "Columns", "BitsAllocated")
+    bits = math.prod(int(dataset[keyword].value) for keyword in keywords)
+    if len(dataset.PixelData) - math.ceil(bits / 8) not in (0, 1):
+        raise UnreadablePixels(
+            "The pixel data of the segmentation cannot be decoded: "
+            f"{tag_name('PixelData')} holds {len(dataset.PixelData)} bytes, "
+            f"{' x '.join(f'{tag_name(keyword)} {dataset[keyword].value}' for keyword in keywords)} make "
+            f"{math.ceil(bits / 8)}."
+        )
 
 
 def _unpacked(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
@@ -212,7 +233,6 @@ def _unpacked(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
     packed = np.frombuffer(dataset.PixelData, np.uint8)
     for start in range(0, int(dataset.NumberOfFrames) * size, size):
         bits = np.unpackbits(packed[start // 8 : (start + size + 7) // 8], bitorder="little")
-        # Too few bits where the pixel data is cut short, and a ValueError here.
         yield bits[start % 8 : start % 8 + size].reshape(shape)
 
 

@@ -51,6 +51,15 @@ THIN_MM = 1.5
 THICK_MM = 3.5
 # Candidates whose scores differ by less are a tie.
 TIE = 0.25
+# What a series is refused for whatever its geometry.
+REFUSED_BY_KIND = {
+    error.code
+    for error in (
+        UnsupportedModality, LocalizerSeries, DerivedSeries, NotHead, NotT1Weighted, ContrastAbsent,
+    )
+}  # fmt: skip
+# How many refused series a message names.
+REFUSED_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,9 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
             raise ContrastAbsent(
                 f"Of {len(candidates)} series none is post-contrast. {without[0].message}", details
             )
-        raise NoCandidateSeries(f"None of the study's {len(candidates)} series can be segmented.", details)
+        raise NoCandidateSeries(
+            f"None of the study's {len(candidates)} series can be segmented. {_refusals(candidates)}", details
+        )
     proven = [candidate for candidate in open_ones if candidate.contrast == "proven"]
     if not proven and len(open_ones) > 1:
         raise AmbiguousSeries(
@@ -106,7 +117,24 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
         raise AmbiguousSeries(
             f"{len(rivals) + 1} series fit equally well: {_names([best, *rivals])}.", details
         )
-    return best
+    return best if proven else _warned_of_lost_proof(best, candidates)
+
+
+def _warned_of_lost_proof(best: Candidate, candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate with a warning of each series of proven contrast that only its images keep out."""
+    lost = [c for c in candidates if c.contrast == "proven" and c.refused not in REFUSED_BY_KIND]
+    warnings = [
+        f"Series {c.series_instance_uid} is proven to be post-contrast, but is refused: {c.message}"
+        for c in lost
+    ]
+    return replace(best, warnings=(*best.warnings, *warnings))
+
+
+def _refusals(candidates: Sequence[Candidate]) -> str:
+    """Why each is refused, those first that are of the right kind."""
+    ordered = sorted(candidates, key=lambda c: c.refused in REFUSED_BY_KIND)
+    named = [f"{c.description or 'no description'}: {c.message}" for c in ordered[:REFUSED_NAMED]]
+    return " ".join(named) + (" ..." if len(ordered) > REFUSED_NAMED else "")
 
 
 def _names(candidates: Sequence[Candidate]) -> str:

@@ -245,16 +245,18 @@ def _pixels(ordered: Sequence[Frame]) -> np.ndarray[tuple[int, int, int], np.dty
     Raises: InconsistentImages, and UnreadablePixels where an instance has fewer or more frames than stated.
     """
     shape = (len(ordered), int(ordered[0].instance.Rows), int(ordered[0].instance.Columns))
-    array = np.empty(shape, dtype=np.float32)
     instances = _instances(ordered)
+    # Each is checked here, so that no memory is taken for what a header only claims.
+    decoders = [stored_values(instance) for instance in instances]
+    array = np.empty(shape, dtype=np.float32)
     # Where the frames of each instance belong, in stored order.
     places: dict[int, list[int]] = {id(instance): [] for instance in instances}
     for index in sorted(range(len(ordered)), key=lambda index: ordered[index].index):
         places[id(ordered[index].instance)].append(index)
-    for position, instance in enumerate(instances, start=1):
+    for position, (instance, decoder) in enumerate(zip(instances, decoders, strict=True), start=1):
         place = places[id(instance)]
         decoded = 0
-        for decoded, stored in enumerate(stored_values(instance), start=1):
+        for decoded, stored in enumerate(decoder, start=1):
             if decoded > len(place):
                 continue  # only counted
             frame = ordered[place[decoded - 1]]

@@ -2,6 +2,7 @@
 
 shared.py      what every route works with
 jobs.py        segmentations asked for, one by one or in batches, and how far they have come
-results.py     studies, segmentations, patients, models
+results.py     candidates, segmentations, patients, models
+studies.py     DICOM files sent by people
 operations.py  health, metrics, the operations page, access for a proxy
 """

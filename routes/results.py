@@ -1,4 +1,4 @@
-"""Studies, segmentations, patients and models."""
+"""Candidates, segmentations, patients and models."""
 
 from flask import Response, g, jsonify
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile
 
 import highdicom as hd
 import numpy as np
@@ -25,6 +26,7 @@ from api import create_app
 from bench.models import tiny_model
 from bench.parts import free_port, self_signed, wait_until
 from db.tables import Segmentation
+from orthanc import part10
 from orthanc.dicomweb import open_archive
 from settings import Settings
 from unetr import synth
@@ -314,6 +316,41 @@ def test_a_batch_by_query_takes_the_studies_that_match_and_refuses_none_and_all(
         refused = service.post("/batches", json={"query": query})
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid_form")
         assert found in refused.json()["error"]["message"]
+
+
+def test_a_zip_by_curl_is_in_the_archive_and_can_be_segmented(service, tmp_path):
+    series = to_instances(small_head(), SeriesOptions())
+    with ZipFile(tmp_path / "study.zip", "w") as archive:
+        for number, instance in enumerate(series):
+            archive.writestr(f"study/{number}.dcm", part10.encode(instance))
+        archive.writestr("study/README.txt", "a viewer's")
+    curl = [
+        "curl",
+        "-sS",
+        "-H",
+        f"Authorization: Bearer {service.token}",
+        "-F",
+        f"files=@{tmp_path}/study.zip",
+    ]
+    done = subprocess.run([*curl, f"{service.url}/studies"], check=True, capture_output=True, text=True)
+    study_uid = str(series[0].StudyInstanceUID)
+    assert json.loads(done.stdout) == {
+        "studies": [{"study_instance_uid": study_uid, "instances": len(series)}]
+    }
+    job = service.post(f"/segmentation/{study_uid}", json={"model": SILENT, "wait_s": 60}).json()
+    assert job["state"] == "done"
+
+
+def test_one_bad_file_and_nothing_of_the_upload_is_stored(service):
+    good = part10.encode(to_instances(small_head(), SeriesOptions())[0])
+    before = open_archive(service.settings).search_studies()
+    for bad, found in ((good[:-100], "File 2 is damaged"), (b"text", "File 2 is neither")):
+        refused = service.post("/studies", files=[("files", good), ("files", bad)])
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "upload_refused")
+        assert found in refused.json()["error"]["message"]
+    too_many = service.post("/studies", files=[("files", good[:200])] * 501)
+    assert (too_many.status_code, too_many.json()["error"]["code"]) == (413, "request_entity_too_large")
+    assert len(open_archive(service.settings).search_studies()) == len(before)
 
 
 def test_log_metrics_and_errors_name_jobs_and_no_patient(service):

@@ -35,9 +35,9 @@ class SeriesOptions:
 
     contrast: the agent is named in ContrastBolusAgent. enhanced: one multi-frame instance whose geometry is
     in shared or in per-frame functional groups (positions always in the latter).
-    transfer_syntax: little endian, RLE, JPEG-LS, JPEG 2000 or JPEG Lossless. order: of the instances or
-    frames, their InstanceNumber included. orientation_jitter: largest rounding error of a direction cosine
-    and of a position in mm, as scanners write them. seed: of order and jitter.
+    transfer_syntax: little or big endian, RLE, JPEG-LS, JPEG 2000 or JPEG Lossless. order: of the instances
+    or frames, their InstanceNumber included. orientation_jitter: largest rounding error of a direction
+    cosine and of a position in mm, as scanners write them. seed: of order and jitter.
     study_instance_uid: of a study that this series joins.
     uid_seed: makes the UIDs reproducible; within a study, series then need different series numbers.
     """
@@ -195,7 +195,7 @@ def _attach(ds: Dataset, frames: Pixels, options: SeriesOptions) -> None:
     """Pixel data (frames, rows, columns) and the file meta information that names its encoding."""
     ds.PixelRepresentation = int(np.issubdtype(frames.dtype, np.signedinteger))
     syntax = UID(options.transfer_syntax)
-    native = frames.astype(frames.dtype.newbyteorder("<")).tobytes()
+    native = frames.astype(frames.dtype.newbyteorder("<" if syntax.is_little_endian else ">")).tobytes()
     if syntax.is_compressed and syntax.is_encapsulated:
         size = len(native) // len(frames)
         ds.PixelData = encapsulate(

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from db import jobs, measurements
 from db.tables import Job, JobState
-from errors import JobNotCancellable, JobNotFound, LeaseLost
+from errors import JobCancelled, JobNotCancellable, JobNotFound, LeaseLost
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = 60.0
@@ -230,9 +230,16 @@ def test_a_cancelled_job_is_not_postponed(sessions, job_id):
     assert jobs.postpone(sessions, job_id, "a", "store", 1.0).state == "cancelled"
 
 
-def test_a_job_whose_result_is_recorded_is_stored_and_not_cancelled(sessions, job_id, new):
+def test_a_cancelled_job_records_nothing(sessions, job_id, new):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     jobs.cancel(sessions, job_id)
+    with pytest.raises(JobCancelled):
+        measurements.record(sessions, new, job_id, "a")
+    assert jobs.get(sessions, job_id).segmentation_id is None
+
+
+def test_a_job_whose_result_is_recorded_is_stored_and_not_cancelled(sessions, job_id, new):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     segmentation_id = measurements.record(sessions, new, job_id, "a")
     assert jobs.postpone(sessions, job_id, "a", "store", 0.0).state == "queued"
     with pytest.raises(JobNotCancellable, match="already recorded"):
@@ -269,6 +276,17 @@ def test_claiming_a_job_whose_attempts_are_used_up_fails_it(sessions, job_id):
     assert jobs.claim(sessions, job_id, "b", LEASE_S, 2) is None
     job = jobs.get(sessions, job_id)
     assert (job.state, job.error_code, job.attempts) == ("failed", "job_interrupted", 2)
+
+
+def test_a_job_whose_result_is_recorded_is_not_given_up_however_often_its_worker_vanishes(
+    sessions, new, job_id
+):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 2)
+    segmentation_id = measurements.record(sessions, new, job_id, "a")
+    for _ in range(4):
+        assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 2, LEASE_S) == [job_id]
+        assert jobs.claim(sessions, job_id, "b", LEASE_S, 2) is not None
+    assert jobs.finish(sessions, job_id, "b", segmentation_id).state == "done"
 
 
 def test_a_job_whose_message_was_lost_is_sent_again_once_per_lease(sessions, job_id):

@@ -1,8 +1,11 @@
 """NIfTI against DICOM: dcm2niix says where a series lies, nibabel's own affine where a written file does."""
 
 import itertools
+import json
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import highdicom as hd
@@ -237,6 +240,13 @@ def test_other_files_are_refused(tmp_path, name, content):
         nifti.read_stack(tmp_path / name)
 
 
+@pytest.mark.parametrize("offset", [np.inf, np.nan, -1e9])
+def test_an_impossible_offset_is_refused(tmp_path, offset):
+    (tmp_path / "image.nii").write_bytes(header(SMALL, offset).binaryblock + bytes(4 + 64**3))
+    with pytest.raises(UnreadableFile, match="cannot be read as NIfTI"):
+        nifti.read_stack(tmp_path / "image.nii")
+
+
 @pytest.mark.parametrize("name", ["image.nii", "image.nii.gz"])
 def test_a_truncated_file_and_a_missing_one_are_refused(tmp_path, name):
     path = save(NOISE, np.eye(4), tmp_path / name)
@@ -245,3 +255,89 @@ def test_a_truncated_file_and_a_missing_one_are_refused(tmp_path, name):
         nifti.read_stack(path)
     with pytest.raises(UnreadableFile):
         nifti.read_stack(tmp_path / "absent.nii")
+
+
+# Bombs: small files that would take gigabytes
+
+
+def bomb(header: nib.Nifti1Header, extension: bytes, zeros: int) -> bytes:
+    """A .nii.gz whose zeros are compressed once and repeated."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    start = packer.compress(header.binaryblock + extension) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(2**24)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return start + block * (zeros // 2**24) + packer.flush()
+
+
+def header(shape: tuple[int, int, int], offset: float = 352, dtype: type = np.uint8) -> nib.Nifti1Header:
+    made = nib.Nifti1Header()
+    made.set_data_dtype(dtype)
+    made.set_data_shape(shape)
+    made.set_sform(np.eye(4), 1)
+    made["vox_offset"], made["magic"] = offset, b"n+1"
+    return made
+
+
+NO_EXTENSION, EXTENSION = bytes(4), b"\1\0\0\0"
+SMALL = (64, 64, 64)
+GB = 10**9
+BOMBS = {
+    "8 GB of zeros": (header((2000, 2000, 2000)), NO_EXTENSION, 8 * GB, "takes 30518 MiB; at most 1024 MiB"),
+    "all that a header can claim": (
+        header((32767,) * 3, dtype=np.float64), NO_EXTENSION, 2**24, "takes 268410881 MiB; at most 1024 MiB"),
+    "8 GB beyond the voxels": (header(SMALL), NO_EXTENSION, 8 * GB, "has the value 0"),
+    "an extension of 2 GB": (
+        header(SMALL, 2**31), EXTENSION + struct.pack("<ii", 2**31 - 16, 6), 4 * GB,
+        "voxels begin at byte 2147483648; at most 67108864"),
+    "an extension without a length": (
+        header(SMALL, 416), EXTENSION + struct.pack("<ii", 0, 6), 4 * GB, "has the value 0"),
+}  # fmt: skip
+READER = """
+import json, re, sys
+from pathlib import Path
+from errors import MetScopeError
+from imaging import nifti
+
+def peak_mb():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1000
+
+idle = peak_mb()
+try:
+    nifti.read_stack(Path(sys.argv[1]))
+except MetScopeError as error:
+    print(json.dumps([error.found, peak_mb() - idle]))
+"""
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_at_little_cost(tmp_path, name):
+    head, extension, zeros, sentence = BOMBS[name]
+    (tmp_path / "image.nii.gz").write_bytes(bomb(head, extension, zeros))
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(tmp_path / "image.nii.gz")],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    found, peak_mb = json.loads(done.stdout)
+    print(f"\n{name} | {found} | {peak_mb:.0f}")
+    assert sentence in found
+    # The volume itself has 1 MB as float32; a GB is what any of the bombs would take.
+    assert peak_mb < 30
+
+
+def test_extensions_are_passed_over(tmp_path):
+    image = nib.Nifti1Image(NOISE, np.eye(4))
+    image.set_sform(np.eye(4), 1)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"made by a tool" * 100))
+    nib.save(image, tmp_path / "image.nii.gz")
+    read = nifti.read_stack(tmp_path / "image.nii.gz")
+    assert np.array_equal(read.volume.array, NOISE.transpose(2, 1, 0))
+
+
+def test_nifti_2_and_scaled_big_endian_files_are_read(tmp_path):
+    second = nib.Nifti2Image(NOISE, np.eye(4))
+    scaled = nib.Nifti1Image(NOISE, np.eye(4), nib.Nifti1Header(endianness=">"))
+    scaled.set_data_dtype(np.int16)
+    for image, tolerance in ((second, 0), (scaled, 0.01)):
+        image.set_sform(np.eye(4), 1)
+        nib.save(image, tmp_path / "image.nii.gz")
+        read = nifti.read_stack(tmp_path / "image.nii.gz")
+        assert read.volume.array == pytest.approx(NOISE.transpose(2, 1, 0), abs=tolerance)

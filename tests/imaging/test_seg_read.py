@@ -339,6 +339,8 @@ def smaller_without_place(dataset: Dataset) -> None:
     for groups in dataset.PerFrameFunctionalGroupsSequence:
         del groups.PlanePositionSequence
     dataset.Columns -= 1
+    # Seven frames of 18 x 12 bits.
+    dataset.PixelData = dataset.PixelData[:190]
 
 
 def another_class(dataset: Dataset) -> None:

@@ -1,0 +1,192 @@
+"""The whole service on loopback, part by part to be stopped, killed and started again.
+
+Orthanc, PostgreSQL, Redis, the API under gunicorn as docker-compose.yml starts it, and workers with a model
+that costs little. ``faults`` counts by UIDs what the database and Orthanc hold.
+"""
+
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import requests
+import yaml
+from sqlalchemy import Engine, NullPool, create_engine, text
+
+from bench.models import tiny_model
+from bench.parts import ROOT, Orthanc, Part, PostgreSQL, Redis, free_port
+from orthanc.dicomweb import open_archive
+from settings import Settings, load
+from unetr.phantom import SeriesOptions, to_instances
+
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+MODEL = "tiny"
+LEASE_S = 3.0
+LIVING = "SELECT 1 FROM workers WHERE id LIKE :process AND CAST(loaded_models AS TEXT) <> '[]'"
+RESULTS = """
+    SELECT g.id, g.sop_instance_uid FROM segmentations g
+    JOIN series s ON s.id = g.series_ref JOIN studies t ON t.id = s.study_ref
+    WHERE t.study_instance_uid = :study"""
+JOBS = "SELECT id, state, force, segmentation_id, error_code FROM jobs WHERE study_instance_uid = :study"
+# What must not be, by the sentence that says so: rows of a study's results and jobs.
+FAULTS = {
+    "segmentations belong to no job": """
+        SELECT id FROM results WHERE id NOT IN
+        (SELECT segmentation_id FROM asked WHERE segmentation_id IS NOT NULL)""",
+    "results are shared by jobs that each asked for their own": """
+        SELECT segmentation_id FROM asked WHERE force AND segmentation_id IS NOT NULL
+        GROUP BY segmentation_id HAVING count(*) > 1""",
+    "done jobs have no result": "SELECT id FROM asked WHERE state = 'done' AND segmentation_id IS NULL",
+    "jobs that failed or were cancelled have a result": """
+        SELECT id FROM asked WHERE state IN ('failed', 'cancelled') AND segmentation_id IS NOT NULL""",
+    "failed jobs do not say why": """
+        SELECT id FROM asked
+        WHERE state = 'failed' AND coalesce(error_code, 'internal_error') = 'internal_error'""",
+    "segmentations lack lesions or measurements": """
+        SELECT results.id FROM results LEFT JOIN lesions l ON l.segmentation_ref = results.id
+        LEFT JOIN measurements m ON m.lesion_ref = l.id WHERE m.id IS NULL""",
+    "SEG objects wait though no job is at work": """
+        SELECT segmentation_ref FROM outbox WHERE segmentation_ref IN (SELECT id FROM results)
+        AND NOT EXISTS (SELECT 1 FROM asked WHERE state IN ('queued', 'running'))""",
+}
+
+
+class Ours(Part):
+    """One of our own processes; its settings are its environment."""
+
+    start_limit_s = 120.0
+
+    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+        super().__init__(_made(folder))
+        self._variables = variables
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"PYTHONPATH": str(ROOT), **self._variables}
+
+
+class Api(Ours):
+    """The web API as compose starts it."""
+
+    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+        super().__init__(folder, variables)
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    @property
+    def command(self) -> Sequence[str]:
+        as_composed = COMPOSE["services"]["api"]["command"]
+        here = as_composed.replace("0.0.0.0:5000", f"127.0.0.1:{self._port}")
+        return [sys.executable, "-m", *shlex.split(here)]
+
+    def answers(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/health/live", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+
+class Worker(Ours):
+    """A worker; it answers when it has loaded its model."""
+
+    def __init__(self, folder: Path, variables: Mapping[str, str], database: Engine) -> None:
+        super().__init__(folder, variables)
+        self._database = database
+
+    @property
+    def command(self) -> Sequence[str]:
+        return [sys.executable, str(ROOT / "worker.py")]
+
+    def answers(self) -> bool:
+        assert self.process is not None
+        with self._database.connect() as connection:
+            return (
+                connection.execute(text(LIVING), {"process": f"%:{self.process.pid}:%"}).first() is not None
+            )
+
+
+class Hospital:
+    """variables: settings of API and workers beside those that name the parts."""
+
+    def __init__(self, workers: int = 1, **variables: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="metscope-hospital-"))
+        self.orthanc = Orthanc(_made(self.folder / "orthanc"))
+        self.database = PostgreSQL()
+        self.redis = Redis(_made(self.folder / "redis"), "a-password")
+        self._stores: Sequence[Part] = (self.orthanc, self.database, self.redis)
+        for part in self._stores:
+            part.start()
+        self.variables = {
+            "DATA_DIR": str(self.folder / "data"),
+            "DICOMWEB_URL": self.orthanc.url,
+            "DICOMWEB_USER": self.orthanc.user,
+            "DICOMWEB_PASSWORD": self.orthanc.password,
+            "DICOMWEB_READ_TIMEOUT_S": "4",
+            "ORTHANC_URL": self.orthanc.rest_url,
+            "DATABASE_URL": self.database.create("hospital"),
+            "BROKER_URL": self.redis.url,
+            "MODELS_DIR": str(tiny_model(self.folder / "models", MODEL, 500.0)),
+            "LEASE_S": str(LEASE_S),
+            "AUTH": "off",
+        } | variables
+        self.settings: Settings = load(**{name.lower(): value for name, value in self.variables.items()})
+        self.engine = create_engine(self.settings.sqlalchemy_url, poolclass=NullPool)
+        self.api = Api(self.folder / "api", self.variables)
+        self.workers = [self.new_worker() for _ in range(workers)]
+        for ours in (self.api, *self.workers):
+            ours.start()
+
+    def new_worker(self, **variables: str) -> Worker:
+        """Not started yet."""
+        folder = Path(tempfile.mkdtemp(prefix="worker-", dir=self.folder))
+        return Worker(folder, self.variables | variables, self.engine)
+
+    def new_study(self) -> str:
+        """A study in Orthanc, its UID: a bright ball with a brighter one in it, 40 slices of 64 x 64."""
+        index = np.stack(np.meshgrid(np.arange(40), np.arange(64), np.arange(64), indexing="ij"), -1)
+        from_centre_mm = (index - [20, 32, 32]) * [4.0, 3.0, 3.0]
+        image = np.where(np.linalg.norm(from_centre_mm, axis=-1) < 80, 300.0, 5.0)
+        image += np.random.default_rng(0).normal(0, 6, image.shape).clip(-4, 20)
+        affine = np.array([[0, 0, 3.0, -96], [0, 3.0, 0, -96], [4.0, 0, 0, -80], [0, 0, 0, 1]])
+        instances = to_instances(hd.Volume(image.round().clip(0), affine, "PATIENT"), SeriesOptions())
+        open_archive(self.settings).store(instances)
+        return str(instances[0].StudyInstanceUID)
+
+    def rows(self, query: str, **parameters: object) -> Sequence[Any]:
+        with self.engine.connect() as connection:
+            return connection.execute(text(query), parameters).all()
+
+    def segs(self, study_instance_uid: str) -> list[str]:
+        """The SOP Instance UIDs of the SEG objects in Orthanc."""
+        series = open_archive(self.settings).series_headers(study_instance_uid)
+        return [str(h.SOPInstanceUID) for headers in series for h in headers if h.Modality == "SEG"]
+
+    def faults(self, studies: Sequence[str]) -> list[str]:
+        """Sentences about what was lost or doubled; none where all is well."""
+        found = []
+        for study in studies:
+            known = sorted(str(uid) for _, uid in self.rows(RESULTS, study=study))
+            stored = sorted(self.segs(study))
+            if known != stored:
+                found.append(f"study {study}: the database knows SEG {known}, Orthanc holds {stored}")
+            for sentence, query in FAULTS.items():
+                rows = self.rows(f"WITH results AS ({RESULTS}), asked AS ({JOBS}) {query}", study=study)
+                if rows:
+                    found.append(f"study {study}: {len(rows)} {sentence}")
+        return found
+
+    def close(self) -> None:
+        for part in (*self.workers, self.api, *self._stores):
+            part.stop()
+        self.database.remove()
+        shutil.rmtree(self.folder)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,54 @@
+"""Studies, segmentations and jobs for the benches, made by the worker's own code and a threshold."""
+
+from collections.abc import Callable
+
+import highdicom as hd
+import numpy as np
+
+from orthanc.dicomweb import open_archive
+from segmentation import Services
+from settings import Settings
+from unetr.phantom import SeriesOptions, to_instances
+from unetr.predict import Prediction
+from unetr.spec import default_model
+from worker import Runner
+
+SHAPE = (12, 32, 64)
+BRIGHT = 500
+LESIONS = 5
+
+
+def image(seed: int) -> hd.Volume:
+    """Noise with LESIONS bright boxes, (slices, rows, columns) of 2 mm; no anatomy, but quick."""
+    pixels = np.random.default_rng(seed).integers(80, 120, SHAPE).astype(np.uint16)
+    for number in range(LESIONS):
+        pixels[5:8, 10:14, 4 + 12 * number : 8 + 12 * number] = 2 * BRIGHT
+    affine = np.array([[0.0, 0, 2, -64], [0, 2, 0, -64], [2, 0, 0, -24], [0, 0, 0, 1]])
+    return hd.Volume(pixels, affine, "PATIENT")
+
+
+def add_study(settings: Settings, number: int) -> str:
+    """Put a study of patient BENCH-number into the archive, as one multi-frame instance; its UID."""
+    options = SeriesOptions(enhanced="shared", patient_id=f"BENCH-{number}")
+    instances = to_instances(image(number), options)
+    open_archive(settings).store(instances)
+    return str(instances[0].StudyInstanceUID)
+
+
+def threshold_runner(settings: Settings) -> Runner:
+    """A worker within this process whose model is: whatever is bright is a lesion."""
+
+    def open_services(_settings: Settings, _model_id: str | None) -> Services:
+        spec = default_model(settings.models_dir, settings.model_path)
+        return Services(open_archive(settings), runner.sessions, _threshold, spec, settings)
+
+    runner = Runner(settings, open_services)
+    return runner
+
+
+def _threshold(volume: hd.Volume, _on_progress: Callable[[float], None]) -> Prediction:
+    bright = volume.array > BRIGHT
+    return Prediction(
+        mask=volume.with_array(bright.astype(np.uint8)),
+        probability=volume.with_array(bright.astype(np.float32)),
+    )

@@ -1,0 +1,597 @@
+"""What may go wrong in a hospital, done for real: one SEG and one set of rows are left, or none and an error.
+
+Real processes and a real Orthanc, PostgreSQL and Redis; where a PACS must lie, the fake one stands in for it,
+and a full disk is a small one. `pytest -sq -m 'long or not long' tests/test_faults.py` runs and prints every
+row; the suite runs some of them.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+import requests
+from sqlalchemy import text
+
+import broker
+from bench.hospital import MODEL, Hospital
+from bench.parts import wait_until
+from bench.rows import _threshold as threshold
+from bench.rows import add_study, image
+from db import jobs
+from db.jobs import requeue_expired
+from orthanc.dicomweb import open_archive
+from segmentation import Predict, Services
+from settings import Settings
+from tests import fake_pacs
+from unetr.phantom import SeriesOptions, to_instances
+from unetr.spec import default_model
+from worker import Runner
+
+END_LIMIT_S = 90.0
+ONE = "one SEG, one set of rows"
+NONE = "no SEG, no rows"
+
+
+@pytest.fixture(scope="module")
+def hospital() -> Iterator[Hospital]:
+    running = Hospital()
+    yield running
+    running.close()
+
+
+class Case:
+    """One study, and what is asked and seen of it."""
+
+    def __init__(self, hospital: Hospital) -> None:
+        self.hospital = hospital
+        self.study = hospital.new_study()
+        self.jobs: list[str] = []
+        database = hospital.settings.sqlalchemy_url.replace("postgresql+psycopg", "postgresql")
+        self._connect = lambda: psycopg.connect(database, autocommit=True)
+
+    @property
+    def worker(self):
+        return self.hospital.workers[0]
+
+    def post(self, path: str, **body: object) -> requests.Response:
+        return requests.post(f"{self.hospital.api.url}{path}", json=body, timeout=60)
+
+    def ask(self, **body: object) -> str:
+        answer = self.post(f"/segmentation/{self.study}", model=MODEL, **body)
+        assert answer.status_code in {200, 202}, answer.text
+        self.jobs.append(answer.json()["id"])
+        return self.jobs[-1]
+
+    def job(self, job_id: str | None = None):
+        query = "SELECT state, stage, attempts, error_code, segmentation_id FROM jobs WHERE id = :id"
+        (row,) = self.hospital.rows(query, id=job_id or self.jobs[-1])
+        return row
+
+    def until_stage(self, stage: str) -> None:
+        """Return within milliseconds after the last job has come to that stage."""
+        deadline = time.monotonic() + END_LIMIT_S
+        with self._connect() as connection:
+            while time.monotonic() < deadline:
+                state, seen = connection.execute(
+                    "SELECT state, stage FROM jobs WHERE id = %s", [self.jobs[-1]]
+                ).fetchone()
+                if seen == stage:
+                    return
+                assert state in {"queued", "running"}, f"{state} before stage {stage} was seen"
+        raise AssertionError(f"stage {stage} was not seen")
+
+    def until_ended(self) -> None:
+        def ended() -> bool:
+            return all(self.job(job_id).state not in {"queued", "running"} for job_id in self.jobs)
+
+        wait_until(ended, "the end of the jobs", END_LIMIT_S)
+
+    def one(self, results: int = 1) -> str:
+        """Every job is done; so many results, each once in the database and in Orthanc."""
+        self.until_ended()
+        assert {self.job(job_id).state for job_id in self.jobs} == {"done"}
+        assert len(self.hospital.segs(self.study)) == results
+        assert self.hospital.faults([self.study]) == []
+        attempts = "+".join(str(self.job(job_id).attempts) for job_id in self.jobs)
+        return f"{results} SEG, {results} set of rows; attempts {attempts}"
+
+    def none(self, *codes: str | None) -> str:
+        """Every job has ended with one of these codes (None: cancelled) and left nothing."""
+        self.until_ended()
+        found = {self.job(job_id).error_code for job_id in self.jobs}
+        assert found <= set(codes), found
+        assert self.hospital.segs(self.study) == []
+        assert self.hospital.faults([self.study]) == []
+        return f"none; {', '.join(code or 'cancelled' for code in found)}"
+
+
+@contextmanager
+def frozen(part) -> Iterator[None]:
+    """Says nothing any more, but holds its connections."""
+    part.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        if part.process is not None:
+            part.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def away(part, how: signal.Signals | None = None) -> Iterator[None]:
+    part.stop(how)
+    try:
+        yield
+    finally:
+        part.start()
+
+
+def killed_in(stage: str) -> Callable[[Case], str]:
+    def row(case: Case) -> str:
+        case.ask()
+        case.until_stage(stage)
+        with away(case.worker, signal.SIGKILL):
+            assert case.job().stage == stage
+        seen = case.one()
+        assert case.job().attempts == 2
+        return seen
+
+    return row
+
+
+def killed_in_store(case: Case) -> str:
+    case.ask()
+    case.until_stage("encode")
+    with frozen(case.hospital.orthanc):
+        case.until_stage("store")
+        case.worker.stop(signal.SIGKILL)
+    case.worker.start()
+    return case.one()
+
+
+def killed_again_and_again(case: Case) -> str:
+    case.ask()
+    for attempt in range(1, 4):
+        wait_until(
+            lambda attempt=attempt: (case.job().attempts, case.job().stage) == (attempt, "predict"), "predict"
+        )
+        with away(case.worker, signal.SIGKILL):
+            pass
+    return case.none("job_interrupted")
+
+
+def frozen_beyond_its_lease(case: Case) -> str:
+    other = case.hospital.new_worker()
+    case.ask()
+    case.until_stage("predict")
+    with frozen(case.worker):
+        other.start()
+        wait_until(lambda: case.job().attempts == 2, "the other worker")
+        case.until_ended()
+    seen = case.one()
+    other.stop()
+    return seen
+
+
+def stopped_kindly(case: Case) -> str:
+    case.ask()
+    case.until_stage("predict")
+    with away(case.worker, signal.SIGTERM):
+        assert case.job().state == "queued"
+    seen = case.one()
+    assert case.job().attempts == 1
+    return seen
+
+
+def api_killed_after_the_request(case: Case) -> str:
+    case.ask()
+    with away(case.hospital.api, signal.SIGKILL):
+        pass
+    return case.one()
+
+
+def api_killed_while_a_client_waits(case: Case) -> str:
+    def wait() -> None:
+        with suppress(requests.RequestException):
+            case.post(f"/segmentation/{case.study}", model=MODEL, wait_s=60)
+
+    client = threading.Thread(target=wait)
+    client.start()
+    mine = "SELECT id FROM jobs WHERE study_instance_uid = :study"
+    wait_until(lambda: bool(case.hospital.rows(mine, study=case.study)), "the job")
+    with away(case.hospital.api, signal.SIGKILL):
+        pass
+    client.join()
+    case.jobs += [row.id for row in case.hospital.rows(mine, study=case.study)]
+    return case.one()
+
+
+def orthanc_away(case: Case) -> str:
+    with away(case.hospital.orthanc):
+        case.ask()
+        case.until_ended()
+    return case.none("archive_unreachable")
+
+
+def orthanc_killed_in_fetch(case: Case) -> str:
+    with frozen(case.hospital.orthanc):
+        case.ask()
+        case.until_stage("fetch")
+        time.sleep(0.5)
+        case.hospital.orthanc.stop(signal.SIGKILL)
+        case.until_ended()
+    case.hospital.orthanc.start()
+    return case.none("archive_unreachable", "archive_incomplete")
+
+
+def orthanc_silent_in_fetch(case: Case) -> str:
+    with frozen(case.hospital.orthanc):
+        case.ask()
+        case.until_ended()
+    return case.none("archive_timeout")
+
+
+def orthanc_hesitates_in_fetch(case: Case) -> str:
+    with frozen(case.hospital.orthanc):
+        case.ask()
+        case.until_stage("fetch")
+        time.sleep(2.0)
+    return case.one()
+
+
+def orthanc_away_in_store(how: signal.Signals) -> Callable[[Case], str]:
+    def row(case: Case) -> str:
+        case.ask()
+        case.until_stage("predict")
+        with away(case.hospital.orthanc, how):
+            wait_until(lambda: (case.job().state, case.job().stage) == ("queued", "store"), "stage store")
+            address = f"{case.hospital.api.url}/segmentations/{case.job().segmentation_id}"
+            result = requests.get(address, timeout=9)
+            assert result.json()["segmentation"]["stored"] is False
+        return case.one()
+
+    return row
+
+
+def orthanc_killed_in_store(case: Case) -> str:
+    case.ask()
+    case.until_stage("encode")
+    with frozen(case.hospital.orthanc):
+        case.until_stage("store")
+        time.sleep(0.5)
+        case.hospital.orthanc.stop(signal.SIGKILL)
+    case.hospital.orthanc.start()
+    return case.one()
+
+
+def orthanc_silent_in_store(case: Case) -> str:
+    case.ask()
+    case.until_stage("encode")
+    with frozen(case.hospital.orthanc):
+        wait_until(lambda: (case.job().state, case.job().stage) == ("queued", "store"), "another try")
+    return case.one()
+
+
+def study_deleted(case: Case) -> str:
+    rest, door = case.hospital.orthanc.rest_url, case.hospital.orthanc.authentication
+    found = requests.post(f"{rest}/tools/lookup", data=case.study, auth=door, timeout=9).json()
+    requests.delete(f"{rest}/studies/{found[0]['ID']}", auth=door, timeout=9).raise_for_status()
+    case.ask()
+    case.until_ended()
+    assert case.job().error_code == "study_not_found"
+    rows = case.hospital.rows("SELECT 1 FROM studies WHERE study_instance_uid = :uid", uid=case.study)
+    assert rows == []
+    return "none; study_not_found"
+
+
+def database_away_in(stage: str, how: signal.Signals) -> Callable[[Case], str]:
+    def row(case: Case) -> str:
+        case.ask()
+        case.until_stage(stage)
+        with away(case.hospital.database, how):
+            time.sleep(1.0)
+        return case.one()
+
+    return row
+
+
+def database_away_at_the_request(case: Case) -> str:
+    with away(case.hospital.database):
+        refused = case.post(f"/segmentation/{case.study}", model=MODEL)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_unavailable")
+        assert requests.get(f"{case.hospital.api.url}/health/live", timeout=9).ok
+        ready = requests.get(f"{case.hospital.api.url}/health/ready", timeout=30)
+        assert (ready.status_code, ready.json()["checks"]["database"]["ok"]) == (503, False)
+    case.ask()
+    return f"503 database_unavailable; then {case.one()}"
+
+
+def database_locked(case: Case) -> str:
+    case.ask()
+    case.until_stage("predict")
+    with case._connect() as connection, connection.transaction():
+        connection.execute("LOCK TABLE jobs, segmentations IN ACCESS EXCLUSIVE MODE")
+        time.sleep(2.0)
+    return case.one()
+
+
+def redis_away_at_the_request(case: Case) -> str:
+    with away(case.hospital.redis):
+        case.ask()
+    return case.one()
+
+
+def redis_emptied(case: Case) -> str:
+    first = case.ask()
+    case.until_stage("predict")
+    case.ask(force=True)
+    with away(case.hospital.redis, signal.SIGKILL):
+        assert case.job(first).state == "running"
+        assert case.job().state == "queued"
+    return case.one(results=2)
+
+
+def redis_away_in_predict(case: Case) -> str:
+    case.ask()
+    case.until_stage("predict")
+    with away(case.hospital.redis, signal.SIGKILL):
+        case.until_ended()
+    return case.one()
+
+
+def message_delivered_thrice(case: Case) -> str:
+    app = broker.create(case.hospital.settings)
+    job_id = case.ask()
+    for _ in range(2):
+        broker.announce(app, job_id)
+    case.until_ended()
+    broker.announce(app, job_id)
+    time.sleep(1.0)
+    return case.one()
+
+
+def identical_requests_at_once(case: Case) -> str:
+    threads = [threading.Thread(target=case.ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(case.jobs) == 6
+    assert len(set(case.jobs)) == 1
+    return case.one()
+
+
+def two_workers_and_equal_images(case: Case) -> str:
+    """One asks for the series, the other leaves the choice to the job."""
+    other = case.hospital.new_worker()
+    other.start()
+    (headers,) = open_archive(case.hospital.settings).series_headers(case.study)
+    case.ask()
+    case.ask(series_instance_uid=str(headers[0].SeriesInstanceUID))
+    assert len(set(case.jobs)) == 2
+    seen = case.one()
+    other.stop()
+    return seen
+
+
+def cancelled_in(stage: str) -> Callable[[Case], str]:
+    def row(case: Case) -> str:
+        job_id = case.ask()
+        case.until_stage(stage)
+        answer = case.post(f"/jobs/{job_id}/cancel")
+        if answer.status_code == 409:
+            assert answer.json()["error"]["code"] == "job_not_cancellable"
+            return f"409, too late; {case.one()}"
+        assert answer.status_code == 200
+        return case.none(None)
+
+    return row
+
+
+def cancelled_while_queued(case: Case) -> str:
+    with away(case.worker):
+        job_id = case.ask()
+        assert case.post(f"/jobs/{job_id}/cancel").json()["state"] == "cancelled"
+    time.sleep(1.0)
+    return case.none(None)
+
+
+def cancelled_in_store(case: Case) -> str:
+    job_id = case.ask()
+    case.until_stage("predict")
+    with away(case.hospital.orthanc):
+        wait_until(lambda: (case.job().state, case.job().stage) == ("queued", "store"), "stage store")
+        assert case.post(f"/jobs/{job_id}/cancel").status_code == 409
+    return f"409; {case.one()}"
+
+
+# What is expected, what is done, and whether the suite runs it too.
+ROWS: dict[str, tuple[str, Callable[[Case], str], bool]] = {
+    **{f"worker killed in {s}": (ONE, killed_in(s), s == "predict") for s in
+       ("fetch", "read", "predict", "measure", "encode")},
+    "worker killed in store": (ONE, killed_in_store, True),
+    "worker killed at every attempt": (f"{NONE}, job_interrupted", killed_again_and_again, False),
+    "worker frozen for longer than its lease": (ONE, frozen_beyond_its_lease, False),
+    "worker stopped by SIGTERM": (ONE, stopped_kindly, False),
+    "API killed after a request": (ONE, api_killed_after_the_request, False),
+    "API killed while a client waits": (ONE, api_killed_while_a_client_waits, False),
+    "Orthanc away": (f"{NONE}, archive_unreachable", orthanc_away, False),
+    "Orthanc killed in fetch": (f"{NONE}, archive_…", orthanc_killed_in_fetch, False),
+    "Orthanc silent in fetch": (f"{NONE}, archive_timeout", orthanc_silent_in_fetch, False),
+    "Orthanc silent for 2 s in fetch": (ONE, orthanc_hesitates_in_fetch, False),
+    "Orthanc stopped before store": (ONE, orthanc_away_in_store(signal.SIGTERM), True),
+    "Orthanc killed before store": (ONE, orthanc_away_in_store(signal.SIGKILL), False),
+    "Orthanc killed in store": (ONE, orthanc_killed_in_store, False),
+    "Orthanc silent in store": (ONE, orthanc_silent_in_store, False),
+    "study deleted in Orthanc": (f"{NONE}, study_not_found", study_deleted, False),
+    "PostgreSQL stopped in predict": (ONE, database_away_in("predict", signal.SIGINT), True),
+    "PostgreSQL killed in predict": (ONE, database_away_in("predict", signal.SIGQUIT), False),
+    "PostgreSQL stopped in encode": (ONE, database_away_in("encode", signal.SIGINT), False),
+    "PostgreSQL away at the request": ("503, nothing left; " + ONE, database_away_at_the_request, True),
+    "PostgreSQL locked for 2 s": (ONE, database_locked, False),
+    "Redis away at the request": (ONE, redis_away_at_the_request, True),
+    "Redis restarted empty": ("two asked for: two of each", redis_emptied, False),
+    "Redis killed in predict": (ONE, redis_away_in_predict, False),
+    "message delivered three times": (ONE, message_delivered_thrice, True),
+    "six identical requests at once": (ONE, identical_requests_at_once, False),
+    "two workers, two requests for the same images": (ONE, two_workers_and_equal_images, False),
+    "cancelled while queued": (NONE, cancelled_while_queued, False),
+    **{f"cancelled in {s}": (NONE, cancelled_in(s), s == "predict") for s in
+       ("fetch", "read", "predict", "measure")},
+    "cancelled in encode": (f"{NONE}, or 409 and {ONE}", cancelled_in("encode"), False),
+    "cancelled in store": (f"409, {ONE}", cancelled_in_store, False),
+}  # fmt: skip
+
+
+NAMES = [pytest.param(n, marks=() if short else pytest.mark.long) for n, (*_, short) in ROWS.items()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_left_is_one_or_none(hospital, name):
+    expected, row, _ = ROWS[name]
+    seen = row(Case(hospital))
+    print(f"{name} | {expected} | {seen}")
+
+
+# A PACS that misbehaves, and a disk that is full: the worker's own code in this process, with a threshold.
+
+
+class Desk:
+    """A study, and a worker within this process."""
+
+    def __init__(self, settings: Settings, study: str, predictor: Predict = threshold) -> None:
+        def opener(_settings: Settings, _model_id: str | None) -> Services:
+            spec = default_model(settings.models_dir, settings.model_path)
+            return Services(open_archive(settings), self.sessions, predictor, spec, settings)
+
+        self.runner = Runner(settings, opener)
+        self.sessions, self.settings, self.study = self.runner.sessions, settings, study
+        self.job_id = jobs.submit(self.sessions, study, "metscope-compact").id
+
+    def run(self) -> None:
+        self.runner.run(self.job_id)
+
+    def run_later(self) -> None:
+        """When the time for another try has come."""
+        with self.sessions.begin() as session:
+            session.execute(text("UPDATE jobs SET not_before = NULL, lease_expires_at = '2000-01-01'"))
+        requeue_expired(self.sessions, jobs.get(self.sessions, self.job_id).created_at, 3, 60.0)
+        self.run()
+
+    def left(self) -> str:
+        job = jobs.get(self.sessions, self.job_id)
+        with self.sessions() as session:
+            tables = ("segmentations", "lesions", "measurements", "outbox")
+            counts = [session.scalar(text(f"SELECT count(*) FROM {table}")) for table in tables]  # noqa: S608
+        headers = [h for series in open_archive(self.settings).series_headers(self.study) for h in series]
+        segs = sum(h.Modality == "SEG" for h in headers)
+        if job.state == "done":
+            assert (segs, counts) == (1, [1, 5, 5, 0])
+            return f"1 SEG, 1 set of rows; attempts {job.attempts}"
+        assert (segs, counts) == (0, [0, 0, 0, 0]) or job.stage == "store"
+        return f"{'waits' if job.stage == 'store' else 'none'}; {job.error_code or job.stage}"
+
+
+FAILED = fake_pacs.refuse_storage(200, 0xA700)
+FAULTS_OF_A_PACS: dict[str, tuple[str, list[fake_pacs.Fault], str, str]] = {
+    "PACS stalls in fetch": ("wado", [fake_pacs.stall], "none; archive_timeout", ""),
+    "PACS trickles for ever": ("wado", [fake_pacs.trickle], "none; archive_timeout", ""),
+    "PACS busy twice": ("wado", [fake_pacs.status(503)] * 2, "1 SEG", ""),
+    "PACS busy for good": ("wado", [fake_pacs.status(503)] * 4, "none; archive_unreachable", ""),
+    "PACS answers 406": ("wado", [fake_pacs.status(406)], "none; archive_refused", ""),
+    "PACS answers a web page": ("wado", [fake_pacs.status(200)], "none; archive_refused", ""),
+    "PACS lets nobody in": ("series", [fake_pacs.status(401)], "none; archive_refused", ""),
+    "PACS drops the connection once": ("wado", [fake_pacs.drop], "1 SEG", ""),
+    "PACS refuses with 200 and FailedSOP": ("stow", [FAILED], "waits; store", "1 SEG"),
+    "PACS says stored and stores nothing": ("stow", [fake_pacs.claim_storage], "waits; store", "1 SEG"),
+    "PACS stalls in store": ("stow", [fake_pacs.stall], "waits; store", "1 SEG"),
+    "PACS stores and loses its answer": ("stow", [fake_pacs.store_then_drop], "1 SEG", ""),
+}  # fmt: skip
+
+
+@pytest.fixture
+def pacs() -> Iterator[fake_pacs.FakePacs]:
+    with fake_pacs.running(fake_pacs.FakePacs()) as running:
+        running.instances = to_instances(image(1), SeriesOptions())
+        yield running
+
+
+def desk_at(pacs: fake_pacs.FakePacs, folder: Path) -> Desk:
+    settings = Settings(
+        _env_file=None, data_dir=folder, dicomweb_url=pacs.url,
+        dicomweb_connect_timeout_s=1, dicomweb_read_timeout_s=1, dicomweb_total_timeout_s=3,
+    )  # fmt: skip
+    return Desk(settings, str(pacs.instances[0].StudyInstanceUID))
+
+
+@pytest.mark.parametrize("name", FAULTS_OF_A_PACS)
+def test_a_pacs_that_misbehaves(name, pacs, tmp_path):
+    route, faults, first, then = FAULTS_OF_A_PACS[name]
+    desk = desk_at(pacs, tmp_path)
+    pacs.faults[route] = list(faults)
+    desk.run()
+    seen = [desk.left()]
+    if then:
+        desk.run_later()
+        seen.append(desk.left())
+    print(f"{name} | {first}{f', then {then}' if then else ''} | {', then '.join(seen)}")
+    for expected, found in zip((first, then), seen, strict=False):
+        assert found.startswith(expected)
+
+
+@pytest.mark.parametrize("served", ["cut short", "a single part", "one instance too few"])
+def test_a_pacs_that_serves_less_than_it_lists(served, pacs, tmp_path):
+    desk = desk_at(pacs, tmp_path)
+    given = {
+        "cut short": fake_pacs.cut(pacs.instances, say_length=True),
+        "a single part": fake_pacs.single_part(pacs.instances[0]),
+        "one instance too few": fake_pacs.serve(pacs.instances[1:]),
+    }
+    pacs.faults["wado"] = [given[served]] * 4
+    desk.run()
+    assert desk.left() == "none; archive_incomplete"
+    print(f"PACS serves {served} | {NONE}, archive_incomplete | {desk.left()}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("what", ["the database's", "the archive's"])
+def test_a_disk_that_is_full(what, small_disk, tmp_path):
+    """Full from the moment that the result is to be written until somebody makes room."""
+    of_archive = what == "the archive's"
+    archive = (small_disk if of_archive else tmp_path) / "archive"
+    settings = Settings(
+        _env_file=None, data_dir=tmp_path if of_archive else small_disk, dicomweb_url=archive.as_uri()
+    )
+    ballast = small_disk / "ballast"
+
+    def fill_the_disk(volume, on_progress):
+        if not ballast.exists():
+            with suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+        return threshold(volume, on_progress)
+
+    desk = Desk(settings, add_study(settings, 1), fill_the_disk)
+    desk.run()
+    first = desk.left()
+    ballast.write_bytes(b"")
+    desk.run_later()
+    print(f"{what} disk is full | nothing, or it waits; then {ONE} | {first}, then {desk.left()}")
+    assert desk.left().startswith("1 SEG")
+    desk.sessions.kw["bind"].dispose()
