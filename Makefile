@@ -1,7 +1,7 @@
 # README's two commands are `make demo` and `make test`; each does all its own set-up.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test check serve accept up down clean
+.PHONY: demo test check serve bench accept up down clean
 
 demo: .venv/installed
 	$(PYTHON) demo.py
@@ -16,6 +16,9 @@ check: .venv/tools-python
 
 serve: .venv/installed
 	$(PYTHON) api.py
+
+bench: .venv/tools
+	$(PYTHON) -m bench.overhead
 
 accept: .venv/tools
 	$(PYTHON) -m bench.accept

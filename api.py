@@ -64,6 +64,8 @@ def create_app(settings: Settings) -> OpenAPI:
         template_folder="reports/templates",
     )
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY_BYTES
+    # A redirect to an address with fewer slashes would be answered in HTML.
+    app.url_map.merge_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
     sessions = open_database(settings.sqlalchemy_url)
     app.extensions["metscope"] = Context(settings, sessions, broker.create(settings))

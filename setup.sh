@@ -62,6 +62,7 @@ has /usr/sbin/nginx || set -- "$@" nginx
 has /usr/bin/redis-server || set -- "$@" redis-server
 has /usr/bin/curl || set -- "$@" curl
 has /usr/bin/openssl || set -- "$@" openssl
+has /usr/bin/sqlite3 || set -- "$@" sqlite3
 has /usr/bin/docker-compose || set -- "$@" docker-compose
 [ $# = 0 ] || debian "$@"
 touch .venv/tools

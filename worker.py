@@ -62,6 +62,7 @@ BEATS_PER_LEASE = 4
 FIRST_STORE_DELAY_S = 5.0
 LONGEST_STORE_DELAY_S = 600.0
 STOP_LIMIT_S = 15.0
+NICENESS = 10
 PRESENCE_PERIOD_S = 60.0
 PRESENCE_CHECKS = 100
 
@@ -330,6 +331,8 @@ def main() -> int:
         threading.Thread(target=stop_at_eof, name="stop-at-eof", daemon=True).start()
     # Celery warns of running as root, for fear of pickled messages; ours are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # The API answers people who wait; on a machine that both share it goes before a model.
+    os.nice(NICENESS)
     try:
         settings = load()
         logs.configure(settings.log_format)

@@ -65,6 +65,17 @@ PARTS = (
         ("python", "-m", "pytest", "-v", "--no-header", "tests/test_api.py"),
         32,
     ),
+    Part(
+        "Faults",
+        ("python", "-m", "pytest", "-sq", "-m", "long or not long", "tests/test_faults.py"),
+        80,
+    ),
+    Part("Random faults", ("python", "-m", "bench.chaos"), 8),
+    Part("DICOM edge cases", ("python", "-m", "pytest", "-sq", "tests/test_edge_cases.py"), 90),
+    Part("Uploads", ("python", "-m", "pytest", "-sq", "tests/imaging/test_incoming.py", "-k", "bomb"), 40),
+    Part("Generated requests", ("python", "-m", "bench.fuzz"), 12),
+    Part("Under load", ("python", "-m", "bench.load"), 12),
+    Part("What the service adds to a job", ("python", "-m", "bench.overhead"), 6),
     Part("Roles by route", ("python", "-m", "pytest", "-v", "--no-header", "tests/test_access.py"), 24),
     Part(
         "The stack behind nginx", ("python", "-m", "pytest", "-v", "--no-header", "tests/test_stack.py"), 44

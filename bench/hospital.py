@@ -4,30 +4,25 @@ Orthanc, PostgreSQL, Redis, the API under gunicorn as docker-compose.yml starts 
 that costs little. ``faults`` counts by UIDs what the database and Orthanc hold.
 """
 
-import shlex
 import shutil
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import highdicom as hd
 import numpy as np
-import requests
-import yaml
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 
 from bench.models import tiny_model
-from bench.parts import ROOT, Orthanc, Part, PostgreSQL, Redis, free_port
+from bench.parts import Orthanc, Part, PostgreSQL, Redis
+from bench.service import Api, Worker, made
 from orthanc.dicomweb import open_archive
 from settings import Settings, load
 from unetr.phantom import SeriesOptions, to_instances
 
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 MODEL = "tiny"
 LEASE_S = 3.0
-LIVING = "SELECT 1 FROM workers WHERE id LIKE :process AND CAST(loaded_models AS TEXT) <> '[]'"
 RESULTS = """
     SELECT g.id, g.sop_instance_uid FROM segmentations g
     JOIN series s ON s.id = g.series_ref JOIN studies t ON t.id = s.study_ref
@@ -56,68 +51,14 @@ FAULTS = {
 }
 
 
-class Ours(Part):
-    """One of our own processes; its settings are its environment."""
-
-    start_limit_s = 120.0
-
-    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
-        super().__init__(_made(folder))
-        self._variables = variables
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        return {"PYTHONPATH": str(ROOT), **self._variables}
-
-
-class Api(Ours):
-    """The web API as compose starts it."""
-
-    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
-        super().__init__(folder, variables)
-        self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
-
-    @property
-    def command(self) -> Sequence[str]:
-        as_composed = COMPOSE["services"]["api"]["command"]
-        here = as_composed.replace("0.0.0.0:5000", f"127.0.0.1:{self._port}")
-        return [sys.executable, "-m", *shlex.split(here)]
-
-    def answers(self) -> bool:
-        try:
-            return requests.get(f"{self.url}/health/live", timeout=2).ok
-        except requests.RequestException:
-            return False
-
-
-class Worker(Ours):
-    """A worker; it answers when it has loaded its model."""
-
-    def __init__(self, folder: Path, variables: Mapping[str, str], database: Engine) -> None:
-        super().__init__(folder, variables)
-        self._database = database
-
-    @property
-    def command(self) -> Sequence[str]:
-        return [sys.executable, str(ROOT / "worker.py")]
-
-    def answers(self) -> bool:
-        assert self.process is not None
-        with self._database.connect() as connection:
-            return (
-                connection.execute(text(LIVING), {"process": f"%:{self.process.pid}:%"}).first() is not None
-            )
-
-
 class Hospital:
     """variables: settings of API and workers beside those that name the parts."""
 
     def __init__(self, workers: int = 1, **variables: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="metscope-hospital-"))
-        self.orthanc = Orthanc(_made(self.folder / "orthanc"))
+        self.orthanc = Orthanc(made(self.folder / "orthanc"))
         self.database = PostgreSQL()
-        self.redis = Redis(_made(self.folder / "redis"), "a-password")
+        self.redis = Redis(made(self.folder / "redis"), "a-password")
         self._stores: Sequence[Part] = (self.orthanc, self.database, self.redis)
         for part in self._stores:
             part.start()
@@ -136,7 +77,7 @@ class Hospital:
         } | variables
         self.settings: Settings = load(**{name.lower(): value for name, value in self.variables.items()})
         self.engine = create_engine(self.settings.sqlalchemy_url, poolclass=NullPool)
-        self.api = Api(self.folder / "api", self.variables)
+        self.api = Api(made(self.folder / "api"), self.variables)
         self.workers = [self.new_worker() for _ in range(workers)]
         for ours in (self.api, *self.workers):
             ours.start()
@@ -144,7 +85,7 @@ class Hospital:
     def new_worker(self, **variables: str) -> Worker:
         """Not started yet."""
         folder = Path(tempfile.mkdtemp(prefix="worker-", dir=self.folder))
-        return Worker(folder, self.variables | variables, self.engine)
+        return Worker(folder, self.variables | variables)
 
     def new_study(self) -> str:
         """A study in Orthanc, its UID: a bright ball with a brighter one in it, 40 slices of 64 x 64."""
@@ -185,8 +126,3 @@ class Hospital:
             part.stop()
         self.database.remove()
         shutil.rmtree(self.folder)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -40,13 +40,13 @@ def threshold_runner(settings: Settings) -> Runner:
 
     def open_services(_settings: Settings, _model_id: str | None) -> Services:
         spec = default_model(settings.models_dir, settings.model_path)
-        return Services(open_archive(settings), runner.sessions, _threshold, spec, settings)
+        return Services(open_archive(settings), runner.sessions, threshold, spec, settings)
 
     runner = Runner(settings, open_services)
     return runner
 
 
-def _threshold(volume: hd.Volume, _on_progress: Callable[[float], None]) -> Prediction:
+def threshold(volume: hd.Volume, _on_progress: Callable[[float], None]) -> Prediction:
     bright = volume.array > BRIGHT
     return Prediction(
         mask=volume.with_array(bright.astype(np.uint8)),

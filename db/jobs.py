@@ -11,6 +11,7 @@ JobNotFound when it does not exist.
 
 import statistics
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import and_, or_, select
@@ -309,27 +310,42 @@ def estimate_s(sessions: sessionmaker[Session], job: Job) -> float | None:
 
     Left out: jobs that found their result already made (adopted, or postponed for the archive).
     """
-    if job.state not in ACTIVE_STATES:
-        return None
+    return estimates_s(sessions, [job])[0]
+
+
+def estimates_s(sessions: sessionmaker[Session], some: Sequence[Job]) -> list[float | None]:
+    """``estimate_s`` of each, by one query for each model."""
+    active = [job for job in some if job.state in ACTIVE_STATES]
+    with sessions() as session:
+        medians_s = {model_id: _median_s(session, model_id) for model_id in {job.model_id for job in active}}
+    now = datetime.now(UTC)
+
+    def left_s(job: Job) -> float | None:
+        median_s = medians_s.get(job.model_id)
+        if job.state not in ACTIVE_STATES or median_s is None:
+            return None
+        running_since = job.started_at if job.state == JobState.RUNNING else None
+        elapsed_s = (now - running_since).total_seconds() if running_since else 0.0
+        return max(0.0, median_s - elapsed_s)
+
+    return [left_s(job) for job in some]
+
+
+def _median_s(session: Session, model_id: str) -> float | None:
     latest = (
         select(Job.started_at, Job.finished_at)
         .join(Segmentation, Segmentation.id == Job.segmentation_id)
-        .where(Job.state == JobState.DONE, Job.model_id == job.model_id)
+        .where(Job.state == JobState.DONE, Job.model_id == model_id)
         .where(Segmentation.created_at >= Job.started_at)
         .order_by(Job.finished_at.desc())
         .limit(JOBS_IN_AN_ESTIMATE)
     )
-    with sessions() as session:
-        durations_s = [
-            (finished_at - started_at).total_seconds()
-            for started_at, finished_at in session.execute(latest)
-            if started_at is not None and finished_at is not None
-        ]
-    if not durations_s:
-        return None
-    running_since = job.started_at if job.state == JobState.RUNNING else None
-    elapsed_s = (datetime.now(UTC) - running_since).total_seconds() if running_since else 0.0
-    return max(0.0, statistics.median(durations_s) - elapsed_s)
+    durations_s = [
+        (finished_at - started_at).total_seconds()
+        for started_at, finished_at in session.execute(latest)
+        if started_at is not None and finished_at is not None
+    ]
+    return statistics.median(durations_s) if durations_s else None
 
 
 def owned(session: Session, job_id: str, owner: str) -> Job:

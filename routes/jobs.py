@@ -72,9 +72,9 @@ def list_jobs(query: schemas.JobsQuery) -> Response:
     """The newest jobs"""
     sessions = context().sessions
     found = jobs.list_jobs(sessions, query.limit, query.state)
-    return answer(
-        schemas.JobsAnswer(jobs=[schemas.JobAnswer.of(j, jobs.estimate_s(sessions, j)) for j in found])
-    )
+    left_s = jobs.estimates_s(sessions, found)
+    answers = [schemas.JobAnswer.of(*pair) for pair in zip(found, left_s, strict=True)]
+    return answer(schemas.JobsAnswer(jobs=answers))
 
 
 @routes.get("/jobs/<job_id>", responses={200: schemas.JobAnswer})

@@ -22,8 +22,7 @@ from sqlalchemy import text
 import broker
 from bench.hospital import MODEL, Hospital
 from bench.parts import wait_until
-from bench.rows import _threshold as threshold
-from bench.rows import add_study, image
+from bench.rows import add_study, image, threshold
 from db import jobs
 from db.jobs import requeue_expired
 from orthanc.dicomweb import open_archive
