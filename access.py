@@ -120,9 +120,14 @@ def add_token_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     actions.add_parser("revoke", help="shut a token out").add_argument("name", metavar="NAME")
 
 
+def command_line_actor() -> str:
+    """Who uses the command line, for the audit trail."""
+    return f"command line, user {os.getuid()}"
+
+
 def manage_tokens(sessions: sessionmaker[Session], options: argparse.Namespace) -> None:
     """Do what the command line asks. Raises: TokenExists, TokenNotFound."""
-    actor = f"command line, user {os.getuid()}"
+    actor = command_line_actor()
     if options.action == "create":
         print(tokens.create(sessions, options.name, Role(options.role), actor))
     elif options.action == "revoke":

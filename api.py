@@ -2,6 +2,7 @@
 
     python api.py            serve it, with one worker process beside it
     python api.py token …    create, list and revoke the tokens that let callers in
+    python api.py purge …    remove for good what was deleted, and the jobs that ended, long ago
     gunicorn 'api:wsgi()'    serve it without a worker
 
 The API itself reads and writes SQL, asks the archive for headers, and sends messages to the worker; it never
@@ -15,6 +16,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from ssl import SSLError
 from types import FrameType
@@ -36,6 +38,7 @@ import access
 import broker
 import logs
 import schemas
+from db import retention
 from db.database import open_database
 from errors import DatabaseUnavailable, InvalidForm, MetScopeError, RequestError, SettingsError, Unauthorized
 from imaging import incoming
@@ -212,13 +215,21 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="api.py", description="Serve MetScope's web API.")
-    access.add_token_commands(parser.add_subparsers(dest="command"))
+    commands = parser.add_subparsers(dest="command")
+    access.add_token_commands(commands)
+    purge = commands.add_parser("purge", help="remove for good what was deleted long ago, and old jobs")
+    purge.add_argument("--days", type=float, required=True, help="keep what is younger")
     options = parser.parse_args(arguments)
     try:
         settings = load()
         logs.configure(settings.log_format)
         if options.command == "token":
             access.manage_tokens(open_database(settings.sqlalchemy_url), options)
+        elif options.command == "purge":
+            before = datetime.now(UTC) - timedelta(days=options.days)
+            sessions = open_database(settings.sqlalchemy_url)
+            counts = retention.purge(sessions, before, access.command_line_actor())
+            print(", ".join(f"{name} {count}" for name, count in counts.items()))
         else:
             serve(settings)
     except MetScopeError as error:

@@ -314,9 +314,11 @@ def serve(settings: Settings) -> int:
     threading.Thread(target=keep_house, args=(runner, app), name="housekeeping", daemon=True).start()
     threading.Thread(target=look_after_stored, args=(runner,), name="presence", daemon=True).start()
     runner.preload()
+    # Without Celery's event loop, which after a Redis that went and came back may wait for messages for ever.
     worker = app.Worker(
-        pool="solo", quiet=True, without_gossip=True, without_mingle=True, without_heartbeat=True
-    )
+        pool="solo", use_eventloop=False, quiet=True,
+        without_gossip=True, without_mingle=True, without_heartbeat=True,
+    )  # fmt: skip
     worker.start()
     with suppress(OperationalError):
         workers.gone(runner.sessions, runner.id)

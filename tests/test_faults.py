@@ -344,6 +344,23 @@ def redis_away_in_predict(case: Case) -> str:
     return case.one()
 
 
+def redis_comes_and_goes(case: Case) -> str:
+    """Celery's own event loop is deaf after this."""
+    redis_away_at_the_request(case)
+    case.ask(force=True)
+    case.until_stage("predict")
+    case.ask(force=True)
+    with away(case.hospital.redis, signal.SIGKILL):
+        pass
+    case.one(results=3)
+    case.ask(force=True)
+    case.until_stage("predict")
+    with away(case.hospital.redis, signal.SIGKILL):
+        case.until_ended()
+    case.ask(force=True)
+    return case.one(results=5)
+
+
 def message_delivered_thrice(case: Case) -> str:
     app = broker.create(case.hospital.settings)
     job_id = case.ask()
@@ -437,6 +454,7 @@ ROWS: dict[str, tuple[str, Callable[[Case], str], bool]] = {
     "Redis away at the request": (ONE, redis_away_at_the_request, True),
     "Redis restarted empty": ("two asked for: two of each", redis_emptied, False),
     "Redis killed in predict": (ONE, redis_away_in_predict, False),
+    "Redis comes and goes, three times": ("five asked for: five of each", redis_comes_and_goes, False),
     "message delivered three times": (ONE, message_delivered_thrice, True),
     "six identical requests at once": (ONE, identical_requests_at_once, False),
     "two workers, two requests for the same images": (ONE, two_workers_and_equal_images, False),

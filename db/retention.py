@@ -1,0 +1,57 @@
+"""What is kept for how long: the rows of deleted results, and of jobs that ended long ago."""
+
+from datetime import datetime
+from typing import Any, cast
+
+from sqlalchemy import CursorResult, delete, exists, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import audit
+from db.database import writing
+from db.tables import (
+    ACTIVE_STATES,
+    Batch,
+    BatchJob,
+    Job,
+    Lesion,
+    Measurement,
+    Outbox,
+    Patient,
+    Segmentation,
+    Series,
+    Study,
+)
+
+AT_ONCE = {"synchronize_session": False}
+
+
+def purge(sessions: sessionmaker[Session], before: datetime, actor: str) -> dict[str, int]:
+    """Remove for good what was deleted, and the jobs that ended, before that; how many rows, by table.
+
+    Series, studies and patients go with their last segmentation. Results that nobody deleted stay, and so
+    does the audit trail, which holds no patient data.
+    """
+    with writing(sessions) as session:
+        deleted = select(Segmentation.id).where(Segmentation.deleted_at < before)
+        old = select(Job.id).where(
+            Job.state.not_in(ACTIVE_STATES),
+            (Job.finished_at < before) | Job.segmentation_id.in_(deleted),
+        )
+        lesions = select(Lesion.id).where(Lesion.segmentation_ref.in_(deleted))
+        counts = {}
+        for table, gone in (
+            (BatchJob, BatchJob.job_ref.in_(old)),
+            (Batch, ~exists().where(BatchJob.batch_ref == Batch.id)),
+            (Job, Job.id.in_(old)),
+            (Measurement, Measurement.lesion_ref.in_(lesions)),
+            (Lesion, Lesion.segmentation_ref.in_(deleted)),
+            (Outbox, Outbox.segmentation_ref.in_(deleted)),
+            (Segmentation, Segmentation.deleted_at < before),
+            (Series, ~exists().where(Segmentation.series_ref == Series.id)),
+            (Study, ~exists().where(Series.study_ref == Study.id)),
+            (Patient, ~exists().where(Study.patient_ref == Patient.id)),
+        ):
+            result = session.execute(delete(table).where(gone), execution_options=AT_ONCE)
+            counts[table.__tablename__] = cast("CursorResult[Any]", result).rowcount
+        audit.note(session, actor, "purge", before.isoformat(), **counts)
+    return counts

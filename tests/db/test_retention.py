@@ -1,0 +1,74 @@
+"""Purging removes what was deleted long ago, the patient with the last result, and nothing else."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import func, select
+
+from db import batches, jobs, measurements
+from db.retention import purge
+from db.tables import AuditEvent, Base, Job, Segmentation
+
+NOW = datetime.now(UTC)
+LONG_AGO, LIMIT = NOW - timedelta(days=100), NOW - timedelta(days=90)
+OF_RESULTS = ("patients", "studies", "series", "segmentations", "lesions", "measurements", "outbox")
+
+
+def counts(sessions):
+    with sessions() as session:
+        tables = Base.metadata.tables
+        return {
+            name: session.scalar(select(func.count()).select_from(table)) for name, table in tables.items()
+        }
+
+
+def done(sessions, new):
+    """A batch of one job that is done, and its result."""
+    job = batches.submit(sessions, ["1.2.3"], "unetr").jobs[0]
+    jobs.claim(sessions, job.id, "a", 60.0, 3)
+    recorded = measurements.record(sessions, new, job.id, "a")
+    jobs.finish(sessions, job.id, "a", recorded)
+    return recorded
+
+
+def backdate(sessions, table, **times):
+    with sessions.begin() as session:
+        for row in session.scalars(select(table)):
+            for name, at in times.items():
+                setattr(row, name, at)
+
+
+def test_a_result_deleted_long_ago_takes_its_patient_and_its_job_along(sessions, new):
+    recorded = done(sessions, new)
+    measurements.delete_segmentation(sessions, recorded, "admin")
+    backdate(sessions, Segmentation, deleted_at=LONG_AGO)
+    purge(sessions, LIMIT, "admin")
+    left = counts(sessions)
+    assert {left[name] for name in (*OF_RESULTS, "jobs", "batches", "batch_jobs")} == {0}
+    with sessions() as session:
+        trail = [event.action for event in session.scalars(select(AuditEvent).order_by(AuditEvent.id))]
+    assert trail == ["job.request", "segmentation.delete", "purge"]
+
+
+def test_results_that_nobody_deleted_stay_when_their_jobs_go(sessions, new):
+    recorded = done(sessions, new)
+    before = counts(sessions)
+    backdate(sessions, Job, finished_at=LONG_AGO)
+    purged = purge(sessions, LIMIT, "admin")
+    after = counts(sessions)
+    assert {name: after[name] for name in OF_RESULTS} == {name: before[name] for name in OF_RESULTS}
+    assert (after["jobs"], purged["jobs"], purged["segmentations"]) == (0, 1, 0)
+    assert measurements.document(sessions, recorded)["lesions"]
+
+
+def test_what_is_young_or_active_stays(sessions, new):
+    recorded = done(sessions, new)
+    other = measurements.record(sessions, replace(new, seg_sop_instance_uid="1.2", idempotency_key="other"))
+    measurements.delete_segmentation(sessions, recorded, "admin")
+    active = jobs.submit(sessions, "1.2.9", "unetr")
+    backdate(sessions, Job, created_at=LONG_AGO)
+    before = counts(sessions)
+    assert set(purge(sessions, LIMIT, "admin").values()) == {0}
+    assert counts(sessions) == before | {"audit_events": before["audit_events"] + 1}
+    assert jobs.get(sessions, active.id).state == "queued"
+    assert measurements.document(sessions, other)
