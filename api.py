@@ -12,6 +12,7 @@ loads a model. Every error, whatever its cause, is answered by one handler in on
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -30,7 +31,6 @@ from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 from flask_openapi3_swagger.plugins import RegisterPlugin as SwaggerUI  # type: ignore[import-untyped]
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import BadRequest, HTTPException, UnsupportedMediaType
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -39,7 +39,7 @@ import broker
 import logs
 import schemas
 from db import retention
-from db.database import open_database
+from db.database import AWAY, open_database
 from errors import DatabaseUnavailable, InvalidForm, MetScopeError, RequestError, SettingsError, Unauthorized
 from imaging import incoming
 from routes import jobs, operations, results, studies
@@ -48,7 +48,7 @@ from settings import Settings, load
 from supervisor import Supervisor
 from version import VERSION
 
-LARGEST_BODY_BYTES = 64 * 1024
+LARGEST_BODY_BYTES = 128 * 1024
 UPLOAD = "studies.upload_studies"
 
 logger = logging.getLogger("metscope.api")
@@ -86,8 +86,8 @@ def create_app(settings: Settings) -> OpenAPI:
 
 def answer_error(error: Exception) -> Response:
     """The one handler: ours, Flask's and those that nobody foresaw, in the one shape."""
-    if isinstance(error, OperationalError):
-        logger.error("the database does not answer (%s)", type(error.orig).__name__)
+    if isinstance(error, AWAY):
+        logger.error("the database does not answer (%s)", type(error).__name__)
         error = DatabaseUnavailable("The database does not answer.")
     if isinstance(error, MetScopeError):
         status, code, message, details = error.status, error.code, error.message, error.details
@@ -154,10 +154,16 @@ def docs() -> AnyResponse:
 def wsgi() -> OpenAPI:
     """The application for a WSGI server, by the settings of the environment. Raises: SettingsError."""
     settings = load()
-    logs.configure(settings.log_format)
+    _start(settings)
     app = create_app(settings)
     _say_where_the_first_token_is(settings, app)
     return app
+
+
+def _start(settings: Settings) -> None:
+    logs.configure(settings.log_format)
+    # What is written is about patients, for this user alone.
+    os.umask(0o077)
 
 
 def _say_where_the_first_token_is(settings: Settings, app: OpenAPI) -> None:
@@ -218,11 +224,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command")
     access.add_token_commands(commands)
     purge = commands.add_parser("purge", help="remove for good what was deleted long ago, and old jobs")
-    purge.add_argument("--days", type=float, required=True, help="keep what is younger")
+    purge.add_argument(
+        "--days", type=int, choices=range(1, 36500), metavar="N", required=True, help="keep what is younger"
+    )
     options = parser.parse_args(arguments)
     try:
         settings = load()
-        logs.configure(settings.log_format)
+        _start(settings)
         if options.command == "token":
             access.manage_tokens(open_database(settings.sqlalchemy_url), options)
         elif options.command == "purge":

@@ -12,6 +12,7 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from errors import SettingsError
 from settings import Settings
 
 SEGMENT = "metscope.segment"
@@ -23,7 +24,10 @@ CONNECT_LIMIT_S = 2.0
 
 
 def create(settings: Settings) -> Celery:
-    """The application on BROKER_URL; without one, on folders in DATA_DIR, which are created."""
+    """The application on BROKER_URL; without one, on folders in DATA_DIR, which are created.
+
+    Raises: SettingsError.
+    """
     app = Celery("metscope", broker=settings.broker_url or FOLDER_URL, set_as_current=False)
     app.conf.update(
         accept_content=["json"],
@@ -66,8 +70,11 @@ def trouble(app: Celery) -> str | None:
 
 def _folders(queue_dir: Path) -> dict[str, Any]:
     messages, control = queue_dir / "messages", queue_dir / "control"
-    for folder in (messages, control):
-        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for folder in (messages, control):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"DATA_DIR cannot hold the queue: {error.strerror}.") from None
     return {
         "data_folder_in": str(messages),
         "data_folder_out": str(messages),

@@ -9,8 +9,14 @@ from pythonjsonlogger.json import JsonFormatter
 
 FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-# Loud about what is of no use to who reads the log.
-QUIETER = {"alembic": logging.WARNING, "celery": logging.WARNING, "kombu": logging.ERROR}
+# Loud about what is of no use to who reads the log; the last two quote headers of images, and queries.
+QUIETER = {
+    "alembic": logging.WARNING,
+    "celery": logging.WARNING,
+    "kombu": logging.ERROR,
+    "pydicom": logging.CRITICAL,
+    "urllib3": logging.ERROR,
+}
 
 job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 
@@ -27,7 +33,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name, level in QUIETER.items():
         logging.getLogger(name).setLevel(level)
-    # Its warnings quote values from the images' headers.
+    # Its warnings quote headers too.
     warnings.filterwarnings("ignore", module="pydicom")
 
 

@@ -4,10 +4,11 @@ No label holds a UID, an identifier or a name of a patient.
 """
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from statistics import median
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
@@ -37,8 +38,8 @@ OUR_OWN_FAILURES = [
         WeightsInvalid,
     )
 ]
-RUNS_FOR_MEMORY = 20
-Family = GaugeMetricFamily | CounterMetricFamily | SummaryMetricFamily
+LATEST = 20
+LATELY = timedelta(hours=1)
 
 
 def exposition(sessions: sessionmaker[Session], lease_s: float) -> bytes:
@@ -53,19 +54,18 @@ class _Snapshot(Collector):
         self._sessions = sessions
         self._lease_s = lease_s
 
-    def collect(self) -> Iterable[Family]:
+    def collect(self) -> Iterable[GaugeMetricFamily]:
         with self._sessions() as session:
             yield _jobs(session)
             yield _failures(session)
             yield _waiting(session)
             yield from _archive(session)
-            yield _stages(session)
-            yield _memory(session)
+            yield from _latest(session)
             living = len(workers.living(session, self._lease_s))
             yield GaugeMetricFamily("metscope_workers", "Workers that live.", living)
 
 
-def _jobs(session: Session) -> Family:
+def _jobs(session: Session) -> GaugeMetricFamily:
     query = select(Job.state, func.count()).group_by(Job.state)
     counted = dict(session.execute(query).all())
     family = GaugeMetricFamily("metscope_jobs", "Jobs by state.", labels=["state"])
@@ -74,17 +74,19 @@ def _jobs(session: Session) -> Family:
     return family
 
 
-def _failures(session: Session) -> Family:
-    query = select(Job.error_code, func.count()).where(Job.state == JobState.FAILED).group_by(Job.error_code)
-    # Present at 0 before the first failure: Prometheus sees no increase where a series begins.
+def _failures(session: Session) -> GaugeMetricFamily:
+    # Gauges and not counters: rows go when they are purged.
+    failed = (Job.state == JobState.FAILED) & (Job.finished_at > datetime.now(UTC) - LATELY)
+    query = select(Job.error_code, func.count()).where(failed).group_by(Job.error_code)
     counted = dict.fromkeys(OUR_OWN_FAILURES, 0) | dict(session.execute(query).all())
-    family = CounterMetricFamily("metscope_job_failures", "Failed jobs by error code.", labels=["code"])
+    text = "Jobs that failed within the last hour, by error code."
+    family = GaugeMetricFamily("metscope_jobs_failed_lately", text, labels=["code"])
     for code, count in counted.items():
         family.add_metric([code or ""], count)
     return family
 
 
-def _waiting(session: Session) -> Family:
+def _waiting(session: Session) -> GaugeMetricFamily:
     # Those that wait for the archive are told by the outbox.
     startable = (Job.state == JobState.QUEUED) & Job.not_before.is_(None)
     oldest = session.scalar(select(func.min(Job.created_at)).where(startable))
@@ -92,7 +94,7 @@ def _waiting(session: Session) -> Family:
     return GaugeMetricFamily("metscope_oldest_queued_job_seconds", "Age of the oldest queued job.", age_s)
 
 
-def _archive(session: Session) -> Iterable[Family]:
+def _archive(session: Session) -> Iterable[GaugeMetricFamily]:
     waiting, missing = outbox.count(session), outbox.count_missing(session)
     text = "Segmentations that the archive has not confirmed."
     yield GaugeMetricFamily("metscope_outbox_segmentations", text, waiting)
@@ -100,18 +102,16 @@ def _archive(session: Session) -> Iterable[Family]:
     yield GaugeMetricFamily("metscope_missing_segmentations", text, missing)
 
 
-def _stages(session: Session) -> Family:
-    family = SummaryMetricFamily("metscope_stage_seconds", "Duration of each stage.", labels=["stage"])
-    for stage in STAGES:
-        seconds = Segmentation.timings_s[stage].as_float()
-        count, total = session.execute(select(func.count(seconds), func.sum(seconds))).one()
-        family.add_metric([stage], count_value=count, sum_value=total or 0.0)
-    return family
-
-
-def _memory(session: Session) -> Family:
+def _latest(session: Session) -> Iterable[GaugeMetricFamily]:
     newest = Segmentation.created_at.desc()
-    latest = select(Segmentation.peak_memory_mb).order_by(newest).limit(RUNS_FOR_MEMORY).subquery()
-    peak_mb = session.scalar(select(func.max(latest.c.peak_memory_mb))) or 0.0
-    text = f"Largest peak memory of the last {RUNS_FOR_MEMORY} segmentations."
-    return GaugeMetricFamily("metscope_peak_memory_bytes", text, peak_mb * 2**20)
+    latest = select(Segmentation.timings_s, Segmentation.peak_memory_mb).order_by(newest).limit(LATEST)
+    runs = session.execute(latest).all()
+    text = f"Median duration of each stage of the last {LATEST} segmentations."
+    stages = GaugeMetricFamily("metscope_stage_seconds", text, labels=["stage"])
+    for stage in STAGES:
+        if seconds := [timings_s[stage] for timings_s, _ in runs if stage in timings_s]:
+            stages.add_metric([stage], median(seconds))
+    yield stages
+    text = f"Largest peak memory of the last {LATEST} segmentations."
+    peak_mb = max((peak_mb or 0.0 for _, peak_mb in runs), default=0.0)
+    yield GaugeMetricFamily("metscope_peak_memory_bytes", text, peak_mb * 2**20)

@@ -136,7 +136,7 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
     with stages("fetch"):
         chosen, instances = fetch(request, services.archive)
         key = idempotency_key(instances, services.spec)
-        equal = None if request.force else measurements.find_equal(services.sessions, key)
+        equal = None if request.force else find_equal(services, key)
         if equal is not None:
             if job is not None:
                 measurements.adopt(services.sessions, job.job_id, job.owner, equal)
@@ -165,6 +165,16 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
     if job is None:
         return measurements.record(services.sessions, new)
     return measurements.record(services.sessions, new, job.job_id, job.owner)
+
+
+def find_equal(services: Services, key: str) -> str | None:
+    """Id of an equal result whose SEG, if it was stored, is still in the archive. Raises: ArchiveError."""
+    equal = measurements.find_equal(services.sessions, key)
+    stored = outbox.stored(services.sessions, equal) if equal is not None else None
+    if stored is None or services.archive.has_instance(stored.study_instance_uid, stored.sop_instance_uid):
+        return equal
+    outbox.note_presence(services.sessions, stored.segmentation_id, present=False)
+    return find_equal(services, key)
 
 
 def _forget_peak_memory() -> None:
@@ -366,6 +376,9 @@ def _run(source: Source, options: argparse.Namespace) -> None:
     settings = load()
     spec = find_spec(settings, options.model)
     given = options.from_seg or options.from_mask
+    written = {(options.out / f"segmentation.{kind}").resolve() for kind in ("dcm", "nii.gz")}
+    if given is not None and given.resolve() in written:
+        raise RequestError(f"{given} would be written over; choose another folder for --out.")
     with tqdm(total=100, unit="%", disable=None, leave=False) as bar:
 
         def report(stage: str, fraction: float) -> None:

@@ -27,16 +27,17 @@ from typing import Any, Self
 
 from celery import Celery, signals
 from celery.platforms import SecurityWarning
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 import broker
 import logs
 from db import jobs, outbox, workers
-from db.database import open_database
+from db.database import AWAY, open_database
 from db.tables import Job
 from errors import (
     ArchiveError,
+    ArchiveTimeout,
+    ArchiveUnreachable,
     JobCancelled,
     JobInterrupted,
     JobNotFound,
@@ -59,8 +60,8 @@ STAGES = {  # where each stage begins and how much of the whole job it takes
 }
 PROGRESS_PERIOD_S = 0.5
 BEATS_PER_LEASE = 4
-FIRST_STORE_DELAY_S = 5.0
-LONGEST_STORE_DELAY_S = 600.0
+FIRST_ARCHIVE_DELAY_S = 5.0
+LONGEST_ARCHIVE_DELAY_S = 600.0
 STOP_LIMIT_S = 15.0
 NICENESS = 10
 PRESENCE_PERIOD_S = 60.0
@@ -136,7 +137,7 @@ class Lease:
                 self._lost.set()
                 self._end_if_stuck()
                 return
-            except OperationalError as error:
+            except AWAY as error:
                 logger.warning("job %s: heartbeat failed: %s", self.holder.job_id, type(error).__name__)
 
     def _end_if_stuck(self) -> None:
@@ -189,11 +190,11 @@ class Runner:
             logger.info("job %s: attempt %d", job_id, job.attempts)
             with Lease(self.sessions, job_id, owner, settings, self.stopping) as lease:
                 self._attempt(job, lease)
-        except LeaseLost:
-            logger.warning("job %s: another worker has taken it over", job_id)
+        except LeaseLost as error:
+            logger.warning("job %s: given up: %s", job_id, error.message)
         except JobNotFound:
             logger.warning("job %s: a message names it, the database does not know it", job_id)
-        except OperationalError as error:
+        except AWAY as error:
             # Nothing can be written now, not even a failure: the lease runs out, and the job starts over.
             logger.warning("job %s: the database does not answer: %s", job_id, type(error).__name__)
 
@@ -201,7 +202,7 @@ class Runner:
         owner = lease.holder.owner
         try:
             self._segment(job, lease)
-        except (LeaseLost, OperationalError):
+        except (LeaseLost, *AWAY):
             raise
         except JobCancelled:
             jobs.mark_cancelled(self.sessions, job.id, owner)
@@ -209,6 +210,8 @@ class Runner:
         except JobInterrupted:
             jobs.postpone(self.sessions, job.id, owner, job.stage or "fetch", delay_s=0.0)
             logger.info("job %s: handed back, this worker stops", job.id)
+        except (ArchiveUnreachable, ArchiveTimeout) as error:
+            self._ask_again(job, owner, error)
         except MetScopeError as error:
             jobs.fail(self.sessions, job.id, owner, error.code, error.message)
             logger.warning("job %s: failed: %s", job.id, error.code)
@@ -218,6 +221,16 @@ class Runner:
             logger.error("job %s: %s\n%s", job.id, type(error).__name__, place)
             unforeseen = MetScopeError(f"MetScope itself failed ({type(error).__name__}).")
             jobs.fail(self.sessions, job.id, owner, unforeseen.code, unforeseen.message)
+
+    def _ask_again(self, job: Job, owner: str, error: ArchiveError) -> None:
+        """An archive that is away for a moment, for its restart, does not fail a job."""
+        if job.attempts >= self.settings.max_attempts:
+            jobs.fail(self.sessions, job.id, owner, error.code, error.message)
+            logger.warning("job %s: failed: %s", job.id, error.code)
+            return
+        delay_s = FIRST_ARCHIVE_DELAY_S * 2.0 ** (job.attempts - 1)
+        jobs.postpone(self.sessions, job.id, owner, "fetch", delay_s, counts=True)
+        logger.warning("job %s: not fetched: %s; again in %.0f s", job.id, error.code, delay_s)
 
     def _segment(self, job: Job, lease: Lease) -> None:
         started = time.monotonic()
@@ -238,7 +251,7 @@ class Runner:
             deliver(segmentation_id, services)
         except ArchiveError as error:
             attempts = outbox.store_failed(self.sessions, segmentation_id)
-            delay_s = min(FIRST_STORE_DELAY_S * 2.0 ** (attempts - 1), LONGEST_STORE_DELAY_S)
+            delay_s = min(FIRST_ARCHIVE_DELAY_S * 2.0 ** (attempts - 1), LONGEST_ARCHIVE_DELAY_S)
             jobs.postpone(self.sessions, job.id, holder.owner, "store", delay_s)
             logger.warning("job %s: not stored: %s; again in %.0f s", job.id, error.code, delay_s)
         else:
@@ -258,7 +271,7 @@ def keep_house(runner: Runner, app: Celery) -> None:
             waiting = jobs.requeue_expired(
                 runner.sessions, datetime.now(UTC), settings.max_attempts, settings.lease_s
             )
-        except OperationalError as error:
+        except AWAY as error:
             logger.warning("the database does not answer: %s", type(error).__name__)
         else:
             for job_id in waiting:
@@ -269,12 +282,11 @@ def keep_house(runner: Runner, app: Celery) -> None:
 
 def look_after_stored(runner: Runner) -> None:
     """For ever: ask the archive, each SEG once per ARCHIVE_CHECK_H, whether it still has what it stored."""
-    archive = open_archive(runner.settings)
     period = timedelta(hours=runner.settings.archive_check_h)
     while not runner.stopping.wait(PRESENCE_PERIOD_S):
         try:
-            check_presence(runner.sessions, archive, datetime.now(UTC) - period)
-        except (ArchiveError, OperationalError) as error:
+            check_presence(runner.sessions, open_archive(runner.settings), datetime.now(UTC) - period)
+        except (ArchiveError, *AWAY) as error:
             logger.warning("stored segmentations cannot be checked: %s", type(error).__name__)
 
 
@@ -282,11 +294,13 @@ def check_presence(sessions: sessionmaker[Session], archive: Archive, then: date
     """Ask for some of the SEG objects that were not asked for since then. Raises: ArchiveError."""
     for stored in outbox.not_checked_since(sessions, then, PRESENCE_CHECKS):
         present = archive.has_instance(stored.study_instance_uid, stored.sop_instance_uid)
-        # A segmentation may have been deleted meanwhile.
+        if not present:
+            # A proxy before an archive that is away may answer 404 to whatever is asked.
+            archive.check()
+            logger.warning("segmentation %s: the archive has its SEG no more", stored.segmentation_id)
+        # It may have been deleted meanwhile.
         with suppress(SegmentationNotFound):
             outbox.note_presence(sessions, stored.segmentation_id, present)
-        if not present:
-            logger.warning("segmentation %s: the archive has its SEG no more", stored.segmentation_id)
 
 
 def stop_at_eof() -> None:
@@ -320,7 +334,7 @@ def serve(settings: Settings) -> int:
         without_gossip=True, without_mingle=True, without_heartbeat=True,
     )  # fmt: skip
     worker.start()
-    with suppress(OperationalError):
+    with suppress(*AWAY):
         workers.gone(runner.sessions, runner.id)
     return worker.exitcode or 0
 
@@ -333,6 +347,8 @@ def main() -> int:
         threading.Thread(target=stop_at_eof, name="stop-at-eof", daemon=True).start()
     # Celery warns of running as root, for fear of pickled messages; ours are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # What is written is about patients, for this user alone.
+    os.umask(0o077)
     # The API answers people who wait; on a machine that both share it goes before a model.
     os.nice(NICENESS)
     try:

@@ -22,15 +22,17 @@ def submit(
     requested_by: str | None = None,
 ) -> Batch:
     """A batch with a job for each study, all or none; an active job of an identical request is joined."""
+    batch = Batch(id=str(uuid.uuid4()), requested_by=requested_by, created_at=datetime.now(UTC))
     with writing(sessions) as session:
-        batch = Batch(id=str(uuid.uuid4()), requested_by=requested_by, created_at=datetime.now(UTC))
         session.add(batch)
+        session.flush()
         # One order for all, so that two batches with the same studies do not wait for each other.
-        batch.jobs = [
-            jobs.add(session, uid, model_id, series_instance_uid=None, force=force, requested_by=requested_by)
-            for uid in sorted(set(study_instance_uids))
-        ]
-    return batch
+        for uid in sorted(set(study_instance_uids)):
+            job, made = jobs.add(
+                session, uid, model_id, series_instance_uid=None, force=force, requested_by=requested_by
+            )
+            session.add(BatchJob(batch_ref=batch.id, job_ref=job.id, joined=not made))
+    return get(sessions, batch.id)
 
 
 def get(sessions: sessionmaker[Session], batch_id: str) -> Batch:
@@ -43,18 +45,32 @@ def get(sessions: sessionmaker[Session], batch_id: str) -> Batch:
 
 
 def cancel(sessions: sessionmaker[Session], batch_id: str, actor: str | None) -> Batch:
-    """Cancel those of its jobs that can be cancelled and belong to no other batch. Raises: BatchNotFound."""
-    get(sessions, batch_id)
-    others = select(BatchJob.job_ref).where(BatchJob.batch_ref != batch_id)
-    cancellable = (
-        select(Job)
-        .join(BatchJob, BatchJob.job_ref == Job.id)
-        .where(BatchJob.batch_ref == batch_id, Job.state.in_(ACTIVE_STATES), Job.segmentation_id.is_(None))
-        .where(Job.id.not_in(others))
-        .order_by(Job.id)
-        .with_for_update(of=Job)
-    )
+    """Cancel those of its jobs that can be cancelled and that nobody else waits for.
+
+    Raises: BatchNotFound.
+    """
     with writing(sessions) as session:
+        batch = session.get(Batch, batch_id, with_for_update=True)
+        if batch is None:
+            raise BatchNotFound(f"There is no batch {batch_id}.")
+        batch.cancelled_at = batch.cancelled_at or datetime.now(UTC)
+        waited_for = (
+            select(BatchJob.job_ref)
+            .join(Batch, Batch.id == BatchJob.batch_ref)
+            .where(Batch.cancelled_at.is_(None), Batch.id != batch_id)
+        )
+        # A job that every batch joined was asked for by itself.
+        made_by_a_batch = select(BatchJob.job_ref).where(~BatchJob.joined)
+        cancellable = (
+            select(Job)
+            .join(BatchJob, BatchJob.job_ref == Job.id)
+            .where(
+                BatchJob.batch_ref == batch_id, Job.state.in_(ACTIVE_STATES), Job.segmentation_id.is_(None)
+            )
+            .where(Job.id.not_in(waited_for), Job.id.in_(made_by_a_batch))
+            .order_by(Job.id)
+            .with_for_update(of=Job)
+        )
         for job in session.scalars(cancellable):
             jobs.ask_to_cancel(session, job, actor)
     return get(sessions, batch_id)

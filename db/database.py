@@ -10,7 +10,8 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -21,6 +22,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 30_000
 # Any number that no other program on the server uses: it keeps two starting processes from migrating at once.
 MIGRATION_LOCK = 0x4D657453
+# What a database that is away, overloaded or a standby answers with.
+AWAY = (OperationalError, InternalError, InterfaceError, PoolTimeoutError)
 FOR_WRITING = {"sqlite_begin": "BEGIN IMMEDIATE"}
 
 
@@ -36,7 +39,10 @@ def open_database(url: str) -> sessionmaker[Session]:
         raise SettingsError("DATABASE_URL is not a SQLAlchemy URL.") from None
     if address.get_backend_name() not in {"sqlite", "postgresql"}:
         raise SettingsError(f"DATABASE_URL names {address.get_backend_name()!r}, not sqlite or postgresql.")
-    engine = _engine(address)
+    try:
+        engine = _engine(address)
+    except OSError as error:
+        raise SettingsError(f"DATABASE_URL {address!r} cannot be opened: {error.strerror}.") from None
     try:
         with migrating(engine) as connection:
             command.upgrade(alembic_config(connection), "head")
@@ -45,7 +51,7 @@ def open_database(url: str) -> sessionmaker[Session]:
         raise SettingsError(f"DATABASE_URL {address!r} cannot be opened: {error.orig}.") from None
     except CommandError as error:
         engine.dispose()
-        raise SettingsError(f"DATABASE_URL {address!r} belongs to another version: {error}.") from None
+        raise SettingsError(f"DATABASE_URL {address!r} cannot be brought to this version: {error}.") from None
     return sessionmaker(engine, expire_on_commit=False)
 
 

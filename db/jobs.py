@@ -30,6 +30,7 @@ from errors import (
 )
 
 JOBS_IN_AN_ESTIMATE = 20
+ANNOUNCED_AT_ONCE = 50
 
 
 def submit(
@@ -47,7 +48,7 @@ def submit(
     a second message about a job does no harm.
     """
     with writing(sessions) as session:
-        return add(
+        job, _ = add(
             session,
             study_instance_uid,
             model_id,
@@ -55,6 +56,7 @@ def submit(
             force=force,
             requested_by=requested_by,
         )
+        return job
 
 
 def add(
@@ -65,22 +67,23 @@ def add(
     series_instance_uid: str | None,
     force: bool,
     requested_by: str | None,
-) -> Job:
-    """``submit`` inside a transaction that does more."""
+) -> tuple[Job, bool]:
+    """``submit`` inside a transaction that does more: the job, and whether it was made now."""
     request_key = "/".join((study_instance_uid, series_instance_uid or "", model_id))
     active = (
         select(Job)
-        .where(Job.request_key == request_key, Job.state.in_(ACTIVE_STATES))
+        .where(Job.request_key == request_key, Job.state.in_(ACTIVE_STATES), ~Job.cancel_requested)
         .order_by(Job.created_at, Job.id)
         .limit(1)
+        .with_for_update()
     )
     if not force and (job := session.scalar(active)):
-        return job
-    now = datetime.now(UTC)
+        return job, False
+    now, new_id = datetime.now(UTC), str(uuid.uuid4())
     # Two processes may come this far at once: the index on active jobs lets one insert, the other
     # meets that row. The SET changes nothing, but only an updated row is returned.
     insertion = insert_for(session, Job).values(
-        id=str(uuid.uuid4()),
+        id=new_id,
         request_key=request_key,
         study_instance_uid=study_instance_uid,
         series_instance_uid=series_instance_uid,
@@ -102,7 +105,7 @@ def add(
         ).returning(Job.id)
     ).one()
     audit.note(session, requested_by, "job.request", job_id, force=force)
-    return session.get_one(Job, job_id)
+    return session.get_one(Job, job_id), job_id == new_id
 
 
 def claim(
@@ -194,11 +197,19 @@ def mark_cancelled(sessions: sessionmaker[Session], job_id: str, owner: str) -> 
         return job
 
 
-def postpone(sessions: sessionmaker[Session], job_id: str, owner: str, stage: str, delay_s: float) -> Job:
-    """Back into the queue until delay_s from now, for a stage that cannot be done yet; not an attempt.
+def postpone(
+    sessions: sessionmaker[Session],
+    job_id: str,
+    owner: str,
+    stage: str,
+    delay_s: float,
+    *,
+    counts: bool = False,
+) -> Job:
+    """Back into the queue until delay_s from now, for a stage that cannot be done yet.
 
-    A job that a person has asked to cancel is cancelled instead, unless its result is already recorded.
-    Raises: LeaseLost, JobNotFound.
+    counts: whether that was an attempt. A job that a person has asked to cancel is cancelled instead, unless
+    its result is already recorded. Raises: LeaseLost, JobNotFound.
     """
     now = datetime.now(UTC)
     with writing(sessions) as session:
@@ -208,7 +219,7 @@ def postpone(sessions: sessionmaker[Session], job_id: str, owner: str, stage: st
             _end(job, JobState.CANCELLED)
             return job
         _queue_again(job, now)
-        job.attempts -= 1
+        job.attempts -= not counts
         job.not_before = now + timedelta(seconds=delay_s)
         return job
 
@@ -262,16 +273,15 @@ def requeue_expired(
 
     These are the running ones whose lease has run out (queued again; failed as job_interrupted when the
     attempts are used up), the postponed ones whose time has come, and those that have been queued for
-    lease_s without a claim, whose message may be lost. Each is named once per lease_s at most.
+    lease_s without a claim, whose message may be lost, though only at the head of the queue: a long one
+    would else fill the broker. Each is named once per lease_s at most.
     """
+    waiting = and_(Job.state == JobState.QUEUED, Job.not_before.is_(None))
+    head = select(Job.id).where(waiting).order_by(Job.created_at).limit(ANNOUNCED_AT_ONCE)
     due = or_(
         and_(Job.state == JobState.RUNNING, Job.lease_expires_at <= now),
         and_(Job.state == JobState.QUEUED, Job.not_before <= now),
-        and_(
-            Job.state == JobState.QUEUED,
-            Job.not_before.is_(None),
-            Job.queued_at <= now - timedelta(seconds=lease_s),
-        ),
+        and_(Job.id.in_(head), Job.queued_at <= now - timedelta(seconds=lease_s)),
     )
     with writing(sessions) as session:
         jobs = session.scalars(

@@ -78,7 +78,7 @@ def record(
         # The upsert holds the series' row, so no other transaction can record the same images meanwhile.
         equal = session.scalar(_equal(new.idempotency_key)) if job is not None and not job.force else None
         if job is not None and equal is not None:
-            job.segmentation_id = equal
+            job.segmentation_id = locked(session, equal).id
             return equal
         used = select(func.max(Segmentation.version)).where(
             Segmentation.series_ref == series_ref, Segmentation.model_id == new.model_id

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import Row, Select, delete, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
@@ -48,20 +48,33 @@ def store_failed(sessions: sessionmaker[Session], segmentation_id: str) -> int:
         return segmentation.store_attempts
 
 
+def stored(sessions: sessionmaker[Session], segmentation_id: str) -> Stored | None:
+    """The segmentation's SEG in the archive; None where it has none, or it waits."""
+    with sessions() as session:
+        row = session.execute(_stored().where(Segmentation.id == segmentation_id)).one_or_none()
+        return _of(row) if row is not None else None
+
+
 def not_checked_since(sessions: sessionmaker[Session], then: datetime, limit: int) -> list[Stored]:
     """Stored segmentations whose presence in the archive was last confirmed before that, oldest first."""
     last = func.coalesce(Segmentation.checked_at, Segmentation.stored_at)
-    query = (
+    with sessions() as session:
+        return [_of(row) for row in session.execute(_stored().where(last < then).order_by(last).limit(limit))]
+
+
+def _stored() -> Select[str, str, str | None]:
+    return (
         select(Segmentation.id, Study.study_instance_uid, Segmentation.sop_instance_uid)
         .join(Segmentation.series)
         .join(Series.study)
         .where(Segmentation.stored_at.is_not(None), Segmentation.deleted_at.is_(None))
-        .where(Segmentation.sop_instance_uid.is_not(None), or_(last < then, last.is_(None)))
-        .order_by(last)
-        .limit(limit)
+        .where(Segmentation.sop_instance_uid.is_not(None))
     )
-    with sessions() as session:
-        return [Stored(id_, study_uid, str(uid)) for id_, study_uid, uid in session.execute(query)]
+
+
+def _of(row: Row[str, str, str | None]) -> Stored:
+    segmentation_id, study_instance_uid, sop_instance_uid = row
+    return Stored(segmentation_id, study_instance_uid, str(sop_instance_uid))
 
 
 def note_presence(sessions: sessionmaker[Session], segmentation_id: str, present: bool) -> None:

@@ -210,7 +210,7 @@ class JobState(StrEnum):
 
 
 ACTIVE_STATES = (JobState.QUEUED, JobState.RUNNING)
-ONE_ACTIVE_JOB = text("state IN ('queued', 'running') AND NOT force")
+ONE_ACTIVE_JOB = text("state IN ('queued', 'running') AND NOT force AND NOT cancel_requested")
 
 
 class Job(Base):
@@ -260,24 +260,28 @@ class Job(Base):
 
 
 class Batch(Base):
-    """Requests for several studies made at once. A job that was active already may belong to several."""
+    """Requests for several studies made at once."""
 
     __tablename__ = "batches"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     requested_by: Mapped[str | None]
     created_at: Mapped[datetime]
+    cancelled_at: Mapped[datetime | None]
 
-    jobs: Mapped[list[Job]] = relationship(secondary="batch_jobs", order_by=(Job.created_at, Job.id))
+    jobs: Mapped[list[Job]] = relationship(
+        secondary="batch_jobs", order_by=(Job.created_at, Job.id), viewonly=True
+    )
 
 
 class BatchJob(Base):
-    """A job of a batch."""
+    """A job of a batch. joined: it was active already, so that somebody else waits for it too."""
 
     __tablename__ = "batch_jobs"
 
     batch_ref: Mapped[str] = mapped_column(ForeignKey("batches.id"), primary_key=True)
     job_ref: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True, index=True)
+    joined: Mapped[bool]
 
 
 class Worker(Base):

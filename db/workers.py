@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import create_engine, delete, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from db.database import insert_for, open_database, writing
+from db.database import insert_for, writing
 from db.tables import Worker
 from settings import load
 
@@ -46,7 +46,7 @@ def living(session: Session, silent_s: float) -> list[Worker]:
 def main() -> int:
     """0 where a worker of this machine lives."""
     settings = load()
-    with open_database(settings.sqlalchemy_url)() as session:
+    with Session(create_engine(settings.sqlalchemy_url)) as session:
         hosts = [worker.id.partition(":")[0] for worker in living(session, settings.lease_s)]
     return int(socket.gethostname() not in hosts)
 

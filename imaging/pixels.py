@@ -28,6 +28,9 @@ UNDECODABLE = (
     struct.error,
 )
 
+# Bytes in which the end of a JPEG image must be: the marker, and padding.
+JPEG_TAIL = 16
+
 Pixels = NDArray[np.integer]
 
 # Start Of Frame of JPEG (ISO 10918-1) and of JPEG-LS (ISO 14495-1): what describes the coded image.
@@ -77,7 +80,7 @@ def _native(instance: Dataset, byte_order: str) -> Iterator[Pixels]:
             f"{who}: {tag_name('PixelData')} holds {len(data)} bytes of {needed}; it is truncated."
         )
     # Padding is a few bytes; a wrong number of rows, columns or frames leaves a line of pixels or more.
-    if len(data) - needed >= min(shape[1:]):
+    if len(data) - needed >= min(shape[1:]) * dtype.itemsize:
         raise UnreadablePixels(
             f"{who}: {tag_name('PixelData')} holds {len(data)} bytes; {tag_name('Rows')}, "
             f"{tag_name('Columns')} and {tag_name('BitsAllocated')} make {needed}."
@@ -138,10 +141,13 @@ def _misfit(frame: bytes, instance: Dataset, syntax: UID) -> str:
 def _jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
     """Rows, columns, bits and samples per pixel. Raises: ValueError, struct.error."""
     # A decoder of JPEG-LS reads on for ever where the end of the image is cut off.
-    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+    if b"\xff\xd9" not in frame[-JPEG_TAIL:]:
         raise ValueError("no end of image")
     position = 2
     while frame[position : position + 1] == b"\xff":
+        if frame[position + 1 : position + 2] == b"\xff":
+            position += 1  # fill bytes may stand before a marker
+            continue
         marker, length = struct.unpack_from(">BH", frame, position + 1)
         if marker in JPEG_START_OF_FRAME:
             bits, rows, columns, samples = struct.unpack_from(">BHHB", frame, position + 4)

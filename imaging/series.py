@@ -107,6 +107,14 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
             f"None of the study's {len(candidates)} series can be segmented. {_refusals(candidates)}", details
         )
     proven = [candidate for candidate in open_ones if candidate.contrast == "proven"]
+    lost = [c for c in candidates if c.contrast == "proven" and c.refused not in REFUSED_BY_KIND]
+    if not proven and lost:
+        # The other T1 is then most likely the one before contrast.
+        raise NoCandidateSeries(
+            f"Series {lost[0].series_instance_uid} is proven to be post-contrast, but is refused: "
+            f"{lost[0].message}",
+            details,
+        )
     if not proven and len(open_ones) > 1:
         raise AmbiguousSeries(
             f"None of {len(open_ones)} T1 series is proven to be post-contrast: {_names(open_ones)}.", details
@@ -117,17 +125,7 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
         raise AmbiguousSeries(
             f"{len(rivals) + 1} series fit equally well: {_names([best, *rivals])}.", details
         )
-    return best if proven else _warned_of_lost_proof(best, candidates)
-
-
-def _warned_of_lost_proof(best: Candidate, candidates: Sequence[Candidate]) -> Candidate:
-    """The candidate with a warning of each series of proven contrast that only its images keep out."""
-    lost = [c for c in candidates if c.contrast == "proven" and c.refused not in REFUSED_BY_KIND]
-    warnings = [
-        f"Series {c.series_instance_uid} is proven to be post-contrast, but is refused: {c.message}"
-        for c in lost
-    ]
-    return replace(best, warnings=(*best.warnings, *warnings))
+    return best
 
 
 def _refusals(candidates: Sequence[Candidate]) -> str:

@@ -196,7 +196,12 @@ def _summary(headers: Sequence[Dataset]) -> Dataset:
 def _matches(study: Dataset, filters: dict[str, str]) -> bool:
     for keyword, pattern in filters.items():
         value = study.get(keyword, "")
-        values = value if isinstance(value, MultiValue) else [value]
-        if not any(fnmatchcase(str(one), pattern.replace("[", "[[]")) for one in values):
+        values = [str(one) for one in (value if isinstance(value, MultiValue) else [value])]
+        if keyword == "StudyDate" and "-" in pattern:
+            # DICOM dates sort as texts; an open end matches all.
+            first, last = pattern.split("-")
+            if not any(first <= one <= (last or "9") for one in values if one):
+                return False
+        elif not any(fnmatchcase(one, pattern.replace("[", "[[]")) for one in values):
             return False
     return True

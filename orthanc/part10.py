@@ -17,7 +17,8 @@ def read(source: Path | bytes) -> Dataset:
     """A complete instance. Raises: one of UNREADABLE, among them EOFError where its pixel data end early."""
     instance = dcmread(source if isinstance(source, Path) else BytesIO(source))
     found = [keyword for keyword in PIXEL_KEYWORDS if keyword in instance]
-    if "Rows" in instance and not found:
+    # Spectroscopy has rows and columns, but no pixels.
+    if "BitsAllocated" in instance and not found:
         raise EOFError("no pixel data")
     for keyword in found:
         # pydicom takes what there is of a value that is cut off, and says nothing.

@@ -64,9 +64,12 @@ def _living_workers() -> list[Worker]:
 
 def _troubles(living: list[Worker]) -> dict[str, str | None]:
     """By part, what is wrong with it."""
+    database = _database_trouble()
     silence = f"No worker has been seen for {context().settings.lease_s:.0f} s."
+    if database is not None:
+        silence = "Not known while the database does not answer."
     return {
-        "database": _database_trouble(),
+        "database": database,
         "archive": _archive_trouble(),
         "broker": broker.trouble(context().celery),
         "worker": None if living else silence,

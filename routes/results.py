@@ -48,7 +48,7 @@ def delete_segmentation(path: schemas.SegmentationPath) -> Response:
     document = measurements.document(sessions, segmentation_id)
     sop_instance_uid = document["segmentation"]["sop_instance_uid"]
     if sop_instance_uid is not None:
-        if not document["segmentation"]["stored"]:
+        if not document["segmentation"]["stored"] and document["segmentation"]["missing_since"] is None:
             raise SegmentationNotStored(f"Segmentation {segmentation_id} still waits for the archive.")
         context().archive.delete_instance(document["study_instance_uid"], sop_instance_uid)
     measurements.delete_segmentation(sessions, segmentation_id, g.actor)

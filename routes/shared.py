@@ -22,7 +22,9 @@ WAITING_REQUESTS = THREADS // 2
 
 @dataclass(frozen=True)
 class Context:
-    """What the views work with. ``waiting`` keeps requests with wait_s from taking every thread."""
+    """What the views work with. ``waiting`` keeps requests with wait_s from taking every thread,
+    ``uploading`` several uploads from taking the memory.
+    """
 
     settings: Settings
     sessions: sessionmaker[Session]
@@ -30,6 +32,7 @@ class Context:
     waiting: threading.BoundedSemaphore = field(
         default_factory=lambda: threading.BoundedSemaphore(WAITING_REQUESTS)
     )
+    uploading: threading.Lock = field(default_factory=threading.Lock)
     per_thread: threading.local = field(default_factory=threading.local)
 
     @property

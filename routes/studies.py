@@ -28,16 +28,18 @@ def upload_studies(form: schemas.UploadForm) -> Response:
     Every file is read before the first one is stored. Where the archive fails on the way, send them again.
     """
     files = [(str(number), cast(BinaryIO, file.stream)) for number, file in enumerate(form.files)]
-    for instance in incoming.instances(files):
-        del instance
-    stored: Counter[str] = Counter()
-    for some in _portions(incoming.instances(files)):
-        context().archive.store(some)
-        stored.update(str(instance.StudyInstanceUID) for instance in some)
-        some.clear()
-    with writing(context().sessions) as session:
-        for uid, count in stored.items():
-            audit.note(session, g.actor, "study.upload", uid, instances=count)
+    with context().uploading:
+        for instance in incoming.instances(files):
+            del instance
+        stored: Counter[str] = Counter()
+        for some in _portions(incoming.instances(files)):
+            context().archive.store(some)
+            uids = Counter(str(instance.StudyInstanceUID) for instance in some)
+            some.clear()
+            stored += uids
+            with writing(context().sessions) as session:
+                for uid, count in uids.items():
+                    audit.note(session, g.actor, "study.upload", uid, instances=count)
     studies = [{"study_instance_uid": uid, "instances": count} for uid, count in sorted(stored.items())]
     return answer(schemas.UploadAnswer.model_validate({"studies": studies}))
 

@@ -25,6 +25,8 @@ from sqlalchemy import NullPool, Update, create_engine, text, update
 from api import create_app
 from bench.models import tiny_model
 from bench.parts import free_port, self_signed, wait_until
+from bench.rows import add_study, threshold_runner
+from db import jobs, outbox
 from db.tables import Segmentation
 from orthanc import part10
 from orthanc.dicomweb import open_archive
@@ -214,6 +216,36 @@ def test_a_result_that_waits_for_the_archive_is_not_deleted(service):
     service.execute(row.values(sop_instance_uid=None))
     assert service.delete(result).status_code == 204
     assert service.get(result).status_code == 404
+
+
+def test_a_result_whose_seg_was_deleted_in_the_archive_can_be_deleted(tmp_path):
+    app = create_app(Settings(_env_file=None, data_dir=tmp_path, auth="off"))
+    settings = app.extensions["metscope"].settings
+    runner, study_uid = threshold_runner(settings), add_study(settings, 1)
+    job = jobs.submit(runner.sessions, study_uid, SHIPPED)
+    runner.run(job.id)
+    segmentation_id = jobs.get(runner.sessions, job.id).segmentation_id
+    outbox.note_presence(runner.sessions, segmentation_id, present=False)
+    assert app.test_client().delete(f"/segmentations/{segmentation_id}").status_code == 204
+
+
+def test_a_batch_of_a_thousand_studies_fits(tmp_path):
+    client = create_app(Settings(_env_file=None, data_dir=tmp_path, auth="off")).test_client()
+    longest = [f"1.{number:062d}".replace(".0", ".9") for number in range(1000)]
+    assert {len(uid) for uid in longest} == {64}
+    answer = client.post("/batches", json={"study_instance_uids": longest})
+    assert (answer.status_code, answer.json["states"]["queued"]) == (202, 1000)
+    assert client.post("/batches", json={"study_instance_uids": [*longest, "1.2"]}).status_code == 422
+
+
+def test_warnings_about_headers_and_queries_are_not_logged(tmp_path):
+    code = (
+        "import logs; logs.configure('text'); from pydicom import Dataset; ds = Dataset();"
+        "ds.add_new(0x00100030, 'DA', '19.03.1950'); ds.PatientBirthDate;"
+        "import logging; logging.getLogger('urllib3.connection').warning('url=…PatientID=4711')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_a_worker_killed_in_mid_job_leaves_one_result(service):

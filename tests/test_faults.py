@@ -517,10 +517,11 @@ class Desk:
 
 FAILED = fake_pacs.refuse_storage(200, 0xA700)
 FAULTS_OF_A_PACS: dict[str, tuple[str, list[fake_pacs.Fault], str, str]] = {
-    "PACS stalls in fetch": ("wado", [fake_pacs.stall], "none; archive_timeout", ""),
-    "PACS trickles for ever": ("wado", [fake_pacs.trickle], "none; archive_timeout", ""),
+    "PACS stalls once in fetch": ("wado", [fake_pacs.stall], "none; fetch", "1 SEG"),
+    "PACS stalls in fetch": ("wado", [fake_pacs.stall] * 3, "none; fetch", "none; archive_timeout"),
+    "PACS trickles for ever": ("wado", [fake_pacs.trickle] * 3, "none; fetch", "none; archive_timeout"),
     "PACS busy twice": ("wado", [fake_pacs.status(503)] * 2, "1 SEG", ""),
-    "PACS busy for good": ("wado", [fake_pacs.status(503)] * 4, "none; archive_unreachable", ""),
+    "PACS busy for good": ("wado", [fake_pacs.status(503)] * 12, "none; fetch", "none; archive_unreachable"),
     "PACS answers 406": ("wado", [fake_pacs.status(406)], "none; archive_refused", ""),
     "PACS answers a web page": ("wado", [fake_pacs.status(200)], "none; archive_refused", ""),
     "PACS lets nobody in": ("series", [fake_pacs.status(401)], "none; archive_refused", ""),
@@ -555,7 +556,8 @@ def test_a_pacs_that_misbehaves(name, pacs, tmp_path):
     desk.run()
     seen = [desk.left()]
     if then:
-        desk.run_later()
+        for _ in range(2):
+            desk.run_later()
         seen.append(desk.left())
     print(f"{name} | {first}{f', then {then}' if then else ''} | {', then '.join(seen)}")
     for expected, found in zip((first, then), seen, strict=False):

@@ -193,6 +193,16 @@ def test_a_seg_read_again_keeps_identities_and_measures_the_same(series_folder, 
         assert [lesion[key] for lesion in after] == [lesion[key] for lesion in before]
 
 
+def test_a_given_segmentation_is_never_written_over(series_folder, mask_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    segmentation.main([str(series_folder), "--out", str(out), "--from-mask", str(mask_file)])
+    given = out / "segmentation.dcm"
+    before = given.read_bytes()
+    assert segmentation.main([str(series_folder), "--out", str(out), "--from-seg", str(given)]) == 2
+    assert "would be written over" in capsys.readouterr().err
+    assert given.read_bytes() == before
+
+
 def test_a_seg_by_another_tool_is_measured_lesion_by_lesion(series_folder, mask_file, tmp_path):
     code = {"CodeValue": "14799000", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Neoplasm, Secondary"}
     described = {

@@ -105,7 +105,8 @@ def stack(tmp_path_factory, secrets, redis, processes, orthanc, database) -> Sta
             )
 
     ours = {
-        **SERVICES["api"]["environment"],
+        # As compose does where the host's environment has none of them.
+        **{n: re.sub(r"\$\{\w+:-(.*)\}", r"\1", v) for n, v in SERVICES["api"]["environment"].items()},
         "SECRETS_DIR": str(secrets),
         "DATA_DIR": str(folder / "data"),
         "DICOMWEB_URL": orthanc.url,

@@ -407,7 +407,7 @@ def test_the_housekeeping_outlives_a_database_that_is_away(tmp_path, caplog):
 
 
 def test_a_job_that_takes_too_long_fails_and_leaves_nothing(tmp_path):
-    site = Site(tmp_path, job_deadline_s=0.5)
+    site = Site(tmp_path, job_deadline_s=3.0)
 
     def slow(volume, on_progress):
         for _ in range(100):
@@ -449,6 +449,56 @@ def test_a_seg_that_was_deleted_in_the_archive_is_noticed_and_made_again(site):
     site.runner.run(second)
     assert site.job(second).segmentation_id != site.job(first).segmentation_id
     assert len(site.stored_segs()) == 1
+
+
+def test_an_equal_request_does_not_adopt_a_result_whose_seg_was_just_deleted_in_the_archive(site):
+    first = site.submit()
+    site.runner.run(first)
+    site.archive.delete_instance(site.study_uid, site.stored_segs()[0].SOPInstanceUID)
+    second = site.submit()
+    site.runner.run(second)
+    assert site.job(second).segmentation_id != site.job(first).segmentation_id
+    assert len(site.stored_segs()) == 1
+
+
+def test_an_archive_that_is_away_for_a_moment_at_fetching_costs_an_attempt_and_no_job(site):
+    class AwayTwice(FolderArchive):
+        away = 2
+
+        def series_headers(self, study_uid):
+            if self.away:
+                self.away -= 1
+                raise ArchiveUnreachable("The archive does not answer.")
+            return super().series_headers(study_uid)
+
+    runner = site.worker(archive=AwayTwice(site.settings.data_dir / "archive"))
+    job_id = site.submit()
+    for attempts, delay_s in ((1, 5.0), (2, 10.0)):
+        runner.run(job_id)
+        job = site.job(job_id)
+        assert (job.state, job.stage, job.attempts) == ("queued", "fetch", attempts)
+        assert (job.not_before - datetime.now(UTC)).total_seconds() == pytest.approx(delay_s, abs=1.0)
+        make_due(site, job_id)
+    runner.run(job_id)
+    assert (site.job(job_id).state, site.job(job_id).attempts) == ("done", 3)
+
+
+def test_an_archive_that_answers_404_to_everything_has_lost_nothing(site):
+    """As a proxy does whose archive is away."""
+
+    class Away(FolderArchive):
+        def has_instance(self, study_uid, sop_uid):
+            return False
+
+        def check(self):
+            raise ArchiveUnreachable("404")
+
+    job_id = site.submit()
+    site.runner.run(job_id)
+    with pytest.raises(ArchiveUnreachable):
+        check_presence(site.sessions, Away(site.settings.data_dir / "archive"), datetime.now(UTC))
+    document = measurements.document(site.sessions, site.job(job_id).segmentation_id)
+    assert document["segmentation"]["stored"] is True
 
 
 def test_a_seg_that_comes_back_to_the_archive_is_missed_no_more(site):

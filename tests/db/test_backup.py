@@ -60,7 +60,12 @@ def test_postgresql_comes_back_from_a_dump(postgresql_server, tmp_path, new):
     shell('pg_dump --format=custom --file=metscope.backup "$DATABASE"', tmp_path, **database)
     spoil(sessions, kept[0])
     sessions.kw["bind"].dispose()
-    shell('pg_restore --clean --if-exists --dbname="$DATABASE" metscope.backup', tmp_path, **database)
+    shell(
+        "psql \"$DATABASE\" --command 'DROP SCHEMA public CASCADE; CREATE SCHEMA public'",
+        tmp_path,
+        **database,
+    )
+    shell('pg_restore --single-transaction --dbname="$DATABASE" metscope.backup', tmp_path, **database)
     check(url, new, *kept)
 
 
@@ -70,7 +75,8 @@ def test_postgresql_comes_back_from_a_dump(postgresql_server, tmp_path, new):
         'sqlite3 data/metscope.sqlite ".backup metscope.backup"',
         "cp metscope.backup data/metscope.sqlite",
         'pg_dump --format=custom --file=metscope.backup "$DATABASE"',
-        'pg_restore --clean --if-exists --dbname="$DATABASE" metscope.backup',
+        "psql \"$DATABASE\" --command 'DROP SCHEMA public CASCADE; CREATE SCHEMA public'",
+        'pg_restore --single-transaction --dbname="$DATABASE" metscope.backup',
     ],
 )
 def test_the_commands_are_those_of_the_document(command):

@@ -38,6 +38,23 @@ def test_cancelling_ends_what_is_not_recorded_and_spares_what_another_batch_wait
     states = {job.study_instance_uid: job.state for job in cancelled.jobs}
     assert states == {"1.2.3": "running", "1.2.5": "cancelled", "1.2.9": "queued"}
     assert {job.state for job in batches.get(sessions, other.id).jobs} == {"queued"}
+    # Now nobody waits for the shared one any more.
+    assert {job.state for job in batches.cancel(sessions, other.id, "reader").jobs} == {"cancelled"}
+
+
+def test_a_job_that_somebody_asked_for_by_itself_is_not_cancelled_with_a_batch(sessions, job_id):
+    batch = batches.submit(sessions, STUDIES, "unetr")
+    states = {job.id: job.state for job in batches.cancel(sessions, batch.id, None).jobs}
+    assert states.pop(job_id) == "queued"
+    assert set(states.values()) == {"cancelled"}
+
+
+def test_a_batch_does_not_join_a_job_that_is_being_cancelled(sessions, job_id):
+    jobs.claim(sessions, job_id, "a", 60.0, 3)
+    jobs.cancel(sessions, job_id)
+    batch = batches.submit(sessions, ["1.2.3"], "unetr")
+    assert [(job.id == job_id, job.state) for job in batch.jobs] == [(False, "queued")]
+    assert jobs.submit(sessions, "1.2.3", "unetr").id == batch.jobs[0].id
 
 
 def test_lesions_are_counted_by_result(sessions, new):

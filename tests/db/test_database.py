@@ -10,6 +10,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.util import CommandError
 from sqlalchemy import CheckConstraint, delete, inspect, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
@@ -55,7 +56,7 @@ def test_a_seg_that_waits_survives_the_migration_of_its_file_into_the_database(e
     sessions = open_database(empty_url)
     waiting = measurements.record(sessions, new)
     engine = sessions.kw["bind"]
-    with pytest.raises(RuntimeError, match="wait in the outbox"), migrating(engine) as connection:
+    with pytest.raises(CommandError, match="wait in the outbox"), migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0002")
     assert outbox.pending(sessions, waiting) == new.encoded
     with sessions.begin() as session:
@@ -65,6 +66,10 @@ def test_a_seg_that_waits_survives_the_migration_of_its_file_into_the_database(e
         (tmp_path / "seg.dcm").write_bytes(b"an older file")
         moved = text("UPDATE segmentations SET outbox_path = :path")
         connection.execute(moved, {"path": str(tmp_path / "seg.dcm")})
+    (tmp_path / "seg.dcm").rename(tmp_path / "elsewhere")
+    with pytest.raises(SettingsError, match=r"seg.dcm, which waits for the archive, is not on this machine"):
+        open_database(empty_url)
+    (tmp_path / "elsewhere").rename(tmp_path / "seg.dcm")
     with migrating(engine) as connection:
         command.upgrade(alembic_config(connection), "head")
     assert outbox.pending(sessions, waiting) == b"an older file"

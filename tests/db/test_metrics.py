@@ -48,12 +48,12 @@ def test_jobs_failures_stages_and_outbox_are_counted(sessions, new):
 
     told = samples(sessions)
     assert (told["metscope_jobs", "queued"], told["metscope_jobs", "failed"]) == (1, 1)
-    assert told["metscope_job_failures_total", "constant_pixels"] == 1
+    assert told["metscope_jobs_failed_lately", "constant_pixels"] == 1
+    assert told["metscope_jobs_failed_lately", "internal_error"] == 0
     assert 100 <= told["metscope_oldest_queued_job_seconds",] < 160
     assert told["metscope_outbox_segmentations",] == 1
-    assert told["metscope_stage_seconds_sum", "predict"] == 6.0
-    assert told["metscope_stage_seconds_count", "predict"] == 2
-    assert told["metscope_stage_seconds_count", "encode"] == 0
+    assert told["metscope_stage_seconds", "predict"] == 3.0
+    assert ("metscope_stage_seconds", "encode") not in told
     assert told["metscope_peak_memory_bytes",] == 200 * 2**20
     assert told["metscope_workers",] == told["metscope_missing_segmentations",] == 1
     text = exposition(sessions, lease_s=60.0).decode()

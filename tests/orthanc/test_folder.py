@@ -85,6 +85,17 @@ def test_studies_are_found_by_their_attributes(folder):
     assert archive.search_studies(PatientID="P-2") == []
 
 
+@pytest.mark.parametrize(
+    ("dates", "found"),
+    [("20240131", 1), ("20240101-20240131", 1), ("20240131-", 1), ("-20240131", 1),
+     ("20240201-", 0), ("-20240130", 0), ("20230101-20231231", 0)],
+)  # fmt: skip
+def test_studies_are_found_by_a_range_of_dates(folder, dates, found):
+    archive = open_folder(folder)
+    archive.store(fake_pacs.tiny_series(1))
+    assert len(archive.search_studies(StudyDate=dates)) == found
+
+
 def test_rubbish_does_no_harm(folder):
     archive = open_folder(folder)
     stored = fake_pacs.tiny_series(2)

@@ -8,11 +8,25 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.util import CommandError
 
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
+
+
+def _one_active_job(where: str) -> None:
+    op.drop_index("uq_jobs_one_active", table_name="jobs")
+    condition = sa.text(where)
+    op.create_index(
+        "uq_jobs_one_active",
+        "jobs",
+        ["request_key"],
+        unique=True,
+        sqlite_where=condition,
+        postgresql_where=condition,
+    )
 
 
 def upgrade() -> None:
@@ -27,7 +41,11 @@ def upgrade() -> None:
     )
     waiting = sa.text("SELECT id, outbox_path FROM segmentations WHERE outbox_path IS NOT NULL")
     for segmentation_id, path in op.get_bind().execute(waiting).all():
-        op.execute(outbox.insert().values(segmentation_ref=segmentation_id, encoded=Path(path).read_bytes()))
+        try:
+            encoded = Path(path).read_bytes()
+        except OSError:
+            raise CommandError(f"{path}, which waits for the archive, is not on this machine") from None
+        op.execute(outbox.insert().values(segmentation_ref=segmentation_id, encoded=encoded))
     with op.batch_alter_table("segmentations") as table:
         table.drop_constraint(op.f("ck_segmentations_outbox_has_uid"), type_="check")
         table.drop_column("outbox_path")
@@ -46,22 +64,26 @@ def upgrade() -> None:
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("requested_by", sa.String(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("cancelled_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_batches")),
     )
     op.create_table(
         "batch_jobs",
         sa.Column("batch_ref", sa.String(), nullable=False),
         sa.Column("job_ref", sa.String(), nullable=False),
+        sa.Column("joined", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["batch_ref"], ["batches.id"], name=op.f("fk_batch_jobs_batch_ref_batches")),
         sa.ForeignKeyConstraint(["job_ref"], ["jobs.id"], name=op.f("fk_batch_jobs_job_ref_jobs")),
         sa.PrimaryKeyConstraint("batch_ref", "job_ref", name=op.f("pk_batch_jobs")),
     )
     op.create_index(op.f("ix_batch_jobs_job_ref"), "batch_jobs", ["job_ref"])
+    _one_active_job("state IN ('queued', 'running') AND NOT force AND NOT cancel_requested")
 
 
 def downgrade() -> None:
     if op.get_bind().execute(sa.text("SELECT 1 FROM outbox")).first() is not None:
-        raise RuntimeError("SEG objects wait in the outbox; let a worker store them before the downgrade.")
+        raise CommandError("SEG objects wait in the outbox; let a worker store them before the downgrade.")
+    _one_active_job("state IN ('queued', 'running') AND NOT force")
     op.drop_table("batch_jobs")
     op.drop_table("batches")
     op.drop_table("workers")
