@@ -36,7 +36,7 @@ from unetr import synth
 from unetr.phantom import to_instances
 from unetr.spec import default_model
 
-VIEWERS, THINK_S, MEASURED_S = 50, (0.5, 1.0), 60.0
+VIEWERS, THINK_S, MEASURED_S = 50, (1.0, 2.0), 60.0
 POST_PERIOD_S = 0.33
 SEGMENTATIONS, OTHER_JOBS = 200, 800
 GOALS_S = {"GET": 0.050, "POST": 0.100}
@@ -63,17 +63,19 @@ class Client(threading.Thread):
     def run(self) -> None:
         body = b'{"force": true}' if self.method == "POST" else None
         headers = self.headers | {"Content-Type": "application/json"} if body else self.headers
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
+        address = urlsplit(self.url).netloc
         while not self.over.wait(random.uniform(*self.pause_s)):  # noqa: S311 - no secret
             path = random.choice(self.paths)  # noqa: S311
             started = time.perf_counter()
+            # A new one for each request, as nginx opens them.
+            connection = http.client.HTTPConnection(address, timeout=30)
             connection.request(self.method, path, body, headers)
             answer = connection.getresponse()
             answer.read()
             self.seconds.append(time.perf_counter() - started)
+            connection.close()
             if answer.status >= 400:
                 self.failures.append(f"{self.method} {path}: {answer.status}")
-        connection.close()
 
 
 def fill(settings: Settings) -> list[str]:

@@ -20,6 +20,7 @@ from errors import SettingsError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 30_000
+POOL_SIZE = 16
 # Any number that no other program on the server uses: it keeps two starting processes from migrating at once.
 MIGRATION_LOCK = 0x4D657453
 # What a database that is away, overloaded or a standby answers with.
@@ -106,7 +107,8 @@ def insert_for(session: Session, table: type[Base]) -> postgresql.Insert | sqlit
 
 def _engine(address: URL) -> Engine:
     if address.get_backend_name() == "postgresql":
-        return create_engine(address, pool_pre_ping=True)
+        # As many connections as the API has threads: those beyond the pool are opened for each request.
+        return create_engine(address, pool_pre_ping=True, pool_size=POOL_SIZE)
     if address.database:
         Path(address.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(address)
