@@ -9,14 +9,10 @@ from pythonjsonlogger.json import JsonFormatter
 
 FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-# Loud about what is of no use to who reads the log; the last two quote headers of images, and queries.
-QUIETER = {
-    "alembic": logging.WARNING,
-    "celery": logging.WARNING,
-    "kombu": logging.ERROR,
-    "pydicom": logging.CRITICAL,
-    "urllib3": logging.ERROR,
-}
+# Loud about what is of no use to who reads the log.
+QUIETER = {"alembic": logging.WARNING, "celery": logging.WARNING, "kombu": logging.ERROR}
+# They quote the headers of images, and queries.
+INDISCREET = {"pydicom", "urllib3"}
 
 job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 
@@ -24,6 +20,8 @@ job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 def configure(log_format: Literal["text", "json"]) -> None:
     """To be called once by each process."""
     handler = logging.StreamHandler()
+    # Not by a level: pydicom sets its own when it is imported.
+    handler.addFilter(lambda record: record.name.partition(".")[0] not in INDISCREET)
     if log_format == "json":
         names = {"asctime": "time", "levelname": "level", "name": "logger"}
         handler.setFormatter(JsonFormatter(FIELDS, rename_fields=names))

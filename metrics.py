@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import outbox, workers
+from db.database import reading
 from db.tables import Job, JobState, Segmentation
 from errors import (
     DeadlineExceeded,
@@ -55,7 +56,7 @@ class _Snapshot(Collector):
         self._lease_s = lease_s
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        with self._sessions() as session:
+        with reading(self._sessions) as session:
             yield _jobs(session)
             yield _failures(session)
             yield _waiting(session)

@@ -180,13 +180,16 @@ class JobAnswer(Answer):
         """From the database's row."""
         return cls.model_validate(
             {
-                **{name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)},
+                **{name: getattr(job, name) for name in JOB_COLUMNS},
                 "estimate_s": estimate_s,
                 "error": _error_of(job),
                 "result": _result_of(job),
                 "model": job.model_id,
             }
         )
+
+
+JOB_COLUMNS = JobAnswer.model_fields.keys() & Job.__table__.columns.keys()
 
 
 class JobsAnswer(Answer):

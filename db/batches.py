@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload, sessionmaker
 
 from db import jobs
-from db.database import writing
+from db.database import reading, writing
 from db.tables import ACTIVE_STATES, Batch, BatchJob, Job, Lesion
 from errors import BatchNotFound
 
@@ -37,7 +37,7 @@ def submit(
 
 def get(sessions: sessionmaker[Session], batch_id: str) -> Batch:
     """With its jobs. Raises: BatchNotFound."""
-    with sessions() as session:
+    with reading(sessions) as session:
         batch = session.get(Batch, batch_id, options=[selectinload(Batch.jobs)])
         if batch is None:
             raise BatchNotFound(f"There is no batch {batch_id}.")
@@ -84,5 +84,5 @@ def count_lesions(sessions: sessionmaker[Session], batch: Batch) -> dict[str, in
         .where(Lesion.segmentation_ref.in_(ids))
         .group_by(Lesion.segmentation_ref)
     )
-    with sessions() as session:
+    with reading(sessions) as session:
         return dict.fromkeys(ids, 0) | dict(session.execute(query).all())

@@ -87,6 +87,19 @@ def alembic_config(connection: Connection) -> Config:
 
 
 @contextmanager
+def reading(sessions: sessionmaker[Session]) -> Iterator[Session]:
+    """A session for questions alone.
+
+    On PostgreSQL without a transaction around them, whose BEGIN and ROLLBACK would double the ways to the
+    server.
+    """
+    with sessions() as session:
+        if session.get_bind().dialect.name == "postgresql":
+            session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        yield session
+
+
+@contextmanager
 def writing(sessions: sessionmaker[Session]) -> Iterator[Session]:
     """One transaction that writes: committed at the end, rolled back by an exception.
 

@@ -18,7 +18,7 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
-from db.database import insert_for, writing
+from db.database import insert_for, reading, writing
 from db.tables import ACTIVE_STATES, ONE_ACTIVE_JOB, Job, JobState, Segmentation
 from errors import (
     DeadlineExceeded,
@@ -298,7 +298,7 @@ def requeue_expired(
 
 def get(sessions: sessionmaker[Session], job_id: str) -> Job:
     """Raises: JobNotFound."""
-    with sessions() as session:
+    with reading(sessions) as session:
         job = session.get(Job, job_id)
         if job is None:
             raise JobNotFound(f"There is no job {job_id}.")
@@ -310,7 +310,7 @@ def list_jobs(sessions: sessionmaker[Session], limit: int = 50, state: str | Non
     query = select(Job).order_by(Job.created_at.desc(), Job.id).limit(limit)
     if state is not None:
         query = query.where(Job.state == state)
-    with sessions() as session:
+    with reading(sessions) as session:
         return list(session.scalars(query))
 
 
@@ -325,9 +325,11 @@ def estimate_s(sessions: sessionmaker[Session], job: Job) -> float | None:
 
 def estimates_s(sessions: sessionmaker[Session], some: Sequence[Job]) -> list[float | None]:
     """``estimate_s`` of each, by one query for each model."""
-    active = [job for job in some if job.state in ACTIVE_STATES]
-    with sessions() as session:
-        medians_s = {model_id: _median_s(session, model_id) for model_id in {job.model_id for job in active}}
+    models = {job.model_id for job in some if job.state in ACTIVE_STATES}
+    if not models:
+        return [None] * len(some)
+    with reading(sessions) as session:
+        medians_s = {model_id: _median_s(session, model_id) for model_id in models}
     now = datetime.now(UTC)
 
     def left_s(job: Job) -> float | None:

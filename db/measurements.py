@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import Session, aliased, contains_eager, selectinload, sessionmaker
 
 from db import audit, jobs, tables
-from db.database import writing
+from db.database import reading, writing
 from db.documents import IDENTITY, MEASURED, SCHEMA_VERSION, document_of, lesion_of, place_of
 from db.source import Source, source_of, upsert_source
 from db.tables import Outbox, Patient, Segmentation, Series, Study
@@ -113,7 +113,7 @@ def record(
 
 def find_equal(sessions: sessionmaker[Session], idempotency_key: str) -> str | None:
     """Id of the newest segmentation with that key that is neither deleted nor missing in the archive."""
-    with sessions() as session:
+    with reading(sessions) as session:
         return session.scalar(_equal(idempotency_key))
 
 
@@ -126,7 +126,7 @@ def adopt(sessions: sessionmaker[Session], job_id: str, owner: str, segmentation
 
 def document(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, Any]:
     """The segmentation as the API gives it (docs/api.md). Raises: SegmentationNotFound, also when deleted."""
-    with sessions() as session:
+    with reading(sessions) as session:
         segmentation = session.scalar(_segmentations().where(Segmentation.id == segmentation_id))
         if segmentation is None:
             raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
@@ -140,7 +140,7 @@ def segmentations_of_study(sessions: sessionmaker[Session], study_instance_uid: 
         .where(Study.study_instance_uid == study_instance_uid)
         .order_by(Segmentation.created_at.desc(), Segmentation.version.desc())
     )
-    with sessions() as session:
+    with reading(sessions) as session:
         return [document_of(segmentation) for segmentation in session.scalars(query)]
 
 
@@ -157,7 +157,7 @@ def patients(sessions: sessionmaker[Session]) -> list[dict[str, Any]]:
         .group_by(Patient.id)
         .order_by(Patient.patient_id, Patient.issuer)
     )
-    with sessions() as session:
+    with reading(sessions) as session:
         return [
             {
                 "patient_id": patient.patient_id,
@@ -185,7 +185,7 @@ def lesions_of_patient(
     known = select(Patient.id).where(Patient.patient_id == patient_id)
     if issuer is not None:
         known = known.where(Patient.issuer == issuer)
-    with sessions() as session:
+    with reading(sessions) as session:
         refs = session.scalars(known).all()
         if not refs:
             raise PatientNotFound("No patient with this identifier has been segmented.")

@@ -7,7 +7,7 @@ from sqlalchemy import Row, Select, delete, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
-from db.database import writing
+from db.database import reading, writing
 from db.measurements import locked
 from db.tables import Outbox, Segmentation, Series, Study
 
@@ -23,7 +23,7 @@ class Stored:
 
 def pending(sessions: sessionmaker[Session], segmentation_id: str) -> bytes | None:
     """The segmentation's SEG, a DICOM file; None where the archive has it, or there is none."""
-    with sessions() as session:
+    with reading(sessions) as session:
         return session.scalar(select(Outbox.encoded).where(Outbox.segmentation_ref == segmentation_id))
 
 
@@ -50,7 +50,7 @@ def store_failed(sessions: sessionmaker[Session], segmentation_id: str) -> int:
 
 def stored(sessions: sessionmaker[Session], segmentation_id: str) -> Stored | None:
     """The segmentation's SEG in the archive; None where it has none, or it waits."""
-    with sessions() as session:
+    with reading(sessions) as session:
         row = session.execute(_stored().where(Segmentation.id == segmentation_id)).one_or_none()
         return _of(row) if row is not None else None
 
@@ -58,7 +58,7 @@ def stored(sessions: sessionmaker[Session], segmentation_id: str) -> Stored | No
 def not_checked_since(sessions: sessionmaker[Session], then: datetime, limit: int) -> list[Stored]:
     """Stored segmentations whose presence in the archive was last confirmed before that, oldest first."""
     last = func.coalesce(Segmentation.checked_at, Segmentation.stored_at)
-    with sessions() as session:
+    with reading(sessions) as session:
         return [_of(row) for row in session.execute(_stored().where(last < then).order_by(last).limit(limit))]
 
 

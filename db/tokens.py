@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
-from db.database import writing
+from db.database import reading, writing
 from db.tables import Role, Token
 from errors import TokenExists, TokenNotFound
 
@@ -41,19 +41,19 @@ def create(
 def find(sessions: sessionmaker[Session], secret: str) -> Token | None:
     """The token with that secret, unless it is revoked."""
     query = select(Token).where(Token.sha256 == _hash(secret), Token.revoked_at.is_(None))
-    with sessions() as session:
+    with reading(sessions) as session:
         return session.scalar(query)
 
 
 def list_tokens(sessions: sessionmaker[Session]) -> list[Token]:
     """All that ever were, the oldest first."""
-    with sessions() as session:
+    with reading(sessions) as session:
         return list(session.scalars(select(Token).order_by(Token.id)))
 
 
 def are_there_any(sessions: sessionmaker[Session]) -> bool:
     """Whether a token was ever made."""
-    with sessions() as session:
+    with reading(sessions) as session:
         return bool(session.scalar(select(func.count(Token.id))))
 
 

@@ -10,6 +10,7 @@ import broker
 import metrics
 import schemas
 from db import jobs, outbox, workers
+from db.database import reading
 from db.tables import JobState, Role, Worker
 from errors import ArchiveError
 from routes.jobs import announce
@@ -56,7 +57,7 @@ def ready() -> Response:
 def _living_workers() -> list[Worker]:
     """Those seen lately; none where the database does not answer."""
     try:
-        with context().sessions() as session:
+        with reading(context().sessions) as session:
             return workers.living(session, context().settings.lease_s)
     except SQLAlchemyError:
         return []
@@ -78,7 +79,7 @@ def _troubles(living: list[Worker]) -> dict[str, str | None]:
 
 def _database_trouble() -> str | None:
     try:
-        with context().sessions() as session:
+        with reading(context().sessions) as session:
             session.scalar(select(1))
     except SQLAlchemyError as error:
         return f"The database does not answer ({type(error).__name__})."
@@ -114,7 +115,7 @@ def show_operations() -> Response:
         )
     ]
     living = _living_workers()
-    with sessions() as session:
+    with reading(sessions) as session:
         waiting, missing = outbox.count(session), outbox.count_missing(session)
     page = render_template(
         "operations.html",

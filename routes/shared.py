@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from celery import Celery
-from flask import Response, current_app, jsonify
+from flask import Response, current_app
 from flask_openapi3.blueprint import APIBlueprint
 from pydantic import BaseModel
 from sqlalchemy.orm import Session, sessionmaker
@@ -65,9 +65,7 @@ def context() -> Context:
 
 
 def answer(body: BaseModel, status: int = 200) -> Response:
-    response = jsonify(body.model_dump(mode="json"))
-    response.status_code = status
-    return response
+    return Response(body.model_dump_json() + "\n", status, content_type="application/json")
 
 
 def blueprint(name: str) -> APIBlueprint:

@@ -290,7 +290,8 @@ def test_a_database_that_stops_in_mid_job_costs_an_attempt_and_no_result(tmp_pat
             return threshold(volume, on_progress)
 
         job_id = site.submit()
-        site.worker(predictor=stop_the_database).run(job_id)
+        first = site.worker(predictor=stop_the_database)
+        first.run(job_id)
         database.start()
         assert site.job(job_id).state == "running"
         assert site.let_leases_run_out() == [job_id]
@@ -298,8 +299,8 @@ def test_a_database_that_stops_in_mid_job_costs_an_attempt_and_no_result(tmp_pat
         job = site.job(job_id)
         assert (job.state, job.attempts, job.error_code) == ("done", 2, None)
         assert (site.rows(Segmentation), site.rows(Lesion), len(site.stored_segs())) == (1, 2, 1)
-        for engine in (site.sessions.kw["bind"], site.runner.sessions.kw["bind"]):
-            engine.dispose()
+        for sessions in (site.sessions, first.sessions):
+            sessions.kw["bind"].dispose()
     finally:
         database.remove()
 
