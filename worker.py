@@ -36,6 +36,7 @@ from db.database import AWAY, open_database
 from db.tables import Job
 from errors import (
     ArchiveError,
+    ArchiveRefused,
     ArchiveTimeout,
     ArchiveUnreachable,
     JobCancelled,
@@ -291,9 +292,16 @@ def look_after_stored(runner: Runner) -> None:
 
 
 def check_presence(sessions: sessionmaker[Session], archive: Archive, then: datetime) -> None:
-    """Ask for some of the SEG objects that were not asked for since then. Raises: ArchiveError."""
+    """Ask for some of the SEG objects that were not asked for since then. Raises: ArchiveError.
+
+    One that the archive is there for and cannot answer about does not hold up the others.
+    """
     for stored in outbox.not_checked_since(sessions, then, PRESENCE_CHECKS):
-        present = archive.has_instance(stored.study_instance_uid, stored.sop_instance_uid)
+        try:
+            present = archive.has_instance(stored.study_instance_uid, stored.sop_instance_uid)
+        except ArchiveRefused as error:
+            logger.warning("segmentation %s: not checked: %s", stored.segmentation_id, error.code)
+            continue
         if not present:
             # A proxy before an archive that is away may answer 404 to whatever is asked.
             archive.check()

@@ -11,6 +11,9 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from errors import UnreadableFile
 
+MIB = 2**20
+UNDEFINED_LENGTH = 0xFFFFFFFF
+PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 # What pydicom raises for bytes that are not DICOM, or damaged, or a file that is still being copied.
 UNREADABLE = (
     InvalidDicomError,

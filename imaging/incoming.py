@@ -22,10 +22,8 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirecto
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
 from errors import UploadRefused
-from imaging.files import UNREADABLE
+from imaging.files import MIB, PIXEL_KEYWORDS, UNDEFINED_LENGTH, UNREADABLE
 from imaging.frames import tag_name, text
-
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,6 @@ class Limits:
 
 CHUNK = MIB
 PREFIX = 132
-UNDEFINED_LENGTH = 0xFFFFFFFF
 # The group of the file's meta information ends far below it.
 META_BYTES = 65536
 # A member's entry in the table of contents is 46 bytes and its name, with room for what tools add.
@@ -74,7 +71,6 @@ UID_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInst
 # They become names of folders. Looser than the standard: leading zeros do occur.
 UID_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)*")
 UID_LENGTH = 64
-PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 # Of VRs whose values become one object each, the bytes that one takes.
 VALUE_BYTES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "AT": 4, "FD": 8, "SV": 8, "UV": 8}
 VALUES_OF_TEXT = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UC", "UI"}

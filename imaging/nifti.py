@@ -19,6 +19,7 @@ from errors import (
     TooFewSlices,
     UnreadableFile,
 )
+from imaging.files import MIB
 from imaging.grid import steps_on_grid
 from imaging.stack import FEWEST_SLICES, SliceReference, Stack
 
@@ -29,7 +30,6 @@ Header = Any
 HEADERS: tuple[Header, ...] = (nib.Nifti2Header, nib.Nifti1Header)
 FROM_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SCANNER_ANATOMICAL = 1
-MIB = 2**20
 # Of the voxels, as they are stored and as float32: 645 x 645 x 645.
 # A head at 0.4 mm takes half of it, 500 x 600 x 450.
 LARGEST_BYTES = 1024 * MIB

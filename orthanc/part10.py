@@ -5,12 +5,9 @@ from pathlib import Path
 
 from pydicom import Dataset, dcmread, dcmwrite
 
-from imaging.files import UNREADABLE
+from imaging.files import PIXEL_KEYWORDS, UNDEFINED_LENGTH, UNREADABLE
 
 __all__ = ["UNREADABLE", "encode", "read", "read_header"]
-
-UNDEFINED_LENGTH = 0xFFFFFFFF
-PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 def read(source: Path | bytes) -> Dataset:

@@ -5,20 +5,20 @@ from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from flask import Response, g
-from flask_openapi3.blueprint import APIBlueprint
 from pydicom import Dataset
 
 import schemas
 from db import audit
 from db.database import writing
 from imaging import incoming
+from imaging.files import MIB
 from routes.shared import answer, blueprint, context
 
 # Each part of a form is an open file; who has more slices sends a ZIP archive of them.
 MOST_FILES = 500
-STORED_AT_ONCE_BYTES = 64 * incoming.MIB
+STORED_AT_ONCE_BYTES = 64 * MIB
 
-routes: APIBlueprint = blueprint("studies")
+routes = blueprint("studies")
 
 
 @routes.post("/studies", responses={200: schemas.UploadAnswer})

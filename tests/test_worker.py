@@ -14,7 +14,7 @@ import broker
 from bench.parts import PostgreSQL, wait_until
 from db import jobs, measurements, outbox
 from db.tables import Job, Lesion, Measurement, Outbox, Segmentation, Worker
-from errors import ArchiveUnreachable
+from errors import ArchiveRefused, ArchiveUnreachable
 from orthanc.dicomweb import open_archive
 from orthanc.folder import FolderArchive
 from segmentation import Services
@@ -482,6 +482,26 @@ def test_an_archive_that_is_away_for_a_moment_at_fetching_costs_an_attempt_and_n
         make_due(site, job_id)
     runner.run(job_id)
     assert (site.job(job_id).state, site.job(job_id).attempts) == ("done", 3)
+
+
+def test_a_seg_that_the_archive_cannot_answer_about_does_not_hold_up_the_others(site):
+    ids = [site.submit(force=True) for _ in range(2)]
+    for job_id in ids:
+        site.runner.run(job_id)
+    first, second = (site.job(job_id).segmentation_id for job_id in ids)
+    documents = [measurements.document(site.sessions, id_) for id_ in (first, second)]
+    broken, deleted = (document["segmentation"]["sop_instance_uid"] for document in documents)
+
+    class Broken(FolderArchive):
+        def has_instance(self, study_uid, sop_uid):
+            if sop_uid == broken:
+                raise ArchiveRefused("500")
+            return super().has_instance(study_uid, sop_uid)
+
+    site.archive.delete_instance(site.study_uid, deleted)
+    check_presence(site.sessions, Broken(site.settings.data_dir / "archive"), datetime.now(UTC))
+    stored = [measurements.document(site.sessions, id_)["segmentation"]["stored"] for id_ in (first, second)]
+    assert stored == [True, False]
 
 
 def test_an_archive_that_answers_404_to_everything_has_lost_nothing(site):

@@ -31,7 +31,8 @@ from pydicom.uid import (
 )
 
 from errors import UploadRefused
-from imaging.incoming import MIB, Limits, instances
+from imaging.files import MIB
+from imaging.incoming import Limits, instances
 from unetr.phantom import SeriesOptions, to_instances
 
 ROOT = Path(__file__).parents[2]
