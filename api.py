@@ -11,6 +11,7 @@ loads a model. Every error, whatever its cause, is answered by one handler in on
 """
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -157,6 +158,7 @@ def wsgi() -> OpenAPI:
     _start(settings)
     app = create_app(settings)
     _say_where_the_first_token_is(settings, app)
+    _spare_the_collector()
     return app
 
 
@@ -169,6 +171,12 @@ def _start(settings: Settings) -> None:
 def _say_where_the_first_token_is(settings: Settings, app: OpenAPI) -> None:
     if path := access.make_first_token(settings, app.extensions["metscope"].sessions):
         logger.warning("the first start made an admin's token: %s", path)
+
+
+def _spare_the_collector() -> None:
+    # What is loaded by now stays; to look through all of it again and again holds up every thread.
+    gc.collect()
+    gc.freeze()
 
 
 def serve(settings: Settings) -> None:
@@ -187,6 +195,7 @@ def serve(settings: Settings) -> None:
     )
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    _spare_the_collector()
     program = [sys.executable, str(Path(__file__).with_name("worker.py")), "--stop-at-eof"]
     worker = Supervisor(program)
     try:

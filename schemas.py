@@ -6,6 +6,7 @@ Forms refuse unknown keys. Answers are written out in full: an unknown value is 
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from statistics import mean
 from typing import Annotated, Any, Literal, Self
 
@@ -47,7 +48,18 @@ class PatientPath(Form):
     patient_id: Text = Field(description="PatientID (0010,0020)")
 
 
-class PatientQuery(Form):
+class Query(Form):
+    """Flask-OpenAPI3 asks for the schema at every request, and it takes a while to make."""
+
+    @classmethod
+    @cache
+    def model_json_schema(  # type: ignore[override]
+        cls, *arguments: Any, **options: Any
+    ) -> dict[str, Any]:
+        return super().model_json_schema(*arguments, **options)
+
+
+class PatientQuery(Query):
     issuer: Text | None = Field(None, description="IssuerOfPatientID, where several patients share the id")
 
 
@@ -63,7 +75,7 @@ class RolePath(Form):
     role: Literal["reader", "operator", "admin"]
 
 
-class JobsQuery(Form):
+class JobsQuery(Query):
     state: Literal["queued", "running", "done", "failed", "cancelled"] | None = None
     limit: int = Field(50, ge=1, le=500)
 

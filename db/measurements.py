@@ -35,6 +35,19 @@ __all__ = [
 ]
 
 
+# Those not deleted, with all that a document needs.
+SEGMENTATIONS = (
+    select(Segmentation)
+    .join(Segmentation.series)
+    .join(Series.study)
+    .options(
+        contains_eager(Segmentation.series).contains_eager(Series.study),
+        selectinload(Segmentation.lesions).joinedload(tables.Lesion.measurements),
+    )
+    .where(Segmentation.deleted_at.is_(None))
+)
+
+
 @dataclass(frozen=True)
 class NewSegmentation:
     """A finished run, ready to be recorded.
@@ -127,7 +140,7 @@ def adopt(sessions: sessionmaker[Session], job_id: str, owner: str, segmentation
 def document(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, Any]:
     """The segmentation as the API gives it (docs/api.md). Raises: SegmentationNotFound, also when deleted."""
     with reading(sessions) as session:
-        segmentation = session.scalar(_segmentations().where(Segmentation.id == segmentation_id))
+        segmentation = session.scalar(SEGMENTATIONS.where(Segmentation.id == segmentation_id))
         if segmentation is None:
             raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
         return document_of(segmentation)
@@ -135,10 +148,8 @@ def document(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str,
 
 def segmentations_of_study(sessions: sessionmaker[Session], study_instance_uid: str) -> list[dict[str, Any]]:
     """Documents, newest first; none for a study never segmented (the archive knows the others)."""
-    query = (
-        _segmentations()
-        .where(Study.study_instance_uid == study_instance_uid)
-        .order_by(Segmentation.created_at.desc(), Segmentation.version.desc())
+    query = SEGMENTATIONS.where(Study.study_instance_uid == study_instance_uid).order_by(
+        Segmentation.created_at.desc(), Segmentation.version.desc()
     )
     with reading(sessions) as session:
         return [document_of(segmentation) for segmentation in session.scalars(query)]
@@ -149,7 +160,15 @@ def patients(sessions: sessionmaker[Session]) -> list[dict[str, Any]]:
     last_study_date. Dates are ISO 8601 or None; sorted by patient_id.
     """
     query = (
-        select(Patient, func.count(Study.id.distinct()), func.max(Study.study_date))
+        select(
+            Patient.patient_id,
+            Patient.issuer,
+            Patient.name,
+            Patient.birth_date,
+            Patient.sex,
+            func.count(Study.id.distinct()),
+            func.max(Study.study_date),
+        )
         .join(Study, Study.patient_ref == Patient.id)
         .join(Series, Series.study_ref == Study.id)
         .join(Segmentation, Segmentation.series_ref == Series.id)
@@ -160,15 +179,15 @@ def patients(sessions: sessionmaker[Session]) -> list[dict[str, Any]]:
     with reading(sessions) as session:
         return [
             {
-                "patient_id": patient.patient_id,
-                "issuer": patient.issuer,
-                "name": patient.name,
-                "birth_date": patient.birth_date and patient.birth_date.isoformat(),
-                "sex": patient.sex,
+                "patient_id": patient_id,
+                "issuer": issuer,
+                "name": name,
+                "birth_date": birth_date and birth_date.isoformat(),
+                "sex": sex,
                 "studies": studies,
-                "last_study_date": last_date and last_date.isoformat(),
+                "last_study_date": last_study_date and last_study_date.isoformat(),
             }
-            for patient, studies, last_date in session.execute(query)
+            for patient_id, issuer, name, birth_date, sex, studies, last_study_date in session.execute(query)
         ]
 
 
@@ -191,14 +210,10 @@ def lesions_of_patient(
             raise PatientNotFound("No patient with this identifier has been segmented.")
         if len(refs) > 1:
             raise InvalidForm(f"issuer: {len(refs)} issuers use this patient identifier; name one.")
-        query = (
-            _segmentations()
-            .where(Study.patient_ref == refs[0], _is_newest_version())
-            .order_by(
-                Study.study_date.asc().nulls_last(),
-                Study.study_time.asc().nulls_last(),
-                Segmentation.created_at,
-            )
+        query = SEGMENTATIONS.where(Study.patient_ref == refs[0], _is_newest_version()).order_by(
+            Study.study_date.asc().nulls_last(),
+            Study.study_time.asc().nulls_last(),
+            Segmentation.created_at,
         )
         return [
             lesion_of(row) | place_of(segmentation) | {"colour": row.colour}
@@ -235,20 +250,6 @@ def locked(session: Session, segmentation_id: str) -> Segmentation:
     if segmentation is None or segmentation.deleted_at is not None:
         raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
     return segmentation
-
-
-def _segmentations() -> Select[Segmentation]:
-    """Those not deleted, with all that a document needs."""
-    return (
-        select(Segmentation)
-        .join(Segmentation.series)
-        .join(Series.study)
-        .options(
-            contains_eager(Segmentation.series).contains_eager(Series.study),
-            selectinload(Segmentation.lesions).selectinload(tables.Lesion.measurements),
-        )
-        .where(Segmentation.deleted_at.is_(None))
-    )
 
 
 def _equal(idempotency_key: str) -> Select[str]:

@@ -232,6 +232,7 @@ class Job(Base):
             postgresql_where=ONE_ACTIVE_JOB,
         ),
         Index(None, "state", "created_at"),
+        Index(None, "model_id", "finished_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -254,7 +255,7 @@ class Job(Base):
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     segmentation_id: Mapped[str | None] = mapped_column(ForeignKey("segmentations.id"))
-    created_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(index=True)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
