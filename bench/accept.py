@@ -1,12 +1,14 @@
 """The long measurements behind what the documents claim: `make accept` writes docs/acceptance.md.
 
-Each part is a command that anyone can run by itself; its last lines go into the document.
+Each part is a command that anyone can run by itself; its last lines go into the document. Given titles,
+`python -m bench.accept Faults "Under load"`, only those parts run, and the other sections stay as they are.
 """
 
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,26 +85,40 @@ PARTS = (
 )
 
 
-def main() -> int:
-    """Run every part; the exit status is 1 if one of them failed."""
-    sections = []
-    failed = False
-    for part in PARTS:
-        started = time.perf_counter()
-        program = sys.executable if part.command[0] == "python" else part.command[0]
-        done = subprocess.run([program, *part.command[1:]], capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - started
-        failed |= done.returncode != 0
-        printed = done.stdout.replace(f"{Path.cwd()}/", "").rstrip()
-        kept = "\n".join(printed.splitlines()[-part.lines :])
-        outcome = f"exit status {done.returncode}, {seconds:.0f} s"
-        sections.append(f"## {part.title}\n\n`{' '.join(part.command)}`: {outcome}\n\n```\n{kept}\n```\n")
-        print(f"{part.title}: {outcome}", flush=True)
+def run(part: Part) -> tuple[str, bool]:
+    """The part's section of the document, and whether it passed."""
+    started = time.perf_counter()
+    program = sys.executable if part.command[0] == "python" else part.command[0]
+    done = subprocess.run([program, *part.command[1:]], capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    printed = done.stdout.replace(f"{Path.cwd()}/", "").rstrip()
+    kept = "\n".join(printed.splitlines()[-part.lines :])
+    outcome = f"exit status {done.returncode}, {seconds:.0f} s, on {time.strftime('%Y-%m-%d')}"
+    print(f"{part.title}: {outcome}", flush=True)
+    return f"`{' '.join(part.command)}`: {outcome}\n\n```\n{kept}\n```\n", done.returncode == 0
+
+
+def main(titles: Sequence[str]) -> int:
+    """Run the parts with these titles, or all of them; the exit status is 1 if one of them failed."""
+    known = [part.title for part in PARTS]
+    if unknown := set(titles) - set(known):
+        print(f"no part {sorted(unknown)}; there are {known}", file=sys.stderr)
+        return 2
+    text = DOCUMENT.read_text(encoding="utf-8")
+    sections = dict(section.split("\n\n", 1) for section in text.split("\n## ")[1:])
     machine = f"{platform.system()}, Python {platform.python_version()}, {platform.machine()}"
-    heading = f"# Acceptance\n\nWritten by `make accept` on {time.strftime('%Y-%m-%d')} ({machine}).\n\n"
-    DOCUMENT.write_text(heading + "\n".join(sections), encoding="utf-8")
-    return int(failed)
+    heading = f"# Acceptance\n\nWritten by `make accept` ({machine}).\n"
+    passed = True
+    for part in PARTS:
+        if titles and part.title not in titles:
+            continue
+        sections[part.title], part_passed = run(part)
+        passed &= part_passed
+        # After each: hours of measuring are not lost when the last part is interrupted.
+        written = [f"\n## {title}\n\n{sections[title]}" for title in known if title in sections]
+        DOCUMENT.write_text(heading + "".join(written), encoding="utf-8")
+    return int(not passed)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
