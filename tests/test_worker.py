@@ -1,9 +1,12 @@
 """Every way a job can end, with the real database, folder archive and SEG, and a threshold for a model."""
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -422,6 +425,39 @@ def test_a_job_that_takes_too_long_fails_and_leaves_nothing(tmp_path):
     assert (job.state, job.error_code) == ("failed", "deadline_exceeded")
     assert "stage predict" in job.error_message
     assert (site.rows(Segmentation), site.stored_segs()) == (0, [])
+
+
+HANGING = """
+import sys, threading
+import worker
+from orthanc.dicomweb import open_archive
+from segmentation import Services
+from settings import Settings
+from unetr.spec import default_model
+
+def hang(volume, on_progress):
+    threading.Event().wait()
+
+def opener(settings, model_id):
+    spec = default_model(settings.models_dir, None)
+    return Services(open_archive(settings), runner.sessions, hang, spec, settings)
+
+worker.STOP_LIMIT_S = 0.5
+runner = worker.Runner(Settings.model_validate_json(sys.argv[1]), opener)
+runner.run(sys.argv[2])
+"""
+
+
+def test_a_worker_that_hangs_in_foreign_code_ends_itself(tmp_path):
+    site = Site(tmp_path, job_deadline_s=2.0)
+    job_id = site.submit()
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGING, site.settings.model_dump_json(), job_id],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stderr
+    assert "hangs" in ended.stderr
+    assert (site.job(job_id).state, site.job(job_id).error_code) == ("failed", "deadline_exceeded")
 
 
 def test_a_result_that_waits_for_the_archive_is_not_ended_by_the_deadline(tmp_path):
