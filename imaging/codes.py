@@ -1,4 +1,4 @@
-"""The coded concepts that a SEG of MetScope carries, each with the context group it is taken from.
+"""The coded concepts that MetScope's SEG and SR objects carry, each with the context group it is taken from.
 
 Context groups (CID) are those of DICOM PS3.16; SCT is SNOMED CT, DCM is DICOM's own terminology.
 """
@@ -13,3 +13,15 @@ NEOPLASM_SECONDARY = Code("14799000", "SCT", "Neoplasm, Secondary")
 BRAIN = Code("12738006", "SCT", "Brain")
 # CID 7162 "Surface Processing Algorithm Families", the group that PS3.3 names for Algorithm Family
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+
+# CID 100 "Quantitative Diagnostic Imaging Procedures" is extensible; this is SNOMED's general concept
+MAGNETIC_RESONANCE_IMAGING = Code("113091000", "SCT", "Magnetic resonance imaging")
+# CID 7470 "Linear Measurements". Viewers that read the two as one bidirectional measurement look for just
+# these meanings, which differ from the dictionary's in their capitals.
+LONG_AXIS = Code("103339001", "SCT", "Long Axis")
+SHORT_AXIS = Code("103340004", "SCT", "Short Axis")
+MILLIMETER = Code("mm", "UCUM", "mm")
+# TID 1411 names volumes by SNOMED's general concept and says how they were derived
+VOLUME = Code("118565006", "SCT", "Volume")
+CUBIC_MILLIMETER = Code("mm3", "UCUM", "cubic millimeter")
+SUM_OF_SEGMENTED_VOXEL_VOLUMES = Code("126030", "DCM", "Sum of segmented voxel volumes")

@@ -5,13 +5,11 @@ from dataclasses import dataclass, field
 
 import highdicom as hd
 import numpy as np
-from pydicom import Dataset, config
-from pydicom.datadict import dictionary_VR
-from pydicom.multival import MultiValue
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-from pydicom.valuerep import DA, TM, validate_value
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from imaging import codes
+from imaging.derived import bare, inherit, reference
 from imaging.seg_read import Segment, read
 from imaging.stack import Stack
 from version import VERSION
@@ -24,13 +22,6 @@ PALETTE = (
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7",
     "#ff3b30", "#00e5ff", "#7cff4f", "#b57bff", "#ff5cf4", "#2f8cff",
 )  # fmt: skip
-
-# Type 2 attributes of the patient and study modules: in every SEG, empty where the source has nothing legal.
-REQUIRED = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-    "ReferringPhysicianName", "StudyID", "AccessionNumber",
-)  # fmt: skip
-OPTIONAL = ("StudyDescription", "PatientAge", "IssuerOfPatientID")
 
 
 @dataclass(frozen=True)
@@ -152,15 +143,11 @@ def _identification(algorithm: Algorithm) -> hd.AlgorithmIdentificationSequence:
 
 
 def _sources(stack: Stack) -> list[Dataset]:
-    """Source images as highdicom wants them, reduced to what it needs and with the geometry of the volume.
-
-    highdicom copies patient and study unchecked, logs an unusual patient's name and stumbles over header
-    values it does not expect, so it never sees the real headers.
-    """
+    """Source images as highdicom wants them, reduced to what it needs and with the geometry of the volume."""
     volume = stack.volume
     positions = volume.get_plane_positions()
     if stack.slices[0].frame is None:
-        sources = [_source(header, stack) for header in stack.headers]
+        sources = [bare(header, stack) for header in stack.headers]
         for source, position in zip(sources, positions, strict=True):
             source.ImageOrientationPatient = volume.get_plane_orientation()[0].ImageOrientationPatient
             source.ImagePositionPatient = position[0].ImagePositionPatient
@@ -168,7 +155,7 @@ def _sources(stack: Stack) -> list[Dataset]:
         return sources
     # highdicom takes one multi-frame image: one whose frames are the slices of the volume, from however many
     # instances they are. _reference_frames translates them to the frames of the real images.
-    source = _source(stack.headers[0], stack)
+    source = bare(stack.headers[0], stack)
     shared = Dataset()
     shared.PlaneOrientationSequence = volume.get_plane_orientation()
     shared.PixelMeasuresSequence = volume.get_pixel_measures()
@@ -182,36 +169,11 @@ def _sources(stack: Stack) -> list[Dataset]:
     return [source]
 
 
-def _source(header: Dataset, stack: Stack) -> Dataset:
-    source = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        setattr(source, keyword, header[keyword].value)
-    source.FrameOfReferenceUID = stack.volume.frame_of_reference_uid or generate_uid(
-        entropy_srcs=["frame of reference", header.SeriesInstanceUID]
-    )
-    source.Rows, source.Columns = stack.volume.shape[1:]
-    for keyword in REQUIRED:
-        setattr(source, keyword, None)
-    if header.get("LossyImageCompression") == "01":
-        for keyword in ("", "Ratio", "Method"):
-            if f"LossyImageCompression{keyword}" in header:
-                source[f"LossyImageCompression{keyword}"] = header[f"LossyImageCompression{keyword}"]
-    return source
-
-
 def _finish(encoded: hd.seg.Segmentation, stack: Stack) -> Dataset:
     """A plain dataset with the patient and study of the source, and its real instances and frames."""
     dataset = Dataset(encoded)
     dataset.file_meta, dataset.preamble = encoded.file_meta, encoded.preamble
-    # Otherwise pydicom logs illegal values, which here are a birth date or an ID.
-    with config.disable_value_validation():
-        for keyword in REQUIRED:
-            setattr(dataset, keyword, _legal(stack.headers[0], keyword))
-        for keyword in OPTIONAL:
-            if value := _legal(stack.headers[0], keyword):
-                setattr(dataset, keyword, value)
-        # An archive files a study under its patient's ID: any other, legal or not, parts SEG and source.
-        dataset.PatientID = stack.headers[0].get("PatientID", "")
+    inherit(dataset, stack.headers[0])
     if stack.slices[0].frame is not None:
         _reference_frames(dataset, stack)
     return dataset
@@ -219,7 +181,7 @@ def _finish(encoded: hd.seg.Segmentation, stack: Stack) -> Dataset:
 
 def _reference_frames(dataset: Dataset, stack: Stack) -> None:
     """In place: the instance and frame of each slice instead of the frame of ``_sources``."""
-    references = {header.SOPInstanceUID: _reference(header) for header in stack.headers}
+    references = {header.SOPInstanceUID: reference(header) for header in stack.headers}
     dataset.SourceImageSequence = list(references.values())
     dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = list(references.values())
     groups = dataset.PerFrameFunctionalGroupsSequence
@@ -229,34 +191,3 @@ def _reference_frames(dataset: Dataset, stack: Stack) -> None:
         slice_ = stack.slices[image.ReferencedFrameNumber - 1]
         image.update(references[slice_.sop_instance_uid])
         image.ReferencedFrameNumber = slice_.frame
-
-
-def _reference(header: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
-    return item
-
-
-def _legal(header: Dataset, keyword: str) -> str:
-    """The header's value as text, or "" where it is missing, illegal for its VR or has several parts.
-
-    Bytes that are not in the header's character set are illegal too.
-    """
-    value = header.get(keyword)
-    if value is None or isinstance(value, MultiValue):
-        return ""
-    text = str(value)
-    vr = dictionary_VR(keyword)
-    try:
-        validate_value(vr, text, config.RAISE)
-        if vr in ("DA", "TM"):
-            {"DA": DA, "TM": TM}[vr](text)
-    except ValueError:
-        return ""
-    if (
-        not text.isprintable()
-        or "\N{REPLACEMENT CHARACTER}" in text
-        or (keyword == "PatientSex" and text not in ("M", "F", "O"))
-    ):
-        return ""
-    return text

@@ -235,6 +235,11 @@ def test_codes_are_those_of_the_dictionary():
     assert dictionary.SCT.NeoplasmSecondary == codes.NEOPLASM_SECONDARY
     assert dictionary.SCT.Brain == codes.BRAIN
     assert dictionary.DCM.ArtificialIntelligence == codes.ARTIFICIAL_INTELLIGENCE
+    assert dictionary.SCT.Volume == codes.VOLUME
+    assert dictionary.DCM.SumOfSegmentedVoxelMethodForVolume == codes.SUM_OF_SEGMENTED_VOXEL_VOLUMES
+    assert (dictionary.SCT.LongAxis, dictionary.SCT.ShortAxis) == (codes.LONG_AXIS, codes.SHORT_AXIS)
+    assert dictionary.UCUM.Millimeter == codes.MILLIMETER
+    assert dictionary.UCUM.CubicMillimeter == codes.CUBIC_MILLIMETER
 
 
 def test_segments_say_what_drew_them_and_what_they_are(stack):

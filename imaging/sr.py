@@ -1,0 +1,215 @@
+"""Measured lesions to a DICOM Structured Report (TID 1500), stored beside the SEG that shows them.
+
+Each lesion has two measurement groups with one tracking UID: a volume with its segment (TID 1411), and its
+two axes (TID 1501), which OHIF opens as an editable bidirectional measurement.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from highdicom import sr
+from pydicom import Dataset
+from pydicom.sr.codedict import codes as dictionary
+from pydicom.uid import generate_uid
+
+from imaging import codes
+from imaging.derived import bare, inherit
+from imaging.seg import Algorithm
+from imaging.stack import Stack
+from version import VERSION
+
+# OHIF knows its own tools by this prefix and keeps what follows it.
+BIDIRECTIONAL = "Cornerstone3DTools@^0.1.0:Bidirectional"
+MM3_PER_ML = 1000.0
+Line = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+class MeasuredSlice(Protocol):
+    """The slice of the stack that the axes lie on; index None: they lie on a resampled plane."""
+
+    @property
+    def index(self) -> int | None: ...
+
+
+class MeasuredLesion(Protocol):
+    """What is reported of a lesion; ``lesions.measure.Lesion`` is one. number: of its segment."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def tracking_id(self) -> str: ...
+    @property
+    def tracking_uid(self) -> str: ...
+    @property
+    def volume_ml(self) -> float: ...
+    @property
+    def long_axis_mm(self) -> float: ...
+    @property
+    def short_axis_mm(self) -> float: ...
+    @property
+    def long_axis_lps(self) -> Line: ...
+    @property
+    def short_axis_lps(self) -> Line: ...
+    @property
+    def slice(self) -> MeasuredSlice: ...
+
+
+def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can know
+    stack: Stack,
+    seg: Dataset,
+    lesions: Sequence[MeasuredLesion],
+    algorithm: Algorithm | None,
+    *,
+    sop_instance_uid: str,
+    series_instance_uid: str,
+    series_number: int = 1001,
+) -> Dataset:
+    """A report on the lesions, ready for ``save_as``: Comprehensive SR, or Comprehensive 3D SR.
+
+    seg: the SEG of the same stack, whose segments have the lesions' numbers. algorithm: None where a person
+    drew. Axes on an acquired slice are given in its pixels, the others (on a resampled plane) in LPS mm,
+    which only a 3D SR may hold. Raises: ValueError without lesions, or for a stack without headers.
+    """
+    if not lesions or not stack.headers:
+        raise ValueError("a report needs lesions, and the DICOM headers of their source")
+    in_space = any(lesion.slice.index is None for lesion in lesions)
+    report = (sr.Comprehensive3DSR if in_space else sr.ComprehensiveSR)(
+        evidence=[*(bare(header, stack) for header in stack.headers), _bare_seg(seg, stack)],
+        content=_content(stack, seg, lesions, algorithm),
+        series_instance_uid=series_instance_uid,
+        series_number=series_number,
+        sop_instance_uid=sop_instance_uid,
+        instance_number=1,
+        manufacturer="MetScope",
+        is_complete=True,
+        manufacturer_model_name=algorithm.name if algorithm else "MetScope",
+        software_versions=algorithm.version if algorithm else VERSION,
+        series_description="Brain metastases, measurements, research use only",
+        specific_character_set="ISO_IR 192",
+    )
+    dataset = Dataset(report)
+    dataset.file_meta, dataset.preamble = report.file_meta, report.preamble
+    inherit(dataset, stack.headers[0])
+    return dataset
+
+
+def _bare_seg(seg: Dataset, stack: Stack) -> Dataset:
+    source = bare(stack.headers[0], stack)
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
+        setattr(source, keyword, seg[keyword].value)
+    return source
+
+
+def _content(
+    stack: Stack, seg: Dataset, lesions: Sequence[MeasuredLesion], algorithm: Algorithm | None
+) -> Dataset:
+    observer = sr.ObserverContext(
+        observer_type=dictionary.DCM.Device,
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=generate_uid(entropy_srcs=["MetScope", VERSION]),
+            name="MetScope",
+            manufacturer_name="MetScope",
+            model_name=f"MetScope {VERSION}, research use only",
+        ),
+    )
+    report = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=observer),
+        procedure_reported=codes.MAGNETIC_RESONANCE_IMAGING,
+        imaging_measurements=[
+            group
+            for lesion in lesions
+            for group in (_volume(stack, seg, lesion, algorithm), _axes(stack, lesion, algorithm))
+        ],
+        title=dictionary.DCM.ImagingMeasurementReport,
+    )
+    item: Dataset = report[0]
+    return item
+
+
+def _volume(
+    stack: Stack, seg: Dataset, lesion: MeasuredLesion, algorithm: Algorithm | None
+) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=lesion.tracking_uid, identifier=lesion.tracking_id),
+        referenced_segment=sr.ReferencedSegment(
+            sop_class_uid=seg.SOPClassUID,
+            sop_instance_uid=seg.SOPInstanceUID,
+            segment_number=lesion.number,
+            source_series=sr.SourceSeriesForSegmentation(stack.headers[0].SeriesInstanceUID),
+        ),
+        finding_type=codes.NEOPLASM_SECONDARY,
+        finding_sites=[sr.FindingSite(codes.BRAIN)],
+        algorithm_id=_identification(algorithm),
+        measurements=[
+            sr.Measurement(
+                name=codes.VOLUME,
+                value=lesion.volume_ml * MM3_PER_ML,
+                unit=codes.CUBIC_MILLIMETER,
+                method=codes.SUM_OF_SEGMENTED_VOXEL_VOLUMES,
+            )
+        ],
+    )
+
+
+def _axes(
+    stack: Stack, lesion: MeasuredLesion, algorithm: Algorithm | None
+) -> sr.MeasurementsAndQualitativeEvaluations:
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(
+            uid=lesion.tracking_uid, identifier=f"{BIDIRECTIONAL}:{lesion.tracking_id}"
+        ),
+        finding_type=codes.NEOPLASM_SECONDARY,
+        finding_sites=[sr.FindingSite(codes.BRAIN)],
+        algorithm_id=_identification(algorithm),
+        measurements=[
+            sr.Measurement(
+                name=name,
+                value=length_mm,
+                unit=codes.MILLIMETER,
+                referenced_coordinates=[_coordinates(stack, line, lesion.slice.index)],
+            )
+            for name, length_mm, line in (
+                (codes.LONG_AXIS, lesion.long_axis_mm, lesion.long_axis_lps),
+                (codes.SHORT_AXIS, lesion.short_axis_mm, lesion.short_axis_lps),
+            )
+        ],
+    )
+
+
+def _coordinates(
+    stack: Stack, line: Line, index: int | None
+) -> sr.CoordinatesForMeasurement | sr.CoordinatesForMeasurement3D:
+    """A line by its end points: (column, row) on a slice of the stack, with (0, 0) the first pixel's corner
+    (PS3.3 C.18.6), or LPS mm.
+    """
+    if index is None:
+        return sr.CoordinatesForMeasurement3D(
+            graphic_type=sr.GraphicTypeValues3D.POLYLINE,
+            graphic_data=np.array(line),
+            frame_of_reference_uid=bare(stack.headers[0], stack).FrameOfReferenceUID,
+        )
+    # A multi-frame image has one header for all its slices.
+    header = next(h for h in stack.headers if h.SOPInstanceUID == stack.slices[index].sop_instance_uid)
+    frame = stack.slices[index].frame
+    voxels = stack.volume.map_reference_to_indices(np.array(line))
+    return sr.CoordinatesForMeasurement(
+        graphic_type=sr.GraphicTypeValues.POLYLINE,
+        graphic_data=voxels[:, [2, 1]] + 0.5,
+        source_image=sr.SourceImageForRegion(
+            referenced_sop_class_uid=header.SOPClassUID,
+            referenced_sop_instance_uid=header.SOPInstanceUID,
+            referenced_frame_numbers=None if frame is None else [frame],
+        ),
+    )
+
+
+def _identification(algorithm: Algorithm | None) -> sr.AlgorithmIdentification | None:
+    if algorithm is None:
+        return None
+    return sr.AlgorithmIdentification(
+        name=algorithm.name,
+        version=algorithm.version,
+        parameters=[f"weights_sha256={algorithm.sha256}"],
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+    )
