@@ -27,7 +27,7 @@ from tqdm import tqdm
 from db import measurements, outbox
 from db.database import open_database
 from errors import InputRefused, MetScopeError, ModelNotFound, RequestError
-from imaging import files, nifti, seg, series
+from imaging import files, nifti, seg, series, sr
 from imaging.stack import Stack, to_stack
 from lesions.measure import ML_DECIMALS, Identity, Lesion, components, measure
 from orthanc import part10
@@ -235,15 +235,30 @@ def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Data
     segments = [
         _segment_of(lesion, spec.labels[0], result.sources.get(lesion.number)) for lesion in result.lesions
     ]
-    algorithm = seg.Algorithm(spec.title, spec.version, spec.weights.sha256, {"model": spec.id})
     return seg.write(
         result.stack,
         result.labels,
         segments,
-        algorithm if drawn_by_model else None,
+        _algorithm(spec) if drawn_by_model else None,
         sop_instance_uid=hd.UID(),
         series_instance_uid=hd.UID(),
     )
+
+
+def report(result: Result, encoded: Dataset, spec: ModelSpec, drawn_by_model: bool = True) -> Dataset:
+    """The DICOM SR that gives the volumes and diameters of the lesions in the SEG."""
+    return sr.write(
+        result.stack,
+        encoded,
+        result.lesions,
+        _algorithm(spec) if drawn_by_model else None,
+        sop_instance_uid=hd.UID(),
+        series_instance_uid=hd.UID(),
+    )
+
+
+def _algorithm(spec: ModelSpec) -> seg.Algorithm:
+    return seg.Algorithm(spec.title, spec.version, spec.weights.sha256, {"model": spec.id})
 
 
 def _segment_of(lesion: Lesion, label: Label, source: seg.Segment | None) -> seg.Segment:
@@ -376,16 +391,17 @@ def _run(source: Source, options: argparse.Namespace) -> None:
     settings = load()
     spec = find_spec(settings, options.model)
     given = options.from_seg or options.from_mask
-    written = {(options.out / f"segmentation.{kind}").resolve() for kind in ("dcm", "nii.gz")}
+    names = ("segmentation.dcm", "segmentation.nii.gz", "measurements.dcm")
+    written = {(options.out / name).resolve() for name in names}
     if given is not None and given.resolve() in written:
         raise RequestError(f"{given} would be written over; choose another folder for --out.")
     with tqdm(total=100, unit="%", disable=None, leave=False) as bar:
 
-        def report(stage: str, fraction: float) -> None:
+        def show(stage: str, fraction: float) -> None:
             bar.set_description(stage)
             bar.update(round(100 * fraction) - bar.n)
 
-        stages = Stages(report)
+        stages = Stages(show)
         with stages("read"):
             chosen, stack = source.choose(options.series)
         if given is None:
@@ -399,7 +415,8 @@ def _run(source: Source, options: argparse.Namespace) -> None:
             _make_folder(options.out)
         with stages("encode"):
             encoded = encode(result, spec, drawn_by_model=given is None) if stack.headers else None
-            _write(result, encoded, options.out)
+            measured = encoded and report(result, encoded, spec, drawn_by_model=given is None)
+            _write(result, {"segmentation": encoded, "measurements": measured}, options.out)
     document = {
         "schema_version": measurements.SCHEMA_VERSION,
         "model": None if given else {"id": spec.id, "version": spec.version, "sha256": spec.weights.sha256},
@@ -464,11 +481,12 @@ def lesions_of_segments(
     return labels.with_array(renumbered[parts]), sources
 
 
-def _write(result: Result, encoded: Dataset | None, out: Path) -> None:
-    # One of an earlier run would belong to other lesions.
-    (out / "segmentation.dcm").unlink(missing_ok=True)
-    if encoded is not None:
-        encoded.save_as(out / "segmentation.dcm", enforce_file_format=True)
+def _write(result: Result, objects: Mapping[str, Dataset | None], out: Path) -> None:
+    for name, dataset in objects.items():
+        # One of an earlier run would belong to other lesions.
+        (out / f"{name}.dcm").unlink(missing_ok=True)
+        if dataset is not None:
+            dataset.save_as(out / f"{name}.dcm", enforce_file_format=True)
     nifti.write_labels(result.labels, out / "segmentation.nii.gz")
     save_csv(result.lesions, out / "lesions.csv")
     save_overlay(result.stack.volume, result.labels, result.lesions, out / "overlay.png")

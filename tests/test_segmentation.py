@@ -328,9 +328,9 @@ def test_no_segmentation_of_an_earlier_run_stays(series_folder, mask_file, tmp_p
         [str(mask_file), "--out", str(out), "--from-mask", str(mask_file)],
     ):
         assert segmentation.main(with_lesions) == 0
-        assert (out / "segmentation.dcm").exists()
+        assert len(list(out.glob("*.dcm"))) == 2
         assert segmentation.main(without_seg) == 0
-        assert not (out / "segmentation.dcm").exists()
+        assert list(out.glob("*.dcm")) == []
 
 
 EVERY_SIZE, NO_SIZE = 0.0, 1e9
@@ -358,7 +358,7 @@ def test_a_model_s_lesions_are_written(kind, models, series_folder, tmp_path, mo
     with_seg = kind == "DICOM" and count > 0
     assert {path.name for path in out.iterdir()} == {
         "segmentation.nii.gz", "lesions.json", "lesions.csv", "overlay.png",
-        *(["segmentation.dcm"] if with_seg else []),
+        *(["segmentation.dcm", "measurements.dcm"] if with_seg else []),
     }  # fmt: skip
     document = json.loads((out / "lesions.json").read_text())
     assert set(document) == {
@@ -376,6 +376,12 @@ def test_a_model_s_lesions_are_written(kind, models, series_folder, tmp_path, mo
         dataset = dcmread(out / "segmentation.dcm")
         assert dataset.SOPInstanceUID == uid
         assert {item.SegmentAlgorithmType for item in dataset.SegmentSequence} == {"AUTOMATIC"}
+        evidence = dcmread(out / "measurements.dcm").CurrentRequestedProcedureEvidenceSequence[0]
+        assert uid in {
+            sop.ReferencedSOPInstanceUID
+            for item in evidence.ReferencedSeriesSequence
+            for sop in item.ReferencedSOPSequence
+        }
     else:
         assert uid is None
     assert capsys.readouterr().out.startswith(f"{count} lesions, ")
