@@ -17,7 +17,7 @@ def test_two_workers_run_every_job_of_a_queue_once(tmp_path, postgresql_server: 
             models_dir=tiny_model(tmp_path / "models", "tiny", 1000.0),
             lease_s=10.0,
         )
-        drained = drain(settings, queue=30, studies=10, cores=[None, None])
+        drained = drain(settings, queue=12, studies=6, cores=[None, None])
     finally:
         redis.stop()
-    assert (drained.once, drained.rows, drained.segs) == (30, 30, 30)
+    assert (drained.once, drained.rows, drained.segs) == (12, 12, 12)
