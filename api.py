@@ -206,9 +206,16 @@ def serve(settings: Settings) -> None:
         worker.stop()
 
 
-def _listen(settings: Settings, app: OpenAPI) -> Server:
+class LoggingServer(Server):
+    """Cheroot's own lines, by the same log as all others."""
+
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+        logger.log(level, msg, exc_info=traceback)
+
+
+def _listen(settings: Settings, app: OpenAPI) -> LoggingServer:
     """Raises: SettingsError when HOST:PORT cannot be listened on, or the certificate cannot be used."""
-    server = Server((settings.host, settings.port), app, numthreads=THREADS, server_name="MetScope")
+    server = LoggingServer((settings.host, settings.port), app, numthreads=THREADS, server_name="MetScope")
     try:
         if settings.tls_certificate is not None:
             server.ssl_adapter = BuiltinSSLAdapter(str(settings.tls_certificate), str(settings.tls_key))

@@ -332,6 +332,10 @@ def serve(settings: Settings) -> int:
     def stop(**_: Any) -> None:
         runner.stopping.set()
 
+    def keep_logging(**_: Any) -> None:
+        """Celery brings handlers and a format of its own unless somebody listens to this signal."""
+
+    signals.setup_logging.connect(keep_logging)
     signals.worker_shutting_down.connect(stop)
     threading.Thread(target=keep_house, args=(runner, app), name="housekeeping", daemon=True).start()
     threading.Thread(target=look_after_stored, args=(runner,), name="presence", daemon=True).start()

@@ -436,10 +436,12 @@ def test_it_is_not_ready_without_a_worker_and_says_why(tmp_path):
 def test_with_a_certificate_it_speaks_https_and_no_http(tmp_path):
     key, certificate = self_signed(tmp_path)
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "api.py")], cwd=tmp_path, stdout=subprocess.DEVNULL,
-        env=os.environ | {"TLS_KEY": str(key), "TLS_CERTIFICATE": str(certificate), "PORT": str(port)},
-    )  # fmt: skip
+    settings = {"TLS_KEY": str(key), "TLS_CERTIFICATE": str(certificate), "PORT": str(port)}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "api.py")], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=log,
+            env=os.environ | settings | {"LOG_FORMAT": "json"},
+        )  # fmt: skip
     try:
 
         def answers():
@@ -455,6 +457,8 @@ def test_with_a_certificate_it_speaks_https_and_no_http(tmp_path):
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+    # What the server and Celery write is JSON too.
+    assert [json.loads(line)["level"] for line in (tmp_path / "log").read_text().splitlines()]
 
 
 def test_a_wrong_setting_stops_the_start_with_its_name(tmp_path):
