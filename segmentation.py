@@ -493,4 +493,6 @@ def _write(result: Result, objects: Mapping[str, Dataset | None], out: Path) -> 
 
 
 if __name__ == "__main__":
+    # What is written is about patients, for this user alone.
+    os.umask(0o077)
     sys.exit(main())

@@ -196,6 +196,7 @@ def load(**overrides: object) -> Settings:
 
 
 def _sentence(item: dict[str, object]) -> str:
+    message = str(item["msg"]).removeprefix("Value error, ")
     location = item["loc"]
-    name = str(location[0]).upper() if isinstance(location, tuple) and location else "Settings"
-    return f"{name}: {str(item['msg']).removeprefix('Value error, ')}"
+    # What is wrong with several settings names them itself.
+    return f"{str(location[0]).upper()}: {message}" if isinstance(location, tuple) and location else message

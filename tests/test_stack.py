@@ -292,3 +292,11 @@ def test_a_job_runs_through_gunicorn_redis_and_the_worker(stack):
         "study_not_found",
         "operator",
     )
+
+
+def test_orthanc_does_not_start_with_an_empty_password(tmp_path):
+    (tmp_path / "dicomweb_password").write_text("")
+    script = SERVICES["orthanc"]["entrypoint"][2].replace("$$", "$").replace("/run/secrets", str(tmp_path))
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "METSCOPE_ORTHANC_PASSWORD" in done.stderr
