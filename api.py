@@ -96,8 +96,7 @@ def answer_error(error: Exception) -> Response:
         status, code, details = error.code, error.name.lower().replace(" ", "_"), {}
         message = error.description or error.name
     else:
-        # The exception's own text may quote patient data, so only its type and place are logged.
-        logger.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        logger.error(_type_and_place(error))
         unforeseen = MetScopeError(f"MetScope itself failed ({type(error).__name__}).")
         status, code, message, details = unforeseen.status, unforeseen.code, unforeseen.message, {}
     body = schemas.ErrorBody(code=code, message=message, details=details)
@@ -111,6 +110,11 @@ def answer_error(error: Exception) -> Response:
         if allow:
             response.headers["Allow"] = allow
     return response
+
+
+def _type_and_place(error: BaseException) -> str:
+    """What is logged of a fault: its own text may quote patient data."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 def _refuse_form(error: ValidationError) -> NoReturn:
@@ -210,7 +214,8 @@ class LoggingServer(Server):
     """Cheroot's own lines, by the same log as all others."""
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
-        logger.log(level, msg, exc_info=traceback)
+        error = sys.exc_info()[1] if traceback else None
+        logger.log(level, msg if error is None else _type_and_place(error))
 
 
 def _listen(settings: Settings, app: OpenAPI) -> LoggingServer:

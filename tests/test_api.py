@@ -1,6 +1,7 @@
 """`python api.py` for real: the API, its worker and a PACS, driven over HTTP as curl would."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -22,7 +23,7 @@ from openapi_spec_validator import validate
 from pydicom.uid import generate_uid
 from sqlalchemy import NullPool, Update, create_engine, text, update
 
-from api import create_app
+from api import LoggingServer, create_app
 from bench.models import tiny_model
 from bench.parts import free_port, self_signed, wait_until
 from bench.rows import add_study, threshold_runner
@@ -246,6 +247,18 @@ def test_warnings_about_headers_and_queries_are_not_logged(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_a_fault_of_the_server_is_logged_without_its_text(caplog):
+    server, path = LoggingServer(("127.0.0.1", 0), None), "/patients/Doe^Jane"
+    try:
+        raise ValueError(path)
+    except ValueError as error:
+        server.error_log(repr(error), logging.ERROR, traceback=True)
+    server.stop()
+    assert "ValueError" in caplog.text
+    assert __file__ in caplog.text
+    assert path not in caplog.text
 
 
 def test_a_worker_killed_in_mid_job_leaves_one_result(service):
