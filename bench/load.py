@@ -36,7 +36,7 @@ from unetr import synth
 from unetr.phantom import to_instances
 from unetr.spec import default_model
 
-VIEWERS, THINK_S, WARM_UP_S, MEASURED_S = 50, (1.0, 2.0), 10.0, 60.0
+VIEWERS, THINK_S, MEASURED_S = 50, (0.5, 1.0), 60.0
 POST_PERIOD_S = 0.33
 SEGMENTATIONS, OTHER_JOBS = 200, 800
 GOALS_S = {"GET": 0.050, "POST": 0.100}
@@ -122,10 +122,6 @@ def latencies(postgresql: PostgreSQL, redis: Redis) -> bool:
                 clients.append(Client(url, headers, "GET", [*paths[:2], *own], THINK_S, over))
             for client in clients:
                 client.start()
-            # The first requests open connections to the database and have statements compiled.
-            time.sleep(WARM_UP_S)
-            for client in clients:
-                client.seconds.clear()
             time.sleep(MEASURED_S)
             over.set()
             for client in clients:
