@@ -1,12 +1,13 @@
 # README's two commands are `make demo` and `make test`; each does all its own set-up.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test check serve bench accept up down clean
+.PHONY: demo test check serve viewer bench accept up down clean
 
 demo: .venv/installed
 	$(PYTHON) demo.py
 
 test: .venv/tools
+	npm --prefix ohif test
 	$(PYTHON) -m pytest -n auto --dist loadfile
 
 check: .venv/tools-python
@@ -16,6 +17,9 @@ check: .venv/tools-python
 
 serve: .venv/installed
 	$(PYTHON) api.py
+
+viewer: .venv/viewer
+	$(PYTHON) -m bench.viewer
 
 bench: .venv/tools
 	$(PYTHON) -m bench.overhead
@@ -32,14 +36,17 @@ down:
 	docker compose down
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache demo
+	rm -rf .venv ohif/viewers .mypy_cache .ruff_cache .pytest_cache demo
 
 # What runs MetScope; what also checks and tests it; what of Debian's the tests drive.
 .venv/installed: requirements.txt setup.sh
 	./setup.sh run
 
+.venv/viewer: requirements.txt setup.sh ohif/package.json ohif/fetch.sh
+	./setup.sh viewer
+
 .venv/tools-python: requirements.txt requirements-dev.txt setup.sh
 	./setup.sh python
 
-.venv/tools: requirements.txt requirements-dev.txt setup.sh
+.venv/tools: requirements.txt requirements-dev.txt setup.sh ohif/package.json ohif/fetch.sh
 	./setup.sh all

@@ -1,8 +1,9 @@
 """The door of the API: who comes in, with which role, and what a browser may do with the answers.
 
-A request carries ``Authorization: Bearer TOKEN``; for the pages a browser sends the token as the password
-of Basic authentication. One rule for every route, so that a new one is shut
-unless it is opened here: reading needs a reader, POST an operator, DELETE an admin; health needs none.
+A request carries ``Authorization: Bearer TOKEN``; a browser that has logged in sends the token in a cookie,
+and for the pages also as the password of Basic authentication. One rule for every route, so that a new one
+is shut unless it is opened here: reading needs a reader, POST an operator, DELETE an admin; health and the
+login need none.
 """
 
 import argparse
@@ -21,7 +22,14 @@ from settings import Settings
 
 ANONYMOUS = "anonymous"
 PAGES = ("/operations", "/docs", "/openapi.json")
-OPEN_ENDPOINTS = {"operations.live", "operations.ready"}
+COOKIE = "metscope"
+OPEN_ENDPOINTS = {
+    "operations.live",
+    "operations.ready",
+    "session.show_login",
+    "session.log_in",
+    "session.log_out",
+}
 RANKS = {role: rank for rank, role in enumerate(Role)}
 ROLE_OF_METHOD = {"GET": Role.READER, "HEAD": Role.READER, "POST": Role.OPERATOR, "DELETE": Role.ADMIN}
 HEADERS = {
@@ -29,7 +37,8 @@ HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "SAMEORIGIN",
-    "Referrer-Policy": "no-referrer",
+    # With no-referrer a browser would not say that a form is on this very site.
+    "Referrer-Policy": "same-origin",
 }
 
 logger = logging.getLogger("metscope.access")
@@ -42,14 +51,14 @@ def guard(app: Flask, settings: Settings, sessions: sessionmaker[Session]) -> No
 
     @app.before_request
     def check() -> None:
-        g.actor = ANONYMOUS
+        g.actor, g.role = ANONYMOUS, Role.ADMIN
         # A browser asks with OPTIONS, and without a token, whether it may ask at all.
         if (
             settings.auth == "token"
             and request.endpoint not in OPEN_ENDPOINTS
             and request.method != "OPTIONS"
         ):
-            g.actor = admit(sessions, ROLE_OF_METHOD.get(request.method, Role.ADMIN))
+            g.actor, g.role = admit(sessions, ROLE_OF_METHOD.get(request.method, Role.ADMIN))
 
     @app.after_request
     def protect(response: Response) -> Response:
@@ -58,18 +67,31 @@ def guard(app: Flask, settings: Settings, sessions: sessionmaker[Session]) -> No
         return response
 
 
-def admit(sessions: sessionmaker[Session], needed: Role) -> str:
-    """The name of the request's token. Raises: Unauthorized, Forbidden."""
-    token = tokens.find(sessions, _secret())
-    if token is None:
+def admit(sessions: sessionmaker[Session], needed: Role, method: str | None = None) -> tuple[str, Role]:
+    """Name and role of the request's token. method: of the request that a proxy asks about, else of this one.
+
+    Raises: Unauthorized, Forbidden.
+    """
+    found = tokens.find(sessions, _secret())
+    if found is None:
         raise Unauthorized("The token is unknown or revoked.")
-    # A browser sends a password along whichever site a form is on, and says which.
-    by_password = request.authorization is not None and request.authorization.type == "basic"
-    if by_password and request.method != "GET" and request.headers.get("Sec-Fetch-Site") != "same-origin":
-        raise Forbidden("The form is on another site, or the connection is not safe.")
-    if RANKS[Role(token.role)] < RANKS[needed]:
-        raise Forbidden(f"Token {token.name} has the role {token.role}; this needs {needed}.")
-    return token.name
+    name, role = found
+    # A browser sends password and cookie along by itself.
+    by_itself = request.authorization is None or request.authorization.type != "bearer"
+    if by_itself and (method or request.method) not in {"GET", "HEAD"}:
+        refuse_other_sites()
+    if RANKS[Role(role)] < RANKS[needed]:
+        raise Forbidden(f"Token {name} has the role {role}; this needs {needed}.")
+    return name, Role(role)
+
+
+def refuse_other_sites() -> None:
+    """Raises: Forbidden where the request does not come from a page of this site, which a browser tells."""
+    site = request.headers.get("Sec-Fetch-Site")
+    # On a connection that is not safe it says less.
+    origin = request.headers.get("Origin", "").partition("://")[2]
+    if site != "same-origin" and (site is not None or origin != request.host):
+        raise Forbidden("The form is on another site.")
 
 
 def is_page() -> bool:
@@ -83,6 +105,9 @@ def _secret() -> str:
         return authorization.token
     if authorization is not None and authorization.type == "basic" and authorization.password and is_page():
         return authorization.password
+    # Once asked for a password, a browser sends it to every address.
+    if cookie := request.cookies.get(COOKIE):
+        return cookie
     raise Unauthorized("The request carries no token.")
 
 

@@ -18,6 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from ssl import SSLError
@@ -39,18 +40,20 @@ import access
 import broker
 import logs
 import schemas
-from db import retention
-from db.database import AWAY, open_database
+from db import retention, tokens
+from db.database import AWAY, open_connections, open_database
 from errors import DatabaseUnavailable, InvalidForm, MetScopeError, RequestError, SettingsError, Unauthorized
 from imaging import incoming
-from routes import jobs, operations, results, studies
+from routes import corrections, jobs, operations, results, segmentationui, session, studies
 from routes.shared import THREADS, Context, answer, blueprint
 from settings import Settings, load
 from supervisor import Supervisor
 from version import VERSION
 
 LARGEST_BODY_BYTES = 128 * 1024
-UPLOAD = "studies.upload_studies"
+UPLOADS = {"studies.upload_studies", "segmentationui.upload_dicom"}
+FORMS = {"session.log_in", "session.log_out"}
+REHEARSED = ("/jobs", "/jobs/0", "/patients", "/segmentations/0", "/studies/0/segmentations")
 
 logger = logging.getLogger("metscope.api")
 documents = blueprint("documents")
@@ -65,7 +68,7 @@ def create_app(settings: Settings) -> OpenAPI:
         security_schemes={"token": {"type": "http", "scheme": "bearer"}},
         validation_error_model=schemas.ErrorAnswer,
         validation_error_callback=_refuse_form,
-        template_folder="reports/templates",
+        template_folder=str(Path(__file__).parent / "reports" / "templates"),
     )
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY_BYTES
     # A redirect to an address with fewer slashes would be answered in HTML.
@@ -74,8 +77,10 @@ def create_app(settings: Settings) -> OpenAPI:
     sessions = open_database(settings.sqlalchemy_url)
     app.extensions["metscope"] = Context(settings, sessions, broker.create(settings))
     access.guard(app, settings, sessions)
-    for part in (jobs, results, studies, operations):
+    for part in (jobs, results, corrections, studies, operations, session):
         app.register_api(part.routes)
+    if settings.segmentationui_api:
+        app.register_api(segmentationui.routes)
     app.register_api(documents)
     app.register_blueprint(SwaggerUI.register(doc_url="../openapi.json"), url_prefix="/docs")
     app.before_request(_check_body)
@@ -127,7 +132,9 @@ def _refuse_form(error: ValidationError) -> NoReturn:
 
 
 def _check_body() -> None:
-    if request.endpoint == UPLOAD:
+    if request.endpoint in FORMS:
+        return
+    if request.endpoint in UPLOADS:
         request.max_content_length = incoming.Limits.upload_bytes
         request.max_form_parts = studies.MOST_FILES
         return
@@ -162,7 +169,7 @@ def wsgi() -> OpenAPI:
     _start(settings)
     app = create_app(settings)
     _say_where_the_first_token_is(settings, app)
-    _spare_the_collector()
+    _warm_up(app)
     return app
 
 
@@ -177,7 +184,15 @@ def _say_where_the_first_token_is(settings: Settings, app: OpenAPI) -> None:
         logger.warning("the first start made an admin's token: %s", path)
 
 
-def _spare_the_collector() -> None:
+def _warm_up(app: OpenAPI) -> None:
+    """Connect and have statements compiled, which the first requests would wait for."""
+    context: Context = app.extensions["metscope"]
+    open_connections(context.sessions)
+    broker.connect(context.celery)
+    tokens.find(context.sessions, "")
+    for path in REHEARSED:
+        with app.test_request_context(path), suppress(MetScopeError):
+            app.dispatch_request()
     # What is loaded by now stays; to look through all of it again and again holds up every thread.
     gc.collect()
     gc.freeze()
@@ -199,7 +214,7 @@ def serve(settings: Settings) -> None:
     )
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
-    _spare_the_collector()
+    _warm_up(app)
     program = [sys.executable, str(Path(__file__).with_name("worker.py")), "--stop-at-eof"]
     worker = Supervisor(program)
     try:

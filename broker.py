@@ -5,6 +5,7 @@ that is lost or arrives twice therefore does no harm: a worker claims the job by
 announces waiting jobs again by itself. That is why messages are acknowledged early and no result is kept.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ def announce(app: Celery, job_id: str) -> bool:
     except OperationalError:
         return False
     return True
+
+
+def connect(app: Celery) -> None:
+    """Have the first announcement not wait for it; nothing where the broker is away."""
+    with contextlib.suppress(OperationalError), app.producer_pool.acquire(block=True) as producer:
+        producer.connection.ensure_connection(max_retries=1, interval_start=0)
 
 
 def trouble(app: Celery) -> str | None:

@@ -18,12 +18,15 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   │   ├── JobNotFound
     │   │   ├── BatchNotFound
     │   │   ├── SegmentationNotFound
+    │   │   ├── LesionNotFound
+    │   │   ├── InstanceNotFound
     │   │   ├── PatientNotFound
     │   │   ├── TokenNotFound
     │   │   └── ModelNotFound
     │   ├── JobNotCancellable
     │   ├── JobNotRetryable
-    │   └── SegmentationNotStored
+    │   ├── SegmentationNotStored
+    │   └── SegmentationSuperseded
     ├── InputRefused                  the images are not what the model may be run on
     │   ├── AmbiguousSeries
     │   ├── NoCandidateSeries
@@ -63,12 +66,13 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   └── OutOfMemory
     ├── EmptyLesion                   a measurement was asked of no voxels
     ├── JobCancelled                  a person cancelled the job
+    ├── JobUnfinished                 whoever waited for a job waited too long
     ├── DeadlineExceeded              an attempt took too long
     ├── LeaseLost                     another worker has taken the job over
     └── JobInterrupted                a worker vanished and the attempts are used up
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 
@@ -167,6 +171,16 @@ class SegmentationNotFound(NotFound):
     advice = "List the study's segmentations."
 
 
+class LesionNotFound(NotFound):
+    code = "lesion_not_found"
+    advice = "Look at the segmentation's lesions."
+
+
+class InstanceNotFound(NotFound):
+    code = "instance_not_found"
+    advice = "Save the segmentation into the archive, then have it measured."
+
+
 class PatientNotFound(NotFound):
     code = "patient_not_found"
     advice = "List the patients."
@@ -199,6 +213,12 @@ class SegmentationNotStored(RequestError):
     status = 409
     code = "segmentation_not_stored"
     advice = "Wait until its job has stored it, then delete it."
+
+
+class SegmentationSuperseded(RequestError):
+    status = 409
+    code = "segmentation_superseded"
+    advice = "Look at the newest version and correct that."
 
 
 class InputRefused(MetScopeError):
@@ -400,6 +420,12 @@ class JobCancelled(MetScopeError):
     advice = "Request the segmentation again if you want it."
 
 
+class JobUnfinished(MetScopeError):
+    status = 504
+    code = "job_unfinished"
+    advice = "It goes on; ask again in a few minutes."
+
+
 class DeadlineExceeded(MetScopeError):
     status = 504
     code = "deadline_exceeded"
@@ -414,3 +440,15 @@ class LeaseLost(MetScopeError):
 class JobInterrupted(MetScopeError):
     code = "job_interrupted"
     advice = "Request the segmentation again; if it stays so, tell the engineer who runs MetScope."
+
+
+def recorded(code: str, message: str) -> MetScopeError:
+    """The error that a job's row holds."""
+    kind = next((one for one in _tree(MetScopeError) if one.code == code), MetScopeError)
+    return kind(message.removesuffix(kind.advice))
+
+
+def _tree(base: type[MetScopeError]) -> Iterator[type[MetScopeError]]:
+    yield base
+    for child in base.__subclasses__():
+        yield from _tree(child)

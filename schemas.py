@@ -4,14 +4,15 @@ Forms refuse unknown keys. Answers are written out in full: an unknown value is 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from statistics import mean
 from typing import Annotated, Any, Literal, Self
 
 from flask_openapi3.models.file import FileStorage
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from sqlalchemy import Row
 
 from db.tables import ACTIVE_STATES, Batch, Job, JobState
 
@@ -26,6 +27,17 @@ Index = Annotated[list[int], Field(min_length=3, max_length=3)]
 Axis = Annotated[list[Point], Field(min_length=2, max_length=2)]
 LONGEST_WAIT_S = 60.0
 LARGEST_BATCH = 1000
+WaitS = Annotated[
+    float | None,
+    Field(ge=0, le=LONGEST_WAIT_S, description="Wait this long for the end before answering"),
+]
+# A Segment Label (0062,0005): a Long String, which has no control characters and no backslash.
+
+
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f\\]*$"),
+]
 
 
 class Form(BaseModel):
@@ -71,33 +83,84 @@ class ActionPath(JobPath):
     action: Literal["cancel", "retry"]
 
 
+class LoginForm(Form):
+    """token: of one who may come in. next: where to go then, an address of this site."""
+
+    token: str = Field(min_length=1)
+    next: str = "/"
+
+
 class RolePath(Form):
     role: Literal["reader", "operator", "admin"]
 
 
 class JobsQuery(Query):
     state: Literal["queued", "running", "done", "failed", "cancelled"] | None = None
+    study_instance_uid: Uid | None = None
     limit: int = Field(50, ge=1, le=500)
 
 
-class SegmentationForm(Form):
-    """What to segment. An absent or empty body asks for all defaults."""
+class WaitForm(Form):
+    """An absent or empty body does not wait."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     # Read by flask-openapi3: the body may be left out.
     model_config["openapi_extra"] = {"required": False}  # type: ignore[typeddict-unknown-key]
 
-    series_instance_uid: Uid | None = Field(None, description="The series; null lets MetScope choose")
-    model: str | None = Field(None, description="A model of /models; null takes the default one")
-    force: bool = Field(False, description="Segment again even where an equal result exists")
-    wait_s: float | None = Field(
-        None, ge=0, le=LONGEST_WAIT_S, description="Wait this long for the end before answering"
-    )
+    wait_s: WaitS = None
 
     @model_validator(mode="before")
     @classmethod
     def _absent_body(cls, body: Any) -> Any:
         return {} if body is None else body
+
+
+class SegmentationForm(WaitForm):
+    """What to segment. An absent or empty body asks for all defaults."""
+
+    series_instance_uid: Uid | None = Field(None, description="The series; null lets MetScope choose")
+    model: str | None = Field(None, description="A model of /models; null takes the default one")
+    force: bool = Field(False, description="Segment again even where an equal result exists")
+
+
+class Renaming(Form):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    number: int = Field(ge=1, description="Of the lesion")
+    name: Name
+
+
+class CorrectionForm(Form):
+    """Lesions to be called otherwise, and lesions that are none."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    rename: list[Renaming] = Field([], max_length=LARGEST_BATCH)
+    delete: list[Annotated[int, Field(ge=1)]] = Field(
+        [], max_length=LARGEST_BATCH, description="Numbers of lesions"
+    )
+    wait_s: WaitS = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        renamed = [one.number for one in self.rename]
+        if not renamed and not self.delete:
+            raise ValueError("give a lesion to rename or to delete")
+        if len({*renamed, *self.delete}) < len(renamed) + len(self.delete):
+            raise ValueError("name each lesion once")
+        return self
+
+
+class MeasurementForm(Form):
+    """A SEG in the archive that a person drew or edited."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    sop_instance_uid: Uid = Field(description="SOPInstanceUID (0008,0018) of the SEG")
+    corrects: Text | None = Field(
+        None, description="The segmentation that was edited; null: the newest of the SEG's series, if any"
+    )
+    wait_s: WaitS = None
 
 
 class StudyQuery(Form):
@@ -182,6 +245,7 @@ class JobAnswer(Answer):
     started_at: datetime | None
     finished_at: datetime | None
     requested_by: str | None
+    kind: Literal["segmentation", "correction", "measurement", "rtstruct"]
     study_instance_uid: str
     series_instance_uid: str | None
     model: str
@@ -190,24 +254,45 @@ class JobAnswer(Answer):
     @classmethod
     def of(cls, job: Job, estimate_s: float | None) -> Self:
         """From the database's row."""
-        return cls.model_validate(
-            {
-                **{name: getattr(job, name) for name in JOB_COLUMNS},
-                "estimate_s": estimate_s,
-                "error": _error_of(job),
-                "result": _result_of(job),
-                "model": job.model_id,
-            }
-        )
+        columns = {column.key: getattr(job, column.key) for column in Job.__table__.columns}
+        return cls.model_validate(_job_fields(columns, estimate_s))
 
 
 JOB_COLUMNS = JobAnswer.model_fields.keys() & Job.__table__.columns.keys()
+
+
+def _job_fields(columns: Mapping[str, Any], estimate_s: float | None) -> dict[str, Any]:
+    return {
+        **{name: columns[name] for name in JOB_COLUMNS},
+        "estimate_s": estimate_s,
+        "error": _error(columns["error_code"], columns["error_message"]),
+        "result": _result(columns["segmentation_id"]),
+        "model": columns["model_id"],
+        "kind": _kind(columns["task"] or {}),
+    }
+
+
+def _kind(task: Mapping[str, Any]) -> str:
+    if "correct" in task:
+        return "correction"
+    if "measure" in task:
+        return "measurement"
+    return "rtstruct" if "rtstruct" in task else "segmentation"
 
 
 class JobsAnswer(Answer):
     """The newest first."""
 
     jobs: list[JobAnswer]
+
+    @classmethod
+    def of(cls, jobs: Sequence[Row[Any]], estimates_s: Sequence[float | None]) -> Self:
+        """From the database's rows."""
+        # A row's attributes cost three times as much.
+        names = jobs[0]._fields if jobs else ()
+        columns = [dict(zip(names, job, strict=True)) for job in jobs]
+        fields = [_job_fields(*pair) for pair in zip(columns, estimates_s, strict=True)]
+        return cls.model_validate({"jobs": fields})
 
 
 class UploadedStudy(Answer):
@@ -263,8 +348,8 @@ class BatchAnswer(Answer):
                         "study_instance_uid": job.study_instance_uid,
                         "state": job.state,
                         "stage": job.stage,
-                        "error": _error_of(job),
-                        "result": _result_of(job),
+                        "error": _error(job.error_code, job.error_message),
+                        "result": _result(job.segmentation_id),
                         "lesions": lesions.get(job.segmentation_id or ""),
                     }
                     for job in batch.jobs
@@ -273,12 +358,12 @@ class BatchAnswer(Answer):
         )
 
 
-def _error_of(job: Job) -> JobError | None:
-    return JobError(code=job.error_code, message=job.error_message or "") if job.error_code else None
+def _error(code: str | None, message: str | None) -> JobError | None:
+    return JobError(code=code, message=message or "") if code else None
 
 
-def _result_of(job: Job) -> str | None:
-    return None if job.segmentation_id is None else f"/segmentations/{job.segmentation_id}"
+def _result(segmentation_id: str | None) -> str | None:
+    return None if segmentation_id is None else f"/segmentations/{segmentation_id}"
 
 
 class CandidateAnswer(Answer):
@@ -362,8 +447,31 @@ class StoredSegmentation(Answer):
     missing_since: datetime | None
 
 
+class CompanionAnswer(Answer):
+    """An object stored beside the SEG: report, structure set. stored: the archive has confirmed it."""
+
+    modality: Literal["SR", "RTSTRUCT"]
+    sop_instance_uid: str
+    series_instance_uid: str
+    stored: bool
+
+
+class ChangeAnswer(Answer):
+    """What a correction made of a lesion. Null: it is no more, or was not before."""
+
+    change: Literal["drawn", "redrawn", "renamed", "deleted"]
+    name: str | None
+    tracking_uid: str
+    volume_ml: float | None
+    previous_name: str | None
+    previous_volume_ml: float | None
+
+
 class SegmentationAnswer(Answer):
-    """One run of one model on one series, with every lesion measured."""
+    """One run of one model on one series, or a person's correction of it, with every lesion measured.
+
+    corrects, corrected_by: of a correction, the segmentation before it and who made it.
+    """
 
     schema_version: int
     id: str
@@ -373,6 +481,10 @@ class SegmentationAnswer(Answer):
     series_instance_uid: str
     model: ModelReference
     segmentation: StoredSegmentation
+    companions: list[CompanionAnswer]
+    corrects: str | None
+    corrected_by: str | None
+    changes: list[ChangeAnswer]
     lesions: list[LesionAnswer]
     total_volume_ml: float
     reasons: list[str]
@@ -430,6 +542,14 @@ class ModelAnswer(Answer):
 
 class ModelsAnswer(Answer):
     models: list[ModelAnswer]
+
+
+class SessionAnswer(Answer):
+    """name: the token's; anonymous, who may do everything, where there is no authentication."""
+
+    name: str
+    role: Literal["reader", "operator", "admin"]
+    version: str
 
 
 class LiveAnswer(Answer):

@@ -7,6 +7,7 @@ python segmentation.py INPUT --out DIR [--model ID] [--series UID] [--dry-run]
 import argparse
 import hashlib
 import json
+import logging
 import os
 import resource
 import sys
@@ -26,7 +27,7 @@ from tqdm import tqdm
 
 from db import measurements, outbox
 from db.database import open_database
-from errors import InputRefused, MetScopeError, ModelNotFound, RequestError
+from errors import InputRefused, MetScopeError, ModelNotFound, RequestError, StoreFailed
 from imaging import files, nifti, seg, series, sr
 from imaging.stack import Stack, to_stack
 from lesions.measure import ML_DECIMALS, Identity, Lesion, components, measure
@@ -42,6 +43,8 @@ from version import VERSION
 Predict = Callable[[hd.Volume, Callable[[float], None]], Prediction]
 Report = Callable[[str, float], None]
 
+logger = logging.getLogger("metscope.segmentation")
+
 # CID 7150 and 7166: category and type of a segment whose own SEG gives none.
 UNSPECIFIED = Code("85756007", "SCT", "Tissue")
 
@@ -56,14 +59,20 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Services:
-    """The rooms that one request passes through."""
+class Rooms:
+    """What every request passes through."""
 
     archive: Archive
     sessions: sessionmaker[Session]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Services(Rooms):
+    """And what a segmentation needs besides."""
+
     predictor: Predict
     spec: ModelSpec
-    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -108,9 +117,9 @@ def open_services(settings: Settings, model_id: str | None = None) -> Services:
     return Services(
         archive=open_archive(settings),
         sessions=open_database(settings.sqlalchemy_url),
+        settings=settings,
         predictor=Predictor.load(spec, settings.device),
         spec=spec,
-        settings=settings,
     )
 
 
@@ -135,7 +144,7 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
     stages = Stages(report)
     with stages("fetch"):
         chosen, instances = fetch(request, services.archive)
-        key = idempotency_key(instances, services.spec)
+        key = idempotency_key(instances, services.spec.weights.sha256, services.spec.version)
         equal = None if request.force else find_equal(services, key)
         if equal is not None:
             if job is not None:
@@ -146,6 +155,9 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
     result = segment(stack, services.predictor, services.settings.measurable_ld_mm, stages)
     with stages("encode"):
         encoded = encode(result, services.spec)
+        companions = []
+        if encoded is not None and services.settings.store_sr:
+            companions.append(companion(report_of(result, encoded, _algorithm(services.spec))))
     new = measurements.NewSegmentation(
         source=measurements.source_of(instances[0]),
         model_id=services.spec.id,
@@ -161,13 +173,24 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
         timings_s=stages.timings_s,
         peak_memory_mb=_peak_memory_mb(),
         software_version=VERSION,
+        companions=companions,
     )
     if job is None:
         return measurements.record(services.sessions, new)
     return measurements.record(services.sessions, new, job.job_id, job.owner)
 
 
-def find_equal(services: Services, key: str) -> str | None:
+def companion(dataset: Dataset) -> measurements.NewCompanion:
+    """An object that is to be stored beside the SEG."""
+    return measurements.NewCompanion(
+        modality=dataset.Modality,
+        sop_instance_uid=dataset.SOPInstanceUID,
+        series_instance_uid=dataset.SeriesInstanceUID,
+        encoded=part10.encode(dataset),
+    )
+
+
+def find_equal(services: Rooms, key: str) -> str | None:
     """Id of an equal result whose SEG, if it was stored, is still in the archive. Raises: ArchiveError."""
     equal = measurements.find_equal(services.sessions, key)
     stored = outbox.stored(services.sessions, equal) if equal is not None else None
@@ -191,15 +214,22 @@ def _peak_memory_mb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
 
 
-def deliver(segmentation_id: str, services: Services) -> None:
-    """Store one SEG from the outbox in the archive and note its confirmation; nothing if that is done.
+def deliver(segmentation_id: str, services: Rooms) -> None:
+    """Store what the outbox has of a segmentation in the archive and note each confirmation, the SEG first.
 
-    Raises: ArchiveError; the outbox keeps the SEG, under the same SOP Instance UID, for the next attempt.
+    A companion that the archive refuses again and again, a report where it takes none, is given up.
+    Raises: ArchiveError; the outbox keeps the other objects, under the same UIDs, for the next attempt.
     """
-    encoded = outbox.pending(services.sessions, segmentation_id)
-    if encoded is not None:
-        services.archive.store([part10.read(encoded)])
-        outbox.mark_stored(services.sessions, segmentation_id)
+    sessions = services.sessions
+    for uid, encoded in outbox.pending(sessions, segmentation_id).items():
+        try:
+            services.archive.store([part10.read(encoded)])
+        except StoreFailed as error:
+            if not outbox.give_up(sessions, segmentation_id, uid, services.settings.max_attempts):
+                raise
+            logger.warning("segmentation %s: a companion is given up: %s", segmentation_id, error.code)
+        else:
+            outbox.mark_stored(sessions, segmentation_id, [uid])
 
 
 def fetch(request: Request, archive: Archive) -> tuple[series.Candidate, list[Dataset]]:
@@ -209,10 +239,10 @@ def fetch(request: Request, archive: Archive) -> tuple[series.Candidate, list[Da
     return chosen, archive.retrieve_series(request.study_instance_uid, chosen.series_instance_uid)
 
 
-def idempotency_key(instances: Sequence[Dataset], spec: ModelSpec) -> str:
+def idempotency_key(instances: Sequence[Dataset], model_sha256: str, model_version: str) -> str:
     """SHA-256 over the SOP Instance UIDs, whatever their order, and the model's hash and version."""
     uids = sorted(str(instance.SOPInstanceUID) for instance in instances)
-    return hashlib.sha256("\n".join([spec.weights.sha256, spec.version, *uids]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([model_sha256, model_version, *uids]).encode()).hexdigest()
 
 
 def segment(stack: Stack, predictor: Predict, measurable_ld_mm: float, stages: Stages) -> Result:
@@ -245,13 +275,13 @@ def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Data
     )
 
 
-def report(result: Result, encoded: Dataset, spec: ModelSpec, drawn_by_model: bool = True) -> Dataset:
-    """The DICOM SR that gives the volumes and diameters of the lesions in the SEG."""
+def report_of(result: Result, encoded: Dataset, algorithm: seg.Algorithm | None) -> Dataset:
+    """The DICOM SR that gives the volumes and diameters of the lesions in the SEG; no algorithm: by hand."""
     return sr.write(
         result.stack,
         encoded,
         result.lesions,
-        _algorithm(spec) if drawn_by_model else None,
+        algorithm,
         sop_instance_uid=hd.UID(),
         series_instance_uid=hd.UID(),
     )
@@ -415,7 +445,7 @@ def _run(source: Source, options: argparse.Namespace) -> None:
             _make_folder(options.out)
         with stages("encode"):
             encoded = encode(result, spec, drawn_by_model=given is None) if stack.headers else None
-            measured = encoded and report(result, encoded, spec, drawn_by_model=given is None)
+            measured = encoded and report_of(result, encoded, None if given else _algorithm(spec))
             _write(result, {"segmentation": encoded, "measurements": measured}, options.out)
     document = {
         "schema_version": measurements.SCHEMA_VERSION,

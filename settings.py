@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         "", description="Origins of web pages that may call the API, separated by commas."
     )
+    segmentationui_api: bool = Field(
+        False, description="Answer the calls of SegmentationUI's front-end too, below /segmentationui."
+    )
     auth: Literal["token", "off"] = Field(
         "token", description="Who may call the API: those with a token, or `off`: whoever reaches it."
     )
@@ -82,6 +85,9 @@ class Settings(BaseSettings):
     job_deadline_s: float = Field(3600.0, gt=0, description="A job that runs longer than this fails.")
     archive_check_h: float = Field(
         24.0, gt=0, description="Each stored SEG is looked for in the archive this often, in hours."
+    )
+    store_sr: bool = Field(
+        True, description="Store a structured report with volumes and diameters beside each SEG."
     )
     measurable_ld_mm: float = Field(
         10.0, gt=0, description="Smallest long axis of a measurable lesion (RANO-BM: 10 mm)."

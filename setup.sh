@@ -1,12 +1,13 @@
 #!/bin/sh
-# Set-up of a bare machine, called by make: ./setup.sh run | python | all
+# Set-up of a bare machine, called by make: ./setup.sh run | viewer | python | all
 #   run     a virtual environment with requirements.txt
-#   python  and the tools of requirements-dev.txt
-#   all     and Debian's packages that the tests drive: a PACS, databases, a proxy, DICOM validators
+#   viewer  and the OHIF viewers of ohif/package.json, and what of Debian's serves them beside MetScope
+#   python  run, and the tools of requirements-dev.txt
+#   all     all of these, and Debian's packages that the tests drive: databases, a browser, DICOM validators
 # Each level leaves a stamp in .venv, so that make calls it again only when a list has changed.
 set -eu
 cd "$(dirname "$0")"
-level=${1:?usage: ./setup.sh run|python|all}
+level=${1:?usage: ./setup.sh run|viewer|python|all}
 
 fail() { echo "setup: $1" >&2; exit 1; }
 
@@ -48,18 +49,28 @@ pip install -r requirements.txt
 touch .venv/installed
 [ "$level" = run ] && exit 0
 
-pip install -r requirements-dev.txt
-touch .venv/tools-python
-[ "$level" = python ] && exit 0
+if [ "$level" != viewer ]; then
+    pip install -r requirements-dev.txt
+    touch .venv/tools-python
+    [ "$level" = python ] && exit 0
+fi
 
 has() { for path in "$@"; do [ -e "$path" ] && return 0; done; return 1; }
 set --
+command -v npm >/dev/null || set -- "$@" npm
+has /usr/sbin/nginx || set -- "$@" nginx
 has /usr/sbin/Orthanc /usr/bin/Orthanc || set -- "$@" orthanc
 has /usr/share/orthanc/plugins/libOrthancDicomWeb.so || set -- "$@" orthanc-dicomweb
-has /usr/lib/postgresql/*/bin/pg_ctl || set -- "$@" postgresql
+[ $# = 0 ] || debian "$@"
+ohif/fetch.sh
+touch .venv/viewer
+[ "$level" = viewer ] && exit 0
+
+set --
 has /usr/bin/dciodvfy || set -- "$@" dicom3tools
-has /usr/sbin/nginx || set -- "$@" nginx
 has /usr/bin/redis-server || set -- "$@" redis-server
+has /usr/lib/postgresql/*/bin/pg_ctl || set -- "$@" postgresql
+has /usr/bin/chromium || set -- "$@" chromium
 has /usr/bin/curl || set -- "$@" curl
 has /usr/bin/openssl || set -- "$@" openssl
 has /usr/bin/sqlite3 || set -- "$@" sqlite3

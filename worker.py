@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ from celery.platforms import SecurityWarning
 from sqlalchemy.orm import Session, sessionmaker
 
 import broker
+import correction
 import logs
 from db import jobs, outbox, workers
 from db.database import AWAY, open_database
@@ -48,7 +50,7 @@ from errors import (
     SettingsError,
 )
 from orthanc.dicomweb import Archive, open_archive
-from segmentation import JobLease, Request, Services, deliver, open_services, segment_series
+from segmentation import JobLease, Request, Rooms, Services, deliver, open_services, segment_series
 from settings import Settings, load
 
 STAGES = {  # where each stage begins and how much of the whole job it takes
@@ -64,7 +66,8 @@ BEATS_PER_LEASE = 4
 FIRST_ARCHIVE_DELAY_S = 5.0
 LONGEST_ARCHIVE_DELAY_S = 600.0
 STOP_LIMIT_S = 15.0
-NICENESS = 10
+NICENESS = 5
+AUTOGROUP = Path("/proc/self/autogroup")
 PRESENCE_PERIOD_S = 60.0
 PRESENCE_CHECKS = 100
 
@@ -235,17 +238,23 @@ class Runner:
 
     def _segment(self, job: Job, lease: Lease) -> None:
         started = time.monotonic()
-        if job.model_id not in self._services:
-            self._services[job.model_id] = self._opener(self.settings, job.model_id)
-        services = self._services[job.model_id]
+        rooms: Rooms
         segmentation_id = job.segmentation_id
-        if segmentation_id is None:
-            request = Request(job.study_instance_uid, job.series_instance_uid, job.force)
-            segmentation_id = segment_series(request, services, lease.report, lease.holder)
-        self._store(job, segmentation_id, services, lease.holder)
+        if job.task is not None:
+            rooms = Rooms(open_archive(self.settings), self.sessions, self.settings)
+            if segmentation_id is None:
+                segmentation_id = correction.perform(job, rooms, lease.report, lease.holder)
+        else:
+            if job.model_id not in self._services:
+                self._services[job.model_id] = self._opener(self.settings, job.model_id)
+            rooms = services = self._services[job.model_id]
+            if segmentation_id is None:
+                request = Request(job.study_instance_uid, job.series_instance_uid, job.force)
+                segmentation_id = segment_series(request, services, lease.report, lease.holder)
+        self._store(job, segmentation_id, rooms, lease.holder)
         logger.info("job %s: %.1f s", job.id, time.monotonic() - started)
 
-    def _store(self, job: Job, segmentation_id: str, services: Services, holder: JobLease) -> None:
+    def _store(self, job: Job, segmentation_id: str, services: Rooms, holder: JobLease) -> None:
         # The result is recorded, so a wish to cancel comes too late: what the database has, the archive gets.
         jobs.progress(self.sessions, job.id, holder.owner, "store", STAGES["store"][0])
         try:
@@ -351,6 +360,15 @@ def serve(settings: Settings) -> int:
     return worker.exitcode or 0
 
 
+def _give_way() -> None:
+    """The API answers people who wait; on a machine that both share it goes before a model."""
+    os.nice(NICENESS)
+    # Linux weighs sessions first, and processes within them.
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):
+            AUTOGROUP.write_text(str(NICENESS))
+
+
 def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Runs MetScope's segmentation jobs.")
@@ -361,8 +379,7 @@ def main() -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     # What is written is about patients, for this user alone.
     os.umask(0o077)
-    # The API answers people who wait; on a machine that both share it goes before a model.
-    os.nice(NICENESS)
+    _give_way()
     try:
         settings = load()
         logs.configure(settings.log_format)

@@ -77,6 +77,7 @@ PARTS = (
     Part("Uploads", ("python", "-m", "pytest", "-sq", "tests/imaging/test_incoming.py", "-k", "bomb"), 40),
     Part("Generated requests", ("python", "-m", "bench.fuzz"), 12),
     Part("Under load", ("python", "-m", "bench.load"), 12),
+    Part("Click to overlay in the viewer", ("python", "-m", "bench.click"), 8),
     Part("What the service adds to a job", ("python", "-m", "bench.overhead"), 6),
     Part("Roles by route", ("python", "-m", "pytest", "-v", "--no-header", "tests/test_access.py"), 24),
     Part(

@@ -1,9 +1,11 @@
-"""Debian's Orthanc, PostgreSQL and Redis on free loopback ports, to be started, killed and started again.
+"""Debian's Orthanc, PostgreSQL, Redis and nginx on loopback, to be started, killed and started again.
 
 The tests run against these. A missing package is an error that says what to install.
 """
 
+import base64
 import os
+import re
 import shutil
 import signal
 import socket
@@ -221,6 +223,58 @@ class Redis(Part):
         if program is None:
             raise PartMissing("apt-get install redis-server")
         return program, "--port", str(self.port), "--requirepass", self.password, "--save", ""
+
+    def answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class Nginx(Part):
+    """nginx with the stack's configuration, its ${METSCOPE_...} filled in as its container does."""
+
+    def __init__(
+        self,
+        folder: Path,
+        api: str,
+        orthanc: Orthanc,
+        viewer: Path,
+        port: int | None = None,
+        tls: tuple[Path, Path] | None = None,
+    ):
+        """api: host:port. viewer: folder of the viewer's files. tls: key and certificate."""
+        super().__init__(folder)
+        self.port = port or free_port()
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
+        self._values = {
+            "METSCOPE_LISTEN": f"127.0.0.1:{self.port}{' ssl' if tls else ''}",
+            "METSCOPE_TLS": f"ssl_certificate_key {tls[0]}; ssl_certificate {tls[1]};" if tls else "",
+            "METSCOPE_API": api,
+            "METSCOPE_ORTHANC": orthanc.rest_url.removeprefix("http://"),
+            "METSCOPE_ORTHANC_BASIC": base64.b64encode(":".join(orthanc.authentication).encode()).decode(),
+            "METSCOPE_RATE": "50",
+            "METSCOPE_DICOM_RATE": "500",
+            "METSCOPE_VIEWER": str(viewer),
+            "METSCOPE_EXTENSION": str(ROOT / "ohif"),
+        }
+
+    @property
+    def command(self) -> Sequence[str]:
+        program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+        if program is None:
+            raise PartMissing("apt-get install nginx")
+        template = (ROOT / "orthanc" / "nginx.conf").read_text()
+        site = re.sub(r"\$\{(METSCOPE_\w+)\}", lambda match: self._values[match[1]], template)
+        bodies = "".join(
+            f"{kind}_temp_path {self.folder}; "
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        # As root, like the folders of tests and clones, which nobody else may read.
+        user = "user root; " if os.geteuid() == 0 else ""
+        (self.folder / "nginx.conf").write_text(
+            f"{user}daemon off; pid {self.folder}/nginx.pid; error_log {self.folder}/nginx-error.log;\n"
+            f"events {{}}\nhttp {{ include /etc/nginx/mime.types; {bodies}\n{site}\n}}\n"
+        )
+        return program, "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")
 
     def answers(self) -> bool:
         with socket.socket() as probe:

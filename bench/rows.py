@@ -40,7 +40,7 @@ def threshold_runner(settings: Settings) -> Runner:
 
     def open_services(_settings: Settings, _model_id: str | None) -> Services:
         spec = default_model(settings.models_dir, settings.model_path)
-        return Services(open_archive(settings), runner.sessions, threshold, spec, settings)
+        return Services(open_archive(settings), runner.sessions, settings, threshold, spec)
 
     runner = Runner(settings, open_services)
     return runner

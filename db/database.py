@@ -1,7 +1,7 @@
 """Opens the database: SQLite by default, PostgreSQL by URL; brings its tables up to date first."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -25,7 +25,10 @@ POOL_SIZE = 16
 MIGRATION_LOCK = 0x4D657453
 # What a database that is away, overloaded or a standby answers with.
 AWAY = (OperationalError, InternalError, InterfaceError, PoolTimeoutError)
-FOR_WRITING = {"sqlite_begin": "BEGIN IMMEDIATE"}
+FOR_WRITING = {
+    "sqlite": {"sqlite_begin": "BEGIN IMMEDIATE"},
+    "postgresql": {"isolation_level": "READ COMMITTED"},
+}
 
 
 def open_database(url: str) -> sessionmaker[Session]:
@@ -56,10 +59,17 @@ def open_database(url: str) -> sessionmaker[Session]:
     return sessionmaker(engine, expire_on_commit=False)
 
 
+def open_connections(sessions: sessionmaker[Session]) -> None:
+    """Open as many as are kept, so that no question waits for one."""
+    with ExitStack() as opened:
+        for _ in range(POOL_SIZE):
+            opened.enter_context(reading_rows(sessions))
+
+
 @contextmanager
 def migrating(engine: Engine) -> Iterator[Connection]:
     """One transaction for alembic.command, which no other process's can meet."""
-    with engine.connect().execution_options(**FOR_WRITING) as connection:
+    with engine.connect().execution_options(**FOR_WRITING[engine.dialect.name]) as connection:
         # To change a table SQLite makes another and drops the first, on which the rows of others depend.
         _enforce_foreign_keys(connection, False)
         try:
@@ -88,15 +98,16 @@ def alembic_config(connection: Connection) -> Config:
 
 @contextmanager
 def reading(sessions: sessionmaker[Session]) -> Iterator[Session]:
-    """A session for questions alone.
-
-    On PostgreSQL without a transaction around them, whose BEGIN and ROLLBACK would double the ways to the
-    server.
-    """
+    """A session for questions alone: on PostgreSQL without a transaction around them (``_engine``)."""
     with sessions() as session:
-        if session.get_bind().dialect.name == "postgresql":
-            session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
         yield session
+
+
+@contextmanager
+def reading_rows(sessions: sessionmaker[Session]) -> Iterator[Connection]:
+    """The same for columns: a third of the time that objects take."""
+    with sessions.kw["bind"].connect() as connection:
+        yield connection
 
 
 @contextmanager
@@ -107,7 +118,7 @@ def writing(sessions: sessionmaker[Session]) -> Iterator[Session]:
     is refused without waiting when another process has written in between.
     """
     with sessions.begin() as session:
-        session.connection(execution_options=FOR_WRITING)
+        session.connection(execution_options=FOR_WRITING[session.get_bind().dialect.name])
         yield session
 
 
@@ -119,12 +130,20 @@ def insert_for(session: Session, table: type[Base]) -> postgresql.Insert | sqlit
 
 
 def _engine(address: URL) -> Engine:
+    # As many connections as the API has threads: those beyond the pool are opened for each request.
     if address.get_backend_name() == "postgresql":
-        # As many connections as the API has threads: those beyond the pool are opened for each request.
-        return create_engine(address, pool_pre_ping=True, pool_size=POOL_SIZE)
+        # Questions go without a transaction, whose BEGIN and ROLLBACK would double the ways to the server.
+        # The connection used last is used next: what the server knows of it is still at hand.
+        return create_engine(
+            address,
+            pool_pre_ping=True,
+            pool_size=POOL_SIZE,
+            pool_use_lifo=True,
+            isolation_level="AUTOCOMMIT",
+        )
     if address.database:
         Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(address)
+    engine = create_engine(address, pool_size=POOL_SIZE)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -1,9 +1,12 @@
 """A segmentation's rows as the JSON-able document that the API answers with."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from db.tables import Lesion, Measurement, Segmentation
+from sqlalchemy import Connection, Row, Select, bindparam, select
+
+from db.tables import Companion, Lesion, Measurement, Segmentation, Series, Study
 from lesions.measure import ML_DECIMALS
 
 SCHEMA_VERSION = 1
@@ -13,18 +16,70 @@ MEASURED = tuple(
     for column in Measurement.__table__.columns
     if column.key not in {"id", "lesion_ref", "created_at"}
 )
+# Those not deleted: their columns, and where their images belong.
+SEGMENTATIONS = (
+    select(
+        *Segmentation.__table__.columns,
+        Study.study_instance_uid,
+        Study.study_date,
+        Series.series_instance_uid.label("source_series_instance_uid"),
+        Series.description.label("series_description"),
+    )
+    .join(Series, Series.id == Segmentation.series_ref)
+    .join(Study, Study.id == Series.study_ref)
+    .where(Segmentation.deleted_at.is_(None))
+)
+# Every measurement of every lesion, the newest last.
+LESIONS = (
+    select(
+        Lesion.segmentation_ref,
+        Lesion.colour,
+        *(getattr(Lesion, name) for name in IDENTITY),
+        *(getattr(Measurement, name) for name in MEASURED),
+    )
+    .join(Measurement, Measurement.lesion_ref == Lesion.id)
+    .where(Lesion.segmentation_ref.in_(bindparam("ids", expanding=True)))
+    .order_by(Lesion.segmentation_ref, Lesion.number, Measurement.id)
+)
+COMPANIONS = (
+    select(*Companion.__table__.columns)
+    .where(Companion.segmentation_ref.in_(bindparam("ids", expanding=True)))
+    .order_by(Companion.modality.desc())
+)
 
 
-def document_of(segmentation: Segmentation) -> dict[str, Any]:
+def fetch(
+    connection: Connection, query: Select[Any], parameters: dict[str, Any]
+) -> list[tuple[Row[Any], list[Row[Any]]]]:
+    """The segmentations that a query by SEGMENTATIONS finds, each with its lesions by their number."""
+    segmentations = connection.execute(query, parameters).all()
+    lesions: dict[str, dict[int, Row[Any]]] = {row.id: {} for row in segmentations}
+    for row in connection.execute(LESIONS, {"ids": list(lesions)}):
+        lesions[row.segmentation_ref][row.number] = row
+    return [(row, list(lesions[row.id].values())) for row in segmentations]
+
+
+def documents(connection: Connection, query: Select[Any], parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of the segmentations that a query by SEGMENTATIONS finds."""
+    found = fetch(connection, query, parameters)
+    companions: dict[str, list[Row[Any]]] = {row.id: [] for row, _ in found}
+    for row in connection.execute(COMPANIONS, {"ids": list(companions)}):
+        companions[row.segmentation_ref].append(row)
+    return [_document(row, lesions, companions[row.id]) for row, lesions in found]
+
+
+def _document(
+    segmentation: Row[Any], lesion_rows: Sequence[Row[Any]], companions: Sequence[Row[Any]]
+) -> dict[str, Any]:
     """The whole document; docs/api.md describes it."""
-    lesions = [lesion_of(row) for row in segmentation.lesions]
+    lesions = [lesion_of(row) for row in lesion_rows]
     return {
         "schema_version": SCHEMA_VERSION,
         "id": segmentation.id,
         "version": segmentation.version,
         "created_at": _iso(segmentation.created_at),
-        "study_instance_uid": segmentation.series.study.study_instance_uid,
-        "series_instance_uid": segmentation.series.series_instance_uid,
+        "study_instance_uid": segmentation.study_instance_uid,
+        "series_instance_uid": segmentation.source_series_instance_uid,
         "reasons": segmentation.reasons,
         "model": {
             "id": segmentation.model_id,
@@ -37,6 +92,18 @@ def document_of(segmentation: Segmentation) -> dict[str, Any]:
             "stored": segmentation.stored_at is not None and segmentation.missing_since is None,
             "missing_since": segmentation.missing_since and _iso(segmentation.missing_since),
         },
+        "companions": [
+            {
+                "modality": companion.modality,
+                "sop_instance_uid": companion.sop_instance_uid,
+                "series_instance_uid": companion.series_instance_uid,
+                "stored": companion.stored_at is not None,
+            }
+            for companion in companions
+        ],
+        "corrects": segmentation.corrects,
+        "corrected_by": segmentation.corrected_by,
+        "changes": segmentation.changes,
         "lesions": lesions,
         "total_volume_ml": round(sum(lesion["volume_ml"] for lesion in lesions), ML_DECIMALS),
         "warnings": segmentation.warnings,
@@ -49,21 +116,18 @@ def _iso(at: datetime) -> str:
     return at.isoformat().replace("+00:00", "Z")
 
 
-def lesion_of(row: Lesion) -> dict[str, Any]:
+def lesion_of(row: Row[Any]) -> dict[str, Any]:
     """Its identity and its newest measurement."""
-    return {name: getattr(row, name) for name in IDENTITY} | {
-        name: getattr(row.measurements[-1], name) for name in MEASURED
-    }
+    return {name: getattr(row, name) for name in (*IDENTITY, *MEASURED)}
 
 
-def place_of(segmentation: Segmentation) -> dict[str, Any]:
+def place_of(segmentation: Row[Any]) -> dict[str, Any]:
     """What a lesion outside its document needs to be found again: segmentation, model, study, series."""
-    study = segmentation.series.study
     return {
         "segmentation_id": segmentation.id,
         "model_id": segmentation.model_id,
-        "study_instance_uid": study.study_instance_uid,
-        "study_date": study.study_date and study.study_date.isoformat(),
-        "series_instance_uid": segmentation.series.series_instance_uid,
-        "series_description": segmentation.series.description,
+        "study_instance_uid": segmentation.study_instance_uid,
+        "study_date": segmentation.study_date and segmentation.study_date.isoformat(),
+        "series_instance_uid": segmentation.source_series_instance_uid,
+        "series_description": segmentation.series_description,
     }

@@ -9,16 +9,19 @@ Functions that take an owner raise LeaseLost when the job is not running for tha
 JobNotFound when it does not exist.
 """
 
+import hashlib
+import json
 import statistics
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Connection, Integer, Row, and_, bindparam, or_, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
-from db.database import insert_for, reading, writing
+from db.database import insert_for, reading, reading_rows, writing
 from db.tables import ACTIVE_STATES, ONE_ACTIVE_JOB, Job, JobState, Segmentation
 from errors import (
     DeadlineExceeded,
@@ -31,9 +34,24 @@ from errors import (
 
 JOBS_IN_AN_ESTIMATE = 20
 ANNOUNCED_AT_ONCE = 50
+NEWEST = (
+    select(*Job.__table__.columns)
+    .order_by(Job.created_at.desc(), Job.id)
+    .limit(bindparam("limit", type_=Integer))
+)
+OF_STATE = Job.state == bindparam("state")
+OF_STUDY = Job.study_instance_uid == bindparam("study_instance_uid")
+LATEST_DONE = (
+    select(Job.started_at, Job.finished_at)
+    .join(Segmentation, Segmentation.id == Job.segmentation_id)
+    .where(Job.state == JobState.DONE, Job.model_id == bindparam("model_id"))
+    .where(Segmentation.created_at >= Job.started_at, Job.task.is_(None))
+    .order_by(Job.finished_at.desc())
+    .limit(JOBS_IN_AN_ESTIMATE)
+)
 
 
-def submit(
+def submit(  # noqa: PLR0913 - the columns of a request
     sessions: sessionmaker[Session],
     study_instance_uid: str,
     model_id: str,
@@ -41,11 +59,12 @@ def submit(
     series_instance_uid: str | None = None,
     force: bool = False,
     requested_by: str | None = None,
+    task: dict[str, Any] | None = None,
 ) -> Job:
     """A queued job. Without force: the active job of an identical request, where there is one.
 
-    series_instance_uid: None leaves the choice to the job. Send the id to the broker in either case:
-    a second message about a job does no harm.
+    series_instance_uid: None leaves the choice to the job. task: what else than to segment. Send the id to
+    the broker in either case: a second message about a job does no harm.
     """
     with writing(sessions) as session:
         job, _ = add(
@@ -55,11 +74,12 @@ def submit(
             series_instance_uid=series_instance_uid,
             force=force,
             requested_by=requested_by,
+            task=task,
         )
         return job
 
 
-def add(
+def add(  # noqa: PLR0913 - the columns of a request
     session: Session,
     study_instance_uid: str,
     model_id: str,
@@ -67,9 +87,12 @@ def add(
     series_instance_uid: str | None,
     force: bool,
     requested_by: str | None,
+    task: dict[str, Any] | None = None,
 ) -> tuple[Job, bool]:
     """``submit`` inside a transaction that does more: the job, and whether it was made now."""
     request_key = "/".join((study_instance_uid, series_instance_uid or "", model_id))
+    if task is not None:
+        request_key += "/" + hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()
     active = (
         select(Job)
         .where(Job.request_key == request_key, Job.state.in_(ACTIVE_STATES), ~Job.cancel_requested)
@@ -88,6 +111,7 @@ def add(
         study_instance_uid=study_instance_uid,
         series_instance_uid=series_instance_uid,
         model_id=model_id,
+        task=task,
         force=force,
         requested_by=requested_by,
         state=JobState.QUEUED,
@@ -263,6 +287,7 @@ def retry(sessions: sessionmaker[Session], job_id: str, actor: str | None = None
         series_instance_uid=job.series_instance_uid,
         force=job.force,
         requested_by=actor,
+        task=job.task,
     )
 
 
@@ -305,13 +330,21 @@ def get(sessions: sessionmaker[Session], job_id: str) -> Job:
         return job
 
 
-def list_jobs(sessions: sessionmaker[Session], limit: int = 50, state: str | None = None) -> list[Job]:
-    """The newest jobs first; state: one of JobState."""
-    query = select(Job).order_by(Job.created_at.desc(), Job.id).limit(limit)
+def list_jobs(
+    sessions: sessionmaker[Session],
+    limit: int = 50,
+    state: str | None = None,
+    study_instance_uid: str | None = None,
+) -> Sequence[Row[Any]]:
+    """The columns of the newest jobs, the newest first; state: one of JobState. None: of every one."""
+    query = NEWEST
     if state is not None:
-        query = query.where(Job.state == state)
-    with reading(sessions) as session:
-        return list(session.scalars(query))
+        query = query.where(OF_STATE)
+    if study_instance_uid is not None:
+        query = query.where(OF_STUDY)
+    values = {"limit": limit, "state": state, "study_instance_uid": study_instance_uid}
+    with reading_rows(sessions) as connection:
+        return connection.execute(query, values).all()
 
 
 def estimate_s(sessions: sessionmaker[Session], job: Job) -> float | None:
@@ -323,18 +356,18 @@ def estimate_s(sessions: sessionmaker[Session], job: Job) -> float | None:
     return estimates_s(sessions, [job])[0]
 
 
-def estimates_s(sessions: sessionmaker[Session], some: Sequence[Job]) -> list[float | None]:
+def estimates_s(sessions: sessionmaker[Session], some: Sequence[Job | Row[Any]]) -> list[float | None]:
     """``estimate_s`` of each, by one query for each model."""
     models = {job.model_id for job in some if job.state in ACTIVE_STATES}
     if not models:
         return [None] * len(some)
-    with reading(sessions) as session:
-        medians_s = {model_id: _median_s(session, model_id) for model_id in models}
+    with reading_rows(sessions) as connection:
+        medians_s = {model_id: _median_s(connection, model_id) for model_id in models}
     now = datetime.now(UTC)
 
-    def left_s(job: Job) -> float | None:
+    def left_s(job: Job | Row[Any]) -> float | None:
         median_s = medians_s.get(job.model_id)
-        if job.state not in ACTIVE_STATES or median_s is None:
+        if job.state not in ACTIVE_STATES or median_s is None or job.task is not None:
             return None
         running_since = job.started_at if job.state == JobState.RUNNING else None
         elapsed_s = (now - running_since).total_seconds() if running_since else 0.0
@@ -343,18 +376,10 @@ def estimates_s(sessions: sessionmaker[Session], some: Sequence[Job]) -> list[fl
     return [left_s(job) for job in some]
 
 
-def _median_s(session: Session, model_id: str) -> float | None:
-    latest = (
-        select(Job.started_at, Job.finished_at)
-        .join(Segmentation, Segmentation.id == Job.segmentation_id)
-        .where(Job.state == JobState.DONE, Job.model_id == model_id)
-        .where(Segmentation.created_at >= Job.started_at)
-        .order_by(Job.finished_at.desc())
-        .limit(JOBS_IN_AN_ESTIMATE)
-    )
+def _median_s(connection: Connection, model_id: str) -> float | None:
     durations_s = [
         (finished_at - started_at).total_seconds()
-        for started_at, finished_at in session.execute(latest)
+        for started_at, finished_at in connection.execute(LATEST_DONE, {"model_id": model_id})
         if started_at is not None and finished_at is not None
     ]
     return statistics.median(durations_s) if durations_s else None

@@ -2,50 +2,105 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, select
-from sqlalchemy.orm import Session, aliased, contains_eager, selectinload, sessionmaker
+from sqlalchemy import ColumnElement, Select, bindparam, delete, func, select
+from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from db import audit, jobs, tables
-from db.database import reading, writing
-from db.documents import IDENTITY, MEASURED, SCHEMA_VERSION, document_of, lesion_of, place_of
+from db.database import reading, reading_rows, writing
+from db.documents import (
+    IDENTITY,
+    MEASURED,
+    SCHEMA_VERSION,
+    SEGMENTATIONS,
+    documents,
+    fetch,
+    lesion_of,
+    place_of,
+)
 from db.source import Source, source_of, upsert_source
-from db.tables import Outbox, Patient, Segmentation, Series, Study
-from errors import InvalidForm, JobCancelled, PatientNotFound, SegmentationNotFound
+from db.tables import Companion, Outbox, Patient, Segmentation, Series, Study
+from errors import (
+    InvalidForm,
+    JobCancelled,
+    PatientNotFound,
+    SegmentationNotFound,
+    SegmentationSuperseded,
+)
 from imaging.seg import colour
 from lesions.measure import Lesion
 
 __all__ = [
+    "BY_HAND",
     "SCHEMA_VERSION",
+    "Correction",
+    "NewCompanion",
     "NewSegmentation",
     "Source",
+    "add_companion",
     "adopt",
+    "colours",
     "delete_segmentation",
     "document",
     "find_equal",
     "lesions_of_patient",
     "locked",
+    "newest",
+    "of_seg",
     "patients",
     "record",
+    "refuse_superseded",
     "segmentations_of_study",
     "source_of",
+    "studies_of_patient",
+    "tracking_ids",
 ]
 
-
-# Those not deleted, with all that a document needs.
-SEGMENTATIONS = (
-    select(Segmentation)
-    .join(Segmentation.series)
-    .join(Series.study)
-    .options(
-        contains_eager(Segmentation.series).contains_eager(Series.study),
-        selectinload(Segmentation.lesions).joinedload(tables.Lesion.measurements),
-    )
-    .where(Segmentation.deleted_at.is_(None))
+# The model of what was drawn where no model had been.
+BY_HAND = {"id": "by-hand", "version": "", "sha256": ""}
+ONE = SEGMENTATIONS.where(Segmentation.id == bindparam("id"))
+OF_STUDY = SEGMENTATIONS.where(Study.study_instance_uid == bindparam("study_instance_uid")).order_by(
+    Segmentation.created_at.desc(), Segmentation.version.desc()
 )
+PATIENTS = (
+    select(
+        Patient.patient_id,
+        Patient.issuer,
+        Patient.name,
+        Patient.birth_date,
+        Patient.sex,
+        func.count(Study.id.distinct()),
+        func.max(Study.study_date),
+    )
+    .join(Study, Study.patient_ref == Patient.id)
+    .join(Series, Series.study_ref == Study.id)
+    .join(Segmentation, Segmentation.series_ref == Series.id)
+    .where(Segmentation.deleted_at.is_(None))
+    .group_by(Patient.id)
+    .order_by(Patient.patient_id, Patient.issuer)
+)
+
+
+@dataclass(frozen=True)
+class NewCompanion:
+    """An object that goes into the archive beside the SEG. encoded: the DICOM file."""
+
+    modality: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    encoded: bytes
+
+
+@dataclass(frozen=True)
+class Correction:
+    """corrects: the segmentation before it. changes: what became of each lesion, as docs/api.md has it."""
+
+    corrects: str | None
+    corrected_by: str | None
+    changes: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -55,6 +110,8 @@ class NewSegmentation:
     reasons: why that series was chosen. timings_s: seconds per stage.
     seg_sop_instance_uid, seg_series_instance_uid, encoded: the SEG as a DICOM file; None without lesions.
     idempotency_key: equal for equal images and model.
+    colours: of lesions that do not have their number's, #rrggbb by number.
+    correction: None for a run of a model.
     """
 
     source: Source
@@ -71,16 +128,20 @@ class NewSegmentation:
     timings_s: Mapping[str, float]
     peak_memory_mb: float | None
     software_version: str
+    companions: Sequence[NewCompanion] = ()
+    colours: Mapping[int, str] = field(default_factory=dict)
+    correction: Correction | None = None
 
 
 def record(
     sessions: sessionmaker[Session], new: NewSegmentation, job_id: str | None = None, owner: str = ""
 ) -> str:
-    """Write every row of the result, the outbox entry and the job's segmentation_id, or nothing at all.
+    """Write every row of the result, the outbox entries and the job's segmentation_id, or nothing at all.
 
     job_id: the job that asked, held by owner; None for a run without a job. A job without force adopts an
     equal result that another has recorded meanwhile. Returns the segmentation's id.
-    Raises: LeaseLost, JobNotFound, JobCancelled.
+    Raises: LeaseLost, JobNotFound, JobCancelled; SegmentationSuperseded where another version has come since
+    the one that is corrected.
     """
     now = datetime.now(UTC)
     with writing(sessions) as session:
@@ -89,10 +150,14 @@ def record(
             raise JobCancelled(f"Job {job.id} was cancelled before its result was recorded.")
         series_ref = upsert_source(session, new.source)
         # The upsert holds the series' row, so no other transaction can record the same images meanwhile.
-        equal = session.scalar(_equal(new.idempotency_key)) if job is not None and not job.force else None
-        if job is not None and equal is not None:
-            job.segmentation_id = locked(session, equal).id
-            return equal
+        correction = new.correction or Correction(None, None, ())
+        if new.correction is None and job is not None and not job.force:
+            equal = session.scalar(_equal(new.idempotency_key))
+            if equal is not None:
+                job.segmentation_id = locked(session, equal).id
+                return equal
+        elif correction.corrects is not None:
+            _refuse_superseded(session, locked(session, correction.corrects))
         used = select(func.max(Segmentation.version)).where(
             Segmentation.series_ref == series_ref, Segmentation.model_id == new.model_id
         )
@@ -101,6 +166,9 @@ def record(
             series_ref=series_ref,
             version=1 + (session.scalar(used) or 0),
             idempotency_key=new.idempotency_key,
+            corrects=correction.corrects,
+            corrected_by=correction.corrected_by,
+            changes=[dict(change) for change in correction.changes],
             model_id=new.model_id,
             model_version=new.model_version,
             model_sha256=new.model_sha256,
@@ -113,15 +181,122 @@ def record(
             peak_memory_mb=new.peak_memory_mb,
             software_version=new.software_version,
             created_at=now,
-            lesions=[_lesion_row(lesion, now) for lesion in new.lesions],
+            lesions=[_lesion_row(lesion, new.colours.get(lesion.number), now) for lesion in new.lesions],
         )
         session.add(segmentation)
         session.flush()
         if new.encoded is not None:
-            session.add(Outbox(segmentation_ref=segmentation.id, encoded=new.encoded))
+            _put_into_outbox(session, segmentation, new.seg_sop_instance_uid or "", new.encoded)
+        for companion in new.companions:
+            _add_companion(session, segmentation, companion)
+        if correction.corrected_by is not None:
+            count = len(correction.changes)
+            audit.note(
+                session, correction.corrected_by, "segmentation.correct", segmentation.id, changes=count
+            )
         if job is not None:
             job.segmentation_id = segmentation.id
         return segmentation.id
+
+
+def add_companion(
+    sessions: sessionmaker[Session], segmentation_id: str, new: NewCompanion, job_id: str, owner: str
+) -> None:
+    """Write its row, the outbox entry and the job's segmentation_id, or nothing at all.
+
+    One of the same modality that another job has added meanwhile stays the only one.
+    Raises: LeaseLost, JobNotFound, JobCancelled, SegmentationNotFound.
+    """
+    with writing(sessions) as session:
+        job = jobs.owned(session, job_id, owner)
+        if job.cancel_requested:
+            raise JobCancelled(f"Job {job.id} was cancelled before its result was recorded.")
+        segmentation = locked(session, segmentation_id)
+        present = select(Companion).where(
+            Companion.segmentation_ref == segmentation_id, Companion.modality == new.modality
+        )
+        if session.scalar(present) is None:
+            _add_companion(session, segmentation, new)
+            audit.note(session, job.requested_by, "companion.add", segmentation_id, modality=new.modality)
+        job.segmentation_id = segmentation_id
+
+
+def _add_companion(session: Session, segmentation: Segmentation, new: NewCompanion) -> None:
+    session.add(
+        Companion(
+            sop_instance_uid=new.sop_instance_uid,
+            segmentation_ref=segmentation.id,
+            modality=new.modality,
+            series_instance_uid=new.series_instance_uid,
+        )
+    )
+    _put_into_outbox(session, segmentation, new.sop_instance_uid, new.encoded)
+
+
+def _put_into_outbox(session: Session, segmentation: Segmentation, uid: str, encoded: bytes) -> None:
+    session.add(Outbox(sop_instance_uid=uid, segmentation_ref=segmentation.id, encoded=encoded))
+
+
+def newest(sessions: sessionmaker[Session], series_instance_uid: str) -> str | None:
+    """Id of what the series was last segmented as, by whatever model or person; None: never."""
+    query = (
+        select(Segmentation.id)
+        .join(Segmentation.series)
+        .where(Series.series_instance_uid == series_instance_uid)
+        .where(Segmentation.deleted_at.is_(None), Segmentation.missing_since.is_(None))
+        .order_by(Segmentation.created_at.desc(), Segmentation.version.desc())
+        .limit(1)
+    )
+    with reading(sessions) as session:
+        return session.scalar(query)
+
+
+def of_seg(sessions: sessionmaker[Session], sop_instance_uid: str) -> str | None:
+    """Id of the segmentation whose SEG that is; None: MetScope did not make it."""
+    query = select(Segmentation.id).where(
+        Segmentation.sop_instance_uid == sop_instance_uid, Segmentation.deleted_at.is_(None)
+    )
+    with reading(sessions) as session:
+        return session.scalar(query)
+
+
+def colours(sessions: sessionmaker[Session], segmentation_id: str) -> dict[int, str]:
+    """Of its lesions, #rrggbb by number."""
+    query = select(tables.Lesion.number, tables.Lesion.colour).where(
+        tables.Lesion.segmentation_ref == segmentation_id
+    )
+    with reading(sessions) as session:
+        return {row.number: row.colour for row in session.execute(query)}
+
+
+def tracking_ids(sessions: sessionmaker[Session], series_instance_uid: str) -> set[str]:
+    """Of every lesion that any version ever had in the series."""
+    query = (
+        select(tables.Lesion.tracking_id)
+        .join(Segmentation, Segmentation.id == tables.Lesion.segmentation_ref)
+        .join(Segmentation.series)
+        .where(Series.series_instance_uid == series_instance_uid)
+    )
+    with reading(sessions) as session:
+        return set(session.scalars(query))
+
+
+def refuse_superseded(sessions: sessionmaker[Session], segmentation_id: str) -> None:
+    """Raises: SegmentationSuperseded where there is a newer version, SegmentationNotFound."""
+    with reading(sessions) as session:
+        _refuse_superseded(session, _found(session.get(Segmentation, segmentation_id), segmentation_id))
+
+
+def _refuse_superseded(session: Session, segmentation: Segmentation) -> None:
+    newer = select(Segmentation.id).where(
+        Segmentation.series_ref == segmentation.series_ref,
+        Segmentation.model_id == segmentation.model_id,
+        Segmentation.version > segmentation.version,
+        Segmentation.deleted_at.is_(None),
+        Segmentation.missing_since.is_(None),
+    )
+    if session.scalar(newer.limit(1)) is not None:
+        raise SegmentationSuperseded(f"Segmentation {segmentation.id} has a newer version.")
 
 
 def find_equal(sessions: sessionmaker[Session], idempotency_key: str) -> str | None:
@@ -139,56 +314,65 @@ def adopt(sessions: sessionmaker[Session], job_id: str, owner: str, segmentation
 
 def document(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, Any]:
     """The segmentation as the API gives it (docs/api.md). Raises: SegmentationNotFound, also when deleted."""
-    with reading(sessions) as session:
-        segmentation = session.scalar(SEGMENTATIONS.where(Segmentation.id == segmentation_id))
-        if segmentation is None:
-            raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
-        return document_of(segmentation)
+    with reading_rows(sessions) as connection:
+        found = documents(connection, ONE, {"id": segmentation_id})
+    if not found:
+        raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
+    return found[0]
 
 
 def segmentations_of_study(sessions: sessionmaker[Session], study_instance_uid: str) -> list[dict[str, Any]]:
     """Documents, newest first; none for a study never segmented (the archive knows the others)."""
-    query = SEGMENTATIONS.where(Study.study_instance_uid == study_instance_uid).order_by(
-        Segmentation.created_at.desc(), Segmentation.version.desc()
-    )
-    with reading(sessions) as session:
-        return [document_of(segmentation) for segmentation in session.scalars(query)]
+    with reading_rows(sessions) as connection:
+        return documents(connection, OF_STUDY, {"study_instance_uid": study_instance_uid})
 
 
 def patients(sessions: sessionmaker[Session]) -> list[dict[str, Any]]:
     """Patients with a segmentation: patient_id, issuer, name, birth_date, sex, studies (how many),
     last_study_date. Dates are ISO 8601 or None; sorted by patient_id.
     """
+    with reading_rows(sessions) as connection:
+        found = connection.execute(PATIENTS).all()
+    return [
+        {
+            "patient_id": patient_id,
+            "issuer": issuer,
+            "name": name,
+            "birth_date": birth_date and birth_date.isoformat(),
+            "sex": sex,
+            "studies": studies,
+            "last_study_date": last_study_date and last_study_date.isoformat(),
+        }
+        for patient_id, issuer, name, birth_date, sex, studies, last_study_date in found
+    ]
+
+
+def studies_of_patient(sessions: sessionmaker[Session], patient_id: str) -> list[dict[str, Any]]:
+    """The patient's studies with a segmentation: study_instance_uid, study_date (ISO 8601 or None), by date.
+
+    None for a patient never segmented. Raises: InvalidForm where several issuers use this patient_id.
+    """
     query = (
-        select(
-            Patient.patient_id,
-            Patient.issuer,
-            Patient.name,
-            Patient.birth_date,
-            Patient.sex,
-            func.count(Study.id.distinct()),
-            func.max(Study.study_date),
-        )
-        .join(Study, Study.patient_ref == Patient.id)
+        select(Study.patient_ref, Study.study_instance_uid, Study.study_date)
+        .join(Study.patient)
         .join(Series, Series.study_ref == Study.id)
         .join(Segmentation, Segmentation.series_ref == Series.id)
-        .where(Segmentation.deleted_at.is_(None))
-        .group_by(Patient.id)
-        .order_by(Patient.patient_id, Patient.issuer)
+        .where(Patient.patient_id == patient_id, Segmentation.deleted_at.is_(None))
+        .distinct()
+        .order_by(Study.study_date.asc().nulls_last(), Study.study_instance_uid)
     )
-    with reading(sessions) as session:
-        return [
-            {
-                "patient_id": patient_id,
-                "issuer": issuer,
-                "name": name,
-                "birth_date": birth_date and birth_date.isoformat(),
-                "sex": sex,
-                "studies": studies,
-                "last_study_date": last_study_date and last_study_date.isoformat(),
-            }
-            for patient_id, issuer, name, birth_date, sex, studies, last_study_date in session.execute(query)
-        ]
+    with reading_rows(sessions) as connection:
+        found = connection.execute(query).all()
+    issuers = len({row.patient_ref for row in found})
+    if issuers > 1:
+        raise InvalidForm(f"{issuers} issuers use this patient identifier.")
+    return [
+        {
+            "study_instance_uid": row.study_instance_uid,
+            "study_date": row.study_date and row.study_date.isoformat(),
+        }
+        for row in found
+    ]
 
 
 def lesions_of_patient(
@@ -204,8 +388,8 @@ def lesions_of_patient(
     known = select(Patient.id).where(Patient.patient_id == patient_id)
     if issuer is not None:
         known = known.where(Patient.issuer == issuer)
-    with reading(sessions) as session:
-        refs = session.scalars(known).all()
+    with reading_rows(sessions) as connection:
+        refs = connection.scalars(known).all()
         if not refs:
             raise PatientNotFound("No patient with this identifier has been segmented.")
         if len(refs) > 1:
@@ -215,11 +399,12 @@ def lesions_of_patient(
             Study.study_time.asc().nulls_last(),
             Segmentation.created_at,
         )
-        return [
-            lesion_of(row) | place_of(segmentation) | {"colour": row.colour}
-            for segmentation in session.scalars(query)
-            for row in segmentation.lesions
-        ]
+        found = fetch(connection, query, {})
+    return [
+        lesion_of(row) | place_of(segmentation) | {"colour": row.colour}
+        for segmentation, lesions in found
+        for row in lesions
+    ]
 
 
 def delete_segmentation(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> None:
@@ -232,11 +417,11 @@ def delete_segmentation(sessions: sessionmaker[Session], segmentation_id: str, a
         audit.note(session, actor, "segmentation.delete", segmentation_id, sop_instance_uid=uid)
 
 
-def _lesion_row(lesion: Lesion, now: datetime) -> tables.Lesion:
+def _lesion_row(lesion: Lesion, given_colour: str | None, now: datetime) -> tables.Lesion:
     fields = lesion.to_dict()
     return tables.Lesion(
         **{name: fields[name] for name in IDENTITY},
-        colour=colour(lesion.number).hex,
+        colour=given_colour or colour(lesion.number).hex,
         measurements=[tables.Measurement(**{name: fields[name] for name in MEASURED}, created_at=now)],
     )
 
@@ -246,7 +431,10 @@ def locked(session: Session, segmentation_id: str) -> Segmentation:
 
     Raises: SegmentationNotFound, also when it is deleted.
     """
-    segmentation = session.get(Segmentation, segmentation_id, with_for_update=True)
+    return _found(session.get(Segmentation, segmentation_id, with_for_update=True), segmentation_id)
+
+
+def _found(segmentation: Segmentation | None, segmentation_id: str) -> Segmentation:
     if segmentation is None or segmentation.deleted_at is not None:
         raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
     return segmentation

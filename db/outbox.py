@@ -1,15 +1,16 @@
-"""SEG objects on their way into the archive, and whether those that arrived are still there."""
+"""Objects on their way into the archive, and whether the SEGs that arrived are still there."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Row, Select, delete, func, select
+from sqlalchemy import Row, Select, delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
 from db.database import reading, writing
 from db.measurements import locked
-from db.tables import Outbox, Segmentation, Series, Study
+from db.tables import Companion, Outbox, Segmentation, Series, Study
 
 
 @dataclass(frozen=True)
@@ -21,23 +22,52 @@ class Stored:
     sop_instance_uid: str
 
 
-def pending(sessions: sessionmaker[Session], segmentation_id: str) -> bytes | None:
-    """The segmentation's SEG, a DICOM file; None where the archive has it, or there is none."""
+def pending(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, bytes]:
+    """DICOM files of the segmentation that the archive has not confirmed, by UID, the SEG first."""
+    waiting = (
+        select(Outbox.sop_instance_uid, Outbox.encoded)
+        .outerjoin(Companion, Companion.sop_instance_uid == Outbox.sop_instance_uid)
+        .where(Outbox.segmentation_ref == segmentation_id)
+        .order_by(Companion.modality.is_not(None), Companion.modality.desc())
+    )
     with reading(sessions) as session:
-        return session.scalar(select(Outbox.encoded).where(Outbox.segmentation_ref == segmentation_id))
+        return {row.sop_instance_uid: row.encoded for row in session.execute(waiting)}
 
 
 def count(session: Session) -> int:
-    """How many SEG objects wait."""
+    """How many objects wait."""
     return session.scalar(select(func.count()).select_from(Outbox)) or 0
 
 
-def mark_stored(sessions: sessionmaker[Session], segmentation_id: str) -> None:
-    """The archive has confirmed the SEG: it leaves the outbox. Raises: SegmentationNotFound."""
+def mark_stored(sessions: sessionmaker[Session], segmentation_id: str, uids: Collection[str]) -> None:
+    """The archive has confirmed the objects with those SOP Instance UIDs: they leave the outbox.
+
+    Raises: SegmentationNotFound.
+    """
+    now = datetime.now(UTC)
     with writing(sessions) as session:
         segmentation = locked(session, segmentation_id)
-        segmentation.stored_at = segmentation.stored_at or datetime.now(UTC)
-        session.execute(delete(Outbox).where(Outbox.segmentation_ref == segmentation_id))
+        if segmentation.sop_instance_uid in uids:
+            segmentation.stored_at = segmentation.stored_at or now
+        companions = Companion.sop_instance_uid.in_(uids), Companion.stored_at.is_(None)
+        session.execute(update(Companion).where(*companions).values(stored_at=now))
+        session.execute(delete(Outbox).where(Outbox.sop_instance_uid.in_(uids)))
+
+
+def give_up(sessions: sessionmaker[Session], segmentation_id: str, uid: str, attempts: int) -> bool:
+    """Forget a companion where so many attempts to store it failed; False: not yet, or it is the SEG.
+
+    Raises: SegmentationNotFound.
+    """
+    with writing(sessions) as session:
+        segmentation = locked(session, segmentation_id)
+        companion = session.get(Companion, uid)
+        if companion is None or segmentation.store_attempts + 1 < attempts:
+            return False
+        session.execute(delete(Outbox).where(Outbox.sop_instance_uid == uid))
+        session.delete(companion)
+        audit.note(session, None, "companion.refused", segmentation_id, modality=companion.modality)
+        return True
 
 
 def store_failed(sessions: sessionmaker[Session], segmentation_id: str) -> int:

@@ -1,5 +1,5 @@
-"""The tables: patients, studies, series, segmentations with their outbox, lesions, measurements, jobs,
-batches, workers, tokens, audit events.
+"""The tables: patients, studies, series, segmentations with their companions and their outbox, lesions,
+measurements, jobs, batches, workers, tokens, audit events.
 
 A change here needs a migration under ``db/migrations/versions``; a test compares the two. Times are
 UTC and timezone-aware on both databases. Lengths in mm, volumes in ml, points in LPS mm.
@@ -109,9 +109,11 @@ class Series(Base):
 
 
 class Segmentation(Base):
-    """One run of one model on one series.
+    """One run of one model on one series, or a person's correction of it.
 
     version: 1, 2, … per series and model; a number is never used twice.
+    corrects, corrected_by, changes: of a correction, the segmentation before it, who made it, and what became
+    of each lesion.
     sop_instance_uid, series_instance_uid: those of the SEG; empty where no lesion was found.
     stored_at: when the archive confirmed the SEG, which leaves the outbox then.
     checked_at, missing_since: when the archive was last asked whether it still has the SEG, and since when
@@ -125,6 +127,9 @@ class Segmentation(Base):
     series_ref: Mapped[int] = mapped_column(ForeignKey("series.id"))
     version: Mapped[int]
     idempotency_key: Mapped[str] = mapped_column(index=True)
+    corrects: Mapped[str | None] = mapped_column(ForeignKey("segmentations.id", ondelete="SET NULL"))
+    corrected_by: Mapped[str | None]
+    changes: Mapped[list[Any]]
     model_id: Mapped[str]
     model_version: Mapped[str]
     model_sha256: Mapped[str]
@@ -146,15 +151,28 @@ class Segmentation(Base):
     lesions: Mapped[list["Lesion"]] = relationship(order_by="Lesion.number")
 
 
+class Companion(Base):
+    """Another object made from a segmentation. modality: SR or RTSTRUCT."""
+
+    __tablename__ = "companions"
+
+    sop_instance_uid: Mapped[str] = mapped_column(primary_key=True)
+    segmentation_ref: Mapped[str] = mapped_column(ForeignKey("segmentations.id"), index=True)
+    modality: Mapped[str]
+    series_instance_uid: Mapped[str]
+    stored_at: Mapped[datetime | None]
+
+
 class Outbox(Base):
-    """An encoded SEG that the archive has not confirmed; written with its segmentation, in one transaction.
+    """An encoded SEG or companion that the archive has not confirmed; written with its row at once.
 
     encoded: the DICOM file, the same bytes at every attempt to store them.
     """
 
     __tablename__ = "outbox"
 
-    segmentation_ref: Mapped[str] = mapped_column(ForeignKey("segmentations.id"), primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(primary_key=True)
+    segmentation_ref: Mapped[str] = mapped_column(ForeignKey("segmentations.id"), index=True)
     encoded: Mapped[bytes]
 
 
@@ -217,6 +235,7 @@ class Job(Base):
     """A request for a segmentation and how far it has come; the truth that the broker's messages hint at.
 
     request_key: study, series and model asked for; at most one unforced job per key is active.
+    task: what else than to segment (correction.perform); null for a segmentation.
     started_at: when the present attempt began. queued_at: when a message was last due to be sent.
     lease_owner may change the job until another worker claims it after lease_expires_at.
     """
@@ -233,6 +252,7 @@ class Job(Base):
         ),
         Index(None, "state", "created_at"),
         Index(None, "model_id", "finished_at"),
+        Index(None, "study_instance_uid", "created_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -240,6 +260,7 @@ class Job(Base):
     study_instance_uid: Mapped[str]
     series_instance_uid: Mapped[str | None]
     model_id: Mapped[str]
+    task: Mapped[dict[str, Any] | None]
     force: Mapped[bool]
     requested_by: Mapped[str | None]
     state: Mapped[str]

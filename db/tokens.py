@@ -4,16 +4,19 @@ import hashlib
 import secrets
 from datetime import UTC, datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
-from db.database import reading, writing
+from db.database import reading, reading_rows, writing
 from db.tables import Role, Token
 from errors import TokenExists, TokenNotFound
 
 SECRET_BYTES = 32
+BY_SECRET = select(Token.name, Token.role).where(
+    Token.sha256 == bindparam("sha256"), Token.revoked_at.is_(None)
+)
 
 
 def new_secret() -> str:
@@ -38,11 +41,10 @@ def create(
     return secret
 
 
-def find(sessions: sessionmaker[Session], secret: str) -> Token | None:
-    """The token with that secret, unless it is revoked."""
-    query = select(Token).where(Token.sha256 == _hash(secret), Token.revoked_at.is_(None))
-    with reading(sessions) as session:
-        return session.scalar(query)
+def find(sessions: sessionmaker[Session], secret: str) -> Row[str, str] | None:
+    """Name and role of the token with that secret, unless it is revoked."""
+    with reading_rows(sessions) as connection:
+        return connection.execute(BY_SECRET, {"sha256": _hash(secret)}).one_or_none()
 
 
 def list_tokens(sessions: sessionmaker[Session]) -> list[Token]:

@@ -1,7 +1,7 @@
 """Lesions to a DICOM Segmentation. Reading one back is ``imaging.seg_read``; ``read`` is offered here too."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import highdicom as hd
 import numpy as np
@@ -57,6 +57,7 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     sop_instance_uid: str,
     series_instance_uid: str,
     series_number: int = 1000,
+    title: str | None = None,
 ) -> Dataset:
     """A BINARY SEG of the frames that are not empty, native Explicit VR Little Endian, ready for ``save_as``.
 
@@ -64,14 +65,18 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     segments: numbered 1..n in this order, each with at least one voxel and with its codes.
     algorithm: None for segments that a person drew, and for those that were read from a SEG: each of these
     is written with what that SEG says of it, its ``described``.
+    title: of the series, without it what segments and algorithm say.
     Patient and study come from the stack's headers where the value there is legal DICOM; illegal or missing
     ones are written empty, all text as UTF-8. For a source without a Frame of Reference UID one is derived
     from its Series Instance UID, the same each time. Raises: ValueError where a caller broke one of these
     rules, or gives a stack without headers (from NIfTI) or no segments (an empty SEG shows nothing).
     """
     _check(stack, labels, segments)
-    title = f"Brain metastases, {'AI' if algorithm else 'manual'} segmentation"
-    if read_again := any(segment.described is not None for segment in segments):
+    stack, labels = _drawn_part(stack, labels)
+    read_again = title is None and any(segment.described is not None for segment in segments)
+    if title is None:
+        title = f"Brain metastases, {'AI' if algorithm else 'manual'} segmentation"
+    if read_again:
         title = "Segments as another SEG describes them"
     encoded = hd.seg.Segmentation(
         source_images=_sources(stack),
@@ -113,6 +118,16 @@ def _check(stack: Stack, labels: hd.Volume, segments: Sequence[Segment]) -> None
         raise ValueError(f"labels hold the values {drawn}, the segments are {numbers}")
 
 
+def _drawn_part(stack: Stack, labels: hd.Volume) -> tuple[Stack, hd.Volume]:
+    """From the first slice with a segment to the last: no frame shows or references what is outside."""
+    drawn = np.flatnonzero(labels.array.any(axis=(1, 2)))
+    part = slice(int(drawn[0]), int(drawn[-1]) + 1)
+    # A multi-frame image has one header for all its slices.
+    headers = stack.headers if stack.slices[0].frame is not None else stack.headers[part]
+    shown = replace(stack, volume=stack.volume[part], slices=stack.slices[part], headers=headers)
+    return shown, labels[part]
+
+
 def _description(segment: Segment, algorithm: Algorithm | None) -> hd.seg.SegmentDescription:
     if segment.category is None or segment.type is None:
         raise ValueError(f"segment {segment.number} has no category or type")
@@ -127,7 +142,7 @@ def _description(segment: Segment, algorithm: Algorithm | None) -> hd.seg.Segmen
         tracking_uid=segment.tracking_uid,
         tracking_id=segment.tracking_id,
         anatomic_regions=[codes.BRAIN],
-        display_color=hd.color.CIELabColor.from_string(colour(segment.number).hex),
+        display_color=hd.color.CIELabColor.from_string(segment.colour or colour(segment.number).hex),
     )
     description.update(segment.described or {})
     return description

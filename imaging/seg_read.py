@@ -47,6 +47,7 @@ class Segment:
 
     tracking_id and tracking_uid, category and type are None where a foreign SEG does not give them.
     described: of a segment that was read, those elements of DESCRIPTION that its SEG gives.
+    colour: #rrggbb, of one that is to be written in another colour than its number's.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Segment:
     category: Code | None
     type: Code | None
     described: Dataset | None = field(default=None, compare=False)
+    colour: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def _segment(item: Dataset) -> Segment:
         raise UnreadableFile("An item of SegmentSequence has no SegmentNumber.")
     return Segment(
         number=int(item.SegmentNumber),
-        name=str(item.get("SegmentLabel") or ""),
+        # A backslash in a label makes several values of it.
+        name=" ".join(str(part) for part in np.atleast_1d(item.get("SegmentLabel") or "")),
         tracking_id=item.get("TrackingID") or None,
         tracking_uid=item.get("TrackingUID") or None,
         category=_code(item.get("SegmentedPropertyCategoryCodeSequence")),

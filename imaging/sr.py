@@ -38,6 +38,8 @@ class MeasuredLesion(Protocol):
     @property
     def number(self) -> int: ...
     @property
+    def name(self) -> str: ...
+    @property
     def tracking_id(self) -> str: ...
     @property
     def tracking_uid(self) -> str: ...
@@ -75,7 +77,7 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
         raise ValueError("a report needs lesions, and the DICOM headers of their source")
     in_space = any(lesion.slice.index is None for lesion in lesions)
     report = (sr.Comprehensive3DSR if in_space else sr.ComprehensiveSR)(
-        evidence=[*(bare(header, stack) for header in stack.headers), _bare_seg(seg, stack)],
+        evidence=[*(bare(header, stack) for header in _measured(stack, lesions)), _bare_seg(seg, stack)],
         content=_content(stack, seg, lesions, algorithm),
         series_instance_uid=series_instance_uid,
         series_number=series_number,
@@ -92,6 +94,12 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     dataset.file_meta, dataset.preamble = report.file_meta, report.preamble
     inherit(dataset, stack.headers[0])
     return dataset
+
+
+def _measured(stack: Stack, lesions: Sequence[MeasuredLesion]) -> list[Dataset]:
+    """The headers of the images that axes lie on."""
+    uids = {stack.slices[one.slice.index].sop_instance_uid for one in lesions if one.slice.index is not None}
+    return [header for header in stack.headers if header.SOPInstanceUID in uids]
 
 
 def _bare_seg(seg: Dataset, stack: Stack) -> Dataset:
@@ -155,7 +163,7 @@ def _volume(
 def _axes(
     stack: Stack, lesion: MeasuredLesion, algorithm: Algorithm | None
 ) -> sr.MeasurementsAndQualitativeEvaluations:
-    return sr.MeasurementsAndQualitativeEvaluations(
+    group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
             uid=lesion.tracking_uid, identifier=f"{BIDIRECTIONAL}:{lesion.tracking_id}"
         ),
@@ -175,6 +183,14 @@ def _axes(
             )
         ],
     )
+    # What a viewer writes beside the measurement.
+    comment = sr.TextContentItem(
+        name=dictionary.DCM.Comment,
+        value=f"{lesion.name} ({lesion.tracking_id})",
+        relationship_type=sr.RelationshipTypeValues.CONTAINS,
+    )
+    group[0].ContentSequence.append(comment)
+    return group
 
 
 def _coordinates(

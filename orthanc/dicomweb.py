@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 JSON = "application/dicom+json"
 # Any transfer syntax: without it Orthanc answers 500 for JPEG 2000 and transcodes JPEG-LS and RLE.
 INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+# Of Orthanc's own REST API.
+PATHS = {"Instance": "instances", "Study": "studies"}
 STUDY_FIELDS = [
     "StudyDescription",
     "ModalitiesInStudy",
@@ -62,6 +64,12 @@ class Archive(Protocol):
 
     def delete_instance(self, study_uid: str, sop_uid: str) -> None:
         """Return when the archive does not hold the instance any more; one that is absent is no error.
+
+        Raises: DeletionUnavailable.
+        """
+
+    def delete_study(self, study_uid: str) -> None:
+        """Return when the archive does not hold the study any more; one that is absent is no error.
 
         Raises: DeletionUnavailable.
         """
@@ -207,11 +215,17 @@ class DicomwebArchive:
         return any(entry.get("SOPInstanceUID") == sop_uid for entry in found)
 
     def delete_instance(self, study_uid: str, sop_uid: str) -> None:
+        self._delete("Instance", sop_uid)
+
+    def delete_study(self, study_uid: str) -> None:
+        self._delete("Study", study_uid)
+
+    def _delete(self, kind: Literal["Instance", "Study"], uid: str) -> None:
         if self._rest is None:
             raise DeletionUnavailable("MetScope cannot delete in this archive.")
-        for found in self._rest.post("tools/lookup", "text/plain", sop_uid.encode(), _read_lookup):
-            if found["Type"] == "Instance":
-                self._rest.delete(f"instances/{quote(found['ID'], safe='')}")
+        for found in self._rest.post("tools/lookup", "text/plain", uid.encode(), _read_lookup):
+            if found["Type"] == kind:
+                self._rest.delete(f"{PATHS[kind]}/{quote(found['ID'], safe='')}")
 
     def check(self) -> None:
         if self._transport.probe("studies?limit=1", JSON, _read_json) is None:

@@ -99,14 +99,22 @@ class FolderArchive:
         )
 
     def delete_instance(self, study_uid: str, sop_uid: str) -> None:
+        self._delete(study_uid, sop_uid)
+
+    def delete_study(self, study_uid: str) -> None:
+        self._delete(study_uid, None)
+
+    def _delete(self, study_uid: str, sop_uid: str | None) -> None:
         self._refresh()
         for path, file in self._files.items():
             header = file.header
-            if header and header.SOPInstanceUID == sop_uid and header.StudyInstanceUID == study_uid:
+            if header and header.StudyInstanceUID == study_uid and sop_uid in {header.SOPInstanceUID, None}:
                 try:
                     path.unlink(missing_ok=True)
                 except OSError as error:
-                    raise ArchiveRefused(f"Instance {sop_uid} was not deleted: {error.strerror}.") from None
+                    raise ArchiveRefused(
+                        f"Instance {header.SOPInstanceUID} was not deleted: {error.strerror}."
+                    ) from None
 
     def check(self) -> None:
         if not self._folder.is_dir():

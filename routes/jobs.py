@@ -36,8 +36,13 @@ def request_segmentation(path: schemas.StudyPath, body: schemas.SegmentationForm
         force=body.force,
         requested_by=g.actor,
     )
+    return answer_with(job, body.wait_s)
+
+
+def answer_with(job: Job, wait_s: float | None) -> Response:
+    """Announce a job and tell how far it has come, after waiting for its end if that was asked for."""
     announce(job)
-    job = _wait_for_end(job, body.wait_s or 0.0)
+    job = wait_for_end(job, wait_s or 0.0)
     response = _job(job, 202 if job.state in ACTIVE_STATES else 200)
     response.headers["Location"] = f"/jobs/{job.id}"
     return response
@@ -51,7 +56,8 @@ def announce(job: Job) -> bool:
     return told
 
 
-def _wait_for_end(job: Job, wait_s: float) -> Job:
+def wait_for_end(job: Job, wait_s: float) -> Job:
+    """The job at its end, or as it is after so many seconds, or now where too many requests wait already."""
     deadline = time.monotonic() + wait_s
     if wait_s and context().waiting.acquire(blocking=False):
         try:
@@ -71,10 +77,8 @@ def _job(job: Job, status: int = 200) -> Response:
 def list_jobs(query: schemas.JobsQuery) -> Response:
     """The newest jobs"""
     sessions = context().sessions
-    found = jobs.list_jobs(sessions, query.limit, query.state)
-    left_s = jobs.estimates_s(sessions, found)
-    answers = [schemas.JobAnswer.of(*pair) for pair in zip(found, left_s, strict=True)]
-    return answer(schemas.JobsAnswer(jobs=answers))
+    found = jobs.list_jobs(sessions, query.limit, query.state, query.study_instance_uid)
+    return answer(schemas.JobsAnswer.of(found, jobs.estimates_s(sessions, found)))
 
 
 @routes.get("/jobs/<job_id>", responses={200: schemas.JobAnswer})

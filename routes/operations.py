@@ -1,6 +1,6 @@
 """Health, metrics, the operations page, and access for a proxy in front of the archive."""
 
-from flask import Response, g, redirect, render_template
+from flask import Response, g, redirect, render_template, request
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.wrappers import Response as AnyResponse
@@ -29,7 +29,7 @@ def check_access(path: schemas.RolePath) -> Response:
     nginx asks this (auth_request) before it passes a request on to Orthanc with Orthanc's own credentials.
     """
     if context().settings.auth == "token":
-        access.admit(context().sessions, Role(path.role))
+        access.admit(context().sessions, Role(path.role), request.headers.get("X-Original-Method"))
     return Response(status=204)
 
 

@@ -3,7 +3,7 @@
 from flask import Response, g, jsonify
 
 import schemas
-from db import measurements
+from db import measurements, outbox
 from errors import SegmentationNotStored
 from imaging import series
 from routes.shared import answer, blueprint, context
@@ -40,19 +40,25 @@ def get_segmentation(path: schemas.SegmentationPath) -> Response:
 
 @routes.delete("/segmentations/<segmentation_id>", responses={204: None})
 def delete_segmentation(path: schemas.SegmentationPath) -> Response:
-    """Delete a segmentation: its SEG in the archive, and its rows from every list
+    """Delete a segmentation: its SEG and companions in the archive, and its rows from every list
 
-    The SEG goes first: where the archive fails, nothing is changed and the request may be repeated.
+    The archive's go first: where it fails, no row is changed and the request may be repeated. A correction
+    that is deleted leaves the version before it the newest.
     """
     sessions, segmentation_id = context().sessions, path.segmentation_id
     document = measurements.document(sessions, segmentation_id)
-    sop_instance_uid = document["segmentation"]["sop_instance_uid"]
-    if sop_instance_uid is not None:
-        if not document["segmentation"]["stored"] and document["segmentation"]["missing_since"] is None:
-            raise SegmentationNotStored(f"Segmentation {segmentation_id} still waits for the archive.")
-        context().archive.delete_instance(document["study_instance_uid"], sop_instance_uid)
+    refuse_waiting(segmentation_id)
+    for stored in (*document["companions"], document["segmentation"]):
+        if stored["sop_instance_uid"] is not None:
+            context().archive.delete_instance(document["study_instance_uid"], stored["sop_instance_uid"])
     measurements.delete_segmentation(sessions, segmentation_id, g.actor)
     return Response(status=204)
+
+
+def refuse_waiting(segmentation_id: str) -> None:
+    """Raises: SegmentationNotStored where an object of it is still on its way into the archive."""
+    if outbox.pending(context().sessions, segmentation_id):
+        raise SegmentationNotStored(f"Segmentation {segmentation_id} still waits for the archive.")
 
 
 @routes.get("/patients", responses={200: schemas.PatientsAnswer})

@@ -22,7 +22,7 @@ WAITING_REQUESTS = THREADS // 2
 
 @dataclass(frozen=True)
 class Context:
-    """What the views work with. ``waiting`` keeps requests with wait_s from taking every thread,
+    """What the views work with. ``waiting`` keeps requests that wait for a job from taking every thread,
     ``uploading`` several uploads from taking the memory.
     """
 
@@ -68,11 +68,12 @@ def answer(body: BaseModel, status: int = 200) -> Response:
     return Response(body.model_dump_json() + "\n", status, content_type="application/json")
 
 
-def blueprint(name: str) -> APIBlueprint:
+def blueprint(name: str, url_prefix: str | None = None) -> APIBlueprint:
     """Routes that need a token and may answer with an error."""
     return APIBlueprint(
         name,
         name,
+        url_prefix=url_prefix,
         abp_security=[{"token": []}],
         abp_responses={422: schemas.ErrorAnswer, "default": schemas.ErrorAnswer},
         operation_id_callback=_operation_id,

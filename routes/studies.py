@@ -1,10 +1,12 @@
 """DICOM files sent by people without a DICOMweb client."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from flask import Response, g
+from flask_openapi3.models.file import FileStorage
 from pydicom import Dataset
 
 import schemas
@@ -21,27 +23,53 @@ STORED_AT_ONCE_BYTES = 64 * MIB
 routes = blueprint("studies")
 
 
+@dataclass(frozen=True)
+class Stored:
+    """An instance that the archive has confirmed."""
+
+    study_instance_uid: str
+    sop_instance_uid: str
+    modality: str
+    source_series_uid: str | None
+
+
 @routes.post("/studies", responses={200: schemas.UploadAnswer})
 def upload_studies(form: schemas.UploadForm) -> Response:
     """Store DICOM files, and ZIP archives of them, in the archive
 
     Every file is read before the first one is stored. Where the archive fails on the way, send them again.
     """
-    files = [(str(number), cast(BinaryIO, file.stream)) for number, file in enumerate(form.files)]
+    counts = Counter(one.study_instance_uid for one in store_files(form.files))
+    studies = [{"study_instance_uid": uid, "instances": count} for uid, count in sorted(counts.items())]
+    return answer(schemas.UploadAnswer.model_validate({"studies": studies}))
+
+
+def store_files(uploaded: Sequence[FileStorage]) -> list[Stored]:
+    """Store them, once every one has been read. Raises: UploadRefused, ArchiveError."""
+    files = [(str(number), cast(BinaryIO, file.stream)) for number, file in enumerate(uploaded)]
+    stored: list[Stored] = []
     with context().uploading:
         for instance in incoming.instances(files):
             del instance
-        stored: Counter[str] = Counter()
         for some in _portions(incoming.instances(files)):
             context().archive.store(some)
-            uids = Counter(str(instance.StudyInstanceUID) for instance in some)
+            portion = [_stored(instance) for instance in some]
             some.clear()
-            stored += uids
+            stored += portion
             with writing(context().sessions) as session:
-                for uid, count in uids.items():
+                for uid, count in Counter(one.study_instance_uid for one in portion).items():
                     audit.note(session, g.actor, "study.upload", uid, instances=count)
-    studies = [{"study_instance_uid": uid, "instances": count} for uid, count in sorted(stored.items())]
-    return answer(schemas.UploadAnswer.model_validate({"studies": studies}))
+    return stored
+
+
+def _stored(instance: Dataset) -> Stored:
+    referenced = instance.get("ReferencedSeriesSequence") or [Dataset()]
+    return Stored(
+        study_instance_uid=str(instance.StudyInstanceUID),
+        sop_instance_uid=str(instance.SOPInstanceUID),
+        modality=str(instance.get("Modality", "")),
+        source_series_uid=referenced[0].get("SeriesInstanceUID"),
+    )
 
 
 def _portions(instances: Iterator[Dataset]) -> Iterator[list[Dataset]]:

@@ -1,6 +1,7 @@
 """The door: every route is shut to who has no right to it, and tokens are made, shown and revoked safely."""
 
 import base64
+import html
 import re
 import stat
 
@@ -13,6 +14,7 @@ from db.database import open_database
 from db.tables import AuditEvent, Role, Token
 from errors import SettingsError, TokenExists, TokenNotFound
 from settings import LOOPBACK, Settings, load
+from version import VERSION
 
 RANK = {"reader": 0, "operator": 1, "admin": 2}
 # What a role may do that the one below it may not; routes are named by method and path.
@@ -21,7 +23,8 @@ NEEDED = {"GET": "reader", "POST": "operator", "DELETE": "admin"}
 
 @pytest.fixture
 def settings(tmp_path) -> Settings:
-    return Settings(_env_file=None, data_dir=tmp_path)
+    """With every route that there is."""
+    return Settings(_env_file=None, data_dir=tmp_path, segmentationui_api=True)
 
 
 @pytest.fixture
@@ -47,14 +50,15 @@ def routes(app):
             yield method, re.sub(r"<[^>]+>", "reader", rule.rule), rule.endpoint
 
 
-def test_without_a_token_only_health_answers(app):
+def test_without_a_token_only_health_and_the_login_answer(app):
     client = app.test_client()
     asked = [*routes(app), ("GET", "/no/such/address", None), ("PATCH", "/jobs", None)]
     for method, path, endpoint in asked:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic cmVhZGVyOng="}):
             answer = client.open(path, method=method, headers=headers)
             if endpoint in OPEN_ENDPOINTS:
-                assert answer.status_code in {200, 503}
+                # Forms without their fields, or from no page of this site.
+                assert answer.status_code in {200, 403, 422, 503}
             else:
                 assert answer.status_code == 401, (method, path)
                 assert answer.json["error"]["code"] == "unauthorized"
@@ -95,6 +99,88 @@ def test_a_browser_opens_the_pages_with_a_password_and_nothing_else(app, bearer)
         assert client.get(path, headers=basic(bearer["reader"])).status_code in {200, 302, 308}, path
     for path in ("/jobs", "/patients", "/auth/admin", "/operationsx"):
         assert client.get(path, headers=basic(bearer["admin"])).status_code in {401, 404}, path
+
+
+HERE = {"Origin": "http://localhost"}
+
+
+def test_a_login_opens_until_the_logout_what_its_token_may(app, bearer):
+    client = app.test_client()
+    operator = bearer["operator"]["Authorization"].removeprefix("Bearer ")
+    refused = client.post("/login", data={"token": "wrong", "next": "/"}, headers=HERE)
+    assert (refused.status_code, refused.headers.getlist("Set-Cookie")) == (401, [])
+    address = "/metscope?StudyInstanceUIDs=1.2&x=/y"
+    page = client.get(f"/login?next={address}").text
+    (hidden,) = re.findall(r'name="next" type="hidden" value="([^"]*)"', page)
+    assert html.unescape(hidden) == address
+    answer = client.post("/login", data={"token": operator, "next": address}, headers=HERE)
+    assert (answer.status_code, answer.headers["Location"]) == (303, address)
+    assert {"HttpOnly", "SameSite=Lax"} <= set(answer.headers["Set-Cookie"].split("; "))
+    assert client.get("/session").json == {"name": "operator", "role": "operator", "version": VERSION}
+    assert client.get("/auth/admin").status_code == 403
+    assert client.post("/segmentation/1.2.3", headers=HERE).status_code == 202
+    assert client.delete("/segmentations/1", headers=HERE).status_code == 403
+    assert client.post("/logout").status_code == 403
+    client.post("/logout", headers=HERE)
+    assert client.get("/jobs").status_code == 401
+
+
+def test_a_login_by_another_site_s_form_is_refused(app, bearer):
+    client = app.test_client()
+    form = {"token": bearer["reader"]["Authorization"].removeprefix("Bearer ")}
+    assert (
+        client.post("/login", data=form, headers={"Origin": "https://elsewhere.example"}).status_code == 403
+    )
+    assert client.get("/jobs").status_code == 401
+
+
+def test_a_browser_that_was_asked_for_a_password_once_still_gets_in_by_its_cookie(app, bearer):
+    client = app.test_client()
+    token = bearer["operator"]["Authorization"].removeprefix("Bearer ")
+    client.post("/login", data={"token": token}, headers=HERE)
+    password = basic(bearer["operator"])
+    assert client.get("/jobs", headers=password).status_code == 200
+    assert client.post("/segmentation/1.2.3", headers=password).status_code == 403
+    assert client.post("/segmentation/1.2.3", headers=password | HERE).status_code == 202
+
+
+def test_the_cookie_of_a_revoked_token_opens_nothing(app, sessions, bearer):
+    client = app.test_client()
+    client.post(
+        "/login", data={"token": bearer["admin"]["Authorization"].removeprefix("Bearer ")}, headers=HERE
+    )
+    assert client.get("/jobs").status_code == 200
+    tokens.revoke(sessions, "admin", "test")
+    assert client.get("/jobs").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        {},
+        {"Origin": "https://elsewhere.example"},
+        {"Sec-Fetch-Site": "cross-site"} | HERE,
+        {"Origin": "null"},
+    ],
+)
+def test_with_a_cookie_a_page_of_another_site_changes_nothing(app, bearer, site):
+    client = app.test_client()
+    client.post(
+        "/login", data={"token": bearer["admin"]["Authorization"].removeprefix("Bearer ")}, headers=HERE
+    )
+    assert client.post("/segmentation/1.2.3", headers=site).json["error"]["code"] == "forbidden"
+    assert client.get("/jobs").json == {"jobs": []}
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    ["https://elsewhere.example/", "//elsewhere.example", "/\\elsewhere.example", "////elsewhere.example/x",
+     "/////x", "//[x", "/x\r\nSet-Cookie: y=z", "x", ""],
+)  # fmt: skip
+def test_a_login_leads_nowhere_but_to_this_site(app, bearer, elsewhere):
+    token = bearer["reader"]["Authorization"].removeprefix("Bearer ")
+    answer = app.test_client().post("/login", data={"token": token, "next": elsewhere}, headers=HERE)
+    assert answer.headers["Location"] == "/"
 
 
 def test_a_form_on_another_site_changes_nothing(app, sessions, bearer):

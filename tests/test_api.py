@@ -21,14 +21,14 @@ import requests
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from pydicom.uid import generate_uid
-from sqlalchemy import NullPool, Update, create_engine, text, update
+from sqlalchemy import Executable, NullPool, create_engine, delete, insert, text
 
 from api import LoggingServer, create_app
 from bench.models import tiny_model
 from bench.parts import free_port, self_signed, wait_until
 from bench.rows import add_study, threshold_runner
 from db import jobs, outbox
-from db.tables import Segmentation
+from db.tables import Outbox
 from orthanc import part10
 from orthanc.dicomweb import open_archive
 from settings import Settings
@@ -86,7 +86,7 @@ class Service:
         with engine.connect() as connection:
             return connection.execute(text(query)).scalar()
 
-    def execute(self, statement: Update) -> None:
+    def execute(self, statement: Executable) -> None:
         engine = create_engine(self.settings.sqlalchemy_url, poolclass=NullPool)
         with engine.begin() as connection:
             connection.execute(statement)
@@ -209,12 +209,12 @@ def test_the_result_of_an_equal_request_is_adopted_unless_forced(service):
 def test_a_result_that_waits_for_the_archive_is_not_deleted(service):
     asked = {"model": SILENT, "force": True, "wait_s": 30}
     result = service.post(f"/segmentation/{service.study_uid}", json=asked).json()["result"]
-    row = update(Segmentation).where(Segmentation.id == result.rpartition("/")[2])
-    service.execute(row.values(sop_instance_uid="1.2.3", stored_at=None))
+    waiting = {"segmentation_ref": result.rpartition("/")[2], "sop_instance_uid": "1.2.3", "encoded": b"SEG"}
+    service.execute(insert(Outbox).values(waiting))
     refused = service.delete(result)
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "segmentation_not_stored")
     assert service.get(result).status_code == 200
-    service.execute(row.values(sop_instance_uid=None))
+    service.execute(delete(Outbox).where(Outbox.sop_instance_uid == "1.2.3"))
     assert service.delete(result).status_code == 204
     assert service.get(result).status_code == 404
 
@@ -414,6 +414,16 @@ def test_log_metrics_and_errors_name_jobs_and_no_patient(service):
 
 def test_the_openapi_document_is_valid(service):
     validate(service.document)
+
+
+def test_the_worker_gives_way_to_the_api(service):
+    worker, api = service.worker_pid(), service.process.pid
+    assert os.getpriority(os.PRIO_PROCESS, worker) > os.getpriority(os.PRIO_PROCESS, api)
+    # Linux weighs sessions first and processes within them; a process without such a group has an empty file.
+    groups = [Path(f"/proc/{pid}/autogroup") for pid in (worker, api)]
+    words = [path.read_text().split() for path in groups if path.exists()]
+    if all(words) and words:
+        assert int(words[0][-1]) > int(words[1][-1])
 
 
 def test_no_worker_outlives_an_api_that_was_killed(service):

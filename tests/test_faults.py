@@ -485,7 +485,7 @@ class Desk:
     def __init__(self, settings: Settings, study: str, predictor: Predict = threshold) -> None:
         def opener(_settings: Settings, _model_id: str | None) -> Services:
             spec = default_model(settings.models_dir, settings.model_path)
-            return Services(open_archive(settings), self.sessions, predictor, spec, settings)
+            return Services(open_archive(settings), self.sessions, settings, predictor, spec)
 
         self.runner = Runner(settings, opener)
         self.sessions, self.settings, self.study = self.runner.sessions, settings, study

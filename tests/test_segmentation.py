@@ -87,7 +87,7 @@ def services(tmp_path, orthanc) -> Services:
     )
     spec = default_model(settings.models_dir)
     sessions = open_database(settings.sqlalchemy_url)
-    return Services(open_archive(settings), sessions, threshold, spec, settings)
+    return Services(open_archive(settings), sessions, settings, threshold, spec)
 
 
 GEOMETRIES = {

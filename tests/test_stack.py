@@ -4,7 +4,7 @@ Orthanc, PostgreSQL, Redis and nginx are Debian's; the commands, the environment
 configuration are those that the containers get, with addresses of this machine in them.
 """
 
-import base64
+import html
 import os
 import re
 import shlex
@@ -20,7 +20,8 @@ import pytest
 import requests
 import yaml
 
-from bench.parts import Redis, free_port, self_signed, wait_until
+from bench.parts import Nginx, Redis, free_port, self_signed, wait_until
+from bench.service import made
 from orthanc import multipart, part10
 from tests import fake_pacs
 
@@ -87,10 +88,17 @@ def redis(tmp_path_factory, secrets) -> Iterator[Redis]:
     running.stop()
 
 
+def viewer_in(folder: Path) -> Path:
+    """A folder with what stands for the viewer's files."""
+    (made(folder) / "index.html").write_text("the viewer")
+    (folder / "app.js").write_text("its program")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory, secrets, redis, processes, orthanc, database) -> Stack:
     folder = tmp_path_factory.mktemp("stack")
-    ports = {name: free_port() for name in ("api", "nginx")}
+    ports = {"api": free_port()}
     (secrets / "dicomweb_password").write_text(orthanc.password)
     (secrets / "database_url").write_text(database)
     (secrets / "broker_url").write_text(redis.url)
@@ -113,68 +121,42 @@ def stack(tmp_path_factory, secrets, redis, processes, orthanc, database) -> Sta
         "DICOMWEB_USER": orthanc.user,
         "ORTHANC_URL": orthanc.rest_url,
         "CORS_ORIGINS": "",
+        "SEGMENTATIONUI_API": "true",
     }
     gunicorn = [word.replace("0.0.0.0:5000", f"127.0.0.1:{ports['api']}") for word in command_of("api")]
     start("api", gunicorn, **ours)
     start("worker", command_of("worker"), **ours, DEVICE="cpu")
-    start(
-        "nginx",
-        nginx_command(folder, ports, orthanc),
-    )
+    api = f"127.0.0.1:{ports['api']}"
+    nginx = Nginx(made(folder / "nginx"), api, orthanc, viewer_in(folder / "viewer"))
+    nginx.start()
+    processes.append(nginx.process)
     for port in ports.values():
         wait_until(lambda port=port: listens(port), f"port {port}", START_LIMIT_S)
     token_path = folder / "data" / "first.token"
     wait_until(token_path.exists, "the first token", START_LIMIT_S)
     tokens = {"admin": {"Authorization": f"Bearer {token_path.read_text().strip()}"}}
     for role in ("reader", "operator"):
-        made = subprocess.run(
+        created = subprocess.run(
             [sys.executable, "api.py", "token", "create", role, "--role", role],
             cwd=ROOT, env={"PATH": os.environ["PATH"]} | ours, check=True, capture_output=True, text=True,
         )  # fmt: skip
-        tokens[role] = {"Authorization": f"Bearer {made.stdout.strip()}"}
-    running = Stack(f"http://127.0.0.1:{ports['nginx']}", folder / "nginx.log", tokens)
+        tokens[role] = {"Authorization": f"Bearer {created.stdout.strip()}"}
+    running = Stack(nginx.url, nginx.folder / "log", tokens)
     wait_until(lambda: running.ask("GET", "/health/ready").status_code == 200, "the stack", START_LIMIT_S)
     return running
 
 
-def nginx_command(folder: Path, ports: dict[str, int], orthanc, tls: str = "") -> list[str]:
-    """nginx with the configuration that its container gets, its ${METSCOPE_…} filled in likewise."""
-    values = {
-        "METSCOPE_LISTEN": f"127.0.0.1:{ports['nginx']}{' ssl' if tls else ''}",
-        "METSCOPE_TLS": tls,
-        "METSCOPE_API": f"127.0.0.1:{ports['api']}",
-        "METSCOPE_ORTHANC": orthanc.rest_url.removeprefix("http://"),
-        "METSCOPE_ORTHANC_BASIC": base64.b64encode(f"{orthanc.user}:{orthanc.password}".encode()).decode(),
-        "METSCOPE_RATE": "50",
-        "METSCOPE_DICOM_RATE": "500",
-    }
-    template = (ROOT / "orthanc" / "nginx.conf").read_text()
-    assert set(re.findall(r"\$\{(\w+)\}", template)) - {"..."} == set(values)
-    site = re.sub(r"\$\{(METSCOPE_\w+)\}", lambda match: values[match[1]], template)
-    whole = folder / "nginx.conf"
-    whole.write_text(
-        f"daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx-error.log;\n"
-        f"events {{}}\nhttp {{ client_body_temp_path {folder}; proxy_temp_path {folder}; "
-        f"fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};\n{site}\n}}\n"
-    )
-    return ["nginx", "-p", str(folder), "-c", str(whole)]
-
-
 def test_with_a_certificate_nginx_speaks_https(tmp_path, orthanc):
     key, certificate = self_signed(tmp_path)
-    ports = {"nginx": free_port(), "api": free_port()}
-    tls = f"ssl_certificate {certificate}; ssl_certificate_key {key};"
-    process = subprocess.Popen(
-        nginx_command(tmp_path, ports, orthanc, tls), env={"PATH": f"{os.environ['PATH']}:/usr/sbin"},
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    nginx = Nginx(
+        tmp_path, f"127.0.0.1:{free_port()}", orthanc, viewer_in(tmp_path / "viewer"), tls=(key, certificate)
+    )
+    nginx.start()
     try:
-        wait_until(lambda: listens(ports["nginx"]), "nginx")
-        url = f"https://127.0.0.1:{ports['nginx']}/health/live"
-        assert requests.get(url, verify=certificate, timeout=10).status_code == 502, "no API is behind it"
+        answer = requests.get(f"{nginx.url}/health/live", verify=certificate, timeout=10)
+        assert answer.status_code == 502, "no API is behind it"
     finally:
-        process.terminate()
-        process.wait(30)
+        nginx.stop()
 
 
 def test_a_worker_s_health_is_asked_as_compose_does(stack, database):
@@ -241,10 +223,20 @@ def test_without_a_token_nginx_passes_nothing_on(stack, method, path):
         ("operator", "GET", "/orthanc/system", 403), ("admin", "GET", "/orthanc/system", 200),
         ("reader", "GET", "/jobs", 200), ("reader", "POST", "/segmentation/1.2.3", 403),
         ("operator", "DELETE", "/segmentations/x", 403), ("admin", "DELETE", "/segmentations/x", 404),
+        ("reader", "GET", "/segmentationui/followup-patients", 200),
+        ("reader", "POST", "/segmentationui/uploadDicom", 403),
     ],
 )  # fmt: skip
 def test_a_role_opens_what_it_should_through_nginx(stack, role, method, path, status):
     assert stack.ask(method, path, role, headers=DICOM_JSON).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [("/studies", "files"), ("/segmentationui/uploadDicom", "files[]")]
+)
+def test_an_upload_may_be_larger_than_other_bodies(stack, path, field):
+    refused = stack.ask("POST", path, "operator", files=[(field, bytes(10**6))])
+    assert refused.json()["error"]["code"] == "upload_refused"
 
 
 @pytest.mark.parametrize(
@@ -261,6 +253,38 @@ def test_no_other_door_of_orthanc_opens_to_an_operator(stack, method, path):
     request = requests.Request(method, stack.url, headers=stack.tokens["operator"]).prepare()
     request.url = stack.url + path
     assert session.send(request, timeout=30).status_code in {403, 404, 405}
+
+
+def test_the_viewer_s_pages_ask_for_a_login_and_its_files_do_not(stack):
+    for page in (
+        "/",
+        "/metscope?StudyInstanceUIDs=1.2.3",
+        "/viewer?StudyInstanceUIDs=1.2&hangingprotocolId=a%2Cb",
+    ):
+        asked = stack.ask("GET", page, allow_redirects=False)
+        assert (asked.status_code, asked.headers["Location"]) == (302, f"/login?next={page}")
+        assert html.escape(page) in stack.ask("GET", asked.headers["Location"]).text
+        assert stack.ask("GET", page, "reader").text == "the viewer"
+    assert stack.ask("GET", "/app.js").text == "its program"
+    assert "orthanc" in stack.ask("GET", "/app-config.js").text
+    modules = re.findall(r"'(/ohif/[^']+)'", stack.ask("GET", "/app-config.js").text)
+    assert modules
+    for module in modules:
+        answer = stack.ask("GET", module)
+        assert answer.headers["Content-Type"] == "application/javascript"
+    for secret in ("/ohif/../orthanc/orthanc.json", "/ohif/%2e%2e/api.py", "/assets/../../api.py"):
+        assert stack.ask("GET", secret).status_code in {400, 401, 404}
+
+
+@pytest.mark.parametrize("path", ["/orthanc/tools/lookup", "/dicom-web/studies"])
+def test_behind_nginx_too_a_cookie_changes_nothing_from_another_site(stack, path):
+    token = stack.tokens["admin"]["Authorization"].removeprefix("Bearer ")
+    cookie = {"Cookie": f"metscope={token}"}
+    for site in ({}, {"Origin": "https://elsewhere.example"}, {"Sec-Fetch-Site": "same-site"}):
+        assert stack.ask("POST", path, headers=cookie | site, data="1.2.3").status_code == 403
+    from_here = stack.ask("POST", path, headers=cookie | {"Origin": stack.url}, data="1.2.3")
+    assert from_here.status_code not in {401, 403}
+    assert stack.ask("GET", "/dicom-web/studies", headers=cookie | DICOM_JSON).status_code == 200
 
 
 def test_nothing_of_a_patient_is_in_nginx_s_log(stack):

@@ -17,7 +17,7 @@ import broker
 from bench.parts import PostgreSQL, wait_until
 from db import jobs, measurements, outbox
 from db.tables import Job, Lesion, Measurement, Outbox, Segmentation, Worker
-from errors import ArchiveRefused, ArchiveUnreachable
+from errors import ArchiveRefused, ArchiveUnreachable, StoreFailed
 from orthanc.dicomweb import open_archive
 from orthanc.folder import FolderArchive
 from segmentation import Services
@@ -70,7 +70,7 @@ class Site:
     def worker(self, predictor=threshold, archive=None):
         def opener(settings, model_id):
             assert model_id in {None, self.spec.id}
-            return Services(archive or self.archive, runner.sessions, predictor, self.spec, settings)
+            return Services(archive or self.archive, runner.sessions, settings, predictor, self.spec)
 
         runner = Runner(self.settings, opener)
         return runner
@@ -226,6 +226,29 @@ class AwayForStoring(FolderArchive):
         if self.away:
             raise ArchiveUnreachable("The archive does not answer.")
         super().store(instances)
+
+
+class WithoutReports(FolderArchive):
+    """Takes images and segmentations, and no report."""
+
+    def store(self, instances):
+        if any(instance.Modality == "SR" for instance in instances):
+            raise StoreFailed("The archive answered HTTP 200 and did not store the report.")
+        super().store(instances)
+
+
+def test_an_archive_that_takes_no_reports_holds_up_no_result(site):
+    runner = site.worker(archive=WithoutReports(site.settings.data_dir / "archive"))
+    job_id = site.submit()
+    for _ in range(site.settings.max_attempts):
+        runner.run(job_id)
+        recorded = site.job(job_id).segmentation_id
+        # The SEG is there from the first attempt on.
+        assert measurements.document(site.sessions, recorded)["segmentation"]["stored"] is True
+        make_due(site, job_id)
+    assert site.job(job_id).state == "done"
+    assert measurements.document(site.sessions, recorded)["companions"] == []
+    assert (len(site.stored_segs()), site.rows(Outbox)) == (1, 0)
 
 
 def test_an_archive_away_at_storing_postpones_the_job_until_it_is_back(site):
@@ -440,7 +463,7 @@ def hang(volume, on_progress):
 
 def opener(settings, model_id):
     spec = default_model(settings.models_dir, None)
-    return Services(open_archive(settings), runner.sessions, hang, spec, settings)
+    return Services(open_archive(settings), runner.sessions, settings, hang, spec)
 
 worker.STOP_LIMIT_S = 0.5
 runner = worker.Runner(Settings.model_validate_json(sys.argv[1]), opener)

@@ -34,7 +34,7 @@ def check(url, new, recorded, job_id):
     sessions = open_database(url)
     lesions = measurements.document(sessions, recorded)["lesions"]
     assert lesions == [lesion.to_dict() for lesion in new.lesions]
-    assert outbox.pending(sessions, recorded) == new.encoded
+    assert outbox.pending(sessions, recorded) == {new.seg_sop_instance_uid: new.encoded}
     assert [(job.id, job.state) for job in jobs.list_jobs(sessions)] == [(job_id, "running")]
     sessions.kw["bind"].dispose()
 

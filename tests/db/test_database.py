@@ -40,7 +40,7 @@ def test_migrations_go_down_and_up_again_on_data(empty_url, new):
     sessions = open_database(empty_url)
     jobs.submit(sessions, "1.2.3", "unetr")
     recorded = measurements.record(sessions, new)
-    outbox.mark_stored(sessions, recorded)
+    outbox.mark_stored(sessions, recorded, [new.seg_sop_instance_uid])
     engine = sessions.kw["bind"]
     with migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "base")
@@ -58,7 +58,7 @@ def test_a_seg_that_waits_survives_the_migration_of_its_file_into_the_database(e
     engine = sessions.kw["bind"]
     with pytest.raises(CommandError, match="wait in the outbox"), migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0002")
-    assert outbox.pending(sessions, waiting) == new.encoded
+    assert outbox.pending(sessions, waiting) == {new.seg_sop_instance_uid: new.encoded}
     with sessions.begin() as session:
         session.execute(delete(Outbox))
     with migrating(engine) as connection:
@@ -72,7 +72,7 @@ def test_a_seg_that_waits_survives_the_migration_of_its_file_into_the_database(e
     (tmp_path / "elsewhere").rename(tmp_path / "seg.dcm")
     with migrating(engine) as connection:
         command.upgrade(alembic_config(connection), "head")
-    assert outbox.pending(sessions, waiting) == b"an older file"
+    assert outbox.pending(sessions, waiting) == {new.seg_sop_instance_uid: b"an older file"}
     lesions = measurements.document(sessions, waiting)["lesions"]
     assert lesions == [lesion.to_dict() for lesion in new.lesions]
     with pytest.raises(IntegrityError), sessions.begin() as session:

@@ -303,12 +303,14 @@ def test_two_periodic_tasks_at_once_name_a_job_once(sessions, job_id):
     assert [again for ids in lists for again in ids] == [job_id]
 
 
-def test_jobs_are_listed_newest_first_by_state(sessions):
+def test_jobs_are_listed_newest_first_by_state_and_study(sessions):
     ids = [jobs.submit(sessions, f"1.2.{n}", "unetr").id for n in range(4)]
     jobs.claim(sessions, ids[1], "a", LEASE_S, 3)
     assert [job.id for job in jobs.list_jobs(sessions)] == ids[::-1]
     assert [job.id for job in jobs.list_jobs(sessions, limit=2)] == [ids[3], ids[2]]
     assert [job.id for job in jobs.list_jobs(sessions, state="running")] == [ids[1]]
+    assert [job.id for job in jobs.list_jobs(sessions, study_instance_uid="1.2.2")] == [ids[2]]
+    assert jobs.list_jobs(sessions, state="running", study_instance_uid="1.2.2") == []
 
 
 def run(sessions, new, study: str, seconds: float, model_id: str = "unetr", adopted: bool = False) -> None:

@@ -4,6 +4,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 import pytest
 from sqlalchemy import func, inspect, select
@@ -12,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from db import jobs, measurements, outbox
 from db.tables import AuditEvent, Base, Measurement, Segmentation
 from db.tables import Lesion as LesionRow
-from errors import InvalidForm, LeaseLost, PatientNotFound, SegmentationNotFound
+from errors import InvalidForm, LeaseLost, PatientNotFound, SegmentationNotFound, SegmentationSuperseded
 from lesions.measure import Lesion
 
 LEASE_S = 60.0
@@ -39,7 +40,8 @@ def test_one_record_writes_every_row_and_the_job_s_result(sessions, new, job_id)
     segmentation_id = measurements.record(sessions, new, job_id, "a")
     assert rows(sessions) == {
         "patients": 1, "studies": 1, "series": 1, "segmentations": 1, "lesions": 2, "measurements": 2,
-        "outbox": 1, "jobs": 1, "audit_events": 1, "batches": 0, "batch_jobs": 0, "workers": 0, "tokens": 0,
+        "outbox": 1, "companions": 0, "jobs": 1, "audit_events": 1, "batches": 0, "batch_jobs": 0,
+        "workers": 0, "tokens": 0,
     }  # fmt: skip
     assert jobs.get(sessions, job_id).segmentation_id == segmentation_id
 
@@ -68,6 +70,10 @@ def test_the_document_says_what_was_measured(sessions, new):
             "stored": False,
             "missing_since": None,
         },
+        "companions": [],
+        "corrects": None,
+        "corrected_by": None,
+        "changes": [],
         "warnings": ["Slice thickness differs from spacing."],
         "timings_s": {"fetch": 0.25, "predict": 3.5},
         "research_use_only": True,
@@ -97,7 +103,7 @@ def test_zero_lesions_are_a_result_without_a_seg(sessions, new):
     document = measurements.document(sessions, segmentation_id)
     assert (document["lesions"], document["total_volume_ml"]) == ([], 0)
     assert document["segmentation"]["sop_instance_uid"] is None
-    assert outbox.pending(sessions, segmentation_id) is None
+    assert outbox.pending(sessions, segmentation_id) == {}
     measurements.record(sessions, empty)
 
 
@@ -216,7 +222,13 @@ def test_deleting_hides_the_result_and_leaves_a_trace(sessions, new):
 
 
 @pytest.mark.parametrize(
-    "function", [measurements.document, outbox.mark_stored, outbox.store_failed], ids=lambda f: f.__name__
+    "function",
+    [
+        measurements.document,
+        outbox.store_failed,
+        measurements.refuse_superseded,
+        partial(outbox.mark_stored, uids=["1.2"]),
+    ],
 )
 def test_an_unknown_or_deleted_segmentation_is_not_found(sessions, new, function):
     with pytest.raises(SegmentationNotFound, match="no segmentation 1234"):
@@ -301,3 +313,63 @@ def test_no_patient_appears_in_a_log(sessions, new, job_id, caplog):
     measurements.record(sessions, new, job_id, "a")
     for text in ("Müller", "MS-1", "1950"):
         assert text not in caplog.text
+
+
+def test_a_correction_is_the_next_version_and_only_of_the_newest(sessions, new):
+    first = measurements.record(sessions, new)
+    change = {
+        "change": "renamed", "tracking_uid": new.lesions[0].tracking_uid, "name": "left frontal",
+        "volume_ml": 1.92, "previous_name": "Metastasis 1", "previous_volume_ml": 1.92,
+    }  # fmt: skip
+    renamed = [replace(new.lesions[0], name="left frontal"), new.lesions[1]]
+    corrected = replace(
+        new,
+        lesions=renamed,
+        seg_sop_instance_uid="1.9",
+        colours={1: "#ff0000"},
+        correction=measurements.Correction(first, "dr", [change]),
+    )
+    second = measurements.record(sessions, corrected)
+    newest, oldest = measurements.segmentations_of_study(sessions, "1.2.3")
+    assert (newest["version"], newest["corrects"], newest["corrected_by"]) == (2, first, "dr")
+    assert newest["changes"] == [change]
+    assert (oldest["version"], oldest["corrects"], oldest["corrected_by"], oldest["changes"]) == (
+        1,
+        None,
+        None,
+        [],
+    )
+    assert [lesion["name"] for lesion in oldest["lesions"]] == ["Metastasis 1", "Metastasis 2"]
+    told = measurements.lesions_of_patient(sessions, "MS-1")
+    assert [(lesion["name"], lesion["colour"]) for lesion in told] == [
+        ("left frontal", "#ff0000"),
+        ("Metastasis 2", "#56b4e9"),
+    ]
+    # Who asks again for the images and the model gets the result as it was corrected.
+    assert measurements.find_equal(sessions, new.idempotency_key) == second
+    assert measurements.newest(sessions, "1.2.3.4") == second
+    with pytest.raises(SegmentationSuperseded):
+        measurements.record(sessions, replace(corrected, seg_sop_instance_uid="1.10"))
+    assert len(measurements.segmentations_of_study(sessions, "1.2.3")) == 2
+    measurements.delete_segmentation(sessions, second, "dr")
+    assert measurements.newest(sessions, "1.2.3.4") == first
+    measurements.refuse_superseded(sessions, first)
+
+
+def test_a_companion_is_added_once_and_waits_for_the_archive(sessions, new, job_id):
+    recorded = measurements.record(sessions, new)
+    for number in range(2):
+        job = jobs.submit(sessions, "1.2.3", "unetr", force=True).id
+        jobs.claim(sessions, job, "a", LEASE_S, 3)
+        made = measurements.NewCompanion("RTSTRUCT", f"1.5.{number}", "1.5", b"structures")
+        measurements.add_companion(sessions, recorded, made, job, "a")
+        assert jobs.get(sessions, job).segmentation_id == recorded
+    assert measurements.document(sessions, recorded)["companions"] == [
+        {"modality": "RTSTRUCT", "sop_instance_uid": "1.5.0", "series_instance_uid": "1.5", "stored": False}
+    ]
+    assert outbox.pending(sessions, recorded) == {
+        new.seg_sop_instance_uid: new.encoded,
+        "1.5.0": b"structures",
+    }
+    with pytest.raises(LeaseLost):
+        measurements.add_companion(sessions, recorded, made, job_id, "b")

@@ -37,7 +37,7 @@ def test_jobs_failures_stages_and_outbox_are_counted(sessions, new):
             peak_memory_mb=100.0 * number,
         )  # fmt: skip
         recorded = measurements.record(sessions, run)
-    outbox.mark_stored(sessions, recorded)
+    outbox.mark_stored(sessions, recorded, [f"1.{number}"])
     outbox.note_presence(sessions, recorded, present=False)
     workers.seen(sessions, "a", [])
     failed, waiting = (jobs.submit(sessions, f"1.2.{n}", "m").id for n in (1, 2))

@@ -15,23 +15,33 @@ NEVER = datetime(2000, 1, 1, tzinfo=UTC)
 
 def stored(sessions, new, number):
     recorded = measurements.record(sessions, replace(new, seg_sop_instance_uid=f"1.2.{number}"))
-    outbox.mark_stored(sessions, recorded)
+    outbox.mark_stored(sessions, recorded, [f"1.2.{number}"])
     return recorded
 
 
-def test_it_holds_the_seg_s_bytes_until_the_archive_has_it(sessions, new):
-    first = measurements.record(sessions, replace(new, encoded=b"first"))
+def test_it_holds_the_objects_bytes_until_the_archive_has_them(sessions, new):
+    companion = measurements.NewCompanion("SR", "1.2.8", "1.2", b"report")
+    first = measurements.record(
+        sessions, replace(new, encoded=b"first", seg_sop_instance_uid="1.2.7", companions=[companion])
+    )
     second = measurements.record(sessions, replace(new, encoded=b"second", seg_sop_instance_uid="1.2.9"))
-    assert [outbox.pending(sessions, id_) for id_ in (first, second)] == [b"first", b"second"]
+    assert outbox.pending(sessions, first) == {"1.2.7": b"first", "1.2.8": b"report"}
+    assert outbox.pending(sessions, second) == {"1.2.9": b"second"}
     with sessions() as session:
-        assert outbox.count(session) == 2
+        assert outbox.count(session) == 3
     assert [outbox.store_failed(sessions, first) for _ in range(2)] == [1, 2]
-    outbox.mark_stored(sessions, first)
-    outbox.mark_stored(sessions, first)
-    assert measurements.document(sessions, first)["segmentation"]["stored"] is True
-    assert [outbox.pending(sessions, id_) for id_ in (first, second)] == [None, b"second"]
+    for _ in range(2):
+        outbox.mark_stored(sessions, first, ["1.2.7"])
+    document = measurements.document(sessions, first)
+    assert document["segmentation"]["stored"] is True
+    assert document["companions"] == [
+        {"modality": "SR", "sop_instance_uid": "1.2.8", "series_instance_uid": "1.2", "stored": False}
+    ]
+    outbox.mark_stored(sessions, first, ["1.2.8"])
+    assert measurements.document(sessions, first)["companions"][0]["stored"] is True
+    assert outbox.pending(sessions, first) == {}
     measurements.delete_segmentation(sessions, second, None)
-    assert outbox.pending(sessions, second) is None
+    assert outbox.pending(sessions, second) == {}
 
 
 def test_each_stored_seg_is_to_be_checked_once_in_a_while_the_oldest_first(sessions, new):

@@ -11,7 +11,16 @@ from db.tables import AuditEvent, Base, Job, Segmentation
 
 NOW = datetime.now(UTC)
 LONG_AGO, LIMIT = NOW - timedelta(days=100), NOW - timedelta(days=90)
-OF_RESULTS = ("patients", "studies", "series", "segmentations", "lesions", "measurements", "outbox")
+OF_RESULTS = (
+    "patients",
+    "studies",
+    "series",
+    "segmentations",
+    "lesions",
+    "measurements",
+    "outbox",
+    "companions",
+)
 
 
 def counts(sessions):
@@ -72,3 +81,21 @@ def test_what_is_young_or_active_stays(sessions, new):
     assert counts(sessions) == before | {"audit_events": before["audit_events"] + 1}
     assert jobs.get(sessions, active.id).state == "queued"
     assert measurements.document(sessions, other)
+
+
+def test_a_correction_outlives_the_version_before_it(sessions, new):
+    companion = measurements.NewCompanion("SR", "1.8", "1.2", b"report")
+    first = measurements.record(sessions, replace(new, companions=[companion]))
+    correction = measurements.Correction(first, "dr", [{"change": "drawn"}])
+    second = measurements.record(sessions, replace(new, seg_sop_instance_uid="1.9", correction=correction))
+    measurements.delete_segmentation(sessions, first, "admin")
+    with sessions.begin() as session:
+        session.get_one(Segmentation, first).deleted_at = LONG_AGO
+    purged = purge(sessions, LIMIT, "admin")
+    assert (purged["segmentations"], purged["companions"]) == (1, 1)
+    document = measurements.document(sessions, second)
+    assert (document["corrects"], document["corrected_by"], document["changes"]) == (
+        None,
+        "dr",
+        [{"change": "drawn"}],
+    )

@@ -1,6 +1,7 @@
 """SR as written: read by dciodvfy and pydicom, and its axes compared with where the lesions are in space."""
 
 import subprocess
+from collections.abc import Iterator
 
 import highdicom as hd
 import numpy as np
@@ -73,6 +74,13 @@ def items(node: Dataset, meaning: str) -> list[Dataset]:
 def groups(report: Dataset) -> list[Dataset]:
     (measurements,) = items(report, "Imaging Measurements")
     return items(measurements, "Measurement Group")
+
+
+def content(node: Dataset) -> Iterator[Dataset]:
+    """All content items below."""
+    for item in node.get("ContentSequence", ()):
+        yield item
+        yield from content(item)
 
 
 def lps_of(coordinates: Dataset, instances: list[Dataset]) -> np.ndarray:
@@ -175,7 +183,13 @@ def test_it_joins_the_study_and_the_patient_of_its_source(reported):
         for item in series
         for sop in item.ReferencedSOPSequence
     }
-    assert {(i.SeriesInstanceUID, i.SOPInstanceUID) for i in (*reported.instances, reported.seg)} == named
+    measured = {
+        reference.ReferencedSOPInstanceUID
+        for item in content(reported.sr)
+        for reference in item.get("ReferencedSOPSequence", ())
+    }
+    series_uids = {i.SOPInstanceUID: i.SeriesInstanceUID for i in (*reported.instances, reported.seg)}
+    assert {(series_uids[uid], uid) for uid in measured} == named
 
 
 def test_without_lesions_there_is_nothing_to_report():

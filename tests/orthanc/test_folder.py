@@ -66,6 +66,18 @@ def test_a_deleted_instance_is_gone_and_the_others_stay(folder):
     assert pixels(archive.retrieve_series(kept.StudyInstanceUID, kept.SeriesInstanceUID)) == pixels([kept])
 
 
+def test_a_deleted_study_is_gone_and_the_others_stay(folder):
+    archive = open_folder(folder)
+    kept, gone = fake_pacs.tiny_series(2), fake_pacs.tiny_series(2)
+    archive.store([*kept, *gone])
+    for _ in range(2):
+        archive.delete_study(gone[0].StudyInstanceUID)
+    assert [study.StudyInstanceUID for study in archive.search_studies()] == [kept[0].StudyInstanceUID]
+    assert pixels(archive.retrieve_series(kept[0].StudyInstanceUID, kept[0].SeriesInstanceUID)) == pixels(
+        kept
+    )
+
+
 def test_another_process_s_instances_are_seen(folder):
     ours, theirs = open_folder(folder), open_folder(folder)
     stored = fake_pacs.tiny_series(1)

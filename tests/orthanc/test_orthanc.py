@@ -139,6 +139,19 @@ def test_a_deleted_instance_is_gone_and_the_others_stay(orthanc):
     assert archive.has_instance(kept.StudyInstanceUID, kept.SOPInstanceUID)
 
 
+def test_a_deleted_study_is_gone_and_the_others_stay(orthanc, study):
+    archive = archive_of(orthanc, orthanc_url=orthanc.rest_url)
+    gone = fake_pacs.tiny_series(2)
+    archive.store(gone)
+    for _ in range(2):
+        archive.delete_study(gone[0].StudyInstanceUID)
+        with pytest.raises(StudyNotFound):
+            archive.series_headers(gone[0].StudyInstanceUID)
+    assert archive.has_instance(study[0][0].StudyInstanceUID, study[0][0].SOPInstanceUID)
+    with pytest.raises(DeletionUnavailable):
+        archive_of(orthanc, orthanc_url="").delete_study(study[0][0].StudyInstanceUID)
+
+
 def test_nothing_is_deleted_without_orthanc_s_rest_address_or_its_password(orthanc, study):
     instance = study[0][0]
     for archive, error in (

@@ -1,0 +1,160 @@
+"""The viewer with everything behind it, on this machine alone: `make viewer`.
+
+Orthanc, the API with its worker, and nginx with OHIF on one origin, in a folder that is removed at the end; a
+synthetic study is loaded. Ctrl-C stops it. The browser tests run against the same.
+"""
+
+import json
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import requests
+
+from bench.parts import ROOT, Nginx, Orthanc, Part, PartMissing, free_port
+from bench.service import Ours, made
+from orthanc.dicomweb import open_archive
+from settings import Settings, load
+from unetr import synth
+from unetr.phantom import SeriesOptions, to_instances
+
+VIEWERS = ROOT / "ohif" / "viewers"
+OLDEST, NEWEST = (
+    list(json.loads((ROOT / "ohif" / "package.json").read_text())["viewers"])[i] for i in (0, -1)
+)
+PORT = 8080
+CHROMIUM = "/usr/bin/chromium"
+# WebGL by the processor, and no talk with the browser's maker.
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+]  # fmt: skip
+SEED, SHAPE, SPACING_MM = 2026, (176, 256, 256), (1.0, 0.9, 0.9)
+
+
+class Embedded(Ours):
+    """`python api.py`: the API and one worker."""
+
+    @property
+    def command(self) -> Sequence[str]:
+        return sys.executable, str(ROOT / "api.py")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._variables['PORT']}"
+
+    def worker_pid(self) -> int:
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        (pid,) = {int(pid) for path in children for pid in path.read_text().split()}
+        return pid
+
+    def answers(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/health/ready", timeout=10).ok
+        except requests.RequestException:
+            return False
+
+
+class Site:
+    """The running viewer. url: where a browser opens it. token: an admin's."""
+
+    def __init__(self, version: str = OLDEST, port: int | None = None, **variables: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="metscope-viewer-"))
+        self._parts: list[Part] = []
+        try:
+            self._start(version, port, variables)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, version: str, port: int | None, variables: dict[str, str]) -> None:
+        self.orthanc = Orthanc(made(self.folder / "orthanc"))
+        self._add(self.orthanc)
+        self.variables = {
+            "DATA_DIR": str(self.folder / "data"),
+            "DICOMWEB_URL": self.orthanc.url,
+            "DICOMWEB_USER": self.orthanc.user,
+            "DICOMWEB_PASSWORD": self.orthanc.password,
+            "ORTHANC_URL": self.orthanc.rest_url,
+            "PORT": str(free_port()),
+        } | variables
+        self.settings: Settings = load(**{name.lower(): value for name, value in self.variables.items()})
+        self.service = Embedded(made(self.folder / "api"), self.variables)
+        self._add(self.service)
+        api = self.service.url.removeprefix("http://")
+        self.nginx = Nginx(made(self.folder / "nginx"), api, self.orthanc, VIEWERS / version, port=port)
+        self._add(self.nginx)
+        self.url = self.nginx.url
+        self.token = self.settings.first_token_path.read_text().strip()
+
+    def _add(self, part: Part) -> None:
+        self._parts.append(part)
+        part.start()
+
+    def add(self, image: hd.Volume, **options: object) -> str:
+        """Put a study into Orthanc; its UID."""
+        instances = to_instances(image, SeriesOptions(**options))  # type: ignore[arg-type]
+        open_archive(self.settings).store(instances)
+        return str(instances[0].StudyInstanceUID)
+
+    def ask(self, path: str) -> Any:
+        """What the API answers to GET."""
+        answer = requests.get(self.url + path, headers={"Authorization": f"Bearer {self.token}"}, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    def ask_for(self, path: str, form: dict[str, Any]) -> None:
+        """POST to the API."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        requests.post(self.url + path, json=form, headers=headers, timeout=60).raise_for_status()
+
+    def close(self) -> None:
+        for part in reversed(self._parts):
+            part.stop()
+        shutil.rmtree(self.folder)
+
+
+def free_to_listen_on(port: int) -> int:
+    """The port, where nobody listens on it, else another."""
+    with socket.socket() as probe:
+        return free_port() if probe.connect_ex(("127.0.0.1", port)) == 0 else port
+
+
+def main() -> int:
+    # Both end the wait below; before it they end the start, and what runs by then is stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print("Starting Orthanc, MetScope and nginx ...", flush=True)
+    try:
+        site = Site(port=free_to_listen_on(PORT))
+        try:
+            print("Making a synthetic study ...", flush=True)
+            study = site.add(synth.head(synth.grid(SHAPE, SPACING_MM), SEED).image)
+            print(
+                f"The study      {site.url}/metscope?StudyInstanceUIDs={study}",
+                f"The study list {site.url}/",
+                f"Log in with    {site.token}",
+                "Ctrl-C stops it and removes its data. Research use only; not for diagnosis.",
+                sep="\n",
+                flush=True,
+            )
+            signal.pause()
+        finally:
+            site.close()
+    except PartMissing as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,406 @@
+"""What a person makes of a segmentation: lesions renamed, deleted or redrawn, a structure set of them.
+
+Each is a job like a segmentation. A correction is measured as if it were new and recorded as the next
+version; the one before stays as it is. Lesions keep name, tracking identifiers and colour.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from pydicom import Dataset
+
+from db import measurements, outbox
+from db.tables import Job
+from errors import InstanceNotFound, SegmentationMismatch
+from imaging import codes, rtstruct, seg
+from imaging.stack import Stack, to_stack
+from lesions.matching import match_by_overlap
+from lesions.measure import Identity, Lesion, measure
+from orthanc import part10
+from segmentation import (
+    JobLease,
+    Report,
+    Result,
+    Rooms,
+    Stages,
+    companion,
+    idempotency_key,
+    lesions_of_segments,
+    report_of,
+)
+from version import VERSION
+
+# What viewers call a segment that nobody has named.
+UNNAMED = re.compile(r"\s*(Segment \d+)?\s*")
+# Of Segment Label, a DICOM Long String.
+LONGEST_NAME = 64
+NUMBERED = re.compile(r"BM-(\d+)")
+
+
+@dataclass(frozen=True)
+class Images:
+    """A series as it came from the archive, and its stack."""
+
+    instances: Sequence[Dataset]
+    stack: Stack
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What is corrected. document: as recorded. labels: lesion numbers on the stack's grid.
+
+    sources: the SEG's segments by lesion number. colours: #rrggbb by lesion number.
+    """
+
+    document: Mapping[str, Any]
+    labels: hd.Volume
+    sources: Mapping[int, seg.Segment]
+    colours: Mapping[int, str]
+
+    def lesion(self, number: int) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = next(one for one in self.document["lesions"] if one["number"] == number)
+        return found
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Lesions 1..n on the stack's grid. same: by number, the earlier lesions that they are.
+
+    sources: the segments that they were drawn in, of a SEG that somebody else made. names: those given anew.
+    unchanged: those with the very voxels that they had.
+    """
+
+    labels: hd.Volume
+    same: Mapping[int, int] = field(default_factory=dict)
+    sources: Mapping[int, seg.Segment] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
+    unchanged: Collection[int] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job in work. stages: reports how far it is; that may raise JobCancelled."""
+
+    job: Job
+    rooms: Rooms
+    lease: JobLease
+    stages: Stages
+
+
+def perform(job: Job, rooms: Rooms, report: Report, lease: JobLease) -> str:
+    """Do what the job's task says and record it; the id of the segmentation that it ends in.
+
+    That of the segmentation as it was, where nothing has changed. Tasks: {"correct": segmentation id,
+    "rename": {lesion number: name}, "delete": [lesion numbers]}; {"measure": SOP Instance UID of a SEG in
+    the archive, "corrects": segmentation id or None}; {"rtstruct": segmentation id}.
+    ``report(stage, fraction)`` may raise JobCancelled. Raises: InputRefused, ArchiveError, InstanceNotFound,
+    SegmentationNotFound, SegmentationSuperseded, LeaseLost; nothing is recorded then.
+    """
+    run, task = Run(job, rooms, lease, Stages(report)), job.task or {}
+    if "rtstruct" in task:
+        return _add_structure_set(task["rtstruct"], run)
+    if "correct" in task:
+        images, earlier = _earlier(task["correct"], run)
+        names = {int(number): name for number, name in task["rename"].items()}
+        return _record(images, earlier, _without(earlier, task["delete"], names), run)
+    if (known := measurements.of_seg(rooms.sessions, task["measure"])) is not None:
+        # It was measured when it was made.
+        measurements.adopt(rooms.sessions, lease.job_id, lease.owner, known)
+        return known
+    with run.stages("fetch"):
+        given, series_uid = _given(task["measure"], run)
+    corrected = task["corrects"] or measurements.newest(rooms.sessions, series_uid)
+    if corrected is None:
+        images = _images(job.study_instance_uid, series_uid, run)
+        drawn, segments = seg.read(given, images.stack)
+        labels, sources = lesions_of_segments(drawn, segments)
+        new = Drawn(labels, sources=sources, names=_names(labels, drawn, segments))
+        return _record(images, None, new, run)
+    images, earlier = _earlier(corrected, run)
+    if earlier.document["series_instance_uid"] != series_uid:
+        raise SegmentationMismatch("The segmentation is of another series than what it is to correct.")
+    return _record(images, earlier, _redrawn(given, images.stack, earlier), run)
+
+
+def _images(study_uid: str, series_uid: str, run: Run) -> Images:
+    with run.stages("fetch"):
+        instances = run.rooms.archive.retrieve_series(study_uid, series_uid)
+    with run.stages("read"):
+        return Images(instances, to_stack(instances))
+
+
+def _earlier(segmentation_id: str, run: Run) -> tuple[Images, Earlier]:
+    """A recorded segmentation and the images that it was made of. Raises: SegmentationNotFound."""
+    sessions = run.rooms.sessions
+    document = measurements.document(sessions, segmentation_id)
+    images = _images(document["study_instance_uid"], document["series_instance_uid"], run)
+    volume = images.stack.volume
+    segments: Sequence[seg.Segment] = ()
+    labels = volume.with_array(np.zeros(volume.spatial_shape, np.int32))
+    if document["lesions"]:
+        labels, segments = seg.read(_recorded_seg(document, run.rooms), images.stack)
+    sources = {segment.number: segment for segment in segments}
+    return images, Earlier(document, labels, sources, measurements.colours(sessions, segmentation_id))
+
+
+def _recorded_seg(document: Mapping[str, Any], rooms: Rooms) -> Dataset:
+    recorded = document["segmentation"]
+    if encoded := outbox.pending(rooms.sessions, document["id"]).get(recorded["sop_instance_uid"]):
+        return part10.read(encoded)
+    study_uid, series_uid = document["study_instance_uid"], recorded["series_instance_uid"]
+    return _instance(study_uid, series_uid, recorded["sop_instance_uid"], rooms)
+
+
+def _instance(study_uid: str, series_uid: str, uid: str, rooms: Rooms) -> Dataset:
+    for instance in rooms.archive.retrieve_series(study_uid, series_uid):
+        if instance.SOPInstanceUID == uid:
+            return instance
+    raise InstanceNotFound(f"Series {series_uid} has no object {uid} in the archive.")
+
+
+def _given(uid: str, run: Run) -> tuple[Dataset, str]:
+    """A SEG of the archive, and of which series it is. Raises: InstanceNotFound, InputRefused."""
+    study_uid = run.job.study_instance_uid
+    headers = [header for series in run.rooms.archive.series_headers(study_uid) for header in series]
+    found = next((header for header in headers if header.SOPInstanceUID == uid), None)
+    if found is None:
+        raise InstanceNotFound(f"Study {study_uid} has no object {uid} in the archive.")
+    referenced = found.get("ReferencedSeriesSequence")
+    if not referenced or "SeriesInstanceUID" not in referenced[0]:
+        raise SegmentationMismatch(f"Object {uid} does not say which series it is a segmentation of.")
+    series_uid = str(referenced[0].SeriesInstanceUID)
+    return _instance(study_uid, found.SeriesInstanceUID, uid, run.rooms), series_uid
+
+
+def _without(earlier: Earlier, deleted: Sequence[int], names: Mapping[int, str]) -> Drawn:
+    """The earlier lesions but for those deleted, some of them with other names."""
+    kept = [number for number in sorted(earlier.sources) if number not in deleted]
+    renumbered = np.zeros(max(earlier.sources, default=0) + 1, np.int32)
+    renumbered[kept] = np.arange(1, len(kept) + 1)
+    same = dict(enumerate(kept, start=1))
+    given = {number: names[old] for number, old in same.items() if old in names}
+    labels = earlier.labels.with_array(renumbered[earlier.labels.array])
+    return Drawn(labels, same, names=given, unchanged=same)
+
+
+def _redrawn(given: Dataset, stack: Stack, earlier: Earlier) -> Drawn:
+    """What a SEG shows that was drawn by hand in a viewer, each lesion found again by its voxels."""
+    drawn, segments = seg.read(given, stack)
+    labels, same = match_by_overlap(earlier.labels, drawn)
+    names = _names(labels, drawn, segments)
+    # A new lesion in the segment of an earlier one is not that one.
+    taken = {one["name"]: one["number"] for one in earlier.document["lesions"]}
+    names = {
+        number: name
+        for number, name in names.items()
+        if same.get(number) == taken.get(name, same.get(number))
+    }
+    return Drawn(labels, same, names=names, unchanged=_unchanged(earlier, labels, same))
+
+
+def _unchanged(earlier: Earlier, labels: hd.Volume, same: Mapping[int, int]) -> set[int]:
+    """Numbers of the lesions that have the very voxels that they had."""
+    before, now = earlier.labels.array, labels.array
+    drawn = (before > 0) | (now > 0)
+    pairs = np.unique(np.stack([now[drawn], before[drawn]]), axis=1).T.tolist()
+    alone = Counter(new for new, _ in pairs), Counter(old for _, old in pairs)
+    return {new for new, old in pairs if same.get(new) == old and alone[0][new] == alone[1][old] == 1}
+
+
+def _names(labels: hd.Volume, drawn: hd.Volume, segments: Sequence[seg.Segment]) -> dict[int, str]:
+    """By lesion number, the labels of the segments that hold one lesion each."""
+    labelled = {segment.number: segment.name for segment in segments}
+    lesions, first = np.unique(labels.array, return_index=True)
+    segment_of = dict(zip(lesions.tolist(), drawn.array.flat[first].tolist(), strict=True))
+    counts = Counter(segment_of.values())
+    return {
+        lesion: labelled[segment].strip()[:LONGEST_NAME]
+        for lesion, segment in segment_of.items()
+        # A label that several lesions share names none of them.
+        if lesion and counts[segment] == 1 and not UNNAMED.fullmatch(labelled[segment])
+    }
+
+
+def _record(images: Images, earlier: Earlier | None, drawn: Drawn, run: Run) -> str:
+    """Measure and encode what was drawn, and write it down as the next version."""
+    stack, sessions, lease = images.stack, run.rooms.sessions, run.lease
+    with run.stages("measure"):
+        result = Result(stack, drawn.labels, _measure(stack, earlier, drawn, run.rooms), drawn.sources)
+        changes = list(_changes(earlier, drawn, result.lesions))
+    if earlier is not None and not changes:
+        measurements.adopt(sessions, lease.job_id, lease.owner, earlier.document["id"])
+        return str(earlier.document["id"])
+    colours = _colours(earlier, drawn, result.lesions)
+    with run.stages("encode"):
+        encoded, companions = _encode(result, earlier, drawn, colours, run.rooms)
+    model = earlier.document["model"] if earlier else measurements.BY_HAND
+    new = measurements.NewSegmentation(
+        source=measurements.source_of(images.instances[0]),
+        model_id=model["id"],
+        model_version=model["version"],
+        model_sha256=model["sha256"],
+        reasons=earlier.document["reasons"] if earlier else [],
+        warnings=list(dict.fromkeys([*(earlier.document["warnings"] if earlier else ()), *stack.warnings])),
+        lesions=result.lesions,
+        seg_sop_instance_uid=encoded.SOPInstanceUID if encoded is not None else None,
+        seg_series_instance_uid=encoded.SeriesInstanceUID if encoded is not None else None,
+        encoded=part10.encode(encoded) if encoded is not None else None,
+        idempotency_key=idempotency_key(images.instances, model["sha256"], model["version"]),
+        timings_s=run.stages.timings_s,
+        peak_memory_mb=None,
+        software_version=VERSION,
+        companions=companions,
+        colours=colours,
+        correction=measurements.Correction(
+            earlier.document["id"] if earlier else None, run.job.requested_by, changes
+        ),
+    )
+    return measurements.record(sessions, new, lease.job_id, lease.owner)
+
+
+def _measure(stack: Stack, earlier: Earlier | None, drawn: Drawn, rooms: Rooms) -> list[Lesion]:
+    """Lesions under the identities that they had, the others under new ones."""
+    numbers = [number for number in np.unique(drawn.labels.array).tolist() if number]
+    series_uid = str(stack.headers[0].SeriesInstanceUID)
+    used = measurements.tracking_ids(rooms.sessions, series_uid)
+    last = max((int(found[1]) for name in used if (found := NUMBERED.fullmatch(name))), default=0)
+    identities = {}
+    for number in numbers:
+        source = drawn.sources.get(number)
+        if earlier is not None and number in drawn.same:
+            lesion = earlier.lesion(drawn.same[number])
+            identity = Identity(lesion["name"], lesion["tracking_id"], lesion["tracking_uid"])
+        elif source is not None and source.tracking_id and source.tracking_uid:
+            identity = Identity(source.name, source.tracking_id, source.tracking_uid)
+        else:
+            last += 1
+            identity = Identity(f"Metastasis {last}", f"BM-{last}", str(hd.UID()))
+        identities[number] = replace(identity, name=drawn.names.get(number, identity.name))
+    lesions = measure(drawn.labels, stack.slices, None, rooms.settings.measurable_ld_mm, identities)
+    if earlier is None:
+        return lesions
+    return [
+        replace(lesion, mean_probability=earlier.lesion(drawn.same[lesion.number])["mean_probability"])
+        if lesion.number in drawn.unchanged
+        else lesion
+        for lesion in lesions
+    ]
+
+
+def _changes(earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion]) -> Iterator[dict[str, Any]]:
+    """What became of the lesions; docs/api.md describes it."""
+    for lesion in lesions:
+        new = lesion.to_dict()
+        if earlier is None or lesion.number not in drawn.same:
+            yield _change("drawn", None, new)
+            continue
+        old = earlier.lesion(drawn.same[lesion.number])
+        if new["name"] != old["name"]:
+            yield _change("renamed", old, new)
+        if lesion.number not in drawn.unchanged:
+            yield _change("redrawn", old, new)
+    for old in earlier.document["lesions"] if earlier else ():
+        if old["number"] not in drawn.same.values():
+            yield _change("deleted", old, None)
+
+
+def _change(what: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "change": what,
+        "tracking_uid": (new or old or {})["tracking_uid"],
+        "name": new and new["name"],
+        "volume_ml": new and new["volume_ml"],
+        "previous_name": old and old["name"],
+        "previous_volume_ml": old and old["volume_ml"],
+    }
+
+
+def _colours(earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion]) -> dict[int, str]:
+    """Those that the lesions had; for the others the first that no lesion has."""
+    colours = {number: earlier.colours[old] for number, old in drawn.same.items()} if earlier else {}
+    free = iter([one for one in seg.PALETTE if one not in colours.values()])
+    for lesion in lesions:
+        if lesion.number not in colours:
+            colours[lesion.number] = next(free, seg.colour(lesion.number).hex)
+    return colours
+
+
+def _encode(
+    result: Result, earlier: Earlier | None, drawn: Drawn, colours: Mapping[int, str], rooms: Rooms
+) -> tuple[Dataset | None, list[measurements.NewCompanion]]:
+    """The SEG, None without lesions, and what is stored beside it."""
+    if not result.lesions:
+        return None, []
+    segments = [_segment(lesion, earlier, drawn) for lesion in result.lesions]
+    encoded = seg.write(
+        result.stack,
+        result.labels,
+        [replace(one, colour=colours[one.number]) for one in segments],
+        None,
+        sop_instance_uid=hd.UID(),
+        series_instance_uid=hd.UID(),
+        title=f"Brain metastases, {'corrected' if earlier else 'manual'} segmentation",
+    )
+    companions = []
+    if rooms.settings.store_sr:
+        companions.append(companion(report_of(result, encoded, None)))
+    if earlier and any(one["modality"] == "RTSTRUCT" for one in earlier.document["companions"]):
+        companions.append(companion(_structure_set(result, encoded, None)))
+    return encoded, companions
+
+
+def _segment(lesion: Lesion, earlier: Earlier | None, drawn: Drawn) -> seg.Segment:
+    """What drew the lesion is said as before; of one that was redrawn, that a person had a hand in it."""
+    source = drawn.sources.get(lesion.number)
+    described = source.described if source else None
+    if earlier is not None and lesion.number in drawn.same:
+        described = deepcopy(earlier.sources[drawn.same[lesion.number]].described)
+        automatic = described is not None and described.get("SegmentAlgorithmType") == "AUTOMATIC"
+        if described is not None and automatic and lesion.number not in drawn.unchanged:
+            described.SegmentAlgorithmType = "SEMIAUTOMATIC"
+    return seg.Segment(
+        number=lesion.number,
+        name=lesion.name,
+        tracking_id=lesion.tracking_id,
+        tracking_uid=lesion.tracking_uid,
+        category=codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE,
+        type=codes.NEOPLASM_SECONDARY,
+        described=described,
+    )
+
+
+def _structure_set(result: Result, encoded: Dataset, algorithm: seg.Algorithm | None) -> Dataset:
+    return rtstruct.write(
+        result.stack,
+        encoded,
+        result.labels,
+        result.lesions,
+        algorithm,
+        sop_instance_uid=hd.UID(),
+        series_instance_uid=hd.UID(),
+    )
+
+
+def _add_structure_set(segmentation_id: str, run: Run) -> str:
+    images, earlier = _earlier(segmentation_id, run)
+    document = earlier.document
+    with run.stages("encode"):
+        same = {number: number for number in earlier.sources}
+        as_it_is = Drawn(earlier.labels, same, unchanged=same)
+        lesions = _measure(images.stack, earlier, as_it_is, run.rooms)
+        model, algorithm = document["model"], None
+        if document["corrected_by"] is None and model != measurements.BY_HAND:
+            algorithm = seg.Algorithm(model["id"], model["version"], model["sha256"])
+        encoded = _recorded_seg(document, run.rooms)
+        made = _structure_set(Result(images.stack, earlier.labels, lesions), encoded, algorithm)
+    lease = run.lease
+    measurements.add_companion(
+        run.rooms.sessions, segmentation_id, companion(made), lease.job_id, lease.owner
+    )
+    return segmentation_id

@@ -1,0 +1,188 @@
+"""Lesions to a DICOM RT Structure Set, the form in which planning systems take what a SEG shows."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Protocol
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
+from scipy import ndimage
+
+from imaging import codes
+from imaging.derived import inherit, reference
+from imaging.frames import Frame, frames_of
+from imaging.outlines import outlines
+from imaging.seg import Algorithm
+from imaging.stack import Stack
+from version import VERSION
+
+# What PS3.3 C.8.8.5.4 wants as the class of a referenced study; retired, and in no dictionary of pydicom.
+DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
+# Within the 16 characters of a decimal string.
+MM_DECIMALS = 6
+ML_DECIMALS = 6
+
+
+class ContouredLesion(Protocol):
+    """What is written of a lesion; ``lesions.measure.Lesion`` is one. number: of its label and segment."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def volume_ml(self) -> float: ...
+
+
+def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can know
+    stack: Stack,
+    seg: Dataset,
+    labels: hd.Volume,
+    lesions: Sequence[ContouredLesion],
+    algorithm: Algorithm | None,
+    *,
+    sop_instance_uid: str,
+    series_instance_uid: str,
+    series_number: int = 1002,
+) -> Dataset:
+    """One ROI per lesion, unapproved, Implicit VR Little Endian, ready for ``save_as``.
+
+    seg: the SEG of the same labels; it says of each segment what it is and what drew it. labels: integers
+    (slices, rows, columns) on the stack's grid, n the voxels of lesion n. algorithm: None where a person
+    drew. Contours are in LPS mm, each on the plane that the header of its image states.
+    Raises: ValueError for labels on another grid, a lesion without voxels, no lesions, or a stack without
+    headers (from NIfTI).
+    """
+    if not lesions or not stack.headers:
+        raise ValueError("a structure set needs lesions, and the DICOM headers of their source")
+    if labels.shape != stack.volume.shape or not np.allclose(labels.affine, stack.volume.affine, atol=1e-4):
+        raise ValueError("labels must lie on the stack's own grid")
+    dataset = _equipment_and_series(stack, algorithm, sop_instance_uid, series_instance_uid, series_number)
+    segments = {int(segment.SegmentNumber): deepcopy(segment) for segment in seg.SegmentSequence}
+    dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = seg.FrameOfReferenceUID, ""
+    dataset.StructureSetLabel = "METASTASES"
+    dataset.StructureSetDescription = "Contours of brain metastases; research use only"
+    dataset.StructureSetDate = dataset.InstanceCreationDate
+    dataset.StructureSetTime = dataset.InstanceCreationTime
+    dataset.ReferencedFrameOfReferenceSequence = [_referenced_images(stack, seg.FrameOfReferenceUID)]
+    dataset.StructureSetROISequence = [_roi(one, seg, segments[one.number]) for one in lesions]
+    dataset.ROIContourSequence = _roi_contours(stack, labels, lesions, segments)
+    dataset.RTROIObservationsSequence = [_observation(one, segments[one.number]) for one in lesions]
+    dataset.ApprovalStatus = "UNAPPROVED"
+    return dataset
+
+
+def _equipment_and_series(
+    stack: Stack,
+    algorithm: Algorithm | None,
+    sop_instance_uid: str,
+    series_instance_uid: str,
+    series_number: int,
+) -> Dataset:
+    base = hd.SOPClass(
+        study_instance_uid=stack.headers[0].StudyInstanceUID,
+        series_instance_uid=series_instance_uid,
+        series_number=series_number,
+        sop_instance_uid=sop_instance_uid,
+        sop_class_uid=RTStructureSetStorage,
+        instance_number=1,
+        modality="RTSTRUCT",
+        manufacturer="MetScope",
+        manufacturer_model_name=algorithm.name if algorithm else "MetScope",
+        software_versions=algorithm.version if algorithm else VERSION,
+        series_description="Brain metastases, contours, research use only",
+        # Explicit VR ends a contour at 64 KB.
+        transfer_syntax_uid=ImplicitVRLittleEndian,
+        specific_character_set="ISO_IR 192",
+    )
+    dataset = Dataset(base)
+    dataset.file_meta, dataset.preamble = base.file_meta, base.preamble
+    dataset.OperatorsName = None
+    inherit(dataset, stack.headers[0])
+    return dataset
+
+
+def _referenced_images(stack: Stack, frame_of_reference_uid: str) -> Dataset:
+    """The source images, under their series, study and frame of reference."""
+    series, study, frame_of_reference = Dataset(), Dataset(), Dataset()
+    series.SeriesInstanceUID = stack.headers[0].SeriesInstanceUID
+    series.ContourImageSequence = [reference(header) for header in stack.headers]
+    study.ReferencedSOPClassUID = DETACHED_STUDY_MANAGEMENT
+    study.ReferencedSOPInstanceUID = stack.headers[0].StudyInstanceUID
+    study.RTReferencedSeriesSequence = [series]
+    frame_of_reference.FrameOfReferenceUID = frame_of_reference_uid
+    frame_of_reference.RTReferencedStudySequence = [study]
+    return frame_of_reference
+
+
+def _roi(lesion: ContouredLesion, seg: Dataset, segment: Dataset) -> Dataset:
+    roi, source = Dataset(), reference(seg)
+    roi.ROINumber, roi.ROIName = lesion.number, lesion.name
+    roi.ReferencedFrameOfReferenceUID = seg.FrameOfReferenceUID
+    roi.ROIVolume = round(lesion.volume_ml, ML_DECIMALS)
+    # AUTOMATIC, SEMIAUTOMATIC and MANUAL in either object.
+    roi.ROIGenerationAlgorithm = segment.SegmentAlgorithmType
+    if "SegmentationAlgorithmIdentificationSequence" in segment:
+        roi.ROIDerivationAlgorithmIdentificationSequence = segment.SegmentationAlgorithmIdentificationSequence
+    # This segment has the lesion's tracking UID; a ROI itself has no such attribute.
+    source.ReferencedSegmentNumber = lesion.number
+    roi.DefinitionSourceSequence = [source]
+    return roi
+
+
+def _observation(lesion: ContouredLesion, segment: Dataset) -> Dataset:
+    """What the lesion is: gross tumour volume if its segment is a metastasis, else no type."""
+    kind = segment.SegmentedPropertyTypeCodeSequence
+    metastasis = kind[0].get("CodeValue") == codes.NEOPLASM_SECONDARY.value
+    observation = Dataset()
+    observation.ObservationNumber = observation.ReferencedROINumber = lesion.number
+    observation.RTROIInterpretedType = "GTV" if metastasis else ""
+    observation.ROIInterpreter = None
+    observation.SegmentedPropertyCategoryCodeSequence = segment.SegmentedPropertyCategoryCodeSequence
+    observation.RTROIIdentificationCodeSequence = kind
+    return observation
+
+
+def _roi_contours(
+    stack: Stack, labels: hd.Volume, lesions: Sequence[ContouredLesion], segments: Mapping[int, Dataset]
+) -> list[Dataset]:
+    frames = {
+        (frame.instance.SOPInstanceUID, frame.number): frame
+        for header in stack.headers
+        for frame in frames_of(header)
+    }
+    boxes = ndimage.find_objects(labels.array, max_label=max(lesion.number for lesion in lesions))
+    items = []
+    for lesion in lesions:
+        if (box := boxes[lesion.number - 1]) is None:
+            raise ValueError(f"lesion {lesion.number} has no voxels")
+        slices = zip(stack.slices[box[0]], labels.array[box] == lesion.number, strict=True)
+        offset = np.array((box[2].start, box[1].start))
+        item, cielab = Dataset(), segments[lesion.number].RecommendedDisplayCIELabValue
+        item.ReferencedROINumber = lesion.number
+        item.ROIDisplayColor = list(hd.color.CIELabColor.from_dicom_value(cielab).to_rgb())
+        item.RecommendedDisplayCIELabValue = list(cielab)
+        item.ContourSequence = [
+            _contour(outline + offset, frames[image.sop_instance_uid, image.frame])
+            for image, mask in slices
+            for outline in outlines(mask)
+        ]
+        items.append(item)
+    return items
+
+
+def _contour(outline: NDArray[np.int_], frame: Frame) -> Dataset:
+    """outline: (points, 2), corners of pixels of the frame."""
+    contour, image = Dataset(), reference(frame.instance)
+    if frame.number is not None:
+        image.ReferencedFrameNumber = frame.number
+    contour.ContourImageSequence = [image]
+    contour.ContourGeometricType = "CLOSED_PLANAR"
+    contour.NumberOfContourPoints = len(outline)
+    mm = (outline - 0.5) * frame.spacing_mm[::-1]  # along a row, along a column
+    points = frame.position + mm @ frame.orientation.reshape(2, 3)
+    contour.ContourData = points.round(MM_DECIMALS).ravel().tolist()
+    return contour

@@ -1,0 +1,63 @@
+"""Which lesion is which: one mask's lesions found again in another mask of the same images."""
+
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+
+from lesions.measure import components
+
+
+def match_by_overlap(before: hd.Volume, after: hd.Volume) -> tuple[hd.Volume, dict[int, int]]:
+    """The lesions of a corrected mask, and which of the earlier lesions each of them is.
+
+    before: lesion numbers on the grid; after: on the same grid, any numbers (of segments, for example).
+    A piece of ``after`` (26-connected, of one number) belongs to the earlier lesion that it shares most
+    voxels with; the pieces of one number that belong to the same one are one lesion. Where several numbers
+    claim an earlier lesion the one that shares most with it keeps it, and the others are new, as is whatever
+    shares no voxel with any. Equal shares: the lower number.
+    Returns lesion numbers, int32 on the same grid, 1..n, the largest first, and for those that were there
+    before the earlier number. Raises: ValueError where the grids differ.
+    """
+    if not before.geometry_equal(after):
+        raise ValueError("the two masks lie on different grids")
+    pieces = components(after)
+    drawn = pieces.array > 0
+    piece, segment, earlier = pieces.array[drawn], after.array[drawn], before.array[drawn]
+    groups, shared = _groups(piece, segment, earlier)
+    kept: dict[int, tuple[int, int]] = {}
+    for key in sorted(groups, key=lambda key: (-shared[key], key)):
+        if key[1] > 0:
+            kept.setdefault(key[1], key)
+    sizes = np.bincount(piece, minlength=1)
+    order = sorted(groups, key=lambda key: (-sizes[groups[key]].sum(), min(groups[key])))
+    renumbered = np.zeros(len(sizes), np.int32)
+    for number, key in enumerate(order, start=1):
+        renumbered[groups[key]] = number
+    same = {order.index(key) + 1: old for old, key in kept.items()}
+    return after.with_array(renumbered[pieces.array]), same
+
+
+def _groups(
+    piece: NDArray[Any], segment: NDArray[Any], earlier: NDArray[Any]
+) -> tuple[dict[tuple[int, int], list[int]], dict[tuple[int, int], int]]:
+    """The pieces that are one lesion, by (segment, earlier lesion, or less than 0 for a new one); the voxels
+    that they share with the earlier lesion.
+
+    piece, segment, earlier: numbers of each voxel that is drawn.
+    """
+    segment_of = dict(zip(piece.tolist(), segment.tolist(), strict=True))
+    pairs, counts = np.unique(np.stack([piece, earlier]), axis=1, return_counts=True)
+    shares: dict[int, dict[int, int]] = {}
+    for (one, old), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+        if old:
+            shares.setdefault(one, {})[old] = count
+    groups: dict[tuple[int, int], list[int]] = {}
+    shared: dict[tuple[int, int], int] = {}
+    for one, number in segment_of.items():
+        share = shares.get(one, {-one: 0})
+        old = max(share, key=lambda old: (share[old], -old))
+        groups.setdefault((number, old), []).append(one)
+        shared[number, old] = shared.get((number, old), 0) + share[old]
+    return groups, shared

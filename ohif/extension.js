@@ -1,0 +1,44 @@
+// MetScope in OHIF: a panel with the study's lesions, and the command of its toolbar button.
+import { hosted } from './host.js'
+import { Panel } from './panel.js'
+import { text } from './texts.js'
+
+const id = '@metscope/extension'
+const context = 'METSCOPE'
+// The panel of the mode that is open.
+let panel = null
+
+export default {
+  id,
+  version: '0.1.0',
+  context,
+  getPanelModule: app => [
+    {
+      name: 'lesions',
+      iconName: 'tab-roi-threshold',
+      iconLabel: text('panel'),
+      label: text('panel'),
+      component: hosted(element => {
+        const opened = new Panel(app, element)
+        panel = opened
+        return () => {
+          opened.close()
+          if (panel === opened) panel = null
+        }
+      }),
+    },
+  ],
+  getCommandsModule: app => ({
+    definitions: {
+      metscopeSegment: {
+        async commandFn() {
+          app.servicesManager.services.panelService.activatePanel(`${id}.panelModule.lesions`, true)
+          // The viewer opens it a moment later.
+          for (let wait = 0; panel === null && wait < 50; wait++) await new Promise(done => setTimeout(done, 100))
+          await panel?.segment()
+        },
+      },
+    },
+    defaultContext: context,
+  }),
+}

@@ -1,0 +1,349 @@
+// The panel: what to segment, how far it is, the lesions that were found and what is made of them.
+import { drawAxes } from './axes.js'
+import { make } from './dom.js'
+import * as editing from './editing.js'
+import { Lesions } from './lesions.js'
+import * as overlay from './overlay.js'
+import * as service from './service.js'
+import { changesOf, csv, stageText } from './table.js'
+import { text } from './texts.js'
+
+const STYLE = `
+.metscope { color: #fff; color-scheme: dark; font-size: 13px; height: 100%; overflow-y: auto; padding: 8px; }
+.metscope select, .metscope button, .metscope input:not([type=checkbox]) { background: #090c29; border: 1px solid #348cfd; border-radius: 4px; color: #fff;
+  font: inherit; min-height: 28px; padding: 2px 8px; }
+.metscope button:hover:enabled { background: #1d2a6b; } .metscope button:disabled { opacity: .4; }
+.metscope button.first { background: #348cfd; }
+.metscope label { color: #a3b1c9; display: block; margin-top: 6px; } .metscope select { width: 100%; }
+.metscope .buttons { display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0; }
+.metscope progress { accent-color: #348cfd; width: 100%; }
+.metscope [role=alert] { background: #3a0d12; border-radius: 4px; margin: 8px 0; overflow-wrap: anywhere; padding: 8px; }
+.metscope table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
+.metscope th { color: #a3b1c9; cursor: pointer; font-weight: 400; text-align: left; }
+.metscope td { white-space: nowrap; }
+.metscope th, .metscope td { border-bottom: 1px solid #2a2f5a; padding: 4px; }
+.metscope tbody tr { cursor: pointer; } .metscope tbody tr:hover, .metscope tbody tr[aria-selected=true] { background: #1d2a6b; }
+.metscope .swatch { border-radius: 2px; display: inline-block; height: 10px; margin-right: 6px; width: 10px; }
+.metscope .sieve { align-items: center; display: flex; gap: 8px; margin-bottom: 4px; } .metscope .sieve label { margin: 0; }
+.metscope .sieve input[type=search] { flex: 1; min-width: 0; }
+.metscope .acts:not(:empty) { background: #10143f; border-radius: 4px; margin-top: 6px; padding: 0 8px; }
+.metscope .acts > div:first-child { padding-top: 4px; } .metscope .acts input { flex: 1; min-width: 0; }
+.metscope .who { align-items: center; display: flex; gap: 8px; justify-content: space-between; }
+.metscope .note { color: #a3b1c9; margin-top: 8px; }
+.metscope :focus-visible { outline: 2px solid #5acce6; }
+`
+
+// Who asks where the service lets everybody in.
+const NOBODY = 'anonymous'
+
+// What lies over the images: { document: its id, id: the viewer's }. The viewer takes a panel away and brings another
+// when its tab is left and opened again.
+let laid = null
+
+/** Whether a job failed after the newest result was there. */
+const isNews = (job, document) =>
+  job.state === 'failed' && (!document || new Date(document.created_at) < new Date(job.created_at))
+
+/** The study in the viewer. */
+function studyOf(app) {
+  const [first] = app.servicesManager.services.displaySetService.getActiveDisplaySets()
+  return first?.StudyInstanceUID ?? new URLSearchParams(location.search).get('StudyInstanceUIDs')?.split(',')[0]
+}
+
+export class Panel {
+  /** app: the viewer's servicesManager, commandsManager and extensionManager. */
+  constructor(app, element) {
+    this.app = app
+    this.study = studyOf(app)
+    this.closed = false
+    this.busy = false
+    this.may = false
+    this.document = null
+    // The viewer's id of the document's segmentation, once it was loaded, and while it is on the images.
+    this.loadedId = null
+    this.shownId = null
+    this.series = make('select', { ariaLabel: text('series') })
+    this.model = make('select', { ariaLabel: text('model') })
+    this.start = make('button', { className: 'first', disabled: true, onclick: () => this.segment() }, text('segment'))
+    this.trouble = make('div')
+    this.progress = make('div')
+    this.result = make('div')
+    this.who = make('form', { method: 'post', action: '/logout', className: 'who note' })
+    this.root = make(
+      'div', { className: 'metscope' }, make('style', {}, STYLE), make('label', {}, text('series'), this.series),
+      make('label', {}, text('model'), this.model), make('div', { className: 'buttons' }, this.start),
+      this.trouble, this.progress, this.result, make('div', { className: 'note' }, text('research')), this.who,
+    )
+    element.replaceChildren(this.root)
+    this.listening = [
+      editing.onEdit(() => this.document && this.draw()),
+      overlay.onNewImages(app, () => this.again()),
+    ]
+    this.opened = this.open().catch(error => this.fail(error))
+  }
+
+  close() {
+    this.closed = true
+    for (const end of this.listening) end()
+    this.root.remove()
+  }
+
+  async open() {
+    const { name, role, version } = await service.session()
+    if (name !== NOBODY) this.who.replaceChildren(make('span', {}, text('logged_in', { name })), make('button', {}, text('log_out')))
+    if (version !== service.VERSION) {
+      this.complain(text('other_version', { ours: service.VERSION, theirs: version }))
+      return
+    }
+    this.may = role !== 'reader'
+    this.start.title = this.may ? '' : text('may_not')
+    // Before the results: one that ends meanwhile has its own among them.
+    const job = await service.newestJob(this.study)
+    const [found, known, done] = await Promise.all([
+      // The PACS may be away while the results are there.
+      service.candidates(this.study).catch(error => this.complain(error.message)),
+      service.models(),
+      service.segmentations(this.study),
+    ])
+    if (this.closed) return
+    this.series.replaceChildren(
+      make('option', { value: '' }, text('automatic')),
+      ...(found ?? []).filter(one => one.modality === 'MR').map(one =>
+        make('option', { value: one.series_instance_uid, disabled: Boolean(one.refused), title: [...one.reasons, one.message].filter(Boolean).join('\n') },
+          one.description || one.series_instance_uid)),
+    )
+    this.model.replaceChildren(
+      ...known.map(one => make('option', { value: one.id, selected: one.default }, `${one.title} ${one.version}`)),
+    )
+    if (done.length) await this.present(done[0])
+    else this.result.replaceChildren(make('p', { className: 'note' }, text('none_yet')))
+    // One that goes on, or failed while nobody looked.
+    if (job && (!service.ENDED.has(job.state) || isNews(job, done[0]))) this.wait(() => job)
+    else this.set(false)
+  }
+
+  /** Whether something runs; nothing else can be started meanwhile. */
+  set(busy) {
+    this.busy = busy
+    this.start.disabled = busy || !this.may
+    for (const button of this.result.querySelectorAll('[data-job]')) button.disabled = busy || !this.may
+  }
+
+  /** The button. */
+  async segment() {
+    await this.opened
+    if (this.start.disabled) return
+    if (this.isEdited()) {
+      this.complain(text('unsaved'))
+      return
+    }
+    const wanted = { series: this.series.value || null, model: this.model.value || null }
+    await this.wait(() => service.request(this.study, wanted))
+  }
+
+  /** The job that ask() gives, to its end. */
+  async wait(ask) {
+    this.set(true)
+    this.trouble.replaceChildren()
+    try {
+      await this.follow(await ask())
+    } catch (error) {
+      this.fail(error)
+    } finally {
+      this.set(false)
+    }
+  }
+
+  async follow(started) {
+    const ended = await service.follow(started, job => this.tell(job), () => this.closed)
+    if (ended === null) return
+    this.progress.replaceChildren()
+    // What was drawn is on the screen alone again.
+    if (ended.kind === 'measurement' && ended.state !== 'done' && this.loadedId) editing.markEdited(this.loadedId)
+    if (ended.state === 'failed') throw new service.ServiceError(ended.error.code, ended.error.message)
+    if (ended.state === 'cancelled') {
+      this.complain(text('cancelled'))
+      return
+    }
+    const found = await service.segmentation(ended.result)
+    if (!await this.present(found)) return
+    // The viewer lists what was stored beside it.
+    await Promise.all(found.companions.map(one => overlay.displaySetOf(this.app, this.study, one.series_instance_uid)))
+      .catch(error => console.warn(error.message))
+    if (ended.kind === 'segmentation') {
+      if (this.shownId) this.list.select(found.lesions[0])
+    } else if (ended.kind !== 'rtstruct' && new Date(found.created_at) < new Date(ended.started_at)) {
+      this.complain(text('no_change'))
+    }
+  }
+
+  tell(job) {
+    const bar = make('progress', { max: 1, value: job.progress })
+    const cancel = make('button', { onclick: () => this.cancel(job) }, text('cancel'))
+    if (!this.document) this.result.replaceChildren()
+    this.progress.replaceChildren(make('div', { role: 'status' }, stageText(job)), bar, make('div', { className: 'buttons' }, cancel))
+  }
+
+  async cancel(job) {
+    try {
+      await service.cancel(job.id)
+    } catch (error) {
+      // Its result is recorded already, and comes in a moment.
+      if (error.code !== 'job_not_cancellable') this.fail(error)
+    }
+  }
+
+  /** A finished segmentation: its table, and the overlay. False: what is drawn on another one would be lost. */
+  async present(document, whatever = false) {
+    if (this.closed) return false
+    if (laid && laid.document !== document.id) {
+      if (editing.isEdited(laid.id) && !whatever) {
+        this.complain(text('newer'), ' ', make('button', { onclick: () => this.present(document, true) }, text('show_newest')))
+        return false
+      }
+      await this.hide()
+      this.loadedId = null
+    }
+    this.trouble.replaceChildren()
+    this.document = document
+    this.build()
+    if (this.shownId) this.draw()
+    else await this.show()
+    return true
+  }
+
+  async show() {
+    const series = this.document.segmentation.series_instance_uid
+    if (!series) return
+    try {
+      this.shownId = await overlay.show(this.app, this.study, series, () => this.closed)
+      this.loadedId = this.shownId ?? this.loadedId
+      if (this.shownId) laid = { document: this.document.id, id: this.shownId }
+    } catch (error) {
+      this.complain(text('not_on_screen', { reason: error.message }))
+    }
+    this.draw()
+  }
+
+  async hide() {
+    const { id } = laid
+    laid = null
+    this.shownId = null
+    if (this.document) this.draw()
+    await overlay.hide(this.app, id)
+  }
+
+  isEdited() {
+    return editing.isEdited(this.loadedId)
+  }
+
+  /** After a change of the layout, whose viewports come without the overlay. */
+  async again() {
+    if (!this.shownId || this.showing) return
+    this.showing = true
+    try {
+      await overlay.show(this.app, this.study, this.document.segmentation.series_instance_uid, () => this.closed || !this.shownId)
+    } catch {
+      // A viewport that went before it was there.
+    } finally {
+      this.showing = false
+    }
+    if (!this.closed) this.draw()
+  }
+
+  /** What is there to be done with the segmentation, and its lesions. */
+  build() {
+    const { document } = this
+    const job = (label, ask, properties = {}) => {
+      const button = make('button', { disabled: this.busy || !this.may, onclick: () => this.wait(ask), ...properties }, text(label))
+      button.dataset.job = label
+      return button
+    }
+    const notes = [
+      ...(document.corrected_by ? [text('corrected', { version: document.version, who: document.corrected_by })] : []),
+      ...changesOf(document), ...document.warnings,
+    ].map(line => make('p', { className: 'note' }, line))
+    if (!document.lesions.length) {
+      this.result.replaceChildren(make('p', { className: 'note' }, text('no_lesion')), ...notes)
+      return
+    }
+    this.notice = make(
+      'div', { role: 'status', className: 'acts', hidden: true }, make('div', {}, text('edited')),
+      make('div', { className: 'buttons' }, job('measure', () => this.measure(), { className: 'first' })),
+    )
+    this.toggleButton = make('button', { onclick: () => this.toggle() })
+    const buttons = make(
+      'div', { className: 'buttons' }, this.toggleButton, make('button', { onclick: () => this.save() }, text('csv')),
+      ...(document.companions.some(one => one.modality === 'RTSTRUCT')
+        ? []
+        : [job('structure_set', () => service.structureSet(document.id), { title: text('structure_set_hint') })]),
+    )
+    const table = make('div')
+    const before = this.list
+    this.list = new Lesions(table, {
+      go: lesion => this.shownId && overlay.jump(this.app, this.shownId, lesion),
+      rename: (lesion, name) => this.correct({ rename: [{ number: lesion.number, name }] }),
+      erase: lesion => this.correct({ erase: [lesion.number] }),
+    })
+    this.list.selected = before?.selected
+    this.list.show(document)
+    this.result.replaceChildren(this.notice, buttons, table, ...notes)
+  }
+
+  draw() {
+    const { document, shownId, list } = this
+    drawAxes(this.app, shownId, document.lesions)
+    if (!document?.lesions.length) return
+    const edited = this.isEdited()
+    this.notice.hidden = !edited
+    // A correction begins with what is stored: what is only drawn would be lost.
+    list.mayCorrect = this.may && !edited
+    this.toggleButton.replaceChildren(text(shownId ? 'hide' : 'show'))
+    list.draw(lesion => (shownId ? overlay.colour(this.app, shownId, lesion) : ''))
+  }
+
+  correct(changes) {
+    return this.busy ? null : this.wait(() => service.correct(this.document.id, changes))
+  }
+
+  /** The job that measures what was drawn. */
+  async measure() {
+    const [newest] = await service.segmentations(this.study)
+    if (newest?.id !== this.document.id) throw new service.ServiceError('segmentation_superseded', text('superseded'))
+    // The viewer saves only what is on the screen.
+    if (!this.shownId) await this.show()
+    const uid = await editing.save(this.app, this.loadedId)
+    try {
+      return await service.measure(this.study, uid, this.document.id)
+    } catch (error) {
+      editing.markEdited(this.loadedId)
+      throw error
+    }
+  }
+
+  async toggle() {
+    this.toggleButton.disabled = true
+    if (this.shownId) await this.hide()
+    else await this.show()
+    this.toggleButton.disabled = false
+  }
+
+  save() {
+    const url = URL.createObjectURL(new Blob([csv(this.document)], { type: 'text/csv' }))
+    make('a', { href: url, download: 'lesions.csv' }).click()
+    URL.revokeObjectURL(url)
+  }
+
+  complain(...content) {
+    this.trouble.replaceChildren(make('div', { role: 'alert' }, ...content))
+  }
+
+  fail(error) {
+    this.progress.replaceChildren()
+    if (error.code === 'unauthorized') {
+      const next = location.pathname + location.search
+      this.complain(text('log_in'), ' ', make('a', { href: `/login?next=${next}` }, text('log_in_again')))
+    } else if (error.code === 'unreachable') this.complain(text('unreachable'))
+    else this.complain(`${text('failed')}: ${error.message}`)
+  }
+}

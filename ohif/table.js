@@ -1,0 +1,48 @@
+// What the panel says of a segmentation's lesions; no browser is needed for it.
+import { text } from './texts.js'
+
+const COLUMNS = [
+  'number', 'name', 'volume_ml', 'long_axis_mm', 'short_axis_mm', 'measurable', 'mean_probability', 'tracking_uid',
+]
+
+/** The lesions in that order, equal ones by their number; those whose names hold the words, and are measurable. */
+export function lesionsOf(document, { key, descending }, { words = '', measurable = false } = {}) {
+  const sign = descending ? -1 : 1
+  return document.lesions
+    .filter(lesion => lesion.name.toLowerCase().includes(words.toLowerCase()) && (lesion.measurable || !measurable))
+    .sort((a, b) => sign * (a[key] - b[key]) || a.number - b.number)
+}
+
+/** What a correction made of the lesions, a line for each. */
+export const changesOf = document =>
+  document.changes.map(({ change, name, previous_name, volume_ml, previous_volume_ml }) =>
+    text(`change_${change}`, {
+      name, was: previous_name, ml: volume_ml?.toFixed(3), was_ml: previous_volume_ml?.toFixed(3),
+    }))
+
+export const totals = document => ({
+  count: document.lesions.length,
+  volume: document.total_volume_ml.toFixed(3),
+})
+
+/** The job's stage in words, with the time that is left where it is known. */
+export function stageText(job) {
+  const stage = text(`stage_${job.stage ?? 'queued'}`)
+  if (job.estimate_s === null) return stage
+  return text('remaining', { stage, seconds: Math.ceil(job.estimate_s) })
+}
+
+/** One line for each lesion; the series and model they belong to go along. Points, never commas, in numbers. */
+export function csv(document) {
+  const place = [document.study_instance_uid, document.series_instance_uid, document.model.id]
+  const head = ['study_instance_uid', 'series_instance_uid', 'model', ...COLUMNS]
+  const lines = document.lesions.map(lesion => [...place, ...COLUMNS.map(name => lesion[name])])
+  return [head, ...lines].map(line => line.map(quoted).join(',')).join('\r\n') + '\r\n'
+}
+
+function quoted(value) {
+  const content = value === null ? '' : String(value)
+  // A cell that begins like this is a formula to a spreadsheet.
+  const safe = typeof value === 'string' && /^[=+\-@\t\r]/.test(content) ? `'${content}` : content
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe
+}

@@ -1,0 +1,50 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+
+import { isShown, linesOf } from '../axes.js'
+
+const acquired = {
+  tracking_uid: '1.2.3', plane: null, slice: { sop_instance_uid: '1.2.840.7', frame: null, index: 12 },
+  long_axis_lps: [[-10, 5, 30], [10, 5, 30]], short_axis_lps: [[0, 0, 30], [0, 9, 30]],
+}
+const resampled = {
+  ...acquired, slice: { sop_instance_uid: null, frame: null, index: null },
+  plane: { origin_lps_mm: [0, 0, 30], normal_lps: [0, 0, 1], spacing_mm: 1 },
+}
+const axial = { viewPlaneNormal: [0, 0, -1], focalPoint: [40, 40, 30] }
+
+test('each lesion has its two axes, on the plane that they span', () => {
+  const [long, short] = linesOf([acquired])
+  assert.deepEqual([long.ends, short.ends], [acquired.long_axis_lps, acquired.short_axis_lps])
+  assert.deepEqual(long.normal.map(Math.abs), [0, 0, 1])
+})
+
+test('a lesion of one voxel, whose axes span nothing, has none', () => {
+  assert.deepEqual(linesOf([{ ...acquired, short_axis_lps: [[0, 0, 30], [0, 0, 30]] }]), [])
+})
+
+test('in a stack they are on the slice that the database names, and on no other', () => {
+  const [line] = linesOf([acquired])
+  const on = imageId => isShown(line, { ...axial, imageId })
+  assert.equal(on('wadors:/dicom-web/studies/1/series/2/instances/1.2.840.7/frames/1'), true)
+  assert.equal(on('wadors:/dicom-web/studies/1/series/2/instances/1.2.840.70/frames/1'), false)
+})
+
+test('of a multi-frame image they are on its frame', () => {
+  const [line] = linesOf([{ ...acquired, slice: { sop_instance_uid: '1.2.840.7', frame: 12, index: 11 } }])
+  const on = frame => isShown(line, { ...axial, imageId: `wadors:/x/instances/1.2.840.7/frames/${frame}` })
+  assert.deepEqual([on(12), on(1), on(120)], [true, false, false])
+})
+
+test('in a volume they are on the planes within half a slice, and on none that crosses them', () => {
+  const [line] = linesOf([acquired])
+  const at = z => isShown(line, { ...axial, focalPoint: [0, 0, z], spacing_mm: 2 })
+  assert.deepEqual([at(30), at(30.9), at(31.1), at(28.9)], [true, true, false, false])
+  assert.equal(isShown(line, { viewPlaneNormal: [1, 0, 0], focalPoint: [0, 0, 30], spacing_mm: 2 }), false)
+})
+
+test('on a resampled plane the distance to it counts, half its own spacing', () => {
+  const [line] = linesOf([resampled])
+  const at = z => isShown(line, { ...axial, focalPoint: [0, 0, z], spacing_mm: 5 })
+  assert.deepEqual([at(30.4), at(30.6)], [true, false])
+})

@@ -1,0 +1,54 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+
+import { changesOf, csv, lesionsOf, stageText, totals } from '../table.js'
+
+const lesion = (number, volume_ml, more = {}) => ({
+  number, name: `Metastasis ${number}`, volume_ml, long_axis_mm: 10 * volume_ml, short_axis_mm: 4, measurable: volume_ml > 1,
+  mean_probability: null, tracking_uid: `1.2.${number}`, ...more,
+})
+const document = {
+  study_instance_uid: '1.2', series_instance_uid: '1.2.3', model: { id: 'unetr' }, total_volume_ml: 4.5,
+  lesions: [lesion(1, 0.5), lesion(2, 3), lesion(3, 1)],
+}
+const numbers = order => lesionsOf(document, order).map(one => one.number)
+
+test('the table is sorted by any column, both ways, and the document stays as it was', () => {
+  assert.deepEqual(numbers({ key: 'volume_ml', descending: true }), [2, 3, 1])
+  assert.deepEqual(numbers({ key: 'long_axis_mm', descending: false }), [1, 3, 2])
+  assert.deepEqual(numbers({ key: 'measurable', descending: true }), [2, 1, 3])
+  assert.deepEqual(document.lesions.map(one => one.number), [1, 2, 3])
+})
+
+test('the table shows the lesions whose names hold the words, and only the measurable ones where that is asked for', () => {
+  const order = { key: 'number', descending: false }
+  const shown = filter => lesionsOf(document, order, filter).map(one => one.number)
+  assert.deepEqual(shown({ words: 'STASIS 3' }), [3])
+  assert.deepEqual(shown({ measurable: true }), [2])
+  assert.deepEqual(shown({ words: '1', measurable: true }), [])
+})
+
+test('a correction says what became of each lesion', () => {
+  const change = { name: 'pons', previous_name: 'Metastasis 1', volume_ml: 1.5, previous_volume_ml: 0.25 }
+  const changes = ['drawn', 'redrawn', 'renamed', 'deleted'].map(kind => ({ ...change, change: kind }))
+  assert.deepEqual(changesOf({ changes }), [
+    'pons drawn, 1.500 ml', 'pons redrawn, 0.250 to 1.500 ml', 'Metastasis 1 is called pons', 'Metastasis 1 deleted, 0.250 ml',
+  ])
+})
+
+test('the totals are those of the document', () => {
+  assert.deepEqual(totals(document), { count: 3, volume: '4.500' })
+})
+
+test('a spreadsheet reads each lesion back, and runs none of its names', () => {
+  const odd = { ...document, lesions: [lesion(1, 0.5, { name: '=1+1, "left"' })] }
+  const [head, line, ...rest] = csv(odd).split('\r\n')
+  assert.deepEqual(rest, [''])
+  assert.equal(head.split(',').length, 11)
+  assert.equal(line, `1.2,1.2.3,unetr,1,"'=1+1, ""left""",0.5,5,4,false,,1.2.1`)
+})
+
+test('the stage is told with the seconds that are left, where they are known', () => {
+  assert.equal(stageText({ stage: 'predict', estimate_s: 4.2 }), 'Searching for lesions, about 5 s to go')
+  assert.equal(stageText({ stage: null, estimate_s: null }), 'Waiting')
+})

@@ -1,0 +1,101 @@
+"""What a person makes of a segmentation: lesions renamed, deleted or redrawn, a structure set."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flask import Response, g
+
+import schemas
+from db import jobs, measurements
+from db.tables import Job
+from errors import LesionNotFound
+from routes.jobs import answer_with
+from routes.shared import blueprint, context
+
+routes = blueprint("corrections")
+
+
+@routes.post(
+    "/segmentations/<segmentation_id>/corrections",
+    responses={200: schemas.JobAnswer, 202: schemas.JobAnswer},
+)
+def correct_segmentation(path: schemas.SegmentationPath, body: schemas.CorrectionForm) -> Response:
+    """Rename or delete lesions: a job that stores a new version of the segmentation
+
+    200 where the job ended within wait_s, else 202. The version before stays as it is.
+    """
+    renamed = {one.number: one.name for one in body.rename}
+    return answer_with(submit_correction(path.segmentation_id, renamed, body.delete), body.wait_s)
+
+
+def submit_correction(segmentation_id: str, rename: Mapping[int, str], delete: Sequence[int]) -> Job:
+    """The job. rename: names by number of the lesion.
+
+    Raises: SegmentationNotFound, SegmentationSuperseded, LesionNotFound.
+    """
+    document = measurements.document(context().sessions, segmentation_id)
+    measurements.refuse_superseded(context().sessions, segmentation_id)
+    known = {lesion["number"] for lesion in document["lesions"]}
+    unknown = {*rename, *delete} - known
+    if unknown:
+        raise LesionNotFound(f"Segmentation {segmentation_id} has no lesion {min(unknown)}.")
+    renamed = {str(number): name for number, name in rename.items()}
+    return _submit(document, {"correct": segmentation_id, "rename": renamed, "delete": sorted(delete)})
+
+
+@routes.post(
+    "/measurements/<study_instance_uid>",
+    responses={200: schemas.JobAnswer, 202: schemas.JobAnswer},
+)
+def measure_segmentation(path: schemas.StudyPath, body: schemas.MeasurementForm) -> Response:
+    """Measure a SEG that was drawn or edited elsewhere and saved in the archive: a job
+
+    Lesions are matched to those of the newest version by the voxels that they share, and keep their names.
+    The job's result is a new version, or the newest one where nothing has changed.
+    """
+    job = submit_measurement(path.study_instance_uid, body.sop_instance_uid, body.corrects)
+    return answer_with(job, body.wait_s)
+
+
+def submit_measurement(study_instance_uid: str, sop_instance_uid: str, corrects: str | None) -> Job:
+    """The job for a SEG in the archive. corrects: a segmentation; None: the newest of the SEG's series.
+
+    Raises: SegmentationNotFound, SegmentationSuperseded.
+    """
+    document: dict[str, Any] = {"series_instance_uid": None, "model": measurements.BY_HAND}
+    if corrects is not None:
+        document = measurements.document(context().sessions, corrects)
+        measurements.refuse_superseded(context().sessions, corrects)
+    task = {"measure": sop_instance_uid, "corrects": corrects}
+    return _submit({**document, "study_instance_uid": study_instance_uid}, task)
+
+
+@routes.post(
+    "/segmentations/<segmentation_id>/rtstruct",
+    responses={200: schemas.JobAnswer, 202: schemas.JobAnswer},
+)
+def make_structure_set(path: schemas.SegmentationPath, body: schemas.WaitForm) -> Response:
+    """Store the lesions as an RT Structure Set too: a job
+
+    Its result is the segmentation, whose companions name the structure set. There is one for each version.
+    """
+    return answer_with(submit_structure_set(path.segmentation_id), body.wait_s)
+
+
+def submit_structure_set(segmentation_id: str) -> Job:
+    """The job. Raises: SegmentationNotFound, LesionNotFound."""
+    document = measurements.document(context().sessions, segmentation_id)
+    if not document["lesions"]:
+        raise LesionNotFound(f"Segmentation {segmentation_id} has no lesions.")
+    return _submit(document, {"rtstruct": segmentation_id})
+
+
+def _submit(document: Mapping[str, Any], task: dict[str, Any]) -> Job:
+    return jobs.submit(
+        context().sessions,
+        document["study_instance_uid"],
+        document["model"]["id"],
+        series_instance_uid=document["series_instance_uid"],
+        requested_by=g.actor,
+        task=task,
+    )

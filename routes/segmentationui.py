@@ -1,0 +1,262 @@
+"""The calls of SegmentationUI's front-end, over the same use cases as the other routes.
+
+Where it reads `success` or `error`, the first is a sentence and the second what every error here looks like.
+A call that starts a job answers when the job has ended.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flask import Response, g, jsonify
+from pydicom import Dataset
+
+import schemas
+from db import audit, jobs, measurements
+from db.database import writing
+from db.tables import ACTIVE_STATES, Job, JobState
+from errors import (
+    JobCancelled,
+    JobUnfinished,
+    LesionNotFound,
+    SegmentationNotFound,
+    SegmentationNotStored,
+    SegmentationSuperseded,
+    StudyNotFound,
+    recorded,
+)
+from routes import segmentationui_schemas as shapes
+from routes.corrections import submit_correction, submit_measurement, submit_structure_set
+from routes.jobs import announce, wait_for_end
+from routes.results import refuse_waiting
+from routes.shared import answer, blueprint, context
+from routes.studies import store_files
+
+# nginx gives up after an hour.
+LONGEST_WAIT_S = 3000.0
+# What Orthanc lists of a study and of its patient.
+STUDY_TAGS = (
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
+)  # fmt: skip
+PATIENT_TAGS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+
+routes = blueprint("segmentationui", "/segmentationui")
+
+
+@routes.post("/segmentation/<study_instance_uid>", responses={200: shapes.SuccessAnswer})
+def segment_and_wait(path: schemas.StudyPath) -> Response:
+    """Segment a study with the default model
+
+    The lesions are stored as an RT Structure Set too: of no other object does the front-end rename or delete
+    lesions.
+    """
+    sessions = context().sessions
+    model = context().model_id(None)
+    job = jobs.submit(sessions, path.study_instance_uid, model, requested_by=g.actor)
+    (segmentation_id,) = _results([job])
+    document = measurements.document(sessions, segmentation_id)
+    companions = {one["modality"] for one in document["companions"]}
+    if document["lesions"] and "RTSTRUCT" not in companions:
+        _results([submit_structure_set(segmentation_id)])
+    return _success(f"The study has been segmented; lesions: {len(document['lesions'])}.")
+
+
+@routes.post("/rename-roi", responses={200: shapes.SuccessAnswer})
+def rename_roi(body: shapes.RoiRenaming) -> Response:
+    """Rename a lesion: the next version of the segmentation is stored"""
+    segmentation_id, number = _newest(body)
+    _results([submit_correction(segmentation_id, {number: body.new_name}, [])])
+    return _success("The lesion has been renamed.")
+
+
+@routes.post("/delete-roi", responses={200: shapes.SuccessAnswer})
+def delete_roi(body: shapes.Roi) -> Response:
+    """Delete a lesion: the next version of the segmentation is stored, without it"""
+    segmentation_id, number = _newest(body)
+    _results([submit_correction(segmentation_id, {}, [number])])
+    return _success("The lesion has been deleted.")
+
+
+def _newest(roi: shapes.Roi) -> tuple[str, int]:
+    """The newest version of the segmentation that the front-end shows, and the lesion's number in it.
+
+    After a change the front-end goes on to show the object that it had, with its numbers.
+    Raises: SegmentationNotFound, LesionNotFound; SegmentationSuperseded where the series is that of the
+    images and does not tell whose number it is.
+    """
+    versions = measurements.segmentations_of_study(context().sessions, roi.study_instance_uid)
+    possible = [one for one in versions if roi.serie_instance_uid in _series(one)]
+    if not possible:
+        raise SegmentationNotFound(f"The study has no segmentation in series {roi.serie_instance_uid}.")
+    lesions = [lesion for one in possible for lesion in one["lesions"]]
+    tracked = {one["tracking_uid"] for one in lesions if one["number"] == roi.roi_number}
+    if len(tracked) > 1:
+        raise SegmentationSuperseded(f"Number {roi.roi_number} is another lesion in another version.")
+    newest = next(one for one in versions if _origin(one) == _origin(possible[0]))
+    number = next((one["number"] for one in newest["lesions"] if one["tracking_uid"] in tracked), None)
+    if number is None:
+        raise LesionNotFound(
+            f"Segmentation {newest['id']} has no such lesion as number {roi.roi_number} was."
+        )
+    return newest["id"], number
+
+
+def _series(document: Mapping[str, Any]) -> set[str | None]:
+    """Where the segmentation is shown, and of what it was made."""
+    objects = (document["segmentation"], *document["companions"])
+    return {document["series_instance_uid"], *(one["series_instance_uid"] for one in objects)}
+
+
+def _origin(document: Mapping[str, Any]) -> tuple[str, str]:
+    """What the versions of a segmentation share."""
+    return document["series_instance_uid"], document["model"]["id"]
+
+
+@routes.post("/uploadDicom", responses={200: shapes.SuccessAnswer})
+def upload_dicom(form: shapes.DicomForm) -> Response:
+    """Store DICOM files, and ZIP archives of them, in the archive; SEG objects among them are measured
+
+    Every file is read before the first one is stored.
+    """
+    stored = store_files(form.files)
+    sessions = context().sessions
+    # One of a series that has a result may be any SEG, or an older version: it corrects nothing by itself.
+    drawn = [
+        one
+        for one in stored
+        if one.modality == "SEG"
+        and not (one.source_series_uid and measurements.newest(sessions, one.source_series_uid))
+    ]
+    _results([submit_measurement(one.study_instance_uid, one.sop_instance_uid, None) for one in drawn])
+    return _success(f"Stored: {len(stored)}; measured: {len(drawn)}.")
+
+
+def _results(submitted: Sequence[Job]) -> list[str]:
+    """The segmentations that the jobs end in. Raises: what a job failed with, JobCancelled, JobUnfinished."""
+    for job in submitted:
+        announce(job)
+    return [_result(wait_for_end(job, LONGEST_WAIT_S)) for job in submitted]
+
+
+def _result(job: Job) -> str:
+    if job.state in ACTIVE_STATES:
+        raise JobUnfinished(f"Job {job.id} is {job.state}.")
+    if job.state == JobState.CANCELLED:
+        raise JobCancelled(f"Job {job.id} was cancelled.")
+    if job.state == JobState.FAILED:
+        raise recorded(str(job.error_code), str(job.error_message))
+    return str(job.segmentation_id)
+
+
+def _success(sentence: str) -> Response:
+    return answer(shapes.SuccessAnswer(success=sentence))
+
+
+@routes.get("/getAllStudies", responses={200: shapes.OrthancIdsAnswer})
+def get_all_studies() -> Response:
+    """Orthanc's identifiers of the archive's studies"""
+    return jsonify([_orthanc_id(study) for study in context().archive.search_studies()])
+
+
+@routes.get("/getStudy/<orthanc_id>", responses={200: shapes.OrthancStudyAnswer})
+def get_study(path: shapes.OrthancStudyPath) -> Response:
+    """A study of the archive, as Orthanc describes it"""
+    studies = context().archive.search_studies()
+    study = next((one for one in studies if _orthanc_id(one) == path.orthanc_id), None)
+    if study is None:
+        raise StudyNotFound(f"The archive has no study {path.orthanc_id}.")
+    return answer(
+        shapes.OrthancStudyAnswer(
+            ID=path.orthanc_id,
+            Type="Study",
+            MainDicomTags=_texts(study, STUDY_TAGS),
+            PatientMainDicomTags=_texts(study, PATIENT_TAGS),
+        )
+    )
+
+
+def _orthanc_id(study: Dataset) -> str:
+    """As Orthanc makes it, so that an archive of another kind has it too."""
+    digest = hashlib.sha1(
+        f"{study.get('PatientID') or ''}|{study.StudyInstanceUID}".encode(), usedforsecurity=False
+    ).hexdigest()
+    return "-".join(digest[start : start + 8] for start in range(0, len(digest), 8))
+
+
+def _texts(dataset: Dataset, keywords: Sequence[str]) -> dict[str, str]:
+    return {keyword: str(dataset.get(keyword) or "") for keyword in keywords}
+
+
+@routes.delete("/delete-study/<study_instance_uid>", responses={200: shapes.SuccessAnswer})
+def delete_study(path: schemas.StudyPath) -> Response:
+    """Delete a study in the archive, and its segmentations from every list
+
+    The archive's go first: where it fails, no row is changed and the request may be repeated.
+    """
+    sessions, uid = context().sessions, path.study_instance_uid
+    ids = [one["id"] for one in measurements.segmentations_of_study(sessions, uid)]
+    # A job that is at work would store its result after all.
+    for job in jobs.list_jobs(sessions, study_instance_uid=uid):
+        if job.state in ACTIVE_STATES:
+            raise SegmentationNotStored(f"Job {job.id} of the study is {job.state}.")
+    for segmentation_id in ids:
+        refuse_waiting(segmentation_id)
+    context().archive.delete_study(uid)
+    for segmentation_id in ids:
+        measurements.delete_segmentation(sessions, segmentation_id, g.actor)
+    with writing(sessions) as session:
+        audit.note(session, g.actor, "study.delete", uid)
+    return _success("The study has been deleted.")
+
+
+@routes.get("/followup-patients", responses={200: shapes.FollowupPatientsAnswer})
+def list_followup_patients() -> Response:
+    """The patients with results"""
+    return jsonify(
+        [
+            {"id": one["patient_id"], "name": one["name"], "date": one["birth_date"], "sexe": one["sex"]}
+            for one in measurements.patients(context().sessions)
+        ]
+    )
+
+
+@routes.get("/followup-etudes", responses={200: shapes.FollowupEtudesAnswer})
+def list_followup_etudes(query: shapes.EtudesQuery) -> Response:
+    """A patient's studies with results, by date"""
+    found = measurements.studies_of_patient(context().sessions, query.patient_id)
+    return jsonify([{"id_study": one["study_instance_uid"], "date": one["study_date"]} for one in found])
+
+
+@routes.get("/followup-series", responses={200: shapes.FollowupSeriesAnswer})
+def list_followup_series(query: shapes.SeriesQuery) -> Response:
+    """A study's series that were segmented"""
+    uid = query.study_instance_uid
+    found = measurements.segmentations_of_study(context().sessions, uid)
+    series = dict.fromkeys(one["series_instance_uid"] for one in found)
+    return jsonify([{"series_instance_uid": one, "study_instance_uid": uid} for one in series])
+
+
+@routes.get("/followup-metastases", responses={200: shapes.FollowupMetastasesAnswer})
+def list_followup_metastases(query: shapes.MetastasesQuery) -> Response:
+    """The lesions of a series' newest segmentation"""
+    sessions = context().sessions
+    newest = measurements.newest(sessions, query.series_instance_uid)
+    if newest is None:
+        return jsonify([])
+    colours = measurements.colours(sessions, newest)
+    lesions = measurements.document(sessions, newest)["lesions"]
+    return jsonify([_metastase(lesion, colours[lesion["number"]]) for lesion in lesions])
+
+
+def _metastase(lesion: Mapping[str, Any], colour: str) -> dict[str, Any]:
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    box = lesion["bounding_box"]
+    return {
+        "id": lesion["number"],
+        "nom_metastase": lesion["name"],
+        "diametre": lesion["long_axis_mm"],
+        "volume": lesion["volume_ml"],
+        "slice_debut": box["first"][0],
+        "slice_fin": box["last"][0],
+        "color": f"[{red} {green} {blue}]",
+    }

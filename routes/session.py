@@ -1,0 +1,81 @@
+"""The viewer's door: a page that takes a token once and keeps it in a cookie that no script can read."""
+
+import re
+
+from flask import Response, g, redirect, render_template, request
+from werkzeug.wrappers import Response as AnyResponse
+
+import access
+import schemas
+from db import tokens
+from routes.shared import answer, blueprint, context
+from version import VERSION
+
+LONGEST_SESSION_S = 12 * 3600
+START_PAGE = "/"
+# Two slashes in front, or a backslash for one, name another host.
+OWN_ADDRESS = re.compile(r"/(?![/\\])[!-~]*")
+
+routes = blueprint("session")
+
+
+@routes.get("/session", responses={200: schemas.SessionAnswer})
+def tell_session() -> Response:
+    """Who asks, with which role, and of which version the service is"""
+    return answer(schemas.SessionAnswer(name=g.actor, role=g.role, version=VERSION))
+
+
+@routes.get(
+    "/login", security=[], responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
+)
+def show_login() -> Response:
+    """The page that asks for a token; from there to the address of this site that follows ``?next=``
+
+    The address stands as it is, with a query of its own: a proxy cannot escape it.
+    """
+    return _page(request.query_string.decode(errors="replace").removeprefix("next="), refused=False)
+
+
+@routes.post(
+    "/login",
+    security=[],
+    responses={303: None, 401: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+)
+def log_in(form: schemas.LoginForm) -> AnyResponse:
+    """The page's button: a cookie with the token, and to the address ``next``"""
+    access.refuse_other_sites()
+    if tokens.find(context().sessions, form.token) is None:
+        return _page(form.next, refused=True)
+    response = redirect(_own_address(form.next), 303)
+    response.set_cookie(
+        access.COOKIE,
+        form.token,
+        max_age=LONGEST_SESSION_S,
+        httponly=True,
+        samesite="Lax",
+        secure=request.headers.get("X-Forwarded-Proto", request.scheme) == "https",
+    )
+    return response
+
+
+@routes.post("/logout", security=[], responses={303: None})
+def log_out() -> AnyResponse:
+    """Forget the cookie"""
+    access.refuse_other_sites()
+    response = redirect("/login", 303)
+    response.delete_cookie(access.COOKIE)
+    return response
+
+
+def _own_address(address: str) -> str:
+    """The address, where it is one of this site, else the start page: no link may lead elsewhere."""
+    return address if OWN_ADDRESS.fullmatch(address) else START_PAGE
+
+
+def _page(address: str, *, refused: bool) -> Response:
+    page = render_template("login.html", version=VERSION, next=_own_address(address), refused=refused)
+    response = Response(page, 401 if refused else 200, content_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
+    )
+    return response

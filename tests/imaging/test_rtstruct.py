@@ -1,0 +1,312 @@
+"""RT Structure Set as written: read by dciodvfy and pydicom, and its contours filled again on the images."""
+
+import copy
+import io
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+from pydicom import Dataset
+from pydicom.uid import generate_uid
+
+from imaging import codes, rtstruct, seg
+from imaging.outlines import outlines
+from imaging.stack import Stack, to_stack
+from lesions.measure import Lesion, measure
+from tests.imaging.test_seg import SERIES, concatenation
+from unetr.phantom import to_instances
+
+ALGORITHM = seg.Algorithm("metscope-unetr-compact", "1.2", "5f" * 32)
+SHAPE = (9, 30, 22)
+# In a source image the voxels of lesion n have the value BRIGHT + n, all others less than BRIGHT.
+BRIGHT = 1000
+
+
+def lesion_numbers() -> np.ndarray:
+    """1 a box in a corner of the image, 2 a ring with an island in its hole, 3 a single voxel, 4 pieces that
+    share corners only or are joined on another slice, 5 noise with many holes."""
+    numbers = np.zeros(SHAPE, np.int32)
+    numbers[0:3, 0:4, 0:2] = 1
+    ring = numbers[3:5, 2:11, 3:12]
+    ring[:], ring[:, 1:-1, 2:-1], ring[:, 4, 5:7] = 2, 0, 2
+    numbers[7, 28, 19] = 3
+    numbers[2, 15:17, 4:6] = numbers[2, 17, 6:9] = numbers[2, 20, 4] = numbers[3, 15:21, 4] = 4
+    noise = np.random.default_rng(4).random((3, 14, 11)) < 0.7
+    numbers[5:8, 12:26, 2:13][noise] = 5
+    return numbers
+
+
+def segments_of(lesions: list[Lesion]) -> list[seg.Segment]:
+    return [
+        seg.Segment(
+            one.number, one.name, one.tracking_id, one.tracking_uid,
+            codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE, codes.NEOPLASM_SECONDARY,
+        )
+        for one in lesions
+    ]  # fmt: skip
+
+
+class Contoured:
+    """A series with its SEG and the structure set, as an archive hands it back."""
+
+    def __init__(
+        self,
+        numbers: np.ndarray,
+        name: str = "axial",
+        algorithm: seg.Algorithm | None = ALGORITHM,
+        change: Callable[[seg.Segment], seg.Segment] = lambda segment: segment,
+    ) -> None:
+        geometry, options = SERIES[name]
+        image = np.random.default_rng(1).integers(0, BRIGHT, numbers.shape).astype(np.uint16)
+        image[numbers > 0] = (numbers + BRIGHT)[numbers > 0]
+        self.instances = to_instances(hd.Volume(image, geometry, "PATIENT"), options)
+        if name.endswith("in two parts"):
+            self.instances = concatenation(self.instances[0])
+        self.stack: Stack = to_stack(self.instances)
+        shown = np.rint(self.stack.volume.array).astype(np.int32)
+        self.labels = self.stack.volume.with_array(np.maximum(shown - BRIGHT, 0))
+        self.lesions = measure(self.labels, self.stack.slices)
+        self.seg = seg.write(
+            self.stack, self.labels, [change(one) for one in segments_of(self.lesions)], algorithm,
+            sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(),
+        )  # fmt: skip
+        file = io.BytesIO()
+        self.write(algorithm=algorithm).save_as(file)
+        self.rtstruct = pydicom.dcmread(io.BytesIO(file.getvalue()))
+
+    def write(self, **changed: object) -> Dataset:
+        given = {"stack": self.stack, "seg": self.seg, "labels": self.labels, "lesions": self.lesions}
+        return rtstruct.write(
+            **{**given, "algorithm": ALGORITHM, **changed},
+            sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(),
+        )  # fmt: skip
+
+    def contours(self, number: int) -> list[Dataset]:
+        (item,) = [i for i in self.rtstruct.ROIContourSequence if i.ReferencedROINumber == number]
+        return list(item.ContourSequence)
+
+    def image_of(self, contour: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (rows, columns) of the image that a contour names, and its affine (3, 4) by PS3.3
+        C.7.6.2.1.1: (column, row, 0, 1) -> LPS mm; its third column is the normal."""
+        (named,) = contour.ContourImageSequence
+        (image,) = [i for i in self.instances if i.SOPInstanceUID == named.ReferencedSOPInstanceUID]
+        orientation, position, measures, pixels = image, image, image, image.pixel_array
+        if "NumberOfFrames" in image:
+            shared = image.SharedFunctionalGroupsSequence[0]
+            frame = image.PerFrameFunctionalGroupsSequence[named.ReferencedFrameNumber - 1]
+            pixels = pixels[named.ReferencedFrameNumber - 1]
+            groups = shared if "PlaneOrientationSequence" in shared else frame
+            orientation, measures = groups.PlaneOrientationSequence[0], groups.PixelMeasuresSequence[0]
+            position = frame.PlanePositionSequence[0]
+        along_row, along_column = np.array(orientation.ImageOrientationPatient, float).reshape(2, 3)
+        between_rows, between_columns = measures.PixelSpacing
+        columns = (along_row * between_columns, along_column * between_rows)
+        normal = np.cross(along_row, along_column)
+        return pixels, np.stack([*columns, normal, np.array(position.ImagePositionPatient, float)], axis=1)
+
+
+def polygon(contour: Dataset) -> np.ndarray:
+    """LPS mm, (points, 3)."""
+    points = np.array(contour.ContourData, float).reshape(-1, 3)
+    assert len(points) == contour.NumberOfContourPoints
+    return points
+
+
+def area(points: np.ndarray) -> float:
+    """mm2 of a plane polygon in space."""
+    moved = points - points[0]
+    return float(np.linalg.norm(np.cross(moved, np.roll(moved, -1, axis=0)).sum(axis=0)) / 2)
+
+
+def windings(corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """How often a polygon (points, 2) of (column, row) runs around each pixel's centre; 1 or 0 if simple.
+
+    Counted along a ray as winding and as parity, which readers use: they must agree.
+    """
+    row, column = np.indices(shape)
+    winding, crossings = np.zeros(shape, int), np.zeros(shape, int)
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        if abs(y0 - y1) < 0.5:
+            continue
+        crossed = (min(y0, y1) < row) & (row < max(y0, y1)) & (column < (x0 + x1) / 2)
+        winding += np.where(crossed, np.sign(y1 - y0), 0).astype(int)
+        crossings += crossed
+    assert np.array_equal(np.abs(winding), crossings % 2)
+    return np.abs(winding)
+
+
+@pytest.fixture(scope="module", params=SERIES)
+def contoured(request: pytest.FixtureRequest) -> Contoured:
+    return Contoured(lesion_numbers(), request.param)
+
+
+def test_contours_filled_on_their_images_are_the_lesions_pixels(contoured):
+    for number in range(1, 6):
+        seen = 0
+        filled: dict[tuple, np.ndarray] = {}
+        shown = {}
+        for contour in contoured.contours(number):
+            pixels, affine = contoured.image_of(contour)
+            found = np.linalg.inv(affine[:, :3]) @ (polygon(contour) - affine[:, 3]).T
+            assert found[2] == pytest.approx(0.0, abs=2e-6)  # mm off the plane of its image
+            key = tuple(affine[:, 3])
+            filled[key] = filled.get(key, 0) + windings(found[:2].T, pixels.shape)
+            shown[key] = pixels == BRIGHT + number
+        for key, times in filled.items():
+            assert np.array_equal(times, shown[key].astype(int))
+            seen += int(times.sum())
+        assert seen == np.count_nonzero(lesion_numbers() == number)
+
+
+def test_volume_of_the_contours_is_that_of_the_voxels(contoured):
+    between_mm = contoured.stack.volume.spacing_between_slices
+    for lesion, roi in zip(contoured.lesions, contoured.rtstruct.StructureSetROISequence, strict=True):
+        drawn_ml = sum(area(polygon(one)) for one in contoured.contours(lesion.number)) * between_mm / 1000
+        assert drawn_ml == pytest.approx(lesion.volume_ml, rel=1e-5)
+        assert roi.ROIVolume == pytest.approx(lesion.volume_ml, abs=1e-6)
+
+
+def test_corners_of_a_box_and_of_a_voxel_are_where_the_geometry_puts_them(contoured, request):
+    geometry, _ = SERIES[request.node.callspec.params["contoured"]]
+    boxes = {1: ((0, 1, 2), (-0.5, 3.5), (-0.5, 1.5)), 3: ((7,), (27.5, 28.5), (18.5, 19.5))}
+    for number, ranges in boxes.items():
+        indices = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 3)
+        expected = indices @ geometry[:3, :3].T + geometry[:3, 3]
+        found = np.concatenate([polygon(contour) for contour in contoured.contours(number)])
+        assert len(found) == len(expected)
+        distances = np.linalg.norm(found[:, None] - expected, axis=-1)
+        assert distances.min(axis=0).max() < 1e-4
+
+
+def test_a_hole_is_cut_by_a_channel_and_pieces_have_contours_of_their_own(contoured):
+    assert {one.ContourGeometricType for n in range(1, 6) for one in contoured.contours(n)} == {
+        "CLOSED_PLANAR"
+    }
+    assert [one.NumberOfContourPoints for one in contoured.contours(3)] == [4]
+    # On each of two slices the ring, which is 9 x 9 pixels less 7 x 6, and its island of two.
+    per_pixel = contoured.stack.volume.pixel_spacing[0] * contoured.stack.volume.pixel_spacing[1]
+    areas = sorted(area(polygon(one)) / per_pixel for one in contoured.contours(2))
+    assert areas == pytest.approx([2, 2, 39, 39], rel=1e-5)
+    # Three pieces on one slice, two of which share a corner; the bar that joins two on the next.
+    assert len(contoured.contours(4)) == 4
+
+
+def test_it_refers_to_its_images_their_series_and_the_seg(contoured):
+    (frame_of_reference,) = contoured.rtstruct.ReferencedFrameOfReferenceSequence
+    (study,) = frame_of_reference.RTReferencedStudySequence
+    (series,) = study.RTReferencedSeriesSequence
+    first = contoured.instances[0]
+    assert study.ReferencedSOPInstanceUID == first.StudyInstanceUID == contoured.rtstruct.StudyInstanceUID
+    assert series.SeriesInstanceUID == first.SeriesInstanceUID
+    assert {(i.ReferencedSOPClassUID, i.ReferencedSOPInstanceUID) for i in series.ContourImageSequence} == {
+        (i.SOPClassUID, i.SOPInstanceUID) for i in contoured.instances
+    }
+    assert frame_of_reference.FrameOfReferenceUID == contoured.rtstruct.FrameOfReferenceUID
+    assert contoured.rtstruct.FrameOfReferenceUID == first.FrameOfReferenceUID
+    tracked = {item.SegmentNumber: item.TrackingUID for item in contoured.seg.SegmentSequence}
+    for lesion, roi in zip(contoured.lesions, contoured.rtstruct.StructureSetROISequence, strict=True):
+        assert roi.ReferencedFrameOfReferenceUID == first.FrameOfReferenceUID
+        (source,) = roi.DefinitionSourceSequence
+        assert source.ReferencedSOPInstanceUID == contoured.seg.SOPInstanceUID
+        assert tracked[source.ReferencedSegmentNumber] == lesion.tracking_uid
+
+
+def test_dciodvfy_finds_nothing(contoured, tmp_path):
+    contoured.rtstruct.save_as(tmp_path / "rtstruct.dcm")
+    checked = subprocess.run(
+        ["dciodvfy", str(tmp_path / "rtstruct.dcm")], capture_output=True, text=True, check=False
+    )
+    assert checked.stderr.splitlines() == ["RTStructureSet"]
+
+
+def test_each_roi_says_what_it_is_and_what_drew_it():
+    contoured = Contoured(lesion_numbers())
+    dataset = contoured.rtstruct
+    assert dataset.SOPClassUID == "1.2.840.10008.5.1.4.1.1.481.3"
+    assert (dataset.Modality, dataset.SeriesNumber, dataset.ApprovalStatus) == (
+        "RTSTRUCT", 1002, "UNAPPROVED",
+    )  # fmt: skip
+    assert "research use" in dataset.SeriesDescription
+    assert "research use" in dataset.StructureSetDescription
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "StudyDate"):
+        assert dataset[keyword].value == contoured.instances[0][keyword].value
+    rois, observations = dataset.StructureSetROISequence, dataset.RTROIObservationsSequence
+    for number, roi, shown, observation in zip(
+        range(1, 6), rois, dataset.ROIContourSequence, observations, strict=True
+    ):
+        assert (roi.ROINumber, roi.ROIName) == (number, f"Metastasis {number}")
+        assert roi.ROIGenerationAlgorithm == "AUTOMATIC"
+        assert roi.ROIDerivationAlgorithmIdentificationSequence[0].AlgorithmName == ALGORITHM.name
+        assert "#" + bytes(shown.ROIDisplayColor).hex() == seg.colour(number).hex
+        assert tuple(shown.RecommendedDisplayCIELabValue) == seg.colour(number).cielab
+        assert (observation.ReferencedROINumber, observation.RTROIInterpretedType) == (number, "GTV")
+        assert observation.RTROIIdentificationCodeSequence[0].CodeValue == "14799000"
+
+
+def test_what_a_person_drew_and_is_no_metastasis_is_said_to_be_so():
+    oedema = hd.sr.CodedConcept("79654002", "SCT", "Edema")
+    contoured = Contoured(
+        lesion_numbers(), algorithm=None, change=lambda segment: replace(segment, type=oedema)
+    )
+    assert contoured.rtstruct.ManufacturerModelName == "MetScope"
+    for roi in contoured.rtstruct.StructureSetROISequence:
+        assert roi.ROIGenerationAlgorithm == "MANUAL"
+        assert "ROIDerivationAlgorithmIdentificationSequence" not in roi
+    for observation in contoured.rtstruct.RTROIObservationsSequence:
+        assert observation.RTROIInterpretedType == ""
+        assert observation.RTROIIdentificationCodeSequence[0].CodeMeaning == "Edema"
+
+
+def test_a_contour_of_more_than_64_kilobytes_is_read_back():
+    numbers = np.zeros((5, 110, 110), np.int32)
+    numbers[2, 5:105, 5:105] = np.random.default_rng(2).random((100, 100)) < 0.85
+    contoured = Contoured(numbers, "oblique")
+    (pixel_mm, _), contours = contoured.stack.volume.pixel_spacing, contoured.contours(1)
+    assert contoured.rtstruct.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2"
+    assert max(len("\\".join(map(str, one.ContourData))) for one in contours) > 65536
+    assert sum(area(polygon(one)) for one in contours) == pytest.approx(numbers.sum() * pixel_mm**2, rel=1e-5)
+
+
+def test_slices_a_little_off_their_places_keep_their_contours():
+    contoured = Contoured(lesion_numbers())
+    for index, instance in enumerate(contoured.instances):
+        instance.ImagePositionPatient[2] += 0.06 * (index % 2)
+    contoured.stack = to_stack(contoured.instances)
+    contoured.labels = contoured.stack.volume.with_array(contoured.labels.array)
+    contoured.rtstruct = contoured.write()
+    for contour in contoured.contours(5):
+        _, affine = contoured.image_of(contour)
+        assert polygon(contour)[:, 2] == pytest.approx(affine[2, 3], abs=1e-6)
+
+
+@pytest.mark.parametrize("density", [0.2, 0.5, 0.7, 0.9, 1.0])
+def test_outlines_of_any_mask_enclose_its_pixels_once_and_turn_at_every_point(density):
+    random = np.random.default_rng(3)
+    for _ in range(60):
+        mask = random.random(random.integers(1, 13, 2)) <= density
+        times = np.zeros(mask.shape, int)
+        for corners in outlines(mask):
+            times += windings(corners - 0.5, mask.shape)
+            steps = np.diff(corners, axis=0, append=corners[:1])
+            assert ((steps != 0).sum(axis=1) == 1).all()
+            assert (np.roll(steps, 1, axis=0) * steps == 0).all()
+        assert np.array_equal(times, mask.astype(int))
+
+
+def test_a_caller_who_breaks_the_rules_is_told():
+    contoured = Contoured(lesion_numbers())
+    ghost = replace(contoured.lesions[0], number=6)
+    contoured.seg.SegmentSequence.append(copy.deepcopy(contoured.seg.SegmentSequence[0]))
+    contoured.seg.SegmentSequence[-1].SegmentNumber = 6
+    for changed, problem in (
+        ({"lesions": []}, "needs lesions"),
+        ({"stack": replace(contoured.stack, headers=[])}, "DICOM headers"),
+        ({"labels": contoured.labels.flip_spatial(0)}, "own grid"),
+        ({"lesions": [*contoured.lesions, ghost]}, "lesion 6 has no voxels"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            contoured.write(**changed)

@@ -1,0 +1,360 @@
+"""What a person makes of a segmentation becomes its next version, by a job, whole or not at all."""
+
+import subprocess
+
+import highdicom as hd
+import numpy as np
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+
+import correction
+from bench import rows
+from db import jobs, measurements, outbox
+from db.tables import Segmentation
+from imaging import seg
+from imaging.stack import to_stack
+from orthanc.dicomweb import open_archive
+from segmentation import JobLease, Rooms
+from settings import Settings
+from unetr.spec import default_model
+
+MODEL = default_model(Settings(_env_file=None).models_dir).id
+VOXEL_ML = 0.008
+LESION_VOXELS = 3 * 4 * 4
+KINDS = hd.seg.SegmentationTypeValues
+
+
+class Place:
+    """A data folder with one study of five equal lesions that has been segmented, and its worker."""
+
+    def __init__(self, folder, **settings):
+        self.settings = Settings(_env_file=None, data_dir=folder, **settings)
+        self.study = rows.add_study(self.settings, 1)
+        self.runner = rows.threshold_runner(self.settings)
+        self.sessions, self.archive = self.runner.sessions, open_archive(self.settings)
+        self.first = self.run(None).segmentation_id
+
+    def run(self, task, by="dr"):
+        job = jobs.submit(self.sessions, self.study, MODEL, requested_by=by, task=task)
+        self.runner.run(job.id)
+        return jobs.get(self.sessions, job.id)
+
+    def correct(self, rename=None, delete=(), of=None):
+        return self.run({"correct": of or self.first, "rename": rename or {}, "delete": list(delete)})
+
+    def measure(self, dataset, corrects=None):
+        """A SEG that somebody saved in the archive."""
+        self.archive.store([dataset])
+        return self.run({"measure": str(dataset.SOPInstanceUID), "corrects": corrects})
+
+    def document(self, segmentation_id):
+        return measurements.document(self.sessions, segmentation_id)
+
+    def stack(self):
+        series = self.document(self.first)["series_instance_uid"]
+        return to_stack(self.archive.retrieve_series(self.study, series))
+
+    def stored(self, sop_instance_uid):
+        """As it is in the archive."""
+        headers = [header for series in self.archive.series_headers(self.study) for header in series]
+        (series,) = {str(h.SeriesInstanceUID) for h in headers if h.SOPInstanceUID == sop_instance_uid}
+        (dataset,) = self.archive.retrieve_series(self.study, series)
+        return dataset
+
+    def labels(self, segmentation_id):
+        """Of the SEG in the archive."""
+        uid = self.document(segmentation_id)["segmentation"]["sop_instance_uid"]
+        return seg.read(self.stored(uid), self.stack())[0].array
+
+    def saved_by_a_viewer(self, labels, names, kind=KINDS.BINARY, syntax=ExplicitVRLittleEndian):
+        """Without tracking identifiers, as viewers save what was edited. names: by segment number."""
+        stack = self.stack()
+        described = [
+            hd.seg.SegmentDescription(
+                segment_number=number, segment_label=names[number], algorithm_type="MANUAL",
+                segmented_property_category=hd.sr.CodedConcept("85756007", "SCT", "Tissue"),
+                segmented_property_type=hd.sr.CodedConcept("85756007", "SCT", "Tissue"),
+            )
+            for number in sorted(names)
+        ]  # fmt: skip
+        return hd.seg.Segmentation(
+            source_images=stack.headers, pixel_array=stack.volume.with_array(labels.astype(np.uint8)),
+            segmentation_type=kind, segment_descriptions=described, series_instance_uid=hd.UID(),
+            series_number=3, sop_instance_uid=hd.UID(), instance_number=1, manufacturer="A viewer",
+            manufacturer_model_name="x", software_versions="1", device_serial_number="1",
+            transfer_syntax_uid=syntax,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def by_name(document):
+    return {lesion["name"]: lesion for lesion in document["lesions"]}
+
+
+def changes(document):
+    return [(one["change"], one["previous_name"], one["name"]) for one in document["changes"]]
+
+
+def test_a_renamed_lesion_is_called_so_in_rows_seg_and_report_and_is_measured_the_same(place):
+    job = place.correct(rename={"2": "left frontal"})
+    assert (job.state, job.error_code) == ("done", None)
+    before, after = place.document(place.first), place.document(job.segmentation_id)
+    assert (after["version"], after["corrects"], after["corrected_by"]) == (2, place.first, "dr")
+    assert changes(after) == [("renamed", "Metastasis 2", "left frontal")]
+    assert [lesion | {"name": ""} for lesion in after["lesions"]] == [
+        lesion | {"name": ""} for lesion in before["lesions"]
+    ]
+    assert after["model"] == before["model"]
+    stored = place.stored(after["segmentation"]["sop_instance_uid"])
+    assert [item.SegmentLabel for item in stored.SegmentSequence][1] == "left frontal"
+    assert {item.SegmentAlgorithmType for item in stored.SegmentSequence} == {"AUTOMATIC"}
+    (report,) = after["companions"]
+    assert (report["modality"], report["stored"]) == ("SR", True)
+    (evidence,) = [
+        series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for study in place.stored(report["sop_instance_uid"]).CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        if series.ReferencedSOPSequence[0].ReferencedSOPClassUID == stored.SOPClassUID
+    ]
+    assert evidence == stored.SOPInstanceUID
+    assert place.document(place.first) == before
+
+
+def test_a_deleted_lesion_is_gone_and_the_others_keep_name_identity_place_and_colour(place):
+    job = place.correct(delete=[1, 3])
+    before, after = place.document(place.first), place.document(job.segmentation_id)
+    kept = [lesion for lesion in before["lesions"] if lesion["number"] not in {1, 3}]
+    assert [lesion | {"number": 0} for lesion in after["lesions"]] == [one | {"number": 0} for one in kept]
+    assert [lesion["number"] for lesion in after["lesions"]] == [1, 2, 3]
+    assert changes(after) == [("deleted", "Metastasis 1", None), ("deleted", "Metastasis 3", None)]
+    earlier, labels = place.labels(place.first), place.labels(job.segmentation_id)
+    np.testing.assert_array_equal(labels > 0, np.isin(earlier, [2, 4, 5]))
+    patient = measurements.lesions_of_patient(place.sessions, "BENCH-1")
+    assert [lesion["colour"] for lesion in patient] == [seg.PALETTE[number - 1] for number in (2, 4, 5)]
+    stored = place.stored(after["segmentation"]["sop_instance_uid"])
+    shown = [tuple(item.RecommendedDisplayCIELabValue) for item in stored.SegmentSequence]
+    assert shown == [seg.colour(number).cielab for number in (2, 4, 5)]
+
+
+def test_the_last_lesion_deleted_leaves_a_version_without_a_seg(place):
+    job = place.correct(delete=[1, 2, 3, 4, 5])
+    assert job.state == "done"
+    document = place.document(job.segmentation_id)
+    assert (document["lesions"], document["segmentation"]["sop_instance_uid"]) == ([], None)
+    assert outbox.pending(place.sessions, job.segmentation_id) == {}
+    # Drawing goes on from there.
+    labels = np.zeros(rows.SHAPE, np.uint8)
+    labels[2:4, 2:4, 2:4] = 1
+    again = place.measure(place.saved_by_a_viewer(labels, {1: "Segment 1"}))
+    assert changes(place.document(again.segmentation_id)) == [("drawn", None, "Metastasis 6")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "syntax"),
+    [
+        (KINDS.BINARY, ExplicitVRLittleEndian),
+        (KINDS.LABELMAP, RLELossless),
+        (KINDS.LABELMAP, ExplicitVRLittleEndian),
+    ],
+)
+def test_an_edited_seg_is_measured_again_and_its_lesions_are_who_they_were(place, kind, syntax):
+    before = place.document(place.first)
+    labels = place.labels(place.first)
+    # The first erased, the second enlarged, a new one drawn.
+    labels[labels == 1] = 0
+    slices, rows_, columns = (slice(a.min(), a.max() + 1) for a in np.nonzero(labels == 2))
+    labels[slices.start - 2 : slices.stop, rows_, columns] = 2
+    labels[1:3, 25:29, 50:56] = 6
+    names = {n: f"Metastasis {n}" for n in range(1, 6)} | {6: "Segment 6"}
+    drawn = {number: name for number, name in names.items() if (labels == number).any()}
+    renumbered = np.searchsorted(sorted(drawn), labels) + 1
+    renumbered[labels == 0] = 0
+    numbered = {new: drawn[old] for new, old in enumerate(sorted(drawn), start=1)}
+    job = place.measure(place.saved_by_a_viewer(renumbered, numbered, kind, syntax), place.first)
+    assert (job.state, job.error_code) == ("done", None)
+    after = place.document(job.segmentation_id)
+    was, now = by_name(before), by_name(after)
+    assert set(now) == {"Metastasis 2", "Metastasis 3", "Metastasis 4", "Metastasis 5", "Metastasis 6"}
+    for name in set(now) - {"Metastasis 6"}:
+        assert (now[name]["tracking_id"], now[name]["tracking_uid"]) == (
+            was[name]["tracking_id"],
+            was[name]["tracking_uid"],
+        )
+    assert now["Metastasis 2"]["volume_ml"] == pytest.approx(VOXEL_ML * (LESION_VOXELS + 2 * 4 * 4))
+    assert now["Metastasis 6"]["volume_ml"] == pytest.approx(VOXEL_ML * 2 * 4 * 6)
+    assert now["Metastasis 6"]["tracking_id"] == "BM-6"
+    for name in ("Metastasis 3", "Metastasis 4", "Metastasis 5"):
+        assert now[name] | {"number": 0} == was[name] | {"number": 0}
+    assert [now[name]["mean_probability"] for name in ("Metastasis 2", "Metastasis 6")] == [None, None]
+    assert sorted(after["changes"], key=lambda one: one["change"]) == [
+        {"change": "deleted", "tracking_uid": was["Metastasis 1"]["tracking_uid"], "name": None,
+         "volume_ml": None, "previous_name": "Metastasis 1",
+         "previous_volume_ml": was["Metastasis 1"]["volume_ml"]},
+        {"change": "drawn", "tracking_uid": now["Metastasis 6"]["tracking_uid"], "name": "Metastasis 6",
+         "volume_ml": now["Metastasis 6"]["volume_ml"], "previous_name": None, "previous_volume_ml": None},
+        {"change": "redrawn", "tracking_uid": now["Metastasis 2"]["tracking_uid"], "name": "Metastasis 2",
+         "volume_ml": now["Metastasis 2"]["volume_ml"], "previous_name": "Metastasis 2",
+         "previous_volume_ml": was["Metastasis 2"]["volume_ml"]},
+    ]  # fmt: skip
+    np.testing.assert_array_equal(place.labels(job.segmentation_id) > 0, labels > 0)
+    stored = place.stored(after["segmentation"]["sop_instance_uid"])
+    told = {item.SegmentLabel: item.SegmentAlgorithmType for item in stored.SegmentSequence}
+    assert [told[f"Metastasis {n}"] for n in (2, 3, 6)] == ["SEMIAUTOMATIC", "AUTOMATIC", "MANUAL"]
+    history = measurements.segmentations_of_study(place.sessions, place.study)
+    assert [(one["version"], one["corrected_by"]) for one in history] == [(2, "dr"), (1, None)]
+
+
+def test_a_seg_saved_as_it_was_changes_nothing(place):
+    names = {number: f"Metastasis {number}" for number in range(1, 6)}
+    job = place.measure(place.saved_by_a_viewer(place.labels(place.first), names))
+    assert (job.state, job.segmentation_id) == ("done", place.first)
+    assert len(measurements.segmentations_of_study(place.sessions, place.study)) == 1
+
+
+def test_an_older_version_of_metscope_s_own_undoes_nothing(place):
+    second = place.correct(delete=[1]).segmentation_id
+    uid = place.document(place.first)["segmentation"]["sop_instance_uid"]
+    job = place.run({"measure": uid, "corrects": None})
+    assert (job.state, job.segmentation_id) == ("done", place.first)
+    assert measurements.newest(place.sessions, place.document(place.first)["series_instance_uid"]) == second
+
+
+def test_a_correction_keeps_what_the_result_was_warned_of(place):
+    warned = ["Contrast is not proven."]
+    with place.sessions.begin() as session:
+        session.get_one(Segmentation, place.first).warnings = warned
+    assert place.document(place.correct(delete=[1]).segmentation_id)["warnings"] == warned
+
+
+def test_a_version_that_the_archive_has_lost_does_not_stop_the_one_before(place):
+    second = place.correct(delete=[1]).segmentation_id
+    stored = place.document(second)["segmentation"]
+    place.archive.delete_instance(place.study, stored["sop_instance_uid"])
+    lost = place.correct(delete=[2], of=second)
+    assert (lost.state, lost.error_code) == ("failed", "series_not_found")
+    outbox.note_presence(place.sessions, second, present=False)
+    assert place.correct(delete=[2]).state == "done"
+
+
+def test_what_is_drawn_over_a_part_of_a_lesion_is_not_called_like_it(place):
+    labels = place.labels(place.first)
+    slices, rows_, columns = (slice(a.min(), a.max() + 1) for a in np.nonzero(labels == 1))
+    labels[slices, rows_, columns.start : columns.stop - 1] = 6
+    names = {number: f"Metastasis {number}" for number in range(1, 6)} | {6: "Segment 6"}
+    document = place.document(place.measure(place.saved_by_a_viewer(labels, names)).segmentation_id)
+    names = [lesion["name"] for lesion in document["lesions"]]
+    assert sorted(names) == [f"Metastasis {number}" for number in range(1, 7)]
+
+
+def test_a_lesion_named_in_the_viewer_is_called_so(place):
+    names = {number: f"Metastasis {number}" for number in range(1, 6)} | {4: "pons"}
+    job = place.measure(place.saved_by_a_viewer(place.labels(place.first), names))
+    assert changes(place.document(job.segmentation_id)) == [("renamed", "Metastasis 4", "pons")]
+
+
+def test_a_seg_of_a_study_that_was_never_segmented_is_by_hand(place):
+    measurements.delete_segmentation(place.sessions, place.first, "admin")
+    labels = np.zeros(rows.SHAPE, np.uint8)
+    labels[5:8, 10:14, 4:8], labels[5:8, 10:14, 16:24] = 1, 2
+    stack = to_stack(
+        place.archive.retrieve_series(
+            place.study,
+            next(
+                str(one[0].SeriesInstanceUID)
+                for one in place.archive.series_headers(place.study)
+                if one[0].Modality == "MR"
+            ),
+        )
+    )
+    place.stack = lambda: stack
+    job = place.measure(place.saved_by_a_viewer(labels, {1: "first", 2: "second"}))
+    assert (job.state, job.error_code) == ("done", None)
+    document = place.document(job.segmentation_id)
+    assert (document["model"]["id"], document["corrects"], document["corrected_by"]) == (
+        "by-hand",
+        None,
+        "dr",
+    )
+    assert [lesion["volume_ml"] for lesion in document["lesions"]] == pytest.approx([0.768, 0.384])
+    assert [lesion["name"] for lesion in document["lesions"]] == ["second", "first"]
+    assert document["segmentation"]["stored"] is True
+
+
+def test_only_the_newest_version_is_corrected(place):
+    second = place.correct(rename={"1": "pons"}).segmentation_id
+    late = place.correct(delete=[2])
+    assert (late.state, late.error_code) == ("failed", "segmentation_superseded")
+    assert place.correct(delete=[2], of=second).state == "done"
+    assert [one["version"] for one in measurements.segmentations_of_study(place.sessions, place.study)] == [
+        3,
+        2,
+        1,
+    ]
+
+
+def test_an_object_that_is_not_there_or_no_seg_is_refused_and_nothing_recorded(place):
+    (image,) = [h for one in place.archive.series_headers(place.study) for h in one if h.Modality == "MR"]
+    wrong = {"1.2.3.4": "instance_not_found", str(image.SOPInstanceUID): "segmentation_mismatch"}
+    for uid, code in wrong.items():
+        job = place.run({"measure": uid, "corrects": None})
+        assert (job.state, job.error_code) == ("failed", code)
+    assert len(measurements.segmentations_of_study(place.sessions, place.study)) == 1
+
+
+def test_a_structure_set_is_made_once_and_follows_a_correction(place):
+    for _ in range(2):
+        job = place.run({"rtstruct": place.first})
+        assert (job.state, job.error_code, job.segmentation_id) == ("done", None, place.first)
+    assert [one["modality"] for one in place.document(place.first)["companions"]] == ["SR", "RTSTRUCT"]
+    corrected = place.document(place.correct(rename={"1": "pons"}, delete=[2]).segmentation_id)
+    (made,) = [one for one in corrected["companions"] if one["modality"] == "RTSTRUCT"]
+    structures = place.stored(made["sop_instance_uid"])
+    assert [roi.ROIName for roi in structures.StructureSetROISequence] == [
+        "pons", "Metastasis 3", "Metastasis 4", "Metastasis 5",
+    ]  # fmt: skip
+    colours = [bytes(roi.ROIDisplayColor).hex() for roi in structures.ROIContourSequence]
+    assert colours == [seg.PALETTE[number - 1].removeprefix("#") for number in (1, 3, 4, 5)]
+
+
+def test_dciodvfy_finds_no_error_in_what_a_correction_stores(place, tmp_path):
+    place.run({"rtstruct": place.first})
+    labels = place.labels(place.first)
+    labels[labels == 1] = 0
+    labels[1:3, 25:29, 50:56] = 1
+    names = {number: f"Metastasis {number}" for number in range(1, 6)}
+    document = place.document(place.measure(place.saved_by_a_viewer(labels, names)).segmentation_id)
+    uids = [document["segmentation"]["sop_instance_uid"]]
+    uids += [one["sop_instance_uid"] for one in document["companions"]]
+    assert len(uids) == 3
+    for uid in uids:
+        place.stored(uid).save_as(tmp_path / "checked.dcm")
+        checked = subprocess.run(
+            ["dciodvfy", str(tmp_path / "checked.dcm")], capture_output=True, text=True, check=False
+        )
+        assert [line for line in checked.stderr.splitlines() if line.startswith("Error")] == []
+
+
+def test_no_report_is_stored_where_the_setting_says_so(tmp_path):
+    place = Place(tmp_path, store_sr=False)
+    assert place.document(place.first)["companions"] == []
+    assert place.document(place.correct(delete=[1]).segmentation_id)["companions"] == []
+
+
+def test_a_correction_that_was_recorded_is_stored_after_its_worker_vanished(place):
+    task = {"correct": place.first, "rename": {}, "delete": [1]}
+    job_id = jobs.submit(place.sessions, place.study, MODEL, task=task).id
+    gone = JobLease(job_id, "gone")
+    job = jobs.claim(place.sessions, job_id, gone.owner, 0.001, 3)
+    rooms = Rooms(place.archive, place.sessions, place.settings)
+    recorded = correction.perform(job, rooms, lambda stage, fraction: None, gone)
+    assert place.document(recorded)["segmentation"]["stored"] is False
+    place.runner.run(job_id)
+    job = jobs.get(place.sessions, job_id)
+    assert (job.state, job.segmentation_id) == ("done", recorded)
+    assert place.document(recorded)["segmentation"]["stored"] is True
+    assert [one["stored"] for one in place.document(recorded)["companions"]] == [True]
+    assert len(measurements.segmentations_of_study(place.sessions, place.study)) == 2

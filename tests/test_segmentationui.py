@@ -1,0 +1,352 @@
+"""The calls of SegmentationUI's front-end, replayed: what it sends, and what it reads of the answers.
+
+Its viewer shows the structure sets that are in the archive; when a lesion is renamed or deleted, it goes
+on to show the one that it has.
+"""
+
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import highdicom as hd
+import numpy as np
+import pytest
+import requests
+from jsonschema import Draft202012Validator
+from pydicom.uid import ExplicitVRLittleEndian
+
+from api import create_app
+from bench import rows
+from bench.parts import wait_until
+from db import jobs, measurements, tokens
+from db.tables import AuditEvent, JobState, Outbox, Patient, Role
+from imaging.stack import to_stack
+from orthanc import part10
+from orthanc.dicomweb import open_archive
+from routes.shared import WAITING_REQUESTS
+from settings import Settings
+from tests import fake_pacs
+from unetr.phantom import SeriesOptions, to_instances
+
+JSON = {"Content-Type": "application/json"}
+VOXEL_ML = 0.008
+
+
+class Site:
+    """An API with a folder as its archive, and a worker in a thread that finds what is bright."""
+
+    def __init__(self, folder, **settings):
+        self.settings = Settings(_env_file=None, data_dir=folder, segmentationui_api=True, **settings)
+        self.app = create_app(self.settings)
+        self.context = self.app.extensions["metscope"]
+        self.runner = rows.threshold_runner(self.settings)
+        self.sessions, self.archive = self.runner.sessions, open_archive(self.settings)
+        secret = tokens.create(self.sessions, "admin", Role.ADMIN, "test")
+        self.headers = {"Authorization": f"Bearer {secret}"}
+        self._stopped = threading.Event()
+        self._worker = threading.Thread(target=self._work)
+
+    def work(self):
+        self._worker.start()
+
+    def stop(self):
+        self._stopped.set()
+        if self._worker.is_alive():
+            self._worker.join()
+
+    def _work(self):
+        while not self._stopped.wait(0.02):
+            for job in jobs.list_jobs(self.sessions, state="queued"):
+                self.runner.run(job.id)
+
+    def ask(self, method, path, status=200, **options):
+        """The answer, held against the OpenAPI document."""
+        headers = self.headers | options.pop("headers", {})
+        answer = self.app.test_client().open(
+            f"/segmentationui{path}", method=method, headers=headers, **options
+        )
+        assert answer.status_code == status, answer.text
+        document = self.app.api_doc
+        for template, item in document["paths"].items():
+            if re.fullmatch(
+                re.sub(r"{[^}]+}", "[^/]+", template), f"/segmentationui{path}".partition("?")[0]
+            ):
+                responses = item[method.lower()]["responses"]
+        schema = responses.get(str(status), responses["default"])["content"]["application/json"]["schema"]
+        Draft202012Validator(schema | {"components": document["components"]}).validate(answer.json)
+        return answer.json
+
+    def segment(self, study):
+        assert self.ask("POST", f"/segmentation/{study}", headers=JSON)["success"]
+        return self.newest(study)
+
+    def newest(self, study):
+        return measurements.segmentations_of_study(self.sessions, study)[0]
+
+    def names(self, study):
+        return [lesion["name"] for lesion in self.newest(study)["lesions"]]
+
+
+@pytest.fixture
+def idle(tmp_path) -> Iterator[Site]:
+    """A site whose worker does nothing yet."""
+    site = Site(tmp_path)
+    yield site
+    site.stop()
+
+
+@pytest.fixture
+def site(idle) -> Site:
+    idle.work()
+    return idle
+
+
+def structure_set(document):
+    """The series that the front-end finds its lesions in."""
+    (found,) = [one for one in document["companions"] if one["modality"] == "RTSTRUCT"]
+    return found["series_instance_uid"]
+
+
+def modalities(site, study):
+    return sorted(series[0].Modality for series in site.archive.series_headers(study))
+
+
+def test_segmentation_answers_when_the_lesions_are_in_the_archive_as_a_structure_set(site):
+    study = rows.add_study(site.settings, 1)
+    document = site.segment(study)
+    assert len(document["lesions"]) == rows.LESIONS
+    assert modalities(site, study) == ["MR", "RTSTRUCT", "SEG", "SR"]
+    # Asked again it has nothing to add.
+    assert site.segment(study) == document
+    assert modalities(site, study) == ["MR", "RTSTRUCT", "SEG", "SR"]
+
+
+def test_a_segmentation_that_fails_has_the_status_and_the_sentence_of_its_error(site):
+    failed = site.ask("POST", "/segmentation/1.2.3", 404, headers=JSON)
+    assert "success" not in failed
+    assert failed["error"] == {
+        "code": "study_not_found",
+        "message": "The archive has no study 1.2.3. Check that the study has been sent to the archive.",
+        "details": {},
+    }
+
+
+def test_a_segmentation_that_somebody_cancels_says_so(idle):
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(idle.ask, "POST", "/segmentation/1.2.3", 409, headers=JSON)
+        wait_until(lambda: jobs.list_jobs(idle.sessions), "the job")
+        jobs.cancel(idle.sessions, jobs.list_jobs(idle.sessions)[0].id, "somebody")
+        assert asked.result()["error"]["code"] == "job_cancelled"
+
+
+def test_a_call_that_cannot_wait_goes_on_where_it_is_asked_again(idle):
+    study = rows.add_study(idle.settings, 1)
+    for _ in range(WAITING_REQUESTS):
+        idle.context.waiting.acquire()
+    unfinished = idle.ask("POST", f"/segmentation/{study}", 504, headers=JSON)
+    assert unfinished["error"]["code"] == "job_unfinished"
+    idle.context.waiting.release()
+    idle.work()
+    assert len(idle.segment(study)["lesions"]) == rows.LESIONS
+    assert [job.state for job in jobs.list_jobs(idle.sessions)] == [JobState.DONE] * 2
+
+
+def test_rename_roi_renames_the_lesion_in_whatever_series_shows_it(site):
+    study = rows.add_study(site.settings, 1)
+    document = site.segment(study)
+    shown = {
+        1: structure_set(document),
+        2: document["segmentation"]["series_instance_uid"],
+        "3": document["series_instance_uid"],
+    }
+    for number, series in shown.items():
+        body = {
+            "serie_instance_uid": series,
+            "study_instance_uid": study,
+            "roi_number": number,
+            "new_name": f"lesion {number}",
+        }
+        assert site.ask("POST", "/rename-roi", json=body)["success"]
+    assert site.names(study) == ["lesion 1", "lesion 2", "lesion 3", "Metastasis 4", "Metastasis 5"]
+    assert site.newest(study)["corrected_by"] == "admin"
+    (shows,) = site.archive.retrieve_series(study, structure_set(site.newest(study)))
+    assert [roi.ROIName for roi in shows.StructureSetROISequence] == site.names(study)
+
+
+def test_delete_roi_means_the_lesion_that_the_front_end_shows_under_that_number(site):
+    study = rows.add_study(site.settings, 1)
+    shown = structure_set(site.segment(study))
+    body = {"serie_instance_uid": shown, "study_instance_uid": study}
+    # After the first one the others have moved up, but not where the front-end shows them.
+    for number in (1, 2, 4):
+        assert site.ask("POST", "/delete-roi", json=body | {"roi_number": number})["success"]
+    assert site.names(study) == ["Metastasis 3", "Metastasis 5"]
+    again = site.ask("POST", "/delete-roi", 404, json=body | {"roi_number": 4})
+    assert again["error"]["code"] == "lesion_not_found"
+    elsewhere = site.ask(
+        "POST", "/delete-roi", 404, json=body | {"serie_instance_uid": "1.2", "roi_number": 1}
+    )
+    assert elsewhere["error"]["code"] == "segmentation_not_found"
+
+
+def test_delete_roi_refuses_a_number_that_is_another_lesion_in_another_version(site):
+    study = rows.add_study(site.settings, 1)
+    images = site.segment(study)["series_instance_uid"]
+    body = {"serie_instance_uid": images, "study_instance_uid": study}
+    assert site.ask("POST", "/delete-roi", json=body | {"roi_number": 1})["success"]
+    refused = site.ask("POST", "/delete-roi", 409, json=body | {"roi_number": 2})
+    assert refused["error"]["code"] == "segmentation_superseded"
+    assert site.names(study) == [f"Metastasis {number}" for number in (2, 3, 4, 5)]
+
+
+def drawn_on(images):
+    """A SEG of two lesions by hand."""
+    stack = to_stack(images)
+    labels = np.zeros(rows.SHAPE, np.uint8)
+    labels[5:8, 10:14, 4:8], labels[2:4, 20:24, 16:24] = 1, 2
+    tissue = hd.sr.CodedConcept("85756007", "SCT", "Tissue")
+    return hd.seg.Segmentation(
+        source_images=stack.headers, pixel_array=stack.volume.with_array(labels),
+        segmentation_type="BINARY", series_instance_uid=hd.UID(), series_number=3,
+        segment_descriptions=[
+            hd.seg.SegmentDescription(
+                segment_number=number, segment_label=name, algorithm_type="MANUAL",
+                segmented_property_category=tissue, segmented_property_type=tissue,
+            )
+            for number, name in enumerate(("frontal", "pons"), start=1)
+        ],
+        sop_instance_uid=hd.UID(), instance_number=1, manufacturer="A viewer", manufacturer_model_name="x",
+        software_versions="1", device_serial_number="1", transfer_syntax_uid=ExplicitVRLittleEndian,
+    )  # fmt: skip
+
+
+def test_upload_dicom_stores_the_files_and_measures_a_segmentation_among_them(site):
+    images = to_instances(rows.image(2), SeriesOptions(enhanced="shared", patient_id="4711"))
+    study, series = str(images[0].StudyInstanceUID), str(images[0].SeriesInstanceUID)
+    files = [(BytesIO(part10.encode(one)), "1.dcm") for one in (*images, drawn_on(images))]
+    assert site.ask("POST", "/uploadDicom", data={"files[]": files})["success"]
+    assert modalities(site, study).count("MR") == 1
+    found = site.ask("GET", f"/followup-metastases?idSeries={series}")
+    volumes = [3 * 4 * 4 * VOXEL_ML, 2 * 4 * 8 * VOXEL_ML]
+    assert sorted(one["volume"] for one in found) == pytest.approx(volumes)
+    refused = site.ask("POST", "/uploadDicom", 422, data={"files[]": [(BytesIO(b"text"), "1.dcm")]})
+    assert refused["error"]["code"] == "upload_refused"
+
+
+def test_an_uploaded_segmentation_that_cannot_be_measured_says_why(site):
+    drawn = drawn_on(to_instances(rows.image(2), SeriesOptions(enhanced="shared")))
+    files = [(BytesIO(part10.encode(drawn)), "seg.dcm")]
+    failed = site.ask("POST", "/uploadDicom", 404, data={"files[]": files})
+    assert failed["error"]["code"] == "series_not_found"
+    assert site.archive.has_instance(drawn.StudyInstanceUID, drawn.SOPInstanceUID)
+
+
+def test_the_pacs_s_studies_are_listed_by_orthanc_s_ids_and_described_as_by_orthanc(tmp_path, orthanc):
+    site = Site(
+        tmp_path,
+        dicomweb_url=orthanc.url,
+        dicomweb_user=orthanc.user,
+        dicomweb_password=orthanc.password,
+        orthanc_url=orthanc.rest_url,
+    )
+    for patient_id in ("4711", "Mü|ller", " 12 ", ""):
+        (instance,) = fake_pacs.tiny_series(1)
+        instance.SpecificCharacterSet, instance.PatientID = "ISO_IR 192", patient_id
+        site.archive.store([instance])
+
+        def by_orthanc():
+            return requests.get(
+                f"{orthanc.rest_url}/studies?expand", auth=orthanc.authentication, timeout=30
+            ).json()
+
+        (known,) = [
+            one
+            for one in by_orthanc()
+            if one["MainDicomTags"]["StudyInstanceUID"] == instance.StudyInstanceUID
+        ]
+        assert known["ID"] in site.ask("GET", "/getAllStudies")
+        described = site.ask("GET", f"/getStudy/{known['ID']}")
+        assert described == {name: known[name] for name in described}
+        assert site.ask("DELETE", f"/delete-study/{instance.StudyInstanceUID}")["success"]
+        assert known["ID"] not in {one["ID"] for one in by_orthanc()}
+        assert site.ask("GET", f"/getStudy/{known['ID']}", 404)["error"]["code"] == "study_not_found"
+
+
+def test_delete_study_deletes_the_study_and_its_measurements_and_no_other(site):
+    kept, gone = rows.add_study(site.settings, 1), rows.add_study(site.settings, 2)
+    for study in (kept, gone):
+        site.segment(study)
+    for _ in range(2):
+        assert site.ask("DELETE", f"/delete-study/{gone}")["success"]
+    assert {study.StudyInstanceUID for study in site.archive.search_studies()} == {kept}
+    assert [one["id"] for one in site.ask("GET", "/followup-patients")] == ["BENCH-1"]
+    assert measurements.segmentations_of_study(site.sessions, gone) == []
+    with site.sessions() as session:
+        trail = [(one.actor, one.action) for one in session.query(AuditEvent).order_by(AuditEvent.id)]
+    assert [one for one in trail if "delete" in one[1]] == [
+        ("admin", "segmentation.delete"),
+        ("admin", "study.delete"),
+        ("admin", "study.delete"),
+    ]
+
+
+def test_a_study_with_a_result_on_its_way_into_the_archive_is_not_deleted(site):
+    study = rows.add_study(site.settings, 1)
+    document = site.segment(study)
+    with site.sessions.begin() as session:
+        session.add(Outbox(sop_instance_uid="1.2.3", segmentation_ref=document["id"], encoded=b""))
+    refused = site.ask("DELETE", f"/delete-study/{study}", 409)
+    assert refused["error"]["code"] == "segmentation_not_stored"
+    assert site.newest(study) == document
+    assert site.archive.search_studies(StudyInstanceUID=study)
+
+
+def test_the_follow_up_leads_from_the_patient_to_the_lesions(site):
+    study = rows.add_study(site.settings, 1)
+    document = site.segment(study)
+    (patient,) = site.ask("GET", "/followup-patients")
+    header = site.archive.search_studies()[0]
+    assert patient["id"] == "BENCH-1"
+    assert (patient["name"], patient["sexe"]) == (str(header.PatientName), header.PatientSex)
+    assert patient["date"].replace("-", "") == header.PatientBirthDate
+    (etude,) = site.ask("GET", f"/followup-etudes?idPatient={patient['id']}")
+    assert etude["id_study"] == study
+    assert etude["date"].replace("-", "") == header.StudyDate
+    (serie,) = site.ask("GET", f"/followup-series?idEtude={etude['id_study']}")
+    assert serie["series_instance_uid"] == document["series_instance_uid"]
+    found = site.ask("GET", f"/followup-metastases?idSeries={serie['series_instance_uid']}")
+    assert [one["nom_metastase"] for one in found] == site.names(study)
+    assert len({one["id"] for one in found}) == rows.LESIONS
+    for one, lesion in zip(found, document["lesions"], strict=True):
+        assert (one["diametre"], one["volume"]) == (lesion["long_axis_mm"], lesion["volume_ml"])
+        assert (one["slice_debut"], one["slice_fin"]) == (5, 7)
+    # As the front-end makes a colour of it.
+    numbers = [re.sub(r"[\[\]]", "", one["color"]).strip().split() for one in found]
+    as_hex = ["#" + "".join(f"{int(number):02x}" for number in three) for three in numbers]
+    assert as_hex == list(measurements.colours(site.sessions, document["id"]).values())
+
+
+def test_of_who_has_no_results_the_follow_up_is_empty(site):
+    assert site.ask("GET", "/followup-patients") == []
+    assert site.ask("GET", "/followup-etudes?idPatient=nobody") == []
+    assert site.ask("GET", "/followup-series?idEtude=1.2.3") == []
+    assert site.ask("GET", "/followup-metastases?idSeries=1.2.3") == []
+    refused = site.ask("GET", "/followup-etudes", 422)
+    assert refused["error"]["details"]["fields"][0]["field"] == "idPatient"
+
+
+def test_two_persons_with_one_identifier_are_not_mixed(site):
+    for number in (1, 2):
+        site.segment(rows.add_study(site.settings, number))
+    with site.sessions.begin() as session:
+        for issuer, patient in enumerate(session.query(Patient)):
+            patient.patient_id, patient.issuer = "4711", str(issuer)
+    refused = site.ask("GET", "/followup-etudes?idPatient=4711", 422)
+    assert refused["error"]["code"] == "invalid_form"
+
+
+def test_without_the_setting_there_is_none_of_it(tmp_path):
+    app = create_app(Settings(_env_file=None, data_dir=tmp_path, auth="off"))
+    assert app.test_client().get("/segmentationui/followup-patients").status_code == 404

@@ -1,0 +1,612 @@
+"""The viewer in a real browser: OHIF as it is published, MetScope's panel, and everything behind them."""
+
+import csv
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    expect,
+    sync_playwright,
+)
+
+from bench.models import tiny_model
+from bench.parts import wait_until
+from bench.viewer import CHROMIUM, FLAGS, NEWEST, OLDEST, Site
+from db import tokens
+from db.database import open_database
+from db.tables import Role
+from orthanc.dicomweb import open_archive
+from settings import load
+from unetr import synth
+
+LIMIT_MS = 120_000
+# What the viewer says of answers of 400 and above, of our files missing, of its tour without images.
+ASKED_FOR = (
+    "Failed to load resource",
+    "MetScope is not loaded",
+    "No element was found for the selector supplied to advanceOn",
+)
+# A model that finds nothing.
+SILENT = "silent"
+VOXEL_MM = 2.5
+# Of every viewport: which segmentations lie over it.
+ON_SCREEN = """() => {
+    const { viewportGridService, segmentationService } = window.services
+    return [...viewportGridService.getState().viewports.keys()].map(viewportId =>
+        segmentationService.getSegmentationRepresentations(viewportId).map(one => one.segmentationId))
+}"""
+# Of every segment its centre, in mm, as the viewer goes to it.
+CENTRES = """id => {
+    const { segments } = window.services.segmentationService.getSegmentation(id)
+    return Object.fromEntries(Object.values(segments).map(one =>
+        [one.segmentIndex, one.cachedStats.center?.world ?? one.cachedStats.namedStats?.center?.value]))
+}"""
+
+# Of every line on the images its ends, in mm: of the viewport, (x, y, z) twice.
+LINES = """() => {
+    const { cornerstoneViewportService, viewportGridService } = window.services
+    return [...viewportGridService.getState().viewports.keys()].flatMap(viewportId => {
+        const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportId)
+        return [...viewport.element.querySelectorAll('.svg-layer line')].map(line => ({
+            viewportId,
+            ends: [1, 2].map(end => viewport.canvasToWorld(
+                ['x', 'y'].map(axis => Number(line.getAttribute(axis + end))))),
+        }))
+    })
+}"""
+PLANES = """() => {
+    const { cornerstoneViewportService, viewportGridService } = window.services
+    return [...viewportGridService.getState().viewports.keys()].map(viewportId =>
+        cornerstoneViewportService.getCornerstoneViewport(viewportId).getCamera())
+}"""
+# How many voxels each segment has in the viewer's memory.
+COUNTS = """id => {
+    const { getSegmentation } = window.cornerstoneTools.segmentation.state
+    const { imageIds } = getSegmentation(id).representationData.Labelmap
+    const counts = {}
+    for (const imageId of imageIds) {
+        for (const value of window.cornerstone.cache.getImage(imageId).getPixelData()) {
+            if (value) counts[value] = (counts[value] ?? 0) + 1
+        }
+    }
+    return counts
+}"""
+# Where a point of the patient is on the page.
+ON_PAGE = """point => {
+    const { cornerstoneViewportService, viewportGridService } = window.services
+    const [viewportId] = viewportGridService.getState().viewports.keys()
+    const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportId)
+    const { left, top } = viewport.canvas.getBoundingClientRect()
+    const [x, y] = viewport.worldToCanvas(point)
+    return [left + x, top + y]
+}"""
+ACTIVE_SEGMENT = "([id, number]) => window.services.segmentationService.setActiveSegment(id, number)"
+ACTIVE_TOOL = "() => window.services.toolGroupService.getActivePrimaryMouseButtonTool('default')"
+RADIUS = "value => window.commandsManager.runCommand('setBrushSize', { value })"
+# The study's newest report as measurements of the viewer.
+HYDRATED = """async uid => {
+    const { displaySetService, measurementService, viewportGridService } = window.services
+    const displaySet = displaySetService.getActiveDisplaySets().find(one => one.SOPInstanceUID === uid)
+    await displaySet.load()
+    const [viewportId] = viewportGridService.getState().viewports.keys()
+    await window.commandsManager.runCommand('hydrateSecondaryDisplaySet', { displaySet, viewportId })
+    return measurementService.getMeasurements().map(
+        ({ toolName, label, points }) => ({ toolName, label, points }))
+}"""
+STRUCTURES = """async uid => {
+    const { displaySetService, segmentationService, viewportGridService } = window.services
+    const { displaySetInstanceUID } =
+        displaySetService.getActiveDisplaySets().find(one => one.SOPInstanceUID === uid)
+    const [viewportId] = viewportGridService.getState().viewports.keys()
+    window.commandsManager.runCommand('addDisplaySetAsLayer', { viewportId, displaySetInstanceUID })
+    for (let wait = 0; wait < 100; wait++) {
+        const shown = segmentationService.getSegmentation(displaySetInstanceUID)
+        if (shown) return Object.values(shown.segments).map(one => one.label)
+        await new Promise(done => setTimeout(done, 100))
+    }
+}"""
+OUR_PANEL = (
+    """() => window.services.panelService.activatePanel('@metscope/extension.panelModule.lesions', true)"""
+)
+TOOLS = """() => window.services.panelService.activatePanel(
+    '@ohif/extension-cornerstone.panelModule.panelSegmentationWithToolsLabelMap', true)"""
+OTHER_PANEL = """() => window.services.panelService.activatePanel(
+    '@ohif/extension-cornerstone.panelModule.panelMeasurement', true)"""
+CAMERA = """() => {
+    const { cornerstoneViewportService, viewportGridService } = window.services
+    const [viewportId] = viewportGridService.getState().viewports.keys()
+    return cornerstoneViewportService.getCornerstoneViewport(viewportId).getCamera()
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module", params=[OLDEST, NEWEST])
+def site(request, tmp_path_factory) -> Iterator[Site]:
+    models = tiny_model(tmp_path_factory.mktemp("models") / "both", SILENT, 1e9)
+    for path in load().models_dir.iterdir():
+        (models / path.name).symlink_to(path)
+    running = Site(request.param, MODELS_DIR=str(models))
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def head() -> synth.Head:
+    options = synth.HeadOptions(lesion_count=(3, 3), diameter_mm=(18, 30), pose=False)
+    return synth.head(synth.grid((64, 96, 96), (VOXEL_MM, 2.4, 2.4)), 2026, options)
+
+
+@pytest.fixture
+def page(browser, request) -> Iterator[Page]:
+    context: BrowserContext = browser.new_context(viewport={"width": 1600, "height": 900}, locale="en-GB")
+    opened = context.new_page()
+    opened.set_default_timeout(LIMIT_MS)
+    expect.set_options(timeout=LIMIT_MS)
+    trouble: list[str] = []
+    opened.on("pageerror", lambda error: trouble.append(str(error)))
+    opened.on("console", lambda message: trouble.extend(_troubling(message)))
+    yield opened
+    context.close()
+    assert trouble == [] or request.node.get_closest_marker("away")
+
+
+def _troubling(message: ConsoleMessage) -> list[str]:
+    """Errors, but for those that some tests ask for."""
+    asked_for = message.text.startswith(ASKED_FOR)
+    return [message.text] if message.type == "error" and not asked_for else []
+
+
+def go_to(page: Page, site: Site, study: str, token: str | None = None) -> Locator:
+    """The panel; on the way there nginx leads to the login."""
+    page.goto(f"{site.url}/metscope?StudyInstanceUIDs={study}")
+    page.get_by_label("Your token").fill(token or site.token)
+    page.get_by_role("button", name="Open").click()
+    return page.locator(".metscope")
+
+
+def open_study(page: Page, site: Site, study: str, token: str | None = None) -> Locator:
+    """The panel of a study that was not segmented yet."""
+    panel = go_to(page, site, study, token)
+    expect(panel.get_by_text("This study has not been segmented.")).to_be_visible()
+    return panel
+
+
+def segment(panel: Locator) -> Locator:
+    return panel.get_by_role("button", name="Segment")
+
+
+def segmented(page: Page, site: Site, head: synth.Head) -> tuple[Locator, str]:
+    """The panel of a study whose lesions are on the screen, and the study."""
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    segment(panel).click()
+    expect(panel.get_by_role("button", name="Hide")).to_be_visible()
+    return panel, study
+
+
+def newest(site: Site, study: str) -> dict[str, Any]:
+    document: dict[str, Any] = site.ask(f"/studies/{study}/segmentations")["segmentations"][0]
+    return document
+
+
+def assert_axes(lines: list[dict[str, Any]], lesion: dict[str, Any]) -> None:
+    """The lines are the lesion's two axes, where the database has them, on a slice or a plane close to it."""
+    drawn = sorted(sorted(line["ends"]) for line in lines)
+    stored = sorted(sorted(lesion[f"{axis}_axis_lps"]) for axis in ("long", "short"))
+    away = np.abs(np.subtract(drawn, stored))
+    assert away[..., :2].max() < 0.1
+    assert away[..., 2].max() <= VOXEL_MM / 2
+
+
+def jobs_of(site: Site, study: str) -> list[str]:
+    """The states of its jobs."""
+    return [job["state"] for job in site.ask(f"/jobs?study_instance_uid={study}")["jobs"]]
+
+
+@contextmanager
+def paused_worker(site: Site) -> Iterator[None]:
+    """Jobs wait meanwhile."""
+    pid = site.service.worker_pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_click_brings_the_lesions_onto_the_image_and_into_the_pacs(page, site, head):
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    opened_at = page.evaluate("performance.timeOrigin")
+    segment(panel).click()
+    expect(panel.get_by_role("button", name="Hide")).to_be_visible()
+    assert page.evaluate("performance.timeOrigin") == opened_at, "the page was loaded again"
+
+    (document,) = site.ask(f"/studies/{study}/segmentations")["segmentations"]
+    stored = [h for headers in open_archive(site.settings).series_headers(study) for h in headers]
+    (seg,) = [header for header in stored if header.Modality == "SEG"]
+    assert seg.SOPInstanceUID == document["segmentation"]["sop_instance_uid"]
+    told = [row.locator("td").all_inner_texts() for row in panel.locator("tbody tr").all()]
+    assert told == [
+        [
+            lesion["name"],
+            f"{lesion['volume_ml']:.3f}",
+            f"{lesion['long_axis_mm']:.1f} × {lesion['short_axis_mm']:.1f}",
+            "yes" if lesion["measurable"] else "no",
+            f"{lesion['mean_probability']:.2f}",
+        ]
+        for lesion in document["lesions"]
+    ]
+    on_screen = page.evaluate(ON_SCREEN)
+    assert on_screen
+    assert {len(ids) for ids in on_screen} == {1}
+    centres = page.evaluate(CENTRES, on_screen[0][0])
+    for lesion in document["lesions"]:
+        from_database = np.subtract(centres[str(lesion["number"])], lesion["centroid_lps_mm"])
+        assert np.linalg.norm(from_database) < 1.0
+    for number in range(1, len(head.lesions) + 1):
+        voxels = np.argwhere(head.labels.array == number).astype(float)
+        truth = head.labels.map_indices_to_reference(voxels).mean(axis=0)
+        assert np.linalg.norm(np.subtract(list(centres.values()), truth), axis=1).min() < 1.0
+
+    # A click on a row brings the viewport to the slice through the lesion's centre.
+    seen: list[str] = []
+    for lesion in document["lesions"]:
+        panel.get_by_role("cell", name=lesion["name"]).click()
+        camera = page.evaluate(CAMERA)
+        away_mm = np.dot(
+            np.subtract(camera["focalPoint"], lesion["centroid_lps_mm"]), camera["viewPlaneNormal"]
+        )
+        assert abs(away_mm) <= VOXEL_MM / 2
+        if (
+            abs(
+                np.dot(
+                    np.subtract(lesion["long_axis_lps"][0], camera["focalPoint"]), camera["viewPlaneNormal"]
+                )
+            )
+            < 0.1
+        ):
+            assert_axes(page.evaluate(LINES), lesion)
+            seen.append(lesion["name"])
+    assert seen, "no diameter was on the slice that was gone to"
+
+    # By volume, the smallest first; the document has the largest first.
+    panel.get_by_role("columnheader", name="ml").click()
+    smallest_first = [row.locator("td").first.inner_text() for row in panel.locator("tbody tr").all()]
+    assert smallest_first == [lesion["name"] for lesion in document["lesions"]][::-1]
+
+    with page.expect_download() as download:
+        panel.get_by_role("button", name="CSV").click()
+    rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
+    assert [float(row["volume_ml"]) for row in rows] == [one["volume_ml"] for one in document["lesions"]]
+
+    panel.get_by_role("button", name="Hide").click()
+    expect(panel.get_by_role("button", name="Show")).to_be_enabled()
+    assert page.evaluate(ON_SCREEN) == [[]] * len(on_screen)
+    panel.get_by_role("button", name="Show").click()
+    expect(panel.get_by_role("button", name="Hide")).to_be_enabled()
+    assert [len(ids) for ids in page.evaluate(ON_SCREEN)] == [1] * len(on_screen)
+    page.reload()
+    expect(panel.get_by_role("button", name="Hide")).to_be_enabled()
+    assert [len(ids) for ids in page.evaluate(ON_SCREEN)] == [1] * len(on_screen)
+
+
+def test_in_three_planes_every_one_shows_the_lesions_and_goes_to_them(page, site, head):
+    panel, study = segmented(page, site, head)
+    page.locator("[data-cy=Layout]").click()
+    page.get_by_text("MPR", exact=True).click()
+    expect(page.locator(".viewport-element")).to_have_count(3)
+    page.wait_for_function(f"({ON_SCREEN})().every(ids => ids.length === 1)")
+    for lesion in newest(site, study)["lesions"]:
+        panel.get_by_role("cell", name=lesion["name"]).click()
+        page.wait_for_timeout(500)
+        for plane in page.evaluate(PLANES):
+            away = np.subtract(plane["focalPoint"], lesion["centroid_lps_mm"])
+            assert abs(np.dot(away, plane["viewPlaneNormal"])) <= VOXEL_MM / 2
+        axial = [line for line in page.evaluate(LINES) if "axial" in line["viewportId"]]
+        assert page.evaluate(LINES) == axial
+        if axial:
+            assert_axes(axial, lesion)
+    expect(panel.get_by_role("button", name="Save and measure")).to_be_hidden()
+
+
+def paint(page: Page, shown: str, tool: str, shape: str, radius_mm: float, at: list[float]) -> None:
+    """One dab of the viewer's own brush or eraser."""
+    before = page.evaluate(COUNTS, shown)
+    page.locator(f"[data-cy={tool}]").click()
+    page.get_by_role("tab", name=shape).click()
+    wanted = {"Circle": "Circular", "Sphere": "Sphere"}[shape] + tool.removeprefix("MetScope")
+    wait_until(lambda: page.evaluate(ACTIVE_TOOL) == wanted, "the tool")
+    page.evaluate(RADIUS, radius_mm)
+    x, y = page.evaluate(ON_PAGE, at)
+    page.mouse.move(x, y)
+    # The viewer takes up a tool and lays it down in frames of its own.
+    page.wait_for_timeout(500)
+    page.mouse.down()
+    page.mouse.move(x + 2, y + 2, steps=5)
+    page.mouse.up()
+    wait_until(lambda: page.evaluate(COUNTS, shown) != before, "a dab of the brush")
+
+
+def test_what_is_drawn_in_the_viewer_becomes_the_next_version(page, site, head):
+    """One lesion erased, one enlarged, one drawn."""
+    panel, study = segmented(page, site, head)
+    panel.get_by_role("button", name="RTSTRUCT").click()
+    expect(panel.get_by_role("button", name="RTSTRUCT")).to_be_hidden()
+    first = newest(site, study)
+    erased, enlarged, kept = first["lesions"]
+    ((shown,),) = page.evaluate(ON_SCREEN)
+
+    panel.get_by_role("cell", name=erased["name"]).click()
+    page.evaluate(TOOLS)
+    paint(page, shown, "MetScopeEraser", "Sphere", erased["feret_mm"] / 2 + 3, erased["centroid_lps_mm"])
+    page.evaluate(OUR_PANEL)
+    panel.get_by_role("cell", name=enlarged["name"]).click()
+    page.evaluate(TOOLS)
+    page.evaluate(ACTIVE_SEGMENT, [shown, enlarged["number"]])
+    paint(page, shown, "MetScopeBrush", "Circle", 5, enlarged["long_axis_lps"][0])
+    page.get_by_text("Add Segment").click()
+    expect(page.get_by_text("Segment 4", exact=True)).to_be_visible()
+    paint(page, shown, "MetScopeBrush", "Sphere", 6, far_from(first["lesions"], enlarged["centroid_lps_mm"]))
+    counts = page.evaluate(COUNTS, shown)
+    assert str(erased["number"]) not in counts
+    page.evaluate(OUR_PANEL)
+    # What is stored cannot be corrected while something else is drawn.
+    panel.get_by_role("cell", name=kept["name"]).click()
+    expect(panel.get_by_role("button", name="Rename")).to_be_hidden()
+    panel.get_by_role("button", name="Save and measure").click()
+    expect(panel.get_by_text("Version 2, corrected by first:")).to_be_visible()
+    expect(panel.get_by_role("button", name="Hide")).to_be_visible()
+
+    second = newest(site, study)
+    voxel_ml = VOXEL_MM * 2.4 * 2.4 / 1000
+    volumes = {lesion["name"]: lesion["volume_ml"] for lesion in second["lesions"]}
+    assert volumes == {
+        enlarged["name"]: pytest.approx(counts[str(enlarged["number"])] * voxel_ml),
+        kept["name"]: pytest.approx(kept["volume_ml"]),
+        "Metastasis 4": pytest.approx(counts["4"] * voxel_ml),
+    }
+    assert volumes[enlarged["name"]] > enlarged["volume_ml"]
+    identities = {lesion["name"]: lesion["tracking_uid"] for lesion in second["lesions"]}
+    assert identities[kept["name"]] == kept["tracking_uid"]
+    assert identities[enlarged["name"]] == enlarged["tracking_uid"]
+    assert sorted((one["change"], one["name"] or one["previous_name"]) for one in second["changes"]) == [
+        ("deleted", erased["name"]), ("drawn", "Metastasis 4"), ("redrawn", enlarged["name"]),
+    ]  # fmt: skip
+    history = site.ask(f"/studies/{study}/segmentations")["segmentations"]
+    assert [(one["version"], one["corrects"]) for one in history] == [(2, first["id"]), (1, None)]
+    expect(panel.locator("tbody td:first-child")).to_have_text([one["name"] for one in second["lesions"]])
+    assert [len(ids) for ids in page.evaluate(ON_SCREEN)] == [1]
+
+    # What is stored beside it follows, and the viewer opens it.
+    assert [one["modality"] for one in second["companions"]] == ["SR", "RTSTRUCT"]
+    report, structures = (one["sop_instance_uid"] for one in second["companions"])
+    expect(page.get_by_text("Brain metastases, contours")).to_have_count(2)
+    measured = page.evaluate(HYDRATED, report)
+    assert {one["toolName"] for one in measured} == {"Bidirectional"}
+    by_label = {one["label"]: one["points"] for one in measured}
+    assert set(by_label) == {f"{one['name']} ({one['tracking_id']})" for one in second["lesions"]}
+    for lesion in second["lesions"]:
+        points = by_label[f"{lesion['name']} ({lesion['tracking_id']})"]
+        lines = [{"ends": points[:2]}, {"ends": points[2:]}]
+        assert_axes(lines, lesion)
+    assert sorted(page.evaluate(STRUCTURES, structures)) == sorted(volumes)
+
+
+def far_from(lesions: list[dict[str, Any]], beside: list[float]) -> list[float]:
+    """A point in the slice of ``beside``, in the head, 25 mm or more from every lesion's centre."""
+    x, y, z = beside
+    for across, along in ((0, 45), (0, -45), (40, 0), (-40, 0), (30, 30), (-30, -30)):
+        point = [x + across, y + along, z]
+        centres = [lesion["centroid_lps_mm"] for lesion in lesions]
+        if (
+            min(np.linalg.norm(np.subtract(centre, point)) for centre in centres) > 25
+            and np.hypot(*point[:2]) < 70
+        ):
+            return point
+    raise AssertionError("no such point")
+
+
+def test_what_is_drawn_and_undone_changes_nothing(page, site, head):
+    panel, study = segmented(page, site, head)
+    first = newest(site, study)
+    ((shown,),) = page.evaluate(ON_SCREEN)
+    before = page.evaluate(COUNTS, shown)
+    page.evaluate(TOOLS)
+    paint(page, shown, "MetScopeBrush", "Circle", 5, first["lesions"][0]["long_axis_lps"][0])
+    page.evaluate("window.commandsManager.run('undo')")
+    wait_until(lambda: page.evaluate(COUNTS, shown) == before, "the dab undone")
+    page.evaluate(OUR_PANEL)
+    # What is drawn is not lost sight of while it is hidden.
+    panel.get_by_role("button", name="Hide").click()
+    panel.get_by_role("cell", name="Metastasis 1").click()
+    expect(panel.get_by_role("button", name="Rename")).to_be_hidden()
+    panel.get_by_role("button", name="Save and measure").click()
+    expect(panel.get_by_role("alert")).to_have_text("Nothing has changed.")
+    expect(panel.get_by_role("button", name="Save and measure")).to_be_hidden()
+    expect(panel.get_by_role("button", name="Rename")).to_be_visible()
+    assert len(site.ask(f"/studies/{study}/segmentations")["segmentations"]) == 1
+
+
+def test_a_lesion_is_renamed_and_another_deleted_after_a_question(page, site, head):
+    panel, study = segmented(page, site, head)
+    panel.get_by_role("cell", name="Metastasis 2").click()
+    panel.get_by_role("button", name="Rename").click()
+    panel.get_by_label("Name", exact=True).fill("left frontal")
+    panel.get_by_role("button", name="Rename").click()
+    expect(panel.get_by_text("Metastasis 2 is called left frontal")).to_be_visible()
+    # The viewer takes the panel away, and brings another one.
+    page.evaluate(TOOLS)
+    expect(panel).to_be_hidden()
+    page.evaluate(OUR_PANEL)
+    expect(panel.get_by_role("button", name="Hide")).to_be_visible()
+    assert [len(ids) for ids in page.evaluate(ON_SCREEN)] == [1]
+    panel.get_by_role("cell", name="Metastasis 3").click()
+    panel.get_by_role("button", name="Delete").click()
+    expect(panel.get_by_text("Delete Metastasis 3?")).to_be_visible()
+    assert newest(site, study)["version"] == 2
+    panel.get_by_role("button", name="Delete").click()
+    expect(panel.get_by_text("Version 3, corrected by first:")).to_be_visible()
+    document = newest(site, study)
+    assert [lesion["name"] for lesion in document["lesions"]] == ["Metastasis 1", "left frontal"]
+    names = panel.locator("tbody tr td:first-child")
+    expect(names).to_have_text(["Metastasis 1", "left frontal"])
+    expect(panel.get_by_role("button", name="Hide")).to_be_visible()
+    ((shown,),) = page.evaluate(ON_SCREEN)
+    assert sorted(page.evaluate(CENTRES, shown)) == ["1", "2"]
+    panel.get_by_label("Filter by name").fill("FRONT")
+    expect(names).to_have_text(["left frontal"])
+
+
+@pytest.mark.parametrize("missing", ["mode.js", "texts.js"])
+def test_a_viewer_without_our_files_still_shows_images(page, site, head, missing):
+    study = site.add(head.image)
+    open_study(page, site, study)
+    page.route(f"**/ohif/{missing}", lambda route: route.fulfill(status=404))
+    page.goto(f"{site.url}/viewer?StudyInstanceUIDs={study}")
+    expect(page.get_by_text("T1 MPRAGE post Gd").first).to_be_visible()
+    expect(page.locator("canvas").first).to_be_visible()
+    expect(page.locator(".metscope")).to_be_hidden()
+
+
+def test_a_study_without_lesions_says_so(page, site, head):
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    panel.get_by_label("Model").select_option(SILENT)
+    segment(panel).click()
+    expect(panel.get_by_text("No lesion was found.")).to_be_visible()
+    assert page.evaluate(ON_SCREEN) == [[]]
+    (document,) = site.ask(f"/studies/{study}/segmentations")["segmentations"]
+    assert document["model"]["id"] == SILENT
+
+
+def test_a_second_click_starts_no_second_job_and_a_reload_finds_the_first(page, site, head):
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    panel.get_by_label("Model").select_option(SILENT)
+    with paused_worker(site):
+        segment(panel).dblclick()
+        expect(panel.get_by_role("progressbar")).to_be_visible()
+        expect(segment(panel)).to_be_disabled()
+        page.reload()
+        expect(panel.get_by_role("progressbar")).to_be_visible()
+        expect(segment(panel)).to_be_disabled()
+        assert jobs_of(site, study) == ["queued"]
+    expect(panel.get_by_text("No lesion was found.")).to_be_visible()
+    expect(segment(panel)).to_be_enabled()
+    assert jobs_of(site, study) == ["done"]
+
+
+def test_a_job_is_cancelled_and_leaves_nothing(page, site, head):
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    with paused_worker(site):
+        page.locator("[data-cy=MetScopeSegment]").click()
+        panel.get_by_role("button", name="Cancel").click()
+        expect(panel.get_by_role("alert")).to_have_text("The segmentation was cancelled.")
+    assert jobs_of(site, study) == ["cancelled"]
+    assert site.ask(f"/studies/{study}/segmentations") == {"segmentations": []}
+
+
+def test_a_job_that_another_workplace_asked_for_is_found(page, site, head):
+    study = site.add(head.image)
+    with paused_worker(site):
+        site.ask_for(f"/segmentation/{study}", {"model": SILENT})
+        panel = go_to(page, site, study)
+        expect(panel.get_by_role("progressbar")).to_be_visible()
+        expect(segment(panel)).to_be_disabled()
+    expect(panel.get_by_text("No lesion was found.")).to_be_visible()
+    assert jobs_of(site, study) == ["done"]
+
+
+def test_a_panel_that_was_closed_in_mid_job_finds_it_again(page, site, head):
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    panel.get_by_label("Model").select_option(SILENT)
+    with paused_worker(site):
+        segment(panel).click()
+        expect(panel.get_by_role("progressbar")).to_be_visible()
+        page.evaluate(OTHER_PANEL)
+        expect(panel).to_be_hidden()
+    page.locator("[data-cy=MetScopeSegment]").click()
+    expect(panel.get_by_text("No lesion was found.")).to_be_visible()
+    assert jobs_of(site, study) == ["done"]
+
+
+def test_a_reader_may_look_and_not_segment(page, site, head):
+    study = site.add(head.image)
+    sessions = open_database(site.settings.sqlalchemy_url)
+    secret = tokens.create(sessions, f"reader of {site.url}", Role.READER, "test")
+    panel = open_study(page, site, study, secret)
+    expect(segment(panel)).to_be_disabled()
+    expect(segment(panel)).to_have_attribute("title", "Your token may look, but not ask for segmentations.")
+
+
+@pytest.mark.away
+def test_a_login_that_has_ended_is_told_and_leads_back_to_the_study(page, site, head):
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    page.context.clear_cookies()
+    segment(panel).click()
+    expect(panel.get_by_role("alert")).to_contain_text("Your login has ended.")
+    panel.get_by_role("link", name="Log in again").click()
+    page.get_by_label("Your token").fill(site.token)
+    page.get_by_role("button", name="Open").click()
+    expect(panel.get_by_text("This study has not been segmented.")).to_be_visible()
+    assert jobs_of(site, study) == []
+
+
+def test_who_logs_out_is_led_to_the_login_and_sees_nothing_any_more(page, site, head):
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    expect(panel.get_by_text("Logged in as first")).to_be_visible()
+    panel.get_by_role("button", name="Log out").click()
+    expect(page.get_by_label("Your token")).to_be_visible()
+    page.goto(f"{site.url}/metscope?StudyInstanceUIDs={study}")
+    expect(page.get_by_label("Your token")).to_be_visible()
+
+
+@pytest.mark.away
+def test_a_pacs_that_is_away_is_told_with_what_to_do(page, site, head):
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    site.orthanc.stop()
+    try:
+        segment(panel).click()
+        expect(panel.get_by_role("alert")).to_contain_text("tell the PACS administrator")
+    finally:
+        site.orthanc.start()
+    panel.get_by_label("Model").select_option(SILENT)
+    segment(panel).click()
+    expect(panel.get_by_text("No lesion was found.")).to_be_visible()
+    expect(panel.get_by_role("alert")).to_be_hidden()
+
+
+@pytest.mark.away
+def test_a_service_that_is_away_is_told_with_what_to_do(page, site, head):
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    site.service.stop()
+    try:
+        segment(panel).click()
+        expect(panel.get_by_role("alert")).to_contain_text("MetScope does not answer.")
+    finally:
+        site.service.start()
+    assert jobs_of(site, study) == []
