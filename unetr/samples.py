@@ -61,11 +61,14 @@ class Sample:
     anywhere: Points
 
 
-def make(folder: Path, seed: int, spec: ModelSpec) -> Path:
-    """The training head of that seed after the very preprocessing of inference, unless it is there."""
-    path = folder / f"{spec_key(spec)}-{seed}"
-    if path.exists():
-        return path
+def path_of(folder: Path, seed: int, spec: ModelSpec) -> Path:
+    """Where the training head of that seed is, prepared for that spec."""
+    return folder / f"{spec_key(spec)}-{seed}"
+
+
+def make(folder: Path, seed: int, spec: ModelSpec) -> None:
+    """Make the training head of that seed and prepare it as inference does."""
+    path = path_of(folder, seed, spec)
     torch.set_num_threads(1)
     head = kinds.training_head(seed)
     prepared = prepare(head.image, spec)
@@ -76,7 +79,6 @@ def make(folder: Path, seed: int, spec: ModelSpec) -> Path:
     for name, array in arrays(prepared.volume, lesions, brain, spec).items():
         np.save(unfinished / f"{name}.npy", array)
     unfinished.rename(path)
-    return path
 
 
 def spec_key(spec: ModelSpec) -> str:
@@ -119,9 +121,11 @@ def load(folder: Path) -> Sample:
 
 def make_all(folder: Path, seeds: Sequence[int], spec: ModelSpec, processes: int) -> list[Sample]:
     """The heads of these seeds, those that are missing made by so many processes."""
-    with get_context("spawn").Pool(processes) as pool:
-        paths = pool.starmap(make, [(folder, seed, spec) for seed in seeds], chunksize=1)
-    return [load(path) for path in paths]
+    missing = [(folder, seed, spec) for seed in seeds if not path_of(folder, seed, spec).exists()]
+    if missing:
+        with get_context("spawn").Pool(processes) as pool:
+            pool.starmap(make, missing, chunksize=1)
+    return [load(path_of(folder, seed, spec)) for seed in seeds]
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ def lesion_window(
     )
     image = image.astype(np.float32)
     if augment:
-        axes = tuple(np.flatnonzero(rng.random(3) < 0.5))
+        axes = tuple(axis for axis in range(3) if rng.random() < 0.5)
         image, lesions, sought = (np.flip(array, axes) for array in (image, lesions, sought))
         image = varied(image, rng)
     truth = np.where(lesions > 0, 1, np.where(sought, 0, UNSOUGHT)).astype(np.uint8)

@@ -2,9 +2,9 @@
 
     python -m unetr train --config tiny --out FOLDER [--devices N] [--processes N] [--logger wandb]
 
-FOLDER takes the prepared heads (made once), and for each network the last and the best checkpoint and the
-learning curve as CSV. Run it again to go on where it stopped: the windows of a step depend on the step
-alone, so that a run in pieces learns what a run in one piece learns.
+FOLDER takes the prepared heads (made once) and, for each network, the last and the best checkpoint and the
+learning curve as CSV, written at each look at the held-out windows. Run it again to go on where it stopped:
+the windows of a step depend on the step alone, so that a run in pieces learns what a run in one piece learns.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import lightning
@@ -24,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from unetr.config import Course, TrainingConfig, load_config
 from unetr.kinds import TRAINING_SEED, VALIDATION_SEED
@@ -38,7 +38,6 @@ Cut = Callable[[Sample, np.random.Generator, bool], Window]
 # Without smoothing the Dice of windows without a lesion has no gradient: false positives would cost nothing.
 SMOOTH_VOXELS = 100.0
 GRADIENT_NORM = 5.0
-CHECKPOINT_EVERY = timedelta(minutes=3)
 
 
 def loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, course: Course) -> torch.Tensor:
@@ -59,6 +58,20 @@ def loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, course
     total = (weight[:, None] * (probability + true)).sum(axes)
     dice = (2.0 * common + SMOOTH_VOXELS) / (total + SMOOTH_VOXELS)
     return 1.0 - dice.mean() + course.cross_entropy * entropy.mean()
+
+
+class Checks(Dataset[Batch]):
+    """The windows by which the learning is followed: always the same, and none augmented."""
+
+    def __init__(self, samples: Sequence[Sample], cut: Cut, count: int) -> None:
+        rng = np.random.default_rng(VALIDATION_SEED)
+        self.batches = [collate([cut(samples[i % len(samples)], rng, False)]) for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batches[index]
 
 
 class Windows(IterableDataset[Batch]):
@@ -128,12 +141,12 @@ class Learner(lightning.LightningModule):
             _note(self.curve, self.global_step, float(np.mean(self.recent)), dice, seconds)
         self.recent.clear()
 
-    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[dict[str, object]]]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=self.course.learning_rate, weight_decay=self.course.weight_decay
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.rate)
-        return [optimiser], [{"scheduler": schedule, "interval": "step"}]
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def rate(self, step: int) -> float:
         """The share of the learning rate's peak: a linear warm-up, then a cosine to a hundredth."""
@@ -215,10 +228,9 @@ def _fit(
         gradient_clip_val=GRADIENT_NORM,
         logger=_logger(run.logger, folder),
         callbacks=[
-            ModelCheckpoint(folder, "best", monitor="dice", mode="max", enable_version_counter=False),
             ModelCheckpoint(
-                folder, "last", train_time_interval=CHECKPOINT_EVERY, enable_version_counter=False
-            ),
+                folder, "best", monitor="dice", mode="max", save_last=True, enable_version_counter=False
+            )
         ],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -229,14 +241,11 @@ def _fit(
     # One process keeps up with a CPU's training and leaves it the cores.
     workers = run.processes if gpu else min(run.processes, 1)
     loader = DataLoader(windows, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
-    rng = np.random.default_rng(VALIDATION_SEED)
-    checks = [collate([cut(held_out[i % len(held_out)], rng, False)]) for i in range(run.config.windows)]
+    checks = DataLoader(Checks(held_out, cut, run.config.windows), batch_size=None)
     learner = Learner(network, course, run.out / f"{course.network}.csv")
     trainer.fit(
-        learner, loader, DataLoader(checks, batch_size=None), ckpt_path=last if last.exists() else None,
-        weights_only=True,
+        learner, loader, checks, ckpt_path=last if last.exists() else None, weights_only=True,
     )  # fmt: skip
-    trainer.save_checkpoint(last)
 
 
 def _logger(name: str, folder: Path) -> Logger:
