@@ -108,21 +108,22 @@ def findings(sheets: Sequence[Sheet]) -> list[str]:
         f"{len(diameters_mm)} lesions in {len(sheets)} cases, {np.median(per_case):g} in the median case and "
         f"at most {per_case.max()}. Their long axes: median {np.median(diameters_mm):.1f} mm, from "
         f"{diameters_mm.min():.1f} to {diameters_mm.max():.1f} mm.",
-        f"{small:.0%} of the lesions are smaller than {SMALL_MM:g} mm: a Dice over all voxels hardly notices "
-        f"them, so count found and missed lesions too. {measurable:.0%} are measurable by RANO-BM "
-        f"({PROTOCOL_LD_MM:g} mm or more).",
+        f"{small:.0%} of the lesions are smaller than {SMALL_MM:g} mm, {measurable:.0%} are measurable by "
+        f"RANO-BM ({PROTOCOL_LD_MM:g} mm or more). A Dice over all voxels hardly notices the small ones: count "
+        "found and missed lesions too.",
     ]
     spacings = np.array([sheet.spacing_mm for sheet in sheets])
     thick = int((spacings.max(axis=1) > THICK_MM).sum())
     found.append(
         f"Voxels are {spacings.min():.2g} to {spacings.max():.2g} mm wide; in {thick} of {len(sheets)} cases "
-        f"one side is longer than {THICK_MM:g} mm: smaller lesions may fall between the slices."
+        f"one side is longer than {THICK_MM:g} mm, and lesions smaller than that side are blurred."
     )
     turned = Counter(sheet.orientation for sheet in sheets)
     named = ", ".join(f"{letters} ({count})" for letters, count in turned.most_common())
     found.append(
-        f"The stored axes (slices, rows, columns) point towards {named}. That is no fault: MetScope turns "
-        "every volume by its affine, never by the order of its voxels."
+        f"The stored axes (slices, rows, columns) point towards {named}: L and R the patient's left and "
+        "right, P and A back and front, H and F head and feet. To differ is no fault: MetScope turns every "
+        "volume by its affine, never by the order of its voxels."
     )
     for name in dict.fromkeys(name for sheet in sheets for name in sheet.intensities):
         medians = np.array([one.intensities[name][MEDIAN] for one in sheets if name in one.intensities])

@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = cases(options.folder, options.layout, label_values(options.labels), options.sequences)
         except ValueError as error:
             parser.error(f"--labels: {error}")
-    return _run(found, options.out, str(options.folder or "synthetic heads"))
+    return _run(found, options.out, options.folder.resolve().name if options.folder else "synthetic heads")
 
 
 def _run(found: Iterable[Case | BadCase], out: Path, title: str) -> int:

@@ -7,6 +7,7 @@ from io import BytesIO
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from imaging.seg import colour
 from lesions.measurability import PROTOCOL_LD_MM
@@ -26,7 +27,7 @@ HEADINGS = (
 # Of a case with many lesions.
 AXES_NAMED = 8
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; max-width: 70rem;
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; max-width: 80rem;
        margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 img { max-width: 100%; display: block; margin: .5rem 0; }
@@ -84,24 +85,23 @@ def _diameters(sheets: Sequence[Sheet]) -> Figure:
     values = np.array([one.long_axis_mm for sheet in sheets for one in sheet.lesions])
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots()
-    edges = np.arange(0, max(values.max(), PROTOCOL_LD_MM) + BIN_MM, BIN_MM)
+    edges = np.arange(0, max(values.max(), PROTOCOL_LD_MM) + BIN_MM, BIN_MM).tolist()
     axes.hist(values, bins=edges, color=BLUE, edgecolor="white")
     axes.axvline(PROTOCOL_LD_MM, color="black", linestyle="--", linewidth=1)
-    axes.text(
-        PROTOCOL_LD_MM, 0.97, " measurable from here", transform=axes.get_xaxis_transform(), va="top", size=9
-    )
+    where = axes.get_xaxis_transform()
+    axes.text(PROTOCOL_LD_MM, 1.02, "measurable from here", transform=where, ha="center", size=9)
     axes.set(xlabel="long axis, mm", ylabel="lesions")
-    return _plain(figure)
+    return _counting(figure)
 
 
 def _spacings(sheets: Sequence[Sheet]) -> Figure:
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     for axes, axis, name in zip(figure.subplots(1, 3), range(3), ("slices", "rows", "columns"), strict=True):
         values = [sheet.spacing_mm[axis] for sheet in sheets]
-        edges = np.linspace(0, max(max(sheet.spacing_mm) for sheet in sheets) * 1.1, 24)
+        edges = np.linspace(0, max(max(sheet.spacing_mm) for sheet in sheets) * 1.1, 24).tolist()
         axes.hist(values, bins=edges, color=BLUE, edgecolor="white")
         axes.set(xlabel=f"between {name}, mm", ylabel="cases")
-    return _plain(figure)
+    return _counting(figure)
 
 
 def _intensities(sheets: Sequence[Sheet]) -> Figure:
@@ -113,7 +113,7 @@ def _intensities(sheets: Sequence[Sheet]) -> Figure:
         axes.vlines(np.arange(1, len(values) + 1), values[:, 0], values[:, -1], color="#9db8d6", linewidth=3)
         axes.plot(np.arange(1, len(values) + 1), values[:, MEDIAN], "o", color=BLUE, markersize=4)
         axes.set(title=name, ylabel="stored value", xlabel="cases, by their median")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _plain(figure)
 
 
@@ -136,6 +136,12 @@ def _montage(pictures: Sequence[Picture]) -> Figure:
             axes.contour(across, down, one.truth == value, **outline)
         axes.set_title(one.id[-28:], color="white", size=8)
     return figure
+
+
+def _counting(figure: Figure) -> Figure:
+    for axes in figure.axes:
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return _plain(figure)
 
 
 def _plain(figure: Figure) -> Figure:
