@@ -109,8 +109,8 @@ def findings(sheets: Sequence[Sheet]) -> list[str]:
         f"at most {per_case.max()}. Their long axes: median {np.median(diameters_mm):.1f} mm, from "
         f"{diameters_mm.min():.1f} to {diameters_mm.max():.1f} mm.",
         f"{small:.0%} of the lesions are smaller than {SMALL_MM:g} mm, {measurable:.0%} are measurable by "
-        f"RANO-BM ({PROTOCOL_LD_MM:g} mm or more). A Dice over all voxels hardly notices the small ones: count "
-        "found and missed lesions too.",
+        f"RANO-BM ({PROTOCOL_LD_MM:g} mm or more). A Dice over all voxels hardly notices the small ones: "
+        "count found and missed lesions too.",
     ]
     spacings = np.array([sheet.spacing_mm for sheet in sheets])
     thick = int((spacings.max(axis=1) > THICK_MM).sum())
