@@ -51,7 +51,8 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── UnreadablePixels
     │   ├── ConstantPixels
     │   ├── UnreadableFile
-    │   └── SegmentationMismatch
+    │   ├── SegmentationMismatch
+    │   └── DataRefused               a labelled study, or a folder of them, cannot be learnt from
     ├── ArchiveError                  the PACS did not do what it was asked
     │   ├── ArchiveUnreachable
     │   ├── ArchiveTimeout
@@ -60,6 +61,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── StoreFailed
     │   └── DeletionUnavailable       the archive offers no way to delete
     ├── DatabaseUnavailable           nothing can be read or written now
+    ├── DownloadFailed                a public data set did not arrive whole
     ├── ModelError                    the model cannot be used
     │   ├── ModelSpecInvalid
     │   ├── WeightsInvalid
@@ -350,6 +352,11 @@ class SegmentationMismatch(InputRefused):
     advice = "Give a segmentation that was made on this series."
 
 
+class DataRefused(InputRefused):
+    code = "data_refused"
+    advice = "Compare the folder with what docs/training.md says of its layout."
+
+
 class ArchiveError(MetScopeError):
     status = 502
     code = "archive_error"
@@ -389,6 +396,13 @@ class DatabaseUnavailable(MetScopeError):
     status = 503
     code = "database_unavailable"
     advice = "Try again in a few minutes; if it stays so, tell the engineer who runs MetScope."
+
+
+class DownloadFailed(MetScopeError):
+    status = 502
+    code = "download_failed"
+    exit_code = 4
+    advice = "Run the same command again: it goes on where it stopped."
 
 
 class ModelError(MetScopeError):

@@ -55,14 +55,16 @@ def read_stack(path: Path) -> Stack:
     volume, not real numbers, not finite), SeveralStacks (more than three axes), MissingGeometry (neither
     sform nor qform, or not in mm), GantryTilt (sheared axes), TooFewSlices, ConstantPixels.
     """
-    volume = _read(path)
-    if volume.spatial_shape[0] < FEWEST_SLICES:
-        raise TooFewSlices(
-            f"The NIfTI file has {volume.spatial_shape[0]} slices; a volume takes at least {FEWEST_SLICES}."
-        )
-    if volume.array.min() == volume.array.max():
-        raise ConstantPixels(f"Every voxel of the NIfTI file has the value {volume.array.flat[0]:g}.")
-    return Stack(volume=volume, slices=[SliceReference(None)] * volume.spatial_shape[0], headers=[])
+    (volume,) = _read(path, several=False)
+    return _stack(volume)
+
+
+def read_channels(path: Path) -> list[Stack]:
+    """The volumes of a file whose fourth axis counts them, each as ``read_stack`` has it.
+
+    Raises: as read_stack; SeveralStacks only where there are more than four axes.
+    """
+    return [_stack(volume) for volume in _read(path, several=True)]
 
 
 def read_mask(path: Path, stack: Stack) -> hd.Volume:
@@ -72,7 +74,7 @@ def read_mask(path: Path, stack: Stack) -> hd.Volume:
     Raises: as read_stack but for its last two, SegmentationMismatch (another grid, saying what differs) and
     UnreadableFile (values that are no labels).
     """
-    mask = _read(path)
+    (mask,) = _read(path, several=False)
     numbers = np.rint(mask.array)
     odd = mask.array[(mask.array != numbers) | (numbers < 0)]
     if odd.size:
@@ -103,11 +105,21 @@ def write_labels(labels: hd.Volume, path: Path) -> None:
     nib.save(image, path)
 
 
-def _read(path: Path) -> hd.Volume:
-    """float32 (slices, rows, columns), LPS, without a frame of reference."""
+def _stack(volume: hd.Volume) -> Stack:
+    if volume.spatial_shape[0] < FEWEST_SLICES:
+        raise TooFewSlices(
+            f"The NIfTI file has {volume.spatial_shape[0]} slices; a volume takes at least {FEWEST_SLICES}."
+        )
+    if volume.array.min() == volume.array.max():
+        raise ConstantPixels(f"Every voxel of the NIfTI file has the value {volume.array.flat[0]:g}.")
+    return Stack(volume=volume, slices=[SliceReference(None)] * volume.spatial_shape[0], headers=[])
+
+
+def _read(path: Path, several: bool) -> list[hd.Volume]:
+    """float32 (slices, rows, columns), LPS, without a frame of reference; one unless several are allowed."""
     try:
         header = _header(path)
-        shape = _checked(header)
+        shape = _checked(header, 4 if several else 3)
         # Not nib.load: it reads the extensions too, whatever length they claim.
         voxels = nib.arrayproxy.ArrayProxy(path, header)  # type: ignore[no-untyped-call]
         array = np.asarray(voxels, np.float32).reshape(shape)
@@ -117,8 +129,11 @@ def _read(path: Path) -> hd.Volume:
         raise UnreadableFile(
             f"{np.count_nonzero(~np.isfinite(array))} voxels of the NIfTI file are not finite."
         )
-    volume = hd.Volume(array, _affine(header), coordinate_system="PATIENT")
-    return volume.permute_spatial_axes((2, 1, 0))
+    affine = _affine(header)
+    return [
+        hd.Volume(channel, affine, coordinate_system="PATIENT").permute_spatial_axes((2, 1, 0))
+        for channel in np.moveaxis(array.reshape(*shape[:3], -1), -1, 0)
+    ]
 
 
 def _header(path: Path) -> Header:
@@ -130,16 +145,18 @@ def _header(path: Path) -> Header:
     raise UnreadableFile("The file cannot be read as NIfTI.")
 
 
-def _checked(header: Header) -> tuple[int, ...]:
-    """The shape, of three axes, once the header says that there is one volume of a size to be read."""
+def _checked(header: Header, axes: int) -> tuple[int, ...]:
+    """The shape, of three axes or up to ``axes``, once the header says that it is of a size to be read."""
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise UnreadableFile(f"The NIfTI file holds values of type {dtype}, not real numbers.")
     shape: tuple[int, ...] = header.get_data_shape()
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) > 3:
-        raise SeveralStacks(f"The NIfTI file has {len(shape)} axes, {' x '.join(map(str, shape))}, not 3.")
+    if len(shape) > axes:
+        raise SeveralStacks(
+            f"The NIfTI file has {len(shape)} axes, {' x '.join(map(str, shape))}, not {axes}."
+        )
     if len(shape) < 3 or min(shape) < 1:
         raise UnreadableFile(f"The NIfTI file has the shape {shape}, which is no volume.")
     size = math.prod(shape) * max(dtype.itemsize, np.dtype(np.float32).itemsize)

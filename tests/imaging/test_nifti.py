@@ -341,3 +341,19 @@ def test_nifti_2_and_scaled_big_endian_files_are_read(tmp_path):
         nib.save(image, tmp_path / "image.nii.gz")
         read = nifti.read_stack(tmp_path / "image.nii.gz")
         assert read.volume.array == pytest.approx(NOISE.transpose(2, 1, 0), abs=tolerance)
+
+
+def test_a_fourth_axis_is_as_many_volumes_of_one_place(tmp_path):
+    ras = RAS @ AFFINES["oblique"][:, [2, 1, 0, 3]]
+    channels = np.random.default_rng(5).integers(0, 900, (*SHAPE[::-1], 3)).astype(np.int16)
+    path = save(channels, ras, tmp_path / "four.nii.gz")
+    stacks = nifti.read_channels(path)
+    assert len(stacks) == 3
+    for number, stack in enumerate(stacks):
+        assert np.array_equal(stack.volume.array, channels[..., number].T)
+        assert stack.volume.affine == pytest.approx(AFFINES["oblique"], abs=1e-5)
+    with pytest.raises(SeveralStacks, match="4 axes"):
+        nifti.read_stack(path)
+    with pytest.raises(SeveralStacks, match="5 axes"):
+        nifti.read_channels(save(channels[..., None].repeat(2, -1), ras, tmp_path / "five.nii.gz"))
+    assert len(nifti.read_channels(save(channels[..., 0], ras, tmp_path / "three.nii.gz"))) == 1

@@ -1,0 +1,178 @@
+"""The archive step by step: is it there, what does it hold, what is in a study, get it.
+
+    python -m orthanc check
+    python -m orthanc find --date 20250301-20250331 --modality MR
+    python -m orthanc series STUDY
+    python -m orthanc fetch --out FOLDER STUDY ...
+
+Each step can be run alone. The archive is the one that the settings name (DICOMWEB_URL in .env). Patients'
+ids are shown because they were asked for, on this terminal only; nothing of them is logged.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+import settings
+from errors import ArchiveTimeout, ArchiveUnreachable, MetScopeError, RequestError
+from imaging.frames import text
+from imaging.labelled import is_seg, labelled_series
+from imaging.sequences import sequence_of
+from imaging.series import Candidate, choose, rank
+from orthanc.dicomweb import Archive, open_archive
+from orthanc.fetch import fetch
+
+# By option, the attribute that the archive is asked for.
+FILTERS = {"patient": "PatientID", "date": "StudyDate", "modality": "ModalitiesInStudy"}
+STUDY_COLUMNS = ("StudyDate", "PatientID", "ModalitiesInStudy", "StudyDescription")
+
+
+def check(archive: Archive, configuration: settings.Settings) -> None:
+    """Say whether the archive answers, and a query."""
+    print(f"DICOMWEB_URL names {configuration.archive_url}.")
+    if configuration.archive_url.startswith("file:"):
+        print("It is a folder of DICOM files: MetScope reads it itself, no server is asked.")
+    else:
+        user = configuration.dicomweb_user
+        print(f"MetScope asks as the user {user!r}." if user else "MetScope asks without a user name.")
+    started = time.perf_counter()
+    archive.check()
+    print(f"It is there and lets us in ({1000 * (time.perf_counter() - started):.0f} ms).")
+    today = date.today().strftime("%Y%m%d")
+    found = archive.search_studies(StudyDate=today)
+    print(f"It answers queries: {len(found)} studies of today ({today}).")
+
+
+def find(archive: Archive, filters: dict[str, str]) -> None:
+    """List the studies that match."""
+    found = sorted(archive.search_studies(**filters), key=lambda study: text(study, "StudyDate"))
+    print(f"{len(found)} studies. To look into one: python -m orthanc series STUDY")
+    for study in found:
+        values = [text(study, keyword).replace("\\", ",") or "-" for keyword in STUDY_COLUMNS]
+        size = f"{text(study, 'NumberOfStudyRelatedSeries') or '?'} series"
+        print("  ".join([*values, size, text(study, "StudyInstanceUID")]))
+
+
+def show_series(archive: Archive, study_uid: str) -> None:
+    """List the series of a study: what each looks like, whether it can be segmented, what labels it."""
+    series = archive.series_headers(study_uid)
+    images = {text(headers[0], "SeriesInstanceUID"): headers for headers in series if not is_seg(headers[0])}
+    candidates = rank(images.values())
+    print(f"{len(images)} series. Proof of contrast scores most, then T1, thin slices, the whole head.")
+    for candidate in candidates:
+        headers = images[candidate.series_instance_uid]
+        description = candidate.description or "no description"
+        print(f"\n{description}  ({candidate.modality}, {len(headers)} instances)")
+        print(f"  {candidate.series_instance_uid}")
+        print(f"  looks like: {sequence_of(headers) or 'none of T1, T1 post-contrast, T2, FLAIR'}")
+        if candidate.refused:
+            print(f"  not for segmentation: {candidate.message}")
+        else:
+            print(f"  score {candidate.score:g}: {'; '.join(candidate.reasons)}")
+    for header in (header for headers in series for header in headers if is_seg(header)):
+        made = f"{text(header, 'ContentDate')} {text(header, 'ContentTime')[:6]}"
+        print(f"\nSEG of {made}: {text(header, 'SeriesDescription') or 'no description'}")
+        print(f"  labels series {labelled_series(header) or 'that it does not name'}")
+    print(f"\n{_choice(candidates)}")
+
+
+def _choice(candidates: Sequence[Candidate]) -> str:
+    try:
+        chosen = choose(candidates)
+    except MetScopeError as error:
+        return f"MetScope would segment none of them: {error.message}"
+    return f"MetScope would segment: {chosen.description or 'no description'}, {chosen.series_instance_uid}"
+
+
+def fetch_studies(archive: Archive, studies: Sequence[str], out: Path, series_uid: str | None) -> int:
+    """Fetch study after study; one that is refused is named and the next one follows.
+
+    Returns the exit code of the first refusal, else 0. Raises: ArchiveUnreachable, ArchiveTimeout.
+    """
+    exit_code = 0
+    for number, study_uid in enumerate(studies, start=1):
+        print(f"{number}/{len(studies)} {study_uid}")
+        try:
+            for one in fetch(archive, study_uid, out, series_uid):
+                kind = "SEG" if one.labels else "images"
+                what = f"{one.description or 'no description'}, {one.images} instances"
+                print(f"  {kind}: {what}{'' if one.new else ' (already there)'}")
+        except (ArchiveUnreachable, ArchiveTimeout):
+            raise
+        except MetScopeError as error:
+            print(f"  {error.code}: {error.message}", file=sys.stderr)
+            exit_code = exit_code or error.exit_code
+    print(f"To look at them: python -m unetr.explore {out} --layout dicom --out data-sheet")
+    return exit_code
+
+
+def _listed(file: Path) -> Iterator[str]:
+    """Study Instance UIDs of a file, the first word of each line; lines with # are remarks."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{file} cannot be read as a list of studies: {error}.") from error
+    for line in lines:
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield line.split()[0].strip(",;")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m orthanc", description="The archive, step by step.")
+    steps = parser.add_subparsers(dest="step", required=True)
+    steps.add_parser("check", help="is the archive there, and does it answer?")
+    finding = steps.add_parser("find", help="list studies")
+    shown = steps.add_parser("series", help="list the series of a study, and what each looks like")
+    shown.add_argument("study", metavar="STUDY", help="a Study Instance UID")
+    fetching = steps.add_parser("fetch", help="get series and the SEGs that label them, as DICOM files")
+    fetching.add_argument("studies", nargs="*", metavar="STUDY", help="Study Instance UIDs")
+    fetching.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    fetching.add_argument("--series", metavar="UID", help="else what SEGs label, else the best candidate")
+    fetching.add_argument("--list", type=Path, metavar="FILE", help="Study Instance UIDs, one a line")
+    for step in (finding, fetching):
+        step.add_argument("--patient", metavar="ID", help="PatientID, with * and ?")
+        step.add_argument("--date", metavar="DATE", help="20250314, or a range: 20250301-20250331")
+        step.add_argument("--modality", metavar="MR", help="studies with such a series")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one step; the exit code is 0 done, 2 usage, 3 images refused, 4 archive."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    given = {FILTERS[name]: getattr(options, name, None) for name in FILTERS}
+    filters = {keyword: value for keyword, value in given.items() if value}
+    if options.step == "find" and not filters:
+        parser.error("say which studies: --patient, --date or --modality")
+    if options.step == "fetch" and not (filters or options.studies or options.list):
+        parser.error("say which studies: their UIDs, --list, or --patient, --date, --modality")
+    try:
+        configuration = settings.load()
+        return _run(options, filters, open_archive(configuration), configuration)
+    except MetScopeError as error:
+        print(f"{error.code}: {error.message}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(
+    options: argparse.Namespace, filters: dict[str, str], archive: Archive, configuration: settings.Settings
+) -> int:
+    if options.step == "check":
+        check(archive, configuration)
+    elif options.step == "find":
+        find(archive, filters)
+    elif options.step == "series":
+        show_series(archive, options.study)
+    else:
+        studies = [*options.studies, *(_listed(options.list) if options.list else ())]
+        if filters:
+            studies += [text(study, "StudyInstanceUID") for study in archive.search_studies(**filters)]
+        return fetch_studies(archive, list(dict.fromkeys(studies)), options.out, options.series)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""The learner's steps against a real Orthanc: is it there, what is there, which series, get it, learn."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pydicom.uid import generate_uid
+from werkzeug import Request, Response
+
+import settings
+from errors import ArchiveIncomplete, ArchiveRefused
+from orthanc import part10
+from orthanc.__main__ import main
+from orthanc.dicomweb import open_archive
+from orthanc.fetch import fetch
+from tests import fake_pacs, labelled
+from unetr.datasets import cases
+
+PATIENT = "LEARNER-7"
+DATE = "20250314"
+
+
+@pytest.fixture(scope="module")
+def study(orthanc) -> SimpleNamespace:
+    """T1 post-contrast with two versions of its SEG, T1 before contrast, and a FLAIR, in the archive."""
+    uid = generate_uid()
+    common = {"study_instance_uid": uid, "patient_id": PATIENT, "study_date": DATE}
+    t1c = labelled.images(description="t1_mprage_sag_km", **common)
+    t1 = labelled.images(description="t1_mprage_sag_nativ", contrast=False, **common)
+    flair = labelled.images(description="t2_tirm_dark-fluid", contrast=False, **common)
+    first = labelled.segmentation(t1c, f"{DATE} 110000", labelled.ELSEWHERE)
+    corrected = labelled.segmentation(t1c, f"{DATE} 120000")
+    access = {"dicomweb_user": orthanc.user, "dicomweb_password": orthanc.password}
+    archive = open_archive(settings.load(dicomweb_url=orthanc.url, **access))
+    archive.store([*t1c, *t1, *flair, corrected, first])
+    return SimpleNamespace(uid=uid, t1c=t1c, t1=t1, flair=flair, segs=(first, corrected), archive=archive)
+
+
+@pytest.fixture(autouse=True)
+def environment(orthanc, monkeypatch) -> None:
+    for name, value in (("URL", orthanc.url), ("USER", orthanc.user), ("PASSWORD", orthanc.password)):
+        monkeypatch.setenv(f"DICOMWEB_{name}", value)
+
+
+@pytest.fixture
+def pacs() -> Iterator[fake_pacs.FakePacs]:
+    with fake_pacs.running(fake_pacs.FakePacs()) as running:
+        yield running
+
+
+def series_uid(instances) -> str:
+    return str(instances[0].SeriesInstanceUID)
+
+
+def files(folder: Path) -> set[str]:
+    """Below the folder, hidden files and folders too."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_check_says_where_the_archive_is_and_that_it_answers(orthanc, capsys, monkeypatch):
+    assert main(["check"]) == 0
+    said = capsys.readouterr().out
+    assert orthanc.url in said
+    assert orthanc.user in said
+    assert orthanc.password not in said
+    assert "lets us in" in said
+    monkeypatch.setenv("DICOMWEB_PASSWORD", "wrong")
+    assert main(["check"]) == 4
+    assert capsys.readouterr().err.startswith("archive_refused: ")
+
+
+def test_check_of_a_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DICOMWEB_URL", tmp_path.as_uri())
+    assert main(["check"]) == 0
+    assert "folder of DICOM files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        (["--patient", PATIENT], True), (["--patient", "LEARNER-*", "--modality", "SEG"], True),
+        (["--date", f"{DATE}-20250401", "--modality", "MR"], True),
+        (["--date", "19990101"], False), (["--patient", PATIENT, "--modality", "CT"], False),
+    ],
+)  # fmt: skip
+def test_find_lists_the_studies_that_match(study, capsys, filters, found):
+    assert main(["find", *filters]) == 0
+    said = capsys.readouterr().out
+    assert (study.uid in said) == found
+    if found:
+        (line,) = (line for line in said.splitlines() if study.uid in line)
+        assert DATE in line
+        assert PATIENT in line
+        assert "5 series" in line
+
+
+@pytest.mark.parametrize("arguments", [[], ["find"], ["fetch", "1.2"], ["fetch", "--out", "x"], ["series"]])
+def test_wrong_usage(arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+
+
+def test_series_says_what_each_looks_like_and_what_labels_it(study, capsys, caplog):
+    assert main(["series", study.uid]) == 0
+    said = capsys.readouterr().out
+    for instances, looks in ((study.t1c, "T1 post-contrast"), (study.t1, "T1"), (study.flair, "FLAIR")):
+        about = said.split(f"  {series_uid(instances)}\n")[1].split("\n\n")[0]
+        assert f"looks like: {looks}\n" in f"{about}\n"
+    assert said.count(f"labels series {series_uid(study.t1c)}") == 2
+    assert f"would segment: t1_mprage_sag_km, {series_uid(study.t1c)}" in said
+    assert "not for segmentation: The series says that it is without contrast" in said
+    assert PATIENT not in said + caplog.text
+
+
+def test_what_is_fetched_can_be_learnt_from_and_the_correction_counts(study, tmp_path, capsys):
+    assert main(["fetch", "--out", str(tmp_path), study.uid]) == 0
+    wanted = [*study.t1c, *study.segs]
+    assert files(tmp_path) == {
+        f"{study.uid}/{one.SeriesInstanceUID}/{one.SOPInstanceUID}.dcm" for one in wanted
+    }
+    (case,) = cases(tmp_path, "dicom")
+    assert list(case.images) == ["T1 post-contrast"]
+    drawn = case.truth.map_indices_to_reference(np.argwhere(case.truth.array)).mean(axis=0)
+    assert drawn == pytest.approx(labelled.CENTRE, abs=0.3)
+    assert "already there" not in capsys.readouterr().out
+
+
+def test_fetching_again_fetches_what_is_missing_and_nothing_else(study, tmp_path, capsys):
+    list(fetch(study.archive, study.uid, tmp_path))
+    everything = files(tmp_path)
+    one, other = (next((tmp_path / study.uid / series_uid([seg])).iterdir()) for seg in study.segs)
+    one.unlink()
+    kept = other.stat().st_mtime_ns
+    # Left behind by a fetch that was killed.
+    (tmp_path / ".part").mkdir()
+    (tmp_path / ".part" / "half.dcm").write_bytes(b"half")
+    fetched = {done.series_instance_uid: done.new for done in fetch(study.archive, study.uid, tmp_path)}
+    assert fetched == {
+        series_uid(study.t1c): False, series_uid([study.segs[0]]): True, series_uid([study.segs[1]]): False
+    }  # fmt: skip
+    assert files(tmp_path) == everything
+    assert other.stat().st_mtime_ns == kept
+
+
+def test_a_series_of_one_s_own_choice(study, tmp_path):
+    fetched = list(fetch(study.archive, study.uid, tmp_path, series_uid(study.flair)))
+    assert [(one.series_instance_uid, one.labels) for one in fetched] == [(series_uid(study.flair), False)]
+
+
+def test_without_a_seg_the_best_candidate_is_fetched(orthanc, study, tmp_path):
+    uid = generate_uid()
+    post = labelled.images(study_instance_uid=uid, description="T1 MPRAGE post")
+    pre = labelled.images(study_instance_uid=uid, description="T1 MPRAGE pre", contrast=False)
+    study.archive.store([*post, *pre])
+    assert [one.series_instance_uid for one in fetch(study.archive, uid, tmp_path)] == [series_uid(post)]
+
+
+def test_a_list_and_a_query_go_on_after_a_study_that_is_refused(study, tmp_path, capsys):
+    listed = tmp_path / "studies.txt"
+    listed.write_text(f"# of the registry\n1.2.3\n\n{study.uid}, Miller\n")
+    out = tmp_path / "out"
+    assert main(["fetch", "--out", str(out), "--list", str(listed), "--patient", PATIENT]) == 4
+    said = capsys.readouterr()
+    assert "study_not_found: " in said.err
+    assert "1.2.3" in said.err
+    # The query found the study that the list names: it is fetched once.
+    assert "2/2" in said.out
+    assert len(list(cases(out, "dicom"))) == 1
+
+
+def test_a_list_that_cannot_be_read(tmp_path, capsys):
+    assert main(["fetch", "--out", str(tmp_path), "--list", str(tmp_path / "none.txt")]) == 2
+    assert "none.txt" in capsys.readouterr().err
+
+
+def test_a_series_that_breaks_off_leaves_nothing_half_written(pacs, tmp_path):
+    instances = labelled.images()
+    # As an archive has it: highdicom's own objects do not become JSON.
+    label = part10.read(part10.encode(labelled.segmentation(instances, f"{DATE} 110000")))
+    pacs.instances = [*instances, label]
+    archive = open_archive(settings.load(dicomweb_url=pacs.url, dicomweb_user="", dicomweb_password=""))
+    pacs.faults["wado"] = [fake_pacs.cut(instances, say_length=True)] * 9
+    with pytest.raises(ArchiveIncomplete):
+        list(fetch(archive, instances[0].StudyInstanceUID, tmp_path))
+    assert files(tmp_path) == set()
+    pacs.faults["wado"] = []
+    list(fetch(archive, instances[0].StudyInstanceUID, tmp_path))
+    assert len(files(tmp_path)) == len(instances) + 1
+
+
+def test_an_archive_cannot_write_outside_of_the_folder(pacs, tmp_path):
+    pacs.instances = instances = labelled.images()
+
+    def lie(pacs: fake_pacs.FakePacs, request: Request) -> Response:
+        listed = fake_pacs.json_answer(instances).get_data(as_text=True)
+        return Response(
+            listed.replace(instances[3].SOPInstanceUID, "../../../outside"), content_type=fake_pacs.JSON
+        )
+
+    pacs.faults["metadata"] = [lie]
+    archive = open_archive(settings.load(dicomweb_url=pacs.url, dicomweb_user="", dicomweb_password=""))
+    found = fetch(archive, instances[0].StudyInstanceUID, tmp_path / "a" / "b", series_uid(instances))
+    with pytest.warns(UserWarning, match="VR UI"), pytest.raises(ArchiveRefused, match="UID"):
+        list(found)
+    assert files(tmp_path) == set()
