@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 from settings import load
-from unetr.evaluate import FIRST_SEED, chosen_heads, evaluate
+from unetr import kinds
+from unetr.evaluate import chosen_heads, evaluate
 from unetr.report import table
 from unetr.spec import default_model
 from unetr.statistics import bootstrap, mean, ratio
@@ -28,7 +29,7 @@ def main() -> int:
     settings = load()
     spec = default_model(settings.models_dir, settings.model_path)
     with tempfile.TemporaryDirectory() as folder:
-        heads = chosen_heads("", options.heads, FIRST_SEED)
+        heads = chosen_heads("", options.heads, kinds.HELD_OUT_SEED)
         (cases,) = evaluate([spec], heads, Path(folder), settings.device)
     print(table(summarise(spec, cases)))
     large = [[lesion for lesion in case.lesions if lesion.diameter_mm >= FROM_MM] for case in cases]

@@ -26,7 +26,6 @@ from unetr.report import save_report, table
 from unetr.spec import ModelSpec, load_spec, served_models
 from unetr.summary import summarise
 
-FIRST_SEED = 3_000_000
 MakeHead = Callable[[str, int], synth.Head]
 # A change of what a case holds, or of how it is reckoned: stored cases are not used again.
 CASES_VERSION = 1
@@ -110,7 +109,7 @@ def main(arguments: Sequence[str] | None = None, make_head: MakeHead = kinds.hea
     parser.add_argument("--model", required=True, help="id of a served model, or its JSON file")
     parser.add_argument("--against", help="another model, for a paired comparison")
     parser.add_argument("--heads", type=int, default=10, help="of each kind")
-    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--first-seed", type=int, default=kinds.HELD_OUT_SEED)
     parser.add_argument("--kinds", default="", help="divided by commas; all by default")
     parser.add_argument("--out", type=Path, required=True, help="folder for the cases and the report")
     options = parser.parse_args(arguments)

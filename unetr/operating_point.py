@@ -1,12 +1,13 @@
 """Choose a model's thresholds and fit its confidence on validation heads, and write both into its spec.
 
-    python -m unetr.operating_point --model ID_OR_JSON_PATH --out FOLDER [--heads 8] [--first-seed 2500000]
-        [--kinds "ordinary,no lesion"] [--false-positives 1.0]
+    python -m unetr.operating_point --model ID_OR_JSON_PATH --out FOLDER [--heads 48] [--first-seed 2500000]
+        [--false-positives 1.0]
 
 Of all thresholds, seed thresholds and smallest volumes, the one is taken that finds most lesions of 3 mm or
 more with at most so many false positives per head. The model's JSON file is changed in place: the values of
-``postprocessing`` and ``confidence``, nothing else. The heads are neither trained on nor held out for the
-figures of unetr/evaluate.py; FOLDER takes the cases at the chosen point, from which the confidence is fitted.
+``postprocessing`` and ``confidence``, nothing else. The heads are such as are trained on, of other seeds: the
+kinds that unetr/evaluate.py judges by stay unseen. FOLDER takes the cases at the chosen point, from which the
+confidence is fitted.
 Thresholds are compared on the model's own grid, as ``unetr.predict`` applies them.
 """
 
@@ -29,13 +30,15 @@ from settings import load
 from unetr import kinds, synth
 from unetr.cases import COUNTED_FROM_MM, Case
 from unetr.confidence import fit
-from unetr.evaluate import MakeHead, chosen_heads, evaluate, find_model
+from unetr.evaluate import MakeHead, evaluate, find_model
 from unetr.predict import Predictor
 from unetr.preprocess import prepare, resample_labels
 from unetr.scores import HIT_FRACTION, match
 from unetr.spec import Confidence, ModelSpec, PostProcessing, logit
 
-FIRST_SEED = 2_500_000
+# Of the validation's heads, which training itself looks at, these are the later ones.
+FIRST_SEED = kinds.VALIDATION_SEED + 500_000
+KIND = "as trained on"
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 SEEDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 SMALLEST_MM3 = (5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 80.0, 120.0)
@@ -168,24 +171,28 @@ def write(path: Path, postprocessing: PostProcessing, confidence: Confidence | N
     unfinished.rename(path)
 
 
-def main(arguments: Sequence[str] | None = None, make_head: MakeHead = kinds.head) -> None:
+def validation_head(kind: str, seed: int) -> synth.Head:
+    """The head of that seed; there is one kind."""
+    return kinds.training_head(seed)
+
+
+def main(arguments: Sequence[str] | None = None, make_head: MakeHead = validation_head) -> None:
     parser = argparse.ArgumentParser(description="Choose a model's operating point.")
     parser.add_argument("--model", required=True, help="id of a served model, or its JSON file")
-    parser.add_argument("--heads", type=int, default=8, help="of each kind")
+    parser.add_argument("--heads", type=int, default=48)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
-    parser.add_argument("--kinds", default="", help="divided by commas; all by default")
     parser.add_argument("--false-positives", type=float, default=1.0, help="at most so many per head")
     parser.add_argument("--out", type=Path, required=True, help="folder for the cases at the chosen point")
     options = parser.parse_args(arguments)
     settings = load()
     spec = find_model(options.model, settings)
-    heads = chosen_heads(options.kinds, options.heads, options.first_seed)
+    heads = [(KIND, options.first_seed + number) for number in range(options.heads)]
     lowest = PostProcessing(threshold=THRESHOLDS[0], minimum_volume_mm3=0.0)
     predictor = Predictor.load(spec.model_copy(update={"postprocessing": lowest}), settings.device)
     cuts = []
     for number, (kind, seed) in enumerate(heads, start=1):
         cuts.append(cut(make_head(kind, seed), predictor))
-        print(f"{number} of {len(heads)} heads, {kind} {seed}", flush=True)
+        print(f"{number} of {len(heads)} heads, {seed}", flush=True)
     found = list(points(cuts))
     chosen = best(found, options.false_positives)
     print(_table(found, chosen))

@@ -24,11 +24,11 @@ from unetr.statistics import (
 )
 
 RULES = (
-    "Found: predicted components cover a tenth or more of a true lesion's voxels. False positive: a component"
-    " that touches no true lesion. Dice, HD95 and surface Dice (1 mm) of a lesion: against the component that "
-    "overlaps it most, found lesions only. Lesion-wise Dice and HD95: by the rules of BraTS-METS 2023 "
-    "(arXiv 2306.00838), where what is missed or invented counts 0 and 374 mm. Diameters: of the sphere of "
-    "equal volume. Intervals: 95 %, percentile bootstrap of 2000 resamples of whole heads."
+    "Found: predicted components cover a tenth or more of a true lesion's voxels. False positive: a "
+    "component that touches no true lesion. Dice, HD95 and surface Dice (1 mm) of a lesion: against the "
+    "component that overlaps it most, found lesions only. Lesion-wise Dice and HD95: by the rules of "
+    "BraTS-METS 2023 (arXiv 2306.00838), where what is missed or invented counts 0 and 374 mm. Diameters: of "
+    "the sphere of equal volume. Intervals: 95 %, percentile bootstrap of 2000 resamples of whole heads."
 )
 
 

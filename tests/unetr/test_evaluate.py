@@ -8,7 +8,7 @@ import highdicom as hd
 import numpy as np
 import pytest
 
-from bench.models import tiny_model
+from errors import ModelNotFound
 from unetr import synth
 from unetr.cases import CANDIDATES, CASE, Truth, judge, with_pictures
 from unetr.evaluate import evaluate, folder_of, main
@@ -17,6 +17,7 @@ from unetr.report import SUMMARY
 from unetr.spec import ModelSpec, load_spec
 from unetr.summary import summarise
 
+SPEC_FILE = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
 SHAPE, SPACING_MM = (30, 60, 50), (3.0, 1.2, 1.0)
 # Row, diameter of each true lesion; they lie in one slice, far apart.
 DIAMETERS_MM = {1: 14.0, 2: 9.0, 3: 8.0, 4: 12.0}
@@ -159,20 +160,7 @@ def test_a_case_comes_back_from_its_file_as_it_was_with_its_pictures(case, truth
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-def coarse_head(kind: str, seed: int) -> synth.Head:
-    """A head of 6 mm voxels."""
-    count = (0, 0) if kind == "no lesion" else (3, 5)
-    options = synth.HeadOptions(lesion_count=count, diameter_mm=(9.0, 30.0))
-    return synth.head(synth.grid((30, 36, 30), (6.0, 6.0, 6.0)), seed, options)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tiny_model(tmp_path_factory.mktemp("models") / "tiny", "tiny", 200.0)
-    return folder / "tiny.json"
-
-
-def test_a_stopped_evaluation_goes_on_where_it_was(model, tmp_path):
+def test_a_stopped_evaluation_goes_on_where_it_was(coarse_model, coarse_head, tmp_path):
     made = []
 
     class PowerCut(Exception):
@@ -188,7 +176,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(model, tmp_path):
         made.append(seed)
         return coarse_head(kind, seed)
 
-    spec, heads = load_spec(model), [("ordinary", 1), ("ordinary", 2)]
+    spec, heads = load_spec(coarse_model), [("ordinary", 1), ("ordinary", 2)]
     with pytest.raises(PowerCut):
         evaluate([spec], heads, tmp_path, "cpu", until_the_power_fails)
     (cases,) = evaluate([spec], heads, tmp_path, "cpu", counted)
@@ -199,9 +187,12 @@ def test_a_stopped_evaluation_goes_on_where_it_was(model, tmp_path):
     assert folder_of(spec.model_copy(update={"postprocessing": other}), tmp_path) != folder_of(spec, tmp_path)
 
 
-def test_the_command_line_writes_a_report_that_needs_no_other_file(model, tmp_path, capsys):
+def test_the_command_line_writes_a_report_that_needs_no_other_file(
+    coarse_model, coarse_head, tmp_path, capsys
+):
+    other = coarse_model.with_name("other.json")
     main(
-        ["--model", str(model), "--against", "metscope-compact", "--heads", "1", "--first-seed", "11",
+        ["--model", str(coarse_model), "--against", str(other), "--heads", "1", "--first-seed", "11",
          "--kinds", "ordinary,no lesion", "--out", str(tmp_path)],
         coarse_head,
     )  # fmt: skip
@@ -210,7 +201,7 @@ def test_the_command_line_writes_a_report_that_needs_no_other_file(model, tmp_pa
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["research_use_only"] is True
     assert report["model"]["id"] == "tiny"
-    assert report["against"]["model"]["id"] == "metscope-compact"
+    assert report["against"]["model"]["id"] == "other"
     lesions = len(coarse_head("ordinary", 11).lesions)
     assert [(kind["name"], kind["heads"]) for kind in report["kinds"]] == [
         ("ordinary", 1), ("no lesion", 1), ("all", 2),
@@ -220,18 +211,20 @@ def test_the_command_line_writes_a_report_that_needs_no_other_file(model, tmp_pa
     assert SUMMARY.validate_json((tmp_path / "report.json").read_bytes()).first_seed == 11
     page = (tmp_path / "report.html").read_text()
     assert "Research use only" in page
-    assert "Against metscope-compact" in page
+    assert "Against other" in page
     assert page.count("data:image/svg+xml") >= 6
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert "<script" not in page
 
 
-def test_an_unknown_model_or_kind_is_named(tmp_path, model):
-    with pytest.raises(SystemExit, match="no kind martian"):
-        main(["--model", str(model), "--kinds", "martian", "--out", str(tmp_path)])
+def test_an_unknown_model_or_kind_is_named(tmp_path):
+    with pytest.raises(ModelNotFound, match=r"no model 'olga'; there are .*metscope-compact"):
+        main(["--model", "olga", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="no kind martian; there are ordinary"):
+        main(["--model", "metscope-compact", "--kinds", "martian", "--out", str(tmp_path)])
 
 
-def test_candidates_are_more_than_any_operating_point_takes(spec):
+def test_candidates_are_more_than_the_shipped_model_takes():
     assert (
         CANDIDATES.threshold < load_spec(Path("unetr/weights/metscope-compact.json")).postprocessing.threshold
     )

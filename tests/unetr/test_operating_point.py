@@ -2,16 +2,14 @@
 
 import difflib
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench.models import SHIPPED, tiny_model
-from unetr import synth
+from bench.models import SHIPPED
 from unetr.confidence import confidence, fit
 from unetr.operating_point import THRESHOLDS, Cut, best, main, points, write
-from unetr.spec import Confidence, ModelSpec, PostProcessing, load_spec, logit
+from unetr.spec import Confidence, PostProcessing, load_spec, logit
 
 
 def head_of(lesions: dict[float, tuple], false: list[tuple]) -> dict[float, Cut]:
@@ -126,18 +124,10 @@ def test_a_seed_threshold_below_the_threshold_is_refused():
         PostProcessing(threshold=0.5, seed_threshold=0.4, minimum_volume_mm3=0.0)
 
 
-def test_the_command_writes_a_point_that_it_tried_into_the_spec(tmp_path, capsys):
-    def coarse_head(kind: str, seed: int) -> synth.Head:
-        options = synth.HeadOptions(lesion_count=(3, 5), diameter_mm=(9.0, 30.0))
-        return synth.head(synth.grid((30, 36, 30), (6.0, 6.0, 6.0)), seed, options)
-
-    path: Path = tiny_model(tmp_path / "models", "tiny", 200.0) / "tiny.json"
-    before: ModelSpec = load_spec(path)
-    main(
-        ["--model", str(path), "--heads", "2", "--kinds", "ordinary", "--out", str(tmp_path / "out")],
-        coarse_head,
-    )
-    after = load_spec(path)
+def test_the_command_writes_a_point_that_it_tried_into_the_spec(coarse_model, coarse_head, tmp_path, capsys):
+    before = load_spec(coarse_model)
+    main(["--model", str(coarse_model), "--heads", "2", "--out", str(tmp_path / "out")], coarse_head)
+    after = load_spec(coarse_model)
     assert after.postprocessing.threshold in THRESHOLDS
     assert after.model_copy(update={"postprocessing": before.postprocessing, "confidence": None}) == before
     assert f"| {after.postprocessing.threshold:g} |" in capsys.readouterr().out
