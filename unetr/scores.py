@@ -12,7 +12,7 @@ import cc3d
 import highdicom as hd
 import numpy as np
 import torch
-from monai.metrics.utils import get_edge_surface_distance
+from monai.metrics.utils import get_mask_edges, get_surface_distance
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -185,16 +185,15 @@ def _overlap(truth: NDArray[Any], predicted: NDArray[Any], spacing_mm: tuple[flo
     dice = 2.0 * int((truth & predicted).sum()) / both
     if not truth.any() or not predicted.any():
         return Overlap(dice, None, None)
-    edges, distances, areas = get_edge_surface_distance(
-        torch.from_numpy(predicted),
-        torch.from_numpy(truth),
-        spacing=spacing_mm,
-        use_subvoxels=True,
-        symmetric=True,
+    edges_a, edges_b, areas_a, areas_b = get_mask_edges(
+        torch.from_numpy(predicted), torch.from_numpy(truth), spacing=spacing_mm
     )
     sides = [
-        (away.numpy().astype(float), area[edge].numpy().astype(float))
-        for away, area, edge in zip(distances, areas, edges, strict=True)
+        (
+            get_surface_distance(edges, others, spacing=spacing_mm).numpy().astype(float),
+            areas[edges].numpy().astype(float),
+        )
+        for edges, others, areas in ((edges_a, edges_b, areas_a), (edges_b, edges_a, areas_b))
     ]
     near = sum(float(area[away <= TOLERANCE_MM].sum()) for away, area in sides)
     whole = sum(float(area.sum()) for _, area in sides)

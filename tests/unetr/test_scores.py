@@ -7,8 +7,8 @@ import surface_distance
 
 from unetr.scores import Overlap, brats_mets, lesion_overlaps, match, overlap
 
-FINE = (1.5, 0.8, 0.7)
-RADIUS_MM = 12.0
+FINE = (0.3, 0.2, 0.25)
+RADIUS_MM = 6.0
 
 
 def grid(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> hd.Volume:
@@ -34,11 +34,11 @@ def boxes(volume: hd.Volume, *corners: tuple[slice, slice, slice]) -> hd.Volume:
 
 @pytest.fixture(scope="module")
 def fine() -> hd.Volume:
-    return grid((30, 56, 64), FINE)
+    return grid((60, 90, 70), FINE)
 
 
 @pytest.mark.parametrize("direction", np.eye(3), ids=["slices", "rows", "columns"])
-@pytest.mark.parametrize("shift_mm", [2.0, 6.0])
+@pytest.mark.parametrize("shift_mm", [1.5, 4.0])
 def test_two_spheres_a_shift_apart_have_the_overlap_and_the_distances_of_geometry(fine, direction, shift_mm):
     found = overlap(sphere(fine, -direction * shift_mm / 2, RADIUS_MM),
                     sphere(fine, direction * shift_mm / 2, RADIUS_MM))  # fmt: skip
@@ -47,17 +47,17 @@ def test_two_spheres_a_shift_apart_have_the_overlap_and_the_distances_of_geometr
     # A sphere's area is spread evenly over the cosine of the angle to the shift.
     cosine = np.linspace(-1, 1, 100_001)
     away = np.sqrt(RADIUS_MM**2 + shift_mm**2 - 2 * RADIUS_MM * shift_mm * cosine) - RADIUS_MM
-    assert found.hd95_mm == pytest.approx(np.percentile(np.abs(away), 95), abs=0.35)
-    assert found.surface_dice == pytest.approx(np.mean(np.abs(away) <= 1.0), abs=0.08)
+    assert found.hd95_mm == pytest.approx(np.percentile(np.abs(away), 95), abs=max(FINE))
+    assert found.surface_dice == pytest.approx(np.mean(np.abs(away) <= 1.0), abs=0.12)
 
 
-@pytest.mark.parametrize(("gap_mm", "near"), [(0.5, 1.0), (3.0, 0.0)])
+@pytest.mark.parametrize(("gap_mm", "near"), [(0.5, 1.0), (2.0, 0.0)])
 def test_concentric_spheres_are_their_gap_apart_everywhere(fine, gap_mm, near):
     found = overlap(sphere(fine, np.zeros(3), RADIUS_MM), sphere(fine, np.zeros(3), RADIUS_MM + gap_mm))
     small, large = RADIUS_MM**3, (RADIUS_MM + gap_mm) ** 3
     assert found.dice == pytest.approx(2 * small / (small + large), abs=0.01)
-    assert found.hd95_mm == pytest.approx(gap_mm, abs=0.6)
-    assert found.surface_dice == pytest.approx(near, abs=0.02)
+    assert found.hd95_mm == pytest.approx(gap_mm, abs=max(FINE))
+    assert found.surface_dice == pytest.approx(near, abs=0.001)
 
 
 @pytest.mark.parametrize(("axis", "distance_mm"), [(0, 5.0), (1, 1.0), (2, 2.0)])
@@ -68,6 +68,8 @@ def test_a_step_along_an_axis_is_as_long_as_the_voxel(axis, distance_mm):
     assert found.hd95_mm == pytest.approx(distance_mm)
 
 
+# The library is not kept: it imports SciPy's functions from where they are no longer.
+@pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (3.0, 0.9, 0.9), (0.8, 2.0, 1.1)])
 def test_an_independent_library_says_the_same_of_ragged_regions(spacing_mm):
     rng = np.random.default_rng(4)
