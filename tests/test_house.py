@@ -3,9 +3,12 @@
 import ast
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
@@ -70,6 +73,20 @@ def test_imaging_and_lesions_load_no_web_database_network_or_torch(room):
 
 def test_importing_the_api_loads_no_torch():
     assert python("import sys, api; print(*({'torch', 'openvino'} & set(sys.modules)))") == ""
+
+
+def test_what_the_make_targets_run_needs_only_requirements_txt():
+    """demo, serve and viewer are set up without the tools of requirements-dev.txt."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = {canonicalize_name(Requirement(line).name) for line in lines if "==" in line}
+    code = "print(*{getattr(module, '__file__', None) or '' for module in sys.modules.values()})"
+    files = python(f"import sys, demo, api, worker, bench.viewer; {code}").split()
+    ours = [path for path in map(Path, files) if path.is_relative_to(ROOT) and ".venv" not in path.parts]
+    assert len(ours) > 50
+    owners = metadata.packages_distributions()
+    foreign = {name for path in ours for name in imports_of(path)} - sys.stdlib_module_names - set(FLOORS)
+    missing = {name for name in foreign - {"bench"} if not set(map(canonicalize_name, owners[name])) & pinned}
+    assert missing == set()
 
 
 def python(code: str) -> str:

@@ -1,23 +1,114 @@
-"""Stand-in until the kinds of heads are merged."""
+"""Kinds of synthetic heads: those that models are trained on, and those held out to judge them.
+
+The held-out kinds go further than the training: slices of 5 mm, tilts of 15 to 25 degrees, spin echo's
+contrast and more noise occur in no head that is trained on. Seeds of training, of validation and of the
+held-out heads are apart (``TRAINING_SEED``, ``VALIDATION_SEED``, ``HELD_OUT_SEED``).
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from unetr import synth
+from unetr.synth import Head, HeadOptions
 
+TRAINING_SEED = 1_000_000
 VALIDATION_SEED = 2_000_000
 HELD_OUT_SEED = 3_000_000
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """shape: (slices, rows, columns). spacing_mm: likewise. tilt_deg: range of tilts, either way."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    plane: str
+    tilt_deg: tuple[float, float] = (0.0, 0.0)
+
+    def head(self, seed: int, options: HeadOptions) -> Head:
+        """The head of that seed, acquired so."""
+        rng = np.random.default_rng((seed, 2))
+        tilt_deg = float(rng.choice([-1.0, 1.0]) * rng.uniform(*self.tilt_deg))
+        return synth.head(synth.grid(self.shape, self.spacing_mm, self.plane, tilt_deg), seed, options)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of held-out heads; its acquisitions take turns."""
+
+    description: str
+    acquisitions: tuple[Acquisition, ...]
+    options: HeadOptions = field(default_factory=lambda: HeadOptions(lesion_count=(2, 12)))
+
+
+AXIAL = Acquisition((176, 256, 256), (1.0, 0.94, 0.94), "axial")
+SAGITTAL = Acquisition((170, 240, 240), (1.0, 1.0, 1.0), "sagittal")
+CORONAL = Acquisition((140, 220, 220), (1.4, 1.0, 1.0), "coronal")
+SOME = HeadOptions(lesion_count=(2, 12))
+
 KINDS = {
-    "ordinary": ((176, 256, 256), (1.0, 0.94, 0.94), "axial", (2, 12)),
-    "sagittal": ((170, 240, 240), (1.0, 1.0, 1.0), "sagittal", (2, 12)),
-    "thick slices": ((60, 256, 256), (3.0, 0.9, 0.9), "axial", (2, 12)),
-    "no lesion": ((120, 200, 200), (1.6, 1.1, 1.1), "coronal", (0, 0)),
+    "ordinary": Kind("gradient echo at 1 mm, with skull", (AXIAL, SAGITTAL)),
+    "other contrast": Kind(
+        "spin echo: grey matter like white, bright fluid, vessels hardly brighter than the brain",
+        (AXIAL, CORONAL),
+        replace(SOME, grey=(0.9, 1.05), fluid=(0.42, 0.55), vessels=(0.6, 1.3)),
+    ),
+    "noisy": Kind(
+        "noise of 6 to 9 % of white matter, blurred",
+        (AXIAL, SAGITTAL),
+        replace(SOME, noise=(0.06, 0.09), blur_mm=(0.6, 0.9)),
+    ),
+    "thick slices": Kind(
+        "slices of 3 and of 5 mm",
+        (
+            Acquisition((60, 256, 256), (3.0, 0.9, 0.9), "axial"),
+            Acquisition((36, 256, 256), (5.0, 0.9, 0.9), "axial"),
+        ),
+    ),
+    "oblique": Kind(
+        "tilted by 15 to 25 degrees",
+        tuple(replace(plane, tilt_deg=(15.0, 25.0)) for plane in (AXIAL, CORONAL, SAGITTAL)),
+    ),
+    "skull stripped": Kind("the brain alone", (AXIAL, SAGITTAL), replace(SOME, skull=False)),
+    "after surgery": Kind("with a resection cavity", (AXIAL, SAGITTAL), replace(SOME, cavity=True)),
+    "no lesion": Kind("without a lesion", (AXIAL, SAGITTAL, CORONAL), HeadOptions(lesion_count=(0, 0))),
 }
 
 
-def head(kind: str, seed: int) -> synth.Head:
-    """The head of that kind and seed."""
-    shape, spacing, plane, count = KINDS[kind]
-    return synth.head(synth.grid(shape, spacing, plane), seed, synth.HeadOptions(lesion_count=count))
+def head(kind: str, seed: int) -> Head:
+    """The head of that kind and seed. Raises: KeyError for a kind that is not in ``KINDS``."""
+    chosen = KINDS[kind]
+    return chosen.acquisitions[seed % len(chosen.acquisitions)].head(seed, chosen.options)
 
 
-def training_head(seed: int) -> synth.Head:
-    """A head to train on."""
-    return head(tuple(KINDS)[seed % len(KINDS)], seed)
+# Shape, spacing, plane, greatest tilt, and the share of the heads that are trained on.
+TRAINED = (
+    (Acquisition((164, 200, 168), (1.1, 1.1, 1.1), "axial", (0.0, 12.0)), 0.3),
+    (Acquisition((152, 184, 152), (1.2, 1.2, 1.2), "sagittal", (0.0, 12.0)), 0.2),
+    (Acquisition((180, 224, 192), (1.0, 1.0, 1.0), "axial"), 0.2),
+    (Acquisition((60, 200, 170), (3.0, 1.1, 1.1), "axial"), 0.1),
+    (Acquisition((45, 210, 180), (4.0, 1.0, 1.0), "axial"), 0.05),
+    (Acquisition((90, 176, 168), (2.0, 1.0, 1.1), "coronal", (0.0, 12.0)), 0.15),
+)
+WITHOUT_LESIONS = 0.1
+WITHOUT_SKULL = 0.15
+WITH_CAVITY = 0.25
+
+
+def training_head(seed: int) -> Head:
+    """A head to train on: every property varies at once, small lesions are many."""
+    rng = np.random.default_rng((seed, 3))
+    acquisition = TRAINED[rng.choice(len(TRAINED), p=[share for _, share in TRAINED])][0]
+    options = HeadOptions(
+        lesion_count=(0, 0) if rng.random() < WITHOUT_LESIONS else (3, 30),
+        diameter_mm=(2.0, 30.0),
+        skull=bool(rng.random() >= WITHOUT_SKULL),
+        grey=(0.6, 0.95),
+        fluid=(0.1, 0.45),
+        vessels=(0.9, 2.4),
+        noise=(0.01, 0.06),
+        blur_mm=(0.2, 0.7),
+        cavity=bool(rng.random() < WITH_CAVITY),
+    )
+    return acquisition.head(seed, options)

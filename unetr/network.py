@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from errors import WeightsInvalid
-from unetr.spec import ModelSpec
+from unetr.spec import ModelSpec, UNetNetwork, UNETRNetwork
 
 NAMED_KEYS = 5
 
@@ -21,14 +21,20 @@ def build(spec: ModelSpec) -> torch.nn.ModuleDict:
 
     MONAI's arguments are all stated, because their defaults differ between versions.
     """
-    networks: dict[str, torch.nn.Module] = {"lesion": UNETR(**spec.network.arguments.model_dump())}
+    networks = {"lesion": _build(spec.network)}
     if spec.brain is not None:
-        arguments = spec.brain.network.arguments
-        networks["brain"] = UNet(
-            spatial_dims=3, strides=(2,) * (len(arguments.channels) - 1), kernel_size=3, up_kernel_size=3,
-            act="PRELU", dropout=0.0, bias=True, adn_ordering="NDA", **arguments.model_dump(),
-        )  # fmt: skip
+        networks["brain"] = _build(spec.brain.network)
     return torch.nn.ModuleDict(networks)
+
+
+def _build(network: UNETRNetwork | UNetNetwork) -> torch.nn.Module:
+    if isinstance(network, UNETRNetwork):
+        return UNETR(**network.arguments.model_dump())
+    arguments = network.arguments
+    return UNet(
+        spatial_dims=3, strides=(2,) * (len(arguments.channels) - 1), kernel_size=3, up_kernel_size=3,
+        act="PRELU", dropout=0.0, bias=True, adn_ordering="NDA", **arguments.model_dump(),
+    )  # fmt: skip
 
 
 def save_weights(networks: torch.nn.ModuleDict, path: Path) -> str:
@@ -51,19 +57,42 @@ def load_weights(network: torch.nn.Module, path: Path, sha256: str) -> None:
     Raises: WeightsInvalid when the file cannot be read, is not the one of that hash, or a key does not fit;
     its ``details`` then hold all the keys at fault. The network is unchanged in each of these cases.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsInvalid(f"The weights {path.name} cannot be read: {error.strerror}.") from error
+    content = _content(path)
     actual = hashlib.sha256(content).hexdigest()
     if actual != sha256:
         raise WeightsInvalid(
             f"The weights {path.name} have SHA-256 {actual}, the specification says {sha256}."
         )
+    _fill(network, _tensors(content, path), path)
+
+
+def load_network(network: torch.nn.Module, path: Path, name: str) -> None:
+    """Begin with the weights of one network of a safetensors file, as for training on.
+
+    Raises: WeightsInvalid, as ``load_weights`` does.
+    """
+    stored = _tensors(_content(path), path)
+    _fill(
+        network, {k.removeprefix(f"{name}."): v for k, v in stored.items() if k.startswith(f"{name}.")}, path
+    )
+
+
+def _content(path: Path) -> bytes:
     try:
-        stored = load(content)
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsInvalid(f"The weights {path.name} cannot be read: {error.strerror}.") from error
+
+
+def _tensors(content: bytes, path: Path) -> dict[str, torch.Tensor]:
+    try:
+        tensors: dict[str, torch.Tensor] = load(content)
     except SafetensorError as error:
         raise WeightsInvalid(f"The weights {path.name} are no safetensors file: {error}.") from error
+    return tensors
+
+
+def _fill(network: torch.nn.Module, stored: dict[str, torch.Tensor], path: Path) -> None:
     expected = network.state_dict()
     faults = {
         "missing": sorted(expected.keys() - stored.keys()),

@@ -67,18 +67,23 @@ class UNETRArguments(_Part):
         return self
 
 
-class Network(_Part):
-    """name: a network that ``unetr.network`` knows. arguments: its constructor's.
-
-    One channel in and two out, background and lesion, is what this version serves.
-    """
+class UNETRNetwork(_Part):
+    """A transformer's encoder and a convolutional decoder. arguments: MONAI's UNETR's."""
 
     name: Literal["UNETR"]
     arguments: UNETRArguments
 
+    def fits(self, window: Triple) -> str | None:
+        """Why the network cannot take a window of that shape; None where it can."""
+        size = self.arguments.img_size
+        return None if window == size else f"is not the network's img_size, {list(size)}"
+
 
 class UNetArguments(_Part):
-    """Arguments of MONAI's residual UNet (Kerfoot 2019). channels: of each level, finest first."""
+    """Arguments of MONAI's residual UNet (Kerfoot 2019). channels: of each level, finest first.
+
+    Each level halves the grid, the first one too: the finest features have twice the grid's spacing.
+    """
 
     in_channels: Literal[1]
     out_channels: Literal[2]
@@ -88,10 +93,18 @@ class UNetArguments(_Part):
 
 
 class UNetNetwork(_Part):
-    """The network that finds the brain: background and brain come out."""
+    """Convolutions alone. arguments: MONAI's UNet's."""
 
     name: Literal["UNet"]
     arguments: UNetArguments
+
+    def fits(self, window: Triple) -> str | None:
+        """Why the network cannot take a window of that shape; None where it can."""
+        step = 2 ** len(self.arguments.channels)
+        return f"is no multiple of {step} on each axis" if any(size % step for size in window) else None
+
+
+Network = Annotated[UNETRNetwork | UNetNetwork, Field(discriminator="name")]
 
 
 class Window(_Part):
@@ -103,6 +116,12 @@ class Window(_Part):
     shape: Triple
     overlap: float = Field(ge=0, lt=1)
     blend: Literal["gaussian", "constant"] = "gaussian"
+
+
+def _must_fit(window: Window, network: UNETRNetwork | UNetNetwork) -> None:
+    fault = network.fits(window.shape)
+    if fault is not None:
+        raise ValueError(f"window.shape {list(window.shape)} {fault}")
 
 
 class Brain(_Part):
@@ -120,10 +139,8 @@ class Brain(_Part):
     plausible_ml: tuple[PositiveFloat, PositiveFloat]
 
     @model_validator(mode="after")
-    def _divisible(self) -> Self:
-        step = 2 ** len(self.network.arguments.channels)
-        if any(size % step for size in self.window.shape):
-            raise ValueError(f"window.shape {list(self.window.shape)} is no multiple of {step} on each axis")
+    def _consistent(self) -> Self:
+        _must_fit(self.window, self.network)
         if self.plausible_ml[0] >= self.plausible_ml[1]:
             raise ValueError(f"plausible_ml, {list(self.plausible_ml)}, is an empty range")
         return self
@@ -277,11 +294,7 @@ class ModelSpec(_Part):
     def _served(self) -> Self:
         if len(self.inputs) != 1 or len(self.labels) != 1:
             raise ValueError("this version serves models of one input sequence and one label")
-        if self.window.shape != self.network.arguments.img_size:
-            raise ValueError(
-                f"window.shape {list(self.window.shape)} is not the network's img_size, "
-                f"{list(self.network.arguments.img_size)}"
-            )
+        _must_fit(self.window, self.network)
         return self
 
     @property

@@ -5,7 +5,7 @@ contrast, lesions drawn analytically on the wanted grid, then the scanner's impe
 function serves training (arrays), the demonstration and the tests (through unetr/phantom.py, DICOM).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import highdicom as hd
 import numpy as np
@@ -23,16 +23,30 @@ Vector = NDArray[np.float64]
 HEAD_CENTRE_MNI_MM = np.array([0.0, -16.0, 2.0])
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 KINDS = ("solid", "ring", "necrotic")
+CAVITY_SEED = 1
+CAVITY_DIAMETER_MM = (18.0, 42.0)
+CAVITY_DEPTH_MM = 10.0
 
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """What may vary. lesion_count and diameter_mm: inclusive ranges. skull: False for brain-only."""
+    """What may vary. Ranges are inclusive. skull: False for brain-only.
+
+    grey, fluid, vessels: levels, white matter's being 1. noise: standard deviation, on the same scale.
+    blur_mm: standard deviation of the point spread. cavity: one that a neurosurgeon left, with a thin rim
+    that enhances in places and is no lesion.
+    """
 
     lesion_count: tuple[int, int] = (1, 10)
     diameter_mm: tuple[float, float] = (2.0, 35.0)
     skull: bool = True
     pose: bool = True
+    grey: tuple[float, float] = (0.62, 0.88)
+    fluid: tuple[float, float] = (0.12, 0.4)
+    vessels: tuple[float, float] = (1.2, 2.4)
+    noise: tuple[float, float] = (0.01, 0.05)
+    blur_mm: tuple[float, float] = (0.2, 0.6)
+    cavity: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,27 +101,36 @@ def head(geometry: hd.VolumeGeometry, seed: int, options: HeadOptions | None = N
     options = options or HeadOptions()
     rng = np.random.default_rng(seed)
     anatomy = _anatomy(geometry, rng, options)
+    if options.cavity:
+        # Numbers of its own, so that the rest of the head is that of the same seed without a cavity.
+        anatomy = _with_cavity(geometry, anatomy, np.random.default_rng((seed, CAVITY_SEED)))
     image, labels, lesions = _with_lesions(geometry, anatomy, rng, options)
-    image = _acquire(image, geometry, rng)
+    image = _acquire(image, geometry, rng, options)
+    brain = (anatomy.outline > 0.5) | (labels > 0)
     if not options.skull:
-        image = np.where(ndimage.binary_dilation(anatomy.brain > 0.5, iterations=1), image, 0.0)
+        image = np.where(ndimage.binary_dilation(brain, iterations=1), image, 0.0)
     return Head(
         image=geometry.with_array(image.astype(np.float32)),
         labels=geometry.with_array(labels.astype(np.int16)),
-        brain=geometry.with_array(((anatomy.outline > 0.5) | (labels > 0)).astype(np.uint8)),
+        brain=geometry.with_array(brain.astype(np.uint8)),
         lesions=lesions,
     )
 
 
 @dataclass(frozen=True)
 class _Anatomy:
-    """Fractions of each voxel: brain is grey and white matter, outline also the fluid between them."""
+    """Fractions of each voxel: brain is grey and white matter, outline also the fluid between them.
+
+    outside: mm from the brain's hull, negative within it.
+    """
 
     image: Array
     brain: Array
     outline: Array
     white: Array
+    outside: Array
     white_level: float
+    fluid_level: float
 
 
 def _anatomy(geometry: hd.VolumeGeometry, rng: np.random.Generator, options: HeadOptions) -> _Anatomy:
@@ -121,18 +144,26 @@ def _anatomy(geometry: hd.VolumeGeometry, rng: np.random.Generator, options: Hea
         maps.surfaces, (mni - _column(maps.surface_origin_mm)) / atlas.COARSE_MM, "border"
     )
     white_level = float(rng.uniform(0.8, 1.1))
-    grey_level = white_level * rng.uniform(0.62, 0.88)
-    fluid_level = white_level * rng.uniform(0.12, 0.4)
+    grey_level = white_level * rng.uniform(*options.grey)
+    fluid_level = white_level * rng.uniform(*options.fluid)
     brain = np.clip(grey + white + fluid, 0.0, 1.0)
     inside = grey * grey_level + white * white_level + fluid * fluid_level
     inside *= 1.0 + 0.04 * _smooth_noise(inside.shape, geometry, 8.0, rng)
     around = _layers(outside, depth, white_level, geometry, rng)
     image = inside + (1.0 - brain) * around
-    enhancement = white_level * rng.uniform(1.2, 2.4)
+    enhancement = white_level * rng.uniform(*options.vessels)
     inside_head = np.clip(depth / 2.0, 0.0, 1.0)
     image += vessels * inside_head * np.maximum(enhancement - image, 0.0)
     image = _falx(image, mni, outside, white_level, rng)
-    return _Anatomy(image.astype(np.float32), (grey + white).astype(np.float32), brain, white, white_level)
+    return _Anatomy(
+        image=image.astype(np.float32),
+        brain=(grey + white).astype(np.float32),
+        outline=brain,
+        white=white,
+        outside=outside,
+        white_level=white_level,
+        fluid_level=float(fluid_level),
+    )
 
 
 def _column(vector: Vector) -> Vector:
@@ -220,6 +251,28 @@ def _falx(image: Array, mni: Vector, outside: Array, white_level: float, rng: np
     arch = np.hypot((mni[1] + 15) / 62, (mni[2] - 2) / 42) > 1.0
     sheet = sheet * arch * (mni[2] > -5.0) * (outside < 2.0)
     return np.asarray(image + sheet * np.maximum(white_level * rng.uniform(0.7, 1.5) - image, 0.0))
+
+
+def _with_cavity(geometry: hd.VolumeGeometry, anatomy: _Anatomy, rng: np.random.Generator) -> _Anatomy:
+    """A hole full of fluid that opens at the brain's surface, scarred around, its rim bright in places."""
+    near_surface = (anatomy.brain > 0.9) & (np.abs(anatomy.outside + CAVITY_DEPTH_MM) < CAVITY_DEPTH_MM / 2)
+    room = np.argwhere(near_surface)
+    if len(room) == 0:
+        return anatomy
+    shape = _LesionShape.random(rng, CAVITY_DIAMETER_MM)
+    centre_index = room[rng.integers(len(room))] + rng.uniform(-0.5, 0.5, 3)
+    box, distance = shape.distance_mm(geometry, centre_index)
+    image, brain = anatomy.image.copy(), anatomy.brain.copy()
+    inside = np.clip(0.5 - distance, 0.0, 1.0) * (anatomy.outside[box] < 0.0)
+    scar = np.clip(1.0 - np.abs(distance) / rng.uniform(3.0, 9.0), 0.0, 1.0) * np.clip(brain[box], 0.0, 1.0)
+    image[box] *= 1.0 - scar * (1.0 - rng.uniform(0.6, 0.9))
+    image[box] += inside * (anatomy.fluid_level - image[box])
+    rim = np.clip(rng.uniform(0.3, 0.7) + 0.5 - np.abs(distance), 0.0, 1.0) * (anatomy.outside[box] < 0.0)
+    patches = np.clip(_smooth_noise(distance.shape, geometry, 12.0, rng) + rng.uniform(-0.5, 1.0), 0.0, 1.0)
+    bright = anatomy.white_level * rng.uniform(1.0, 1.6)
+    image[box] += rim * patches * np.maximum(bright - image[box], 0.0)
+    brain[box] *= np.clip(distance - 1.0, 0.0, 1.0)
+    return replace(anatomy, image=image.astype(np.float32), brain=brain.astype(np.float32))
 
 
 def _with_lesions(
@@ -359,12 +412,14 @@ def _draw_lesion(
     image += (whole * lesion).astype(np.float32)
 
 
-def _acquire(image: Array, geometry: hd.VolumeGeometry, rng: np.random.Generator) -> Array:
+def _acquire(
+    image: Array, geometry: hd.VolumeGeometry, rng: np.random.Generator, options: HeadOptions
+) -> Array:
     """Point spread, bias field, Rician noise, and the scanner's arbitrary scale."""
-    sigma_mm = rng.uniform(0.2, 0.6)
+    sigma_mm = rng.uniform(*options.blur_mm)
     blurred = ndimage.gaussian_filter(image, sigma_mm / np.array(geometry.spacing))
     bias = np.exp(rng.uniform(0.0, 0.2) * _smooth_noise(image.shape, geometry, 90.0, rng))
-    noise = rng.uniform(0.01, 0.05)
+    noise = rng.uniform(*options.noise)
     real = blurred * bias + rng.normal(0.0, noise, image.shape)
     rician = np.hypot(real, rng.normal(0.0, noise, image.shape))
     return np.asarray(rician * rng.uniform(150.0, 900.0), dtype=np.float32)

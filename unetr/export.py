@@ -1,0 +1,105 @@
+"""From a training's best checkpoints to a model that the service serves.
+
+    python -m unetr export --config NAME --run FOLDER --to MODELS_DIR
+
+Writes ``<id>.safetensors``, ``<id>.json`` (the specification), ``<id>.md`` (the model card) and
+``<id>.golden.npz`` (what the network says of a window of seeded noise) into MODELS_DIR.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from errors import WeightsInvalid
+from unetr.config import Course, TrainingConfig, load_config
+from unetr.network import build, load_network, save_weights
+from unetr.spec import ModelSpec
+
+Array = NDArray[np.float32]
+PREFIX = "network."
+
+
+def export(config: TrainingConfig, run: Path, models_dir: Path) -> ModelSpec:
+    """Write the model of a run into a folder; returns its specification. Raises: WeightsInvalid."""
+    spec = config.spec
+    networks = build(spec)
+    for course in config.courses:
+        best = run / course.network / "best.ckpt"
+        if not best.exists():
+            raise WeightsInvalid(f"{run.name} holds no {course.network}/best.ckpt: train longer.")
+        state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
+        networks[course.network].load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
+    models_dir.mkdir(parents=True, exist_ok=True)
+    sha256 = save_weights(networks, models_dir / spec.weights.file)
+    spec = spec.model_copy(
+        update={"weights": spec.weights.model_copy(update={"sha256": sha256}), "folder": models_dir}
+    )
+    content = json.dumps(spec.model_dump(mode="json", exclude_none=True), indent=2)
+    (models_dir / f"{spec.id}.json").write_text(content + "\n")
+    window, logits = golden(spec)
+    np.savez_compressed(models_dir / f"{spec.id}.golden.npz", window=window, logits=logits)
+    (models_dir / f"{spec.id}.md").write_text(_card(spec, config, run))
+    return spec
+
+
+def golden(spec: ModelSpec) -> tuple[Array, Array]:
+    """A window of seeded noise (x, y, z) and the lesion network's logits of it (class, x, y, z)."""
+    network = build(spec)["lesion"]
+    load_network(network, spec.weights_path, "lesion")
+    window = np.random.default_rng(0).normal(size=spec.window.shape).astype(np.float16).astype(np.float32)
+    with torch.inference_mode():
+        logits = network.eval()(torch.from_numpy(window)[None, None])[0]
+    return window, np.asarray(logits.numpy(), dtype=np.float32)
+
+
+def _card(spec: ModelSpec, config: TrainingConfig, run: Path) -> str:
+    courses = "\n\n".join(_course(course, run) for course in config.courses)
+    return f"""# {spec.title} {spec.version}
+
+**Intended use**: {spec.intended_use}
+
+**Licence**: {spec.licence}. **Training data**: {spec.training_data}
+
+**Inputs**: {", ".join(spec.inputs)}. **Labels**: {", ".join(label.name for label in spec.labels)}.
+
+**SHA-256 of the weights**: {spec.weights.sha256}
+
+## Training
+
+Heads: {config.heads.training}, and {config.heads.validation} by which the learning was followed.
+
+{courses}
+"""
+
+
+def _course(course: Course, run: Path) -> str:
+    with (run / f"{course.network}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    kept = rows[:: max(len(rows) // 12, 1)]
+    if rows and kept[-1] is not rows[-1]:
+        kept.append(rows[-1])
+    table = "\n".join(f"| {r['step']} | {r['training_loss']} | {r['validation_dice']} |" for r in kept)
+    return (
+        f"The {course.network} network: {course.steps} steps of {course.batch} windows.\n\n"
+        f"| step | loss | held-out Dice |\n|---|---|---|\n{table}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m unetr export", description="Write a trained model.")
+    parser.add_argument("--config", default="tiny", help="a name in unetr/configs, or a file")
+    parser.add_argument("--run", type=Path, required=True, help="the folder that the training wrote")
+    parser.add_argument("--to", type=Path, required=True, help="the folder of models (MODELS_DIR)")
+    options = parser.parse_args(arguments)
+    spec = export(load_config(options.config), options.run, options.to)
+    print(f"{spec.folder / spec.id}.json {spec.weights.sha256}")
+
+
+if __name__ == "__main__":
+    main()
