@@ -37,7 +37,7 @@ def compare(against: Sequence[Case], cases: Sequence[Case]) -> tuple[Compared, .
         ("false positives per head", lambda case: float(case.false_positives)),
         ("lesion-wise Dice", lambda case: case.lesion_wise.dice),
         ("lesion-wise HD95, mm", lambda case: case.lesion_wise.hd95_mm),
-        ("Dice of a head", lambda case: case.overall and case.overall.dice),
+        ("Dice of a head", lambda case: case.overall.dice if case.overall else None),
     )
     for name, figure in figures:
         old_values, new_values = [figure(case) for case in against], [figure(case) for case in cases]

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 from io import BytesIO
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from unetr.statistics import Agreement, Froc, Reliability
 WIDTH, HEIGHT = 4.6, 3.4
 INK, OTHER = "#1f5fa8", "#c44a1c"
 # SVG identifiers are random otherwise, and the same results would give another file.
-SETTINGS = {"svg.hashsalt": "metscope", "svg.fonttype": "none", "font.size": 9}
+SETTINGS: Any = {"svg.hashsalt": "metscope", "svg.fonttype": "none", "font.size": 9}
 
 
 def froc_figure(curves: Sequence[tuple[str, Froc, tuple[float, float]]]) -> str:

@@ -90,7 +90,7 @@ def cut(head: synth.Head, predictor: Predictor) -> dict[float, Cut]:
         numbers = np.arange(1, int(parts.max()) + 1)
         outcome = match(truth, truth.with_array(parts.astype(np.int32)))
         cuts[threshold] = Cut(
-            volumes_mm3=np.bincount(parts.ravel())[1:] * truth.voxel_volume,
+            volumes_mm3=np.asarray(np.bincount(parts.ravel())[1:] * truth.voxel_volume, dtype=float),
             peaks=np.asarray(ndimage.maximum(logits, parts, numbers), dtype=float).reshape(-1),
             false=np.isin(numbers, outcome.false_numbers),
             shares=tuple(dict(outcome.shares.get(number, {})) for number in counted),

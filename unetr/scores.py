@@ -190,8 +190,8 @@ def _overlap(truth: NDArray[Any], predicted: NDArray[Any], spacing_mm: tuple[flo
     )
     sides = [
         (
-            get_surface_distance(edges, others, spacing=spacing_mm).numpy().astype(float),
-            areas[edges].numpy().astype(float),
+            np.asarray(get_surface_distance(edges, others, spacing=spacing_mm), dtype=float),
+            np.asarray(areas[edges], dtype=float),
         )
         for edges, others, areas in ((edges_a, edges_b, areas_a), (edges_b, edges_a, areas_b))
     ]

@@ -227,7 +227,7 @@ class PostProcessing(_Part):
     """
 
     threshold: float = Field(gt=0, lt=1)
-    seed_threshold: float | None = Field(None, gt=0, lt=1)
+    seed_threshold: float | None = Field(default=None, gt=0, lt=1)
     minimum_volume_mm3: float = Field(ge=0)
 
     @model_validator(mode="after")

@@ -232,7 +232,7 @@ def _resampled(statistic: Callable[..., Array], columns: Sequence[ArrayLike]) ->
 
 def _reached(scores: Sequence[float], thresholds: Array) -> Array:
     """How many of the scores reach each threshold."""
-    return (np.asarray(scores, dtype=float)[:, None] >= thresholds).sum(axis=0)
+    return np.asarray((np.asarray(scores, dtype=float)[:, None] >= thresholds).sum(axis=0))
 
 
 def _or_none(value: float) -> float | None:

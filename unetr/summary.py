@@ -238,9 +238,9 @@ def _kind(name: str, cases: Sequence[Case]) -> Kind:
         false_positives=mean([case.false_positives for case in cases]),
         lesion_wise_dice=mean([case.lesion_wise.dice for case in cases]),
         lesion_wise_hd95_mm=mean([case.lesion_wise.hd95_mm for case in cases]),
-        dice=mean([score and score.dice for score in overall]),
-        hd95_mm=mean([score and score.hd95_mm for score in overall]),
-        surface_dice=mean([score and score.surface_dice for score in overall]),
+        dice=mean([score.dice if score else None for score in overall]),
+        hd95_mm=mean([score.hd95_mm if score else None for score in overall]),
+        surface_dice=mean([score.surface_dice if score else None for score in overall]),
         seconds=mean([case.seconds for case in cases]),
     )
 
