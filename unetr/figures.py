@@ -55,7 +55,7 @@ def agreement_figure(name: str, pairs: Sequence[tuple[float, float]], agreement:
         axes.set_xscale("log")
     unit = "ml" if "mm" not in name else "mm"
     axes.set_xlabel(f"mean of true and predicted, {unit}")
-    axes.set_ylabel(f"predicted less true: {name}")
+    axes.set_ylabel(f"difference: {name}")
     return _uri(figure)
 
 

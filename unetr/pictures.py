@@ -34,7 +34,7 @@ def save_picture(
 
     image, truth, predicted: (slice, row, column) on one grid. An oblique stack stays in its own planes.
     """
-    figure = Figure(figsize=(4.8, 1.7), dpi=100, facecolor="black")
+    figure = Figure(figsize=(4.8, 1.85), dpi=100, facecolor="black")
     window = np.percentile(image.array, WINDOW_PERCENTILES)
     turned = [volume.to_patient_orientation("LPH") for volume in (image, truth, predicted)]
     centre = turned[0].map_reference_to_indices(centre_lps_mm[None])[0]
@@ -46,8 +46,8 @@ def save_picture(
         cuts = [np.take(part, min(middle[axis], part.shape[axis] - 1), axis=axis).T for part in parts]
         across, down = (size for at, size in enumerate(turned[0].spacing) if at != axis)
         _draw(axes, [cut[::-1] if axis != 2 else cut for cut in cuts], (down, across), window)
-        axes.set_title(name, color="white", size=7)
-    figure.tight_layout(pad=0.2)
+        axes.set_title(name, color="white", size=7, pad=2)
+    figure.tight_layout(pad=0.4)
     figure.savefig(path)
 
 

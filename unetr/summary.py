@@ -251,7 +251,7 @@ def _calibration(cases: Sequence[Case]) -> dict[str, Reliability]:
             binned([c.mean_probability for c in case.components], [c.real for c in case.components])
             for case in cases
         ],
-        "voxels around candidates": [np.array(case.voxels) for case in cases],
+        "probability of voxels around candidates": [np.array(case.voxels) for case in cases],
     }
     rated = [[c for c in case.components if c.confidence is not None] for case in cases]
     if any(rated):
