@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from unetr.cases import BINS_MM, Case, found_of
+from unetr.judged import BINS_MM, Case, found_of
 from unetr.statistics import Difference, Estimate, bootstrap, mean, paired_bootstrap, paired_wilcoxon, ratio
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from errors import BrainNotFound, ModelNotFound
 from settings import Settings, load
 from unetr import kinds, synth
-from unetr.cases import CANDIDATES, CASE, Case, Truth, judge, store, with_pictures
+from unetr.judged import CANDIDATES, CASE, Case, Truth, judge, store, with_pictures
 from unetr.predict import Prediction, Predictor
 from unetr.report import save_report, table
 from unetr.spec import ModelSpec, load_spec, served_models

@@ -28,7 +28,7 @@ from errors import BrainNotFound
 from lesions.measure import MM3_PER_ML
 from settings import load
 from unetr import kinds, synth
-from unetr.cases import COUNTED_FROM_MM, Case
+from unetr.judged import COUNTED_FROM_MM, Case
 from unetr.confidence import fit
 from unetr.evaluate import MakeHead, evaluate, find_model
 from unetr.predict import Predictor

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import TypeAdapter
 
-from unetr.cases import Case
+from unetr.judged import Case
 from unetr.figures import agreement_figure, froc_figure, reliability_figure
 from unetr.statistics import Difference, Estimate, Froc
 from unetr.summary import Summary, agreement_pairs

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lesions.measure import MM3_PER_ML
-from unetr.cases import BINS_MM, COUNTED_FROM_MM, Case, Component, TrueLesion, found_of
+from unetr.judged import BINS_MM, COUNTED_FROM_MM, Case, Component, TrueLesion, found_of
 from unetr.comparison import Compared, compare
 from unetr.spec import ModelSpec
 from unetr.statistics import (

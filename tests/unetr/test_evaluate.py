@@ -10,7 +10,7 @@ import pytest
 
 from errors import ModelNotFound
 from unetr import synth
-from unetr.cases import CANDIDATES, CASE, Truth, judge, with_pictures
+from unetr.judged import CANDIDATES, CASE, Truth, judge, with_pictures
 from unetr.evaluate import evaluate, folder_of, main
 from unetr.predict import Prediction
 from unetr.report import SUMMARY
