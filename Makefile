@@ -1,7 +1,7 @@
 # README's two commands are `make demo` and `make test`; each does all its own set-up.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test check serve viewer bench accept up down clean
+.PHONY: demo test check serve viewer training bench accept up down clean
 
 demo: .venv/installed
 	$(PYTHON) demo.py
@@ -17,6 +17,8 @@ check: .venv/tools-python
 
 serve: .venv/installed
 	$(PYTHON) api.py
+
+training: .venv/training
 
 viewer: .venv/viewer
 	$(PYTHON) -m bench.viewer
@@ -38,15 +40,18 @@ down:
 clean:
 	rm -rf .venv ohif/viewers .mypy_cache .ruff_cache .pytest_cache demo
 
-# What runs MetScope; what also checks and tests it; what of Debian's the tests drive.
+# What runs MetScope; what trains models; what also checks and tests it; what of Debian's the tests drive.
 .venv/installed: requirements.txt setup.sh
 	./setup.sh run
 
 .venv/viewer: requirements.txt setup.sh ohif/package.json ohif/fetch.sh
 	./setup.sh viewer
 
-.venv/tools-python: requirements.txt requirements-dev.txt setup.sh
+.venv/training: requirements.txt requirements-training.txt setup.sh
+	./setup.sh training
+
+.venv/tools-python: requirements.txt requirements-training.txt requirements-dev.txt setup.sh
 	./setup.sh python
 
-.venv/tools: requirements.txt requirements-dev.txt setup.sh ohif/package.json ohif/fetch.sh
+.venv/tools: requirements.txt requirements-training.txt requirements-dev.txt setup.sh ohif/package.json ohif/fetch.sh
 	./setup.sh all

@@ -22,8 +22,8 @@ from lesions.measure import measure
 from reports.overlay import save_overlay
 from segmentation import Request, Services, deliver, open_services, segment_series
 from unetr import synth
-from unetr.evaluate import match
 from unetr.phantom import SeriesOptions, to_instances
+from unetr.scores import match
 
 FOLDER = Path("demo")
 SEED = 2026

@@ -1,13 +1,14 @@
 #!/bin/sh
-# Set-up of a bare machine, called by make: ./setup.sh run | viewer | python | all
-#   run     a virtual environment with requirements.txt
-#   viewer  and the OHIF viewers of ohif/package.json, and what of Debian's serves them beside MetScope
-#   python  run, and the tools of requirements-dev.txt
-#   all     all of these, and Debian's packages that the tests drive: databases, a browser, DICOM validators
+# Set-up of a bare machine, called by make: ./setup.sh run | training | viewer | python | all
+#   run       a virtual environment with requirements.txt
+#   training  and requirements-training.txt
+#   viewer    run, and the OHIF viewers of ohif/package.json, and what of Debian's serves them beside MetScope
+#   python    training, and the tools of requirements-dev.txt
+#   all       all of these, and Debian's packages that the tests drive: databases, a browser, DICOM validators
 # Each level leaves a stamp in .venv, so that make calls it again only when a list has changed.
 set -eu
 cd "$(dirname "$0")"
-level=${1:?usage: ./setup.sh run|viewer|python|all}
+level=${1:?usage: ./setup.sh run|training|viewer|python|all}
 
 fail() { echo "setup: $1" >&2; exit 1; }
 
@@ -50,6 +51,9 @@ touch .venv/installed
 [ "$level" = run ] && exit 0
 
 if [ "$level" != viewer ]; then
+    pip install -r requirements-training.txt
+    touch .venv/training
+    [ "$level" = training ] && exit 0
     pip install -r requirements-dev.txt
     touch .venv/tools-python
     [ "$level" = python ] && exit 0

@@ -1,44 +1,128 @@
-"""How well a prediction matches the truth, lesion by lesion."""
+"""Evaluate a model on synthetic heads of several kinds, alone or against another one.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+    python -m unetr.evaluate --model ID_OR_JSON_PATH --out FOLDER [--against ID_OR_JSON_PATH] [--heads 10]
+        [--first-seed 3000000] [--kinds "ordinary,no lesion"]
 
-import highdicom as hd
+FOLDER takes a JSON file for each head and model, then report.json and report.html. A run that was stopped
+goes on where it was when it is started again. docs/models.md says what each figure means.
+"""
+
+import argparse
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 
-HIT_FRACTION = 0.1
+from errors import BrainNotFound, ModelNotFound
+from settings import Settings, load
+from unetr import kinds, synth
+from unetr.judged import CANDIDATES, CASE, Case, Truth, judge, store, with_pictures
+from unetr.predict import Prediction, Predictor
+from unetr.report import save_report, table
+from unetr.spec import ModelSpec, load_spec, served_models
+from unetr.summary import summarise
+
+MakeHead = Callable[[str, int], synth.Head]
+# A change of what a case holds, or of how it is reckoned: stored cases are not used again.
+CASES_VERSION = 1
 
 
-@dataclass(frozen=True)
-class Match:
-    """covered: by true lesion number, the fraction of its voxels that were predicted.
+def find_model(name: str, settings: Settings) -> ModelSpec:
+    """The model of that id, or of that JSON file. Raises: ModelNotFound, ModelSpecInvalid."""
+    if name.endswith(".json"):
+        return load_spec(Path(name))
+    models = served_models(settings.models_dir, settings.model_path)
+    if name not in models:
+        raise ModelNotFound(f"There is no model {name!r}; there are {', '.join(models)}.")
+    return models[name]
 
-    partners: by true lesion number, the predicted lesion that overlaps it most.
-    false_numbers: the predicted lesions that touch no true one.
+
+def folder_of(spec: ModelSpec, out: Path) -> Path:
+    """Where the cases of a model lie: another threshold or other weights have another folder."""
+    content = f"{CASES_VERSION} {CANDIDATES.model_dump_json()} {spec.model_dump_json()}"
+    return out / f"{spec.id}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def evaluate(
+    specs: Sequence[ModelSpec],
+    heads: Sequence[tuple[str, int]],
+    out: Path,
+    device: str,
+    make_head: MakeHead = kinds.head,
+) -> list[list[Case]]:
+    """The cases of each model, in the order of the heads (kind, seed); those stored in ``out`` stay.
+
+    One head is held at a time. Raises: WeightsInvalid, ModelError, OutOfMemory.
     """
+    predictor = functools.cache(lambda index: Predictor.load(specs[index], device))
+    cases: list[list[Case]] = [[] for _ in specs]
+    for number, (kind, seed) in enumerate(heads, start=1):
+        truth = functools.cache(functools.partial(_truth, kind, seed, make_head))
+        for index, spec in enumerate(specs):
+            folder = folder_of(spec, out)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{kind}-{seed}.json".replace(" ", "-")
+            if not path.exists():
+                store(_case(truth(), predictor(index), folder), path)
+                print(f"{spec.id}: {number} of {len(heads)} heads, {kind} {seed}", flush=True)
+            cases[index].append(CASE.validate_json(path.read_bytes()))
+    return cases
 
-    covered: Mapping[int, float]
-    partners: Mapping[int, int]
-    false_numbers: tuple[int, ...]
 
-    def found(self, number: int) -> bool:
-        """Whether predicted components cover at least a tenth of the true lesion's volume."""
-        return self.covered[number] >= HIT_FRACTION
+def _truth(kind: str, seed: int, make_head: MakeHead) -> Truth:
+    head = make_head(kind, seed)
+    diameters_mm = {lesion.number: lesion.diameter_mm for lesion in head.lesions}
+    return Truth(kind, seed, head.image, head.labels, diameters_mm)
 
 
-def match(truth: hd.Volume, predicted: hd.Volume) -> Match:
-    """Compare two label volumes (lesion numbers, 0 elsewhere) on one grid. Raises: ValueError."""
-    if not truth.geometry_equal(predicted):
-        raise ValueError("truth and prediction are on different grids")
-    rows, columns = int(truth.array.max()) + 1, int(predicted.array.max()) + 1
-    pairs = truth.array.astype(np.int64).ravel() * columns + predicted.array.ravel()
-    counts = np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
-    present = [number for number in range(1, rows) if counts[number].sum()]
-    hits = {number: counts[number, 1:] for number in present}
-    return Match(
-        covered={number: float(hits[number].sum() / counts[number].sum()) for number in present},
-        partners={number: int(hits[number].argmax()) + 1 for number in present if hits[number].sum()},
-        false_numbers=tuple(
-            number for number in range(1, columns) if counts[:, number].any() and not counts[1:, number].any()
-        ),
-    )
+def _case(truth: Truth, predictor: Predictor, folder: Path) -> Case:
+    """Predict one head and judge it; where the model refuses it, nothing was found."""
+    started = time.perf_counter()
+    refused = False
+    try:
+        prediction, candidates = predictor.variants(truth.image, [predictor.spec.postprocessing, CANDIDATES])
+    except BrainNotFound:
+        refused = True
+        nothing = np.zeros(truth.image.spatial_shape, dtype=np.float32)
+        prediction = candidates = Prediction(
+            truth.image.with_array(nothing.astype(np.uint8)), truth.image.with_array(nothing)
+        )
+    seconds = time.perf_counter() - started
+    case = replace(judge(truth, prediction, candidates, predictor.spec), seconds=seconds, refused=refused)
+    return with_pictures(case, truth, prediction, folder)
+
+
+def chosen_heads(names: str, heads: int, first_seed: int) -> list[tuple[str, int]]:
+    """(kind, seed) of so many heads of each kind; names: divided by commas, empty for all kinds."""
+    wanted = names.split(",") if names else list(kinds.KINDS)
+    if unknown := [name for name in wanted if name not in kinds.KINDS]:
+        raise SystemExit(f"no kind {', '.join(unknown)}; there are {', '.join(kinds.KINDS)}")
+    return [(name, first_seed + number) for name in wanted for number in range(heads)]
+
+
+def main(arguments: Sequence[str] | None = None, make_head: MakeHead = kinds.head) -> None:
+    parser = argparse.ArgumentParser(description="Evaluate a model on synthetic heads.")
+    parser.add_argument("--model", required=True, help="id of a served model, or its JSON file")
+    parser.add_argument("--against", help="another model, for a paired comparison")
+    parser.add_argument("--heads", type=int, default=10, help="of each kind")
+    parser.add_argument("--first-seed", type=int, default=kinds.HELD_OUT_SEED)
+    parser.add_argument("--kinds", default="", help="divided by commas; all by default")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the cases and the report")
+    options = parser.parse_args(arguments)
+    settings = load()
+    specs = [find_model(name, settings) for name in (options.model, options.against) if name]
+    heads = chosen_heads(options.kinds, options.heads, options.first_seed)
+    cases = evaluate(specs, heads, options.out, settings.device, make_head)
+    against = (summarise(specs[1], cases[1]), cases[1]) if options.against else None
+    summary = summarise(specs[0], cases[0], against)
+    save_report(summary, cases[0], folder_of(specs[0], options.out), options.out)
+    print(table(summary))
+    print(f"\n{options.out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

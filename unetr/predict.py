@@ -1,5 +1,6 @@
 """From a volume to a mask and probabilities on its own grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cc3d
@@ -12,7 +13,7 @@ from unetr.backends import Array, Backend, load_backends
 from unetr.brain import find_brain
 from unetr.preprocess import prepare
 from unetr.sliding import Box, Progress, slide
-from unetr.spec import ModelSpec
+from unetr.spec import ModelSpec, PostProcessing, logit
 
 # Voxels around a component, on the model's grid, within which its outline is interpolated.
 MARGIN = 2
@@ -55,10 +56,27 @@ class Predictor:
         on_progress is called with the fraction done before each window and at the end; what it raises
         passes through. Raises: BrainNotFound, OutOfMemory.
         """
+        return self.variants(volume, [self.spec.postprocessing], on_progress)[0]
+
+    def variants(
+        self,
+        volume: hd.Volume,
+        choices: Sequence[PostProcessing],
+        on_progress: Progress = lambda fraction: None,
+    ) -> list[Prediction]:
+        """The predictions that the model would make with other post-processing, by one run of its networks.
+
+        Raises: BrainNotFound, OutOfMemory.
+        """
         prepared = prepare(volume, self.spec).volume
-        prediction = _on_native_grid(self.logits(prepared, on_progress), volume, self.spec)
+        searched = self._search(prepared, on_progress)
+        specs = [self.spec.model_copy(update={"postprocessing": choice}) for choice in choices]
+        predictions = [
+            _on_native_grid(prepared.with_array(searched.logits(spec.postprocessing)), volume, spec)
+            for spec in specs
+        ]
         on_progress(1.0)
-        return prediction
+        return predictions
 
     def logits(self, prepared: hd.Volume, on_progress: Progress = lambda fraction: None) -> hd.Volume:
         """The lesion's logit at each voxel of a prepared volume (x, y, z).
@@ -66,16 +84,34 @@ class Predictor:
         Where the model seeks the brain it is below the threshold everywhere outside the brain and its margin.
         Raises: BrainNotFound, OutOfMemory.
         """
+        searched = self._search(prepared, on_progress)
+        return prepared.with_array(searched.logits(self.spec.postprocessing))
+
+    def _search(self, prepared: hd.Volume, on_progress: Progress) -> "_Searched":
         array, window = prepared.array, self.spec.window
         if self.spec.brain is None or self.brain_backend is None:
-            return prepared.with_array(slide(array, self.backend, window, on_progress))
+            return _Searched(slide(array, self.backend, window, on_progress), None)
         on_progress(0.0)
         region = find_brain(prepared, self.brain_backend, self.spec.brain)
         box = _with_context(ndimage.find_objects(region.astype(np.uint8))[0], array.shape, window.shape)
-        below = self.spec.postprocessing.threshold_logit - 1.0
-        logits = np.full(array.shape, below, dtype=np.float32)
-        logits[box] = slide(array[box], self.backend, window, on_progress)
-        return prepared.with_array(np.where(region, logits, np.minimum(logits, below)))
+        raw = np.full(array.shape, np.inf, dtype=np.float32)
+        raw[box] = slide(array[box], self.backend, window, on_progress)
+        return _Searched(raw, region)
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """raw: the networks' logits, infinite where none looked. region: where they count; None: everywhere."""
+
+    raw: Array
+    region: NDArray[np.bool_] | None
+
+    def logits(self, postprocessing: PostProcessing) -> Array:
+        """The logits; outside the region they are below the threshold."""
+        if self.region is None:
+            return self.raw
+        below = np.float32(postprocessing.threshold_logit - 1.0)
+        return np.where(self.region, self.raw, np.minimum(self.raw, below))
 
 
 def _with_context(box: Box, shape: tuple[int, ...], window: tuple[int, int, int]) -> Box:
@@ -96,6 +132,8 @@ def _on_native_grid(difference: hd.Volume, native: hd.Volume, spec: ModelSpec) -
     found = cc3d.connected_components(logits > cut, connectivity=26, out_dtype=np.uint32)
     minimum_mm3 = spec.postprocessing.minimum_volume_mm3
     kept = np.bincount(found.ravel()) >= minimum_mm3 / difference.voxel_volume
+    if spec.postprocessing.seed_threshold is not None:
+        kept &= ndimage.maximum(logits, found, range(len(kept))) > logit(spec.postprocessing.seed_threshold)
     kept[0] = True
     # A dropped component must not come back in the box of a neighbour.
     logits = np.where(kept[found], logits, np.minimum(logits, cut - 1.0))

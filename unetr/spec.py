@@ -221,15 +221,38 @@ class Label(_Part):
 
 
 class PostProcessing(_Part):
-    """threshold: probability from which a voxel belongs to a lesion. Smaller components are dropped."""
+    """threshold: probability from which a voxel belongs to a lesion. Smaller components are dropped.
+
+    seed_threshold: probability that a component's most probable voxel must exceed, or none.
+    """
 
     threshold: float = Field(gt=0, lt=1)
+    seed_threshold: float | None = Field(default=None, gt=0, lt=1)
     minimum_volume_mm3: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _seed_above(self) -> Self:
+        if self.seed_threshold is not None and self.seed_threshold < self.threshold:
+            raise ValueError(
+                f"seed_threshold, {self.seed_threshold:g}, is below threshold, {self.threshold:g}"
+            )
+        return self
 
     @property
     def threshold_logit(self) -> float:
         """The logit of that probability."""
-        return math.log(self.threshold / (1.0 - self.threshold))
+        return logit(self.threshold)
+
+
+class Confidence(_Part):
+    """How probable it is that a component is a lesion, fitted on validation heads; see unetr/confidence.py.
+
+    The sum of these, times the logit of its mean probability and the logarithm of its mm3, is a logit.
+    """
+
+    intercept: float
+    mean_logit: float = Field(ge=0)
+    log_volume: float = Field(ge=0)
 
 
 class ModelSpec(_Part):
@@ -257,6 +280,7 @@ class ModelSpec(_Part):
     brain: Brain | None = None
     labels: tuple[Label, ...] = Field(min_length=1)
     postprocessing: PostProcessing
+    confidence: Confidence | None = None
     folder: Path = Field(Path(), exclude=True)
 
     @field_validator("orientation")
@@ -277,6 +301,11 @@ class ModelSpec(_Part):
     def weights_path(self) -> Path:
         """The weights file."""
         return self.folder / self.weights.file
+
+
+def logit(probability: float) -> float:
+    """The logarithm of the odds of a probability between 0 and 1."""
+    return math.log(probability / (1.0 - probability))
 
 
 def load_spec(path: Path) -> ModelSpec:

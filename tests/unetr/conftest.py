@@ -1,9 +1,13 @@
 """What the tests of prediction share."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bench.models import tiny_model
+from unetr import synth
 from unetr.spec import ModelSpec, PostProcessing, ScaleRange, load_spec
 
 SPEC_FILE = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
@@ -18,3 +22,27 @@ def reckonable_spec() -> ModelSpec:
         "postprocessing": PostProcessing(threshold=0.5, minimum_volume_mm3=14.0),
     }
     return load_spec(SPEC_FILE).model_copy(update=update)
+
+
+@pytest.fixture
+def coarse_model(tmp_path: Path) -> Path:
+    """The JSON file of a small untrained model on a grid of 6 mm; other.json has another threshold."""
+    folder = tiny_model(tmp_path / "models", "tiny", 200.0)
+    content = json.loads((folder / "tiny.json").read_text()) | {"spacing_mm": [6.0, 6.0, 6.0]}
+    (folder / "tiny.json").write_text(json.dumps(content))
+    content |= {"id": "other", "postprocessing": {"threshold": 0.52, "minimum_volume_mm3": 200.0}}
+    (folder / "other.json").write_text(json.dumps(content))
+    return folder / "tiny.json"
+
+
+def make_coarse_head(kind: str, seed: int) -> synth.Head:
+    """A head of 6 mm voxels, without a lesion where its kind says so."""
+    count = (0, 0) if kind == "no lesion" else (3, 5)
+    options = synth.HeadOptions(lesion_count=count, diameter_mm=(9.0, 30.0))
+    return synth.head(synth.grid((30, 36, 30), (6.0, 6.0, 6.0)), seed, options)
+
+
+@pytest.fixture(scope="session")
+def coarse_head() -> Callable[[str, int], synth.Head]:
+    """Makes heads that cost nothing."""
+    return make_coarse_head

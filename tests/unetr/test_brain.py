@@ -10,7 +10,7 @@ from unetr.brain import find_brain, pooled
 from unetr.network import build, save_weights
 from unetr.predict import Predictor
 from unetr.preprocess import prepare
-from unetr.spec import Brain, ModelSpec, Weights
+from unetr.spec import Brain, ModelSpec, PostProcessing, Weights
 
 TISSUE, MATTER, SPOT = 20.0, 50.0, 100.0
 CENTRE_MM, RADIUS_MM = np.array([90.0, 100.0, 110.0]), 60.0
@@ -81,6 +81,17 @@ def test_what_is_bright_outside_the_brain_is_no_lesion(volume, spec):
     found = volume.map_indices_to_reference(np.argwhere(prediction.mask.array))
     assert found.mean(0) == pytest.approx(IN_BRAIN_MM, abs=0.2)
     assert len(found) * volume.voxel_volume == pytest.approx(4 / 3 * np.pi * 6.0**3, rel=0.06)
+
+
+def test_other_thresholds_by_one_run_are_what_models_of_those_thresholds_find(volume, spec):
+    choices = [PostProcessing(threshold=threshold, minimum_volume_mm3=20.0) for threshold in (0.1, 0.5, 0.9)]
+    found = Predictor(spec, spot, matter).variants(volume, choices)
+    for choice, prediction in zip(choices, found, strict=True):
+        alone = Predictor(spec.model_copy(update={"postprocessing": choice}), spot, matter)(volume)
+        assert np.array_equal(prediction.mask.array, alone.mask.array)
+        assert np.array_equal(prediction.probability.array, alone.probability.array)
+    voxels = [int(prediction.mask.array.sum()) for prediction in found]
+    assert voxels[0] > voxels[1] > voxels[2] > 0
 
 
 def test_where_the_images_end_in_the_brain_a_lesion_there_is_found(volume, spec):

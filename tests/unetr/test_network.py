@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from errors import WeightsInvalid
 from unetr.network import build, load_weights, save_weights
-from unetr.spec import Network, UNetArguments, UNetNetwork, UNETRArguments, load_spec
+from unetr.spec import UNetArguments, UNetNetwork, UNETRArguments, UNETRNetwork, load_spec
 
 SHIPPED = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
-SMALL = Network(
+SMALL = UNETRNetwork(
     name="UNETR",
     arguments=UNETRArguments(
         in_channels=1, out_channels=2, img_size=(32, 32, 32), feature_size=4, hidden_size=24, mlp_dim=48,

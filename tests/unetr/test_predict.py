@@ -17,9 +17,9 @@ from unetr.predict import Predictor
 from unetr.sliding import slide, windows
 from unetr.spec import (
     ModelSpec,
-    Network,
     PostProcessing,
     UNETRArguments,
+    UNETRNetwork,
     Weights,
     Window,
     load_spec,
@@ -33,7 +33,7 @@ ORIENTATIONS = [
 ]
 
 
-SMALL = Network(
+SMALL = UNETRNetwork(
     name="UNETR",
     arguments=UNETRArguments(
         in_channels=1, out_channels=2, img_size=(32, 32, 32), feature_size=4, hidden_size=24, mlp_dim=48,
@@ -159,6 +159,20 @@ def test_components_below_the_minimum_volume_are_dropped_even_beside_a_large_one
     assert heights.max() < 34.0
 
 
+def test_a_seed_threshold_drops_what_is_nowhere_sure_and_leaves_the_rest_its_whole_extent(spec):
+    volume = blobs(affine_of(np.eye(3), (1.5, 1.5, 1.5)), (40, 36, 30), [[8, 40, 25]], [9])
+    doubtful = np.zeros_like(volume.array, dtype=bool)
+    doubtful[30:35, 25:30, 20:25] = True
+    volume = volume.with_array(np.where(doubtful, np.float32(70.0), volume.array))
+    plain = PostProcessing(threshold=0.5, minimum_volume_mm3=0.0)
+    # At 70 the probability is 0.88, at the blob's 100 it is above 0.999.
+    seeded = PostProcessing(threshold=0.5, seed_threshold=0.95, minimum_volume_mm3=0.0)
+    both, sure = Predictor(spec, above_level).variants(volume, [plain, seeded])
+    assert both.mask.array[doubtful].all()
+    assert np.array_equal(sure.mask.array > 0, (volume.array > 60.0) & ~doubtful)
+    assert not sure.probability.array[doubtful].any()
+
+
 def test_windows_cover_everything_with_the_asked_overlap():
     covered = np.zeros((133, 64, 40), dtype=int)
     boxes = list(windows((133, 64, 64), (64, 64, 64), 0.25))
@@ -216,7 +230,7 @@ def test_progress_rises_to_one_and_a_cancelled_job_stops_between_windows(spec):
     assert 0 < len(calls) < len(seen) - 1
 
 
-def lesion_network(network: Network) -> torch.nn.Module:
+def lesion_network(network: UNETRNetwork) -> torch.nn.Module:
     spec = load_spec(SPEC_FILE).model_copy(update={"network": network, "brain": None})
     return build(spec)["lesion"].eval()
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from unetr import synth
-from unetr.evaluate import match
+from unetr.scores import match
 
 SMALL = (40, 50, 44)
 SPACING_MM = (4.0, 4.0, 4.0)

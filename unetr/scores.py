@@ -1,0 +1,242 @@
+"""How well a prediction matches the truth: overlap, distance of the surfaces, lesions found; in mm.
+
+Volumes are (slice, row, column) on one grid, of any spacing. Surfaces are MONAI's sub-voxel surfaces, whose
+elements count by their area, as in Nikolov et al., J Med Internet Res 2021;23:e26151.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cc3d
+import highdicom as hd
+import numpy as np
+import torch
+from monai.metrics.utils import get_mask_edges, get_surface_distance
+from numpy.typing import NDArray
+from scipy import ndimage
+
+HIT_FRACTION = 0.1
+PERCENTILE = 95.0
+TOLERANCE_MM = 1.0
+# BraTS-METS: what a lesion that was missed or invented counts, and up to which volume lesions are left out.
+PENALTY_MM = 374.0
+IGNORED_MM3 = 2.0
+# Its dilation: 18 neighbours on a grid of 1 mm, which are those within this distance.
+REACH_MM = 2.0**0.5
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Match:
+    """covered: by true lesion number, the fraction of its voxels that were predicted.
+
+    shares: by true lesion number, the fraction that each predicted lesion covers, of those that touch it.
+    partners: by true lesion number, the predicted lesion that overlaps it most.
+    false_numbers: the predicted lesions that touch no true one.
+    """
+
+    covered: Mapping[int, float]
+    shares: Mapping[int, Mapping[int, float]]
+    partners: Mapping[int, int]
+    false_numbers: tuple[int, ...]
+
+    def found(self, number: int) -> bool:
+        """Whether predicted components cover at least a tenth of the true lesion's volume."""
+        return self.covered[number] >= HIT_FRACTION
+
+    def score(self, number: int, scores: Mapping[int, float]) -> float | None:
+        """The highest score at which the predicted lesions of at least that score still find a true one.
+
+        scores: by predicted lesion. None where even all of them together do not find it.
+        """
+        covered = 0.0
+        for predicted in sorted(self.shares[number], key=lambda predicted: -scores[predicted]):
+            covered += self.shares[number][predicted]
+            if covered >= HIT_FRACTION:
+                return scores[predicted]
+        return None
+
+
+def match(truth: hd.Volume, predicted: hd.Volume) -> Match:
+    """Compare two label volumes (lesion numbers, 0 elsewhere) on one grid. Raises: ValueError."""
+    _same_grid(truth, predicted)
+    counts = _overlaps(truth.array, predicted.array)
+    sizes = counts.sum(axis=1)
+    present = [number for number in range(1, len(counts)) if sizes[number]]
+    hits = {number: counts[number, 1:] for number in present}
+    return Match(
+        covered={number: float(hits[number].sum() / sizes[number]) for number in present},
+        shares={
+            number: {
+                int(index) + 1: float(hits[number][index] / sizes[number])
+                for index in np.flatnonzero(hits[number])
+            }
+            for number in present
+        },
+        partners={number: int(hits[number].argmax()) + 1 for number in present if hits[number].sum()},
+        false_numbers=tuple(
+            number
+            for number in range(1, counts.shape[1])
+            if counts[:, number].any() and not counts[1:, number].any()
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Two regions compared.
+
+    dice: twice the common volume over the sum of the volumes. hd95_mm: of the distances from either surface
+    to the other the 95th percentile by area, the larger one. surface_dice: the share of both surfaces' area
+    within 1 mm of the other (NSD). The last two are None where a region is empty.
+    """
+
+    dice: float
+    hd95_mm: float | None
+    surface_dice: float | None
+
+
+def overlap(truth: hd.Volume, predicted: hd.Volume) -> Overlap:
+    """Compare two regions (voxels other than 0) on one grid. Raises: ValueError where both are empty."""
+    _same_grid(truth, predicted)
+    box = _occupied((truth.array != 0) | (predicted.array != 0))
+    if box is None:
+        raise ValueError("there is nothing to compare: both regions are empty")
+    return _overlap(truth.array[box] != 0, predicted.array[box] != 0, truth.spacing)
+
+
+@dataclass(frozen=True)
+class LesionWise:
+    """One case by the rules of BraTS-METS: means over lesions, and the lesions that they are over."""
+
+    dice: float
+    hd95_mm: float
+    found: int
+    missed: int
+    false: int
+
+
+def brats_mets(truth: hd.Volume, predicted: hd.Volume) -> LesionWise:
+    """Lesion-wise Dice and HD95 by the rules of BraTS-METS 2023 (Moawad et al., arXiv 2306.00838).
+
+    True voxels that are one component (26 neighbours) after a dilation by a voxel of 1 mm, 18 neighbours,
+    are one lesion; on other grids the dilation is by the same distance. The predicted components that touch
+    the dilated lesion are compared with the lesion itself, all as one; a component may serve two lesions. A
+    lesion without one and a component without a lesion count as Dice 0 and HD95 374 mm. True lesions of 2 mm3
+    or less are left out, and so is what touches them. With nothing to count Dice is 1 and HD95 0.
+    truth, predicted: lesion numbers, 0 elsewhere; predicted by 26-connected component. Raises: ValueError.
+    """
+    _same_grid(truth, predicted)
+    lesions, reached = _joined(truth)
+    counts = _overlaps(reached, predicted.array)
+    true_boxes, predicted_boxes = ndimage.find_objects(lesions), ndimage.find_objects(predicted.array)
+    false = sum(int(counts[0, k] > 0 and not counts[1:, k].any()) for k in range(1, counts.shape[1]))
+    dice, hd95_mm, found, missed = [0.0] * false, [PENALTY_MM] * false, 0, 0
+    for number, true_box in enumerate(true_boxes, start=1):
+        touching = np.flatnonzero(counts[number, 1:]) + 1
+        region = lesions[true_box] == number
+        if region.sum() * truth.voxel_volume <= IGNORED_MM3:
+            continue
+        found, missed = found + int(len(touching) > 0), missed + int(len(touching) == 0)
+        if not len(touching):
+            dice.append(0.0)
+            hd95_mm.append(PENALTY_MM)
+            continue
+        box = _union([true_box, *(predicted_boxes[k - 1] for k in touching)])
+        compared = _overlap(lesions[box] == number, np.isin(predicted.array[box], touching), truth.spacing)
+        dice.append(compared.dice)
+        hd95_mm.append(PENALTY_MM if compared.hd95_mm is None else compared.hd95_mm)
+    if not dice:
+        return LesionWise(1.0, 0.0, 0, 0, 0)
+    return LesionWise(float(np.mean(dice)), float(np.mean(hd95_mm)), found, missed, false)
+
+
+def lesion_overlaps(
+    truth: hd.Volume, predicted: hd.Volume, partners: Mapping[int, int]
+) -> dict[int, Overlap]:
+    """Each true lesion against its predicted one, by the true lesion's number. Both hold lesion numbers."""
+    _same_grid(truth, predicted)
+    true_boxes, predicted_boxes = ndimage.find_objects(truth.array), ndimage.find_objects(predicted.array)
+    found = {}
+    for number, partner in partners.items():
+        box = _union([true_boxes[number - 1], predicted_boxes[partner - 1]])
+        found[number] = _overlap(truth.array[box] == number, predicted.array[box] == partner, truth.spacing)
+    return found
+
+
+def _joined(truth: hd.Volume) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The lesions that dilation joins, numbered, and the dilated ones under the same numbers."""
+    spacing_mm = np.array(truth.spacing)
+    radius = np.floor(REACH_MM / spacing_mm + 1e-6).astype(int)
+    offsets = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in radius], indexing="ij"), -1)
+    ball = np.linalg.norm(offsets * spacing_mm, axis=-1) <= REACH_MM + 1e-6
+    reached = np.zeros(truth.spatial_shape, dtype=np.int32)
+    box = _occupied(truth.array != 0)
+    if box is not None:
+        wide = _wider(box, radius, truth.spatial_shape)
+        dilated = ndimage.binary_dilation(truth.array[wide] != 0, structure=ball)
+        reached[wide] = cc3d.connected_components(dilated, connectivity=26, out_dtype=np.uint32)
+    return np.where(truth.array != 0, reached, 0), reached
+
+
+def _overlap(truth: NDArray[Any], predicted: NDArray[Any], spacing_mm: tuple[float, ...]) -> Overlap:
+    both = int(truth.sum()) + int(predicted.sum())
+    dice = 2.0 * int((truth & predicted).sum()) / both
+    if not truth.any() or not predicted.any():
+        return Overlap(dice, None, None)
+    edges_a, edges_b, areas_a, areas_b = get_mask_edges(
+        torch.from_numpy(predicted), torch.from_numpy(truth), spacing=spacing_mm
+    )
+    sides = [
+        (
+            np.asarray(get_surface_distance(edges, others, spacing=spacing_mm), dtype=float),
+            np.asarray(areas[edges], dtype=float),
+        )
+        for edges, others, areas in ((edges_a, edges_b, areas_a), (edges_b, edges_a, areas_b))
+    ]
+    near = sum(float(area[away <= TOLERANCE_MM].sum()) for away, area in sides)
+    whole = sum(float(area.sum()) for _, area in sides)
+    return Overlap(dice, max(_percentile(away, area) for away, area in sides), near / whole)
+
+
+def _percentile(distances: NDArray[Any], areas: NDArray[Any]) -> float:
+    """The distance within which 95 % of the area lies."""
+    order = np.argsort(distances)
+    share = np.cumsum(areas[order]) / areas.sum()
+    reached = int(np.searchsorted(share, PERCENTILE / 100.0))
+    return float(distances[order][min(reached, len(order) - 1)])
+
+
+def _overlaps(truth: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.int64]:
+    """How many voxels carry each pair of numbers: (true numbers, predicted numbers), from 0."""
+    rows, columns = int(truth.max()) + 1, int(predicted.max()) + 1
+    pairs = truth.astype(np.int64).ravel() * columns + predicted.ravel()
+    return np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
+
+
+def _occupied(mask: NDArray[np.bool_]) -> Box | None:
+    """The smallest box that holds the mask; None where it is empty."""
+    boxes = ndimage.find_objects(mask.astype(np.uint8))
+    return boxes[0] if boxes else None
+
+
+def _wider(box: Box, margin: NDArray[Any], shape: tuple[int, ...]) -> Box:
+    first, second, third = (
+        slice(max(side.start - int(more), 0), min(side.stop + int(more), size))
+        for side, more, size in zip(box, margin, shape, strict=True)
+    )
+    return first, second, third
+
+
+def _union(boxes: list[Box]) -> Box:
+    first, second, third = (
+        slice(min(side.start for side in sides), max(side.stop for side in sides))
+        for sides in zip(*boxes, strict=True)
+    )
+    return first, second, third
+
+
+def _same_grid(truth: hd.Volume, predicted: hd.Volume) -> None:
+    if not truth.geometry_equal(predicted):
+        raise ValueError("truth and prediction are on different grids")
