@@ -19,9 +19,10 @@ from reports.overlay import RESEARCH_USE
 
 # Of the brain's surface: Gaussian smoothing, and the least edge of a triangle. A lesion's keeps every voxel.
 BRAIN_SMOOTHING_MM = 2.0
-BRAIN_STEP_MM = 1.5
+BRAIN_STEP_MM = 3.0
 BRAIN_COLOUR = "#b9b4ae"
 BACKGROUND = "#111111"
+FULL_PAGE = f"document.body.style.margin = 0; document.body.style.background = '{BACKGROUND}';"
 # From the left, the front and above, LPS.
 CAMERA = {"eye": {"x": 1.2, "y": -1.4, "z": 0.8}, "up": {"x": 0, "y": 0, "z": 1}}
 Points = NDArray[np.float64]
@@ -52,14 +53,12 @@ def surface(mask: hd.Volume, smoothing_mm: float = 0.0, step_mm: float = 0.0) ->
 
 
 def save_mesh(brain: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion], path: Path) -> None:
-    """Write an HTML page of about 5 MB. brain: a mask, on whatever grid; labels: the lesions' numbers.
+    """Write an HTML page of some 6 MB, most of it plotly.js.
 
-    Axes are LPS mm; each lesion has its colour of everywhere else and is labelled with its volume.
+    brain: a mask, on whatever grid; labels: the lesions' numbers. Axes are LPS mm; each lesion has its colour
+    of everywhere else and is labelled with its volume.
     """
-    traces = [_brain(brain), *(_lesion(labels, lesion) for lesion in lesions)]
-    if lesions:
-        traces.append(_names(lesions))
-    figure = go.Figure(traces)
+    figure = go.Figure([_brain(brain), *(_lesion(labels, lesion) for lesion in lesions)])
     axis = {"backgroundcolor": BACKGROUND, "gridcolor": "#333333", "zerolinecolor": "#555555"}
     figure.update_layout(
         title={"text": f"Brain metastases. {RESEARCH_USE}"},
@@ -68,12 +67,13 @@ def save_mesh(brain: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion], pa
         scene={
             "aspectmode": "data",
             "camera": CAMERA,
+            "annotations": [_label(lesion) for lesion in lesions],
             "xaxis": {"title": {"text": "right \u2192 left, mm"}, **axis},
             "yaxis": {"title": {"text": "front \u2192 back, mm"}, **axis},
             "zaxis": {"title": {"text": "feet \u2192 head, mm"}, **axis},
         },
     )
-    figure.write_html(path, include_plotlyjs=True)
+    figure.write_html(path, include_plotlyjs=True, default_height="100vh", post_script=FULL_PAGE)
 
 
 def _brain(brain: hd.Volume) -> go.Mesh3d:
@@ -99,11 +99,11 @@ def _mesh(corners: Points, triangles: Triangles) -> go.Mesh3d:
     return go.Mesh3d(x=x, y=y, z=z, i=i, j=j, k=k)
 
 
-def _names(lesions: Sequence[Lesion]) -> go.Scatter3d:
-    x, y, z = np.array([lesion.centroid_lps_mm for lesion in lesions]).T
-    return go.Scatter3d(
-        x=x, y=y, z=z, mode="text", hoverinfo="skip", name="volumes",
-        text=[f"{lesion.number}: {lesion.volume_ml:.2f} ml" for lesion in lesions],
-        textfont={"size": 13, "color": [colour(lesion.number).hex for lesion in lesions]},
-        textposition="top right",
-    )  # fmt: skip
+def _label(lesion: Lesion) -> dict[str, object]:
+    """Drawn over all surfaces, so that none hides it."""
+    x, y, z = lesion.centroid_lps_mm
+    shade = colour(lesion.number).hex
+    return {
+        "x": x, "y": y, "z": z, "text": f"{lesion.number}: {lesion.volume_ml:.2f} ml",
+        "font": {"size": 13, "color": shade}, "arrowcolor": shade, "arrowhead": 0, "ax": 30, "ay": -40,
+    }  # fmt: skip

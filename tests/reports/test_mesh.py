@@ -90,12 +90,15 @@ def test_the_page_needs_nothing_from_elsewhere(page):
 def test_each_lesion_has_its_colour_its_volume_and_its_place(page):
     text, lesions, _, aside_mm = page
     traces = json.loads(re.search(r"Plotly\.newPlot\(\s*\"[^\"]+\",\s*(\[.*?\]),\s*\{", text, re.DOTALL)[1])
-    brain, *meshes, names = traces
+    brain, *meshes = traces
     assert brain["opacity"] < 0.3
     assert [mesh["color"] for mesh in meshes] == [colour(1).hex, colour(2).hex]
     for mesh, lesion in zip(meshes, lesions, strict=True):
         assert f"{lesion.volume_ml:.2f} ml" in mesh["name"]
-    assert names["text"] == [f"{n}: {lesion.volume_ml:.2f} ml" for n, lesion in enumerate(lesions, start=1)]
+    labels = json.loads(re.search(r"\"annotations\":(\[.*?\}\])", text)[1])
+    assert [one["text"] for one in labels] == [
+        f"{n + 1}: {one.volume_ml:.2f} ml" for n, one in enumerate(lesions)
+    ]
     assert lesions[0].volume_ml == pytest.approx(4 / 3 * np.pi * 6.0**3 / 1000, rel=0.03)
-    where = np.array([lesion.centroid_lps_mm for lesion in lesions])
+    where = np.array([[one["x"], one["y"], one["z"]] for one in labels])
     assert where == pytest.approx(np.array([CENTRE_MM, aside_mm]), abs=0.3)
