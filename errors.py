@@ -26,7 +26,8 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── JobNotCancellable
     │   ├── JobNotRetryable
     │   ├── SegmentationNotStored
-    │   └── SegmentationSuperseded
+    │   ├── SegmentationSuperseded
+    │   └── UncertaintyUnavailable
     ├── InputRefused                  the images are not what the model may be run on
     │   ├── AmbiguousSeries
     │   ├── NoCandidateSeries
@@ -221,6 +222,12 @@ class SegmentationSuperseded(RequestError):
     status = 409
     code = "segmentation_superseded"
     advice = "Look at the newest version and correct that."
+
+
+class UncertaintyUnavailable(RequestError):
+    status = 409
+    code = "uncertainty_unavailable"
+    advice = "Segment the series with one of the models listed under /models, then ask for that one."
 
 
 class InputRefused(MetScopeError):

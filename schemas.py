@@ -245,7 +245,7 @@ class JobAnswer(Answer):
     started_at: datetime | None
     finished_at: datetime | None
     requested_by: str | None
-    kind: Literal["segmentation", "correction", "measurement", "rtstruct"]
+    kind: Literal["segmentation", "correction", "measurement", "rtstruct", "uncertainty"]
     study_instance_uid: str
     series_instance_uid: str | None
     model: str
@@ -272,12 +272,17 @@ def _job_fields(columns: Mapping[str, Any], estimate_s: float | None) -> dict[st
     }
 
 
+# By the key of a job's task.
+KINDS = {
+    "correct": "correction",
+    "measure": "measurement",
+    "rtstruct": "rtstruct",
+    "uncertainty": "uncertainty",
+}
+
+
 def _kind(task: Mapping[str, Any]) -> str:
-    if "correct" in task:
-        return "correction"
-    if "measure" in task:
-        return "measurement"
-    return "rtstruct" if "rtstruct" in task else "segmentation"
+    return next((kind for key, kind in KINDS.items() if key in task), "segmentation")
 
 
 class JobsAnswer(Answer):
@@ -448,9 +453,12 @@ class StoredSegmentation(Answer):
 
 
 class CompanionAnswer(Answer):
-    """An object stored beside the SEG: report, structure set. stored: the archive has confirmed it."""
+    """An object stored beside the SEG: report, structure set, map of uncertainty (OT).
 
-    modality: Literal["SR", "RTSTRUCT"]
+    stored: the archive has confirmed it.
+    """
+
+    modality: Literal["SR", "RTSTRUCT", "OT"]
     sop_instance_uid: str
     series_instance_uid: str
     stored: bool

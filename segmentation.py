@@ -1,7 +1,7 @@
 """One segmentation request, top to bottom; also the command line for a folder or a file.
 
 python segmentation.py INPUT --out DIR [--model ID] [--series UID] [--dry-run]
-                       [--from-seg FILE | --from-mask FILE]
+                       [--from-seg FILE | --from-mask FILE | --explain]
 """
 
 import argparse
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,23 @@ from tqdm import tqdm
 from db import measurements, outbox
 from db.database import open_database
 from errors import InputRefused, MetScopeError, ModelNotFound, RequestError, StoreFailed
-from imaging import files, nifti, seg, series, sr
+from imaging import files, nifti, parametric_map, seg, series, sr
 from imaging.stack import Stack, to_stack
 from lesions.measure import ML_DECIMALS, Identity, Lesion, components, measure
 from orthanc import part10
 from orthanc.dicomweb import Archive, open_archive
-from reports.overlay import save_overlay
+from reports.overlay import save_overlay, save_planes
 from reports.tables import save_csv
 from settings import Settings, load
+from unetr.explain import explain, lesion_entropies
 from unetr.predict import Prediction, Predictor
+from unetr.preprocess import head_mask
 from unetr.spec import Label, ModelSpec, default_model, served_models
 from version import VERSION
 
 Predict = Callable[[hd.Volume, Callable[[float], None]], Prediction]
 Report = Callable[[str, float], None]
+SaveMesh = Callable[[hd.Volume, hd.Volume, Sequence[Lesion], Path], None]
 
 logger = logging.getLogger("metscope.segmentation")
 
@@ -287,6 +291,13 @@ def report_of(result: Result, encoded: Dataset, algorithm: seg.Algorithm | None)
     )
 
 
+def uncertainty_map(stack: Stack, entropy: hd.Volume, spec: ModelSpec) -> Dataset:
+    """The DICOM Parametric Map of how sure the model was; the stack has headers."""
+    return parametric_map.write(
+        stack, entropy, _algorithm(spec), sop_instance_uid=hd.UID(), series_instance_uid=hd.UID()
+    )
+
+
 def _algorithm(spec: ModelSpec) -> seg.Algorithm:
     return seg.Algorithm(spec.title, spec.version, spec.weights.sha256, {"model": spec.id})
 
@@ -308,6 +319,9 @@ def _segment_of(lesion: Lesion, label: Label, source: seg.Segment | None) -> seg
 
 
 # The command line
+
+# What --explain writes besides.
+EXPLANATION = ("uncertainty.dcm", "entropy.nii.gz", "planes.png", "mesh.html")
 
 
 @dataclass(frozen=True)
@@ -363,14 +377,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given.add_argument(
         "--from-mask", type=Path, metavar="FILE", help="measure this NIfTI mask, without a model"
     )
+    given.add_argument(
+        "--explain",
+        action="store_true",
+        help="also write how sure the model is: a map, a picture, a page",
+    )
     options = parser.parse_args(arguments)
     if options.out is None and not options.dry_run:
         parser.error("--out DIR is needed")
     try:
+        save_mesh = _save_mesh() if options.explain else None
         source = Source.open(options.input)
         if options.dry_run:
             return _dry_run(source, options.series)
-        _run(source, options)
+        _run(source, options, save_mesh)
     except MetScopeError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
         return error.exit_code
@@ -416,15 +436,31 @@ def _warnings(chosen: series.Candidate | None, stack: Stack) -> list[str]:
     return [*(chosen.warnings if chosen else ()), *stack.warnings]
 
 
-def _run(source: Source, options: argparse.Namespace) -> None:
-    """Segment, or measure a given segmentation, and write the files into ``options.out``."""
+def _save_mesh() -> SaveMesh:
+    """What draws surfaces, which only who asks for them needs to have installed. Raises: RequestError."""
+    try:
+        from reports.mesh import save_mesh  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise RequestError(
+            f"--explain needs {error.name}, which is not installed: "
+            "python -m pip install -r requirements-training.txt."
+        ) from error
+    return save_mesh
+
+
+def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None) -> None:
+    """Segment, or measure a given segmentation, and write the files into ``options.out``.
+
+    save_mesh: where the segmentation is to be explained.
+    """
     settings = load()
     spec = find_spec(settings, options.model)
     given = options.from_seg or options.from_mask
-    names = ("segmentation.dcm", "segmentation.nii.gz", "measurements.dcm")
+    names = ("segmentation.dcm", "segmentation.nii.gz", "measurements.dcm", *EXPLANATION)
     written = {(options.out / name).resolve() for name in names}
     if given is not None and given.resolve() in written:
         raise RequestError(f"{given} would be written over; choose another folder for --out.")
+    predictor: Predictor | None = None
     with tqdm(total=100, unit="%", disable=None, leave=False) as bar:
 
         def show(stage: str, fraction: float) -> None:
@@ -447,6 +483,10 @@ def _run(source: Source, options: argparse.Namespace) -> None:
             encoded = encode(result, spec, drawn_by_model=given is None) if stack.headers else None
             measured = encoded and report_of(result, encoded, None if given else _algorithm(spec))
             _write(result, {"segmentation": encoded, "measurements": measured}, options.out)
+        explained: dict[str, Any] = {}
+        if predictor is not None and save_mesh is not None:
+            with stages("explain"):
+                explained = _explain(result, predictor, stages, save_mesh, options.out)
     document = {
         "schema_version": measurements.SCHEMA_VERSION,
         "model": None if given else {"id": spec.id, "version": spec.version, "sha256": spec.weights.sha256},
@@ -457,6 +497,7 @@ def _run(source: Source, options: argparse.Namespace) -> None:
         "warnings": _warnings(chosen, stack),
         "timings_s": stages.timings_s,
         "research_use_only": True,
+        **explained,
     }
     (options.out / "lesions.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(
@@ -512,14 +553,32 @@ def lesions_of_segments(
 
 
 def _write(result: Result, objects: Mapping[str, Dataset | None], out: Path) -> None:
+    # Those of an earlier run would belong to other lesions.
+    for name in (*(f"{name}.dcm" for name in objects), *EXPLANATION):
+        (out / name).unlink(missing_ok=True)
     for name, dataset in objects.items():
-        # One of an earlier run would belong to other lesions.
-        (out / f"{name}.dcm").unlink(missing_ok=True)
         if dataset is not None:
             dataset.save_as(out / f"{name}.dcm", enforce_file_format=True)
     nifti.write_labels(result.labels, out / "segmentation.nii.gz")
     save_csv(result.lesions, out / "lesions.csv")
     save_overlay(result.stack.volume, result.labels, result.lesions, out / "overlay.png")
+
+
+def _explain(
+    result: Result, predictor: Predictor, stages: Stages, save_mesh: SaveMesh, out: Path
+) -> dict[str, Any]:
+    """Write how sure the model was, and the pictures; what lesions.json says of it."""
+    volume, spec = result.stack.volume, predictor.spec
+    explanation = explain(predictor, volume, partial(stages.report, "explain"))
+    nifti.write_values(explanation.entropy, out / "entropy.nii.gz")
+    if result.stack.headers:
+        made = uncertainty_map(result.stack, explanation.entropy, spec)
+        made.save_as(out / "uncertainty.dcm", enforce_file_format=True)
+    save_planes(volume, result.labels, explanation.entropy, result.lesions, out / "planes.png")
+    around = explanation.region if spec.brain else volume.with_array(head_mask(volume.array))
+    save_mesh(around, result.labels, result.lesions, out / "mesh.html")
+    entropies = lesion_entropies(explanation.entropy, result.labels)
+    return {"mean_entropy_bits": {number: round(bits, 3) for number, bits in entropies.items()}}
 
 
 if __name__ == "__main__":

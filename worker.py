@@ -32,6 +32,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import broker
 import correction
+import explanation
 import logs
 from db import jobs, outbox, workers
 from db.database import AWAY, open_database
@@ -240,7 +241,8 @@ class Runner:
         started = time.monotonic()
         rooms: Rooms
         segmentation_id = job.segmentation_id
-        if job.task is not None:
+        explains = "uncertainty" in (job.task or {})
+        if job.task is not None and (segmentation_id is not None or not explains):
             rooms = Rooms(open_archive(self.settings), self.sessions, self.settings)
             if segmentation_id is None:
                 segmentation_id = correction.perform(job, rooms, lease.report, lease.holder)
@@ -248,7 +250,9 @@ class Runner:
             if job.model_id not in self._services:
                 self._services[job.model_id] = self._opener(self.settings, job.model_id)
             rooms = services = self._services[job.model_id]
-            if segmentation_id is None:
+            if explains:
+                segmentation_id = explanation.perform(job, services, lease.report, lease.holder)
+            elif segmentation_id is None:
                 request = Request(job.study_instance_uid, job.series_instance_uid, job.force)
                 segmentation_id = segment_series(request, services, lease.report, lease.holder)
         self._store(job, segmentation_id, rooms, lease.holder)

@@ -29,6 +29,7 @@ from errors import (
     PatientNotFound,
     SegmentationNotFound,
     SegmentationSuperseded,
+    UncertaintyUnavailable,
 )
 from imaging.seg import colour
 from lesions.measure import Lesion
@@ -52,6 +53,7 @@ __all__ = [
     "of_seg",
     "patients",
     "record",
+    "refuse_other_model",
     "refuse_superseded",
     "segmentations_of_study",
     "source_of",
@@ -297,6 +299,18 @@ def _refuse_superseded(session: Session, segmentation: Segmentation) -> None:
     )
     if session.scalar(newer.limit(1)) is not None:
         raise SegmentationSuperseded(f"Segmentation {segmentation.id} has a newer version.")
+
+
+def refuse_other_model(document: Mapping[str, Any], served: Sequence[Mapping[str, str]]) -> None:
+    """Raises: UncertaintyUnavailable where none of the models served, {id, version, sha256}, made it."""
+    model = document["model"]
+    if model == BY_HAND:
+        raise UncertaintyUnavailable(f"Segmentation {document['id']} was drawn by hand.")
+    if model not in served:
+        raise UncertaintyUnavailable(
+            f"Segmentation {document['id']} was made by {model['id']} {model['version']} (weights "
+            f"{model['sha256'][:12]}), which is not served any more."
+        )
 
 
 def find_equal(sessions: sessionmaker[Session], idempotency_key: str) -> str | None:

@@ -152,7 +152,7 @@ class Segmentation(Base):
 
 
 class Companion(Base):
-    """Another object made from a segmentation. modality: SR or RTSTRUCT."""
+    """Another object made from a segmentation. modality: SR, RTSTRUCT or OT."""
 
     __tablename__ = "companions"
 

@@ -1,6 +1,7 @@
-"""The coded concepts that MetScope's SEG and SR objects carry, each with the context group it is taken from.
+"""The coded concepts that MetScope's objects carry, each with the context group it is taken from.
 
-Context groups (CID) are those of DICOM PS3.16; SCT is SNOMED CT, DCM is DICOM's own terminology.
+Context groups (CID) are those of DICOM PS3.16; SCT is SNOMED CT, DCM is DICOM's own terminology, and
+99METSCOPE MetScope's own, for what neither has; docs/models.md defines its concepts.
 """
 
 from pydicom.sr.coding import Code
@@ -25,3 +26,9 @@ MILLIMETER = Code("mm", "UCUM", "mm")
 VOLUME = Code("118565006", "SCT", "Volume")
 CUBIC_MILLIMETER = Code("mm3", "UCUM", "cubic millimeter")
 SUM_OF_SEGMENTED_VOXEL_VOLUMES = Code("126030", "DCM", "Sum of segmented voxel volumes")
+
+# CID 7180 "Abstract Multi-dimensional Image Model Component Semantics" is extensible and knows probabilities
+# and explanations by gradients, but no uncertainty; the entropies in DICOM are textures of an image.
+PREDICTIVE_ENTROPY = Code("entropy", "99METSCOPE", "Predictive entropy")
+# CID 7181 "Abstract Multi-dimensional Image Model Component Units" has no bit
+NO_UNITS = Code("1", "UCUM", "no units")

@@ -96,8 +96,12 @@ def read_mask(path: Path, stack: Stack) -> hd.Volume:
 
 def write_labels(labels: hd.Volume, path: Path) -> None:
     """Write labels (slices, rows, columns) as uint8, or uint16 beyond 255, columns first as NIfTI has it."""
-    array = labels.array.astype(np.uint8 if labels.array.max(initial=0) < 256 else np.uint16)
-    image = labels.with_array(array).permute_spatial_axes((2, 1, 0)).to_nibabel()
+    write_values(labels.astype(np.uint8 if labels.array.max(initial=0) < 256 else np.uint16), path)
+
+
+def write_values(volume: hd.Volume, path: Path) -> None:
+    """Write a volume (slices, rows, columns) in its own type, columns first as NIfTI has it."""
+    image = volume.permute_spatial_axes((2, 1, 0)).to_nibabel()
     # Both, as tools differ in which one they believe.
     image.set_sform(image.affine, SCANNER_ANATOMICAL)
     image.set_qform(image.affine, SCANNER_ANATOMICAL)

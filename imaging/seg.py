@@ -1,7 +1,7 @@
 """Lesions to a DICOM Segmentation. Reading one back is ``imaging.seg_read``; ``read`` is offered here too."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import highdicom as hd
 import numpy as np
@@ -9,7 +9,7 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from imaging import codes
-from imaging.derived import bare, inherit, reference
+from imaging.derived import drawn_part, finished, sources
 from imaging.seg_read import Segment, read
 from imaging.stack import Stack
 from version import VERSION
@@ -72,14 +72,14 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     rules, or gives a stack without headers (from NIfTI) or no segments (an empty SEG shows nothing).
     """
     _check(stack, labels, segments)
-    stack, labels = _drawn_part(stack, labels)
+    stack, labels = drawn_part(stack, labels)
     read_again = title is None and any(segment.described is not None for segment in segments)
     if title is None:
         title = f"Brain metastases, {'AI' if algorithm else 'manual'} segmentation"
     if read_again:
         title = "Segments as another SEG describes them"
     encoded = hd.seg.Segmentation(
-        source_images=_sources(stack),
+        source_images=sources(stack),
         # From an integer array highdicom takes one frame at a time: no one-hot stack in memory.
         pixel_array=stack.volume.with_array(
             labels.array.astype(np.uint8 if len(segments) < 256 else np.uint16)
@@ -102,7 +102,7 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
         omit_empty_frames=True,
         specific_character_set="ISO_IR 192",
     )
-    return _finish(encoded, stack)
+    return finished(encoded, stack)
 
 
 def _check(stack: Stack, labels: hd.Volume, segments: Sequence[Segment]) -> None:
@@ -116,16 +116,6 @@ def _check(stack: Stack, labels: hd.Volume, segments: Sequence[Segment]) -> None
     drawn = np.unique(labels.array[labels.array != 0]).tolist()
     if drawn != numbers:
         raise ValueError(f"labels hold the values {drawn}, the segments are {numbers}")
-
-
-def _drawn_part(stack: Stack, labels: hd.Volume) -> tuple[Stack, hd.Volume]:
-    """From the first slice with a segment to the last: no frame shows or references what is outside."""
-    drawn = np.flatnonzero(labels.array.any(axis=(1, 2)))
-    part = slice(int(drawn[0]), int(drawn[-1]) + 1)
-    # A multi-frame image has one header for all its slices.
-    headers = stack.headers if stack.slices[0].frame is not None else stack.headers[part]
-    shown = replace(stack, volume=stack.volume[part], slices=stack.slices[part], headers=headers)
-    return shown, labels[part]
 
 
 def _description(segment: Segment, algorithm: Algorithm | None) -> hd.seg.SegmentDescription:
@@ -155,54 +145,3 @@ def _identification(algorithm: Algorithm) -> hd.AlgorithmIdentificationSequence:
         version=algorithm.version,
         parameters={"weights_sha256": algorithm.sha256, **algorithm.parameters},
     )
-
-
-def _sources(stack: Stack) -> list[Dataset]:
-    """Source images as highdicom wants them, reduced to what it needs and with the geometry of the volume."""
-    volume = stack.volume
-    positions = volume.get_plane_positions()
-    if stack.slices[0].frame is None:
-        sources = [bare(header, stack) for header in stack.headers]
-        for source, position in zip(sources, positions, strict=True):
-            source.ImageOrientationPatient = volume.get_plane_orientation()[0].ImageOrientationPatient
-            source.ImagePositionPatient = position[0].ImagePositionPatient
-            source.update(volume.get_pixel_measures()[0])
-        return sources
-    # highdicom takes one multi-frame image: one whose frames are the slices of the volume, from however many
-    # instances they are. _reference_frames translates them to the frames of the real images.
-    source = bare(stack.headers[0], stack)
-    shared = Dataset()
-    shared.PlaneOrientationSequence = volume.get_plane_orientation()
-    shared.PixelMeasuresSequence = volume.get_pixel_measures()
-    source.SharedFunctionalGroupsSequence = [shared]
-    source.PerFrameFunctionalGroupsSequence = []
-    for position in positions:
-        frame = Dataset()
-        frame.PlanePositionSequence = position
-        source.PerFrameFunctionalGroupsSequence.append(frame)
-    source.NumberOfFrames = len(positions)
-    return [source]
-
-
-def _finish(encoded: hd.seg.Segmentation, stack: Stack) -> Dataset:
-    """A plain dataset with the patient and study of the source, and its real instances and frames."""
-    dataset = Dataset(encoded)
-    dataset.file_meta, dataset.preamble = encoded.file_meta, encoded.preamble
-    inherit(dataset, stack.headers[0])
-    if stack.slices[0].frame is not None:
-        _reference_frames(dataset, stack)
-    return dataset
-
-
-def _reference_frames(dataset: Dataset, stack: Stack) -> None:
-    """In place: the instance and frame of each slice instead of the frame of ``_sources``."""
-    references = {header.SOPInstanceUID: reference(header) for header in stack.headers}
-    dataset.SourceImageSequence = list(references.values())
-    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = list(references.values())
-    groups = dataset.PerFrameFunctionalGroupsSequence
-    images = [item for group in groups for item in group.DerivationImageSequence[0].SourceImageSequence]
-    # By identity, as highdicom puts one and the same item into the frames of all segments of a slice.
-    for image in {id(image): image for image in images}.values():
-        slice_ = stack.slices[image.ReferencedFrameNumber - 1]
-        image.update(references[slice_.sop_instance_uid])
-        image.ReferencedFrameNumber = slice_.frame

@@ -1,4 +1,4 @@
-"""The picture of a result: three planes through each lesion, outlined and measured."""
+"""Pictures of a result: three planes through lesions, outlined and measured, and how sure the model was."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +14,11 @@ from imaging.seg import colour
 from lesions.measure import Lesion
 
 ROW_INCHES = 3.0
+PLANES_INCHES = 12.0
+TITLE_INCHES = 0.4
+SCALE_MM = 20.0
+# The image is left as it is where there is less.
+LEAST_SHOWN_BITS = 0.05
 WINDOW_PERCENTILES = (1.0, 99.7)
 RESEARCH_USE = "Research use only. Not for diagnosis."
 
@@ -57,6 +62,57 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
     figure.text(0.5, 0.12 / figure.get_figheight(), RESEARCH_USE, color="white", ha="center", size=8)
     figure.tight_layout(rect=(0, 0.25 / figure.get_figheight(), 1, 1))
     figure.savefig(path)
+
+
+def save_planes(
+    image: hd.Volume, labels: hd.Volume, entropy: hd.Volume, lesions: Sequence[Lesion], path: Path
+) -> None:
+    """Write a PNG of three planes through the largest lesion (or the middle of the head), all to one scale:
+    above with outlines and a bar of 20 mm, below with the entropy in bits.
+
+    image, labels, entropy: (slice, row, column) on one grid; the planes are the closest patient planes.
+    """
+    shown, outlined, uncertain = (volume.to_patient_orientation("LPH") for volume in (image, labels, entropy))
+    low, high = np.percentile(shown.array, WINDOW_PERCENTILES)
+    lesion = lesions[0] if lesions else None
+    centre = _centre(shown, lesion)
+    size_mm = np.array(shown.spatial_shape) * shown.spacing
+    widths = [float(size_mm[plane.across]) for plane in PLANES]
+    tallest = max(float(size_mm[plane.down]) for plane in PLANES)
+    inches = 2.0 * (PLANES_INCHES * tallest / sum(widths) + TITLE_INCHES)
+    figure = Figure(figsize=(PLANES_INCHES, inches), facecolor="black", layout="constrained")
+    axes = figure.subplots(2, 3, width_ratios=widths)
+    for column, plane in enumerate(PLANES):
+        for one in axes[:, column]:
+            _draw(one, shown, outlined, centre, plane, (float(low), float(high)))
+            one.set_xlim(0.0, size_mm[plane.across])
+            one.set_ylim(*_centred(float(size_mm[plane.down]), tallest))
+        _draw_scale(axes[0, column])
+        bits = _slice(uncertain, centre, plane)
+        heat = axes[1, column].imshow(
+            np.ma.masked_less(bits, LEAST_SHOWN_BITS), cmap="inferno", vmin=0.0, vmax=1.0, alpha=0.8,
+            extent=(0.0, size_mm[plane.across], size_mm[plane.down], 0.0), interpolation="nearest",
+        )  # fmt: skip
+    _describe(axes[0, 0], lesion)
+    axes[1, 0].set_title("Entropy of the mirrored predictions", color="white", size=9, loc="left")
+    bar = figure.colorbar(heat, ax=axes[1, :], shrink=0.7, pad=0.01)
+    bar.set_label("bits: 0 sure, 1 even", color="white", size=8)
+    bar.ax.tick_params(colors="white", labelsize=8)
+    figure.supxlabel(RESEARCH_USE, color="white", size=8)
+    figure.savefig(path, dpi=120)
+
+
+def _centred(size_mm: float, height_mm: float) -> tuple[float, float]:
+    """Limits of a downward axis that is height_mm long and has size_mm in its middle."""
+    spare = (height_mm - size_mm) / 2.0
+    return size_mm + spare, -spare
+
+
+def _draw_scale(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    at = low + 0.04 * (high - low)
+    axes.plot([4.0, 4.0 + SCALE_MM], [at, at], color="white", linewidth=2.0)
+    axes.text(4.0, at - 2.0, f"{SCALE_MM:.0f} mm", color="white", size=8)
 
 
 def _centre(shown: hd.Volume, lesion: Lesion | None) -> NDArray[np.int64]:

@@ -1,4 +1,6 @@
-"""What a person makes of a segmentation: lesions renamed, deleted or redrawn, a structure set."""
+"""What a person makes of a segmentation: lesions renamed, deleted or redrawn, a structure set, a map of how
+sure the model was.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -88,6 +90,25 @@ def submit_structure_set(segmentation_id: str) -> Job:
     if not document["lesions"]:
         raise LesionNotFound(f"Segmentation {segmentation_id} has no lesions.")
     return _submit(document, {"rtstruct": segmentation_id})
+
+
+@routes.post(
+    "/segmentations/<segmentation_id>/uncertainty",
+    responses={200: schemas.JobAnswer, 202: schemas.JobAnswer},
+)
+def make_uncertainty_map(path: schemas.SegmentationPath, body: schemas.WaitForm) -> Response:
+    """Store how sure the model was, voxel by voxel, as a Parametric Map: a job
+
+    Its result is the segmentation, whose companions name the map, of modality OT. There is one for each
+    version.
+    """
+    document = measurements.document(context().sessions, path.segmentation_id)
+    served = [
+        {"id": spec.id, "version": spec.version, "sha256": spec.weights.sha256}
+        for spec in context().models.values()
+    ]
+    measurements.refuse_other_model(document, served)
+    return answer_with(_submit(document, {"uncertainty": path.segmentation_id}), body.wait_s)
 
 
 def _submit(document: Mapping[str, Any], task: dict[str, Any]) -> Job:

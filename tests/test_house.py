@@ -17,7 +17,7 @@ FLOORS = {
     "lesions": 2,
     "unetr": 3, "orthanc": 3, "db": 3, "broker": 3, "reports": 3,
     "segmentation": 4, "schemas": 4, "access": 4, "metrics": 4,
-    "correction": 5, "routes": 5, "demo": 5,
+    "correction": 5, "explanation": 5, "routes": 5, "demo": 5,
     "worker": 6, "api": 6,
 }  # fmt: skip
 HEAVY = {"flask", "sqlalchemy", "requests", "torch"}

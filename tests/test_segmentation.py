@@ -387,6 +387,61 @@ def test_a_model_s_lesions_are_written(kind, models, series_folder, tmp_path, mo
     assert capsys.readouterr().out.startswith(f"{count} lesions, ")
 
 
+@pytest.mark.parametrize("kind", ["DICOM", "NIfTI"])
+def test_an_explanation_is_written_beside_the_rest_and_gone_with_the_next_run(
+    kind, series_folder, tmp_path, monkeypatch
+):
+    folder = tiny_model(tmp_path / "models", "tiny", EVERY_SIZE)
+    monkeypatch.setenv("MODELS_DIR", str(folder))
+    monkeypatch.setenv("DEVICE", "cpu")
+    given, out, volume = series_folder, tmp_path / "out", head("axial", (1.5, 1.0, 1.0))
+    if kind == "NIfTI":
+        given = tmp_path / "image.nii"
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
+        nibabel.save(nibabel.Nifti1Image(volume.array.astype(np.float32), affine), given)
+    arguments = [str(given), "--out", str(out), "--model", "tiny"]
+    assert segmentation.main([*arguments, "--explain"]) == 0
+    written = {"entropy.nii.gz", "planes.png", "mesh.html"}
+    written |= {"uncertainty.dcm"} if kind == "DICOM" else set()
+    assert written <= {path.name for path in out.iterdir()}
+    image = nibabel.load(out / "entropy.nii.gz")
+    entropy = np.asarray(image.dataobj)
+    assert 0.0 < entropy.min() < entropy.max() <= 1.0
+    document = json.loads((out / "lesions.json").read_text())
+    # The untrained model calls the whole volume one lesion.
+    assert document["mean_entropy_bits"] == {"1": pytest.approx(entropy.mean(), abs=6e-4)}
+    if kind == "DICOM":
+        found = hd.pm.ParametricMap.from_dataset(dcmread(out / "uncertainty.dcm")).get_volume()
+        to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
+        grid = hd.VolumeGeometry(to_lps[:, [2, 1, 0, 3]], entropy.shape[::-1], "PATIENT")
+        assert np.array_equal(found.match_geometry(grid).array, entropy.transpose(2, 1, 0))
+    assert segmentation.main(arguments) == 0
+    assert written.isdisjoint(path.name for path in out.iterdir())
+    assert "mean_entropy_bits" not in json.loads((out / "lesions.json").read_text())
+
+
+@pytest.mark.parametrize("absent", ["plotly", "skimage"])
+def test_an_explanation_without_its_libraries_is_a_usage_error_that_says_how_to_get_them(
+    absent, series_folder, tmp_path
+):
+    code = f"import sys; sys.modules[{absent!r}] = None; import segmentation; sys.exit(segmentation.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(series_folder), "--out", str(tmp_path / "out"), "--explain"],
+        cwd=Path(segmentation.__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"needs {absent}" in done.stderr
+    assert "pip install -r requirements-training.txt" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_a_model_can_be_explained(series_folder, mask_file, tmp_path):
+    given = ["--from-mask", str(mask_file), "--explain"]
+    with pytest.raises(SystemExit) as ended:
+        segmentation.main([str(series_folder), "--out", str(tmp_path), *given])
+    assert ended.value.code == 2
+
+
 def test_the_model_of_model_path_may_be_asked_for_by_its_id(tmp_path):
     elsewhere = tiny_model(tmp_path / "elsewhere", "tiny", NO_SIZE)
     shipped = Settings(_env_file=None).models_dir

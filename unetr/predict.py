@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from unetr.backends import Array, Backend, load_backends
 from unetr.brain import find_brain
-from unetr.preprocess import prepare
+from unetr.preprocess import Mask, prepare
 from unetr.sliding import Box, Progress, slide
 from unetr.spec import ModelSpec, PostProcessing, logit
 
@@ -69,10 +69,10 @@ class Predictor:
         Raises: BrainNotFound, OutOfMemory.
         """
         prepared = prepare(volume, self.spec).volume
-        searched = self._search(prepared, on_progress)
+        region, logits = self._search(prepared, on_progress)
         specs = [self.spec.model_copy(update={"postprocessing": choice}) for choice in choices]
         predictions = [
-            _on_native_grid(prepared.with_array(searched.logits(spec.postprocessing)), volume, spec)
+            _on_native_grid(prepared.with_array(_within(region, logits, spec.postprocessing)), volume, spec)
             for spec in specs
         ]
         on_progress(1.0)
@@ -84,34 +84,42 @@ class Predictor:
         Where the model seeks the brain it is below the threshold everywhere outside the brain and its margin.
         Raises: BrainNotFound, OutOfMemory.
         """
-        searched = self._search(prepared, on_progress)
-        return prepared.with_array(searched.logits(self.spec.postprocessing))
+        region, logits = self._search(prepared, on_progress)
+        return prepared.with_array(_within(region, logits, self.spec.postprocessing))
 
-    def _search(self, prepared: hd.Volume, on_progress: Progress) -> "_Searched":
-        array, window = prepared.array, self.spec.window
-        if self.spec.brain is None or self.brain_backend is None:
-            return _Searched(slide(array, self.backend, window, on_progress), None)
+    def _search(self, prepared: hd.Volume, on_progress: Progress) -> tuple[Mask, Array]:
         on_progress(0.0)
-        region = find_brain(prepared, self.brain_backend, self.spec.brain)
+        region = self.region(prepared)
+        return region, self.logits_around(prepared.array, region, on_progress)
+
+    def region(self, prepared: hd.Volume) -> Mask:
+        """Where lesions are sought in a prepared volume (x, y, z): the brain and its margin, or everywhere.
+
+        Raises: BrainNotFound, OutOfMemory.
+        """
+        if self.spec.brain is None or self.brain_backend is None:
+            return np.ones(prepared.array.shape, dtype=bool)
+        return find_brain(prepared, self.brain_backend, self.spec.brain)
+
+    def logits_around(
+        self, array: Array, region: Mask, on_progress: Progress = lambda fraction: None
+    ) -> Array:
+        """The lesion's logit in the region's box and its surroundings, below the threshold beyond.
+
+        array: of a prepared volume, or flipped with its region. Raises: OutOfMemory.
+        """
+        window = self.spec.window
         box = _with_context(ndimage.find_objects(region.astype(np.uint8))[0], array.shape, window.shape)
-        raw = np.full(array.shape, np.inf, dtype=np.float32)
-        raw[box] = slide(array[box], self.backend, window, on_progress)
-        return _Searched(raw, region)
+        below = self.spec.postprocessing.threshold_logit - 1.0
+        logits = np.full(array.shape, below, dtype=np.float32)
+        logits[box] = slide(array[box], self.backend, window, on_progress)
+        return logits
 
 
-@dataclass(frozen=True)
-class _Searched:
-    """raw: the networks' logits, infinite where none looked. region: where they count; None: everywhere."""
-
-    raw: Array
-    region: NDArray[np.bool_] | None
-
-    def logits(self, postprocessing: PostProcessing) -> Array:
-        """The logits; outside the region they are below the threshold."""
-        if self.region is None:
-            return self.raw
-        below = np.float32(postprocessing.threshold_logit - 1.0)
-        return np.where(self.region, self.raw, np.minimum(self.raw, below))
+def _within(region: Mask, logits: Array, postprocessing: PostProcessing) -> Array:
+    """The logits; outside the region they are below the threshold."""
+    below = np.float32(postprocessing.threshold_logit - 1.0)
+    return np.where(region, logits, np.minimum(logits, below))
 
 
 def _with_context(box: Box, shape: tuple[int, ...], window: tuple[int, int, int]) -> Box:
@@ -141,10 +149,10 @@ def _on_native_grid(difference: hd.Volume, native: hd.Volume, spec: ModelSpec) -
     probability = np.zeros(native.spatial_shape, dtype=np.float32)
     to_model = difference.inverse_affine @ native.affine
     for number, box in enumerate(ndimage.find_objects(found.astype(np.int32)), start=1):
-        target = _native_box(box, difference, native)
+        target = native_box(box, difference, native)
         if not kept[number] or mask[target].size == 0:
             continue
-        inside = _interpolate(logits, to_model, target)
+        inside = interpolate(logits, to_model, target)
         probability[target] = 0.5 * (1.0 + np.tanh(inside / 2.0))
         mask[target][_large(inside > cut, minimum_mm3 / native.voxel_volume)] = spec.labels[0].value
     return Prediction(native.with_array(mask), native.with_array(probability))
@@ -158,7 +166,7 @@ def _large(mask: NDArray[np.bool_], minimum_voxels: float) -> NDArray[np.bool_]:
     return np.asarray(enough[parts])
 
 
-def _native_box(box: Box, model: hd.Volume, native: hd.Volume) -> Box:
+def native_box(box: Box, model: hd.Volume, native: hd.Volume) -> Box:
     """The native voxels whose centres a box of the model's grid and its margin hold; there may be none.
 
     The model's grid ends half a voxel beyond its outermost centres: outside, where the crop took the volume
@@ -177,8 +185,11 @@ def _native_box(box: Box, model: hd.Volume, native: hd.Volume) -> Box:
     return slice(first[0], last[0]), slice(first[1], last[1]), slice(first[2], last[2])
 
 
-def _interpolate(logits: Array, to_model: NDArray[np.float64], target: Box) -> Array:
-    """Linear interpolation of the model's logits at the native voxels of a box."""
+def interpolate(logits: Array, to_model: NDArray[np.float64], target: Box) -> Array:
+    """Linear interpolation of the model's logits at the native voxels of a box.
+
+    to_model: affine from native indices to those of the model's grid.
+    """
     first = np.array([s.start for s in target])
     shape = tuple(s.stop - s.start for s in target)
     offset = to_model[:3, :3] @ first + to_model[:3, 3]

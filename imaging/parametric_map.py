@@ -1,0 +1,88 @@
+"""How sure a model was at each voxel, as a DICOM Parametric Map stored beside the SEG."""
+
+import highdicom as hd
+import numpy as np
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from imaging import codes
+from imaging.derived import drawn_part, finished, sources
+from imaging.seg import Algorithm
+from imaging.stack import Stack
+
+# Of the object, which PS3.3 C.8.32.1 leaves open. As "MR" it would be offered as one more MR series.
+MODALITY = "OT"
+
+
+def write(
+    stack: Stack,
+    entropy: hd.Volume,
+    algorithm: Algorithm,
+    *,
+    sop_instance_uid: str,
+    series_instance_uid: str,
+    series_number: int = 1003,
+) -> Dataset:
+    """A Parametric Map of float32 without compression, Explicit VR Little Endian, ready for ``save_as``.
+
+    entropy: bits, 0..1 (slices, rows, columns) on the stack's grid. Slices of zeros before the first and
+    after the last other one are left out. Patient and study are the source's, as in ``imaging.seg.write``.
+    Raises: ValueError for another grid, values beyond 0..1, or a stack without headers (from NIfTI).
+    """
+    if not stack.headers:
+        raise ValueError("a parametric map needs the DICOM headers of its source")
+    grid = stack.volume
+    if entropy.shape != grid.shape or not np.allclose(entropy.affine, grid.affine, atol=1e-4):
+        raise ValueError("the entropy must lie on the stack's own grid")
+    if not (entropy.array.min() >= 0.0 and entropy.array.max() <= 1.0):
+        raise ValueError(f"entropies from {entropy.array.min():g} to {entropy.array.max():g} are not in bits")
+    if entropy.array.any():
+        stack, entropy = drawn_part(stack, entropy)
+    encoded = hd.pm.ParametricMap(
+        source_images=sources(stack),
+        pixel_array=stack.volume.with_array(entropy.array.astype(np.float32)),
+        series_instance_uid=series_instance_uid,
+        series_number=series_number,
+        sop_instance_uid=sop_instance_uid,
+        instance_number=1,
+        manufacturer="MetScope",
+        manufacturer_model_name=algorithm.name,
+        software_versions=algorithm.version,
+        # As in the SEG: the identity of the weights.
+        device_serial_number=algorithm.sha256,
+        # A model that seeks lesions everywhere may show the face.
+        contains_recognizable_visual_features=True,
+        real_world_value_mappings=[_mapping()],
+        # LINEAR would leave out half a value at either end, which is all there is.
+        voi_lut_transformations=[hd.VOILUTTransformation(0.5, 1.0, voi_lut_function="LINEAR_EXACT")],
+        content_label="ENTROPY",
+        content_description="Uncertainty of brain metastases; research use only",
+        series_description="Brain metastases, uncertainty, research use only",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set="ISO_IR 192",
+    )
+    dataset = finished(encoded, stack)
+    # Otherwise the side of a paired organ is missing.
+    dataset.BodyPartExamined = "BRAIN"
+    dataset.CodingSchemeIdentificationSequence = [_coding_scheme()]
+    return dataset
+
+
+def _mapping() -> hd.pm.RealWorldValueMapping:
+    return hd.pm.RealWorldValueMapping(
+        lut_label="ENTROPY",
+        lut_explanation="Entropy of the mean probability of a lesion, bits",
+        unit=codes.NO_UNITS,
+        value_range=(0.0, 1.0),
+        slope=1.0,
+        intercept=0.0,
+        quantity_definition=codes.PREDICTIVE_ENTROPY,
+    )
+
+
+def _coding_scheme() -> Dataset:
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator = codes.PREDICTIVE_ENTROPY.scheme_designator
+    scheme.CodingSchemeName = "MetScope"
+    scheme.CodingSchemeResponsibleOrganization = "MetScope"
+    return scheme

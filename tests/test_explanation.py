@@ -1,0 +1,205 @@
+"""How sure a model was becomes a map in the archive beside the SEG, on request."""
+
+import subprocess
+import threading
+
+import highdicom as hd
+import numpy as np
+import pytest
+
+from api import create_app
+from bench.parts import wait_until
+from db import jobs, measurements, outbox
+from errors import OutOfMemory
+from imaging import series
+from orthanc.dicomweb import open_archive
+from segmentation import Services
+from settings import Settings
+from unetr.phantom import SeriesOptions, to_instances
+from unetr.predict import Predictor
+from unetr.spec import ScaleRange, default_model
+from worker import Runner
+
+GREY, BRIGHT, LEVEL, STEEPNESS = 300.0, 900.0, 0.5, 10.0
+BALL_MM, RADIUS_MM = np.array([20.0, -12.0, 15.0]), 9.0
+
+
+def head() -> hd.Volume:
+    """A bright ball with a blurred edge in a grey cube of 60 mm; voxels of 1.5 mm as the model's."""
+    affine = np.diag([1.5, 1.5, 1.5, 1.0])[:, [2, 1, 0, 3]]
+    affine[:3, 3] = [-10.0, -40.0, -15.0]
+    index = np.stack(np.meshgrid(*[np.arange(40)] * 3, indexing="ij"), -1)
+    distance = np.linalg.norm(index @ affine[:3, :3].T + affine[:3, 3] - BALL_MM, axis=-1)
+    array = GREY + (BRIGHT - GREY) * np.clip((RADIUS_MM - distance) / 6.0 + 0.5, 0.0, 1.0)
+    return hd.Volume(np.rint(array).astype(np.uint16), affine, "PATIENT")
+
+
+def likely(volume: hd.Volume) -> np.ndarray:
+    """The probability of a lesion that the model below gives to each voxel."""
+    return 1.0 / (1.0 + np.exp(-(volume.array / 1000.0 - LEVEL) * STEEPNESS))
+
+
+class Site:
+    """An Orthanc with one study that a model has segmented, the API, and a worker."""
+
+    def __init__(self, folder, orthanc, **settings):
+        self.settings = Settings(
+            _env_file=None, data_dir=folder, auth="off", dicomweb_url=orthanc.url,
+            orthanc_url=orthanc.rest_url,
+            dicomweb_user=orthanc.user, dicomweb_password=orthanc.password, **settings,
+        )  # fmt: skip
+        scale = ScaleRange(step="scale_range", source=(0, 1000), target=(0, 1), clip=False)
+        # Everywhere, as no brain is to be found in a cube, and by an intensity instead of a network.
+        self.spec = default_model(self.settings.models_dir).model_copy(
+            update={"brain": None, "intensity": (scale,)}
+        )
+        self.windows = 0
+        self.archive = open_archive(self.settings)
+        instances = to_instances(head(), SeriesOptions())
+        self.archive.store(instances)
+        self.study = str(instances[0].StudyInstanceUID)
+        self.runner = Runner(self.settings, self._open)
+        self.sessions = self.runner.sessions
+        self.api = create_app(self.settings).test_client()
+        job = self.run(jobs.submit(self.sessions, self.study, self.spec.id).id)
+        assert (job.state, job.error_code) == ("done", None)
+        self.first = job.segmentation_id
+
+    def _open(self, _settings, _model_id):
+        predictor = Predictor(self.spec, self._backend)
+        return Services(self.archive, self.sessions, self.settings, predictor, self.spec)
+
+    def _backend(self, window):
+        self.windows += 1
+        return (window - LEVEL) * STEEPNESS
+
+    def run(self, job_id):
+        self.runner.run(job_id)
+        return jobs.get(self.sessions, job_id)
+
+    def ask(self, segmentation_id=None, **body):
+        return self.api.post(f"/segmentations/{segmentation_id or self.first}/uncertainty", json=body)
+
+    def document(self, segmentation_id=None):
+        return self.api.get(f"/segmentations/{segmentation_id or self.first}").json
+
+    def stored_map(self):
+        (made,) = [one for one in self.document()["companions"] if one["modality"] == "OT"]
+        (dataset,) = self.archive.retrieve_series(self.study, made["series_instance_uid"])
+        assert dataset.SOPInstanceUID == made["sop_instance_uid"]
+        return made, dataset
+
+
+@pytest.fixture
+def site(tmp_path, orthanc) -> Site:
+    return Site(tmp_path, orthanc)
+
+
+def test_the_map_lies_in_orthanc_beside_the_seg_and_each_value_at_its_place(site, tmp_path):
+    asked = site.ask()
+    assert (asked.status_code, asked.json["kind"], asked.json["state"]) == (202, "uncertainty", "queued")
+    job = site.run(asked.json["id"])
+    assert (job.state, job.error_code, job.segmentation_id) == ("done", None, site.first)
+    made, dataset = site.stored_map()
+    assert made["stored"] is True
+    assert [one["modality"] for one in site.document()["companions"]] == ["SR", "OT"]
+    found = hd.pm.ParametricMap.from_dataset(dataset).get_volume(apply_real_world_transform=True)
+    p = likely(head())
+    expected = -p * np.log2(p) - (1 - p) * np.log2(1 - p)
+    indices = np.argwhere(np.ones(found.spatial_shape, bool))
+    there = head().map_reference_to_indices(found.map_indices_to_reference(indices), round_output=True)
+    assert len(there) > 30 * 40 * 40
+    assert found.array.ravel() == pytest.approx(expected[tuple(there.T)], abs=2e-3)
+    unsure = found.map_indices_to_reference(np.argwhere(found.array > 0.9))
+    assert unsure.mean(0) == pytest.approx(BALL_MM, abs=0.3)
+    dataset.save_as(tmp_path / "checked.dcm")
+    checked = subprocess.run(
+        ["dciodvfy", str(tmp_path / "checked.dcm")], capture_output=True, text=True, check=False
+    )
+    assert [line for line in checked.stderr.splitlines() if line.startswith("Error")] == []
+
+
+def test_a_request_that_waits_is_answered_at_the_end_and_a_second_one_computes_nothing(site):
+    def work():
+        wait_until(lambda: jobs.list_jobs(site.sessions, state="queued"), "a job")
+        site.runner.run(jobs.list_jobs(site.sessions, state="queued")[0].id)
+
+    for windows in (True, False):
+        before = site.windows
+        worker = threading.Thread(target=work)
+        worker.start()
+        answer = site.ask(wait_s=30)
+        worker.join()
+        assert (answer.status_code, answer.json["state"]) == (200, "done")
+        assert answer.json["result"] == f"/segmentations/{site.first}"
+        assert (site.windows > before) == windows
+    assert [one["modality"] for one in site.document()["companions"]] == ["SR", "OT"]
+
+
+def test_it_changes_neither_the_choice_of_a_series_nor_a_later_segmentation(site):
+    site.run(site.ask().json["id"])
+    ranked = series.rank(site.archive.series_headers(site.study))
+    chosen = series.choose(ranked, None)
+    assert chosen.series_instance_uid == site.document()["series_instance_uid"]
+    again = site.run(jobs.submit(site.sessions, site.study, site.spec.id, force=True).id)
+    assert site.document(again.segmentation_id)["lesions"] != []
+
+
+def test_a_deleted_segmentation_takes_its_map_out_of_the_archive(site):
+    site.run(site.ask().json["id"])
+    made, _ = site.stored_map()
+    assert site.api.delete(f"/segmentations/{site.first}").status_code == 204
+    assert not site.archive.has_instance(site.study, made["sop_instance_uid"])
+    assert {h[0].Modality for h in site.archive.series_headers(site.study)} == {"MR"}
+
+
+def test_what_no_model_drew_and_what_a_model_drew_that_is_gone_cannot_be_asked(site):
+    with site.sessions.begin() as session:
+        row = measurements.locked(session, site.first)
+        row.model_sha256 = "0" * 64
+    gone = site.ask()
+    assert (gone.status_code, gone.json["error"]["code"]) == (409, "uncertainty_unavailable")
+    assert site.spec.id in gone.json["error"]["message"]
+    with site.sessions.begin() as session:
+        row = measurements.locked(session, site.first)
+        row.model_id, row.model_version, row.model_sha256 = measurements.BY_HAND.values()
+    drawn = site.ask()
+    assert (drawn.status_code, drawn.json["error"]["code"]) == (409, "uncertainty_unavailable")
+    assert "drawn by hand" in drawn.json["error"]["message"]
+    missing = site.ask("no-such-segmentation")
+    assert (missing.status_code, missing.json["error"]["code"]) == (404, "segmentation_not_found")
+    # A job that was asked for before the model was exchanged.
+    late = site.run(jobs.submit(site.sessions, site.study, site.spec.id, task={"uncertainty": site.first}).id)
+    assert (late.state, late.error_code) == ("failed", "uncertainty_unavailable")
+
+
+def test_a_map_that_fails_leaves_the_segmentation_as_it_was(site):
+    before = site.document()
+
+    def too_large(_window):
+        raise OutOfMemory("The GPU has too little free memory for one window.")
+
+    site._backend = too_large
+    site.runner = Runner(site.settings, site._open)
+    job = site.run(site.ask().json["id"])
+    assert (job.state, job.error_code) == ("failed", "out_of_memory")
+    assert site.document() == before
+    assert outbox.pending(site.sessions, site.first) == {}
+
+
+def test_a_corrected_segmentation_has_a_map_of_its_own_when_asked(site):
+    site.run(site.ask().json["id"])
+    task = {"correct": site.first, "rename": {"1": "pons"}, "delete": []}
+    second = site.run(jobs.submit(site.sessions, site.study, site.spec.id, task=task).id).segmentation_id
+    assert [one["modality"] for one in site.document(second)["companions"]] == ["SR"]
+    assert site.run(site.ask(second).json["id"]).state == "done"
+    assert [one["modality"] for one in site.document(second)["companions"]] == ["SR", "OT"]
+
+
+def test_the_stack_is_fetched_and_not_kept(site):
+    """The map is made of the images in the archive: without them there is none."""
+    document = site.document()
+    for header in site.archive.retrieve_series(site.study, document["series_instance_uid"]):
+        site.archive.delete_instance(site.study, header.SOPInstanceUID)
+    job = site.run(site.ask().json["id"])
+    assert (job.state, job.error_code) == ("failed", "series_not_found")
