@@ -16,6 +16,7 @@ import yaml
 
 from errors import ModelSpecInvalid, WeightsInvalid
 from unetr import config, export, samples, train
+from unetr.__main__ import STEPS
 from unetr.kinds import TRAINING_SEED, VALIDATION_SEED
 from unetr.predict import Predictor
 from unetr.spec import load_spec
@@ -273,6 +274,16 @@ def test_a_wrong_configuration_is_refused_by_file_and_field(trial, change, told)
     assert "trial.yaml" in refused.value.message
 
 
-def test_an_unknown_configuration_names_those_there_are():
-    with pytest.raises(ModelSpecInvalid, match="metscope-unet, tiny"):
-        config.load_config("none-of-that-name")
+def test_an_unknown_configuration_or_step_is_told_in_one_line(tmp_path):
+    def said(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "unetr", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    status, line = said("train", "--config", "none-of-that-name", "--out", str(tmp_path / "run"))
+    assert status == 5
+    assert line.startswith("model_spec_invalid: ")
+    assert "metscope-unet, tiny" in line
+    assert line.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    assert said("dance") == (2, f"usage: python -m unetr {{{'|'.join(STEPS)}}} …\n")
