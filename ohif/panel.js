@@ -206,6 +206,8 @@ export class Panel {
     }
     this.trouble.replaceChildren()
     this.document = document
+    // What is shown says whose it is; drawn by hand, it is no model's.
+    for (const option of this.model.options) if (option.value === document.model.id) option.selected = true
     this.build()
     if (this.shownId) this.draw()
     else await this.show()

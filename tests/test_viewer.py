@@ -493,6 +493,9 @@ def test_a_study_without_lesions_says_so(page, site, head):
     segment(panel).click()
     expect(panel.get_by_text("No lesion was found.")).to_be_visible()
     assert page.evaluate(ON_SCREEN) == [[]]
+    page.reload()
+    expect(panel.get_by_text("No lesion was found.")).to_be_visible()
+    expect(panel.get_by_label("Model")).to_have_value(SILENT)
     (document,) = site.ask(f"/studies/{study}/segmentations")["segmentations"]
     assert document["model"]["id"] == SILENT
 

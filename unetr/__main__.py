@@ -5,7 +5,20 @@ from importlib import import_module
 
 from errors import MetScopeError
 
-STEPS = ("explore", "train", "export", "evaluate", "operating_point", "download_msd")
+# Where each step is; imported only when it is asked for.
+STEPS = {
+    "check": ("unetr.lessons", "check"),
+    "explore": ("unetr.explore", "main"),
+    "pipeline": ("unetr.lessons", "pipeline"),
+    "build": ("unetr.lessons", "build"),
+    "train": ("unetr.train", "main"),
+    "export": ("unetr.export", "main"),
+    "operating_point": ("unetr.operating_point", "main"),
+    "evaluate": ("unetr.evaluate", "main"),
+    "infer": ("unetr.lessons", "infer"),
+    "visualize": ("unetr.lessons", "visualize"),
+    "download_msd": ("unetr.download_msd", "main"),
+}
 
 
 def main() -> int:
@@ -14,8 +27,9 @@ def main() -> int:
     if name not in STEPS:
         print(f"usage: python -m unetr {{{'|'.join(STEPS)}}} …", file=sys.stderr)
         return 2
+    module, function = STEPS[name]
     try:
-        return import_module(f"unetr.{name}").main(sys.argv[2:]) or 0
+        return getattr(import_module(module), function)(sys.argv[2:]) or 0
     except MetScopeError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
         return error.exit_code

@@ -283,7 +283,16 @@ def test_an_unknown_configuration_or_step_is_told_in_one_line(tmp_path):
     status, line = said("train", "--config", "none-of-that-name", "--out", str(tmp_path / "run"))
     assert status == 5
     assert line.startswith("model_spec_invalid: ")
-    assert "metscope-unet, tiny" in line
+    assert "metscope-compact, metscope-unet, tiny" in line
     assert line.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert said("dance") == (2, f"usage: python -m unetr {{{'|'.join(STEPS)}}} …\n")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "unetr" / "weights").glob("*.json")), ids=lambda path: path.stem
+)
+def test_a_shipped_model_is_what_its_configuration_describes(path):
+    chosen_later = {"weights", "postprocessing", "confidence"}
+    shipped, described = load_spec(path), config.load_config(path.stem).spec
+    assert shipped.model_dump(exclude=chosen_later) == described.model_dump(exclude=chosen_later)
