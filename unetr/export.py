@@ -78,16 +78,16 @@ Heads: {config.heads.training}, and {config.heads.validation} by which the learn
 
 
 def _course(course: Course, run: Path) -> str:
-    with (run / f"{course.network}.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    curve = run / f"{course.network}.csv"
+    lines = curve.read_text().splitlines() if curve.exists() else []
+    # A run that was stopped and went on notes some steps twice.
+    rows = list({row["step"]: row for row in csv.DictReader(lines)}.values())
     kept = rows[:: max(len(rows) // 12, 1)]
     if rows and kept[-1] is not rows[-1]:
         kept.append(rows[-1])
     table = "\n".join(f"| {r['step']} | {r['training_loss']} | {r['validation_dice']} |" for r in kept)
-    return (
-        f"The {course.network} network: {course.steps} steps of {course.batch} windows.\n\n"
-        f"| step | loss | held-out Dice |\n|---|---|---|\n{table}"
-    )
+    told = f"The {course.network} network: {course.steps} steps of {course.batch} windows."
+    return f"{told}\n\n| step | loss | held-out Dice |\n|---|---|---|\n{table}" if rows else told
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -48,6 +48,8 @@ def save_weights(networks: torch.nn.ModuleDict, path: Path) -> str:
     }
     # One entry only: safetensors writes several in an order that changes from run to run.
     save_file(halves, path, metadata={"networks": ", ".join(networks)})
+    # It comes out readable to its user alone, who need not be the service's.
+    path.chmod(0o644)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -39,9 +39,9 @@ from unetr.spec import Confidence, ModelSpec, PostProcessing, logit
 # Of the validation's heads, which training itself looks at, these are the later ones.
 FIRST_SEED = kinds.VALIDATION_SEED + 500_000
 KIND = "as trained on"
-THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 SEEDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-SMALLEST_MM3 = (5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 80.0, 120.0)
+SMALLEST_MM3 = (5.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 50.0, 80.0, 120.0)
 FIELDS = re.compile(r'"postprocessing":\s*\{[^{}]*\}(\s*,\s*"confidence":\s*(\{[^{}]*\}|null))?')
 
 
