@@ -1,11 +1,12 @@
 """Kinds of synthetic heads: those that models are trained on, and those held out to judge them.
 
-The held-out kinds go further than the training: slices of 5 mm, tilts of 15 to 25 degrees, spin echo's
-contrast and more noise occur in no head that is trained on. Seeds of training, of validation and of the
-held-out heads are apart (``TRAINING_SEED``, ``VALIDATION_SEED``, ``HELD_OUT_SEED``).
+The held-out kinds go further than the training: slices of 5 mm, tilts of 15 to 25 degrees and more noise
+occur in no head that is trained on; of spin echo's contrast the training's ranges only touch the edge.
+Seeds of training, of validation and of the held-out heads are apart (``TRAINING_SEED``,
+``VALIDATION_SEED``, ``HELD_OUT_SEED``).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,46 +34,51 @@ class Acquisition:
         return synth.head(synth.grid(self.shape, self.spacing_mm, self.plane, tilt_deg), seed, options)
 
 
+SOME = HeadOptions(lesion_count=(2, 12))
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of held-out heads; its acquisitions take turns."""
 
-    description: str
     acquisitions: tuple[Acquisition, ...]
-    options: HeadOptions = field(default_factory=lambda: HeadOptions(lesion_count=(2, 12)))
+    options: HeadOptions = SOME
 
 
 AXIAL = Acquisition((176, 256, 256), (1.0, 0.94, 0.94), "axial")
 SAGITTAL = Acquisition((170, 240, 240), (1.0, 1.0, 1.0), "sagittal")
 CORONAL = Acquisition((140, 220, 220), (1.4, 1.0, 1.0), "coronal")
-SOME = HeadOptions(lesion_count=(2, 12))
 
 KINDS = {
-    "ordinary": Kind("gradient echo at 1 mm, with skull", (AXIAL, SAGITTAL)),
+    # Gradient echo at 1 mm, with skull.
+    "ordinary": Kind((AXIAL, SAGITTAL)),
+    # Spin echo: grey matter like white, bright fluid, vessels hardly brighter than the brain.
     "other contrast": Kind(
-        "spin echo: grey matter like white, bright fluid, vessels hardly brighter than the brain",
         (AXIAL, CORONAL),
         replace(SOME, grey=(0.9, 1.05), fluid=(0.42, 0.55), vessels=(0.6, 1.3)),
     ),
+    # Noise of 6 to 9 % of white matter, blurred.
     "noisy": Kind(
-        "noise of 6 to 9 % of white matter, blurred",
         (AXIAL, SAGITTAL),
         replace(SOME, noise=(0.06, 0.09), blur_mm=(0.6, 0.9)),
     ),
+    # Slices of 3 and of 5 mm.
     "thick slices": Kind(
-        "slices of 3 and of 5 mm",
         (
             Acquisition((60, 256, 256), (3.0, 0.9, 0.9), "axial"),
             Acquisition((36, 256, 256), (5.0, 0.9, 0.9), "axial"),
         ),
     ),
+    # Tilted by 15 to 25 degrees.
     "oblique": Kind(
-        "tilted by 15 to 25 degrees",
         tuple(replace(plane, tilt_deg=(15.0, 25.0)) for plane in (AXIAL, CORONAL, SAGITTAL)),
     ),
-    "skull stripped": Kind("the brain alone", (AXIAL, SAGITTAL), replace(SOME, skull=False)),
-    "after surgery": Kind("with a resection cavity", (AXIAL, SAGITTAL), replace(SOME, cavity=True)),
-    "no lesion": Kind("without a lesion", (AXIAL, SAGITTAL, CORONAL), HeadOptions(lesion_count=(0, 0))),
+    # The brain alone.
+    "skull stripped": Kind((AXIAL, SAGITTAL), replace(SOME, skull=False)),
+    # With a resection cavity.
+    "after surgery": Kind((AXIAL, SAGITTAL), replace(SOME, cavity=True)),
+    # Without a lesion.
+    "no lesion": Kind((AXIAL, SAGITTAL, CORONAL), HeadOptions(lesion_count=(0, 0))),
 }
 
 
