@@ -91,11 +91,11 @@ def head(kind: str, seed: int) -> Head:
 # Shape, spacing, plane, greatest tilt, and the share of the heads that are trained on.
 TRAINED = (
     (Acquisition((164, 200, 168), (1.1, 1.1, 1.1), "axial", (0.0, 12.0)), 0.3),
-    (Acquisition((152, 184, 152), (1.2, 1.2, 1.2), "sagittal", (0.0, 12.0)), 0.2),
+    (Acquisition((152, 184, 152), (1.2, 1.2, 1.2), "sagittal", (0.0, 12.0)), 0.15),
     (Acquisition((180, 224, 192), (1.0, 1.0, 1.0), "axial"), 0.2),
-    (Acquisition((60, 200, 170), (3.0, 1.1, 1.1), "axial"), 0.1),
-    (Acquisition((45, 210, 180), (4.0, 1.0, 1.0), "axial"), 0.05),
-    (Acquisition((90, 176, 168), (2.0, 1.0, 1.1), "coronal", (0.0, 12.0)), 0.15),
+    (Acquisition((60, 200, 170), (3.0, 1.1, 1.1), "axial"), 0.15),
+    (Acquisition((45, 210, 180), (4.0, 1.0, 1.0), "axial"), 0.1),
+    (Acquisition((90, 176, 168), (2.0, 1.0, 1.1), "coronal", (0.0, 12.0)), 0.1),
 )
 WITHOUT_LESIONS = 0.1
 WITHOUT_SKULL = 0.15

@@ -45,8 +45,8 @@ class Weights(_Part):
 class UNETRArguments(_Part):
     """The arguments of MONAI's UNETR (Hatamizadeh 2022), all stated: its defaults differ between versions."""
 
-    in_channels: Literal[1]
-    out_channels: Literal[2]
+    in_channels: PositiveInt
+    out_channels: int = Field(ge=2)
     img_size: Triple
     feature_size: PositiveInt
     hidden_size: PositiveInt
@@ -85,8 +85,8 @@ class UNetArguments(_Part):
     Each level halves the grid, the first one too: the finest features have twice the grid's spacing.
     """
 
-    in_channels: Literal[1]
-    out_channels: Literal[2]
+    in_channels: PositiveInt
+    out_channels: int = Field(ge=2)
     channels: tuple[PositiveInt, ...] = Field(min_length=2)
     num_res_units: int = Field(ge=0)
     norm: Literal["instance", "batch"]
@@ -124,11 +124,20 @@ def _must_fit(window: Window, network: UNETRNetwork | UNetNetwork) -> None:
         raise ValueError(f"window.shape {list(window.shape)} {fault}")
 
 
+def _must_count(network: UNETRNetwork | UNetNetwork, inputs: int, labels: int) -> None:
+    arguments = network.arguments
+    if (arguments.in_channels, arguments.out_channels) != (inputs, labels + 1):
+        raise ValueError(
+            f"in_channels {arguments.in_channels} and out_channels {arguments.out_channels} of the network "
+            f"are not {inputs} and {labels + 1}: one for each input, one for the background and each label"
+        )
+
+
 class Brain(_Part):
     """Where the lesions are sought: in the brain, which a network of its own finds on a coarser grid.
 
     factor: voxels of the model's grid in a voxel of the brain's grid, on each axis. It sees the intensities
-    that the model sees. margin_mm: how far around the brain lesions are sought. window: of the brain's grid.
+    that the model sees, of the first input. margin_mm: how far around the brain lesions are sought. window: of the brain's grid.
     plausible_ml: the least and the largest brain that is believed; a volume without one is refused.
     """
 
@@ -141,6 +150,7 @@ class Brain(_Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _must_fit(self.window, self.network)
+        _must_count(self.network, inputs=1, labels=1)
         if self.plausible_ml[0] >= self.plausible_ml[1]:
             raise ValueError(f"plausible_ml, {list(self.plausible_ml)}, is an empty range")
         return self
@@ -212,12 +222,16 @@ class ConceptCode(_Part):
 
 
 class Label(_Part):
-    """An output channel's meaning; value 0 is the background."""
+    """An output channel's meaning; value 0 is the background, the others follow as the channels do.
+
+    whole: all its voxels are one object, as of a region of a tumour; else each component is one.
+    """
 
     value: int = Field(ge=1, le=255)
     name: str
     category: ConceptCode
     type: ConceptCode
+    whole: bool = False
 
 
 class PostProcessing(_Part):
@@ -292,8 +306,11 @@ class ModelSpec(_Part):
 
     @model_validator(mode="after")
     def _served(self) -> Self:
-        if len(self.inputs) != 1 or len(self.labels) != 1:
-            raise ValueError("this version serves models of one input sequence and one label")
+        if [label.value for label in self.labels] != list(range(1, len(self.labels) + 1)):
+            raise ValueError("the values of labels are not 1, 2 and so on")
+        if len(set(self.inputs)) != len(self.inputs):
+            raise ValueError("inputs names a sequence twice")
+        _must_count(self.network, len(self.inputs), len(self.labels))
         _must_fit(self.window, self.network)
         return self
 

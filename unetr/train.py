@@ -1,6 +1,7 @@
 """Trains a model as a configuration says: Lightning, one course for each of its networks.
 
     python -m unetr train --config tiny --out FOLDER [--devices N] [--processes N] [--logger wandb]
+        [--precision bf16-mixed]
 
 FOLDER takes the prepared heads (made once) and, for each network, the last and the best checkpoint and the
 learning curve as CSV, written at each look at the held-out windows. Run it again to go on where it stopped:
@@ -172,13 +173,17 @@ def _note(path: Path, step: int, mean_loss: float, dice: float, seconds: float) 
 
 @dataclass(frozen=True)
 class Run:
-    """One training. processes: that make heads, and cut windows while the network learns."""
+    """One training. processes: that make heads, and cut windows while the network learns.
+
+    precision: as Lightning names it; None for 16-mixed on a GPU and 32-true on a CPU.
+    """
 
     config: TrainingConfig
     out: Path
     devices: int = 1
     processes: int = 2
     logger: str = "tensorboard"
+    precision: str | None = None
 
 
 def train(run: Run) -> None:
@@ -220,7 +225,7 @@ def _fit(
         accelerator="gpu" if gpu else "cpu",
         devices=run.devices,
         strategy="ddp" if run.devices > 1 else "auto",
-        precision="16-mixed" if gpu else "32-true",
+        precision=run.precision or ("16-mixed" if gpu else "32-true"),  # type: ignore[arg-type]
         max_steps=course.steps,
         val_check_interval=min(run.config.validate_every, course.steps),
         check_val_every_n_epoch=None,
@@ -261,12 +266,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--devices", type=int, default=1, help="GPUs that train together (DDP)")
     parser.add_argument("--processes", type=int, default=2, help="that make heads and cut windows")
     parser.add_argument("--logger", choices=("tensorboard", "wandb"), default="tensorboard")
+    parser.add_argument(
+        "--precision", choices=("32-true", "16-mixed", "bf16-mixed"), help="on a GPU 16-mixed, else 32-true"
+    )
     options = parser.parse_args(arguments)
     # Lightning advises about loaders and devices that were chosen on purpose.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
     config = load_config(options.config)
-    train(Run(config, options.out, options.devices, options.processes, options.logger))
+    train(Run(config, options.out, options.devices, options.processes, options.logger, options.precision))
 
 
 if __name__ == "__main__":

@@ -119,8 +119,16 @@ def test_the_published_model_can_be_expressed(tmp_path):
             "does not match any of the expected tags: 'UNETR', 'UNet'",
         ),
         ("network.arguments.bogus", 1, "network.UNETR.arguments.bogus: Extra inputs"),
-        ("network.arguments.in_channels", 4, "network.UNETR.arguments.in_channels: Input should be 1"),
-        ("network.arguments.out_channels", 4, "network.UNETR.arguments.out_channels: Input should be 2"),
+        (
+            "network.arguments.in_channels",
+            4,
+            "spec: in_channels 4 and out_channels 2 of the network are not 1 and 2",
+        ),
+        (
+            "network.arguments.out_channels",
+            4,
+            "spec: in_channels 1 and out_channels 4 of the network are not 1 and 2",
+        ),
         ("network.arguments.num_heads", 0, "network.UNETR.arguments.num_heads: "),
         (
             "network.arguments.num_heads",
@@ -135,7 +143,7 @@ def test_the_published_model_can_be_expressed(tmp_path):
         ("window.shape", [64, 64, 64], "spec: window.shape [64, 64, 64] is not the network's img_size"),
         ("window.overlap", 1.0, "window.overlap: "),
         ("window.blend", "average", "window.blend: "),
-        ("inputs", ["T1", "FLAIR"], "spec: this version serves models of one input"),
+        ("inputs", ["T1", "FLAIR"], "spec: in_channels 1 and out_channels 2 of the network are not 2 and 2"),
         ("orientation", "LLS", "orientation: 'LLS' is not one letter each"),
         ("orientation", "RASS", "orientation: 'RASS' is not one letter each"),
         ("spacing_mm", [1.5, 0.0, 1.5], "spacing_mm.1: "),
