@@ -137,8 +137,9 @@ class Brain(_Part):
     """Where the lesions are sought: in the brain, which a network of its own finds on a coarser grid.
 
     factor: voxels of the model's grid in a voxel of the brain's grid, on each axis. It sees the intensities
-    that the model sees, of the first input. margin_mm: how far around the brain lesions are sought. window: of the brain's grid.
-    plausible_ml: the least and the largest brain that is believed; a volume without one is refused.
+    that the model sees, of the first input. margin_mm: how far around the brain lesions are sought.
+    window: of the brain's grid. plausible_ml: the least and the largest brain that is believed; a volume
+    without one is refused.
     """
 
     network: UNetNetwork
