@@ -3,8 +3,9 @@
     python -m unetr.operating_point --model ID_OR_JSON_PATH --out FOLDER [--heads 48] [--first-seed 2500000]
         [--false-positives 1.0]
 
-Of all thresholds, seed thresholds and smallest volumes, the one is taken that finds most lesions of 3 mm or
-more with at most so many false positives per head. The model's JSON file is changed in place: the values of
+Of all thresholds, seed thresholds and smallest volumes, those are taken that find most lesions of 3 mm or
+more with at most so many false positives per head, or but one in a hundred fewer; of these the one whose
+lesions are as large as the true ones. The model's JSON file is changed in place: the values of
 ``postprocessing`` and ``confidence``, nothing else. The heads are such as are trained on, of other seeds: the
 kinds that unetr/evaluate.py judges by stay unseen. FOLDER takes the cases at the chosen point, from which the
 confidence is fitted.
@@ -42,28 +43,37 @@ KIND = "as trained on"
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 SEEDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 SMALLEST_MM3 = (5.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 50.0, 80.0, 120.0)
+# Of the sensitivity, which outlines of the right size are worth.
+TOLERANCE = 0.01
+TINY = 1e-9
 FIELDS = re.compile(r'"postprocessing":\s*\{[^{}]*\}(\s*,\s*"confidence":\s*(\{[^{}]*\}|null))?')
 
 
 @dataclass(frozen=True)
 class Point:
-    """A choice, the sensitivity of lesions from 3 mm and the false positives per head that it gave."""
+    """A choice, the sensitivity of lesions from 3 mm and the false positives per head that it gave.
+
+    volume_ratio: found over true volume, the median of the lesions found.
+    """
 
     postprocessing: PostProcessing
     sensitivity: float
     false_positives: float
+    volume_ratio: float
 
 
 @dataclass(frozen=True)
 class Cut:
     """One head at one threshold. volumes_mm3, peaks, false: of each component, 1 less than its number.
 
-    peaks: the highest logit. shares: of each true lesion from 3 mm what each component covers, by number.
+    peaks: the highest logit. true_mm3, shares: of each true lesion from 3 mm its volume, and what of it each
+    component covers, by number.
     """
 
     volumes_mm3: NDArray[np.float64]
     peaks: NDArray[np.float64]
     false: NDArray[np.bool_]
+    true_mm3: tuple[float, ...]
     shares: tuple[dict[int, float], ...]
 
 
@@ -80,7 +90,7 @@ def cut(head: synth.Head, predictor: Predictor) -> dict[float, Cut]:
     truth = resample_labels(head.labels, prepared)
     visible = set(np.unique(head.labels.array).tolist())
     counted = [
-        lesion.number
+        lesion
         for lesion in head.lesions
         if lesion.diameter_mm >= COUNTED_FROM_MM and lesion.number in visible
     ]
@@ -93,7 +103,8 @@ def cut(head: synth.Head, predictor: Predictor) -> dict[float, Cut]:
             volumes_mm3=np.asarray(np.bincount(parts.ravel())[1:] * truth.voxel_volume, dtype=float),
             peaks=np.asarray(ndimage.maximum(logits, parts, numbers), dtype=float).reshape(-1),
             false=np.isin(numbers, outcome.false_numbers),
-            shares=tuple(dict(outcome.shares.get(number, {})) for number in counted),
+            true_mm3=tuple(lesion.volume_ml * MM3_PER_ML for lesion in counted),
+            shares=tuple(dict(outcome.shares.get(lesion.number, {})) for lesion in counted),
         )
     return cuts
 
@@ -104,35 +115,43 @@ def points(cuts: Sequence[dict[float, Cut]]) -> Iterator[Point]:
     for threshold in THRESHOLDS:
         for seed in (None, *(seed for seed in SEEDS if seed > threshold)):
             for smallest_mm3 in SMALLEST_MM3:
-                found = false = 0
+                false = 0
+                ratios = []
                 for head in cuts:
                     part = head[threshold]
                     kept = part.volumes_mm3 >= smallest_mm3
                     if seed is not None:
                         kept &= part.peaks > logit(seed)
                     false += int((kept & part.false).sum())
-                    found += sum(
-                        sum(share for number, share in shares.items() if kept[number - 1]) >= HIT_FRACTION
-                        for shares in part.shares
-                    )
+                    for true_mm3, shares in zip(part.true_mm3, part.shares, strict=True):
+                        touching = [number for number in shares if kept[number - 1]]
+                        if sum(shares[number] for number in touching) >= HIT_FRACTION:
+                            ratios.append(sum(part.volumes_mm3[n - 1] for n in touching) / true_mm3)
                 choice = PostProcessing(
                     threshold=threshold, seed_threshold=seed, minimum_volume_mm3=smallest_mm3
                 )
-                yield Point(choice, found / max(lesions, 1), false / max(len(cuts), 1))
+                yield Point(
+                    choice,
+                    len(ratios) / max(lesions, 1),
+                    false / max(len(cuts), 1),
+                    float(np.median(ratios)) if ratios else 0.0,
+                )
 
 
 def best(found: Sequence[Point], false_positives: float) -> Point:
-    """The most sensitive point within the rate; of equals the fewest false positives, then the simplest.
+    """Of the most sensitive points within the rate the one whose lesions are as large as the true ones.
 
-    Where none is within the rate, the one with the fewest false positives.
+    Of equals the one with the fewest false positives, then the simplest. Where no point is within the rate,
+    the one with the fewest false positives.
     """
     allowed = [point for point in found if point.false_positives <= false_positives]
     if not allowed:
         return min(found, key=lambda point: (point.false_positives, -point.sensitivity))
+    most = max(point.sensitivity for point in allowed)
     return min(
-        allowed,
+        [point for point in allowed if point.sensitivity >= most - TOLERANCE],
         key=lambda point: (
-            -point.sensitivity,
+            max(point.volume_ratio, 1.0 / max(point.volume_ratio, TINY)),
             point.false_positives,
             point.postprocessing.seed_threshold is not None,
         ),
@@ -216,13 +235,15 @@ def _table(found: Sequence[Point], chosen: Point) -> str:
         )
         for threshold in THRESHOLDS
     ]
-    lines = ["| threshold | seed | smallest, mm3 | sensitivity from 3 mm | false positives per head |"]
-    lines.append("|---|---|---|---|---|")
+    lines = [
+        "| threshold | seed | smallest, mm3 | sensitivity from 3 mm | false positives a head | volume ratio |"
+    ]
+    lines.append("|---|---|---|---|---|---|")
     for point in [*rows, chosen]:
         choice = point.postprocessing
         lines.append(
             f"| {choice.threshold:g} | {choice.seed_threshold or '–'} | {choice.minimum_volume_mm3:g} "
-            f"| {point.sensitivity:.3f} | {point.false_positives:.2f} |"
+            f"| {point.sensitivity:.3f} | {point.false_positives:.2f} | {point.volume_ratio:.2f} |"
         )
     return "\n".join(lines)
 

@@ -25,6 +25,7 @@ def head_of(lesions: dict[float, tuple], false: list[tuple]) -> dict[float, Cut]
             volumes_mm3=np.array([parts[n][1] for n in there], dtype=float),
             peaks=np.array([logit(parts[n][0]) for n in there]),
             false=np.array([n >= len(lesions) for n in there], dtype=bool),
+            true_mm3=tuple(mm3 for _, mm3 in lesions.values()),
             shares=tuple(
                 {there.index(n) + 1: share} if n in there else {} for n, share in enumerate(lesions)
             ),
@@ -53,6 +54,25 @@ def test_the_point_finds_most_within_the_false_positives_that_are_allowed(two_he
     assert everything.sensitivity == 1.0
     assert everything.false_positives == 1.5
     assert best(found, 1.0).sensitivity == pytest.approx(2 / 3)
+
+
+def test_of_points_that_find_the_same_the_one_with_the_true_volumes_is_taken():
+    """At 0.6 the outline is right, below it is too wide and above too tight; what is false reaches 0.9."""
+    cuts = {}
+    for threshold in THRESHOLDS:
+        there = [threshold < 0.97, threshold < 0.9]
+        volumes = np.array([300.0 * (1.6 - threshold), 200.0])
+        cuts[threshold] = Cut(
+            volumes_mm3=volumes[there],
+            peaks=np.array([logit(0.97), logit(0.9)])[there],
+            false=np.array([False, True])[there],
+            true_mm3=(300.0,),
+            shares=({1: 0.8},) if there[0] else ({},),
+        )
+    chosen = best(list(points([cuts])), 0.0)
+    assert chosen.postprocessing.threshold == 0.6
+    assert chosen.postprocessing.seed_threshold in (0.9, 0.95)
+    assert chosen.volume_ratio == pytest.approx(1.0)
 
 
 def test_lesions_covered_by_less_than_a_tenth_are_not_found():
