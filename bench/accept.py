@@ -31,7 +31,7 @@ FROM_NOTHING = (
 PARTS = (
     Part("The main job from nothing: a fresh clone and a new environment", ("sh", "-c", FROM_NOTHING), 24),
     Part("The main job again, warm", ("python", "demo.py"), 24),
-    Part("Held-out heads", ("python", "-m", "bench.goal"), 24),
+    Part("Held-out heads", ("python", "-m", "bench.goal"), 44),
     Part("Measurement of spheres and ellipsoids", ("python", "-m", "bench.metrology"), 40),
     Part(
         "Geometry, PACS to PACS",

@@ -71,6 +71,11 @@ const edited = new Set()
 const asLoaded = new Map()
 const listeners = new Set()
 
+const segmentsOf = (segmentationService, id) => {
+  const { segments } = segmentationService.getSegmentation(id) ?? {}
+  return segments && JSON.stringify(Object.values(segments).map(one => [one.segmentIndex, one.label]))
+}
+
 /** Whether the segmentation, by the viewer's id, is not any more what was loaded. */
 export const isEdited = id => edited.has(id)
 
@@ -95,12 +100,8 @@ export function watch(app) {
   // A segmentation that is only shown otherwise, in another layout say, is modified in no slice.
   const onDrawn = ({ detail }) => detail.modifiedSlicesToUse?.length && markEdited(detail.segmentationId)
   cornerstone.eventTarget.addEventListener(drawn, onDrawn)
-  const segmentsOf = id => {
-    const { segments } = segmentationService.getSegmentation(id) ?? {}
-    return segments && JSON.stringify(Object.values(segments).map(one => [one.segmentIndex, one.label]))
-  }
   const { unsubscribe } = segmentationService.subscribe(segmentationService.EVENTS.SEGMENTATION_MODIFIED, ({ segmentationId: id }) => {
-    const now = segmentsOf(id)
+    const now = segmentsOf(segmentationService, id)
     if (!asLoaded.has(id)) asLoaded.set(id, now)
     else if (now && asLoaded.get(id) !== now) markEdited(id)
   })
@@ -121,6 +122,8 @@ export async function save(app, id) {
   // What the viewer writes where the images have none, and no archive takes.
   if (dataset.StudyID === 'No Study ID') dataset.StudyID = ''
   edited.delete(id)
+  // The viewer goes on telling of segments that were drawn before.
+  asLoaded.set(id, segmentsOf(app.servicesManager.services.segmentationService, id))
   try {
     await source.store.dicom(dataset)
   } catch (error) {

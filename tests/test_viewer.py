@@ -90,6 +90,10 @@ ON_PAGE = """point => {
     const [x, y] = viewport.worldToCanvas(point)
     return [left + x, top + y]
 }"""
+TOLD_LATE = """segmentationId => {
+    const { segmentationService } = window.services
+    segmentationService._broadcastEvent(segmentationService.EVENTS.SEGMENTATION_MODIFIED, { segmentationId })
+}"""
 ACTIVE_SEGMENT = "([id, number]) => window.services.segmentationService.setActiveSegment(id, number)"
 ACTIVE_TOOL = "() => window.services.toolGroupService.getActivePrimaryMouseButtonTool('default')"
 RADIUS = "value => window.commandsManager.runCommand('setBrushSize', { value })"
@@ -372,6 +376,9 @@ def test_what_is_drawn_in_the_viewer_becomes_the_next_version(page, site, head):
     panel.get_by_role("cell", name=kept["name"]).click()
     expect(panel.get_by_role("button", name="Rename")).to_be_hidden()
     panel.get_by_role("button", name="Save and measure").click()
+    # The viewer may tell late of what was drawn before.
+    panel.get_by_role("status").wait_for()
+    page.evaluate(TOLD_LATE, shown)
     expect(panel.get_by_text("Version 2, corrected by first:")).to_be_visible()
     expect(panel.get_by_role("button", name="Hide")).to_be_visible()
 
