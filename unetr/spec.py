@@ -20,7 +20,7 @@ from pydantic import (
 
 from errors import ModelNotFound, ModelSpecInvalid
 
-DEFAULT_MODEL = "metscope-compact"
+DEFAULT_MODEL = "metscope-unet"
 # The letters of each patient axis; H and F are DICOM's for S and I.
 AXES = ({"L", "R"}, {"P", "A"}, {"S", "I", "H", "F"})
 # UNETR's transformer cuts its window into patches of so many voxels a side.

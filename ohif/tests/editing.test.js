@@ -1,0 +1,72 @@
+import assert from 'node:assert/strict'
+import { afterEach, beforeEach, test } from 'node:test'
+
+import * as editing from '../editing.js'
+
+const DRAWN = 'drawn', MODIFIED = 'modified', ID = 'a segmentation'
+let segments, stored, viewer, end, onModified
+
+/** What the viewer says when a segmentation's segments, or what it knows of them, are others. */
+const modified = () => onModified({ segmentationId: ID })
+const drawn = modifiedSlicesToUse =>
+  viewer.dispatchEvent(Object.assign(new Event(DRAWN), { detail: { segmentationId: ID, modifiedSlicesToUse } }))
+
+beforeEach(() => {
+  segments = { 1: { segmentIndex: 1, label: 'Metastasis 1' } }
+  stored = []
+  viewer = new EventTarget()
+  const libraries = {
+    cornerstone: { eventTarget: viewer },
+    cornerstoneTools: { Enums: { Events: { SEGMENTATION_DATA_MODIFIED: DRAWN } } },
+  }
+  const app = {
+    servicesManager: {
+      services: {
+        segmentationService: {
+          EVENTS: { SEGMENTATION_MODIFIED: MODIFIED },
+          getSegmentation: () => ({ segments }),
+          subscribe: (_, call) => { onModified = call; return { unsubscribe: () => {} } },
+        },
+      },
+    },
+    extensionManager: {
+      getModuleEntry: () => ({ exports: { getCornerstoneLibraries: () => libraries } }),
+      getActiveDataSource: () => [{ store: { dicom: async dataset => { if (stored === null) throw new Error('away'); stored.push(dataset) } } }],
+    },
+    commandsManager: { runCommand: () => ({ dataset: { SOPInstanceUID: '1.2', StudyID: '' } }) },
+  }
+  const stop = editing.watch(app)
+  end = { app, stop }
+  modified()
+})
+
+afterEach(() => end.stop())
+
+test('a stroke is an edit, another layout is none', () => {
+  drawn([])
+  modified()
+  assert.equal(editing.isEdited(ID), false)
+  drawn([3])
+  assert.equal(editing.isEdited(ID), true)
+})
+
+test('what is told late of a segment that was saved already is no edit', async () => {
+  segments = { ...segments, 2: { segmentIndex: 2, label: 'Segment 2' } }
+  modified()
+  assert.equal(editing.isEdited(ID), true)
+  assert.equal(await editing.save(end.app, ID), '1.2')
+  assert.equal(stored.length, 1)
+  // The viewer counts a segment's voxels in a process of its own and tells then.
+  modified()
+  assert.equal(editing.isEdited(ID), false)
+  segments = { ...segments, 3: { segmentIndex: 3, label: 'Segment 3' } }
+  modified()
+  assert.equal(editing.isEdited(ID), true)
+})
+
+test('what the archive did not take is edited still', async () => {
+  drawn([3])
+  stored = null
+  await assert.rejects(editing.save(end.app, ID), /away/)
+  assert.equal(editing.isEdited(ID), true)
+})
