@@ -430,6 +430,9 @@ class LesionAnswer(Answer):
     centroid_lps_mm: Point
     bounding_box: BoxAnswer
     mean_probability: float | None
+    confidence: float | None = Field(
+        ge=0, le=1, description="Probability that it is a lesion; null where drawn by hand or not calibrated"
+    )
     measurable: bool
     measurable_reason: str
 

@@ -250,7 +250,7 @@ def test_a_click_brings_the_lesions_onto_the_image_and_into_the_pacs(page, site,
             f"{lesion['volume_ml']:.3f}",
             f"{lesion['long_axis_mm']:.1f} × {lesion['short_axis_mm']:.1f}",
             "yes" if lesion["measurable"] else "no",
-            f"{lesion['mean_probability']:.2f}",
+            f"{lesion['confidence'] or lesion['mean_probability']:.2f}",
         ]
         for lesion in document["lesions"]
     ]
