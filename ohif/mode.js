@@ -35,7 +35,7 @@ async function modeFactory({ loadModules }) {
       ],
       rightPanelClosed: false,
       // The width of the table.
-      rightPanelInitialExpandedWidth: 350,
+      rightPanelInitialExpandedWidth: 380,
     },
   }
   const mode = {
