@@ -40,6 +40,8 @@ from version import VERSION
 UNNAMED = re.compile(r"\s*(Segment \d+)?\s*")
 # Of Segment Label, a DICOM Long String.
 LONGEST_NAME = 64
+# What a model says of a lesion, and of no other voxels than those it drew.
+OF_THE_MODEL = ("mean_probability", "confidence")
 NUMBERED = re.compile(r"BM-(\d+)")
 
 
@@ -286,7 +288,7 @@ def _measure(stack: Stack, earlier: Earlier | None, drawn: Drawn, rooms: Rooms) 
     if earlier is None:
         return lesions
     return [
-        replace(lesion, mean_probability=earlier.lesion(drawn.same[lesion.number])["mean_probability"])
+        replace(lesion, **{name: earlier.lesion(drawn.same[lesion.number])[name] for name in OF_THE_MODEL})
         if lesion.number in drawn.unchanged
         else lesion
         for lesion in lesions

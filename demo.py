@@ -59,7 +59,8 @@ def main() -> None:
     labels = _read_back(services, request.study_instance_uid, document, stack)
     save_overlay(stack.volume, labels, measure(labels, stack.slices), FOLDER / "overlay.png")
     _print_table(head, labels, stack, document)
-    print("(true ml: of the shape that was drawn; true mm: the long axis measured on its exact mask)")
+    print("(true ml: of the shape that was drawn; true mm: the long axis measured on its exact mask;")
+    print(" sure: the lesion's confidence, or its mean probability where the model has no calibration)")
     print(
         f"\nOpened in {loaded - started:.1f} s; first segmentation {cold_s:.1f} s, the next {warm_s:.1f} s."
     )
@@ -105,7 +106,8 @@ def _print_table(head: synth.Head, labels: hd.Volume, stack: Stack, document: di
     found = {lesion["number"]: lesion for lesion in document["lesions"]}
     outcome = match(head.labels, labels)
     print(
-        f"\n{'lesion':28}{'true ml':>9}{'found ml':>10}{'error':>8}{'true mm':>9}{'found mm':>10}{'error':>8}"
+        f"\n{'lesion':28}{'true ml':>9}{'found ml':>10}{'error':>8}"
+        f"{'true mm':>9}{'found mm':>10}{'error':>8}{'sure':>7}"
     )
     for lesion in sorted(head.lesions, key=lambda lesion: -lesion.volume_ml):
         true = truth[lesion.number]
@@ -118,12 +120,21 @@ def _print_table(head: synth.Head, labels: hd.Volume, stack: Stack, document: di
         length_error = partner["long_axis_mm"] - true.long_axis_mm
         print(
             f"{'found:  ' + name:28}{lesion.volume_ml:9.3f}{partner['volume_ml']:10.3f}{volume_error:+8.0%}"
-            f"{true.long_axis_mm:9.1f}{partner['long_axis_mm']:10.1f}{length_error:+8.1f}"
+            f"{true.long_axis_mm:9.1f}{partner['long_axis_mm']:10.1f}{length_error:+8.1f}{_sureness(partner):7.2f}"
         )
     for number in outcome.false_numbers:
         false = found[number]
         name = f"false:  number {number}"
-        print(f"{name:28}{'':9}{false['volume_ml']:10.3f}{'':17}{false['long_axis_mm']:10.1f}")
+        print(
+            f"{name:28}{'':9}{false['volume_ml']:10.3f}{'':17}{false['long_axis_mm']:10.1f}"
+            f"{'':8}{_sureness(false):7.2f}"
+        )
+
+
+def _sureness(lesion: dict[str, Any]) -> float:
+    """As the viewer shows it."""
+    sureness: float = lesion["mean_probability"] if lesion["confidence"] is None else lesion["confidence"]
+    return sureness
 
 
 if __name__ == "__main__":

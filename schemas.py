@@ -268,7 +268,7 @@ def _job_fields(columns: Mapping[str, Any], estimate_s: float | None) -> dict[st
         "error": _error(columns["error_code"], columns["error_message"]),
         "result": _result(columns["segmentation_id"]),
         "model": columns["model_id"],
-        "kind": _kind(columns["task"] or {}),
+        "kind": kind_of(columns["task"]),
     }
 
 
@@ -281,8 +281,9 @@ KINDS = {
 }
 
 
-def _kind(task: Mapping[str, Any]) -> str:
-    return next((kind for key, kind in KINDS.items() if key in task), "segmentation")
+def kind_of(task: Mapping[str, Any] | None) -> str:
+    """What a job does, by its task; None: it segments."""
+    return next((kind for key, kind in KINDS.items() if key in (task or {})), "segmentation")
 
 
 class JobsAnswer(Answer):
@@ -430,6 +431,9 @@ class LesionAnswer(Answer):
     centroid_lps_mm: Point
     bounding_box: BoxAnswer
     mean_probability: float | None
+    confidence: float | None = Field(
+        ge=0, le=1, description="Probability that it is a lesion; null where drawn by hand or not calibrated"
+    )
     measurable: bool
     measurable_reason: str
 

@@ -31,12 +31,13 @@ from db.database import open_database
 from errors import InputRefused, MetScopeError, ModelNotFound, RequestError, StoreFailed
 from imaging import files, nifti, parametric_map, seg, series, sr
 from imaging.stack import Stack, to_stack
-from lesions.measure import ML_DECIMALS, Identity, Lesion, components, measure
+from lesions.measure import ML_DECIMALS, MM3_PER_ML, Identity, Lesion, components, measure
 from orthanc import part10
 from orthanc.dicomweb import Archive, open_archive
 from reports.overlay import save_overlay, save_planes
 from reports.tables import save_csv
 from settings import Settings, load
+from unetr.confidence import confidence
 from unetr.explain import explain, lesion_entropies
 from unetr.predict import Prediction, Predictor
 from unetr.preprocess import head_mask
@@ -156,7 +157,7 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
             return equal
     with stages("read"):
         stack = to_stack(instances)
-    result = segment(stack, services.predictor, services.settings.measurable_ld_mm, stages)
+    result = segment(stack, services.predictor, services.spec, services.settings.measurable_ld_mm, stages)
     with stages("encode"):
         encoded = encode(result, services.spec)
         companions = []
@@ -249,14 +250,23 @@ def idempotency_key(instances: Sequence[Dataset], model_sha256: str, model_versi
     return hashlib.sha256("\n".join([model_sha256, model_version, *uids]).encode()).hexdigest()
 
 
-def segment(stack: Stack, predictor: Predict, measurable_ld_mm: float, stages: Stages) -> Result:
-    """Predict and measure one stack."""
+def segment(
+    stack: Stack, predictor: Predict, spec: ModelSpec, measurable_ld_mm: float, stages: Stages
+) -> Result:
+    """Predict and measure one stack. spec: of the predictor, which knows how sure to be of what it found."""
     with stages("predict"):
         prediction = predictor(stack.volume, lambda fraction: stages.report("predict", fraction))
     with stages("measure"):
         labels = components(prediction.mask)
         lesions = measure(labels, stack.slices, prediction.probability, measurable_ld_mm)
-    return Result(stack, labels, lesions)
+    return Result(stack, labels, [_with_confidence(lesion, spec) for lesion in lesions])
+
+
+def _with_confidence(lesion: Lesion, spec: ModelSpec) -> Lesion:
+    probability = lesion.mean_probability
+    if probability is None:
+        return lesion
+    return replace(lesion, confidence=confidence(spec, probability, lesion.volume_ml * MM3_PER_ML))
 
 
 def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Dataset | None:
@@ -474,7 +484,7 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
             _make_folder(options.out)
             with stages("load"):
                 predictor = Predictor.load(spec, settings.device)
-            result = segment(stack, predictor, settings.measurable_ld_mm, stages)
+            result = segment(stack, predictor, spec, settings.measurable_ld_mm, stages)
         else:
             with stages("measure"):
                 result = _measure_given(stack, options, settings)

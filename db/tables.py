@@ -214,6 +214,7 @@ class Measurement(Base):
     centroid_lps_mm: Mapped[list[Any]]
     bounding_box: Mapped[dict[str, Any]]
     mean_probability: Mapped[float | None]
+    confidence: Mapped[float | None]
     measurable: Mapped[bool]
     measurable_reason: Mapped[str]
     created_at: Mapped[datetime]

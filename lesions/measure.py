@@ -61,7 +61,8 @@ class Lesion:
 
     number: its label. long_axis_lps, short_axis_lps: end points. slices_spanned: acquired slices with at
     least one voxel. bounding_box: first and last index, both inclusive. mean_probability: over the
-    lesion's voxels, None where no probability was given. plane: None where measured in the acquisition.
+    lesion's voxels, None where no probability was given. confidence: the probability that it is a lesion,
+    None where nobody can tell; what measures does not know it. plane: None where measured in the acquisition.
     """
 
     number: int
@@ -82,6 +83,7 @@ class Lesion:
     centroid_lps_mm: Point
     bounding_box: dict[str, tuple[int, int, int]]
     mean_probability: float | None
+    confidence: float | None
     measurable: bool
     measurable_reason: str
 
@@ -92,7 +94,6 @@ class Lesion:
             "normal_lps": _rounded(self.plane.normal_lps),
             "spacing_mm": round(self.plane.spacing_mm, MM_DECIMALS),
         }
-        probability = self.mean_probability
         return {
             **vars(self),
             "volume_ml": round(self.volume_ml, ML_DECIMALS),
@@ -105,7 +106,8 @@ class Lesion:
             "plane": plane,
             "centroid_lps_mm": _rounded(self.centroid_lps_mm),
             "bounding_box": {end: list(index) for end, index in self.bounding_box.items()},
-            "mean_probability": None if probability is None else round(probability, PROBABILITY_DECIMALS),
+            "mean_probability": _rounded_probability(self.mean_probability),
+            "confidence": _rounded_probability(self.confidence),
         }
 
 
@@ -245,6 +247,7 @@ def _measure_one(
         centroid_lps_mm=_point(_to_lps(region.volume, np.argwhere(mask).mean(axis=0))),
         bounding_box={"first": _index(region.first), "last": _index(region.last)},
         mean_probability=None if probability is None else float(probability[mask].mean()),
+        confidence=None,
         measurable=measurable,
         measurable_reason=reason,
     )
@@ -283,3 +286,7 @@ def _index(position: NDArray[Any]) -> tuple[int, int, int]:
 
 def _rounded(point: Point) -> list[float]:
     return [round(value, MM_DECIMALS) for value in point]
+
+
+def _rounded_probability(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, PROBABILITY_DECIMALS)

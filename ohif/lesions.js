@@ -1,12 +1,15 @@
 // The list of lesions: sorted, filtered, one of them selected to be renamed or deleted.
 import { make } from './dom.js'
-import { lesionsOf, totals } from './table.js'
+import { lesionsOf, sureness, totals } from './table.js'
 import { text } from './texts.js'
 
 const COLUMNS = [
   ['number', 'lesion'], ['volume_ml', 'volume'], ['long_axis_mm', 'axes'], ['measurable', 'measurable'],
-  ['mean_probability', 'confidence'],
+  ['confidence', 'confidence'],
 ]
+// Which of the two it is.
+const hintOf = ({ confidence, mean_probability: mean }) =>
+  (confidence !== null ? 'calibrated' : mean !== null ? 'not_calibrated' : 'not_by_a_model')
 const onEnter = call => event => event.key === 'Enter' && call(event)
 
 export class Lesions {
@@ -78,7 +81,7 @@ export class Lesions {
       make('td', {}, swatch, lesion.name), make('td', {}, lesion.volume_ml.toFixed(3)),
       make('td', {}, `${lesion.long_axis_mm.toFixed(1)} × ${lesion.short_axis_mm.toFixed(1)}`),
       make('td', { title: lesion.measurable_reason }, text(lesion.measurable ? 'yes' : 'no')),
-      make('td', {}, lesion.mean_probability === null ? '' : lesion.mean_probability.toFixed(2)),
+      make('td', { title: text(hintOf(lesion)) }, sureness(lesion)?.toFixed(2) ?? ''),
     )
   }
 

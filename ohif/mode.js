@@ -6,6 +6,9 @@ import { text } from './texts.js'
 
 const ID = '@metscope/mode'
 const SEGMENT = 'MetScopeSegment'
+// The viewer's reader of parametric maps fails on floating-point values, and 3.12 goes black; without it they are listed
+// as what cannot be shown.
+const MAPS = '@ohif/extension-cornerstone-dicom-pmap.sopClassHandlerModule.dicom-pmap'
 
 const button = {
   id: SEGMENT,
@@ -35,7 +38,7 @@ async function modeFactory({ loadModules }) {
       ],
       rightPanelClosed: false,
       // The width of the table.
-      rightPanelInitialExpandedWidth: 350,
+      rightPanelInitialExpandedWidth: 380,
     },
   }
   const mode = {
@@ -47,6 +50,7 @@ async function modeFactory({ loadModules }) {
     // What the basic mode switches off, the first in 3.12, the second in 3.13.
     enableSegmentationEdit: true,
     modeCustomizations: {},
+    sopClassHandlers: base.sopClassHandlers.filter(id => id !== MAPS),
     isValidMode: ({ modalities }) => ({
       valid: modalities.split('\\').includes('MR'),
       description: text('needs_mr'),

@@ -35,6 +35,8 @@ const STYLE = `
 
 // Who asks where the service lets everybody in.
 const NOBODY = 'anonymous'
+// Of jobs that store something beside a segmentation, and change nothing.
+const ADDING = new Set(['rtstruct', 'uncertainty'])
 
 // What lies over the images: { document: its id, id: the viewer's }. The viewer takes a panel away and brings another
 // when its tab is left and opened again.
@@ -172,7 +174,7 @@ export class Panel {
       .catch(error => console.warn(error.message))
     if (ended.kind === 'segmentation') {
       if (this.shownId) this.list.select(found.lesions[0])
-    } else if (ended.kind !== 'rtstruct' && new Date(found.created_at) < new Date(ended.started_at)) {
+    } else if (!ADDING.has(ended.kind) && new Date(found.created_at) < new Date(ended.started_at)) {
       this.complain(text('no_change'))
     }
   }
@@ -265,8 +267,14 @@ export class Panel {
       ...(document.corrected_by ? [text('corrected', { version: document.version, who: document.corrected_by })] : []),
       ...changesOf(document), ...document.warnings,
     ].map(line => make('p', { className: 'note' }, line))
+    const lacks = modality => !document.companions.some(one => one.modality === modality)
+    const isServed = [...this.model.options].some(option => option.value === document.model.id)
+    const uncertainty = lacks('OT') && isServed
+      ? [job('uncertainty', () => service.uncertaintyMap(document.id), { title: text('uncertainty_hint') })]
+      : []
     if (!document.lesions.length) {
-      this.result.replaceChildren(make('p', { className: 'note' }, text('no_lesion')), ...notes)
+      const none = make('p', { className: 'note' }, text('no_lesion'))
+      this.result.replaceChildren(none, make('div', { className: 'buttons' }, ...uncertainty), ...notes)
       return
     }
     this.notice = make(
@@ -276,9 +284,10 @@ export class Panel {
     this.toggleButton = make('button', { onclick: () => this.toggle() })
     const buttons = make(
       'div', { className: 'buttons' }, this.toggleButton, make('button', { onclick: () => this.save() }, text('csv')),
-      ...(document.companions.some(one => one.modality === 'RTSTRUCT')
-        ? []
-        : [job('structure_set', () => service.structureSet(document.id), { title: text('structure_set_hint') })]),
+      ...(lacks('RTSTRUCT')
+        ? [job('structure_set', () => service.structureSet(document.id), { title: text('structure_set_hint') })]
+        : []),
+      ...uncertainty,
     )
     const table = make('div')
     const before = this.list

@@ -60,6 +60,9 @@ export const measure = (study, sopInstanceUid, corrects) =>
 /** A job that stores the segmentation as an RT Structure Set too. */
 export const structureSet = id => ask('POST', address('segmentations', id, 'rtstruct'), {})
 
+/** A job that stores how sure the model was, voxel by voxel. */
+export const uncertaintyMap = id => ask('POST', address('segmentations', id, 'uncertainty'), {})
+
 /** The job when it has ended; null where over() says that nobody waits for it any more.
  *
  * tell: called with the job as it is, at every look. Nobody looks while the page is hidden. A service that is away for a

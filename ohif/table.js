@@ -2,15 +2,22 @@
 import { text } from './texts.js'
 
 const COLUMNS = [
-  'number', 'name', 'volume_ml', 'long_axis_mm', 'short_axis_mm', 'measurable', 'mean_probability', 'tracking_uid',
+  'number', 'name', 'volume_ml', 'long_axis_mm', 'short_axis_mm', 'measurable', 'mean_probability',
+  'confidence', 'tracking_uid',
 ]
+
+/** How sure the model is of the lesion, 0 to 1: how probable it is that it is one, else its voxels' mean probability; null
+ * where the model says neither. */
+export const sureness = lesion => lesion.confidence ?? lesion.mean_probability
+
+const valueOf = (lesion, key) => (key === 'confidence' ? sureness(lesion) : lesion[key])
 
 /** The lesions in that order, equal ones by their number; those whose names hold the words, and are measurable. */
 export function lesionsOf(document, { key, descending }, { words = '', measurable = false } = {}) {
   const sign = descending ? -1 : 1
   return document.lesions
     .filter(lesion => lesion.name.toLowerCase().includes(words.toLowerCase()) && (lesion.measurable || !measurable))
-    .sort((a, b) => sign * (a[key] - b[key]) || a.number - b.number)
+    .sort((a, b) => sign * (valueOf(a, key) - valueOf(b, key)) || a.number - b.number)
 }
 
 /** What a correction made of the lesions, a line for each. */

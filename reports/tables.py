@@ -8,7 +8,7 @@ from lesions.measure import Lesion
 
 COLUMNS = (
     "number", "name", "tracking_id", "volume_ml", "voxel_count", "long_axis_mm", "short_axis_mm", "feret_mm",
-    "slices_spanned", "mean_probability", "measurable", "measurable_reason",
+    "slices_spanned", "mean_probability", "confidence", "measurable", "measurable_reason",
 )  # fmt: skip
 
 

@@ -126,6 +126,7 @@ def show_operations() -> Response:
         missing=missing,
         sections=sections,
         shown=JOBS_SHOWN,
+        kind_of=schemas.kind_of,
     )
     response = Response(page, content_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = (

@@ -214,6 +214,21 @@ def test_the_operations_page_shows_what_failed_and_why_and_asks_again(app, sessi
     assert (again.json["study_instance_uid"], again.json["state"]) == ("1.2.3", "queued")
 
 
+def test_the_operations_page_says_what_each_job_is_for(app, sessions, bearer):
+    tasks = {
+        "segmentation": None,
+        "correction": {"correct": "x", "rename": {}, "delete": [1]},
+        "measurement": {"measure": "1.2.3.4", "corrects": None},
+        "rtstruct": {"rtstruct": "x"},
+        "uncertainty": {"uncertainty": "x"},
+    }
+    for task in tasks.values():
+        jobs.submit(sessions, "1.2.3", "unetr", task=task)
+    page = app.test_client().get("/operations", headers=bearer["reader"]).text
+    rows = re.findall(r"<tr>\s*<td class=\"uid\">1\.2\.3</td>\s*<td>(.*?)</td>", page)
+    assert sorted(rows) == sorted(tasks)
+
+
 def test_a_revoked_token_opens_nothing(app, sessions, bearer):
     client = app.test_client()
     assert client.get("/jobs", headers=bearer["reader"]).status_code == 200

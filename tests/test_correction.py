@@ -16,9 +16,10 @@ from imaging.stack import to_stack
 from orthanc.dicomweb import open_archive
 from segmentation import JobLease, Rooms
 from settings import Settings
-from unetr.spec import default_model
 
-MODEL = default_model(Settings(_env_file=None).models_dir).id
+MODELS = Settings(_env_file=None).models_dir
+# One that tells how probable it is that a lesion is one.
+MODEL = "metscope-unet"
 VOXEL_ML = 0.008
 LESION_VOXELS = 3 * 4 * 4
 KINDS = hd.seg.SegmentationTypeValues
@@ -28,7 +29,9 @@ class Place:
     """A data folder with one study of five equal lesions that has been segmented, and its worker."""
 
     def __init__(self, folder, **settings):
-        self.settings = Settings(_env_file=None, data_dir=folder, **settings)
+        self.settings = Settings(
+            _env_file=None, data_dir=folder, model_path=MODELS / f"{MODEL}.safetensors", **settings
+        )
         self.study = rows.add_study(self.settings, 1)
         self.runner = rows.threshold_runner(self.settings)
         self.sessions, self.archive = self.runner.sessions, open_archive(self.settings)
@@ -189,7 +192,9 @@ def test_an_edited_seg_is_measured_again_and_its_lesions_are_who_they_were(place
     assert now["Metastasis 6"]["tracking_id"] == "BM-6"
     for name in ("Metastasis 3", "Metastasis 4", "Metastasis 5"):
         assert now[name] | {"number": 0} == was[name] | {"number": 0}
-    assert [now[name]["mean_probability"] for name in ("Metastasis 2", "Metastasis 6")] == [None, None]
+    for field in ("mean_probability", "confidence"):
+        assert was["Metastasis 3"][field] is not None
+        assert [now[name][field] for name in ("Metastasis 2", "Metastasis 6")] == [None, None]
     assert sorted(after["changes"], key=lambda one: one["change"]) == [
         {"change": "deleted", "tracking_uid": was["Metastasis 1"]["tracking_uid"], "name": None,
          "volume_ml": None, "previous_name": "Metastasis 1",

@@ -41,6 +41,7 @@ BALLS = (  # centre in mm from the head's centre, LPS, and radius: asymmetric in
     ((8.0, 25.0, 22.0), 4.5),
 )
 THRESHOLD = 500.0
+SPEC = default_model(Settings(_env_file=None).models_dir)
 
 
 def head(directions: str, spacing: tuple[float, float, float], turn_deg: float = 0.0) -> hd.Volume:
@@ -253,8 +254,8 @@ def drawn_by_a_model(series_folder) -> Dataset:
     """The SEG of the balls as MetScope writes one after a prediction."""
     stack = to_stack([dcmread(path) for path in series_folder.glob("*.dcm")])
     stages = segmentation.Stages(lambda stage, fraction: None)
-    result = segmentation.segment(stack, threshold, 10.0, stages)
-    return segmentation.encode(result, default_model(Settings(_env_file=None).models_dir))
+    result = segmentation.segment(stack, threshold, SPEC, 10.0, stages)
+    return segmentation.encode(result, SPEC)
 
 
 def measured_again(dataset: Dataset, series_folder: Path, folder: Path) -> Dataset:

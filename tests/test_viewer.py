@@ -1,6 +1,7 @@
 """The viewer in a real browser: OHIF as it is published, MetScope's panel, and everything behind them."""
 
 import csv
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ ASKED_FOR = (
 )
 # A model that finds nothing.
 SILENT = "silent"
+# A model that finds something, whatever it is, at once.
+QUICK = "quick"
 VOXEL_MM = 2.5
 # Of every viewport: which segmentations lie over it.
 ON_SCREEN = """() => {
@@ -119,6 +122,8 @@ STRUCTURES = """async uid => {
         await new Promise(done => setTimeout(done, 100))
     }
 }"""
+LISTED = """() => window.services.displaySetService.getActiveDisplaySets().map(
+    one => [one.SeriesInstanceUID, Boolean(one.unsupported)])"""
 OUR_PANEL = (
     """() => window.services.panelService.activatePanel('@metscope/extension.panelModule.lesions', true)"""
 )
@@ -143,8 +148,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module", params=[OLDEST, NEWEST])
 def site(request, tmp_path_factory) -> Iterator[Site]:
-    models = tiny_model(tmp_path_factory.mktemp("models") / "both", SILENT, 1e9)
-    for path in load().models_dir.iterdir():
+    folder = tmp_path_factory.mktemp("models")
+    models, quick = tiny_model(folder / "all", SILENT, 1e9), tiny_model(folder / "quick", QUICK, 1.0)
+    coarse = json.loads((quick / f"{QUICK}.json").read_text()) | {"spacing_mm": [6.0, 6.0, 6.0]}
+    (quick / f"{QUICK}.json").write_text(json.dumps(coarse))
+    for path in (*load().models_dir.iterdir(), *quick.iterdir()):
         (models / path.name).symlink_to(path)
     running = Site(request.param, MODELS_DIR=str(models))
     yield running
@@ -254,7 +262,7 @@ def test_a_click_brings_the_lesions_onto_the_image_and_into_the_pacs(page, site,
             f"{lesion['volume_ml']:.3f}",
             f"{lesion['long_axis_mm']:.1f} × {lesion['short_axis_mm']:.1f}",
             "yes" if lesion["measurable"] else "no",
-            f"{lesion['mean_probability']:.2f}",
+            f"{lesion['confidence'] or lesion['mean_probability']:.2f}",
         ]
         for lesion in document["lesions"]
     ]
@@ -480,6 +488,31 @@ def test_a_lesion_is_renamed_and_another_deleted_after_a_question(page, site, he
     assert sorted(page.evaluate(CENTRES, shown)) == ["1", "2"]
     panel.get_by_label("Filter by name").fill("FRONT")
     expect(names).to_have_text(["left frontal"])
+
+
+def test_a_map_of_the_uncertainty_is_stored_once_and_the_viewer_goes_on(page, site, head):
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    panel.get_by_label("Model").select_option(QUICK)
+    segment(panel).click()
+    expect(panel.get_by_role("button", name="Hide")).to_be_visible()
+    before = newest(site, study)
+    button = panel.get_by_role("button", name="Uncertainty map")
+    button.click()
+    expect(button).to_have_count(0)
+    expect(panel.get_by_role("progressbar")).to_have_count(0)
+    expect(panel.get_by_role("alert")).to_have_count(0)
+
+    after = newest(site, study)
+    assert [one["modality"] for one in after["companions"]] == ["SR", "OT"]
+    assert after | {"companions": []} == before | {"companions": []}
+    # The viewer lists it, and shows none such; left to itself it goes black over one that is opened.
+    assert [after["companions"][1]["series_instance_uid"], True] in page.evaluate(LISTED)
+    page.get_by_text("Brain metastases, uncertainty").dblclick()
+    expect(page.get_by_text("could not be added")).to_be_visible()
+    assert [len(ids) for ids in page.evaluate(ON_SCREEN)] == [1]
+    panel.get_by_role("cell", name="Metastasis 1").click()
+    expect(panel.get_by_role("button", name="Rename")).to_be_visible()
 
 
 @pytest.mark.parametrize("missing", ["mode.js", "texts.js"])

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { changesOf, csv, lesionsOf, stageText, totals } from '../table.js'
+import { changesOf, csv, lesionsOf, stageText, sureness, totals } from '../table.js'
 
 const lesion = (number, volume_ml, more = {}) => ({
   number, name: `Metastasis ${number}`, volume_ml, long_axis_mm: 10 * volume_ml, short_axis_mm: 4, measurable: volume_ml > 1,
-  mean_probability: null, tracking_uid: `1.2.${number}`, ...more,
+  mean_probability: null, confidence: null, tracking_uid: `1.2.${number}`, ...more,
 })
 const document = {
   study_instance_uid: '1.2', series_instance_uid: '1.2.3', model: { id: 'unetr' }, total_volume_ml: 4.5,
@@ -18,6 +18,17 @@ test('the table is sorted by any column, both ways, and the document stays as it
   assert.deepEqual(numbers({ key: 'long_axis_mm', descending: false }), [1, 3, 2])
   assert.deepEqual(numbers({ key: 'measurable', descending: true }), [2, 1, 3])
   assert.deepEqual(document.lesions.map(one => one.number), [1, 2, 3])
+})
+
+test('what is shown and sorted as the confidence is the calibrated one, and the mean probability where there is none', () => {
+  const lesions = [
+    lesion(1, 1, { mean_probability: 0.9, confidence: 0.2 }), lesion(2, 1, { mean_probability: 0.6 }),
+    lesion(3, 1, { mean_probability: 0.1, confidence: 0.7 }),
+  ]
+  assert.deepEqual(lesions.map(sureness), [0.2, 0.6, 0.7])
+  const sorted = descending => lesionsOf({ lesions }, { key: 'confidence', descending }).map(one => one.number)
+  assert.deepEqual([sorted(false), sorted(true)], [[1, 2, 3], [3, 2, 1]])
+  assert.equal(sureness(lesion(4, 1)), null)
 })
 
 test('the table shows the lesions whose names hold the words, and only the measurable ones where that is asked for', () => {
@@ -41,11 +52,11 @@ test('the totals are those of the document', () => {
 })
 
 test('a spreadsheet reads each lesion back, and runs none of its names', () => {
-  const odd = { ...document, lesions: [lesion(1, 0.5, { name: '=1+1, "left"' })] }
+  const odd = { ...document, lesions: [lesion(1, 0.5, { name: '=1+1, "left"', mean_probability: 0.75, confidence: 0.5 })] }
   const [head, line, ...rest] = csv(odd).split('\r\n')
   assert.deepEqual(rest, [''])
-  assert.equal(head.split(',').length, 11)
-  assert.equal(line, `1.2,1.2.3,unetr,1,"'=1+1, ""left""",0.5,5,4,false,,1.2.1`)
+  assert.equal(head.split(',').length, 12)
+  assert.equal(line, `1.2,1.2.3,unetr,1,"'=1+1, ""left""",0.5,5,4,false,0.75,0.5,1.2.1`)
 })
 
 test('the stage is told with the seconds that are left, where they are known', () => {

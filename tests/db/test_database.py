@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -77,6 +78,23 @@ def test_a_seg_that_waits_survives_the_migration_of_its_file_into_the_database(e
     assert lesions == [lesion.to_dict() for lesion in new.lesions]
     with pytest.raises(IntegrityError), sessions.begin() as session:
         session.execute(text("DELETE FROM segmentations"))
+    engine.dispose()
+
+
+def test_lesions_survive_the_migration_that_brings_their_confidence(empty_url, new):
+    sessions = open_database(empty_url)
+    sure = [replace(lesion, mean_probability=0.9, confidence=0.81237) for lesion in new.lesions]
+    recorded = measurements.record(sessions, replace(new, lesions=sure))
+    outbox.mark_stored(sessions, recorded, [new.seg_sop_instance_uid])
+    before = measurements.document(sessions, recorded)["lesions"]
+    assert [lesion["confidence"] for lesion in before] == [0.8124, 0.8124]
+    engine = sessions.kw["bind"]
+    with migrating(engine) as connection:
+        command.downgrade(alembic_config(connection), "0005")
+    with migrating(engine) as connection:
+        command.upgrade(alembic_config(connection), "head")
+    after = measurements.document(sessions, recorded)["lesions"]
+    assert after == [lesion | {"confidence": None} for lesion in before]
     engine.dispose()
 
 

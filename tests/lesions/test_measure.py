@@ -316,8 +316,8 @@ def test_a_lesion_becomes_json_that_can_be_drawn_again():
         assert set(document) == {
             "number", "name", "tracking_id", "tracking_uid", "volume_ml", "voxel_count", "long_axis_mm",
             "short_axis_mm", "feret_mm", "long_axis_lps", "short_axis_lps", "slice", "measurement_plane",
-            "plane", "slices_spanned", "centroid_lps_mm", "bounding_box", "mean_probability", "measurable",
-            "measurable_reason",
+            "plane", "slices_spanned", "centroid_lps_mm", "bounding_box", "mean_probability", "confidence",
+            "measurable", "measurable_reason",
         }  # fmt: skip
         assert length(document["long_axis_lps"]) == pytest.approx(document["long_axis_mm"], abs=1e-3)
         assert set(document["slice"]) == {"sop_instance_uid", "frame", "index"}
