@@ -410,19 +410,23 @@ def test_what_is_drawn_in_the_viewer_becomes_the_next_version(page, site, head):
     expect(panel.locator("tbody td:first-child")).to_have_text([one["name"] for one in second["lesions"]])
     assert [len(ids) for ids in page.evaluate(ON_SCREEN)] == [1]
 
-    # What is stored beside it follows, and the viewer opens it.
-    assert [one["modality"] for one in second["companions"]] == ["SR", "RTSTRUCT"]
-    report, structures = (one["sop_instance_uid"] for one in second["companions"])
+    assert_companions_open(page, second)
+
+
+def assert_companions_open(page: Page, document: dict[str, Any]) -> None:
+    """What is stored beside the second version says the same, and the viewer opens it."""
+    assert [one["modality"] for one in document["companions"]] == ["SR", "RTSTRUCT"]
+    report, structures = (one["sop_instance_uid"] for one in document["companions"])
     expect(page.get_by_text("Brain metastases, contours")).to_have_count(2)
     measured = page.evaluate(HYDRATED, report)
     assert {one["toolName"] for one in measured} == {"Bidirectional"}
     by_label = {one["label"]: one["points"] for one in measured}
-    assert set(by_label) == {f"{one['name']} ({one['tracking_id']})" for one in second["lesions"]}
-    for lesion in second["lesions"]:
+    assert set(by_label) == {f"{one['name']} ({one['tracking_id']})" for one in document["lesions"]}
+    for lesion in document["lesions"]:
         points = by_label[f"{lesion['name']} ({lesion['tracking_id']})"]
         lines = [{"ends": points[:2]}, {"ends": points[2:]}]
         assert_axes(lines, lesion)
-    assert sorted(page.evaluate(STRUCTURES, structures)) == sorted(volumes)
+    assert sorted(page.evaluate(STRUCTURES, structures)) == sorted(one["name"] for one in document["lesions"])
 
 
 def far_from(lesions: list[dict[str, Any]], beside: list[float]) -> list[float]:
