@@ -394,7 +394,7 @@ def uncertainty_map(stack: Stack, entropy: hd.Volume, spec: ModelSpec) -> Datase
 
 def subject_of(spec: ModelSpec) -> seg.Subject:
     """What the model's objects are about."""
-    return seg.Subject(spec.subject, spec.anatomy and code_of(spec.anatomy))
+    return seg.Subject(spec.subject, None if spec.anatomy is None else code_of(spec.anatomy))
 
 
 def code_of(concept: ConceptCode) -> Code:
@@ -580,7 +580,7 @@ def _dry_run(source: Source, options: argparse.Namespace) -> int:
 
 def _warnings(chosen: Sequence[series.Candidate], stacks: Sequence[Stack], spec: ModelSpec) -> list[str]:
     """Of every input, and of how they lie together. Raises: InputsApart."""
-    of_series = [warning for one in (*chosen, *stacks) for warning in one.warnings]
+    of_series = [*(w for one in chosen for w in one.warnings), *(w for one in stacks for w in one.warnings)]
     return list(dict.fromkeys([*of_series, *check_together(stacks, spec.inputs[: len(stacks)])]))
 
 
@@ -618,8 +618,8 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
         stages = Stages(show)
         with stages("read"):
             # What was drawn needs the images that it was drawn on, and no others.
-            names = spec.inputs[:1] if given else spec.inputs
-            chosen, stacks = source.choose(names, _given_inputs(options, spec), spec)
+            count = 1 if given else len(spec.inputs)
+            chosen, stacks = source.choose(spec.inputs[:count], _given_inputs(options, spec), spec)
             warnings = _warnings(chosen, stacks, spec)
         if given is None:
             _make_folder(options.out)
