@@ -11,8 +11,16 @@ import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 
-from errors import AmbiguousSeries, InputsApart, MetScopeError, MissingSequence
-from imaging.frames import image_type, is_multi_frame, numbers, tag_name, text
+from errors import (
+    AmbiguousSeries,
+    DerivedSeries,
+    InputsApart,
+    LocalizerSeries,
+    MetScopeError,
+    MissingSequence,
+    UnsupportedModality,
+)
+from imaging.frames import numbers, tag_name, text
 from imaging.sequences import SEQUENCES, T1_POST_CONTRAST
 from imaging.series import TIE, Candidate, choose, not_head, rank, volume_evidence
 from imaging.stack import Stack, check_headers
@@ -21,6 +29,8 @@ from imaging.stack import Stack, check_headers
 # shows about the same.
 LEAST_COVERED = 0.1
 WELL_COVERED = 0.9
+# What no model takes of its own accord, whatever its sequence.
+NO_IMAGES = (UnsupportedModality.code, LocalizerSeries.code, DerivedSeries.code)
 # Points along an axis at which that share is taken.
 SAMPLES = 16
 
@@ -106,7 +116,7 @@ def _best(
     judged = []
     for one in candidates:
         instances = headers[one.series_instance_uid]
-        fits = one.sequence == name if known else _is_original(instances[0])
+        fits = one.sequence == name if known else one.refused not in NO_IMAGES
         if fits and not (head and not_head(instances[0])):
             judged.append(_judged(one, instances))
     usable = [one for one in judged if one.refused is None]
@@ -126,12 +136,6 @@ def _best(
     if len(equals) == 1:
         return newest
     return replace(newest, reasons=(*newest.reasons, f"the newest of {len(equals)} that fit equally well"))
-
-
-def _is_original(first: Dataset) -> bool:
-    kind = image_type(first)
-    derived = kind[0] == "DERIVED" and not is_multi_frame(first)
-    return text(first, "Modality") == "MR" and not derived and "LOCALIZER" not in kind
 
 
 def _judged(candidate: Candidate, instances: Sequence[Dataset]) -> Candidate:
