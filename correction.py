@@ -18,22 +18,27 @@ from pydicom import Dataset
 from db import measurements, outbox
 from db.tables import Job
 from errors import InstanceNotFound, SegmentationMismatch
-from imaging import codes, rtstruct, seg
+from imaging import rtstruct, seg
 from imaging.stack import Stack, to_stack
 from lesions.matching import match_by_overlap
 from lesions.measure import Identity, Lesion, measure
 from orthanc import part10
 from segmentation import (
+    UNSPECIFIED,
     JobLease,
     Report,
     Result,
     Rooms,
     Stages,
+    code_of,
     companion,
     idempotency_key,
+    identity,
     lesions_of_segments,
     report_of,
+    subject_of,
 )
+from unetr.spec import ConceptCode, Label, ModelSpec, default_model, served_models
 from version import VERSION
 
 # What viewers call a segment that nobody has named.
@@ -42,7 +47,11 @@ UNNAMED = re.compile(r"\s*(Segment \d+)?\s*")
 LONGEST_NAME = 64
 # What a model says of a lesion, and of no other voxels than those it drew.
 OF_THE_MODEL = ("mean_probability", "confidence")
-NUMBERED = re.compile(r"BM-(\d+)")
+# What is drawn anew in a segmentation of several labels: nobody says of which it is.
+UNLABELLED = ConceptCode(
+    value=UNSPECIFIED.value, scheme=UNSPECIFIED.scheme_designator, meaning=UNSPECIFIED.meaning
+)
+FINDING = Label(value=1, name="Finding", category=UNLABELLED, type=UNLABELLED)
 
 
 @dataclass(frozen=True)
@@ -232,16 +241,22 @@ def _names(labels: hd.Volume, drawn: hd.Volume, segments: Sequence[seg.Segment])
 def _record(images: Images, earlier: Earlier | None, drawn: Drawn, run: Run) -> str:
     """Measure and encode what was drawn, and write it down as the next version."""
     stack, sessions, lease = images.stack, run.rooms.sessions, run.lease
+    model = earlier.document["model"] if earlier else measurements.BY_HAND
+    spec = _spec_of(model["id"], run.rooms)
     with run.stages("measure"):
-        result = Result(stack, drawn.labels, _measure(stack, earlier, drawn, run.rooms), drawn.sources)
+        result = Result(stack, drawn.labels, _measure(stack, earlier, drawn, spec, run.rooms), drawn.sources)
         changes = list(_changes(earlier, drawn, result.lesions))
     if earlier is not None and not changes:
         measurements.adopt(sessions, lease.job_id, lease.owner, earlier.document["id"])
         return str(earlier.document["id"])
     colours = _colours(earlier, drawn, result.lesions)
     with run.stages("encode"):
-        encoded, companions = _encode(result, earlier, drawn, colours, run.rooms)
-    model = earlier.document["model"] if earlier else measurements.BY_HAND
+        encoded, companions = _encode(result, earlier, drawn, colours, spec, run.rooms)
+    if earlier is None:
+        key = idempotency_key([images.instances], model["sha256"], model["version"])
+    else:
+        # Its images may be more than the series that is drawn on.
+        key = measurements.key(sessions, earlier.document["id"])
     new = measurements.NewSegmentation(
         source=measurements.source_of(images.instances[0]),
         model_id=model["id"],
@@ -253,7 +268,7 @@ def _record(images: Images, earlier: Earlier | None, drawn: Drawn, run: Run) -> 
         seg_sop_instance_uid=encoded.SOPInstanceUID if encoded is not None else None,
         seg_series_instance_uid=encoded.SeriesInstanceUID if encoded is not None else None,
         encoded=part10.encode(encoded) if encoded is not None else None,
-        idempotency_key=idempotency_key(images.instances, model["sha256"], model["version"]),
+        idempotency_key=key,
         timings_s=run.stages.timings_s,
         peak_memory_mb=None,
         software_version=VERSION,
@@ -266,24 +281,39 @@ def _record(images: Images, earlier: Earlier | None, drawn: Drawn, run: Run) -> 
     return measurements.record(sessions, new, lease.job_id, lease.owner)
 
 
-def _measure(stack: Stack, earlier: Earlier | None, drawn: Drawn, rooms: Rooms) -> list[Lesion]:
+def _spec_of(model_id: str, rooms: Rooms) -> ModelSpec:
+    """Of the model that drew what is corrected, or of the default one where none did or it is not served."""
+    settings = rooms.settings
+    default = default_model(settings.models_dir, settings.model_path)
+    return served_models(settings.models_dir, settings.model_path).get(model_id, default)
+
+
+def _new_label(spec: ModelSpec) -> Label:
+    return spec.labels[0] if len(spec.labels) == 1 else FINDING
+
+
+def _measure(
+    stack: Stack, earlier: Earlier | None, drawn: Drawn, spec: ModelSpec, rooms: Rooms
+) -> list[Lesion]:
     """Lesions under the identities that they had, the others under new ones."""
     numbers = [number for number in np.unique(drawn.labels.array).tolist() if number]
     series_uid = str(stack.headers[0].SeriesInstanceUID)
     used = measurements.tracking_ids(rooms.sessions, series_uid)
-    last = max((int(found[1]) for name in used if (found := NUMBERED.fullmatch(name))), default=0)
+    label = _new_label(spec).model_copy(update={"whole": False})
+    numbered = re.compile(rf"{re.escape(label.tracking or label.name)}-(\d+)")
+    last = max((int(found[1]) for name in used if (found := numbered.fullmatch(name))), default=0)
     identities = {}
     for number in numbers:
         source = drawn.sources.get(number)
         if earlier is not None and number in drawn.same:
             lesion = earlier.lesion(drawn.same[number])
-            identity = Identity(lesion["name"], lesion["tracking_id"], lesion["tracking_uid"])
+            known = Identity(lesion["name"], lesion["tracking_id"], lesion["tracking_uid"])
         elif source is not None and source.tracking_id and source.tracking_uid:
-            identity = Identity(source.name, source.tracking_id, source.tracking_uid)
+            known = Identity(source.name, source.tracking_id, source.tracking_uid)
         else:
             last += 1
-            identity = Identity(f"Metastasis {last}", f"BM-{last}", str(hd.UID()))
-        identities[number] = replace(identity, name=drawn.names.get(number, identity.name))
+            known = identity(label, last)
+        identities[number] = replace(known, name=drawn.names.get(number, known.name))
     lesions = measure(drawn.labels, stack.slices, None, rooms.settings.measurable_ld_mm, identities)
     if earlier is None:
         return lesions
@@ -334,12 +364,18 @@ def _colours(earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion]) -
 
 
 def _encode(
-    result: Result, earlier: Earlier | None, drawn: Drawn, colours: Mapping[int, str], rooms: Rooms
+    result: Result,
+    earlier: Earlier | None,
+    drawn: Drawn,
+    colours: Mapping[int, str],
+    spec: ModelSpec,
+    rooms: Rooms,
 ) -> tuple[Dataset | None, list[measurements.NewCompanion]]:
     """The SEG, None without lesions, and what is stored beside it."""
     if not result.lesions:
         return None, []
-    segments = [_segment(lesion, earlier, drawn) for lesion in result.lesions]
+    segments = [_segment(lesion, earlier, drawn, _new_label(spec)) for lesion in result.lesions]
+    subject = subject_of(spec)
     encoded = seg.write(
         result.stack,
         result.labels,
@@ -347,18 +383,22 @@ def _encode(
         None,
         sop_instance_uid=hd.UID(),
         series_instance_uid=hd.UID(),
-        title=f"Brain metastases, {'corrected' if earlier else 'manual'} segmentation",
+        title=f"{subject.name}, {'corrected' if earlier else 'manual'} segmentation",
+        subject=subject,
     )
     companions = []
     if rooms.settings.store_sr:
-        companions.append(companion(report_of(result, encoded, None)))
+        companions.append(companion(report_of(result, encoded, None, subject)))
     if earlier and any(one["modality"] == "RTSTRUCT" for one in earlier.document["companions"]):
-        companions.append(companion(_structure_set(result, encoded, None)))
+        companions.append(companion(_structure_set(result, encoded, None, subject)))
     return encoded, companions
 
 
-def _segment(lesion: Lesion, earlier: Earlier | None, drawn: Drawn) -> seg.Segment:
-    """What drew the lesion is said as before; of one that was redrawn, that a person had a hand in it."""
+def _segment(lesion: Lesion, earlier: Earlier | None, drawn: Drawn, label: Label) -> seg.Segment:
+    """What drew the lesion is said as before; of one that was redrawn, that a person had a hand in it.
+
+    label: of one that is new.
+    """
     source = drawn.sources.get(lesion.number)
     described = source.described if source else None
     if earlier is not None and lesion.number in drawn.same:
@@ -371,13 +411,15 @@ def _segment(lesion: Lesion, earlier: Earlier | None, drawn: Drawn) -> seg.Segme
         name=lesion.name,
         tracking_id=lesion.tracking_id,
         tracking_uid=lesion.tracking_uid,
-        category=codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE,
-        type=codes.NEOPLASM_SECONDARY,
+        category=code_of(label.category),
+        type=code_of(label.type),
         described=described,
     )
 
 
-def _structure_set(result: Result, encoded: Dataset, algorithm: seg.Algorithm | None) -> Dataset:
+def _structure_set(
+    result: Result, encoded: Dataset, algorithm: seg.Algorithm | None, subject: seg.Subject
+) -> Dataset:
     return rtstruct.write(
         result.stack,
         encoded,
@@ -386,21 +428,24 @@ def _structure_set(result: Result, encoded: Dataset, algorithm: seg.Algorithm | 
         algorithm,
         sop_instance_uid=hd.UID(),
         series_instance_uid=hd.UID(),
+        subject=subject,
     )
 
 
 def _add_structure_set(segmentation_id: str, run: Run) -> str:
     images, earlier = _earlier(segmentation_id, run)
     document = earlier.document
+    spec = _spec_of(document["model"]["id"], run.rooms)
     with run.stages("encode"):
         same = {number: number for number in earlier.sources}
         as_it_is = Drawn(earlier.labels, same, unchanged=same)
-        lesions = _measure(images.stack, earlier, as_it_is, run.rooms)
+        lesions = _measure(images.stack, earlier, as_it_is, spec, run.rooms)
         model, algorithm = document["model"], None
         if document["corrected_by"] is None and model != measurements.BY_HAND:
             algorithm = seg.Algorithm(model["id"], model["version"], model["sha256"])
         encoded = _recorded_seg(document, run.rooms)
-        made = _structure_set(Result(images.stack, earlier.labels, lesions), encoded, algorithm)
+        result = Result(images.stack, earlier.labels, lesions)
+        made = _structure_set(result, encoded, algorithm, subject_of(spec))
     lease = run.lease
     measurements.add_companion(
         run.rooms.sessions, segmentation_id, companion(made), lease.job_id, lease.owner

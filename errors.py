@@ -31,6 +31,8 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     ├── InputRefused                  the images are not what the model may be run on
     │   ├── AmbiguousSeries
     │   ├── NoCandidateSeries
+    │   ├── MissingSequence
+    │   ├── InputsApart               the volumes of one request show different places
     │   ├── UnsupportedModality
     │   ├── ContrastAbsent
     │   ├── DerivedSeries
@@ -246,6 +248,16 @@ class AmbiguousSeries(InputRefused):
 class NoCandidateSeries(InputRefused):
     code = "no_candidate_series"
     advice = "Send a post-contrast T1 series, or choose a series yourself."
+
+
+class MissingSequence(InputRefused):
+    code = "missing_sequence"
+    advice = "Send the missing series, or choose one yourself."
+
+
+class InputsApart(InputRefused):
+    code = "inputs_apart"
+    advice = "Choose series of one examination, between which the patient was not moved."
 
 
 class UnsupportedModality(InputRefused):

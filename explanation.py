@@ -1,12 +1,27 @@
 """How sure the model was of a segmentation: a map in the archive beside the SEG, by a job of its own."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
+
+from pydicom import Dataset
 
 from db import measurements
 from db.tables import Job
+from errors import UncertaintyUnavailable
 from imaging import parametric_map
 from imaging.stack import to_stack
-from segmentation import JobLease, Report, Services, Stages, companion, uncertainty_map
+from segmentation import (
+    JobLease,
+    Report,
+    Request,
+    Services,
+    Stages,
+    companion,
+    fetch,
+    idempotency_key,
+    uncertainty_map,
+)
 from unetr.explain import explain
 from unetr.predict import Predictor
 
@@ -30,14 +45,35 @@ def perform(job: Job, services: Services, report: Report, lease: JobLease) -> st
         raise TypeError("only a Predictor can tell how sure it is")
     stages = Stages(report)
     with stages("fetch"):
-        instances = services.archive.retrieve_series(
-            document["study_instance_uid"], document["series_instance_uid"]
-        )
+        inputs = _inputs(document, services)
     with stages("read"):
-        stack = to_stack(instances)
+        stack, *others = [to_stack(instances) for instances in inputs]
     with stages("predict"):
-        entropy = explain(predictor, stack.volume, partial(report, "predict")).entropy
+        further = [other.volume for other in others]
+        entropy = explain(predictor, stack.volume, partial(report, "predict"), others=further).entropy
     with stages("encode"):
         new = companion(uncertainty_map(stack, entropy, spec))
     measurements.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner)
     return segmentation_id
+
+
+def _inputs(document: Mapping[str, Any], services: Services) -> Sequence[Sequence[Dataset]]:
+    """The instances of each input that the segmentation was made of.
+
+    The document names the first one's series. Raises: UncertaintyUnavailable where other series would be
+    chosen now than were for the others.
+    """
+    spec, study_uid, series_uid = (
+        services.spec,
+        document["study_instance_uid"],
+        document["series_instance_uid"],
+    )
+    if len(spec.inputs) == 1:
+        return [services.archive.retrieve_series(study_uid, series_uid)]
+    _, inputs = fetch(Request(study_uid, series_uid), services.archive, spec)
+    key = idempotency_key(inputs, spec.weights.sha256, spec.version)
+    if key != measurements.key(services.sessions, document["id"]):
+        raise UncertaintyUnavailable(
+            f"Segmentation {document['id']} was not made of the series that MetScope would choose now."
+        )
+    return inputs

@@ -119,6 +119,9 @@ class SegmentationForm(WaitForm):
     """What to segment. An absent or empty body asks for all defaults."""
 
     series_instance_uid: Uid | None = Field(None, description="The series; null lets MetScope choose")
+    inputs: dict[str, Uid] = Field(
+        {}, description="The series of each of the model's inputs, by its name; MetScope chooses the others"
+    )
     model: str | None = Field(None, description="A model of /models; null takes the default one")
     force: bool = Field(False, description="Segment again even where an equal result exists")
 
@@ -248,6 +251,7 @@ class JobAnswer(Answer):
     kind: Literal["segmentation", "correction", "measurement", "rtstruct", "uncertainty"]
     study_instance_uid: str
     series_instance_uid: str | None
+    inputs: dict[str, str]
     model: str
     force: bool
 
@@ -269,6 +273,7 @@ def _job_fields(columns: Mapping[str, Any], estimate_s: float | None) -> dict[st
         "result": _result(columns["segmentation_id"]),
         "model": columns["model_id"],
         "kind": kind_of(columns["task"]),
+        "inputs": (columns["task"] or {}).get("inputs", {}),
     }
 
 
@@ -381,6 +386,9 @@ class CandidateAnswer(Answer):
     refused: str | None = Field(description="Code of the reason why this series cannot be used")
     message: str | None
     warnings: list[str]
+    sequence: str | None = Field(
+        description="T1, T1 post-contrast, T2, FLAIR, or null where none is recognised"
+    )
 
 
 class CandidatesAnswer(Answer):

@@ -1,6 +1,6 @@
 """One segmentation request, top to bottom; also the command line for a folder or a file.
 
-python segmentation.py INPUT --out DIR [--model ID] [--series UID] [--dry-run]
+python segmentation.py INPUT --out DIR [--model ID] [--series UID] [--input NAME=UID ...] [--dry-run]
                        [--from-seg FILE | --from-mask FILE | --explain]
 """
 
@@ -12,12 +12,13 @@ import os
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import highdicom as hd
 import numpy as np
@@ -28,25 +29,33 @@ from tqdm import tqdm
 
 from db import measurements, outbox
 from db.database import open_database
-from errors import InputRefused, MetScopeError, ModelNotFound, RequestError, StoreFailed
-from imaging import files, nifti, parametric_map, seg, series, sr
+from errors import (
+    InputRefused,
+    MetScopeError,
+    MissingSequence,
+    ModelNotFound,
+    RequestError,
+    SegmentationMismatch,
+    StoreFailed,
+)
+from imaging import codes, files, nifti, parametric_map, seg, series, sr
+from imaging.inputs import check_together, choose_inputs
 from imaging.stack import Stack, to_stack
-from lesions.measure import ML_DECIMALS, MM3_PER_ML, Identity, Lesion, components, measure
+from lesions.measure import ML_DECIMALS, MM3_PER_ML, Identity, Lesion, components, measure, objects
 from orthanc import part10
 from orthanc.dicomweb import Archive, open_archive
 from reports.overlay import save_overlay, save_planes
 from reports.tables import save_csv
 from settings import Settings, load
 from unetr.confidence import confidence
-from unetr.explain import explain, lesion_entropies
+from unetr.explain import explain, lesion_entropies, most_bits
 from unetr.predict import Prediction, Predictor
 from unetr.preprocess import head_mask
-from unetr.spec import Label, ModelSpec, default_model, served_models
+from unetr.spec import ConceptCode, Label, ModelSpec, default_model, served_models
 from version import VERSION
 
-Predict = Callable[[hd.Volume, Callable[[float], None]], Prediction]
 Report = Callable[[str, float], None]
-SaveMesh = Callable[[hd.Volume, hd.Volume, Sequence[Lesion], Path], None]
+SaveMesh = Callable[[hd.Volume, hd.Volume, Sequence[Lesion], Path, str], None]
 
 logger = logging.getLogger("metscope.segmentation")
 
@@ -54,13 +63,26 @@ logger = logging.getLogger("metscope.segmentation")
 UNSPECIFIED = Code("85756007", "SCT", "Tissue")
 
 
+class Predict(Protocol):
+    """A model. others: of its further inputs, in the order of its specification."""
+
+    def __call__(
+        self, volume: hd.Volume, on_progress: Callable[[float], None], /, *others: hd.Volume
+    ) -> Prediction: ...
+
+
 @dataclass(frozen=True)
 class Request:
-    """What to segment. ``force`` computes anew although an equal result exists."""
+    """What to segment. ``force`` computes anew although an equal result exists.
+
+    series_instance_uid: of the model's first input. inputs: series of its inputs, by their names. What
+    neither says is chosen.
+    """
 
     study_instance_uid: str
     series_instance_uid: str | None = None
     force: bool = False
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,15 +112,18 @@ class JobLease:
 
 @dataclass(frozen=True)
 class Result:
-    """labels: int32 lesion numbers (slice, row, column) on the stack's grid; lesions largest first.
+    """labels: int32 lesion numbers (slice, row, column) on the stack's grid; lesions by label, then the
+    largest first.
 
     sources: by lesion number, the segments of the SEG that was measured; empty where there was none.
+    kinds: by lesion number, the labels; empty where a SEG was measured.
     """
 
     stack: Stack
     labels: hd.Volume
     lesions: Sequence[Lesion]
     sources: Mapping[int, seg.Segment] = field(default_factory=dict)
+    kinds: Mapping[int, Label] = field(default_factory=dict)
 
 
 @dataclass
@@ -148,7 +173,7 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
     _forget_peak_memory()
     stages = Stages(report)
     with stages("fetch"):
-        chosen, instances = fetch(request, services.archive)
+        chosen, instances = fetch(request, services.archive, services.spec)
         key = idempotency_key(instances, services.spec.weights.sha256, services.spec.version)
         equal = None if request.force else find_equal(services, key)
         if equal is not None:
@@ -156,20 +181,22 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
                 measurements.adopt(services.sessions, job.job_id, job.owner, equal)
             return equal
     with stages("read"):
-        stack = to_stack(instances)
-    result = segment(stack, services.predictor, services.spec, services.settings.measurable_ld_mm, stages)
+        stacks = [to_stack(of_input) for of_input in instances]
+        warnings = _warnings(chosen, stacks, services.spec)
+    result = segment(stacks, services.predictor, services.spec, services.settings.measurable_ld_mm, stages)
     with stages("encode"):
         encoded = encode(result, services.spec)
         companions = []
         if encoded is not None and services.settings.store_sr:
-            companions.append(companion(report_of(result, encoded, _algorithm(services.spec))))
+            report_ = report_of(result, encoded, _algorithm(services.spec), subject_of(services.spec))
+            companions.append(companion(report_))
     new = measurements.NewSegmentation(
-        source=measurements.source_of(instances[0]),
+        source=measurements.source_of(instances[0][0]),
         model_id=services.spec.id,
         model_version=services.spec.version,
         model_sha256=services.spec.weights.sha256,
-        reasons=chosen.reasons,
-        warnings=_warnings(chosen, stack),
+        reasons=[reason for one in chosen for reason in one.reasons],
+        warnings=warnings,
         lesions=result.lesions,
         seg_sop_instance_uid=encoded.SOPInstanceUID if encoded is not None else None,
         seg_series_instance_uid=encoded.SeriesInstanceUID if encoded is not None else None,
@@ -237,29 +264,63 @@ def deliver(segmentation_id: str, services: Rooms) -> None:
             outbox.mark_stored(sessions, segmentation_id, [uid])
 
 
-def fetch(request: Request, archive: Archive) -> tuple[series.Candidate, list[Dataset]]:
-    """The chosen series and its instances. Geometry is refused by headers, before pixels travel."""
-    headers = archive.series_headers(request.study_instance_uid)
-    chosen = series.choose(series.rank(headers), request.series_instance_uid)
-    return chosen, archive.retrieve_series(request.study_instance_uid, chosen.series_instance_uid)
+def fetch(
+    request: Request, archive: Archive, spec: ModelSpec
+) -> tuple[list[series.Candidate], list[list[Dataset]]]:
+    """The series of each of the model's inputs and their instances.
+
+    Geometry is refused by headers, before pixels travel.
+    """
+    study_uid = request.study_instance_uid
+    first = {spec.inputs[0]: request.series_instance_uid} if request.series_instance_uid else {}
+    chosen = choose(archive.series_headers(study_uid), spec.inputs, {**request.inputs, **first}, spec)
+    return chosen, [archive.retrieve_series(study_uid, one.series_instance_uid) for one in chosen]
 
 
-def idempotency_key(instances: Sequence[Dataset], model_sha256: str, model_version: str) -> str:
-    """SHA-256 over the SOP Instance UIDs, whatever their order, and the model's hash and version."""
-    uids = sorted(str(instance.SOPInstanceUID) for instance in instances)
-    return hashlib.sha256("\n".join([model_sha256, model_version, *uids]).encode()).hexdigest()
+def choose(
+    headers: Sequence[Sequence[Dataset]], names: Sequence[str], given: Mapping[str, str], spec: ModelSpec
+) -> list[series.Candidate]:
+    """``choose_inputs`` for the named inputs of a model. Raises: InputRefused, SeriesNotFound."""
+    return choose_inputs(headers, names, given, head=subject_of(spec).anatomy == codes.BRAIN)
+
+
+def idempotency_key(inputs: Sequence[Sequence[Dataset]], model_sha256: str, model_version: str) -> str:
+    """SHA-256 over the SOP Instance UIDs of each input, whatever their order in it, and the model's hash and
+    version.
+    """
+    uids = "\n\n".join(
+        "\n".join(sorted(str(one.SOPInstanceUID) for one in instances)) for instances in inputs
+    )
+    return hashlib.sha256("\n".join([model_sha256, model_version, uids]).encode()).hexdigest()
 
 
 def segment(
-    stack: Stack, predictor: Predict, spec: ModelSpec, measurable_ld_mm: float, stages: Stages
+    stacks: Sequence[Stack], predictor: Predict, spec: ModelSpec, measurable_ld_mm: float, stages: Stages
 ) -> Result:
-    """Predict and measure one stack. spec: of the predictor, which knows how sure to be of what it found."""
+    """Predict the stacks of the model's inputs and measure what is found in the first."""
+    first, *others = stacks
     with stages("predict"):
-        prediction = predictor(stack.volume, lambda fraction: stages.report("predict", fraction))
+        prediction = predictor(
+            first.volume, lambda fraction: stages.report("predict", fraction), *(one.volume for one in others)
+        )
     with stages("measure"):
-        labels = components(prediction.mask)
-        lesions = measure(labels, stack.slices, prediction.probability, measurable_ld_mm)
-    return Result(stack, labels, [_with_confidence(lesion, spec) for lesion in lesions])
+        return _measured(first, prediction.mask, prediction.probability, spec, measurable_ld_mm)
+
+
+def _measured(
+    stack: Stack, mask: hd.Volume, probability: hd.Volume | None, spec: ModelSpec, measurable_ld_mm: float
+) -> Result:
+    """The objects of a mask. Of a model of one label every value is that label, else its own."""
+    if len(spec.labels) == 1:
+        only = spec.labels[0]
+        labels = mask.with_array((mask.array > 0).astype(np.int32)) if only.whole else components(mask)
+        kinds = dict.fromkeys(range(1, int(labels.array.max()) + 1), only)
+    else:
+        by_value = {label.value: label for label in spec.labels}
+        labels, values = objects(mask, [label.value for label in spec.labels if label.whole])
+        kinds = {number: by_value[value] for number, value in values.items()}
+    lesions = measure(labels, stack.slices, probability, measurable_ld_mm, _identities(kinds))
+    return Result(stack, labels, [_with_confidence(lesion, spec) for lesion in lesions], kinds=kinds)
 
 
 def _with_confidence(lesion: Lesion, spec: ModelSpec) -> Lesion:
@@ -267,6 +328,24 @@ def _with_confidence(lesion: Lesion, spec: ModelSpec) -> Lesion:
     if probability is None:
         return lesion
     return replace(lesion, confidence=confidence(spec, probability, lesion.volume_ml * MM3_PER_ML))
+
+
+def _identities(kinds: Mapping[int, Label]) -> dict[int, Identity]:
+    """By lesion number."""
+    counts: Counter[int] = Counter()
+    identities = {}
+    for number, label in kinds.items():
+        counts[label.value] += 1
+        identities[number] = identity(label, counts[label.value])
+    return identities
+
+
+def identity(label: Label, number: int) -> Identity:
+    """A new object's, the number-th of its label."""
+    tracking = label.tracking or label.name
+    if label.whole:
+        return Identity(label.name, tracking, str(hd.UID()))
+    return Identity(f"{label.name} {number}", f"{tracking}-{number}", str(hd.UID()))
 
 
 def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Dataset | None:
@@ -277,7 +356,10 @@ def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Data
     if not result.lesions:
         return None
     segments = [
-        _segment_of(lesion, spec.labels[0], result.sources.get(lesion.number)) for lesion in result.lesions
+        _segment_of(
+            lesion, result.kinds.get(lesion.number, spec.labels[0]), result.sources.get(lesion.number)
+        )
+        for lesion in result.lesions
     ]
     return seg.write(
         result.stack,
@@ -286,10 +368,13 @@ def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Data
         _algorithm(spec) if drawn_by_model else None,
         sop_instance_uid=hd.UID(),
         series_instance_uid=hd.UID(),
+        subject=subject_of(spec),
     )
 
 
-def report_of(result: Result, encoded: Dataset, algorithm: seg.Algorithm | None) -> Dataset:
+def report_of(
+    result: Result, encoded: Dataset, algorithm: seg.Algorithm | None, subject: seg.Subject
+) -> Dataset:
     """The DICOM SR that gives the volumes and diameters of the lesions in the SEG; no algorithm: by hand."""
     return sr.write(
         result.stack,
@@ -298,14 +383,31 @@ def report_of(result: Result, encoded: Dataset, algorithm: seg.Algorithm | None)
         algorithm,
         sop_instance_uid=hd.UID(),
         series_instance_uid=hd.UID(),
+        subject=subject,
     )
 
 
 def uncertainty_map(stack: Stack, entropy: hd.Volume, spec: ModelSpec) -> Dataset:
     """The DICOM Parametric Map of how sure the model was; the stack has headers."""
     return parametric_map.write(
-        stack, entropy, _algorithm(spec), sop_instance_uid=hd.UID(), series_instance_uid=hd.UID()
+        stack,
+        entropy,
+        _algorithm(spec),
+        sop_instance_uid=hd.UID(),
+        series_instance_uid=hd.UID(),
+        subject=subject_of(spec),
+        most_bits=most_bits(len(spec.labels)),
     )
+
+
+def subject_of(spec: ModelSpec) -> seg.Subject:
+    """What the model's objects are about."""
+    return seg.Subject(spec.subject, None if spec.anatomy is None else code_of(spec.anatomy))
+
+
+def code_of(concept: ConceptCode) -> Code:
+    """As DICOM objects take it."""
+    return Code(concept.value, concept.scheme, concept.meaning)
 
 
 def _algorithm(spec: ModelSpec) -> seg.Algorithm:
@@ -313,7 +415,7 @@ def _algorithm(spec: ModelSpec) -> seg.Algorithm:
 
 
 def _segment_of(lesion: Lesion, label: Label, source: seg.Segment | None) -> seg.Segment:
-    category, type_ = (Code(code.value, code.scheme, code.meaning) for code in (label.category, label.type))
+    category, type_ = code_of(label.category), code_of(label.type)
     if source is not None:
         # Its own codes, where it has any, are in ``described`` and go before.
         category = type_ = UNSPECIFIED
@@ -336,13 +438,12 @@ EXPLANATION = ("uncertainty.dcm", "entropy.nii.gz", "planes.png", "mesh.html")
 
 @dataclass(frozen=True)
 class Source:
-    """What INPUT holds: ranked candidates and the headers of each series, or a NIfTI file.
+    """What INPUT holds: the headers of each series, or a NIfTI file.
 
     warnings: of damaged files, which may be images of any series.
     """
 
     path: Path
-    candidates: Sequence[series.Candidate] = ()
     headers: Sequence[Sequence[Dataset]] = ()
     warnings: Sequence[str] = ()
 
@@ -352,20 +453,32 @@ class Source:
         if path.name.endswith((".nii", ".nii.gz")):
             return Source(path)
         found = files.read_headers(path)
-        return Source(path, series.rank(found.series), found.series, found.warnings)
+        return Source(path, found.series, found.warnings)
 
-    def choose(self, series_instance_uid: str | None) -> tuple[series.Candidate | None, Stack]:
-        """The chosen series as a stack. Raises: InputRefused."""
+    def choose(
+        self, names: Sequence[str], given: Mapping[str, str], spec: ModelSpec
+    ) -> tuple[list[series.Candidate], list[Stack]]:
+        """The series of the named inputs, none of a NIfTI file, and their stacks.
+
+        given: by name the caller's choice: Series Instance UIDs, or NIfTI files beside a NIfTI file, which is
+        the first input. Raises: InputRefused, SeriesNotFound.
+        """
         if not self.headers:
-            return None, nifti.read_stack(self.path)
+            missing = [name for name in names[1:] if name not in given]
+            if missing:
+                raise MissingSequence(
+                    f"{self.path.name} is one volume, and the {', '.join(missing)} is missing."
+                )
+            paths = [self.path, *(Path(given[name]) for name in names[1:])]
+            return [], [nifti.read_stack(path) for path in paths]
         try:
-            chosen = series.choose(self.candidates, series_instance_uid)
-            headers = next(h for h in self.headers if h[0].SeriesInstanceUID == chosen.series_instance_uid)
-            stack = to_stack(files.with_pixels(headers))
+            chosen = choose(self.headers, names, given, spec)
+            by_uid = {str(headers[0].SeriesInstanceUID): headers for headers in self.headers}
+            stacks = [to_stack(files.with_pixels(by_uid[one.series_instance_uid])) for one in chosen]
         except InputRefused as refusal:
             # A damaged file may be the slice that is missing.
             raise type(refusal)(" ".join([refusal.found, *self.warnings]), refusal.details) from None
-        return replace(chosen, warnings=(*chosen.warnings, *self.warnings)), stack
+        return [replace(chosen[0], warnings=(*chosen[0].warnings, *self.warnings)), *chosen[1:]], stacks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -378,6 +491,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", metavar="ID", help="a model's id; without it, the default model")
     parser.add_argument(
         "--series", metavar="UID", help="the series to segment; without it, the best candidate"
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        dest="inputs",
+        type=_input,
+        metavar="NAME=UID",
+        help="the series of one of the model's inputs; beside a NIfTI INPUT, NAME=FILE; may be repeated",
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be segmented, as JSON")
     given = parser.add_mutually_exclusive_group()
@@ -399,7 +521,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         save_mesh = _save_mesh() if options.explain else None
         source = Source.open(options.input)
         if options.dry_run:
-            return _dry_run(source, options.series)
+            return _dry_run(source, options)
         _run(source, options, save_mesh)
     except MetScopeError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
@@ -407,8 +529,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _dry_run(source: Source, series_instance_uid: str | None) -> int:
+def _input(text: str) -> tuple[str, str]:
+    """NAME=UID as a pair."""
+    name, _, chosen = text.partition("=")
+    if not name or not chosen:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=UID")
+    return name, chosen
+
+
+def _given_inputs(options: argparse.Namespace, spec: ModelSpec) -> dict[str, str]:
+    """By name, those that were given. Raises: RequestError for a name that is no input of the model."""
+    given = dict(options.inputs)
+    unknown = sorted(given.keys() - set(spec.inputs))
+    if unknown:
+        raise RequestError(f"{spec.id} has no input {unknown[0]!r}; it has: {', '.join(spec.inputs)}.")
+    return given | ({spec.inputs[0]: options.series} if options.series else {})
+
+
+def _dry_run(source: Source, options: argparse.Namespace) -> int:
     """Print what would be segmented, or why nothing would, as JSON."""
+    spec = find_spec(load(), options.model)
     plan: dict[str, Any] = {
         "candidates": [
             {
@@ -417,23 +557,27 @@ def _dry_run(source: Source, series_instance_uid: str | None) -> int:
                 "score": candidate.score,
                 "reasons": list(candidate.reasons),
                 "refused": candidate.refused,
+                "sequence": candidate.sequence,
             }
-            for candidate in source.candidates
+            for candidate in series.rank(source.headers)
         ],
-        "chosen": None, "modality": None, "shape": None, "spacing_mm": None, "affine_lps": None,
+        "chosen": None, "inputs": {}, "modality": None, "shape": None, "spacing_mm": None, "affine_lps": None,
         "frame_of_reference_uid": None, "warnings": [], "refusal": None,
     }  # fmt: skip
     exit_code = 0
     try:
-        chosen, stack = source.choose(series_instance_uid)
+        chosen, stacks = source.choose(spec.inputs, _given_inputs(options, spec), spec)
+        volume = stacks[0].volume
+        uids = [one.series_instance_uid for one in chosen]
         plan |= {
-            "chosen": chosen and chosen.series_instance_uid,
-            "modality": chosen and chosen.modality,
-            "shape": list(stack.volume.spatial_shape),
-            "spacing_mm": list(stack.volume.spacing),
-            "affine_lps": stack.volume.affine.tolist(),
-            "frame_of_reference_uid": stack.volume.frame_of_reference_uid,
-            "warnings": _warnings(chosen, stack),
+            "chosen": uids[0] if uids else None,
+            "inputs": dict(zip(spec.inputs, uids, strict=False)),
+            "modality": chosen[0].modality if chosen else None,
+            "shape": list(volume.spatial_shape),
+            "spacing_mm": list(volume.spacing),
+            "affine_lps": volume.affine.tolist(),
+            "frame_of_reference_uid": volume.frame_of_reference_uid,
+            "warnings": _warnings(chosen, stacks, spec),
         }
     except MetScopeError as error:
         plan["refusal"] = {"code": error.code, "message": error.message}
@@ -442,8 +586,10 @@ def _dry_run(source: Source, series_instance_uid: str | None) -> int:
     return exit_code
 
 
-def _warnings(chosen: series.Candidate | None, stack: Stack) -> list[str]:
-    return [*(chosen.warnings if chosen else ()), *stack.warnings]
+def _warnings(chosen: Sequence[series.Candidate], stacks: Sequence[Stack], spec: ModelSpec) -> list[str]:
+    """Of every input, and of how they lie together. Raises: InputsApart."""
+    of_series = [*(w for one in chosen for w in one.warnings), *(w for one in stacks for w in one.warnings)]
+    return list(dict.fromkeys([*of_series, *check_together(stacks, spec.inputs[: len(stacks)])]))
 
 
 def _save_mesh() -> SaveMesh:
@@ -479,32 +625,37 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
 
         stages = Stages(show)
         with stages("read"):
-            chosen, stack = source.choose(options.series)
+            # What was drawn needs the images that it was drawn on, and no others.
+            count = 1 if given else len(spec.inputs)
+            chosen, stacks = source.choose(spec.inputs[:count], _given_inputs(options, spec), spec)
+            warnings = _warnings(chosen, stacks, spec)
         if given is None:
             _make_folder(options.out)
             with stages("load"):
                 predictor = Predictor.load(spec, settings.device)
-            result = segment(stack, predictor, spec, settings.measurable_ld_mm, stages)
+            result = segment(stacks, predictor, spec, settings.measurable_ld_mm, stages)
         else:
             with stages("measure"):
-                result = _measure_given(stack, options, settings)
+                result = _measure_given(stacks[0], options, spec, settings)
             _make_folder(options.out)
         with stages("encode"):
-            encoded = encode(result, spec, drawn_by_model=given is None) if stack.headers else None
-            measured = encoded and report_of(result, encoded, None if given else _algorithm(spec))
+            encoded = encode(result, spec, drawn_by_model=given is None) if stacks[0].headers else None
+            algorithm = None if given else _algorithm(spec)
+            measured = encoded and report_of(result, encoded, algorithm, subject_of(spec))
             _write(result, {"segmentation": encoded, "measurements": measured}, options.out)
         explained: dict[str, Any] = {}
         if predictor is not None and save_mesh is not None:
             with stages("explain"):
-                explained = _explain(result, predictor, stages, save_mesh, options.out)
+                others = [stack.volume for stack in stacks[1:]]
+                explained = _explain(result, others, predictor, stages, save_mesh, options.out)
     document = {
         "schema_version": measurements.SCHEMA_VERSION,
         "model": None if given else {"id": spec.id, "version": spec.version, "sha256": spec.weights.sha256},
-        "series_instance_uid": chosen and chosen.series_instance_uid,
+        "series_instance_uid": chosen[0].series_instance_uid if chosen else None,
         "segmentation": {"sop_instance_uid": encoded and encoded.SOPInstanceUID, "stored": False},
         "lesions": [lesion.to_dict() for lesion in result.lesions],
         "total_volume_ml": round(sum(lesion.volume_ml for lesion in result.lesions), ML_DECIMALS),
-        "warnings": _warnings(chosen, stack),
+        "warnings": warnings,
         "timings_s": stages.timings_s,
         "research_use_only": True,
         **explained,
@@ -526,14 +677,18 @@ def _make_folder(out: Path) -> None:
         raise RequestError(f"--out {out} cannot be written.")
 
 
-def _measure_given(stack: Stack, options: argparse.Namespace, settings: Settings) -> Result:
+def _measure_given(stack: Stack, options: argparse.Namespace, spec: ModelSpec, settings: Settings) -> Result:
     """Measure a mask or a SEG. A tracked segment is one lesion; any other is split into components.
 
     Raises: UnreadableFile, UnreadablePixels, SegmentationMismatch.
     """
     if options.from_mask is not None:
-        labels = components(nifti.read_mask(options.from_mask, stack))
-        return Result(stack, labels, measure(labels, stack.slices, None, settings.measurable_ld_mm))
+        mask = nifti.read_mask(options.from_mask, stack)
+        if (highest := int(mask.array.max())) > len(spec.labels) > 1:
+            raise SegmentationMismatch(
+                f"The mask has the value {highest}; {spec.id} has {len(spec.labels)} labels."
+            )
+        return _measured(stack, mask, None, spec, settings.measurable_ld_mm)
     labels, sources = lesions_of_segments(*seg.read(files.read(options.from_seg), stack))
     identities = {
         number: Identity(source.name, source.tracking_id, source.tracking_uid)
@@ -575,18 +730,24 @@ def _write(result: Result, objects: Mapping[str, Dataset | None], out: Path) -> 
 
 
 def _explain(
-    result: Result, predictor: Predictor, stages: Stages, save_mesh: SaveMesh, out: Path
+    result: Result,
+    others: Sequence[hd.Volume],
+    predictor: Predictor,
+    stages: Stages,
+    save_mesh: SaveMesh,
+    out: Path,
 ) -> dict[str, Any]:
     """Write how sure the model was, and the pictures; what lesions.json says of it."""
     volume, spec = result.stack.volume, predictor.spec
-    explanation = explain(predictor, volume, partial(stages.report, "explain"))
+    explanation = explain(predictor, volume, partial(stages.report, "explain"), others=others)
     nifti.write_values(explanation.entropy, out / "entropy.nii.gz")
     if result.stack.headers:
         made = uncertainty_map(result.stack, explanation.entropy, spec)
         made.save_as(out / "uncertainty.dcm", enforce_file_format=True)
-    save_planes(volume, result.labels, explanation.entropy, result.lesions, out / "planes.png")
+    bits = most_bits(len(spec.labels))
+    save_planes(volume, result.labels, explanation.entropy, result.lesions, out / "planes.png", bits)
     around = explanation.region if spec.brain else volume.with_array(head_mask(volume.array))
-    save_mesh(around, result.labels, result.lesions, out / "mesh.html")
+    save_mesh(around, result.labels, result.lesions, out / "mesh.html", spec.subject)
     entropies = lesion_entropies(explanation.entropy, result.labels)
     return {"mean_entropy_bits": {number: round(bits, 3) for number, bits in entropies.items()}}
 

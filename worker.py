@@ -241,8 +241,10 @@ class Runner:
         started = time.monotonic()
         rooms: Rooms
         segmentation_id = job.segmentation_id
-        explains = "uncertainty" in (job.task or {})
-        if job.task is not None and (segmentation_id is not None or not explains):
+        task = job.task or {}
+        explains = "uncertainty" in task
+        segments = not task or "inputs" in task
+        if not segments and (segmentation_id is not None or not explains):
             rooms = Rooms(open_archive(self.settings), self.sessions, self.settings)
             if segmentation_id is None:
                 segmentation_id = correction.perform(job, rooms, lease.report, lease.holder)
@@ -253,7 +255,9 @@ class Runner:
             if explains:
                 segmentation_id = explanation.perform(job, services, lease.report, lease.holder)
             elif segmentation_id is None:
-                request = Request(job.study_instance_uid, job.series_instance_uid, job.force)
+                request = Request(
+                    job.study_instance_uid, job.series_instance_uid, job.force, task.get("inputs", {})
+                )
                 segmentation_id = segment_series(request, services, lease.report, lease.holder)
         self._store(job, segmentation_id, rooms, lease.holder)
         logger.info("job %s: %.1f s", job.id, time.monotonic() - started)

@@ -46,7 +46,7 @@ def threshold_runner(settings: Settings) -> Runner:
     return runner
 
 
-def threshold(volume: hd.Volume, _on_progress: Callable[[float], None]) -> Prediction:
+def threshold(volume: hd.Volume, _on_progress: Callable[[float], None], *_others: hd.Volume) -> Prediction:
     bright = volume.array > BRIGHT
     return Prediction(
         mask=volume.with_array(bright.astype(np.uint8)),

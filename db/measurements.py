@@ -47,6 +47,7 @@ __all__ = [
     "delete_segmentation",
     "document",
     "find_equal",
+    "key",
     "lesions_of_patient",
     "locked",
     "newest",
@@ -269,6 +270,12 @@ def colours(sessions: sessionmaker[Session], segmentation_id: str) -> dict[int, 
     )
     with reading(sessions) as session:
         return {row.number: row.colour for row in session.execute(query)}
+
+
+def key(sessions: sessionmaker[Session], segmentation_id: str) -> str:
+    """Its idempotency key. Raises: SegmentationNotFound."""
+    with reading(sessions) as session:
+        return _found(session.get(Segmentation, segmentation_id), segmentation_id).idempotency_key
 
 
 def tracking_ids(sessions: sessionmaker[Session], series_instance_uid: str) -> set[str]:

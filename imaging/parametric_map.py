@@ -7,14 +7,14 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from imaging import codes
 from imaging.derived import drawn_part, finished, sources
-from imaging.seg import Algorithm
+from imaging.seg import LONGEST_LABEL, METASTASES, Algorithm, Subject
 from imaging.stack import Stack
 
 # Of the object, which PS3.3 C.8.32.1 leaves open. As "MR" it would be offered as one more MR series.
 MODALITY = "OT"
 
 
-def write(
+def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can know
     stack: Stack,
     entropy: hd.Volume,
     algorithm: Algorithm,
@@ -22,19 +22,23 @@ def write(
     sop_instance_uid: str,
     series_instance_uid: str,
     series_number: int = 1003,
+    subject: Subject = METASTASES,
+    most_bits: float = 1.0,
 ) -> Dataset:
     """A Parametric Map of float32 without compression, Explicit VR Little Endian, ready for ``save_as``.
 
-    entropy: bits, 0..1 (slices, rows, columns) on the stack's grid. Slices of zeros before the first and
-    after the last other one are left out. Patient and study are the source's, as in ``imaging.seg.write``.
-    Raises: ValueError for another grid, values beyond 0..1, or a stack without headers (from NIfTI).
+    entropy: bits, 0 to most_bits (slices, rows, columns) on the stack's grid. Slices of zeros before the
+    first and after the last other one are left out. Patient and study are the source's, as in
+    ``imaging.seg.write``.
+    Raises: ValueError for another grid, values beyond those, or a stack without headers (from NIfTI).
     """
     if not stack.headers:
         raise ValueError("a parametric map needs the DICOM headers of its source")
     grid = stack.volume
     if entropy.shape != grid.shape or not np.allclose(entropy.affine, grid.affine, atol=1e-4):
         raise ValueError("the entropy must lie on the stack's own grid")
-    if not (entropy.array.min() >= 0.0 and entropy.array.max() <= 1.0):
+    # The single precision of the map may round the last bit up.
+    if not (entropy.array.min() >= 0.0 and entropy.array.max() <= np.float32(most_bits)):
         raise ValueError(f"entropies from {entropy.array.min():g} to {entropy.array.max():g} are not in bits")
     if entropy.array.any():
         stack, entropy = drawn_part(stack, entropy)
@@ -52,28 +56,31 @@ def write(
         device_serial_number=algorithm.sha256,
         # A model that seeks lesions everywhere may show the face.
         contains_recognizable_visual_features=True,
-        real_world_value_mappings=[_mapping()],
+        real_world_value_mappings=[_mapping(most_bits)],
         # LINEAR would leave out half a value at either end, which is all there is.
-        voi_lut_transformations=[hd.VOILUTTransformation(0.5, 1.0, voi_lut_function="LINEAR_EXACT")],
+        voi_lut_transformations=[
+            hd.VOILUTTransformation(most_bits / 2.0, most_bits, voi_lut_function="LINEAR_EXACT")
+        ],
         content_label="ENTROPY",
-        content_description="Uncertainty of brain metastases; research use only",
-        series_description="Brain metastases, uncertainty, research use only",
+        content_description=f"Uncertainty of {subject.in_a_sentence}; research use only",
+        series_description=f"{subject.name}, uncertainty, research use only",
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set="ISO_IR 192",
     )
     dataset = finished(encoded, stack)
     # Otherwise the side of a paired organ is missing.
-    dataset.BodyPartExamined = "BRAIN"
+    if subject.anatomy is not None:
+        dataset.BodyPartExamined = subject.anatomy.meaning.upper()[:LONGEST_LABEL]
     dataset.CodingSchemeIdentificationSequence = [_coding_scheme()]
     return dataset
 
 
-def _mapping() -> hd.pm.RealWorldValueMapping:
+def _mapping(most_bits: float) -> hd.pm.RealWorldValueMapping:
     return hd.pm.RealWorldValueMapping(
         lut_label="ENTROPY",
         lut_explanation="Entropy of the mean probability of a lesion, bits",
         unit=codes.NO_UNITS,
-        value_range=(0.0, 1.0),
+        value_range=(0.0, most_bits),
         slope=1.0,
         intercept=0.0,
         quantity_definition=codes.PREDICTIVE_ENTROPY,

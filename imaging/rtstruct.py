@@ -15,7 +15,7 @@ from imaging import codes
 from imaging.derived import inherit, reference
 from imaging.frames import Frame, frames_of
 from imaging.outlines import outlines
-from imaging.seg import Algorithm
+from imaging.seg import METASTASES, Algorithm, Subject
 from imaging.stack import Stack
 from version import VERSION
 
@@ -23,6 +23,8 @@ from version import VERSION
 DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 # Within the 16 characters of a decimal string.
 MM_DECIMALS = 6
+# Of a Structure Set Label, a DICOM Short String.
+LONGEST_LABEL = 16
 ML_DECIMALS = 6
 
 
@@ -47,6 +49,7 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     sop_instance_uid: str,
     series_instance_uid: str,
     series_number: int = 1002,
+    subject: Subject = METASTASES,
 ) -> Dataset:
     """One ROI per lesion, unapproved, Implicit VR Little Endian, ready for ``save_as``.
 
@@ -61,10 +64,11 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     if labels.shape != stack.volume.shape or not np.allclose(labels.affine, stack.volume.affine, atol=1e-4):
         raise ValueError("labels must lie on the stack's own grid")
     dataset = _equipment_and_series(stack, algorithm, sop_instance_uid, series_instance_uid, series_number)
+    dataset.SeriesDescription = f"{subject.name}, contours, research use only"
     segments = {int(segment.SegmentNumber): deepcopy(segment) for segment in seg.SegmentSequence}
     dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = seg.FrameOfReferenceUID, ""
-    dataset.StructureSetLabel = "METASTASES"
-    dataset.StructureSetDescription = "Contours of brain metastases; research use only"
+    dataset.StructureSetLabel = subject.name.split()[-1].upper()[:LONGEST_LABEL]
+    dataset.StructureSetDescription = f"Contours of {subject.in_a_sentence}; research use only"
     dataset.StructureSetDate = dataset.InstanceCreationDate
     dataset.StructureSetTime = dataset.InstanceCreationTime
     dataset.ReferencedFrameOfReferenceSequence = [_referenced_images(stack, seg.FrameOfReferenceUID)]
@@ -93,7 +97,6 @@ def _equipment_and_series(
         manufacturer="MetScope",
         manufacturer_model_name=algorithm.name if algorithm else "MetScope",
         software_versions=algorithm.version if algorithm else VERSION,
-        series_description="Brain metastases, contours, research use only",
         # Explicit VR ends a contour at 64 KB.
         transfer_syntax_uid=ImplicitVRLittleEndian,
         specific_character_set="ISO_IR 192",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset
+from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
 from imaging import codes
@@ -14,7 +15,7 @@ from imaging.seg_read import Segment, read
 from imaging.stack import Stack
 from version import VERSION
 
-__all__ = ["Algorithm", "Colour", "Segment", "colour", "read", "write"]
+__all__ = ["METASTASES", "Algorithm", "Colour", "Segment", "Subject", "colour", "read", "write"]
 
 # Okabe and Ito's colours without black, then six more: saturated, and none darker than L* 45, so that each
 # stands out from grey matter, white matter and the black around the head.
@@ -22,6 +23,10 @@ PALETTE = (
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7",
     "#ff3b30", "#00e5ff", "#7cff4f", "#b57bff", "#ff5cf4", "#2f8cff",
 )  # fmt: skip
+
+
+# Of a Content Label, a DICOM Code String.
+LONGEST_LABEL = 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,24 @@ class Algorithm:
     version: str
     sha256: str
     parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is segmented. name: as titles say it, at most 20 letters, digits and blanks. anatomy: where, of
+    CID 4; None: no object says it.
+    """
+
+    name: str
+    anatomy: Code | None
+
+    @property
+    def in_a_sentence(self) -> str:
+        """The name, but not as its first word."""
+        return self.name[0].lower() + self.name[1:]
+
+
+METASTASES = Subject("Brain metastases", codes.BRAIN)
 
 
 @dataclass(frozen=True)
@@ -58,6 +81,7 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     series_instance_uid: str,
     series_number: int = 1000,
     title: str | None = None,
+    subject: Subject = METASTASES,
 ) -> Dataset:
     """A BINARY SEG of the frames that are not empty, native Explicit VR Little Endian, ready for ``save_as``.
 
@@ -65,7 +89,7 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     segments: numbered 1..n in this order, each with at least one voxel and with its codes.
     algorithm: None for segments that a person drew, and for those that were read from a SEG: each of these
     is written with what that SEG says of it, its ``described``.
-    title: of the series, without it what segments and algorithm say.
+    title: of the series, without it what subject, segments and algorithm say.
     Patient and study come from the stack's headers where the value there is legal DICOM; illegal or missing
     ones are written empty, all text as UTF-8. For a source without a Frame of Reference UID one is derived
     from its Series Instance UID, the same each time. Raises: ValueError where a caller broke one of these
@@ -75,7 +99,7 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     stack, labels = drawn_part(stack, labels)
     read_again = title is None and any(segment.described is not None for segment in segments)
     if title is None:
-        title = f"Brain metastases, {'AI' if algorithm else 'manual'} segmentation"
+        title = f"{subject.name}, {'AI' if algorithm else 'manual'} segmentation"
     if read_again:
         title = "Segments as another SEG describes them"
     encoded = hd.seg.Segmentation(
@@ -85,7 +109,7 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
             labels.array.astype(np.uint8 if len(segments) < 256 else np.uint16)
         ),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_description(segment, algorithm) for segment in segments],
+        segment_descriptions=[_description(segment, algorithm, subject) for segment in segments],
         series_instance_uid=series_instance_uid,
         series_number=series_number,
         sop_instance_uid=sop_instance_uid,
@@ -96,7 +120,7 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
         # What would be the serial number of a machine is, for a model, the identity of its weights.
         device_serial_number=algorithm.sha256 if algorithm else "none",
         series_description=f"{title}, research use only",
-        content_label="SEGMENTS" if read_again else "BRAIN_METASTASES",
+        content_label="SEGMENTS" if read_again else subject.name.upper().replace(" ", "_")[:LONGEST_LABEL],
         content_description=f"{title}; research use only",
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=True,
@@ -118,7 +142,9 @@ def _check(stack: Stack, labels: hd.Volume, segments: Sequence[Segment]) -> None
         raise ValueError(f"labels hold the values {drawn}, the segments are {numbers}")
 
 
-def _description(segment: Segment, algorithm: Algorithm | None) -> hd.seg.SegmentDescription:
+def _description(
+    segment: Segment, algorithm: Algorithm | None, subject: Subject
+) -> hd.seg.SegmentDescription:
     if segment.category is None or segment.type is None:
         raise ValueError(f"segment {segment.number} has no category or type")
     kinds = hd.seg.SegmentAlgorithmTypeValues
@@ -131,7 +157,7 @@ def _description(segment: Segment, algorithm: Algorithm | None) -> hd.seg.Segmen
         algorithm_identification=_identification(algorithm) if algorithm else None,
         tracking_uid=segment.tracking_uid,
         tracking_id=segment.tracking_id,
-        anatomic_regions=[codes.BRAIN],
+        anatomic_regions=[subject.anatomy] if subject.anatomy else None,
         display_color=hd.color.CIELabColor.from_string(segment.colour or colour(segment.number).hex),
     )
     description.update(segment.described or {})

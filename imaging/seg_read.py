@@ -32,6 +32,7 @@ DESCRIPTION = (
     "SegmentAlgorithmType",
     "SegmentAlgorithmName",
     "SegmentationAlgorithmIdentificationSequence",
+    "AnatomicRegionSequence",
 )
 # Functional group, attribute and number of values that together place a frame in space.
 PLANE = (
@@ -113,8 +114,8 @@ def _segment(item: Dataset) -> Segment:
         name=" ".join(str(part) for part in np.atleast_1d(item.get("SegmentLabel") or "")),
         tracking_id=item.get("TrackingID") or None,
         tracking_uid=item.get("TrackingUID") or None,
-        category=_code(item.get("SegmentedPropertyCategoryCodeSequence")),
-        type=_code(item.get("SegmentedPropertyTypeCodeSequence")),
+        category=code_of(item.get("SegmentedPropertyCategoryCodeSequence")),
+        type=code_of(item.get("SegmentedPropertyTypeCodeSequence")),
         described=_described(item),
     )
 
@@ -129,7 +130,8 @@ def _described(item: Dataset) -> Dataset:
     return described
 
 
-def _code(sequence: Sequence[Dataset] | None) -> Code | None:
+def code_of(sequence: Sequence[Dataset] | None) -> Code | None:
+    """The first item of a code sequence; None where there is none, or it holds no code."""
     if not sequence:
         return None
     item = sequence[0]

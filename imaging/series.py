@@ -21,6 +21,7 @@ from errors import (
 )
 from imaging.contrast import Contrast, Finding, contrast_findings, verdict
 from imaging.frames import Frame, image_type, is_multi_frame, numbers, tag_name, text
+from imaging.sequences import sequence_of
 from imaging.stack import check_headers
 
 # Words of series descriptions in English, French and German, matched whole and without regard to case.
@@ -66,7 +67,8 @@ REFUSED_NAMED = 3
 class Candidate:
     """A series and what speaks for it. refused: an error code and message where it is not a candidate.
 
-    score: higher is better. warnings: to be stored with a result.
+    score: higher is better. warnings: to be stored with a result. sequence: by its headers, one of
+    ``imaging.sequences.SEQUENCES`` or None.
     """
 
     series_instance_uid: str
@@ -78,6 +80,7 @@ class Candidate:
     message: str | None
     warnings: tuple[str, ...]
     contrast: Contrast
+    sequence: str | None
 
 
 def rank(series: Iterable[Sequence[Dataset]]) -> list[Candidate]:
@@ -193,6 +196,7 @@ def _judge(instances: Sequence[Dataset]) -> Candidate:
         message=refusal.found if refusal else None,
         warnings=(doubt,) if warned else (),
         contrast=contrast,
+        sequence=sequence_of(instances),
     )
 
 
@@ -228,14 +232,21 @@ def _refuse_by_kind(first: Dataset) -> None:
     derived = _says(first, DERIVED)
     if derived and not _says(first, r"\w*mprage\w*|tfl\w*") and "t1_mpr" not in description.lower():
         raise DerivedSeries(f"The description says {derived!r} ({description}).")
-    body = text(first, "BodyPartExamined").lower()
-    if (body and not re.search(HEAD_BODY, body)) or _says(first, OTHER_BODY):
-        raise NotHead(f"The series shows {body or description}, not the head.")
+    if elsewhere := not_head(first):
+        raise NotHead(f"The series shows {elsewhere}, not the head.")
     other = _says(first, OTHER_WEIGHTING)
     if other and not _says(first, T1):
         raise NotT1Weighted(f"The description says {other!r} ({description}).")
     if not _says(first, T1) and not _t1_by_parameters(first):
         raise NotT1Weighted(f"Nothing says that the series is T1-weighted ({description}).")
+
+
+def not_head(first: Dataset) -> str | None:
+    """What the series says that it shows instead of the head; None where it does not say so."""
+    body = text(first, "BodyPartExamined").lower()
+    if (body and not re.search(HEAD_BODY, body)) or _says(first, OTHER_BODY):
+        return body or text(first, "SeriesDescription") or "no description"
+    return None
 
 
 def _t1_by_parameters(first: Dataset) -> bool:
@@ -261,14 +272,20 @@ def _evidence(
     if word := _says(first, T1):
         score += T1_SCORE
         reasons.append(f"the description says {word!r}")
+    of_volume, more = volume_evidence(first, frames)
+    return score + of_volume, reasons + more
+
+
+def volume_evidence(first: Dataset, frames: Sequence[Frame]) -> tuple[float, list[str]]:
+    """What speaks for a volume whatever its sequence: score and reasons."""
     positions = np.array([frame.position for frame in frames])
     normal = np.cross(frames[0].orientation[:3], frames[0].orientation[3:])
     along = np.sort(positions @ normal)
     between_mm = float(np.median(np.diff(along)))
     extent_mm = float(along[-1] - along[0]) + between_mm
     thinness = np.clip((THICK_MM - between_mm) / (THICK_MM - THIN_MM), 0.0, 1.0)
-    score += VOLUME_SCORE * float(thinness)
-    reasons.append(f"{len(frames)} slices, {between_mm:.2g} mm apart")
+    score = VOLUME_SCORE * float(thinness)
+    reasons = [f"{len(frames)} slices, {between_mm:.2g} mm apart"]
     if text(first, "MRAcquisitionType") == "3D":
         score += THREE_D_SCORE
         reasons.append("acquired in 3D")

@@ -5,23 +5,27 @@ two axes (TID 1501), which OHIF opens as an editable bidirectional measurement.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from highdicom import sr
 from pydicom import Dataset
 from pydicom.sr.codedict import codes as dictionary
+from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from imaging import codes
 from imaging.derived import bare, inherit
-from imaging.seg import Algorithm
+from imaging.seg import METASTASES, Algorithm, Subject
+from imaging.seg_read import code_of
 from imaging.stack import Stack
 from version import VERSION
 
 # OHIF knows its own tools by this prefix and keeps what follows it.
 BIDIRECTIONAL = "Cornerstone3DTools@^0.1.0:Bidirectional"
 MM3_PER_ML = 1000.0
+# Of a Code Meaning, a DICOM Long String.
+LONGEST_MEANING = 64
 Line = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
@@ -66,10 +70,12 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     sop_instance_uid: str,
     series_instance_uid: str,
     series_number: int = 1001,
+    subject: Subject = METASTASES,
 ) -> Dataset:
     """A report on the lesions, ready for ``save_as``: Comprehensive SR, or Comprehensive 3D SR.
 
-    seg: the SEG of the same stack, whose segments have the lesions' numbers. algorithm: None where a person
+    seg: the SEG of the same stack, whose segments have the lesions' numbers and say what and where each of
+    them is. algorithm: None where a person
     drew. Axes on an acquired slice are given in its pixels, the others (on a resampled plane) in LPS mm,
     which only a 3D SR may hold. Raises: ValueError without lesions, or for a stack without headers.
     """
@@ -87,7 +93,7 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
         is_complete=True,
         manufacturer_model_name=algorithm.name if algorithm else "MetScope",
         software_versions=algorithm.version if algorithm else VERSION,
-        series_description="Brain metastases, measurements, research use only",
+        series_description=f"{subject.name}, measurements, research use only",
         specific_character_set="ISO_IR 192",
     )
     dataset = Dataset(report)
@@ -127,7 +133,10 @@ def _content(
         imaging_measurements=[
             group
             for lesion in lesions
-            for group in (_volume(stack, seg, lesion, algorithm), _axes(stack, lesion, algorithm))
+            for group in (
+                _volume(stack, seg, lesion, algorithm),
+                _axes(stack, _segment(seg, lesion), lesion, algorithm),
+            )
         ],
         title=dictionary.DCM.ImagingMeasurementReport,
     )
@@ -135,9 +144,30 @@ def _content(
     return item
 
 
+def _segment(seg: Dataset, lesion: MeasuredLesion) -> Dataset:
+    found: Dataset = next(one for one in seg.SegmentSequence if one.SegmentNumber == lesion.number)
+    return found
+
+
+def _finding(segment: Dataset) -> dict[str, Any]:
+    """What a segment says that it is, and where; a foreign one may say neither."""
+    site = _legal(code_of(segment.get("AnatomicRegionSequence")))
+    return {
+        "finding_type": _legal(code_of(segment.SegmentedPropertyTypeCodeSequence)),
+        "finding_sites": None if site is None else [sr.FindingSite(site)],
+    }
+
+
+def _legal(code: Code | None) -> Code | None:
+    if code is None or not code.scheme_designator or not code.meaning:
+        return None
+    return Code(code.value, code.scheme_designator, code.meaning[:LONGEST_MEANING])
+
+
 def _volume(
     stack: Stack, seg: Dataset, lesion: MeasuredLesion, algorithm: Algorithm | None
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    segment = _segment(seg, lesion)
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=lesion.tracking_uid, identifier=lesion.tracking_id),
         referenced_segment=sr.ReferencedSegment(
@@ -146,8 +176,7 @@ def _volume(
             segment_number=lesion.number,
             source_series=sr.SourceSeriesForSegmentation(stack.headers[0].SeriesInstanceUID),
         ),
-        finding_type=codes.NEOPLASM_SECONDARY,
-        finding_sites=[sr.FindingSite(codes.BRAIN)],
+        **_finding(segment),
         algorithm_id=_identification(algorithm),
         measurements=[
             sr.Measurement(
@@ -161,14 +190,13 @@ def _volume(
 
 
 def _axes(
-    stack: Stack, lesion: MeasuredLesion, algorithm: Algorithm | None
+    stack: Stack, segment: Dataset, lesion: MeasuredLesion, algorithm: Algorithm | None
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
             uid=lesion.tracking_uid, identifier=f"{BIDIRECTIONAL}:{lesion.tracking_id}"
         ),
-        finding_type=codes.NEOPLASM_SECONDARY,
-        finding_sites=[sr.FindingSite(codes.BRAIN)],
+        **_finding(segment),
         algorithm_id=_identification(algorithm),
         measurements=[
             sr.Measurement(

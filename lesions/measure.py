@@ -1,6 +1,6 @@
 """From a mask to lesions: connected components, and the measurements that are stored for each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,26 @@ def components(mask: hd.Volume) -> hd.Volume:
     labels = np.zeros(mask.spatial_shape, dtype=np.int32)
     labels[box] = numbers[found]
     return mask.with_array(labels)
+
+
+def objects(mask: hd.Volume, whole: Collection[int]) -> tuple[hd.Volume, dict[int, int]]:
+    """Number the objects of a mask of several labels, and the label's value of each.
+
+    mask: as of ``components``. whole: values all of whose voxels are one object; of the others each component
+    is one. Returns int32, 1..n, by value, then the largest first.
+    """
+    parts = components(mask)
+    box = _occupied_box(parts.array)
+    value_of = np.zeros(int(parts.array[box].max()) + 1, dtype=np.int64)
+    value_of[parts.array[box]] = mask.array[box]
+    numbers = np.zeros(len(value_of), dtype=np.int32)
+    values: dict[int, int] = {}
+    for part in sorted(range(1, len(value_of)), key=lambda part: (value_of[part], part)):
+        value = int(value_of[part])
+        if value not in whole or value not in values.values():
+            values[len(values) + 1] = value
+        numbers[part] = len(values)
+    return mask.with_array(numbers[parts.array]), values
 
 
 def measure(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
-from imaging.seg import colour
+from imaging.seg import METASTASES, colour
 from lesions.measure import Lesion
 from reports.overlay import RESEARCH_USE
 
@@ -52,16 +52,23 @@ def surface(mask: hd.Volume, smoothing_mm: float = 0.0, step_mm: float = 0.0) ->
     return mask.map_indices_to_reference(indices), triangles.astype(np.int64)
 
 
-def save_mesh(brain: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion], path: Path) -> None:
+def save_mesh(
+    brain: hd.Volume,
+    labels: hd.Volume,
+    lesions: Sequence[Lesion],
+    path: Path,
+    subject: str = METASTASES.name,
+) -> None:
     """Write an HTML page of some 6 MB, most of it plotly.js.
 
-    brain: a mask, on whatever grid; labels: the lesions' numbers. Axes are LPS mm; each lesion has its colour
+    brain: a mask, on whatever grid; labels: the lesions' numbers; subject: what they are, as the title says
+    it. Axes are LPS mm; each lesion has its colour
     of everywhere else and is labelled with its volume.
     """
     figure = go.Figure([_brain(brain), *(_lesion(labels, lesion) for lesion in lesions)])
     axis = {"backgroundcolor": BACKGROUND, "gridcolor": "#333333", "zerolinecolor": "#555555"}
     figure.update_layout(
-        title={"text": f"Brain metastases. {RESEARCH_USE}"},
+        title={"text": f"{subject}. {RESEARCH_USE}"},
         template="plotly_dark",
         paper_bgcolor=BACKGROUND,
         scene={

@@ -65,10 +65,15 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
 
 
 def save_planes(
-    image: hd.Volume, labels: hd.Volume, entropy: hd.Volume, lesions: Sequence[Lesion], path: Path
+    image: hd.Volume,
+    labels: hd.Volume,
+    entropy: hd.Volume,
+    lesions: Sequence[Lesion],
+    path: Path,
+    most_bits: float = 1.0,
 ) -> None:
     """Write a PNG of three planes through the largest lesion (or the middle of the head), all to one scale:
-    above with outlines and a bar of 20 mm, below with the entropy in bits.
+    above with outlines and a bar of 20 mm, below with the entropy in bits, 0 to most_bits.
 
     image, labels, entropy: (slice, row, column) on one grid; the planes are the closest patient planes.
     """
@@ -90,13 +95,13 @@ def save_planes(
         _draw_scale(axes[0, column])
         bits = _slice(uncertain, centre, plane)
         heat = axes[1, column].imshow(
-            np.ma.masked_less(bits, LEAST_SHOWN_BITS), cmap="inferno", vmin=0.0, vmax=1.0, alpha=0.8,
+            np.ma.masked_less(bits, LEAST_SHOWN_BITS), cmap="inferno", vmin=0.0, vmax=most_bits, alpha=0.8,
             extent=(0.0, size_mm[plane.across], size_mm[plane.down], 0.0), interpolation="nearest",
         )  # fmt: skip
     _describe(axes[0, 0], lesion)
     axes[1, 0].set_title("Entropy of the mirrored predictions", color="white", size=9, loc="left")
     bar = figure.colorbar(heat, ax=axes[1, :], shrink=0.7, pad=0.01)
-    bar.set_label("bits: 0 sure, 1 even", color="white", size=8)
+    bar.set_label(f"bits: 0 sure, {most_bits:.3g} even", color="white", size=8)
     bar.ax.tick_params(colors="white", labelsize=8)
     figure.supxlabel(RESEARCH_USE, color="white", size=8)
     figure.savefig(path, dpi=120)

@@ -11,6 +11,7 @@ from db import batches, jobs
 from db.tables import ACTIVE_STATES, Batch, Job
 from errors import InvalidForm
 from routes.shared import answer, blueprint, context
+from unetr.spec import ModelSpec
 
 WAIT_POLL_S = 0.1
 
@@ -28,6 +29,8 @@ def request_segmentation(path: schemas.StudyPath, body: schemas.SegmentationForm
     200 where the job ended within wait_s, else 202. The series, if none is given, is chosen by the job.
     """
     model = context().model_id(body.model)
+    if body.inputs:
+        _check_inputs(body, context().models[model])
     job = jobs.submit(
         context().sessions,
         path.study_instance_uid,
@@ -35,8 +38,21 @@ def request_segmentation(path: schemas.StudyPath, body: schemas.SegmentationForm
         series_instance_uid=body.series_instance_uid,
         force=body.force,
         requested_by=g.actor,
+        task={"inputs": body.inputs} if body.inputs else None,
     )
     return answer_with(job, body.wait_s)
+
+
+def _check_inputs(body: schemas.SegmentationForm, spec: ModelSpec) -> None:
+    """Raises: InvalidForm for inputs that the model has not, or that contradict the rest of the form."""
+    unknown = sorted(body.inputs.keys() - set(spec.inputs))
+    if unknown:
+        raise InvalidForm(f"inputs: {spec.id} has no {unknown[0]!r}; it has: {', '.join(spec.inputs)}.")
+    if len(set(body.inputs.values())) < len(body.inputs):
+        raise InvalidForm("inputs: one series is given twice.")
+    first = body.inputs.get(spec.inputs[0])
+    if first and body.series_instance_uid and first != body.series_instance_uid:
+        raise InvalidForm(f"series_instance_uid: inputs gives another series as {spec.inputs[0]}.")
 
 
 def answer_with(job: Job, wait_s: float | None) -> Response:

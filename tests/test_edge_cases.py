@@ -216,10 +216,11 @@ class Passed:
 
 
 def passed_through(archive: Archive, study_uid: str, series_uid: str | None = None) -> Passed:
-    chosen, instances = segmentation.fetch(segmentation.Request(study_uid, series_uid), archive)
+    request = segmentation.Request(study_uid, series_uid)
+    (chosen,), (instances,) = segmentation.fetch(request, archive, SPEC)
     stack = to_stack(instances)
     stages = segmentation.Stages(lambda stage, fraction: None)
-    result = segmentation.segment(stack, threshold, SPEC, 10.0, stages)
+    result = segmentation.segment([stack], threshold, SPEC, 10.0, stages)
     return Passed(chosen, instances, stack, result, segmentation.encode(result, SPEC))
 
 

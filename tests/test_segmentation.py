@@ -254,8 +254,8 @@ def drawn_by_a_model(series_folder) -> Dataset:
     """The SEG of the balls as MetScope writes one after a prediction."""
     stack = to_stack([dcmread(path) for path in series_folder.glob("*.dcm")])
     stages = segmentation.Stages(lambda stage, fraction: None)
-    result = segmentation.segment(stack, threshold, SPEC, 10.0, stages)
-    return segmentation.encode(result, SPEC)
+    spec = default_model(Settings(_env_file=None).models_dir)
+    return segmentation.encode(segmentation.segment([stack], threshold, spec, 10.0, stages), spec)
 
 
 def measured_again(dataset: Dataset, series_folder: Path, folder: Path) -> Dataset:

@@ -1,7 +1,7 @@
 """What carries out the network: CUDA where there is one and room on it, else OpenVINO, else torch.
 
-A backend takes one window, float32 (x, y, z), and returns the logit of the foreground's probability,
-float32 (x, y, z): its channel, 1, less the background's.
+A backend takes one window, float32 (input, x, y, z), and returns the logit of each label against the
+background, float32 (label, x, y, z): the label's channel less the background's, which is the first.
 """
 
 import copy
@@ -22,6 +22,9 @@ from unetr.spec import ModelSpec
 Array = NDArray[np.float32]
 Backend = Callable[[Array], Array]
 
+# Of a window: inputs, x, y, z.
+Shape = tuple[int, int, int, int]
+
 AGREEMENT = 5e-3
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ class _Logit(torch.nn.Module):
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
         logits = self.network(window)
-        difference: torch.Tensor = logits[:, 1:2] - logits[:, 0:1]
+        difference: torch.Tensor = logits[:, 1:] - logits[:, :1]
         return difference
 
 
@@ -45,14 +48,14 @@ def load_backends(spec: ModelSpec, device: str = "auto") -> tuple[Backend, Backe
     """
     networks = build(spec)
     load_weights(networks, spec.weights_path, spec.weights.sha256)
-    lesion = backend_of(networks["lesion"], spec.window.shape, device)
+    lesion = backend_of(networks["lesion"], (len(spec.inputs), *spec.window.shape), device)
     if spec.brain is None:
         return lesion, None
-    return lesion, backend_of(networks["brain"], spec.brain.window.shape, device)
+    return lesion, backend_of(networks["brain"], (1, *spec.brain.window.shape), device)
 
 
-def backend_of(network: torch.nn.Module, window: tuple[int, int, int], device: str) -> Backend:
-    """The fastest backend for a network (channels background, foreground) whose windows have that shape.
+def backend_of(network: torch.nn.Module, window: Shape, device: str) -> Backend:
+    """The fastest backend for a network (channels background, labels) whose windows have that shape.
 
     Raises: OutOfMemory; ModelError when cuda is asked for and there is none.
     """
@@ -86,7 +89,7 @@ def with_fallback(first: Backend, make_second: Callable[[], Backend]) -> Backend
     return infer
 
 
-def _cpu_backend(module: torch.nn.Module, window: tuple[int, int, int]) -> Backend:
+def _cpu_backend(module: torch.nn.Module, window: Shape) -> Backend:
     reference = _torch_backend(module)
     try:
         candidate = _openvino_backend(module, window)
@@ -96,7 +99,7 @@ def _cpu_backend(module: torch.nn.Module, window: tuple[int, int, int]) -> Backe
     return trusted(candidate, reference, window)
 
 
-def trusted(candidate: Backend, reference: Backend, window: tuple[int, int, int]) -> Backend:
+def trusted(candidate: Backend, reference: Backend, window: Shape) -> Backend:
     """The candidate if it agrees with the reference on a window of seeded noise, else the reference."""
     noise = np.random.default_rng(0).normal(size=window).astype(np.float32)
     found, expected = (0.5 * (1.0 + np.tanh(backend(noise) / 2.0)) for backend in (candidate, reference))
@@ -114,8 +117,8 @@ def _torch_backend(module: torch.nn.Module) -> Backend:
     def infer(window: Array) -> Array:
         try:
             with torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
-                difference = module(torch.from_numpy(np.ascontiguousarray(window))[None, None].to(device))
-            return np.asarray(difference[0, 0].cpu().numpy(), dtype=np.float32)
+                difference = module(torch.from_numpy(np.ascontiguousarray(window))[None].to(device))
+            return np.asarray(difference[0].cpu().numpy(), dtype=np.float32)
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise OutOfMemory("The GPU has too little free memory for one window.") from error
@@ -123,22 +126,22 @@ def _torch_backend(module: torch.nn.Module) -> Backend:
     return infer
 
 
-def _openvino_backend(module: torch.nn.Module, window: tuple[int, int, int]) -> Backend:
-    example = torch.zeros(1, 1, *window)
+def _openvino_backend(module: torch.nn.Module, window: Shape) -> Backend:
+    example = torch.zeros(1, *window)
     with warnings.catch_warnings():
         # Tracing warns of each shape that it takes for a constant; the window's shape is one.
         warnings.simplefilter("ignore")
         # Left to itself OpenVINO checks its trace by further runs of the network; `trusted` checks it anyhow.
         with torch.no_grad():
             traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
-        converted = openvino.convert_model(traced, input=[1, 1, *window])
+        converted = openvino.convert_model(traced, input=[1, *window])
     compiled = openvino.Core().compile_model(
         converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     )
     request = compiled.create_infer_request()
 
     def infer(window: Array) -> Array:
-        result = request.infer({0: np.ascontiguousarray(window)[None, None]})
-        return np.array(result[0][0, 0], dtype=np.float32)
+        result = request.infer({0: np.ascontiguousarray(window)[None]})
+        return np.array(result[0][0], dtype=np.float32)
 
     return infer

@@ -32,7 +32,7 @@ def find_brain(prepared: hd.Volume, backend: Backend, brain: Brain) -> Mask:
     The largest component of what the network calls brain, closed, its holes filled, interpolated from the
     coarse grid. Raises: BrainNotFound when its volume is not plausible; OutOfMemory.
     """
-    logits = slide(pooled(prepared.array, brain.factor), backend, brain.window)
+    logits = slide(pooled(prepared.array, brain.factor)[None], backend, brain.window, labels=1)[0]
     largest = cc3d.largest_k(logits > 0.0, k=1, connectivity=6) > 0
     # Beyond the border lies what the border shows: a notch there is closed, and nothing is opened.
     around = np.pad(largest, CLOSING, mode="edge")

@@ -1,6 +1,6 @@
-"""How sure a model is: predictions of the mirrored volume, their mean and its entropy.
+"""How sure a model is: predictions of the mirrored volumes, their mean and its entropy.
 
-The volume is predicted as it is and mirrored along the axes of the model's grid, which is how the networks
+A volume is predicted as it is and mirrored along the axes of the model's grid, which is how the networks
 were trained, and each prediction is mirrored back. Test-time augmentation after Wang et al., Neurocomputing
 2019 (doi:10.1016/j.neucom.2019.01.103), who draw augmentations at random and count votes; here every mirror
 image is taken once, so that the result is the same each time, and probabilities are averaged.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, special
 
 from unetr.backends import Array
-from unetr.predict import Predictor, interpolate, native_box
+from unetr.predict import Predictor, foreground, interpolate, native_box
 from unetr.preprocess import Mask, prepare
 from unetr.sliding import Box, Progress
 
@@ -30,7 +30,8 @@ SLAB = 16
 @dataclass(frozen=True)
 class Explanation:
     """probability, entropy: float32 on the grid of the volume that was given, (slice, row, column), 0 where
-    no lesion was sought: the mean of the predictions, and the entropy of that mean in bits, 0..1.
+    no lesion was sought: the mean of the predictions, of any label, and the entropy of the mean in bits, 0 to
+    log2 of the number of classes.
 
     region: bool, where lesions were sought, on the model's grid (x, y, z).
     """
@@ -45,43 +46,61 @@ def explain(
     volume: hd.Volume,
     on_progress: Progress = lambda fraction: None,
     flips: Sequence[Flip] = EVERY_FLIP,
+    others: Sequence[hd.Volume] = (),
 ) -> Explanation:
     """Predict a volume (slice, row, column) in several mirror images. Deterministic.
 
     flips: axes of the model's grid; () is the volume as it is. The brain is sought in that one alone, as no
-    scanner turns heads upside down. on_progress is called with the fraction done before each window and at
-    the end; what it raises passes through. Raises: BrainNotFound, OutOfMemory.
+    scanner turns heads upside down. others: of the spec's further inputs. on_progress is called with the
+    fraction done before each window and at the end; what it raises passes through. Raises: BrainNotFound,
+    OutOfMemory.
     """
     on_progress(0.0)
-    prepared = prepare(volume, predictor.spec).volume
-    region = predictor.region(prepared)
-    to_model = prepared.inverse_affine @ volume.affine
-    target = native_box(ndimage.find_objects(region.astype(np.uint8))[0], prepared, volume)
-    mean = np.zeros(volume.spatial_shape, dtype=np.float32)
+    prepared = prepare(volume, predictor.spec, others)
+    grid = prepared.volume
+    region = predictor.region(grid)
+    to_model = grid.inverse_affine @ volume.affine
+    target = native_box(ndimage.find_objects(region.astype(np.uint8))[0], grid, volume)
+    mean = np.zeros((len(predictor.spec.labels), *volume.spatial_shape), dtype=np.float32)
     for number, axes in enumerate(flips):
         progress = _share(on_progress, number, len(flips))
-        mirrored = predictor.logits_around(np.flip(prepared.array, axes), np.flip(region, axes), progress)
-        logits = np.ascontiguousarray(np.flip(mirrored, axes))
+        of_array = tuple(axis + 1 for axis in axes)
+        mirrored = predictor.logits_around(np.flip(prepared.array, of_array), np.flip(region, axes), progress)
+        logits = np.ascontiguousarray(np.flip(mirrored, of_array))
         for slab in _slabs(target):
-            probability = special.expit(interpolate(logits, to_model, slab))
+            probability = _probabilities(interpolate(logits, to_model, slab))
             # Of equal predictions the mean is they, to the bit.
-            mean[slab] += (probability - mean[slab]) / (number + 1)
+            mean[:, *slab] += (probability - mean[:, *slab]) / (number + 1)
+    entropy = np.zeros(volume.spatial_shape, dtype=np.float32)
     for slab in _slabs(target):
-        mean[slab][~_sought(region, to_model, slab)] = 0.0
-    entropy = np.zeros_like(mean)
-    for slab in _slabs(target):
-        entropy[slab] = entropy_bits(mean[slab])
+        mean[:, *slab][:, ~_sought(region, to_model, slab)] = 0.0
+        entropy[slab] = entropy_bits(mean[:, *slab])
     on_progress(1.0)
-    return Explanation(volume.with_array(mean), volume.with_array(entropy), prepared.with_array(region))
+    probable = volume.with_array(mean[0] if len(mean) == 1 else mean.sum(axis=0))
+    return Explanation(probable, volume.with_array(entropy), grid.with_array(region))
 
 
-def entropy_bits(probability: Array) -> Array:
-    """Binary Shannon entropy, bits, 0..1: H(p) = -p log2 p - (1 - p) log2 (1 - p), with 0 log2 0 = 0.
+def _probabilities(logits: Array) -> Array:
+    """Of each label, by the softmax of their logits against the background (label, ...)."""
+    if len(logits) == 1:
+        return np.asarray(special.expit(logits))
+    return np.asarray(np.exp(logits - np.logaddexp(0.0, foreground(logits))))
+
+
+def most_bits(labels: int) -> float:
+    """The entropy where the background and so many labels are equally probable."""
+    return float(np.log2(labels + 1))
+
+
+def entropy_bits(probabilities: Array) -> Array:
+    """Shannon entropy, bits, of the labels' probabilities (label, ...) and the background's, the rest of 1:
+    the sum of -p log2 p over all, with 0 log2 0 = 0. It is 0 to ``most_bits``.
 
     Shannon 1948, section 6. Of a mean of predictions it is called the predictive entropy.
     """
-    nats = special.entr(probability) + special.entr(1.0 - probability)
-    return np.asarray(np.clip(nats / float(np.log(2.0)), 0.0, 1.0))
+    background = np.clip(1.0 - probabilities.sum(axis=0), 0.0, 1.0)
+    nats = special.entr(probabilities).sum(axis=0) + special.entr(background)
+    return np.asarray(np.clip(nats / float(np.log(2.0)), 0.0, most_bits(len(probabilities))))
 
 
 def lesion_entropies(entropy: hd.Volume, labels: hd.Volume) -> dict[int, float]:

@@ -84,7 +84,7 @@ def cut(head: synth.Head, predictor: Predictor) -> dict[float, Cut]:
     """
     prepared = prepare(head.image, predictor.spec)
     try:
-        logits = predictor.logits(prepared.volume).array
+        logits = predictor.logits(prepared).array
     except BrainNotFound:
         logits = np.full(prepared.volume.spatial_shape, -np.inf, dtype=np.float32)
     truth = resample_labels(head.labels, prepared)

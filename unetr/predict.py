@@ -1,4 +1,4 @@
-"""From a volume to a mask and probabilities on its own grid."""
+"""From the volumes of a model's inputs to a mask and probabilities on the grid of the first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ import cc3d
 import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, special
 
 from unetr.backends import Array, Backend, load_backends
 from unetr.brain import find_brain
-from unetr.preprocess import Mask, prepare
+from unetr.preprocess import Mask, Prepared, prepare
 from unetr.sliding import Box, Progress, slide
-from unetr.spec import ModelSpec, PostProcessing, logit
+from unetr.spec import Label, ModelSpec, PostProcessing, logit
 
 # Voxels around a component, on the model's grid, within which its outline is interpolated.
 MARGIN = 2
@@ -27,7 +27,8 @@ CONTEXT = 12
 class Prediction:
     """On the grid of the volume that was given, (slice, row, column).
 
-    mask: uint8, the label's value or 0. probability: float32, 0 outside the components' boxes.
+    mask: uint8, the label's value or 0. probability: float32, of the most probable label, 0 outside the
+    components' boxes.
     """
 
     mask: hd.Volume
@@ -35,7 +36,12 @@ class Prediction:
 
 
 class Predictor:
-    """One model, ready to run. Deterministic: the same volume gives the same prediction."""
+    """One model, ready to run. Deterministic: the same volumes give the same prediction.
+
+    A voxel has a label where the probability of the background is below 1 less the threshold: the most
+    probable one. Volumes are (slice, row, column); ``others`` are those of the spec's further inputs, in its
+    order, wherever they lie.
+    """
 
     def __init__(self, spec: ModelSpec, backend: Backend, brain_backend: Backend | None = None) -> None:
         """brain_backend: for a spec that seeks lesions in the brain, and for no other."""
@@ -50,50 +56,53 @@ class Predictor:
         """Load the spec's weights; device as for ``load_backends``. Raises: WeightsInvalid, ModelError."""
         return Predictor(spec, *load_backends(spec, device))
 
-    def __call__(self, volume: hd.Volume, on_progress: Progress = lambda fraction: None) -> Prediction:
-        """Predict a volume (slice, row, column).
+    def __call__(
+        self, volume: hd.Volume, on_progress: Progress = lambda fraction: None, *others: hd.Volume
+    ) -> Prediction:
+        """Predict a volume.
 
         on_progress is called with the fraction done before each window and at the end; what it raises
         passes through. Raises: BrainNotFound, OutOfMemory.
         """
-        return self.variants(volume, [self.spec.postprocessing], on_progress)[0]
+        return self.variants(volume, [self.spec.postprocessing], on_progress, others)[0]
 
     def variants(
         self,
         volume: hd.Volume,
         choices: Sequence[PostProcessing],
         on_progress: Progress = lambda fraction: None,
+        others: Sequence[hd.Volume] = (),
     ) -> list[Prediction]:
         """The predictions that the model would make with other post-processing, by one run of its networks.
 
         Raises: BrainNotFound, OutOfMemory.
         """
-        prepared = prepare(volume, self.spec).volume
+        prepared = prepare(volume, self.spec, others)
         region, logits = self._search(prepared, on_progress)
         specs = [self.spec.model_copy(update={"postprocessing": choice}) for choice in choices]
         predictions = [
-            _on_native_grid(prepared.with_array(_within(region, logits, spec.postprocessing)), volume, spec)
+            _on_native_grid(_within(region, logits, spec.postprocessing), prepared.volume, volume, spec)
             for spec in specs
         ]
         on_progress(1.0)
         return predictions
 
-    def logits(self, prepared: hd.Volume, on_progress: Progress = lambda fraction: None) -> hd.Volume:
-        """The lesion's logit at each voxel of a prepared volume (x, y, z).
+    def logits(self, prepared: Prepared, on_progress: Progress = lambda fraction: None) -> hd.Volume:
+        """The logit of there being any label at each voxel (x, y, z).
 
         Where the model seeks the brain it is below the threshold everywhere outside the brain and its margin.
         Raises: BrainNotFound, OutOfMemory.
         """
         region, logits = self._search(prepared, on_progress)
-        return prepared.with_array(_within(region, logits, self.spec.postprocessing))
+        return prepared.volume.with_array(foreground(_within(region, logits, self.spec.postprocessing)))
 
-    def _search(self, prepared: hd.Volume, on_progress: Progress) -> tuple[Mask, Array]:
+    def _search(self, prepared: Prepared, on_progress: Progress) -> tuple[Mask, Array]:
         on_progress(0.0)
-        region = self.region(prepared)
+        region = self.region(prepared.volume)
         return region, self.logits_around(prepared.array, region, on_progress)
 
     def region(self, prepared: hd.Volume) -> Mask:
-        """Where lesions are sought in a prepared volume (x, y, z): the brain and its margin, or everywhere.
+        """Where lesions are sought in a prepared first input (x, y, z): the brain and its margin, or all.
 
         Raises: BrainNotFound, OutOfMemory.
         """
@@ -104,22 +113,35 @@ class Predictor:
     def logits_around(
         self, array: Array, region: Mask, on_progress: Progress = lambda fraction: None
     ) -> Array:
-        """The lesion's logit in the region's box and its surroundings, below the threshold beyond.
+        """Each label's logit against the background (label, x, y, z) in the region's box and its
+        surroundings; beyond, all labels together are below the threshold.
 
-        array: of a prepared volume, or flipped with its region. Raises: OutOfMemory.
+        array: of the prepared inputs, or flipped with their region. Raises: OutOfMemory.
         """
-        window = self.spec.window
-        box = _with_context(ndimage.find_objects(region.astype(np.uint8))[0], array.shape, window.shape)
-        below = self.spec.postprocessing.threshold_logit - 1.0
-        logits = np.full(array.shape, below, dtype=np.float32)
-        logits[box] = slide(array[box], self.backend, window, on_progress)
+        window, count = self.spec.window, len(self.spec.labels)
+        box = _with_context(ndimage.find_objects(region.astype(np.uint8))[0], region.shape, window.shape)
+        below = _below(self.spec.postprocessing, count)
+        logits = np.full((count, *region.shape), below, dtype=np.float32)
+        logits[:, *box] = slide(array[:, *box], self.backend, window, count, on_progress)
         return logits
 
 
+def foreground(logits: Array) -> Array:
+    """The logit of there being any label, of each label's logit against the background (label, ...).
+
+    Of the softmax, log((1 - p) / p) of the background's p is the logarithm of the sum of their exponentials.
+    """
+    return logits[0] if len(logits) == 1 else np.asarray(special.logsumexp(logits, axis=0))
+
+
+def _below(postprocessing: PostProcessing, labels: int) -> np.float32:
+    """A logit that so many labels may all have without being a foreground."""
+    return np.float32(postprocessing.threshold_logit - 1.0 - np.log(labels))
+
+
 def _within(region: Mask, logits: Array, postprocessing: PostProcessing) -> Array:
-    """The logits; outside the region they are below the threshold."""
-    below = np.float32(postprocessing.threshold_logit - 1.0)
-    return np.where(region, logits, np.minimum(logits, below))
+    """The logits; outside the region there is no foreground."""
+    return np.where(region, logits, np.minimum(logits, _below(postprocessing, len(logits))))
 
 
 def _with_context(box: Box, shape: tuple[int, ...], window: tuple[int, int, int]) -> Box:
@@ -133,29 +155,59 @@ def _with_context(box: Box, shape: tuple[int, ...], window: tuple[int, int, int]
     return wider[0], wider[1], wider[2]
 
 
-def _on_native_grid(difference: hd.Volume, native: hd.Volume, spec: ModelSpec) -> Prediction:
-    """Components of the model's grid, interpolated inside their boxes on the native one."""
+def _on_native_grid(logits: Array, model: hd.Volume, native: hd.Volume, spec: ModelSpec) -> Prediction:
+    """Components of the model's grid, interpolated inside their boxes on the native one.
+
+    logits: (label, x, y, z) on the grid of ``model``.
+    """
     cut = spec.postprocessing.threshold_logit
-    logits = difference.array
-    found = cc3d.connected_components(logits > cut, connectivity=26, out_dtype=np.uint32)
+    any_label = foreground(logits)
+    found = cc3d.connected_components(any_label > cut, connectivity=26, out_dtype=np.uint32)
     minimum_mm3 = spec.postprocessing.minimum_volume_mm3
-    kept = np.bincount(found.ravel()) >= minimum_mm3 / difference.voxel_volume
+    kept = np.bincount(found.ravel()) >= minimum_mm3 / model.voxel_volume
     if spec.postprocessing.seed_threshold is not None:
-        kept &= ndimage.maximum(logits, found, range(len(kept))) > logit(spec.postprocessing.seed_threshold)
+        peaks = ndimage.maximum(any_label, found, range(len(kept)))
+        kept &= peaks > logit(spec.postprocessing.seed_threshold)
     kept[0] = True
     # A dropped component must not come back in the box of a neighbour.
-    logits = np.where(kept[found], logits, np.minimum(logits, cut - 1.0))
+    logits = np.where(kept[found], logits, np.minimum(logits, _below(spec.postprocessing, len(logits))))
     mask = np.zeros(native.spatial_shape, dtype=np.uint8)
     probability = np.zeros(native.spatial_shape, dtype=np.float32)
-    to_model = difference.inverse_affine @ native.affine
+    to_model = model.inverse_affine @ native.affine
     for number, box in enumerate(ndimage.find_objects(found.astype(np.int32)), start=1):
-        target = native_box(box, difference, native)
+        target = native_box(box, model, native)
         if not kept[number] or mask[target].size == 0:
             continue
         inside = interpolate(logits, to_model, target)
-        probability[target] = 0.5 * (1.0 + np.tanh(inside / 2.0))
-        mask[target][_large(inside > cut, minimum_mm3 / native.voxel_volume)] = spec.labels[0].value
+        probability[target] = _most_probable(inside)
+        drawn = _drawn(inside, cut, minimum_mm3 / native.voxel_volume, spec.labels)
+        mask[target][drawn > 0] = drawn[drawn > 0]
     return Prediction(native.with_array(mask), native.with_array(probability))
+
+
+def _most_probable(logits: Array) -> Array:
+    """The probability of the most probable label, of the labels' logits (label, ...)."""
+    any_label = foreground(logits)
+    probability = 0.5 * (1.0 + np.tanh(any_label / 2.0))
+    if len(logits) > 1:
+        probability *= np.exp(logits.max(axis=0) - any_label)
+    return np.asarray(probability)
+
+
+def _drawn(logits: Array, cut: float, minimum_voxels: float, labels: Sequence[Label]) -> NDArray[np.uint8]:
+    """The label's value at each voxel, 0 for none. Left out are crumbs: of all labels together, and of those
+    whose components are objects.
+    """
+    mask = _large(foreground(logits) > cut, minimum_voxels)
+    if len(labels) == 1:
+        return mask.astype(np.uint8) * np.uint8(labels[0].value)
+    values = np.array([label.value for label in labels], dtype=np.uint8)
+    drawn = np.where(mask, values[logits.argmax(axis=0)], np.uint8(0))
+    for label in labels:
+        if not label.whole:
+            part = drawn == label.value
+            drawn[part & ~_large(part, minimum_voxels)] = 0
+    return drawn
 
 
 def _large(mask: NDArray[np.bool_], minimum_voxels: float) -> NDArray[np.bool_]:
@@ -186,16 +238,16 @@ def native_box(box: Box, model: hd.Volume, native: hd.Volume) -> Box:
 
 
 def interpolate(logits: Array, to_model: NDArray[np.float64], target: Box) -> Array:
-    """Linear interpolation of the model's logits at the native voxels of a box.
+    """Linear interpolation of the model's logits (label, x, y, z) at the native voxels of a box.
 
     to_model: affine from native indices to those of the model's grid.
     """
     first = np.array([s.start for s in target])
     shape = tuple(s.stop - s.start for s in target)
     offset = to_model[:3, :3] @ first + to_model[:3, 3]
-    return np.asarray(
+    found = np.empty((len(logits), *shape), dtype=np.float32)
+    for label, place in zip(logits, found, strict=True):
         ndimage.affine_transform(
-            logits, to_model[:3, :3], offset, output_shape=shape, order=1, mode="nearest"
-        ),
-        dtype=np.float32,
-    )
+            label, to_model[:3, :3], offset, output_shape=shape, output=place, order=1, mode="nearest"
+        )
+    return found

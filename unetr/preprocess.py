@@ -1,4 +1,4 @@
-"""From an acquired volume to what the network sees. Arrays here are (x, y, z) in the spec's orientation."""
+"""From acquired volumes to what the network sees. Arrays here are (x, y, z) in the spec's orientation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,27 +21,46 @@ HEAD_VOXELS = 20
 # Linear interpolation alone averages two neighbours; coarser steps would alias and are smoothed first.
 SMOOTH_FROM_FACTOR = 1.6
 SMOOTHING_SIGMA = 0.35
+# Affines, in mm: what rounded headers of one grid may differ by.
+SAME_GRID_MM = 1e-3
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """volume: float32 (x, y, z) on the model's grid, cropped and normalised; its affine leads to LPS mm."""
+    """volume: the first input, float32 (x, y, z) on the model's grid, cropped and normalised; its affine
+    leads to LPS mm. others: the further inputs on that grid.
+    """
 
     volume: hd.Volume
+    others: Sequence[Array] = ()
+
+    @property
+    def array(self) -> Array:
+        """The inputs (input, x, y, z)."""
+        first: Array = self.volume.array[None]
+        return np.concatenate([first, *(other[None] for other in self.others)]) if self.others else first
 
 
-def prepare(volume: hd.Volume, spec: ModelSpec) -> Prepared:
-    """Orient, resample, crop and normalise. volume: (slice, row, column), any orientation.
+def prepare(volume: hd.Volume, spec: ModelSpec, others: Sequence[hd.Volume] = ()) -> Prepared:
+    """Orient, resample, crop and normalise. volume, others: (slice, row, column), any orientation; the spec's
+    inputs in its order.
 
-    The axes stay those of the acquisition (no rotation), only permuted and flipped towards the spec's
-    orientation; an oblique stack stays oblique.
+    The axes stay those of the first input's acquisition (no rotation), only permuted and flipped towards the
+    spec's orientation; an oblique stack stays oblique. The others are brought onto its grid by where their
+    headers say they are, and have their own statistics of intensity; beyond them lies their lowest value.
     """
+    if 1 + len(others) != len(spec.inputs):
+        raise ValueError(f"{1 + len(others)} volumes for the inputs {', '.join(spec.inputs)}")
     resampled = _resample(volume, spec)
     head = head_mask(resampled.array)
     box = _box(resampled, head, spec.crop)
     cropped = resampled[box]  # type: ignore[index]  # highdicom's annotation takes one slice only
     normalised = normalise(cropped.array, head[box], spec.intensity)
-    return Prepared(cropped.with_array(np.ascontiguousarray(normalised)))
+    further = []
+    for other in others:
+        moved = _onto(_resample(other, spec), resampled)
+        further.append(normalise(moved[box], head_mask(moved)[box], spec.intensity))
+    return Prepared(cropped.with_array(np.ascontiguousarray(normalised)), further)
 
 
 def head_mask(array: Array) -> Mask:
@@ -100,6 +119,20 @@ def _resample(volume: hd.Volume, spec: ModelSpec) -> hd.Volume:
     affine[:3, 3] = (volume.affine @ [*((factor - 1.0) / 2.0), 1.0])[:3]
     resampled = hd.Volume(array, affine, "PATIENT", frame_of_reference_uid=volume.frame_of_reference_uid)
     return resampled.to_patient_orientation(spec.orientation)
+
+
+def _onto(volume: hd.Volume, grid: hd.Volume) -> Array:
+    """The volume's values at the centres of another grid of about its spacing, by linear interpolation."""
+    same = volume.spatial_shape == grid.spatial_shape
+    if same and np.allclose(volume.affine, grid.affine, rtol=0.0, atol=SAME_GRID_MM):
+        return np.asarray(volume.array)
+    to_volume = volume.inverse_affine @ grid.affine
+    return np.asarray(
+        ndimage.affine_transform(
+            volume.array, to_volume[:3, :3], to_volume[:3, 3], output_shape=grid.spatial_shape, order=1,
+            mode="constant", cval=float(volume.array.min()),
+        )
+    )  # fmt: skip
 
 
 def _along(array: Array, axis: int, matrix: sparse.csr_array) -> Array:

@@ -15,24 +15,38 @@ BLENDING_SIGMA = 0.125
 
 
 def slide(
-    array: Array, backend: Backend, window: Window, on_progress: Progress = lambda fraction: None
+    array: Array,
+    backend: Backend,
+    window: Window,
+    labels: int,
+    on_progress: Progress = lambda fraction: None,
 ) -> Array:
-    """Logit of every voxel: the weighted mean over the windows that hold it. array: (x, y, z).
+    """Logits (label, x, y, z) of every voxel: the weighted means over the windows that hold it.
 
-    on_progress is called with the fraction done before each window.
+    array: (input, x, y, z). labels: how many the backend tells from the background. on_progress is called
+    with the fraction done before each window.
     """
-    missing = np.maximum(np.array(window.shape) - array.shape, 0)
-    padded = np.pad(array, [(0, int(n)) for n in missing], constant_values=float(array.min()))
-    boxes = list(windows(padded.shape, window.shape, window.overlap))
+    padded = _padded(array, window)
+    shape = padded.shape[1:]
+    boxes = list(windows(shape, window.shape, window.overlap))
     weight = _blending_weight(window)
-    total = np.zeros(padded.shape, dtype=np.float32)
-    weights = np.zeros(padded.shape, dtype=np.float32)
+    total = np.zeros((labels, *shape), dtype=np.float32)
+    weights = np.zeros(shape, dtype=np.float32)
     for number, box in enumerate(boxes):
         on_progress(number / len(boxes))
-        total[box] += weight * backend(padded[box])
+        total[:, *box] += weight * backend(padded[:, *box])
         weights[box] += weight
     total /= weights
-    return total[tuple(slice(n) for n in array.shape)]
+    return total[:, *(slice(n) for n in array.shape[1:])]
+
+
+def _padded(array: Array, window: Window) -> Array:
+    """At least as large as the window, each input filled up with its lowest value."""
+    missing = np.maximum(np.array(window.shape) - array.shape[1:], 0)
+    if not missing.any():
+        return array
+    more = [(0, int(n)) for n in missing]
+    return np.stack([np.pad(one, more, constant_values=float(one.min())) for one in array])
 
 
 def windows(shape: tuple[int, ...], window: tuple[int, int, int], overlap: float) -> Iterator[Box]:

@@ -25,6 +25,8 @@ DEFAULT_MODEL = "metscope-unet"
 AXES = ({"L", "R"}, {"P", "A"}, {"S", "I", "H", "F"})
 # UNETR's transformer cuts its window into patches of so many voxels a side.
 PATCH = 16
+# Of a Segment Label, 64 characters, what is left beside a number.
+LONGEST_NAME = 56
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
@@ -225,18 +227,20 @@ class ConceptCode(_Part):
 class Label(_Part):
     """An output channel's meaning; value 0 is the background, the others follow as the channels do.
 
-    whole: all its voxels are one object, as of a region of a tumour; else each component is one.
+    whole: all its voxels are one object, as of a region of a tumour; else each component is one, and they are
+    numbered. tracking: what tracking identifiers begin with; without it the name.
     """
 
     value: int = Field(ge=1, le=255)
-    name: str
+    name: str = Field(min_length=1, max_length=LONGEST_NAME, pattern=r"^[^\x00-\x1f\x7f\\]*$")
     category: ConceptCode
     type: ConceptCode
     whole: bool = False
+    tracking: str | None = None
 
 
 class PostProcessing(_Part):
-    """threshold: probability from which a voxel belongs to a lesion. Smaller components are dropped.
+    """threshold: probability of any label from which a voxel has one. Smaller components are dropped.
 
     seed_threshold: probability that a component's most probable voxel must exceed, or none.
     """
@@ -275,7 +279,10 @@ class ModelSpec(_Part):
 
     orientation: the patient directions (L/R, P/A, S/I or DICOM's H/F) towards which the indices of the
     network's grid grow, as ``highdicom.Volume.to_patient_orientation`` takes them; a NIfTI-style RAS model is
-    "RAS". spacing_mm: of that grid, in that orientation. ``folder`` is where the spec was read.
+    "RAS". spacing_mm: of that grid, in that orientation. inputs: the network's channels, sequences as
+    ``imaging.sequences`` names them or a name of their own; the grid and the segmentation are those of the
+    first. subject: what is found, as titles say it. anatomy: where, CID 4. ``folder`` is where the spec was
+    read.
     """
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -287,6 +294,8 @@ class ModelSpec(_Part):
     weights: Weights
     network: Network
     inputs: tuple[str, ...] = Field(min_length=1)
+    subject: str = Field("Findings", max_length=20, pattern=r"^[A-Za-z][A-Za-z0-9 ]*$")
+    anatomy: ConceptCode | None = None
     orientation: str
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     intensity: tuple[IntensityStep, ...]

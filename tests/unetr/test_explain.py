@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from errors import JobCancelled
-from unetr.explain import EVERY_FLIP, entropy_bits, explain, lesion_entropies
+from unetr.explain import EVERY_FLIP, entropy_bits, explain, lesion_entropies, most_bits
 from unetr.predict import Predictor
 from unetr.preprocess import prepare
 from unetr.spec import ModelSpec, Window
@@ -30,7 +30,7 @@ def above_level(window: np.ndarray) -> np.ndarray:
 
 def more_to_the_end(window: np.ndarray) -> np.ndarray:
     """A logit that grows along the window's x, whatever is in it."""
-    rising = np.linspace(-3.0, 3.0, window.shape[0], dtype=np.float32)
+    rising = np.linspace(-3.0, 3.0, window.shape[1], dtype=np.float32)
     return np.broadcast_to(rising[:, None, None], window.shape).copy()
 
 
@@ -84,7 +84,7 @@ def test_the_mean_of_a_one_sided_model_is_that_of_its_mirror_images(spec):
     )
     only = explain(Predictor(spec, more_to_the_end), volume, flips=((),)).probability.array
     assert only == pytest.approx(np.broadcast_to(sigmoid(rising)[:, None, None], array.shape), abs=1e-6)
-    assert found.entropy.array.min() > entropy_bits(only).min()
+    assert found.entropy.array.min() > entropy_bits(only[None]).min()
 
 
 def test_an_axis_is_mirrored_for_the_model_and_back_for_the_patient(spec):
@@ -92,7 +92,7 @@ def test_an_axis_is_mirrored_for_the_model_and_back_for_the_patient(spec):
 
     def in_the_first_half(window: np.ndarray) -> np.ndarray:
         logits = above_level(window)
-        logits[window.shape[0] // 2 :] = -50.0
+        logits[:, window.shape[1] // 2 :] = -50.0
         return logits
 
     volume = hd.Volume(
@@ -106,13 +106,41 @@ def test_an_axis_is_mirrored_for_the_model_and_back_for_the_patient(spec):
 
 
 def test_entropy_is_a_bit_where_nothing_is_known_and_none_where_all_is():
-    bits = entropy_bits(np.array([0.0, 0.5, 1.0, 0.11002786, 0.25], np.float32))
+    bits = entropy_bits(np.array([[0.0, 0.5, 1.0, 0.11002786, 0.25]], np.float32))
     # H(0.11) is half a bit; H(1/4) is 2 - 3/4 log2 3.
     assert bits == pytest.approx([0.0, 1.0, 0.0, 0.5, 2.0 - 0.75 * np.log2(3.0)], abs=1e-6)
     assert (bits[0], bits[1], bits[2]) == (0.0, 1.0, 0.0)
-    every = entropy_bits(np.linspace(0.0, 1.0, 10_001, dtype=np.float32))
+    every = entropy_bits(np.linspace(0.0, 1.0, 10_001, dtype=np.float32)[None])
     assert every.dtype == np.float32
     assert (every.min(), every.max()) == (0.0, 1.0)
+
+
+def test_of_several_labels_entropy_is_that_of_all_classes():
+    # Four even classes are two bits; (1/2, 1/4, 1/8, 1/8) are 7/4; of two sure ones one bit.
+    quarters = [[0.25] * 3, [0.5, 0.25, 0.125], [0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    bits = entropy_bits(np.array(quarters, np.float32).T)
+    assert bits == pytest.approx([2.0, 1.75, 1.0, 0.0, 0.0], abs=1e-6)
+    assert most_bits(3) == 2.0
+
+
+def test_the_mean_of_several_labels_is_that_of_each_labels_probabilities(spec):
+    """A model that calls the two halves of x by two labels is, mirrored and not, even about both."""
+    labels = tuple(spec.labels[0].model_copy(update={"value": value}) for value in (1, 2))
+    two = spec.model_copy(update={"labels": labels})
+
+    def halves(window: np.ndarray) -> np.ndarray:
+        logits = np.full((2, *window.shape[1:]), -30.0, np.float32)
+        middle = window.shape[1] // 2
+        logits[0, :middle] = logits[1, middle:] = 30.0
+        return logits
+
+    array = np.full((64, 64, 64), 50.0, np.float32)
+    volume = hd.Volume(array, np.diag([*spec.spacing_mm, 1.0]), "PATIENT")
+    once = explain(Predictor(two, halves), volume, flips=((),))
+    assert once.entropy.array.max() == pytest.approx(0.0, abs=1e-5)
+    both = explain(Predictor(two, halves), volume, flips=LEFT_RIGHT)
+    assert both.entropy.array == pytest.approx(np.ones_like(array), abs=1e-5)
+    assert both.probability.array == pytest.approx(np.ones_like(array), abs=1e-5)
 
 
 @pytest.mark.parametrize("orientation", ["IPL", "RAS", "PIR", "LSA"])

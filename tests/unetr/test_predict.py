@@ -7,7 +7,7 @@ import highdicom as hd
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from scipy import ndimage, special
 from scipy.spatial.transform import Rotation
 
 from errors import JobCancelled, ModelError, OutOfMemory
@@ -16,6 +16,8 @@ from unetr.network import build, save_weights
 from unetr.predict import Predictor
 from unetr.sliding import slide, windows
 from unetr.spec import (
+    ConceptCode,
+    Label,
     ModelSpec,
     PostProcessing,
     UNETRArguments,
@@ -25,6 +27,7 @@ from unetr.spec import (
     load_spec,
 )
 
+CODE = ConceptCode(value="85756007", scheme="SCT", meaning="Tissue")
 SPEC_FILE = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
 ORIENTATIONS = [
     "".join(letters)
@@ -131,7 +134,7 @@ def test_what_lies_between_the_centres_of_thick_slices_marks_no_voxel(spec):
     def between_slices(window: np.ndarray) -> np.ndarray:
         # A slice is 8 voxels of the model's grid thick; these two lie furthest from the slices' centres.
         logits = np.full_like(window, -5.0)
-        logits[10:20, 10:20, 15:17] = 5.0
+        logits[:, 10:20, 10:20, 15:17] = 5.0
         return logits
 
     prediction = Predictor(spec, between_slices)(volume)
@@ -186,8 +189,21 @@ def test_windows_cover_everything_with_the_asked_overlap():
 @pytest.mark.parametrize("blend", ["gaussian", "constant"])
 def test_sliding_keeps_what_each_window_answers(blend, spec):
     window = spec.window.model_copy(update={"blend": blend})
-    array = np.random.default_rng(0).normal(size=(90, 70, 30)).astype(np.float32)
-    assert slide(array, lambda box: box * 3.0, window) == pytest.approx(array * 3.0, abs=1e-4)
+    array = np.random.default_rng(0).normal(size=(2, 90, 70, 30)).astype(np.float32)
+    answers = slide(array, lambda box: box[[1, 0, 1]] * 3.0, window, labels=3)
+    assert answers == pytest.approx(array[[1, 0, 1]] * 3.0, abs=1e-4)
+
+
+def test_beyond_a_volume_smaller_than_the_window_each_input_has_its_own_lowest_value(spec):
+    array = np.stack([np.full((40, 70, 30), 7.0), np.full((40, 70, 30), -3.0)]).astype(np.float32)
+    seen = []
+
+    def keep(box: np.ndarray) -> np.ndarray:
+        seen.append([set(np.unique(one)) for one in box])
+        return box[:1]
+
+    slide(array, keep, spec.window, labels=1)
+    assert all(box == [{7.0}, {-3.0}] for box in seen)
 
 
 def test_where_windows_overlap_they_count_alike_or_by_the_distance_from_their_centre():
@@ -196,10 +212,11 @@ def test_where_windows_overlap_they_count_alike_or_by_the_distance_from_their_ce
         window = Window(shape=(64, 64, 64), overlap=0.25, blend=blend)
         answers = iter([0.0, 1.0])
         found[blend] = slide(
-            np.zeros((96, 64, 64), dtype=np.float32),
+            np.zeros((1, 96, 64, 64), dtype=np.float32),
             lambda box, answers=answers: np.full(box.shape, next(answers), dtype=np.float32),
             window,
-        )[:, 32, 32]
+            labels=1,
+        )[0, :, 32, 32]
     assert np.all(found["constant"][32:64] == 0.5)
     assert np.all(np.diff(found["gaussian"][32:64]) > 0)
     for line in found.values():
@@ -241,6 +258,81 @@ def small_network() -> torch.nn.Module:
     return lesion_network(SMALL)
 
 
+THREE = tuple(
+    Label(value=value, name=name, category=CODE, type=CODE, whole=value == 3)
+    for value, name in enumerate(("near", "nearer", "nearest"), start=1)
+)
+
+
+def rings(window: np.ndarray) -> np.ndarray:
+    """Logits of three labels by the level of the first input; the background, and they, are even at 0.3, 0.5
+    and 0.7.
+    """
+    level = window[0]
+    return np.stack([level - 0.3, 2.0 * level - 0.8, 3.0 * level - 1.5]) * np.float32(400.0)
+
+
+def test_of_several_labels_each_voxel_has_the_most_probable(spec):
+    several = spec.model_copy(update={"labels": THREE})
+    array = np.full((40, 36, 30), 10.0, np.float32)
+    for value, inset in ((40.0, 8), (60.0, 10), (90.0, 12)):
+        array[(slice(inset, -inset),) * 3] = value
+    volume = hd.Volume(array, affine_of(np.eye(3), (1.5, 1.5, 1.5)), "PATIENT")
+    prediction = Predictor(several, rings)(volume)
+    assert np.array_equal(prediction.mask.array, np.digitize(array, [30.0, 50.0, 70.0]))
+    inside = prediction.mask.array > 0
+    # Softmax of four logits: the background's is 0.
+    logits = np.concatenate([np.zeros((1, *array.shape)), rings(array[None] / 100.0)]).astype(float)
+    expected = np.exp(logits - special.logsumexp(logits, axis=0))
+    assert prediction.probability.array[inside] == pytest.approx(expected.max(axis=0)[inside], abs=1e-5)
+
+
+def test_the_threshold_is_of_all_labels_together(spec):
+    """Three labels of a fifth each, and the background of two fifths."""
+    even = np.log(np.float32(0.5))
+
+    def alike(window: np.ndarray) -> np.ndarray:
+        return np.where(window > 0.6, even, np.float32(-9.0)) * np.ones((3, 1, 1, 1), np.float32)
+
+    volume = blobs(affine_of(np.eye(3), (1.5, 1.5, 1.5)), (40, 36, 30), [[8, 40, 25]], [9])
+    for threshold, found in ((0.59, True), (0.61, False)):
+        choice = PostProcessing(threshold=threshold, minimum_volume_mm3=0.0)
+        several = spec.model_copy(update={"labels": THREE, "postprocessing": choice})
+        mask = Predictor(several, alike)(volume).mask.array
+        assert np.array_equal(mask > 0, (volume.array > 60.0) & found)
+
+
+def test_crumbs_of_a_label_whose_components_are_objects_are_dropped_and_those_of_a_region_kept(spec):
+    array = np.full((40, 36, 30), 10.0, np.float32)
+    array[5:35, 5:31, 5:25] = 40.0
+    # Two voxels each in the box: 7 mm3, where 14 are asked for.
+    array[10:12, 10, 10], array[20:22, 20, 20] = 60.0, 90.0
+    volume = hd.Volume(array, affine_of(np.eye(3), (1.5, 1.5, 1.5)), "PATIENT")
+    mask = Predictor(spec.model_copy(update={"labels": THREE}), rings)(volume).mask.array
+    assert set(np.unique(mask)) == {0, 1, 3}
+    assert np.argwhere(mask == 3).tolist() == [[20, 20, 20], [21, 20, 20]]
+
+
+def test_further_inputs_are_brought_onto_the_grid_of_the_first(spec):
+    """A ball that the second input shows, on an oblique grid, is found at its place in the first."""
+    two = spec.model_copy(update={"inputs": ("T1", "T2")})
+    first = hd.Volume(
+        np.full((50, 48, 46), 20.0, np.float32), affine_of(np.eye(3), (1.5, 1.5, 1.5)), "PATIENT"
+    )
+    first.array[0, 0, 0] = 100.0
+    centre = np.array([12.0, 50.0, 40.0])
+    turn = Rotation.from_euler("xyz", [25, -10, 15], degrees=True).as_matrix()
+    affine = affine_of(turn, (1.3, 1.1, 1.9))
+    affine[:3, 3] += centre - (affine @ [30, 36, 20, 1])[:3]
+    second = blobs(affine, (60, 70, 44), [centre], [10.0])
+    mask = Predictor(two, lambda window: above_level(window[1:]))(first, lambda fraction: None, second).mask
+    found = first.map_indices_to_reference(np.argwhere(mask.array))
+    assert found.mean(0) == pytest.approx(centre, abs=0.2)
+    assert len(found) * first.voxel_volume == pytest.approx(4 / 3 * np.pi * 1000, rel=0.08)
+    with pytest.raises(ValueError, match="1 volumes for the inputs T1, T2"):
+        Predictor(two, above_level)(first)
+
+
 @pytest.fixture(scope="module")
 def loaded(small_network, spec, tmp_path_factory) -> Predictor:
     """A small random network, as it comes from its files."""
@@ -261,7 +353,8 @@ def test_openvino_agrees_with_torch(loaded, small_network):
     with torch.inference_mode():
         logits = small_network(torch.from_numpy(window)[None, None])[0].numpy()
     probability = 1.0 / (1.0 + np.exp(logits[0] - logits[1]))
-    assert 1.0 / (1.0 + np.exp(-loaded.backend(window))) == pytest.approx(probability, abs=5e-3)
+    found = loaded.backend(window[None])[0]
+    assert 1.0 / (1.0 + np.exp(-found)) == pytest.approx(probability, abs=5e-3)
 
 
 def test_a_volume_is_predicted_the_same_to_the_bit_each_time(loaded):
@@ -285,7 +378,7 @@ def test_a_backend_that_disagrees_with_torch_is_not_used_and_the_log_says_so(cap
     def broken(window: np.ndarray) -> np.ndarray:
         return window * np.float32("nan")
 
-    shape = (8, 8, 8)
+    shape = (1, 8, 8, 8)
     assert trusted(close, reference, shape) is close
     assert caplog.text == ""
     assert trusted(wrong, reference, shape) is reference
@@ -296,15 +389,15 @@ def test_a_backend_that_disagrees_with_torch_is_not_used_and_the_log_says_so(cap
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_cuda_asked_for_and_missing_is_said(small_network):
     with pytest.raises(ModelError, match="finds 0 CUDA devices"):
-        backend_of(small_network, (32, 32, 32), "cuda")
+        backend_of(small_network, (1, 32, 32, 32), "cuda")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_agrees_with_the_cpu(small_network):
-    window = np.random.default_rng(1).normal(size=(32, 32, 32)).astype(np.float32)
-    cpu = backend_of(small_network, (32, 32, 32), "cpu")(window)
-    assert backend_of(small_network, (32, 32, 32), "cuda")(window) == pytest.approx(cpu, abs=0.05)
+    window = np.random.default_rng(1).normal(size=(1, 32, 32, 32)).astype(np.float32)
+    cpu = backend_of(small_network, (1, 32, 32, 32), "cpu")(window)
+    assert backend_of(small_network, (1, 32, 32, 32), "cuda")(window) == pytest.approx(cpu, abs=0.05)
 
 
 def test_a_window_too_large_for_the_gpu_goes_to_the_cpu_and_the_next_one_tries_the_gpu_again(caplog):

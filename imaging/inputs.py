@@ -1,0 +1,173 @@
+"""Which series of a study are the inputs of a model: one for each sequence that it takes.
+
+A model of post-contrast T1 alone chooses as ``imaging.series`` has it; it also takes a T1 that nothing proves
+to be post-contrast where it is the only one. All others choose here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import highdicom as hd
+import numpy as np
+from pydicom import Dataset
+
+from errors import (
+    AmbiguousSeries,
+    DerivedSeries,
+    InputsApart,
+    LocalizerSeries,
+    MetScopeError,
+    MissingSequence,
+    UnsupportedModality,
+)
+from imaging.frames import numbers, tag_name, text
+from imaging.sequences import SEQUENCES, T1_POST_CONTRAST
+from imaging.series import TIE, Candidate, choose, not_head, rank, volume_evidence
+from imaging.stack import Stack, check_headers
+
+# Of the first input's volume: below the first share another one shows something else, from the second on it
+# shows about the same.
+LEAST_COVERED = 0.1
+WELL_COVERED = 0.9
+# What no model takes of its own accord, whatever its sequence.
+NO_IMAGES = (UnsupportedModality.code, LocalizerSeries.code, DerivedSeries.code)
+# Points along an axis at which that share is taken.
+SAMPLES = 16
+
+
+def choose_inputs(
+    series: Sequence[Sequence[Dataset]], names: Sequence[str], given: Mapping[str, str], *, head: bool
+) -> list[Candidate]:
+    """The series of each input, in the order of the names, by the headers of a study's series.
+
+    names: of ``imaging.sequences``, or others: a series of any sequence is taken for such a one, if it is the
+    model's only input and there is only one. given: the caller's choice, series by name; it overrules what a
+    series seems to be. head: series of other parts of the body are left out. Raises: as ``series.choose``;
+    MissingSequence, InputsApart.
+    """
+    candidates = rank(series)
+    if list(names) == [T1_POST_CONTRAST]:
+        return [choose(candidates, given.get(T1_POST_CONTRAST))]
+    headers = {text(one[0], "SeriesInstanceUID"): one for one in series if one}
+    free = [one for one in candidates if one.series_instance_uid not in given.values()]
+    chosen: list[Candidate] = []
+    for name in names:
+        if name in given:
+            one = _given(candidates, given[name], name)
+        else:
+            one = _best(name, free, headers, chosen, alone=len(names) == 1, head=head)
+        if len(names) > 1:
+            one = replace(one, reasons=(f"{name}: series {one.series_instance_uid}", *one.reasons))
+        _check_frame_of_reference(one, name, chosen, headers)
+        chosen.append(one)
+    return chosen
+
+
+def check_together(stacks: Sequence[Stack], names: Sequence[str]) -> list[str]:
+    """Sentences to be stored with the result, on inputs that show only a part of the first.
+
+    Raises: InputsApart where one shows next to nothing of it.
+    """
+    warnings = []
+    for stack, name in zip(stacks[1:], names[1:], strict=True):
+        share = covered(stacks[0].volume, stack.volume)
+        if share < LEAST_COVERED:
+            raise InputsApart(f"The {name} covers {share:.0%} of the {names[0]}.")
+        if share < WELL_COVERED:
+            warnings.append(f"The {name} covers {share:.0%} of the {names[0]}.")
+    return warnings
+
+
+def covered(first: hd.Volume, other: hd.Volume) -> float:
+    """The share of the first volume's box that lies in the other's, 0 to 1."""
+    at = (np.arange(SAMPLES) + 0.5) / SAMPLES
+    grid = np.stack(np.meshgrid(at, at, at, indexing="ij"), -1).reshape(-1, 3)
+    points = first.map_indices_to_reference(grid * first.spatial_shape - 0.5)
+    indices = other.map_reference_to_indices(points)
+    inside = (indices >= -0.5) & (indices <= np.array(other.spatial_shape) - 0.5)
+    return float(inside.all(axis=1).mean())
+
+
+def _given(candidates: Sequence[Candidate], series_instance_uid: str, name: str) -> Candidate:
+    # The refusals and doubts of ``series`` are those of a post-contrast T1.
+    one = choose(candidates, series_instance_uid)
+    warnings: tuple[str, ...] = ()
+    if name in SEQUENCES and one.sequence != name:
+        seems = f"a {one.sequence}" if one.sequence else "none of the usual sequences"
+        warnings = (f"Chosen by the caller as {name}, but by its headers it is {seems}.",)
+    return replace(one, score=0.0, reasons=("chosen by the caller",), warnings=warnings)
+
+
+def _best(
+    name: str,
+    candidates: Sequence[Candidate],
+    headers: Mapping[str, Sequence[Dataset]],
+    chosen: Sequence[Candidate],
+    *,
+    alone: bool,
+    head: bool,
+) -> Candidate:
+    """The best series of that sequence: in the frame of reference of the first input where there is one, then
+    by its geometry, then the newest.
+    """
+    known = name in SEQUENCES
+    if not known and not alone:
+        raise MissingSequence(f"The input {name} is no sequence that can be told by headers.")
+    judged = []
+    for one in candidates:
+        instances = headers[one.series_instance_uid]
+        fits = one.sequence == name if known else one.refused not in NO_IMAGES
+        if fits and not (head and not_head(instances[0])):
+            judged.append(_judged(one, instances))
+    usable = [one for one in judged if one.refused is None]
+    if not judged:
+        raise MissingSequence(f"None of the study's {len(headers)} series is a {name}.")
+    if not usable:
+        refused = " ".join(f"{one.description or 'no description'}: {one.message}" for one in judged)
+        raise MissingSequence(f"No {name} of the study can be used. {refused}")
+    if not known and len(usable) > 1:
+        described = ", ".join(one.description or "no description" for one in usable)
+        raise AmbiguousSeries(f"{len(usable)} series may be the {name}: {described}.")
+    reference = _frame_of_reference(headers, chosen[0]) if chosen else None
+    near = [one for one in usable if chosen and _frame_of_reference(headers, one) == reference] or usable
+    best = max(one.score for one in near)
+    equals = [one for one in near if best - one.score < TIE]
+    newest = max(equals, key=lambda one: _made(headers[one.series_instance_uid][0]))
+    if len(equals) == 1:
+        return newest
+    return replace(newest, reasons=(*newest.reasons, f"the newest of {len(equals)} that fit equally well"))
+
+
+def _judged(candidate: Candidate, instances: Sequence[Dataset]) -> Candidate:
+    """With the score of its geometry, or refused for it."""
+    try:
+        score, reasons = volume_evidence(instances[0], check_headers(instances))
+    except MetScopeError as error:
+        return replace(candidate, refused=error.code, message=error.found)
+    return replace(
+        candidate, score=round(score, 2), reasons=tuple(reasons), refused=None, message=None, warnings=()
+    )
+
+
+def _made(first: Dataset) -> tuple[str, float]:
+    """Date and time as DICOM writes them, which sort as texts, then the number of the series."""
+    number = numbers(first, "SeriesNumber")
+    when = text(first, "SeriesDate") + text(first, "SeriesTime")
+    return when, 0.0 if number is None else float(number[0])
+
+
+def _frame_of_reference(headers: Mapping[str, Sequence[Dataset]], candidate: Candidate) -> str:
+    return text(headers[candidate.series_instance_uid][0], "FrameOfReferenceUID")
+
+
+def _check_frame_of_reference(
+    one: Candidate, name: str, chosen: Sequence[Candidate], headers: Mapping[str, Sequence[Dataset]]
+) -> None:
+    if not chosen:
+        return
+    theirs, ours = _frame_of_reference(headers, one), _frame_of_reference(headers, chosen[0])
+    if theirs != ours:
+        raise InputsApart(
+            f"{tag_name('FrameOfReferenceUID')} of the {name} ({one.description or 'no description'}) is "
+            f"{theirs or 'missing'}, that of the first input {ours or 'missing'}."
+        )
