@@ -13,6 +13,7 @@ STEPS = {
     "build": ("unetr.lessons", "build"),
     "train": ("unetr.train", "main"),
     "export": ("unetr.export", "main"),
+    "import": ("unetr.import_checkpoint", "main"),
     "operating_point": ("unetr.operating_point", "main"),
     "evaluate": ("unetr.evaluate", "main"),
     "infer": ("unetr.lessons", "infer"),

@@ -18,12 +18,13 @@ class Case:
     """One labelled study, all of it on one grid, (slice, row, column), affine index -> LPS mm.
 
     images: float32, by the name of the sequence (``imaging.sequences.SEQUENCES``, or as the data set has it).
-    truth: uint8 label values, 0 background.
+    truth: uint8 label values, 0 background; it may be empty. brain: uint8, 1 in the brain, where it is known.
     """
 
     id: str
     images: Mapping[str, hd.Volume]
     truth: hd.Volume
+    brain: hd.Volume | None = None
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,15 @@ class BadCase:
 
 @dataclass(frozen=True)
 class Source:
-    """A case that has not been read yet. read: raises MetScopeError; it can be sent to another process."""
+    """A case that has not been read yet.
+
+    patient: a text that is another for another patient. files: those that it is read from. read: raises
+    MetScopeError; it can be sent to another process.
+    """
 
     id: str
+    patient: str
+    files: tuple[Path, ...]
     read: Callable[[], Case]
 
     def load(self) -> Case | BadCase:
@@ -75,12 +82,10 @@ class Wanted:
 def truth_of(drawn: hd.Volume, known: Collection[int], wanted: Wanted) -> hd.Volume:
     """The label volume, uint8, with the values that the caller wants.
 
-    drawn: integers from 0. known: the values that the layout knows, beside 0.
-    Raises: DataRefused where nothing is labelled, or a value is neither known nor named by the caller.
+    drawn: integers from 0; all 0 where somebody looked and found nothing. known: the values that the layout
+    knows, beside 0. Raises: DataRefused where a value is neither known nor named by the caller.
     """
     values = np.unique(drawn.array[drawn.array > 0]).tolist()
-    if not values:
-        raise DataRefused("The label marks nothing.")
     renamed = dict.fromkeys(known, 1) if isinstance(wanted.labels, str) else wanted.labels
     odd = [value for value in values if value not in known and value not in renamed]
     if odd:
@@ -90,12 +95,7 @@ def truth_of(drawn: hd.Volume, known: Collection[int], wanted: Wanted) -> hd.Vol
     new = np.arange(LARGEST_VALUE + 1, dtype=np.uint8)
     for value, other in renamed.items():
         new[value] = other
-    truth = new[drawn.array]
-    if not truth.any():
-        raise DataRefused(
-            f"The label holds {', '.join(map(str, values))} alone, of which the caller wants none."
-        )
-    return drawn.with_array(truth)
+    return drawn.with_array(new[drawn.array])
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -1,10 +1,19 @@
 """How models are trained: YAML files in ``unetr/configs``, or the reader's own."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+)
 
 from errors import ModelSpecInvalid
 from unetr.spec import ModelSpec
@@ -38,11 +47,44 @@ class Course(_Part):
     size_exponent: float = Field(0.0, ge=0)
 
 
-class Heads(_Part):
-    """Synthetic heads, by their seeds (see ``unetr.kinds``)."""
+class _Data(_Part):
+    """weight: how often windows are cut from these cases, relative to the other entries of the data.
 
+    labels: new values by the data's own; those not named stay, 0 leaves out; "merge" makes all 1.
+    """
+
+    weight: PositiveFloat = 1.0
+    labels: dict[int, int] | Literal["merge"] = {}
+
+
+class Generated(_Data):
+    """Cases that are made, by their seeds (``unetr.material``). training, validation: how many."""
+
+    generator: Literal["metastases", "glioma", "spine"]
     training: PositiveInt
-    validation: PositiveInt
+    validation: int = Field(ge=0)
+
+
+class Labelled(_Data):
+    """Cases of a folder in one of the layouts of ``unetr.datasets``; its path begins at the configuration.
+
+    validation: about the share of the patients that is held out. seed: of this division.
+    """
+
+    folder: Path
+    layout: Literal["nnunet", "msd", "brats", "dicom"]
+    validation: float = Field(ge=0, lt=1)
+    seed: int = 1
+
+
+def _kind_of(entry: object) -> str:
+    fields = entry if isinstance(entry, dict) else vars(entry)
+    return "folder" if "folder" in fields else "generator"
+
+
+Data = Annotated[
+    Annotated[Generated, Tag("generator")] | Annotated[Labelled, Tag("folder")], Discriminator(_kind_of)
+]
 
 
 class TrainingConfig(_Part):
@@ -52,7 +94,7 @@ class TrainingConfig(_Part):
     """
 
     spec: ModelSpec
-    heads: Heads
+    data: tuple[Data, ...] = Field(min_length=1)
     courses: tuple[Course, ...] = Field(min_length=1)
     seed: int = 1
     validate_every: PositiveInt = 200
@@ -62,18 +104,12 @@ class TrainingConfig(_Part):
 def load_config(name_or_path: str) -> TrainingConfig:
     """Read one configuration, of ``unetr/configs`` by its name or any by its path.
 
+    It may name another as its ``base``, likewise: then it holds only what differs.
     Raises: ModelSpecInvalid naming file and field.
     """
-    shipped = CONFIGS / f"{name_or_path}.yaml"
-    path = shipped if shipped.exists() else Path(name_or_path)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        known = ", ".join(sorted(known.stem for known in CONFIGS.glob("*.yaml")))
-        raise ModelSpecInvalid(f"There is no configuration {name_or_path!r}; there are: {known}.") from error
-    except yaml.YAMLError as error:
-        raise ModelSpecInvalid(f"{path.name} is no YAML: {error}.") from error
-    if isinstance(content, dict) and isinstance(content.get("spec"), dict):
+    path = _path(name_or_path, Path())
+    content = _content(path)
+    if isinstance(content.get("spec"), dict):
         weights = {"file": f"{content['spec'].get('id')}.safetensors", "sha256": NO_WEIGHTS}
         content["spec"].setdefault("weights", weights)
     try:
@@ -83,8 +119,49 @@ def load_config(name_or_path: str) -> TrainingConfig:
         raise ModelSpecInvalid(f"{path.name}: {fields}.") from error
     if any(course.network == "brain" for course in config.courses) and config.spec.brain is None:
         raise ModelSpecInvalid(f"{path.name}: courses train the brain's network, but spec.brain is missing.")
-    courses = tuple(
-        course.model_copy(update={"start_from": course.start_from and path.parent / course.start_from})
-        for course in config.courses
-    )
-    return config.model_copy(update={"courses": courses})
+    return config
+
+
+def _path(name_or_path: str, folder: Path) -> Path:
+    shipped = CONFIGS / f"{name_or_path}.yaml"
+    return shipped if shipped.exists() else folder / name_or_path
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a file says, and its base where it does not."""
+    content = _read(path)
+    if "base" not in content:
+        return content
+    base = _read(_path(str(content.pop("base")), path.parent))
+    if "base" in base:
+        raise ModelSpecInvalid(f"{path.name}: base: has a base itself.")
+    return _merged(base, content)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        known = ", ".join(sorted(known.stem for known in CONFIGS.glob("*.yaml")))
+        raise ModelSpecInvalid(f"There is no configuration {str(path)!r}; there are: {known}.") from error
+    except yaml.YAMLError as error:
+        raise ModelSpecInvalid(f"{path.name} is no YAML: {error}.") from error
+    if not isinstance(content, dict):
+        raise ModelSpecInvalid(f"{path.name} holds no fields.")
+    # Before a base is merged: paths begin at the file in which they stand.
+    for name, field in (("courses", "start_from"), ("data", "folder")):
+        for entry in content.get(name) or ():
+            if isinstance(entry, dict) and isinstance(entry.get(field), str):
+                entry[field] = path.parent / entry[field]
+    return content
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The base with the changes, field by field; a list is another list."""
+    both = {
+        key: _merged(base[key], value)
+        if isinstance(base.get(key), dict) and isinstance(value, dict)
+        else value
+        for key, value in changes.items()
+    }
+    return base | both

@@ -21,6 +21,8 @@ SMALL_MM = 5.0
 THICK_MM = 1.5
 # From this ratio on between the medians of two cases, intensities are said to differ.
 SPREAD = 2.0
+# Cases that a sentence names.
+NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Picture:
-    """The axial slice of a case that has most labelled pixels, (rows, columns); left is the patient's right.
+    """The axial slice of a case that has most labelled pixels, or the middle one where nothing is labelled,
+    (rows, columns); left is the patient's right.
 
     size_mm: down and across.
     """
@@ -93,7 +96,8 @@ def picture(case: Case) -> Picture:
     """The picture of one case, of its post-contrast T1 where it has one."""
     image = case.images.get(T1_POST_CONTRAST, next(iter(case.images.values())))
     shown, truth = (volume.to_patient_orientation("LPH") for volume in (image, case.truth))
-    index = int((truth.array > 0).sum(axis=(0, 1)).argmax())
+    labelled = (truth.array > 0).sum(axis=(0, 1))
+    index = int(labelled.argmax()) if labelled.any() else len(labelled) // 2
     across_mm, down_mm = (shown.spacing[axis] * shown.shape[axis] for axis in (0, 1))
     grey, drawn = (volume.array[:, :, index].T.copy() for volume in (shown, truth))
     return Picture(case.id, grey, drawn, (down_mm, across_mm))
@@ -101,17 +105,7 @@ def picture(case: Case) -> Picture:
 
 def findings(sheets: Sequence[Sheet]) -> list[str]:
     """What stands out among the cases, one sentence each, in plain words."""
-    diameters_mm = np.array([one.long_axis_mm for sheet in sheets for one in sheet.lesions])
-    per_case = np.array([len(sheet.lesions) for sheet in sheets])
-    small, measurable = np.mean(diameters_mm < SMALL_MM), np.mean(diameters_mm >= PROTOCOL_LD_MM)
-    found = [
-        f"{len(diameters_mm)} lesions in {len(sheets)} cases, {np.median(per_case):g} in the median case and "
-        f"at most {per_case.max()}. Their long axes: median {np.median(diameters_mm):.1f} mm, from "
-        f"{diameters_mm.min():.1f} to {diameters_mm.max():.1f} mm.",
-        f"{small:.0%} of the lesions are smaller than {SMALL_MM:g} mm, {measurable:.0%} are measurable by "
-        f"RANO-BM ({PROTOCOL_LD_MM:g} mm or more). A Dice over all voxels hardly notices the small ones: "
-        "count found and missed lesions too.",
-    ]
+    found = [*_without_labels(sheets), *_sizes(sheets)]
     spacings = np.array([sheet.spacing_mm for sheet in sheets])
     thick = int((spacings.max(axis=1) > THICK_MM).sum())
     found.append(
@@ -133,6 +127,33 @@ def findings(sheets: Sequence[Sheet]) -> list[str]:
                 "darkest. MR has no units: normalise the intensities case by case (the model's spec does)."
             )
     return found
+
+
+def _without_labels(sheets: Sequence[Sheet]) -> list[str]:
+    empty = [sheet.id for sheet in sheets if not sheet.lesions]
+    if not empty:
+        return []
+    more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
+    return [
+        f"In {len(empty)} of {len(sheets)} cases nothing is labelled: {', '.join(empty[:NAMED])}{more}. They "
+        "teach where there is nothing to find; look whether somebody forgot to draw."
+    ]
+
+
+def _sizes(sheets: Sequence[Sheet]) -> list[str]:
+    diameters_mm = np.array([one.long_axis_mm for sheet in sheets for one in sheet.lesions])
+    if not len(diameters_mm):
+        return []
+    per_case = np.array([len(sheet.lesions) for sheet in sheets])
+    small, measurable = np.mean(diameters_mm < SMALL_MM), np.mean(diameters_mm >= PROTOCOL_LD_MM)
+    return [
+        f"{len(diameters_mm)} lesions in {len(sheets)} cases, {np.median(per_case):g} in the median case and "
+        f"at most {per_case.max()}. Their long axes: median {np.median(diameters_mm):.1f} mm, from "
+        f"{diameters_mm.min():.1f} to {diameters_mm.max():.1f} mm.",
+        f"{small:.0%} of the lesions are smaller than {SMALL_MM:g} mm, {measurable:.0%} are measurable by "
+        f"RANO-BM ({PROTOCOL_LD_MM:g} mm or more). A Dice over all voxels hardly notices the small ones: "
+        "count found and missed lesions too.",
+    ]
 
 
 def _percentiles(volume: hd.Volume) -> tuple[float, ...]:

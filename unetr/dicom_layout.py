@@ -62,10 +62,11 @@ def _of_study(name: str, found: Found, wanted: Wanted) -> Iterator[Source | BadC
             if series_uid not in images:
                 yield BadCase(case_id, f"The labelled series {series_uid} is not there.")
                 continue
-            files = _files(images[series_uid])
+            files, drawn = _files(images[series_uid]), Path(str(label.filename))
             others = [_files(headers) for headers in _alike(images, series_uid, wanted)]
-            read = partial(_read, case_id, files, Path(str(label.filename)), others, wanted)
-            yield Source(case_id, read)
+            read = partial(_read, case_id, files, drawn, others, wanted)
+            patient = text(label, "PatientID") or name
+            yield Source(case_id, patient, (drawn, *files, *(file for one in others for file in one)), read)
 
 
 def _files(headers: Sequence[Dataset]) -> list[Path]:

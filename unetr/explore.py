@@ -84,7 +84,7 @@ def _write_csv(sheets: Sequence[Sheet], bad: Sequence[BadCase], path: Path) -> N
                 "orientation": sheet.orientation,
                 "sequences": ", ".join(sheet.intensities),
                 "lesions": len(sheet.lesions),
-                "largest_long_axis_mm": max(one.long_axis_mm for one in sheet.lesions),
+                "largest_long_axis_mm": max((one.long_axis_mm for one in sheet.lesions), default=0.0),
                 "labelled_ml": round(sum(sheet.label_ml.values()), 6),
             })  # fmt: skip
         writer.writerows(asdict(one) for one in bad)

@@ -85,7 +85,7 @@ def _diameters(sheets: Sequence[Sheet]) -> Figure:
     values = np.array([one.long_axis_mm for sheet in sheets for one in sheet.lesions])
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots()
-    edges = np.arange(0, max(values.max(), PROTOCOL_LD_MM) + BIN_MM, BIN_MM).tolist()
+    edges = np.arange(0, max([*values, PROTOCOL_LD_MM]) + BIN_MM, BIN_MM).tolist()
     axes.hist(values, bins=edges, color=BLUE, edgecolor="white")
     axes.axvline(PROTOCOL_LD_MM, color="black", linestyle="--", linewidth=1)
     where = axes.get_xaxis_transform()

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from errors import WeightsInvalid
-from unetr.config import Course, TrainingConfig, load_config
+from unetr.config import Course, Generated, Labelled, TrainingConfig, load_config
 from unetr.network import build, load_network, save_weights
 from unetr.spec import ModelSpec
 
@@ -35,6 +35,13 @@ def export(config: TrainingConfig, run: Path, models_dir: Path) -> ModelSpec:
             raise WeightsInvalid(f"{run.name} holds no {course.network}/best.ckpt: train longer.")
         state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
         networks[course.network].load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
+    spec = write_model(spec, networks, models_dir)
+    (models_dir / f"{spec.id}.md").write_text(_card(spec, config, run))
+    return spec
+
+
+def write_model(spec: ModelSpec, networks: torch.nn.ModuleDict, models_dir: Path) -> ModelSpec:
+    """Write weights, specification and golden answer; returns the specification with the weights' hash."""
     models_dir.mkdir(parents=True, exist_ok=True)
     sha256 = save_weights(networks, models_dir / spec.weights.file)
     spec = spec.model_copy(
@@ -43,7 +50,6 @@ def export(config: TrainingConfig, run: Path, models_dir: Path) -> ModelSpec:
     content = json.dumps(spec.model_dump(mode="json", exclude_none=True), indent=2)
     (models_dir / f"{spec.id}.json").write_text(content + "\n")
     np.save(models_dir / f"{spec.id}.golden.npy", golden(spec))
-    (models_dir / f"{spec.id}.md").write_text(_card(spec, config, run))
     return spec
 
 
@@ -51,13 +57,15 @@ def golden(spec: ModelSpec) -> Array:
     """The lesion network's logits (class, x, y, z) of a window of seeded noise, at every fourth voxel."""
     network = build(spec)["lesion"]
     load_network(network, spec.weights_path, "lesion")
-    window = np.random.default_rng(0).normal(size=spec.window.shape).astype(np.float32)
+    shape = (len(spec.inputs), *spec.window.shape)
+    window = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     with torch.inference_mode():
-        logits = network.eval()(torch.from_numpy(window)[None, None])[0]
+        logits = network.eval()(torch.from_numpy(window)[None])[0]
     return np.asarray(logits[:, ::4, ::4, ::4].numpy(), dtype=np.float32)
 
 
 def _card(spec: ModelSpec, config: TrainingConfig, run: Path) -> str:
+    data = "\n".join(f"- {_data(entry)}" for entry in config.data)
     courses = "\n\n".join(_course(course, run) for course in config.courses)
     return f"""# {spec.title} {spec.version}
 
@@ -71,10 +79,22 @@ def _card(spec: ModelSpec, config: TrainingConfig, run: Path) -> str:
 
 ## Training
 
-Heads: {config.heads.training}, and {config.heads.validation} by which the learning was followed.
+{data}
 
 {courses}
 """
+
+
+def _data(entry: Generated | Labelled) -> str:
+    if isinstance(entry, Generated):
+        return (
+            f"Made cases ({entry.generator}): {entry.training}, and {entry.validation} by which the learning "
+            f"was followed; weight {entry.weight:g}."
+        )
+    return (
+        f"Labelled cases of {entry.folder.name} ({entry.layout}), {entry.validation:.0%} of the patients "
+        f"held out by the seed {entry.seed}; weight {entry.weight:g}."
+    )
 
 
 def _course(course: Course, run: Path) -> str:

@@ -89,18 +89,20 @@ def build(arguments: Sequence[str]) -> None:
     parser = _parser("build", "Build the networks of a configuration.")
     parser.add_argument("--config", default="tiny", help="a name in unetr/configs, or a file")
     spec = load_config(parser.parse_args(arguments).config).spec
-    shapes = {"lesion": spec.window.shape, **({"brain": spec.brain.window.shape} if spec.brain else {})}
+    shapes = {"lesion": (len(spec.inputs), *spec.window.shape)}
+    if spec.brain:
+        shapes["brain"] = (1, *spec.brain.window.shape)
     for name, network in build_networks(spec).items():
         print(f"{name}: {type(network).__name__} of MONAI, {_count(network):,} weights, random as yet.")
         for part, module in network.named_children():
             print(f"  {part}: {type(module).__name__}, {_count(module):,} weights")
-        window = torch.zeros(1, 1, *shapes[name])
+        window = torch.zeros(1, *shapes[name])
         started = time.perf_counter()
         with torch.inference_mode():
             answer = network.eval()(window)
         print(
             f"  in {tuple(window.shape)} (batch, channel, x, y, z), out {tuple(answer.shape)}: at each voxel "
-            f"a score of the background and one of what is sought; {time.perf_counter() - started:.2f} s"
+            f"a score of the background and of each label; {time.perf_counter() - started:.2f} s"
         )
 
 

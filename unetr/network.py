@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from monai.networks.nets.dynunet import DynUNet
 from monai.networks.nets.unet import UNet
 from monai.networks.nets.unetr import UNETR
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from errors import WeightsInvalid
-from unetr.spec import ModelSpec, UNetNetwork, UNETRNetwork
+from unetr.spec import AnyNetwork, DynUNetNetwork, ModelSpec, UNETRNetwork
 
 NAMED_KEYS = 5
 
@@ -27,13 +28,21 @@ def build(spec: ModelSpec) -> torch.nn.ModuleDict:
     return torch.nn.ModuleDict(networks)
 
 
-def _build(network: UNETRNetwork | UNetNetwork) -> torch.nn.Module:
+def _build(network: AnyNetwork) -> torch.nn.Module:
     if isinstance(network, UNETRNetwork):
         return UNETR(**network.arguments.model_dump())
-    arguments = network.arguments
+    if isinstance(network, DynUNetNetwork):
+        arguments = network.arguments.model_dump(exclude={"norm_name"})
+        return DynUNet(
+            spatial_dims=3, upsample_kernel_size=arguments["strides"][1:], dropout=None,
+            norm_name=(network.arguments.norm_name, {"affine": True}),
+            act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
+            deep_supervision=False, deep_supr_num=1, **arguments,
+        )  # fmt: skip
+    channels = network.arguments.channels
     return UNet(
-        spatial_dims=3, strides=(2,) * (len(arguments.channels) - 1), kernel_size=3, up_kernel_size=3,
-        act="PRELU", dropout=0.0, bias=True, adn_ordering="NDA", **arguments.model_dump(),
+        spatial_dims=3, strides=(2,) * (len(channels) - 1), kernel_size=3, up_kernel_size=3,
+        act="PRELU", dropout=0.0, bias=True, adn_ordering="NDA", **network.arguments.model_dump(),
     )  # fmt: skip
 
 
@@ -65,7 +74,7 @@ def load_weights(network: torch.nn.Module, path: Path, sha256: str) -> None:
         raise WeightsInvalid(
             f"The weights {path.name} have SHA-256 {actual}, the specification says {sha256}."
         )
-    _fill(network, _tensors(content, path), path)
+    fill(network, _tensors(content, path), path)
 
 
 def load_network(network: torch.nn.Module, path: Path, name: str) -> None:
@@ -74,7 +83,7 @@ def load_network(network: torch.nn.Module, path: Path, name: str) -> None:
     Raises: WeightsInvalid, as ``load_weights`` does.
     """
     stored = _tensors(_content(path), path)
-    _fill(
+    fill(
         network, {k.removeprefix(f"{name}."): v for k, v in stored.items() if k.startswith(f"{name}.")}, path
     )
 
@@ -94,7 +103,11 @@ def _tensors(content: bytes, path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _fill(network: torch.nn.Module, stored: dict[str, torch.Tensor], path: Path) -> None:
+def fill(network: torch.nn.Module, stored: dict[str, torch.Tensor], path: Path) -> None:
+    """Give the network the weights of a file, every key by name.
+
+    Raises: WeightsInvalid, which names all keys at fault; the network is unchanged.
+    """
     expected = network.state_dict()
     faults = {
         "missing": sorted(expected.keys() - stored.keys()),

@@ -42,6 +42,8 @@ USUAL_NAMES = {
     FLAIR: ("flair", "t2f", "t2flair", "fla"),
 }
 ENDINGS = (".nii.gz", ".nii")
+# BraTS-MET-00001-000 and BraTS-MET-00001-001 are one patient at two times.
+TIME_POINT = re.compile(r"(?<=-\d{5})-\d{3}$")
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def nnunet(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
         else:
             paths = {name: found[name] for name in chosen}
             read = partial(_of_files, case_id, paths, labels[case_id], description.known, wanted)
-            yield Source(case_id, read)
+            yield Source(case_id, case_id, (*paths.values(), labels[case_id]), read)
 
 
 def msd(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
@@ -125,7 +127,7 @@ def msd(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
             yield BadCase(case_id, f"dataset.json lists {missing[0]}, which is missing.")
         else:
             read = partial(_of_channels, case_id, image, names, label, description.known, wanted)
-            yield Source(case_id, read)
+            yield Source(case_id, case_id, (image, label), read)
 
 
 def brats(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
@@ -145,8 +147,10 @@ def brats(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
         if missing:
             yield BadCase(case_id, f"{missing[0]} is missing: there is no {paths[missing[0]].name}.")
             continue
+        files = tuple(paths.values())
         label = paths.pop("The label")
-        yield Source(case_id, partial(_of_files, case_id, paths, label, edition.known, wanted))
+        read = partial(_of_files, case_id, paths, label, edition.known, wanted)
+        yield Source(case_id, TIME_POINT.sub("", case_id), files, read)
 
 
 def _of_files(

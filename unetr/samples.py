@@ -1,26 +1,23 @@
-"""What a network is trained on: prepared heads on disk, and windows cut out of them.
+"""What a network is trained on: prepared cases on disk, and windows cut out of them.
 
-Arrays are (x, y, z) in the spec's orientation. A truth holds the label's value of each voxel, 0 elsewhere,
-and ``UNSOUGHT`` where nothing is sought; a weight says how much a voxel counts in the loss.
+Arrays are (x, y, z) in the spec's orientation, images (channel, x, y, z) with a channel for each of the
+spec's inputs. A truth holds the label's value of each voxel, 0 elsewhere, and ``UNSOUGHT`` where nothing is
+sought; a weight says how much a voxel counts in the loss.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import cc3d
 import highdicom as hd
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unetr import kinds
 from unetr.brain import pooled
-from unetr.preprocess import prepare, resample_labels
-from unetr.spec import Brain, ModelSpec
+from unetr.spec import Brain, Label, ModelSpec
 
 Array = NDArray[np.float32]
 Points = NDArray[np.int64]
@@ -30,6 +27,8 @@ UNSOUGHT = 255
 SOUGHT_MARGIN = 3
 BRIGHT = 1.5
 POINTS = 4000
+# Of a region that is one object, the voxels about which windows are cut.
+REGION_POINTS = 200
 REFERENCE_MM3 = np.pi / 6 * 10.0**3
 WEIGHTS = (0.3, 10.0)
 LESION_SHARE = 0.5
@@ -42,95 +41,96 @@ MISSING_SHARE = 0.35
 
 @dataclass(frozen=True)
 class Sample:
-    """One head as the networks see it; the arrays are mapped from disk, none is read whole.
+    """One case as the networks see it; the arrays are mapped from disk, none is read whole.
 
-    image: float16. lesions: uint8, each lesion's number from 1 on. sought: bool, the brain and a margin.
-    coarse, brain: float16, image and share of brain on the brain's grid. centres: (n, 3) voxels, volumes_mm3:
-    (n,), of the lesions. bright: (n, 3) voxels of sought that are brighter than most of the head and no
-    lesion: vessels, dura. anywhere: (n, 3) of sought.
+    image: float16. objects: uint16, each object's number from 1 on: a component of a label, or all of a label
+    that is one region. sought: bool, the brain and a margin, or everything. values: (n,) labels of the
+    objects. volumes_mm3: (n,), of a region the reference, so that it is not weighed. places: (m, 3) voxels
+    about which a window shows an object, the middle of a component and many of a region; place_of: (m,) its
+    number. bright: (k, 3) voxels of sought that are brighter than most of the first input and no object:
+    vessels, dura. anywhere: (k, 3) of sought.
+    coarse, brain: float16, the first input and the share of brain on the brain's grid, where it is known.
     """
 
     image: NDArray[np.float16]
-    lesions: NDArray[np.uint8]
+    objects: NDArray[np.uint16]
     sought: NDArray[np.bool_]
-    coarse: NDArray[np.float16]
-    brain: NDArray[np.float16]
-    centres: Points
+    values: NDArray[np.uint8]
     volumes_mm3: NDArray[np.float64]
+    places: Points
+    place_of: Points
     bright: Points
     anywhere: Points
-
-
-def path_of(folder: Path, seed: int, spec: ModelSpec) -> Path:
-    """Where the training head of that seed is, prepared for that spec."""
-    return folder / f"{spec_key(spec)}-{seed}"
-
-
-def make(folder: Path, seed: int, spec: ModelSpec) -> None:
-    """Make the training head of that seed and prepare it as inference does."""
-    path = path_of(folder, seed, spec)
-    torch.set_num_threads(1)
-    head = kinds.training_head(seed)
-    prepared = prepare(head.image, spec)
-    lesions = resample_labels(head.labels, prepared).array.astype(np.uint8)
-    brain = resample_labels(head.brain, prepared).array > 0
-    unfinished = folder / f"{path.name}.part"
-    unfinished.mkdir(parents=True, exist_ok=True)
-    for name, array in arrays(prepared.volume, lesions, brain, spec).items():
-        np.save(unfinished / f"{name}.npy", array)
-    unfinished.rename(path)
-
-
-def spec_key(spec: ModelSpec) -> str:
-    """What of a spec decides how a head is prepared, as eight characters."""
-    brain = spec.brain.factor if spec.brain is not None else None
-    parts = (spec.orientation, spec.spacing_mm, spec.intensity, spec.crop, brain)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+    coarse: NDArray[np.float16] | None = None
+    brain: NDArray[np.float16] | None = None
 
 
 def arrays(
-    image: hd.Volume, lesions: NDArray[np.uint8], brain: NDArray[np.bool_], spec: ModelSpec
+    images: Sequence[hd.Volume], truth: NDArray[np.uint8], brain: NDArray[np.bool_] | None, spec: ModelSpec
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of a ``Sample``: of a prepared image (x, y, z), its lesions' numbers and its brain."""
-    sought = ndimage.binary_dilation(brain, iterations=SOUGHT_MARGIN)
-    factor = spec.brain.factor if spec.brain is not None else 1
-    present, numbers, voxels = np.unique(lesions, return_inverse=True, return_counts=True)
-    lesions = numbers.reshape(lesions.shape).astype(np.uint8)  # none is missing between 1 and the last
-    centres = ndimage.center_of_mass(lesions > 0, lesions, range(1, len(present)))
-    return {
-        "image": image.array.astype(np.float16),
-        "lesions": lesions,
+    """The arrays of a ``Sample``: of prepared images (x, y, z), label values, and the brain where known."""
+    first = images[0]
+    limited = spec.brain is not None and brain is not None
+    sought = (
+        ndimage.binary_dilation(brain, iterations=SOUGHT_MARGIN) if limited else np.ones(truth.shape, bool)
+    )
+    found = [_objects(truth == label.value, label, first.voxel_volume) for label in spec.labels]
+    counts = [len(each.volumes_mm3) for each in found]
+    before = np.cumsum([0, *counts])[:-1]
+    objects = np.zeros(truth.shape, np.uint16)
+    for each, others in zip(found, before, strict=True):
+        objects[each.numbers > 0] = each.numbers[each.numbers > 0] + others
+    made = {
+        "image": np.stack([image.array.astype(np.float16) for image in images]),
+        "objects": objects,
         "sought": sought,
-        "coarse": pooled(image.array, factor).astype(np.float16),
-        "brain": pooled(brain.astype(np.float32), factor).astype(np.float16),
-        "centres": np.rint(centres).astype(np.int64).reshape(-1, 3),
-        "volumes_mm3": voxels[1:] * image.voxel_volume,
-        "bright": _some(np.argwhere((image.array > BRIGHT) & (lesions == 0) & sought)),
-        "anywhere": _some(np.argwhere(sought)),
+        "values": np.repeat([label.value for label in spec.labels], counts).astype(np.uint8),
+        "volumes_mm3": np.concatenate([each.volumes_mm3 for each in found]),
+        "places": np.concatenate([each.places for each in found]),
+        "place_of": np.concatenate([each.place_of + n for each, n in zip(found, before, strict=True)]),
+        "bright": _some(np.argwhere((first.array > BRIGHT) & (objects == 0) & sought), POINTS),
+        "anywhere": _some(np.argwhere(sought), POINTS),
     }
+    if spec.brain is not None and brain is not None:
+        made["coarse"] = pooled(first.array, spec.brain.factor).astype(np.float16)
+        made["brain"] = pooled(brain.astype(np.float32), spec.brain.factor).astype(np.float16)
+    return made
 
 
-def _some(points: Points) -> Points:
-    return points[:: max(len(points) // POINTS, 1)].copy()
+@dataclass(frozen=True)
+class _Objects:
+    """Of one label, as in a ``Sample``; numbers: uint16 (x, y, z)."""
+
+    numbers: NDArray[np.uint16]
+    volumes_mm3: NDArray[np.float64]
+    places: Points
+    place_of: Points
+
+
+def _objects(mask: NDArray[np.bool_], label: Label, voxel_mm3: float) -> _Objects:
+    if label.whole:
+        places = _some(np.argwhere(mask), REGION_POINTS)
+        volumes_mm3 = np.full(min(len(places), 1), REFERENCE_MM3)
+        return _Objects(mask.astype(np.uint16), volumes_mm3, places, np.ones(len(places), np.int64))
+    numbers = cc3d.connected_components(mask, connectivity=26, out_dtype=np.uint16).astype(np.uint16)
+    voxels = np.bincount(numbers.ravel())[1:].astype(np.float64)
+    present = np.arange(1, len(voxels) + 1)
+    middles = np.reshape(ndimage.center_of_mass(mask, numbers, present), (-1, 3))
+    return _Objects(numbers, voxels * voxel_mm3, np.rint(middles).astype(np.int64), present)
+
+
+def _some(points: Points, most: int) -> Points:
+    return points[:: max(len(points) // most, 1)].copy()
 
 
 def load(folder: Path) -> Sample:
-    """A head that ``make`` made."""
+    """A sample whose arrays were saved in that folder."""
     return Sample(**{path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")})
-
-
-def make_all(folder: Path, seeds: Sequence[int], spec: ModelSpec, processes: int) -> list[Sample]:
-    """The heads of these seeds, those that are missing made by so many processes."""
-    missing = [(folder, seed, spec) for seed in seeds if not path_of(folder, seed, spec).exists()]
-    if missing:
-        with get_context("spawn").Pool(processes) as pool:
-            pool.starmap(make, missing, chunksize=1)
-    return [load(path_of(folder, seed, spec)) for seed in seeds]
 
 
 @dataclass(frozen=True)
 class Window:
-    """image: float32. truth: uint8, see the module. weight: float32. All (x, y, z)."""
+    """image: float32 (channel, x, y, z). truth: uint8, see the module. weight: float32. Both (x, y, z)."""
 
     image: Array
     truth: NDArray[np.uint8]
@@ -140,54 +140,60 @@ class Window:
 def lesion_window(
     sample: Sample, size: int, size_exponent: float, rng: np.random.Generator, augment: bool
 ) -> Window:
-    """A window about a lesion, about something bright that is none, or anywhere in the brain.
+    """A window about an object, about something bright that is none, or anywhere that is sought.
 
     size_exponent: lesions are chosen, and their voxels weighed, by 1 over their volume to that power, the
     weight of 10 mm being 1.
     """
     kind = rng.random()
     weights = (sample.volumes_mm3 / REFERENCE_MM3) ** -size_exponent
-    if kind < LESION_SHARE and len(sample.centres):
-        middle = sample.centres[rng.choice(len(weights), p=weights / weights.sum())]
+    if kind < LESION_SHARE and len(weights):
+        number = 1 + rng.choice(len(weights), p=weights / weights.sum())
+        around = sample.places[sample.place_of == number]
     else:
         bright = kind < LESION_SHARE + BRIGHT_SHARE and len(sample.bright)
         around = sample.bright if bright else sample.anywhere
-        middle = around[rng.integers(len(around))]
-    shape = np.array(sample.image.shape)
+    middle = around[rng.integers(len(around))]
+    shape = np.array(sample.sought.shape)
     first = middle - size // 2 + rng.integers(-size // 3, size // 3 + 1, 3)
     first = np.clip(first, np.minimum(0, shape - size), np.maximum(shape - size, 0))
-    image, lesions, sought = (
-        cut(array, first, size) for array in (sample.image, sample.lesions, sample.sought)
-    )
-    image = image.astype(np.float32)
+    image = np.stack([cut(channel, first, size) for channel in sample.image]).astype(np.float32)
+    objects, sought = cut(sample.objects, first, size), cut(sample.sought, first, size)
     if augment:
-        axes = tuple(axis for axis in range(3) if rng.random() < 0.5)
-        image, lesions, sought = (np.flip(array, axes) for array in (image, lesions, sought))
+        axes = tuple(axis for axis in (-3, -2, -1) if rng.random() < 0.5)
+        image, objects, sought = (np.flip(array, axes) for array in (image, objects, sought))
         image = varied(image, rng)
-    truth = np.where(lesions > 0, 1, np.where(sought, 0, UNSOUGHT)).astype(np.uint8)
-    weight = np.concatenate([[1.0], np.clip(weights, *WEIGHTS)]).astype(np.float32)[lesions]
+    values = np.concatenate([[0], sample.values])[objects]
+    truth = np.where((objects > 0) | sought, values, UNSOUGHT).astype(np.uint8)
+    weight = np.concatenate([[1.0], np.clip(weights, *WEIGHTS)]).astype(np.float32)[objects]
     return Window(np.ascontiguousarray(image), truth, np.ascontiguousarray(weight))
 
 
 def brain_window(sample: Sample, brain: Brain, rng: np.random.Generator, augment: bool) -> Window:
-    """A head on the brain's grid, in one window of it, and the brain (0 or 1)."""
-    image, truth = sample.coarse.astype(np.float32), sample.brain.astype(np.float32)
+    """A head whose brain is known on the brain's grid, in one window of it, and the brain (0 or 1)."""
+    if sample.coarse is None or sample.brain is None:
+        raise ValueError("the brain of this sample is not known")
+    image, truth = sample.coarse.astype(np.float32)[None], sample.brain.astype(np.float32)
     first = np.zeros(3, np.int64)
     if augment:
         if rng.random() < 0.5:
-            missing = int(rng.uniform(0.0, MISSING_SHARE) * image.shape[2])
-            image, truth = image[:, :, missing:], truth[:, :, missing:]
+            missing = int(rng.uniform(0.0, MISSING_SHARE) * truth.shape[2])
+            image, truth = image[..., missing:], truth[..., missing:]
         if rng.random() < 0.5:
-            image, truth = image[::-1], truth[::-1]
+            image, truth = image[:, ::-1], truth[::-1]
         image = varied(image, rng)
         first = rng.integers(-SHIFT, SHIFT + 1, 3)
     size = brain.window.shape[0]
     inside = np.rint(cut(truth, first, size)).astype(np.uint8)
-    return Window(cut(image, first, size), inside, np.ones_like(inside, dtype=np.float32))
+    return Window(cut(image[0], first, size)[None], inside, np.ones_like(inside, dtype=np.float32))
 
 
 def varied(image: Array, rng: np.random.Generator) -> Array:
-    """Another contrast, sharpness and noise."""
+    """Another contrast, sharpness and noise, of each channel by itself: (channel, x, y, z)."""
+    return np.stack([_varied(channel, rng) for channel in image])
+
+
+def _varied(image: Array, rng: np.random.Generator) -> Array:
     image = image * rng.uniform(0.85, 1.15) + rng.uniform(-0.15, 0.15)
     if rng.random() < 0.3:
         image = ndimage.gaussian_filter(image, rng.uniform(0.0, 0.8, 3))

@@ -106,7 +106,50 @@ class UNetNetwork(_Part):
         return f"is no multiple of {step} on each axis" if any(size % step for size in window) else None
 
 
-Network = Annotated[UNETRNetwork | UNetNetwork, Field(discriminator="name")]
+class DynUNetArguments(_Part):
+    """Arguments of MONAI's DynUNet, nnU-Net's network (Isensee 2021), all stated; finest level first.
+
+    kernel_size, strides: of each level, per axis; the first level's strides are usually 1. filters: channels
+    of each level. The decoder's kernels are as large as its strides.
+    """
+
+    in_channels: PositiveInt
+    out_channels: int = Field(ge=2)
+    kernel_size: tuple[Triple, ...] = Field(min_length=3)
+    strides: tuple[Triple, ...]
+    filters: tuple[PositiveInt, ...]
+    norm_name: Literal["instance", "batch"]
+    res_block: bool
+    trans_bias: bool
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        counts = (len(self.kernel_size), len(self.strides), len(self.filters))
+        if len(set(counts)) != 1:
+            raise ValueError("kernel_size, strides and filters have {}, {} and {} levels".format(*counts))
+        if any(size % 2 == 0 for kernel in self.kernel_size for size in kernel):
+            raise ValueError("kernel_size has an even side, which moves what it sees by half a voxel")
+        return self
+
+
+class DynUNetNetwork(_Part):
+    """Convolutions alone, with a stride per level and axis. arguments: MONAI's DynUNet's."""
+
+    name: Literal["DynUNet"]
+    arguments: DynUNetArguments
+
+    def fits(self, window: Triple) -> str | None:
+        """Why the network cannot take a window of that shape; None where it can."""
+        steps = [math.prod(axis) for axis in zip(*self.arguments.strides, strict=True)]
+        if any(size % step for size, step in zip(window, steps, strict=True)):
+            return f"is no multiple of {steps}, the product of the strides"
+        # One voxel alone has no variance to be normalised by.
+        coarsest = [size // step for size, step in zip(window, steps, strict=True)]
+        return "leaves one voxel on the coarsest level" if math.prod(coarsest) == 1 else None
+
+
+AnyNetwork = UNETRNetwork | UNetNetwork | DynUNetNetwork
+Network = Annotated[AnyNetwork, Field(discriminator="name")]
 
 
 class Window(_Part):
@@ -120,13 +163,13 @@ class Window(_Part):
     blend: Literal["gaussian", "constant"] = "gaussian"
 
 
-def _must_fit(window: Window, network: UNETRNetwork | UNetNetwork) -> None:
+def _must_fit(window: Window, network: AnyNetwork) -> None:
     fault = network.fits(window.shape)
     if fault is not None:
         raise ValueError(f"window.shape {list(window.shape)} {fault}")
 
 
-def _must_count(network: UNETRNetwork | UNetNetwork, inputs: int, labels: int) -> None:
+def _must_count(network: AnyNetwork, inputs: int, labels: int) -> None:
     arguments = network.arguments
     if (arguments.in_channels, arguments.out_channels) != (inputs, labels + 1):
         raise ValueError(
@@ -294,7 +337,7 @@ class ModelSpec(_Part):
     weights: Weights
     network: Network
     inputs: tuple[str, ...] = Field(min_length=1)
-    subject: str = Field("Findings", max_length=20, pattern=r"^[A-Za-z][A-Za-z0-9 ]*$")
+    subject: str = Field(default="Findings", max_length=20, pattern=r"^[A-Za-z][A-Za-z0-9 ]*$")
     anatomy: ConceptCode | None = None
     orientation: str
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]

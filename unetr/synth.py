@@ -100,12 +100,12 @@ def head(geometry: hd.VolumeGeometry, seed: int, options: HeadOptions | None = N
     """The head of that seed on that grid, deterministic. Takes about a second per two million voxels."""
     options = options or HeadOptions()
     rng = np.random.default_rng(seed)
-    anatomy = _anatomy(geometry, rng, options)
+    anatomy = lesion_free(geometry, rng, options)
     if options.cavity:
         # Numbers of its own, so that the rest of the head is that of the same seed without a cavity.
         anatomy = _with_cavity(geometry, anatomy, np.random.default_rng((seed, CAVITY_SEED)))
     image, labels, lesions = _with_lesions(geometry, anatomy, rng, options)
-    image = _acquire(image, geometry, rng, options)
+    image = acquire(image, geometry, rng, options)
     brain = (anatomy.outline > 0.5) | (labels > 0)
     if not options.skull:
         image = np.where(ndimage.binary_dilation(brain, iterations=1), image, 0.0)
@@ -118,7 +118,7 @@ def head(geometry: hd.VolumeGeometry, seed: int, options: HeadOptions | None = N
 
 
 @dataclass(frozen=True)
-class _Anatomy:
+class Anatomy:
     """Fractions of each voxel: brain is grey and white matter, outline also the fluid between them.
 
     outside: mm from the brain's hull, negative within it.
@@ -133,8 +133,8 @@ class _Anatomy:
     fluid_level: float
 
 
-def _anatomy(geometry: hd.VolumeGeometry, rng: np.random.Generator, options: HeadOptions) -> _Anatomy:
-    """The lesion-free head: fractions of tissues times their levels, white matter about 1."""
+def lesion_free(geometry: hd.VolumeGeometry, rng: np.random.Generator, options: HeadOptions) -> Anatomy:
+    """A head without lesions: fractions of tissues times their levels, white matter about 1."""
     maps = atlas.load()
     enhancing = atlas.enhancing_anatomy(rng)
     mni = _mni_coordinates(geometry, rng, options)
@@ -148,14 +148,14 @@ def _anatomy(geometry: hd.VolumeGeometry, rng: np.random.Generator, options: Hea
     fluid_level = white_level * rng.uniform(*options.fluid)
     brain = np.clip(grey + white + fluid, 0.0, 1.0)
     inside = grey * grey_level + white * white_level + fluid * fluid_level
-    inside *= 1.0 + 0.04 * _smooth_noise(inside.shape, geometry, 8.0, rng)
+    inside *= 1.0 + 0.04 * smooth_noise(inside.shape, geometry, 8.0, rng)
     around = _layers(outside, depth, white_level, geometry, rng)
     image = inside + (1.0 - brain) * around
     enhancement = white_level * rng.uniform(*options.vessels)
     inside_head = np.clip(depth / 2.0, 0.0, 1.0)
     image += vessels * inside_head * np.maximum(enhancement - image, 0.0)
     image = _falx(image, mni, outside, white_level, rng)
-    return _Anatomy(
+    return Anatomy(
         image=image.astype(np.float32),
         brain=(grey + white).astype(np.float32),
         outline=brain,
@@ -188,7 +188,7 @@ def _mni_coordinates(geometry: hd.VolumeGeometry, rng: np.random.Generator, opti
     centre = _column(HEAD_CENTRE_MNI_MM)
     mni = np.asarray(np.einsum("ij,jabc->iabc", linear, mni - centre) + centre + _column(shift))
     for axis in range(3):
-        mni[axis] += rng.uniform(1.0, 3.5) * _smooth_noise(shape, geometry, 28.0, rng)
+        mni[axis] += rng.uniform(1.0, 3.5) * smooth_noise(shape, geometry, 28.0, rng)
     return mni
 
 
@@ -203,7 +203,7 @@ def _sample(channels: Array, index: Vector, padding: str = "zeros") -> Array:
     return np.asarray(sampled[0].numpy(), dtype=np.float32)
 
 
-def _smooth_noise(
+def smooth_noise(
     shape: tuple[int, ...], geometry: hd.VolumeGeometry, length_mm: float, rng: np.random.Generator
 ) -> Array:
     """Noise of unit variance and the given correlation length, interpolated from a coarse lattice."""
@@ -218,7 +218,7 @@ def _layers(
     outside: Array, depth: Array, white_level: float, geometry: hd.VolumeGeometry, rng: np.random.Generator
 ) -> Array:
     """Fluid, dura, skull with marrow, muscle and fat around the brain, by mm from its hull and the scalp."""
-    wave = 0.8 * _smooth_noise(outside.shape, geometry, 30.0, rng)
+    wave = 0.8 * smooth_noise(outside.shape, geometry, 30.0, rng)
     fluid_mm = rng.uniform(0.8, 3.5)
     dura_mm = rng.uniform(0.5, 1.6)
     skull_mm = rng.uniform(4.0, 8.0)
@@ -231,9 +231,9 @@ def _layers(
     marrow = np.clip(1.0 - np.abs(from_fluid - dura_mm - skull_mm / 2) / (skull_mm * 0.3), 0, 1)
     in_soft = np.clip(from_fluid - dura_mm - skull_mm + 0.5, 0, 1)
     fat = np.clip(fat_mm - depth + wave + 0.5, 0, 1)
-    texture = 1.0 + 0.15 * _smooth_noise(outside.shape, geometry, 9.0, rng)
+    texture = 1.0 + 0.15 * smooth_noise(outside.shape, geometry, 9.0, rng)
     soft = fat * rng.uniform(0.9, 2.0) + (1 - fat) * rng.uniform(0.4, 0.8)
-    spots = _smooth_noise(outside.shape, geometry, 14.0, rng)
+    spots = smooth_noise(outside.shape, geometry, 14.0, rng)
     mucosa = (spots > rng.uniform(1.2, 2.2)) * (1 - fat) * rng.uniform(0.6, 1.4)
     air = (spots < -rng.uniform(1.3, 2.4)) * (1 - fat)
     level = rng.uniform(0.15, 0.35) * np.clip(0.5 - from_fluid, 0, 1)
@@ -253,13 +253,13 @@ def _falx(image: Array, mni: Vector, outside: Array, white_level: float, rng: np
     return np.asarray(image + sheet * np.maximum(white_level * rng.uniform(0.7, 1.5) - image, 0.0))
 
 
-def _with_cavity(geometry: hd.VolumeGeometry, anatomy: _Anatomy, rng: np.random.Generator) -> _Anatomy:
+def _with_cavity(geometry: hd.VolumeGeometry, anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
     """A hole full of fluid that opens at the brain's surface, scarred around, its rim bright in places."""
     near_surface = (anatomy.brain > 0.9) & (np.abs(anatomy.outside + CAVITY_DEPTH_MM) < CAVITY_DEPTH_MM / 2)
     room = np.argwhere(near_surface)
     if len(room) == 0:
         return anatomy
-    shape = _LesionShape.random(rng, CAVITY_DIAMETER_MM)
+    shape = LesionShape.random(rng, CAVITY_DIAMETER_MM)
     centre_index = room[rng.integers(len(room))] + rng.uniform(-0.5, 0.5, 3)
     box, distance = shape.distance_mm(geometry, centre_index)
     image, brain = anatomy.image.copy(), anatomy.brain.copy()
@@ -268,7 +268,7 @@ def _with_cavity(geometry: hd.VolumeGeometry, anatomy: _Anatomy, rng: np.random.
     image[box] *= 1.0 - scar * (1.0 - rng.uniform(0.6, 0.9))
     image[box] += inside * (anatomy.fluid_level - image[box])
     rim = np.clip(rng.uniform(0.3, 0.7) + 0.5 - np.abs(distance), 0.0, 1.0) * (anatomy.outside[box] < 0.0)
-    patches = np.clip(_smooth_noise(distance.shape, geometry, 12.0, rng) + rng.uniform(-0.5, 1.0), 0.0, 1.0)
+    patches = np.clip(smooth_noise(distance.shape, geometry, 12.0, rng) + rng.uniform(-0.5, 1.0), 0.0, 1.0)
     bright = anatomy.white_level * rng.uniform(1.0, 1.6)
     image[box] += rim * patches * np.maximum(bright - image[box], 0.0)
     brain[box] *= np.clip(distance - 1.0, 0.0, 1.0)
@@ -276,7 +276,7 @@ def _with_cavity(geometry: hd.VolumeGeometry, anatomy: _Anatomy, rng: np.random.
 
 
 def _with_lesions(
-    geometry: hd.VolumeGeometry, anatomy: _Anatomy, rng: np.random.Generator, options: HeadOptions
+    geometry: hd.VolumeGeometry, anatomy: Anatomy, rng: np.random.Generator, options: HeadOptions
 ) -> tuple[Array, NDArray[np.int16], tuple[TrueLesion, ...]]:
     image = anatomy.image.copy()
     labels = np.zeros(image.shape, dtype=np.int16)
@@ -287,7 +287,7 @@ def _with_lesions(
         if len(lesions) == wanted or len(room) == 0:
             break
         centre_index = room[rng.integers(len(room))] + rng.uniform(-0.5, 0.5, 3)
-        shape = _LesionShape.random(rng, options.diameter_mm)
+        shape = LesionShape.random(rng, options.diameter_mm)
         box, distance = shape.distance_mm(geometry, centre_index)
         if _touches(labels[box], distance) or _mostly_outside(anatomy.brain[box], distance):
             continue
@@ -320,7 +320,7 @@ BUMP_DIRECTIONS = 6
 
 
 @dataclass(frozen=True)
-class _LesionShape:
+class LesionShape:
     """An ellipsoid with smooth bumps. radii_mm along its own axes; rotation to LPS."""
 
     kind: str
@@ -336,14 +336,14 @@ class _LesionShape:
     texture_seed: int
 
     @staticmethod
-    def random(rng: np.random.Generator, diameter_mm: tuple[float, float]) -> "_LesionShape":
+    def random(rng: np.random.Generator, diameter_mm: tuple[float, float]) -> "LesionShape":
         low, high = np.log(diameter_mm[0]), np.log(diameter_mm[1])
         diameter = float(np.exp(rng.beta(1.3, 1.3) * (high - low) + low))
         ratios = np.exp(rng.normal(0.0, 0.14, 3))
         radii = diameter / 2.0 * ratios / np.prod(ratios) ** (1 / 3)
         kind = str(rng.choice(KINDS, p=[0.5, 0.3, 0.2])) if diameter > 7.0 else "solid"
         directions = rng.normal(size=(BUMP_DIRECTIONS, 3))
-        return _LesionShape(
+        return LesionShape(
             kind=kind,
             radii_mm=radii,
             rotation=Rotation.random(random_state=int(rng.integers(2**31))).as_matrix(),
@@ -393,7 +393,7 @@ class _LesionShape:
 
 
 def _draw_lesion(
-    image: Array, distance: Vector, white: Array, white_level: float, shape: _LesionShape
+    image: Array, distance: Vector, white: Array, white_level: float, shape: LesionShape
 ) -> None:
     """Blend oedema, rim and core into a box of the image, half a millimetre of partial volume each."""
     rng = np.random.default_rng(shape.texture_seed)
@@ -412,13 +412,13 @@ def _draw_lesion(
     image += (whole * lesion).astype(np.float32)
 
 
-def _acquire(
+def acquire(
     image: Array, geometry: hd.VolumeGeometry, rng: np.random.Generator, options: HeadOptions
 ) -> Array:
     """Point spread, bias field, Rician noise, and the scanner's arbitrary scale."""
     sigma_mm = rng.uniform(*options.blur_mm)
     blurred = ndimage.gaussian_filter(image, sigma_mm / np.array(geometry.spacing))
-    bias = np.exp(rng.uniform(0.0, 0.2) * _smooth_noise(image.shape, geometry, 90.0, rng))
+    bias = np.exp(rng.uniform(0.0, 0.2) * smooth_noise(image.shape, geometry, 90.0, rng))
     noise = rng.uniform(*options.noise)
     real = blurred * bias + rng.normal(0.0, noise, image.shape)
     rician = np.hypot(real, rng.normal(0.0, noise, image.shape))

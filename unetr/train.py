@@ -3,7 +3,7 @@
     python -m unetr train --config tiny --out FOLDER [--devices N] [--processes N] [--logger wandb]
         [--precision bf16-mixed]
 
-FOLDER takes the prepared heads (made once) and, for each network, the last and the best checkpoint and the
+FOLDER takes the prepared cases (made once) and, for each network, the last and the best checkpoint and the
 learning curve as CSV, written at each look at the held-out windows. Run it again to go on where it stopped:
 the windows of a step depend on the step alone, so that a run in pieces learns what a run in one piece learns.
 """
@@ -15,7 +15,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning
@@ -24,13 +24,16 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.profilers import SimpleProfiler
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from errors import DataRefused
 from unetr.config import Course, TrainingConfig, load_config
-from unetr.kinds import TRAINING_SEED, VALIDATION_SEED
+from unetr.kinds import VALIDATION_SEED
+from unetr.material import Group, gather
 from unetr.network import build, load_network
-from unetr.samples import UNSOUGHT, Sample, Window, brain_window, lesion_window, make_all
+from unetr.samples import UNSOUGHT, Sample, Window, brain_window, lesion_window
 from unetr.spec import ModelSpec
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -39,6 +42,8 @@ Cut = Callable[[Sample, np.random.Generator, bool], Window]
 # Without smoothing the Dice of windows without a lesion has no gradient: false positives would cost nothing.
 SMOOTH_VOXELS = 100.0
 GRADIENT_NORM = 5.0
+# What Lightning calls the fetching of a training step's batch.
+NEXT_WINDOWS = "[_TrainingEpochLoop].train_dataloader_next"
 
 
 def loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, course: Course) -> torch.Tensor:
@@ -78,9 +83,14 @@ class Checks(Dataset[Batch]):
 class Windows(IterableDataset[Batch]):
     """The batches of a course from one step on, each drawn by the seed, the step and the process alone."""
 
-    def __init__(self, samples: Sequence[Sample], cut: Cut, course: Course, seed: tuple[int, int]) -> None:
-        """seed: of the run, and this process's number among those that train together."""
-        self.samples, self.cut, self.course, self.seed = samples, cut, course, seed
+    def __init__(self, groups: Sequence[Group], cut: Cut, course: Course, seed: tuple[int, int]) -> None:
+        """groups: drawn from by their weights. seed: of the run, and this process's number among those that
+        train together.
+        """
+        self.samples = [sample for group in groups for sample in group.training]
+        weights = np.concatenate([np.full(len(g.training), g.weight / len(g.training)) for g in groups])
+        self.shares = weights / weights.sum()
+        self.cut, self.course, self.seed = cut, course, seed
         self.first = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -92,29 +102,28 @@ class Windows(IterableDataset[Batch]):
     def batch(self, step: int) -> Batch:
         """The windows of one step."""
         rng = np.random.default_rng((*self.seed, step))
-        chosen = rng.choice(
-            len(self.samples), self.course.batch, replace=self.course.batch > len(self.samples)
-        )
+        chosen = rng.choice(len(self.samples), self.course.batch, p=self.shares)
         return collate([self.cut(self.samples[i], rng, True) for i in chosen])
 
 
 def collate(windows: Sequence[Window]) -> Batch:
-    """image (batch, 1, x, y, z), truth and weight (batch, x, y, z)."""
+    """image (batch, channel, x, y, z), truth and weight (batch, x, y, z)."""
     arrays = ([w.image for w in windows], [w.truth for w in windows], [w.weight for w in windows])
     image, truth, weight = (torch.from_numpy(np.stack(array)) for array in arrays)
-    return image[:, None], truth, weight
+    return image, truth, weight
 
 
 class Learner(lightning.LightningModule):
-    """One network on its course."""
+    """One network on its course. labels: names of its channels but the background's."""
 
-    def __init__(self, network: torch.nn.Module, course: Course, curve: Path) -> None:
+    def __init__(self, network: torch.nn.Module, course: Course, labels: Sequence[str], curve: Path) -> None:
         super().__init__()
+        self.profiler = SimpleProfiler()
         # The layout of memory in which a CPU's convolutions are fastest.
         self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.course, self.curve = course, curve
+        self.course, self.labels, self.curve = course, labels, curve
         self.recent: list[float] = []
-        self.counts = [0, 0]
+        self.common, self.total = np.zeros(len(labels)), np.zeros(len(labels))
         self.started = time.monotonic()
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
@@ -125,21 +134,33 @@ class Learner(lightning.LightningModule):
         return value
 
     def on_validation_epoch_start(self) -> None:
-        self.counts = [0, 0]
+        self.common[:], self.total[:] = 0, 0
 
     def validation_step(self, batch: Batch, _: int) -> None:
         image, truth, _weight = batch
-        found = (self.network(image).argmax(1) > 0) & (truth != UNSOUGHT)
-        true = (truth > 0) & (truth != UNSOUGHT)
-        self.counts[0] += int((found & true).sum())
-        self.counts[1] += int(found.sum() + true.sum())
+        answer = self.network(image).argmax(1).masked_fill(truth == UNSOUGHT, 0)
+        for index in range(len(self.labels)):
+            found, true = answer == index + 1, truth == index + 1
+            self.common[index] += int((found & true).sum())
+            self.total[index] += int(found.sum() + true.sum())
 
     def on_validation_epoch_end(self) -> None:
-        dice = 2.0 * self.counts[0] / max(self.counts[1], 1)
-        self.log("dice", dice, sync_dist=True)
+        dice = 2.0 * self.common / np.maximum(self.total, 1)
+        self.log("dice", float(dice.mean()), sync_dist=True)
         if self.trainer.is_global_zero and self.recent:
             seconds = time.monotonic() - self.started
-            _note(self.curve, self.global_step, float(np.mean(self.recent)), dice, seconds)
+            noted = {
+                "step": str(self.global_step),
+                "training_loss": f"{np.mean(self.recent):.4f}",
+                "validation_dice": f"{dice.mean():.4f}",
+                "seconds": f"{seconds:.0f}",
+                "waiting": f"{sum(self.profiler.recorded_durations[NEXT_WINDOWS]) / seconds:.3f}",
+            }
+            if len(self.labels) > 1:
+                noted |= {
+                    f"dice_{name}": f"{value:.4f}" for name, value in zip(self.labels, dice, strict=True)
+                }
+            _note(self.curve, noted)
         self.recent.clear()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -158,22 +179,28 @@ class Learner(lightning.LightningModule):
         return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def _note(path: Path, step: int, mean_loss: float, dice: float, seconds: float) -> None:
+def _note(path: Path, noted: dict[str, str]) -> None:
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.DictWriter(file, list(noted))
         if new:
-            writer.writerow(["step", "training_loss", "validation_dice", "seconds"])
-        writer.writerow([step, f"{mean_loss:.4f}", f"{dice:.4f}", f"{seconds:.0f}"])
+            writer.writeheader()
+        writer.writerow(noted)
+    labels = "".join(
+        f", {key.removeprefix('dice_')} {noted[key]}" for key in noted if key.startswith("dice_")
+    )
     print(
-        f"{path.stem} step {step}: loss {mean_loss:.4f}, held-out Dice {dice:.4f}, {seconds:.0f} s",
+        f"{path.stem} step {noted['step']}: loss {noted['training_loss']}, held-out Dice "
+        f"{noted['validation_dice']}{labels}, {noted['seconds']} s, of which {float(noted['waiting']):.0%} "
+        "waiting for data",
         flush=True,
     )
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training. processes: that make heads, and cut windows while the network learns.
+    """One training. processes: that prepare cases, and cut windows while the network learns; 0: this one
+    does both.
 
     precision: as Lightning names it; None for 16-mixed on a GPU and 32-true on a CPU.
     """
@@ -187,37 +214,70 @@ class Run:
 
 
 def train(run: Run) -> None:
-    """Make the heads, then bring each network from its last checkpoint to the end of its course.
+    """Prepare the cases, then bring each network from its last checkpoint to the end of its course.
 
-    Raises: WeightsInvalid.
+    Raises: WeightsInvalid, DataRefused.
     """
     run.out.mkdir(parents=True, exist_ok=True)
-    spec, heads = run.config.spec, run.config.heads
-
-    def made(first: int, count: int) -> list[Sample]:
-        return make_all(run.out / "heads", range(first, first + count), spec, run.processes)
-
-    samples, held_out = made(TRAINING_SEED, heads.training), made(VALIDATION_SEED, heads.validation)
+    spec = run.config.spec
+    groups = [gather(entry, spec, run.out / "cases", run.processes) for entry in run.config.data]
+    for group in groups:
+        tell(group)
+    if not any(group.held_out for group in groups):
+        raise DataRefused("No case is held out, so that nothing tells when the network is best.")
     for course in run.config.courses:
         torch.manual_seed(run.config.seed)
         network = build(spec)[course.network]
         if course.start_from is not None:
             load_network(network, course.start_from, course.network)
-        _fit(run, course, network, samples, held_out)
+        _fit(run, course, network, groups)
+
+
+def tell(group: Group) -> None:
+    """Say how many cases an entry of the data gave, and which of them are bad and why."""
+    print(
+        f"{group.name}: {len(group.training)} cases to learn from, {len(group.held_out)} held out; in "
+        f"{group.negatives} nothing is labelled; {len(group.bad)} bad cases are left out",
+        flush=True,
+    )
+    for case in group.bad:
+        print(f"  {case.id}: {case.reason}", flush=True)
+
+
+def groups_of(course: Course, groups: Sequence[Group]) -> list[Group]:
+    """The groups with the samples that the course's network can learn from: the brain's needs the brain.
+
+    Raises: DataRefused.
+    """
+    if course.network == "lesion":
+        return list(groups)
+    known = [
+        replace(
+            group,
+            training=[sample for sample in group.training if sample.brain is not None],
+            held_out=[sample for sample in group.held_out if sample.brain is not None],
+        )
+        for group in groups
+    ]
+    usable = [group for group in known if group.training]
+    if not any(group.held_out for group in usable):
+        raise DataRefused("Of no case, or of none held out, the brain is known: train no network for it.")
+    return usable
 
 
 def window_of(spec: ModelSpec, course: Course) -> Cut:
-    """How that course's windows are cut out of a head."""
+    """How that course's windows are cut out of a sample."""
     brain, size = spec.brain, spec.window.shape[0]
     if course.network == "brain" and brain is not None:
         return lambda sample, rng, augment: brain_window(sample, brain, rng, augment)
     return lambda sample, rng, augment: lesion_window(sample, size, course.size_exponent, rng, augment)
 
 
-def _fit(
-    run: Run, course: Course, network: torch.nn.Module, samples: list[Sample], held_out: list[Sample]
-) -> None:
+def _fit(run: Run, course: Course, network: torch.nn.Module, groups: Sequence[Group]) -> None:
     cut = window_of(run.config.spec, course)
+    groups = groups_of(course, groups)
+    labels = ["Brain"] if course.network == "brain" else [label.name for label in run.config.spec.labels]
+    learner = Learner(network, course, labels, run.out / f"{course.network}.csv")
     folder = run.out / course.network
     last = folder / "last.ckpt"
     gpu = torch.cuda.is_available()
@@ -233,21 +293,22 @@ def _fit(
         gradient_clip_val=GRADIENT_NORM,
         logger=_logger(run.logger, folder),
         callbacks=[
-            ModelCheckpoint(
-                folder, "best", monitor="dice", mode="max", save_last=True, enable_version_counter=False
-            )
+            ModelCheckpoint(folder, "best", monitor="dice", mode="max", enable_version_counter=False),
+            # Beside it, because Lightning's save_last writes only where there is a new best.
+            ModelCheckpoint(folder, "last", enable_version_counter=False),
         ],
+        profiler=learner.profiler,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    windows = Windows(samples, cut, course, (run.config.seed, trainer.global_rank))
+    windows = Windows(groups, cut, course, (run.config.seed, trainer.global_rank))
     if last.exists():
         windows.first = torch.load(last, weights_only=True)["global_step"]
     # One process keeps up with a CPU's training and leaves it the cores.
     workers = run.processes if gpu else min(run.processes, 1)
     loader = DataLoader(windows, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
+    held_out = [sample for group in groups for sample in group.held_out]
     checks = DataLoader(Checks(held_out, cut, run.config.windows), batch_size=None)
-    learner = Learner(network, course, run.out / f"{course.network}.csv")
     trainer.fit(
         learner, loader, checks, ckpt_path=last if last.exists() else None, weights_only=True,
     )  # fmt: skip
@@ -262,9 +323,9 @@ def _logger(name: str, folder: Path) -> Logger:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m unetr train", description="Train a model.")
     parser.add_argument("--config", default="tiny", help="a name in unetr/configs, or a file")
-    parser.add_argument("--out", type=Path, required=True, help="folder for heads, checkpoints and curves")
+    parser.add_argument("--out", type=Path, required=True, help="folder for cases, checkpoints and curves")
     parser.add_argument("--devices", type=int, default=1, help="GPUs that train together (DDP)")
-    parser.add_argument("--processes", type=int, default=2, help="that make heads and cut windows")
+    parser.add_argument("--processes", type=int, default=2, help="that prepare cases and cut windows")
     parser.add_argument("--logger", choices=("tensorboard", "wandb"), default="tensorboard")
     parser.add_argument(
         "--precision", choices=("32-true", "16-mixed", "bf16-mixed"), help="on a GPU 16-mixed, else 32-true"

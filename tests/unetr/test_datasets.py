@@ -157,7 +157,6 @@ def with_value(value, dtype=np.uint8):
         (broken(BAD, "t2w", lambda a, m: (a[:-1], m)), ["t2w.nii.gz", f"x {labelled.SHAPE[0] - 1} voxels"]),
         (broken(BAD, "seg", shifted), ["seg.nii.gz", "mm"]),
         (broken(BAD, "seg", lambda a, m: (a[:, :-2], m)), ["seg.nii.gz", "mm"]),
-        (broken(BAD, "seg", lambda a, m: (np.zeros_like(a), m)), ["seg.nii.gz", "marks nothing"]),
         (broken(BAD, "seg", with_value(1.5, np.float32)), ["seg.nii.gz", "1.5"]),
         (broken(BAD, "seg", with_value(4)), ["seg.nii.gz", "value 4", "1, 2, 3"]),
         (broken(BAD, "seg", with_value(300, np.int16)), ["seg.nii.gz", "value 300"]),
@@ -175,6 +174,26 @@ def test_a_bad_case_says_why_and_the_next_one_follows(tmp_path, spoil, words):
     assert bad.reason.endswith(".")
     assert isinstance(good, Case)
     assert good.id == GOOD
+
+
+def test_a_case_in_which_nothing_is_labelled_is_a_case(tmp_path):
+    labelled.brats_2023(tmp_path, NAMES)
+    broken(BAD, "seg", lambda array, affine: (np.zeros_like(array), affine))(tmp_path)
+    empty, other = cases(tmp_path, "brats")
+    assert [case.truth.array.any() for case in (empty, other)] == [False, True]
+    nothing_wanted = cases(tmp_path, "brats", {3: 0})
+    assert [case.truth.array.any() for case in nothing_wanted] == [False, False]
+
+
+def test_a_source_says_whose_it_is_and_which_files_it_is_read_from(tmp_path):
+    labelled.brats_2023(tmp_path / "brats", ("BraTS-MET-00001-000", "BraTS-MET-00001-001", NAMES[1]))
+    found = list(sources(tmp_path / "brats", "brats", sequences=[T1C]))
+    assert [source.patient for source in found] == ["BraTS-MET-00001"] * 2 + ["BraTS-MET-00002"]
+    assert {file.name for file in found[2].files} == {f"{GOOD}-t1c.nii.gz", f"{GOOD}-seg.nii.gz"}
+    labelled.dicom(tmp_path / "dicom", ("first", "second"))
+    found = list(sources(tmp_path / "dicom", "dicom"))
+    assert found[0].patient == found[1].patient == "PHANTOM-1"
+    assert set(found[0].files) == set((tmp_path / "dicom" / "first").rglob("*.dcm"))
 
 
 def test_a_folder_that_is_no_case_is_named(tmp_path):

@@ -106,10 +106,26 @@ def test_what_is_done_is_said_in_words(folder, tmp_path, capsys):
 
 
 def test_a_folder_without_a_good_case_has_a_sheet_too(folder, tmp_path):
+    arguments = ["--out", str(tmp_path / "sheet"), "--sequences", "T2"]
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / NAMES[2]).symlink_to(folder / NAMES[2])
+    assert main([str(bad), "--layout", "brats", *arguments]) == 0
+    sheet = json.loads((tmp_path / "sheet" / "cases.json").read_text())
+    assert sheet["cases"] == []
+    assert len(sheet["bad_cases"]) == 1
+
+
+def test_cases_in_which_nothing_is_labelled_are_flagged_and_described(folder, tmp_path, capsys):
     assert main([str(folder), "--layout", "brats", "--out", str(tmp_path), "--labels", "2=0", "3=0"]) == 0
     sheet = json.loads((tmp_path / "cases.json").read_text())
-    assert sheet["cases"] == []
-    assert len(sheet["bad_cases"]) == 3
+    assert [case["lesions"] for case in sheet["cases"]] == [[], []]
+    assert len(sheet["bad_cases"]) == 1
+    told = f"In 2 of 2 cases nothing is labelled: {NAMES[0]}, {NAMES[1]}."
+    assert told in capsys.readouterr().out
+    assert told in (tmp_path / "data-sheet.html").read_text()
+    with (tmp_path / "cases.csv").open() as file:
+        assert [row["largest_long_axis_mm"] for row in csv.DictReader(file)] == ["0.0", "0.0", ""]
 
 
 def test_a_folder_of_another_layout_ends_with_one_line(folder, tmp_path, capsys):

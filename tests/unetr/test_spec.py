@@ -81,6 +81,25 @@ BRAIN = {
 }
 
 
+DYNUNET = {
+    "name": "DynUNet",
+    "arguments": {
+        "in_channels": 1,
+        "out_channels": 2,
+        "kernel_size": [[3, 3, 1], [3, 3, 3], [3, 3, 3]],
+        "strides": [[1, 1, 1], [2, 2, 1], [2, 2, 2]],
+        "filters": [8, 16, 32],
+        "norm_name": "instance",
+        "res_block": False,
+        "trans_bias": False,
+    },
+}
+
+
+def dynunet(**arguments: object) -> dict:
+    return {**DYNUNET, "arguments": DYNUNET["arguments"] | arguments}
+
+
 def write(folder: Path, spec: object, name: str = "published") -> Path:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(spec))
@@ -116,7 +135,7 @@ def test_the_published_model_can_be_expressed(tmp_path):
         (
             "network.name",
             "SegResNet",
-            "does not match any of the expected tags: 'UNETR', 'UNet'",
+            "does not match any of the expected tags: 'UNETR', 'UNet', 'DynUNet'",
         ),
         ("network.arguments.bogus", 1, "network.UNETR.arguments.bogus: Extra inputs"),
         (
@@ -141,6 +160,19 @@ def test_the_published_model_can_be_expressed(tmp_path):
             "network.UNETR.arguments: img_size [96, 96, 90] is no multiple",
         ),
         ("window.shape", [64, 64, 64], "spec: window.shape [64, 64, 64] is not the network's img_size"),
+        ("network", dynunet(filters=[8, 16]), "network.DynUNet.arguments: kernel_size, strides and filters"),
+        (
+            "network",
+            dynunet(kernel_size=[[3, 3, 2]] * 3),
+            "network.DynUNet.arguments: kernel_size has an even",
+        ),
+        ("network", dynunet(strides=[[5, 1, 1]] * 3), "96] is no multiple of [125, 1, 1], the product"),
+        ("network", dynunet(strides=[[4, 4, 4], [4, 4, 4], [6, 6, 6]]), "leaves one voxel on the coarsest"),
+        (
+            "network",
+            dynunet(out_channels=3),
+            "in_channels 1 and out_channels 3 of the network are not 1 and 2",
+        ),
         ("window.overlap", 1.0, "window.overlap: "),
         ("window.blend", "average", "window.blend: "),
         ("inputs", ["T1", "FLAIR"], "spec: in_channels 1 and out_channels 2 of the network are not 2 and 2"),
@@ -173,6 +205,11 @@ def test_what_is_wrong_is_said_by_file_and_field(tmp_path, field, value, said):
         load_spec(write(tmp_path, changed(field, value)))
     assert caught.value.found.startswith("published.json: ")
     assert said in caught.value.found
+
+
+def test_a_dynunet_may_have_other_strides_on_each_axis(tmp_path):
+    spec = changed("network", DYNUNET) | {"window": {"shape": [32, 64, 18], "overlap": 0.25}}
+    assert load_spec(write(tmp_path, spec)).network.arguments.strides[1] == (2, 2, 1)
 
 
 def test_every_field_at_fault_is_named_at_once(tmp_path):

@@ -1,0 +1,156 @@
+"""A published checkpoint becomes a served model: every key by its name, and nothing of it is executed."""
+
+import enum
+import os
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from errors import WeightsInvalid
+from unetr.export import golden
+from unetr.import_checkpoint import Placeholder, import_checkpoint, main, read_checkpoint
+from unetr.network import build, load_network, load_weights
+from unetr.spec import UNETRArguments, UNETRNetwork, load_spec
+
+ARGUMENTS = UNETRArguments(
+    in_channels=1, out_channels=2, img_size=(32, 32, 32), feature_size=4, hidden_size=24, mlp_dim=40,
+    num_heads=3, proj_type="perceptron", norm_name="instance", conv_block=True, res_block=True,
+)  # fmt: skip
+
+
+def network(arguments: UNETRArguments = ARGUMENTS) -> torch.nn.Module:
+    """With weights that half precision holds, so that the imported ones are equal."""
+    torch.manual_seed(3)
+    spec = load_spec(Path("unetr/weights/metscope-compact.json"))
+    chosen = {"network": UNETRNetwork(name="UNETR", arguments=arguments), "brain": None}
+    made = build(spec.model_copy(update=chosen))["lesion"].eval()
+    made.load_state_dict({key: (value + 0.01).half().float() for key, value in made.state_dict().items()})
+    return made
+
+
+def state_of(made: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """As MONAI 0.7 named them, checked by hand against its own UNETR: outputs differ by 0.0."""
+    state = {key: value for key, value in made.state_dict().items() if "norm_cross_attn" not in key}
+    hidden, feature = ARGUMENTS.hidden_size, ARGUMENTS.feature_size
+    state["vit.patch_embedding.cls_token"] = torch.ones(1, 1, hidden)
+    for name, channels in (("encoder2.blocks.0", 2), ("encoder2.blocks.1", 2), ("encoder3.blocks.0", 4)):
+        state[f"{name}.1.conv3.conv.weight"] = torch.ones(channels * feature, channels * feature, 1, 1, 1)
+    return state
+
+
+def save(folder: Path, state: dict[str, torch.Tensor], hyper_parameters: object = None) -> Path:
+    path = folder / "epoch=12.ckpt"
+    stored = {f"{prefix}.{key}": value for prefix in ("model", "backbone") for key, value in state.items()}
+    content = {"epoch": 12, "pytorch-lightning_version": "1.8.6", "state_dict": stored, "callbacks": {}}
+    torch.save(content | {"hyper_parameters": hyper_parameters or {"num_heads": 3}}, path)
+    return path
+
+
+@pytest.fixture
+def project(monkeypatch) -> types.ModuleType:
+    """A module of the checkpoint's project with an enumeration, which reading it must not import."""
+    module = types.ModuleType("their_project")
+    kind = enum.Enum("EmbeddingKind", {"PERCEPTRON": "perceptron"}, module="their_project")
+    module.EmbeddingKind = kind
+    monkeypatch.setitem(sys.modules, "their_project", module)
+    return module
+
+
+@pytest.mark.parametrize("proj_type", ["perceptron", "conv"])
+def test_the_imported_model_says_what_the_checkpoint_s_network_says(
+    tmp_path, project, monkeypatch, proj_type
+):
+    made = network(ARGUMENTS.model_copy(update={"proj_type": proj_type}))
+    kinds = {"pos_embed": project.EmbeddingKind.PERCEPTRON, "num_heads": 3, "path": Path("/data")}
+    path = save(tmp_path, state_of(made), kinds)
+    monkeypatch.delitem(sys.modules, "their_project")
+    main(["--checkpoint", str(path), "--out", str(tmp_path / "models"), "--id", "theirs"])
+
+    assert "their_project" not in sys.modules
+    spec = load_spec(tmp_path / "models" / "theirs.json")
+    assert spec.network.arguments == ARGUMENTS.model_copy(update={"proj_type": proj_type})
+    assert (spec.orientation, spec.spacing_mm, spec.crop.to) == ("LAS", (1.5, 1.5, 2.0), "foreground")
+    assert spec.postprocessing.minimum_volume_mm3 == 100 * 1.5 * 1.5 * 2.0
+    imported = build(spec)
+    load_weights(imported, spec.weights_path, spec.weights.sha256)
+    window = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 1, 32, 32, 32)).astype(np.float32))
+    with torch.inference_mode():
+        assert torch.equal(imported["lesion"].eval()(window), made(window))
+    assert np.array_equal(golden(spec), np.load(tmp_path / "models" / "theirs.golden.npy"))
+    # A training may begin with it.
+    begun = build(spec)["lesion"]
+    load_network(begun, spec.weights_path, "lesion")
+    assert torch.equal(begun.state_dict()["out.conv.conv.bias"], made.state_dict()["out.conv.conv.bias"])
+
+
+def test_heads_are_counted_by_the_size_where_nothing_names_them(tmp_path):
+    wide = ARGUMENTS.model_copy(update={"hidden_size": 128, "num_heads": 2})
+    made = network(wide)
+    state = state_of(made) | {"vit.patch_embedding.cls_token": torch.ones(1, 1, 128)}
+    spec = import_checkpoint(save(tmp_path, state, {"lr": 1e-4}), tmp_path / "models", "theirs")
+    assert spec.network.arguments.num_heads == 2
+
+
+@pytest.mark.parametrize("prefix", ["model", "backbone", "ema"])
+def test_keys_that_nobody_knows_are_all_named(tmp_path, prefix):
+    path = save(tmp_path, state_of(network()))
+    content = torch.load(path, weights_only=True)
+    extra = [f"{prefix}.adapter.{name}" for name in ("a", "b", "c", "d", "e", "f", "g")]
+    content["state_dict"] |= {name: torch.zeros(1) for name in extra}
+    torch.save(content, path)
+    with pytest.raises(WeightsInvalid) as refused:
+        import_checkpoint(path, tmp_path / "models", "theirs")
+    named = refused.value.details["unexpected"]
+    assert [name.removeprefix("model.") for name in extra] == [name.removeprefix("model.") for name in named]
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_missing_key_is_named(tmp_path):
+    state = state_of(network())
+    del state["decoder2.transp_conv.conv.weight"]
+    with pytest.raises(WeightsInvalid, match=r"missing: decoder2\.transp_conv\.conv\.weight"):
+        import_checkpoint(save(tmp_path, state), tmp_path / "models", "theirs")
+    del state["vit.patch_embedding.position_embeddings"]
+    with pytest.raises(WeightsInvalid, match=r"holds no UNETR: .*position_embeddings"):
+        import_checkpoint(save(tmp_path, state), tmp_path / "models", "theirs")
+
+
+class Malicious:
+    """Pickled, it is a call."""
+
+    def __init__(self, function, *arguments) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("function", [eval, exec, os.system, os.mkdir, __import__])
+def test_nothing_of_a_checkpoint_is_executed(tmp_path, function):
+    trace = tmp_path / "trace"
+    told = {
+        os.system: f"touch {trace}", os.mkdir: str(trace), __import__: "antigravity",
+    }.get(function, f"open({str(trace)!r}, 'w')")  # fmt: skip
+    path = save(tmp_path, state_of(network()), {"kind": Malicious(function, told)})
+    try:
+        read = read_checkpoint(path)
+    except WeightsInvalid:
+        read = None
+    assert read is None or isinstance(read["hyper_parameters"]["kind"], Placeholder)
+    assert not trace.exists()
+    assert "antigravity" not in sys.modules
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(WeightsInvalid, match=r"absent\.ckpt cannot be read"):
+        read_checkpoint(tmp_path / "absent.ckpt")
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    with pytest.raises(WeightsInvalid, match="cannot be read safely"):
+        read_checkpoint(tmp_path / "text.ckpt")
+    torch.save({"weights": 1}, tmp_path / "other.ckpt")
+    with pytest.raises(WeightsInvalid, match="no state_dict"):
+        read_checkpoint(tmp_path / "other.ckpt")

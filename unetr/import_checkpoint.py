@@ -1,0 +1,180 @@
+"""The UNETR of a PyTorch-Lightning checkpoint, as Dessoude et al. published one, as a model that is served.
+
+    python -m unetr import --checkpoint FILE.ckpt --out MODELS_DIR [--id ID]
+
+Nothing of the checkpoint is executed: torch reads it with ``weights_only``, and what it holds beside tensors
+and plain values, such as the enumerations of its project, becomes placeholders of a class that does nothing.
+Each key of the weights is taken, left out or put in by its name; any other is an error that names them all.
+The preprocessing is that of the publication (NeuroImage 306:121002, 2025), which the checkpoint does not say.
+"""
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from errors import WeightsInvalid
+from unetr.export import write_model
+from unetr.network import build, fill
+from unetr.spec import (
+    PATCH,
+    ConceptCode,
+    Crop,
+    DivideByMaximum,
+    Label,
+    ModelSpec,
+    PostProcessing,
+    ScaleRange,
+    UNETRArguments,
+    UNETRNetwork,
+    Weights,
+    Window,
+)
+
+MODEL = "model."
+# A second copy of the network, which its project kept beside the one that it used.
+DUPLICATE = "backbone."
+# Of MONAI 0.7: a token that nothing used, and the third convolutions of blocks that add their input as it is.
+LEFT_OUT = re.compile(r"vit\.patch_embedding\.cls_token|encoder[23]\.blocks\.\d+\.1\.conv3\.conv\.weight")
+# Since MONAI 1.3, for a second input that the network has not: they stay as they are made.
+PUT_IN = re.compile(r"vit\.blocks\.\d+\.norm_cross_attn\.(weight|bias)")
+HEAD_SIZE = 64
+PATCHES = "vit.patch_embedding.patch_embeddings"
+
+
+class Placeholder(dict[Any, Any]):
+    """What stands where a checkpoint names a class that is not known here. It takes all and does nothing."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        """The state is not looked at."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a Lightning checkpoint. Raises: WeightsInvalid where it cannot be read safely."""
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(Placeholder, name) for name in unknown]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsInvalid(f"The checkpoint {path.name} cannot be read: {error.strerror}.") from error
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        first = str(error).partition("\n")[0]
+        raise WeightsInvalid(f"The checkpoint {path.name} cannot be read safely: {first}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise WeightsInvalid(f"{path.name} is no checkpoint of Lightning: it has no state_dict.")
+    return content
+
+
+def import_checkpoint(path: Path, models_dir: Path, model_id: str) -> ModelSpec:
+    """Write the model of a checkpoint into a folder; returns its specification. Raises: WeightsInvalid."""
+    content = read_checkpoint(path)
+    state = network_state(content["state_dict"], path)
+    spec = published_spec(model_id, arguments_of(state, content.get("hyper_parameters", {}), path))
+    networks = build(spec)
+    made = networks["lesion"].state_dict()
+    kept = {name: tensor for name, tensor in state.items() if not LEFT_OUT.fullmatch(name)}
+    put_in = {name: tensor for name, tensor in made.items() if PUT_IN.fullmatch(name)}
+    fill(networks["lesion"], put_in | kept, path)
+    return write_model(spec, networks, models_dir)
+
+
+def network_state(stored: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """The weights of the branch that was used, without its prefix. Raises: WeightsInvalid."""
+    used = {name.removeprefix(MODEL): value for name, value in stored.items() if name.startswith(MODEL)}
+    expected = {f"{prefix}{name}" for name in used for prefix in (MODEL, DUPLICATE)}
+    others = sorted(stored.keys() - expected)
+    if others or not used:
+        told = f"Keys unexpected: {', '.join(others)}." if others else f"No key begins with {MODEL!r}."
+        raise WeightsInvalid(
+            f"The checkpoint {path.name} is of another model. {told}", {"unexpected": others}
+        )
+    return used
+
+
+def arguments_of(state: Mapping[str, torch.Tensor], named: Mapping[str, Any], path: Path) -> UNETRArguments:
+    """The network's arguments by the shapes of its weights; heads by name, else one for each 64 of its size.
+
+    Raises: WeightsInvalid.
+    """
+    conv = f"{PATCHES}.weight" in state
+    try:
+        positions = state["vit.patch_embedding.position_embeddings"]
+        patches = state[f"{PATCHES}.weight" if conv else f"{PATCHES}.1.weight"]
+        first, last = state["encoder1.layer.conv1.conv.weight"], state["out.conv.conv.weight"]
+        hidden = state["vit.blocks.0.mlp.linear1.weight"]
+    except KeyError as error:
+        raise WeightsInvalid(f"The checkpoint {path.name} holds no UNETR: {error} is missing.") from error
+    side = PATCH * round(positions.shape[1] ** (1 / 3))
+    heads = named.get("num_heads")
+    return UNETRArguments(
+        in_channels=first.shape[1],
+        out_channels=last.shape[0],
+        img_size=(side, side, side),
+        feature_size=first.shape[0],
+        hidden_size=patches.shape[0],
+        mlp_dim=hidden.shape[0],
+        num_heads=heads if isinstance(heads, int) else patches.shape[0] // HEAD_SIZE,
+        proj_type="conv" if conv else "perceptron",
+        norm_name="instance",
+        conv_block=True,
+        res_block=True,
+    )
+
+
+def published_spec(model_id: str, arguments: UNETRArguments) -> ModelSpec:
+    """The specification of that model: one sequence, one label."""
+    return ModelSpec(
+        id=model_id,
+        version="1.0",
+        title="UNETR of Dessoude et al. 2025",
+        intended_use="Research only: brain metastases on post-contrast T1 MRI. Not for diagnosis.",
+        licence="As whoever gave the checkpoint says.",
+        training_data="132 patients (Dessoude et al., NeuroImage 306:121002, 2025), after BTCV.",
+        weights=Weights(file=f"{model_id}.safetensors", sha256="0" * 64),
+        network=UNETRNetwork(name="UNETR", arguments=arguments),
+        inputs=("T1 post-contrast",),
+        orientation="LAS",
+        spacing_mm=(1.5, 1.5, 2.0),
+        intensity=(
+            DivideByMaximum(step="divide_by_maximum", to=255.0),
+            ScaleRange(step="scale_range", source=(-200.0, 300.0), target=(0.0, 1.0), clip=True),
+        ),
+        crop=Crop(to="foreground", margin_mm=0.0),
+        window=Window(shape=arguments.img_size, overlap=0.25, blend="constant"),
+        labels=(
+            Label(
+                value=1,
+                name="Metastasis",
+                category=ConceptCode(
+                    value="49755003", scheme="SCT", meaning="Morphologically Abnormal Structure"
+                ),
+                type=ConceptCode(value="14799000", scheme="SCT", meaning="Neoplasm, Secondary"),
+            ),
+        ),
+        # It dropped components of fewer than 100 voxels of its grid.
+        postprocessing=PostProcessing(threshold=0.5, minimum_volume_mm3=450.0),
+        folder=Path(),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m unetr import", description="Make a served model of a Lightning checkpoint of a UNETR."
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE.ckpt")
+    parser.add_argument("--out", type=Path, required=True, help="the folder of models (MODELS_DIR)")
+    parser.add_argument("--id", default="published", help="the model's id")
+    options = parser.parse_args(arguments)
+    spec = import_checkpoint(options.checkpoint, options.out, options.id)
+    print(f"{spec.folder / spec.id}.json {spec.weights.sha256}")
+
+
+if __name__ == "__main__":
+    main()
