@@ -140,6 +140,8 @@ def published_spec(model_id: str, arguments: UNETRArguments) -> ModelSpec:
         weights=Weights(file=f"{model_id}.safetensors", sha256="0" * 64),
         network=UNETRNetwork(name="UNETR", arguments=arguments),
         inputs=("T1 post-contrast",),
+        subject="Brain metastases",
+        anatomy=ConceptCode(value="12738006", scheme="SCT", meaning="Brain"),
         orientation="LAS",
         spacing_mm=(1.5, 1.5, 2.0),
         intensity=(
@@ -156,6 +158,7 @@ def published_spec(model_id: str, arguments: UNETRArguments) -> ModelSpec:
                     value="49755003", scheme="SCT", meaning="Morphologically Abnormal Structure"
                 ),
                 type=ConceptCode(value="14799000", scheme="SCT", meaning="Neoplasm, Secondary"),
+                tracking="BM",
             ),
         ),
         # It dropped components of fewer than 100 voxels of its grid.

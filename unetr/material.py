@@ -20,8 +20,7 @@ from unetr import glioma, kinds, spine
 from unetr.cases import BadCase, Case, Source, Wanted, truth_of
 from unetr.config import Generated, Labelled
 from unetr.datasets import sources
-from unetr.inputs import prepare_inputs
-from unetr.preprocess import resample_labels
+from unetr.preprocess import prepare, resample_labels
 from unetr.samples import Sample, arrays, load
 from unetr.spec import ModelSpec
 
@@ -183,13 +182,14 @@ def make(folder: Path, material: Material, spec: ModelSpec) -> BadCase | None:
     largest, known = int(case.truth.array.max()), len(spec.labels)
     if largest > known:
         return BadCase(case.id, f"The label holds the value {largest}; {spec.id} has 1 to {known}.")
-    images = prepare_inputs([case.images[name] for name in spec.inputs], spec)
-    truth = resample_labels(case.truth, images[0]).array.astype(np.uint8)
-    brain = resample_labels(case.brain, images[0]).array > 0 if case.brain is not None else None
+    first, *others = (case.images[name] for name in spec.inputs)
+    prepared = prepare(first, spec, others)
+    truth = resample_labels(case.truth, prepared).array.astype(np.uint8)
+    brain = resample_labels(case.brain, prepared).array > 0 if case.brain is not None else None
     path = path_of(folder, material, spec)
     unfinished = path.with_suffix(".part")
     unfinished.mkdir(parents=True, exist_ok=True)
-    for name, array in arrays([image.volume for image in images], truth, brain, spec).items():
+    for name, array in arrays(prepared, truth, brain, spec).items():
         np.save(unfinished / f"{name}.npy", array)
     unfinished.rename(path)
     return None

@@ -5,18 +5,17 @@ spec's inputs. A truth holds the label's value of each voxel, 0 elsewhere, and `
 sought; a weight says how much a voxel counts in the loss.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cc3d
-import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetr.brain import pooled
+from unetr.preprocess import Prepared
 from unetr.spec import Brain, Label, ModelSpec
 
 Array = NDArray[np.float32]
@@ -66,10 +65,10 @@ class Sample:
 
 
 def arrays(
-    images: Sequence[hd.Volume], truth: NDArray[np.uint8], brain: NDArray[np.bool_] | None, spec: ModelSpec
+    prepared: Prepared, truth: NDArray[np.uint8], brain: NDArray[np.bool_] | None, spec: ModelSpec
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of a ``Sample``: of prepared images (x, y, z), label values, and the brain where known."""
-    first = images[0]
+    """The arrays of a ``Sample``: of prepared inputs, label values (x, y, z), and the brain where known."""
+    first = prepared.volume
     limited = spec.brain is not None and brain is not None
     sought = (
         ndimage.binary_dilation(brain, iterations=SOUGHT_MARGIN) if limited else np.ones(truth.shape, bool)
@@ -81,7 +80,7 @@ def arrays(
     for each, others in zip(found, before, strict=True):
         objects[each.numbers > 0] = each.numbers[each.numbers > 0] + others
     made = {
-        "image": np.stack([image.array.astype(np.float16) for image in images]),
+        "image": prepared.array.astype(np.float16),
         "objects": objects,
         "sought": sought,
         "values": np.repeat([label.value for label in spec.labels], counts).astype(np.uint8),

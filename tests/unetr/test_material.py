@@ -14,7 +14,7 @@ from orthanc.__main__ import main as orthanc
 from tests import labelled
 from tests.labelled import CENTRE, ELSEWHERE
 from unetr import config, material, train
-from unetr.inputs import prepare_inputs
+from unetr.preprocess import prepare
 from unetr.spec import Crop
 
 TINY = config.load_config("tiny").spec
@@ -129,7 +129,7 @@ def test_windows_come_from_each_entry_by_its_weight(tmp_path):
 def middles_lps(group: material.Group, study: hd.Volume) -> list[np.ndarray]:
     """LPS mm of the lesions of the group's only case, whose grid covers that volume."""
     (sample,) = group.training
-    prepared = prepare_inputs([study], TINY)[0].volume
+    prepared = prepare(study, TINY).volume
     assert sample.sought.shape == prepared.spatial_shape
     return [prepared.map_indices_to_reference(place[None].astype(float))[0] for place in sample.places]
 
@@ -161,17 +161,14 @@ def test_several_sequences_lie_on_the_grid_of_the_first():
     spec = TINY.model_copy(
         update={"inputs": (T1_POST_CONTRAST, FLAIR), "crop": Crop(to="head", margin_mm=0.0)}
     )
-    channels = [one.volume for one in prepare_inputs([first, coarser], spec)]
-    assert channels[0].geometry_equal(channels[1])
-    for channel in channels:
-        bright = np.argwhere(channel.array > 3.0)
-        assert channel.map_indices_to_reference(bright.astype(float)).mean(0) == pytest.approx(
-            CENTRE, abs=1.5
-        )
-    alone = prepare_inputs([first], spec)[0].volume
-    assert np.array_equal(alone.array, channels[0].array)
-    same = prepare_inputs([first, first], spec)[1].volume
-    assert same.array == pytest.approx(alone.array, abs=1e-4)
+    prepared = prepare(first, spec, [coarser])
+    for channel in prepared.array:
+        bright = np.argwhere(channel > 3.0)
+        place = prepared.volume.map_indices_to_reference(bright.astype(float)).mean(0)
+        assert place == pytest.approx(CENTRE, abs=1.5)
+    twice = prepare(first, spec, [first]).array
+    assert np.array_equal(twice[0], prepared.array[0])
+    assert twice[1] == pytest.approx(twice[0], abs=1e-4)
 
 
 def test_a_brain_that_is_unknown_is_not_learnt_and_all_is_sought(tmp_path):

@@ -8,10 +8,9 @@ from scipy import ndimage
 
 from imaging.sequences import FLAIR, T1, T1_POST_CONTRAST, T2
 from unetr import config, export, glioma, spine, train
-from unetr.inputs import prepare_inputs
 from unetr.material import GENERATORS
 from unetr.network import build, load_weights
-from unetr.preprocess import resample_labels
+from unetr.preprocess import prepare, resample_labels
 from unetr.spec import ModelSpec, load_spec
 
 # Of cases that no training sees.
@@ -35,12 +34,13 @@ def dice_of(spec: ModelSpec, generator: str, merge: bool) -> list[float]:
     common, total = np.zeros(len(spec.labels)), np.zeros(len(spec.labels))
     for seed in range(SEED, SEED + 3):
         case = GENERATORS[generator](seed, min(spec.spacing_mm))
-        channels = prepare_inputs([case.images[name] for name in spec.inputs], spec)
-        image = torch.from_numpy(np.stack([one.volume.array for one in channels]))[None]
+        first, *others = (case.images[name] for name in spec.inputs)
+        prepared = prepare(first, spec, others)
+        image = torch.from_numpy(prepared.array)[None]
         with torch.inference_mode():
             logits = sliding_window_inference(image, spec.window.shape, 2, network, overlap=0.25)
         found = logits[0].argmax(0).numpy()
-        true = resample_labels(case.truth, channels[0]).array
+        true = resample_labels(case.truth, prepared).array
         true = (true > 0).astype(int) if merge else true
         for index, label in enumerate(spec.labels):
             common[index] += ((found == label.value) & (true == label.value)).sum()

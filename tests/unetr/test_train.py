@@ -19,6 +19,7 @@ from unetr import config, export, material, samples, train
 from unetr.__main__ import STEPS
 from unetr.network import build, load_network
 from unetr.predict import Predictor
+from unetr.preprocess import Prepared
 from unetr.spec import ModelSpec, load_spec
 
 ROOT = Path(__file__).parents[2]
@@ -30,8 +31,9 @@ SHIPPED = config.load_config("metscope-unet")
 def stored(folder: Path, images, truth, brain=None, spec=SHIPPED.spec) -> samples.Sample:
     folder.mkdir(parents=True)
     affine = np.diag([*spec.spacing_mm, 1.0])
-    volumes = [hd.Volume(image.astype(np.float32), affine, "PATIENT") for image in images]
-    for name, array in samples.arrays(volumes, truth, brain, spec).items():
+    first, *others = (image.astype(np.float32) for image in images)
+    prepared = Prepared(hd.Volume(first, affine, "PATIENT"), others)
+    for name, array in samples.arrays(prepared, truth, brain, spec).items():
         np.save(folder / f"{name}.npy", array)
     return samples.load(folder)
 
