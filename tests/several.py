@@ -14,9 +14,15 @@ import torch
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
+import segmentation
+from api import create_app
+from db import jobs, measurements
+from orthanc.dicomweb import open_archive
+from settings import Settings
 from unetr.network import build, save_weights
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.spec import ModelSpec
+from worker import Runner
 
 STEEPNESS = 20.0
 TUMOUR = {"value": "108369006", "scheme": "SCT", "meaning": "Neoplasm"}
@@ -162,10 +168,14 @@ def study(names: Sequence[str], **others: Mapping[str, object]) -> dict[str, lis
     """Series of one study in one frame of reference, by sequence. others: attributes of a sequence's images,
     by its name without blanks and hyphens.
     """
+    return study_of({name: tumour(name, GRIDS[name]) for name in names}, **others)
+
+
+def study_of(volumes: Mapping[str, hd.Volume], **others: Mapping[str, object]) -> dict[str, list[Dataset]]:
+    """The same of other volumes, by sequence."""
     study_uid, frame_uid = generate_uid(), generate_uid()
     made = {}
-    for number, name in enumerate(names, start=2):
-        volume = tumour(name, GRIDS[name])
+    for number, (name, volume) in enumerate(volumes.items(), start=2):
         options = SeriesOptions(
             description=DESCRIPTIONS[name], contrast=name == "T1 post-contrast", series_number=number,
             study_instance_uid=study_uid,
@@ -176,3 +186,41 @@ def study(names: Sequence[str], **others: Mapping[str, object]) -> dict[str, lis
             for keyword, value in attributes.items():
                 setattr(instance, keyword, value)
     return made
+
+
+class Site:
+    """A data folder, a worker and the API, with the models of a folder."""
+
+    def __init__(self, folder: Path, models: Path, opener=segmentation.open_services) -> None:
+        weights = next(iter(sorted(models.glob("*.safetensors"))), None)
+        self.settings = Settings(
+            _env_file=None, data_dir=folder, models_dir=models, model_path=weights, auth="off"
+        )
+        self.archive = open_archive(self.settings)
+        self.runner = Runner(self.settings, opener)
+        self.sessions = self.runner.sessions
+        self.api = create_app(self.settings).test_client()
+
+    def store(self, made: dict[str, list[Dataset]]) -> str:
+        self.archive.store([instance for instances in made.values() for instance in instances])
+        return str(next(iter(made.values()))[0].StudyInstanceUID)
+
+    def segment(self, study_uid: str, model: str, **body: object):
+        answer = self.api.post(f"/segmentation/{study_uid}", json={"model": model, **body})
+        assert answer.status_code == 202, answer.json
+        return self.run(answer.json["id"])
+
+    def run(self, job_id: str):
+        self.runner.run(job_id)
+        return jobs.get(self.sessions, job_id)
+
+    def document(self, job) -> dict:
+        assert (job.state, job.error_message) == ("done", None)
+        return measurements.document(self.sessions, job.segmentation_id)
+
+    def stored(self, document: dict, modality: str = "SEG") -> Dataset:
+        made = document["segmentation"]
+        if modality != "SEG":
+            (made,) = [one for one in document["companions"] if one["modality"] == modality]
+        (dataset,) = self.archive.retrieve_series(document["study_instance_uid"], made["series_instance_uid"])
+        return dataset

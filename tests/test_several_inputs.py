@@ -12,18 +12,13 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
 import segmentation
-from api import create_app
-from db import jobs, measurements
 from imaging import nifti, seg
 from imaging.stack import to_stack
-from orthanc.dicomweb import open_archive
 from segmentation import Services
-from settings import Settings
 from tests import several
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Predictor
 from unetr.spec import ModelSpec
-from worker import Runner
 
 TUMOUR_ML = sum(several.REGIONS_ML.values())
 
@@ -36,47 +31,9 @@ def models(tmp_path_factory) -> Path:
     return folder
 
 
-class Site:
-    """A data folder, a worker and the API, with the models by hand."""
-
-    def __init__(self, folder: Path, models: Path, opener=segmentation.open_services) -> None:
-        weights = next(iter(sorted(models.glob("*.safetensors"))), None)
-        self.settings = Settings(
-            _env_file=None, data_dir=folder, models_dir=models, model_path=weights, auth="off"
-        )
-        self.archive = open_archive(self.settings)
-        self.runner = Runner(self.settings, opener)
-        self.sessions = self.runner.sessions
-        self.api = create_app(self.settings).test_client()
-
-    def store(self, made: dict[str, list[Dataset]]) -> str:
-        self.archive.store([instance for instances in made.values() for instance in instances])
-        return str(next(iter(made.values()))[0].StudyInstanceUID)
-
-    def segment(self, study_uid: str, model: str, **body: object):
-        answer = self.api.post(f"/segmentation/{study_uid}", json={"model": model, **body})
-        assert answer.status_code == 202, answer.json
-        return self.run(answer.json["id"])
-
-    def run(self, job_id: str):
-        self.runner.run(job_id)
-        return jobs.get(self.sessions, job_id)
-
-    def document(self, job) -> dict:
-        assert (job.state, job.error_message) == ("done", None)
-        return measurements.document(self.sessions, job.segmentation_id)
-
-    def stored(self, document: dict, modality: str = "SEG") -> Dataset:
-        made = document["segmentation"]
-        if modality != "SEG":
-            (made,) = [one for one in document["companions"] if one["modality"] == modality]
-        (dataset,) = self.archive.retrieve_series(document["study_instance_uid"], made["series_instance_uid"])
-        return dataset
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, models) -> Site:
-    return Site(tmp_path_factory.mktemp("site"), models)
+def site(tmp_path_factory, models) -> several.Site:
+    return several.Site(tmp_path_factory.mktemp("site"), models)
 
 
 def uid_of(made: dict[str, list[Dataset]], name: str) -> str:
@@ -168,7 +125,7 @@ def by_level(window: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def spine_site(tmp_path, models) -> Site:
+def spine_site(tmp_path, models) -> several.Site:
     content = several.specification(several.SPINE_PARTS) | {"spacing_mm": [3.0, 2.0, 2.0]}
     spec = ModelSpec.model_validate(content)
 
@@ -178,7 +135,7 @@ def spine_site(tmp_path, models) -> Site:
     folder = tmp_path / "models"
     folder.mkdir()
     (folder / "spine.json").write_text(json.dumps(content))
-    site = Site(tmp_path / "data", folder, opener)
+    site = several.Site(tmp_path / "data", folder, opener)
     return site
 
 

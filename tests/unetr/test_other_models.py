@@ -1,12 +1,17 @@
 """Models of several inputs and labels: made cases are what they say, and a tiny network learns them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from monai.inferers.utils import sliding_window_inference
 from scipy import ndimage
 
+from imaging import seg
 from imaging.sequences import FLAIR, T1, T1_POST_CONTRAST, T2
+from imaging.stack import to_stack
+from tests import several
 from unetr import config, export, glioma, spine, train
 from unetr.material import GENERATORS
 from unetr.network import build, load_weights
@@ -15,6 +20,7 @@ from unetr.spec import ModelSpec, load_spec
 
 # Of cases that no training sees.
 SEED = 5_000_000
+SERVED_SEED = 5_000_001
 LABELS = {"glioma": 3, "whole-tumour": 1, "spine": 3}
 
 
@@ -66,7 +72,39 @@ def test_a_tiny_model_learns_its_labels_and_is_exported(tmp_path, one_thread, ca
     header = (run / "lesion.csv").read_text().splitlines()[0]
     named = [f"dice_{label.name}" for label in spec.labels] if len(spec.labels) > 1 else []
     assert header.split(",")[5:] == named
+    assert_served(spec, generator, least, tmp_path)
     assert np.abs(export.golden(spec) - np.load(tmp_path / "models" / f"{name}-tiny.golden.npy")).max() == 0.0
+
+
+def assert_served(spec: ModelSpec, generator: str, least: float, folder: Path) -> None:
+    """A study in the archive becomes a SEG whose segments are the model's labels, where they are."""
+    case = GENERATORS[generator](SERVED_SEED, min(spec.spacing_mm))
+    made = several.study_of({name: case.images[name] for name in spec.inputs})
+    site = several.Site(folder / "data", folder / "models")
+    document = site.document(site.segment(site.store(made), spec.id))
+    encoded = site.stored(document)
+    assert encoded.SeriesDescription.startswith(f"{spec.subject}, AI segmentation")
+    drawn, segments = seg.read(encoded, to_stack(made[spec.inputs[0]]))
+    by_code = {label.type.value: label for label in spec.labels}
+    found = {label.value: np.zeros(drawn.array.shape, bool) for label in spec.labels}
+    for segment in segments:
+        label = by_code[segment.type.value]
+        assert segment.name.startswith(label.name)
+        found[label.value] |= drawn.array == segment.number
+    # The stack may run the other way: both as the truth has them.
+    turned = {
+        value: drawn.with_array(mask.astype(np.uint8)).match_geometry(case.truth).array > 0
+        for value, mask in found.items()
+    }
+    truth = case.truth.array if len(found) > 1 else case.truth.array > 0
+    assert dice(np.any(list(turned.values()), axis=0), truth > 0) > least
+    for value, mask in turned.items():
+        # A label that is another's, or lies elsewhere, has next to nothing.
+        assert dice(mask, truth == value) > 0.3
+
+
+def dice(found: np.ndarray, true: np.ndarray) -> float:
+    return float(2.0 * (found & true).sum() / (found.sum() + true.sum()))
 
 
 @pytest.mark.parametrize(
