@@ -106,7 +106,8 @@ def _course(course: Course, run: Path) -> str:
     if rows and kept[-1] is not rows[-1]:
         kept.append(rows[-1])
     table = "\n".join(f"| {r['step']} | {r['training_loss']} | {r['validation_dice']} |" for r in kept)
-    told = f"The {course.network} network: {course.steps} steps of {course.batch} windows."
+    begun = f", begun with {course.start_from.name}" if course.start_from else ""
+    told = f"The {course.network} network: {course.steps} steps of {course.batch} windows{begun}."
     return f"{told}\n\n| step | loss | held-out Dice |\n|---|---|---|\n{table}" if rows else told
 
 
