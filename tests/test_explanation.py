@@ -17,7 +17,7 @@ from segmentation import Services
 from settings import Settings
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Predictor
-from unetr.spec import ScaleRange, default_model
+from unetr.spec import PostProcessing, ScaleRange, default_model
 from worker import Runner
 
 GREY, BRIGHT, LEVEL, STEEPNESS = 300.0, 900.0, 0.5, 10.0
@@ -51,7 +51,12 @@ class Site:
         scale = ScaleRange(step="scale_range", source=(0, 1000), target=(0, 1), clip=False)
         # Everywhere, as no brain is to be found in a cube, and by an intensity instead of a network.
         self.spec = default_model(self.settings.models_dir).model_copy(
-            update={"brain": None, "intensity": (scale,)}
+            update={
+                "brain": None,
+                "intensity": (scale,),
+                "spacing_mm": (1.5, 1.5, 1.5),
+                "postprocessing": PostProcessing(threshold=0.85, minimum_volume_mm3=80.0),
+            }  # fmt: skip
         )
         self.windows = 0
         self.archive = open_archive(self.settings)
