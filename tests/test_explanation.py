@@ -56,7 +56,7 @@ class Site:
                 "intensity": (scale,),
                 "spacing_mm": (1.5, 1.5, 1.5),
                 "postprocessing": PostProcessing(threshold=0.85, minimum_volume_mm3=80.0),
-            }  # fmt: skip
+            }
         )
         self.windows = 0
         self.archive = open_archive(self.settings)
