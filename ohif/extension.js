@@ -12,6 +12,15 @@ export default {
   id,
   version: '0.1.0',
   context,
+  // Without it the viewer throws where an image does not arrive, and its reader sees a black slice, no reason.
+  preRegistration({ appConfig, servicesManager }) {
+    appConfig.httpErrorHandler = error => {
+      console.warn('MetScope: an image did not arrive:', error?.message ?? error?.status)
+      const title = text('images_missing')
+      const message = text('images_missing_hint')
+      servicesManager.services.uiNotificationService.show({ title, message, type: 'error', duration: 10000 })
+    }
+  },
   getPanelModule: app => [
     {
       name: 'lesions',

@@ -173,11 +173,15 @@ def page(browser, request) -> Iterator[Page]:
     opened.set_default_timeout(LIMIT_MS)
     expect.set_options(timeout=LIMIT_MS)
     trouble: list[str] = []
+    refused: list[str] = []
     opened.on("pageerror", lambda error: trouble.append(str(error)))
     opened.on("console", lambda message: trouble.extend(_troubling(message)))
+    # What lay behind an error, where something did not arrive.
+    opened.on("requestfailed", lambda asked: refused.append(f"{asked.failure} {asked.url}"))
+    opened.on("response", lambda got: got.status < 400 or refused.append(f"{got.status} {got.url}"))
     yield opened
     context.close()
-    assert trouble == [] or request.node.get_closest_marker("away")
+    assert trouble == [] or request.node.get_closest_marker("away"), refused
 
 
 def _troubling(message: ConsoleMessage) -> list[str]:
@@ -530,6 +534,14 @@ def test_a_viewer_without_our_files_still_shows_images(page, site, head, missing
     expect(page.get_by_text("T1 MPRAGE post Gd").first).to_be_visible()
     expect(page.locator("canvas").first).to_be_visible()
     expect(page.locator(".metscope")).to_be_hidden()
+
+
+@pytest.mark.away
+def test_images_that_do_not_arrive_are_told(page, site, head):
+    study = site.add(head.image)
+    page.route("**/frames/1", lambda route: route.fulfill(status=503))
+    go_to(page, site, study)
+    expect(page.get_by_text("Not all images of this study arrived.")).to_be_visible()
 
 
 def test_a_study_without_lesions_says_so(page, site, head):
