@@ -6,6 +6,8 @@ Arrays here are (x, y, z) on the model's grid, as ``unetr.preprocess`` makes the
 import cc3d
 import highdicom as hd
 import numpy as np
+import torch
+import torch.nn.functional as F
 from scipy import ndimage
 
 from errors import BrainNotFound
@@ -51,11 +53,11 @@ def find_brain(prepared: hd.Volume, backend: Backend, brain: Brain) -> Mask:
 
 
 def _on_the_models_grid(coarse: Array, factor: int, shape: tuple[int, ...]) -> Array:
-    scale = np.full(3, 1.0 / factor)
-    offset = 0.5 / factor - 0.5
-    return np.asarray(
-        ndimage.affine_transform(coarse, scale, offset, output_shape=shape, order=1, mode="nearest")
+    # SciPy's interpolation takes ten times as long.
+    fine = F.interpolate(
+        torch.from_numpy(coarse)[None, None], scale_factor=factor, mode="trilinear", align_corners=False
     )
+    return fine[0, 0].numpy()[tuple(slice(size) for size in shape)]
 
 
 def _dilated(mask: Mask, margin_mm: float, spacing_mm: tuple[float, ...]) -> Mask:
@@ -63,4 +65,8 @@ def _dilated(mask: Mask, margin_mm: float, spacing_mm: tuple[float, ...]) -> Mas
     reach = [int(margin_mm / step) for step in spacing_mm]
     offsets = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij"), -1)
     ball = np.linalg.norm(offsets * np.array(spacing_mm), axis=-1) <= margin_mm
-    return np.asarray(ndimage.binary_dilation(mask, ball))
+    padded = np.pad(mask, [(n, n) for n in reach])
+    dilated = np.zeros_like(mask)
+    for shift in np.argwhere(ball):
+        dilated |= padded[tuple(slice(n, n + size) for n, size in zip(shift, mask.shape, strict=True))]
+    return dilated

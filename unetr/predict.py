@@ -166,7 +166,8 @@ def _on_native_grid(logits: Array, model: hd.Volume, native: hd.Volume, spec: Mo
     minimum_mm3 = spec.postprocessing.minimum_volume_mm3
     kept = np.bincount(found.ravel()) >= minimum_mm3 / model.voxel_volume
     if spec.postprocessing.seed_threshold is not None:
-        peaks = ndimage.maximum(any_label, found, range(len(kept)))
+        somewhere = found > 0
+        peaks = ndimage.maximum(any_label[somewhere], found[somewhere], range(len(kept)))
         kept &= peaks > logit(spec.postprocessing.seed_threshold)
     kept[0] = True
     # A dropped component must not come back in the box of a neighbour.
