@@ -1,7 +1,7 @@
 """How models are trained: YAML files in ``unetr/configs``, or the reader's own."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -13,9 +13,11 @@ from pydantic import (
     PositiveInt,
     Tag,
     ValidationError,
+    model_validator,
 )
 
 from errors import ModelSpecInvalid
+from unetr.kinds import COMPONENTS
 from unetr.spec import ModelSpec
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -58,11 +60,21 @@ class _Data(_Part):
 
 
 class Generated(_Data):
-    """Cases that are made, by their seeds (``unetr.material``). training, validation: how many."""
+    """Cases that are made, by their seeds (``unetr.material``). training, validation: how many.
+
+    without: a component of the synthesis that is left out of metastases' heads (``unetr.kinds.COMPONENTS``).
+    """
 
     generator: Literal["metastases", "glioma", "spine"]
     training: PositiveInt
     validation: int = Field(ge=0)
+    without: str | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.without is not None and (self.generator != "metastases" or self.without not in COMPONENTS):
+            raise ValueError(f"without is for metastases, and one of {', '.join(COMPONENTS)}")
+        return self
 
 
 class Labelled(_Data):

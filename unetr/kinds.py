@@ -1,11 +1,12 @@
 """Kinds of synthetic heads: those that models are trained on, and those held out to judge them.
 
-The held-out kinds go further than the training: slices of 5 mm, tilts of 15 to 25 degrees and more noise
-occur in no head that is trained on; of spin echo's contrast the training's ranges only touch the edge.
+The held-out kinds go further than the training: tilts of 15 to 25 degrees and more noise occur in no head
+that is trained on; of spin echo's contrast the training's ranges only touch the edge.
 Seeds of training, of validation and of the held-out heads are apart (``TRAINING_SEED``,
 ``VALIDATION_SEED``, ``HELD_OUT_SEED``).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,22 +91,42 @@ def head(kind: str, seed: int) -> Head:
 
 # Shape, spacing, plane, greatest tilt, and the share of the heads that are trained on.
 TRAINED = (
-    (Acquisition((164, 200, 168), (1.1, 1.1, 1.1), "axial", (0.0, 12.0)), 0.3),
+    (Acquisition((164, 200, 168), (1.1, 1.1, 1.1), "axial", (0.0, 12.0)), 0.25),
     (Acquisition((152, 184, 152), (1.2, 1.2, 1.2), "sagittal", (0.0, 12.0)), 0.15),
-    (Acquisition((180, 224, 192), (1.0, 1.0, 1.0), "axial"), 0.2),
+    (Acquisition((180, 224, 192), (1.0, 1.0, 1.0), "axial"), 0.15),
     (Acquisition((60, 200, 170), (3.0, 1.1, 1.1), "axial"), 0.15),
-    (Acquisition((45, 210, 180), (4.0, 1.0, 1.0), "axial"), 0.1),
+    (Acquisition((45, 210, 180), (4.0, 1.0, 1.0), "axial"), 0.08),
+    (Acquisition((36, 210, 180), (5.0, 1.0, 1.0), "axial"), 0.12),
     (Acquisition((90, 176, 168), (2.0, 1.0, 1.1), "coronal", (0.0, 12.0)), 0.1),
 )
 WITHOUT_LESIONS = 0.1
 WITHOUT_SKULL = 0.15
 WITH_CAVITY = 0.25
 
+# What can be left out of the heads that are trained on, to see what it is good for; what is there instead.
+COMPONENTS: Mapping[str, Mapping[str, object]] = {
+    # Grey matter and fluid always as dark, vessels always as bright.
+    "contrast": {"grey": (0.78, 0.78), "fluid": (0.25, 0.25), "vessels": (1.6, 1.6)},
+    "noise": {"noise": (0.02, 0.02), "blur_mm": (0.3, 0.3)},
+    "pose": {"pose": False},
+    # Vessels, venous sinuses and choroid plexus take up no contrast agent.
+    "vessels": {"vessels": (0.0, 0.0)},
+    "stripping": {"skull": True},
+    "cavities": {"cavity": False},
+    # All heads axial, at 1.1 mm, not tilted.
+    "acquisitions": {},
+}
 
-def training_head(seed: int) -> Head:
-    """A head to train on: every property varies at once, small lesions are many."""
+
+def training_head(seed: int, without: str | None = None) -> Head:
+    """A head to train on: every property varies at once, small lesions are many.
+
+    without: one of ``COMPONENTS``; the head is that of the same seed in all else.
+    """
     rng = np.random.default_rng((seed, 3))
     acquisition = TRAINED[rng.choice(len(TRAINED), p=[share for _, share in TRAINED])][0]
+    if without == "acquisitions":
+        acquisition = replace(TRAINED[0][0], tilt_deg=(0.0, 0.0))
     options = HeadOptions(
         lesion_count=(0, 0) if rng.random() < WITHOUT_LESIONS else (3, 30),
         diameter_mm=(2.0, 30.0),
@@ -117,4 +138,6 @@ def training_head(seed: int) -> Head:
         blur_mm=(0.2, 0.7),
         cavity=bool(rng.random() < WITH_CAVITY),
     )
+    if without is not None:
+        options = replace(options, **COMPONENTS[without])  # type: ignore[arg-type]
     return acquisition.head(seed, options)

@@ -57,9 +57,12 @@ class Group:
         return sum(len(sample.values) == 0 for sample in (*self.training, *self.held_out))
 
 
-def metastases(seed: int, spacing_mm: float) -> Case:
-    """A head with brain metastases, all of them 1, as one of several protocols would acquire it."""
-    head = kinds.training_head(seed)
+def metastases(seed: int, spacing_mm: float, without: str | None = None) -> Case:
+    """A head with brain metastases, all of them 1, as one of several protocols would acquire it.
+
+    without: a component that is left out, of ``unetr.kinds.COMPONENTS``.
+    """
+    head = kinds.training_head(seed, without)
     truth = head.labels.with_array((head.labels.array > 0).astype(np.uint8))
     return Case(str(seed), {T1_POST_CONTRAST: head.image}, truth, head.brain)
 
@@ -106,7 +109,8 @@ def generated(data: Generated, spec: ModelSpec) -> tuple[list[Material], list[Ma
 
     def made(seed: int) -> Material:
         read = partial(_generate, data, seed, spacing_mm)
-        return Material(str(seed), repr((data.generator, data.labels, seed)), read)
+        left_out = (data.without,) if data.without else ()
+        return Material(str(seed), repr((data.generator, data.labels, seed, *left_out)), read)
 
     first, first_held_out = kinds.TRAINING_SEED, kinds.VALIDATION_SEED
     training = [made(seed) for seed in range(first, first + data.training)]
@@ -114,7 +118,8 @@ def generated(data: Generated, spec: ModelSpec) -> tuple[list[Material], list[Ma
 
 
 def _generate(data: Generated, seed: int, spacing_mm: float) -> Case:
-    case = GENERATORS[data.generator](seed, spacing_mm)
+    generator = partial(metastases, without=data.without) if data.without else GENERATORS[data.generator]
+    case = generator(seed, spacing_mm)
     known = np.unique(case.truth.array[case.truth.array > 0]).tolist()
     return Case(case.id, case.images, truth_of(case.truth, known, Wanted(data.labels)), case.brain)
 

@@ -7,6 +7,7 @@ import highdicom as hd
 import nibabel as nib
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from errors import DataRefused
 from imaging.sequences import FLAIR, T1_POST_CONTRAST
@@ -181,3 +182,11 @@ def test_a_brain_that_is_unknown_is_not_learnt_and_all_is_sought(tmp_path):
     assert train.groups_of(lesion, [group]) == [group]
     with pytest.raises(DataRefused, match="the brain is known"):
         train.groups_of(brain, [group])
+
+
+def test_what_no_synthesis_has_cannot_be_left_out_of_it():
+    made = {"training": 1, "validation": 1}
+    config.Generated(generator="metastases", without="vessels", **made)
+    for generator, without in (("metastases", "colour"), ("glioma", "vessels")):
+        with pytest.raises(ValidationError, match="without is for metastases, and one of contrast, noise"):
+            config.Generated(generator=generator, without=without, **made)

@@ -4,7 +4,7 @@ import highdicom as hd
 import numpy as np
 import pytest
 
-from unetr import synth
+from unetr import kinds, synth
 from unetr.scores import match
 
 SMALL = (40, 50, 44)
@@ -87,3 +87,14 @@ def test_a_hit_is_a_tenth_of_a_lesion_and_what_touches_nothing_is_false():
     assert not outcome.found(2)
     assert outcome.partners == {1: 1}
     assert outcome.false_numbers == (2,)
+
+
+def test_a_component_that_is_left_out_leaves_the_rest_of_the_head():
+    whole, without = (kinds.training_head(kinds.VALIDATION_SEED, left_out) for left_out in (None, "vessels"))
+    assert without.lesions == whole.lesions != ()
+    fading = (whole.image.array - without.image.array)[(whole.labels.array == 0) & (whole.brain.array > 0)]
+    assert (fading > 0.4).sum() > 1000
+    assert (fading < -0.4).sum() < 100
+    assert np.median(np.abs(fading)) < 0.1
+    (upright,) = {kinds.training_head(seed, "acquisitions").image.spacing for seed in (1, 2)}
+    assert upright == pytest.approx((1.1, 1.1, 1.1))

@@ -1,0 +1,70 @@
+"""What each component of the synthesis is good for: a small network trained without it, on held-out heads.
+
+    python -m bench.ablation --out FOLDER [--heads 4]
+
+Trains the configuration "ablation" on all components, then once without each (``unetr.kinds.COMPONENTS``), on
+the same seeds, evaluates each on held-out heads of every kind and prints tables for docs/models.md. About ten
+minutes for each of them on two cores. FOLDER keeps everything; a run that was stopped goes on there.
+"""
+
+import argparse
+from pathlib import Path
+
+from settings import load
+from unetr.comparison import compare
+from unetr.config import TrainingConfig, load_config
+from unetr.evaluate import chosen_heads, evaluate
+from unetr.export import export
+from unetr.judged import Case
+from unetr.kinds import COMPONENTS, HELD_OUT_SEED, KINDS
+from unetr.spec import ModelSpec
+from unetr.summary import Summary, summarise
+from unetr.train import Run, train
+
+CONFIG = "ablation"
+FIGURE = "lesion-wise Dice"
+
+
+def configuration(without: str | None) -> TrainingConfig:
+    """The training without that component, or with all."""
+    config = load_config(CONFIG)
+    data = tuple(entry.model_copy(update={"without": without}) for entry in config.data)
+    return config.model_copy(update={"data": data})
+
+
+def trained(without: str | None, out: Path) -> ModelSpec:
+    """The model; trained where it is not in the folder yet."""
+    config, folder = configuration(without), out / (without or "all components")
+    train(Run(config, folder))
+    return export(config, folder, folder / "model")
+
+
+def row(name: str, summary: Summary, cases: list[Case], against: list[Case]) -> str:
+    """Lesion-wise Dice of each kind, then of all with its difference to all components."""
+    by_kind = " | ".join(f"{kind.lesion_wise_dice.value:.2f}" for kind in summary.kinds)
+    whole = summary.kinds[-1]
+    (figure,) = (one for one in compare(against, cases) if one.name == FIGURE)
+    p = "" if cases is against else f"{figure.difference.p:.3f}"
+    return f"| {name} | {by_kind} | {p} | {whole.sensitivity.value:.2f} | {whole.false_positives.value:.2f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What each component of the synthesis is good for.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for cases, models and evaluations")
+    parser.add_argument("--heads", type=int, default=4, help="of each kind")
+    options = parser.parse_args()
+    heads = chosen_heads("", options.heads, HELD_OUT_SEED)
+    results = []
+    for without in (None, *COMPONENTS):
+        spec = trained(without, options.out)
+        (cases,) = evaluate([spec], heads, options.out / "evaluation", load().device)
+        results.append((f"without {without}" if without else "all components", spec, cases))
+    everything = results[0][2]
+    print(f"\n| trained on | {' | '.join(KINDS)} | all | p | sensitivity | false positives |")
+    print("|---" * (len(KINDS) + 5) + "|")
+    for name, spec, cases in results:
+        print(row(name, summarise(spec, cases), cases, everything))
+
+
+if __name__ == "__main__":
+    main()
