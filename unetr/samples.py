@@ -111,7 +111,8 @@ def _objects(mask: NDArray[np.bool_], label: Label, voxel_mm3: float) -> _Object
         places = _some(np.argwhere(mask), REGION_POINTS)
         volumes_mm3 = np.full(min(len(places), 1), REFERENCE_MM3)
         return _Objects(mask.astype(np.uint16), volumes_mm3, places, np.ones(len(places), np.int64))
-    numbers = cc3d.connected_components(mask, connectivity=26, out_dtype=np.uint16).astype(np.uint16)
+    # cc3d wants room for as many as a volume of this size could have at most.
+    numbers = cc3d.connected_components(mask, connectivity=26, out_dtype=np.uint32).astype(np.uint16)
     voxels = np.bincount(numbers.ravel())[1:].astype(np.float64)
     present = np.arange(1, len(voxels) + 1)
     middles = np.reshape(ndimage.center_of_mass(mask, numbers, present), (-1, 3))

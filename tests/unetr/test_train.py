@@ -183,6 +183,14 @@ def test_a_region_is_one_object_whatever_its_pieces_and_has_no_weight_by_its_siz
     assert sorted(seen[2]) == pytest.approx([large, small], rel=1e-6)
 
 
+def test_a_case_as_large_as_a_whole_head_has_its_objects(tmp_path):
+    truth = np.zeros((160, 176, 160), np.uint8)
+    truth[20:24, 30:34, 40:44] = truth[100:108, 90:98, 80:88] = 1
+    whole = stored(tmp_path / "whole", [np.zeros(truth.shape)], truth)
+    expected = np.array([4**3, 8**3]) * np.prod(SHIPPED.spec.spacing_mm)
+    assert whole.volumes_mm3 == pytest.approx(expected)
+
+
 def test_without_a_brain_everything_is_sought_and_a_case_without_labels_is_learnt_from(tmp_path):
     images, truth, spec = two_labels()
     empty = stored(tmp_path / "case", images, np.zeros_like(truth), np.zeros(truth.shape, bool), spec)
