@@ -23,21 +23,16 @@ from imaging.stack import Stack, to_stack
 from lesions.matching import match_by_overlap
 from lesions.measure import Identity, Lesion, measure
 from orthanc import part10
-from segmentation import (
+from results import (
     UNSPECIFIED,
-    JobLease,
-    Report,
     Result,
-    Rooms,
-    Stages,
     code_of,
-    companion,
-    idempotency_key,
     identity,
     lesions_of_segments,
     report_of,
     subject_of,
 )
+from segmentation import JobLease, Report, Rooms, Stages, companion, idempotency_key
 from unetr.spec import ConceptCode, Label, ModelSpec, default_model, served_models
 from version import VERSION
 

@@ -11,6 +11,7 @@ from db.tables import Job
 from errors import UncertaintyUnavailable
 from imaging import parametric_map
 from imaging.stack import to_stack
+from results import uncertainty_map
 from segmentation import (
     JobLease,
     Report,
@@ -20,7 +21,6 @@ from segmentation import (
     companion,
     fetch,
     idempotency_key,
-    uncertainty_map,
 )
 from unetr.explain import explain
 from unetr.predict import Predictor

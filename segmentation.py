@@ -12,7 +12,6 @@ import os
 import resource
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -21,9 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import highdicom as hd
-import numpy as np
 from pydicom import Dataset
-from pydicom.sr.coding import Code
 from sqlalchemy.orm import Session, sessionmaker
 from tqdm import tqdm
 
@@ -38,29 +35,35 @@ from errors import (
     SegmentationMismatch,
     StoreFailed,
 )
-from imaging import codes, files, nifti, parametric_map, seg, series, sr
+from imaging import codes, files, nifti, seg, series
 from imaging.inputs import check_together, choose_inputs
 from imaging.stack import Stack, to_stack
-from lesions.measure import ML_DECIMALS, MM3_PER_ML, Identity, Lesion, components, measure, objects
+from lesions.measure import ML_DECIMALS, Identity, Lesion, measure
 from orthanc import part10
 from orthanc.dicomweb import Archive, open_archive
 from reports.overlay import save_overlay, save_planes
 from reports.tables import save_csv
+from results import (
+    Result,
+    algorithm_of,
+    encode,
+    lesions_of_segments,
+    measured,
+    report_of,
+    subject_of,
+    uncertainty_map,
+)
 from settings import Settings, load
-from unetr.confidence import confidence
 from unetr.explain import explain, lesion_entropies, most_bits
 from unetr.predict import Prediction, Predictor
 from unetr.preprocess import head_mask
-from unetr.spec import ConceptCode, Label, ModelSpec, default_model, served_models
+from unetr.spec import ModelSpec, default_model, served_models
 from version import VERSION
 
 Report = Callable[[str, float], None]
 SaveMesh = Callable[[hd.Volume, hd.Volume, Sequence[Lesion], Path, str], None]
 
 logger = logging.getLogger("metscope.segmentation")
-
-# CID 7150 and 7166: category and type of a segment whose own SEG gives none.
-UNSPECIFIED = Code("85756007", "SCT", "Tissue")
 
 
 class Predict(Protocol):
@@ -108,22 +111,6 @@ class JobLease:
 
     job_id: str
     owner: str
-
-
-@dataclass(frozen=True)
-class Result:
-    """labels: int32 lesion numbers (slice, row, column) on the stack's grid; lesions by label, then the
-    largest first.
-
-    sources: by lesion number, the segments of the SEG that was measured; empty where there was none.
-    kinds: by lesion number, the labels; empty where a SEG was measured.
-    """
-
-    stack: Stack
-    labels: hd.Volume
-    lesions: Sequence[Lesion]
-    sources: Mapping[int, seg.Segment] = field(default_factory=dict)
-    kinds: Mapping[int, Label] = field(default_factory=dict)
 
 
 @dataclass
@@ -188,7 +175,7 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
         encoded = encode(result, services.spec)
         companions = []
         if encoded is not None and services.settings.store_sr:
-            report_ = report_of(result, encoded, _algorithm(services.spec), subject_of(services.spec))
+            report_ = report_of(result, encoded, algorithm_of(services.spec), subject_of(services.spec))
             companions.append(companion(report_))
     new = measurements.NewSegmentation(
         source=measurements.source_of(instances[0][0]),
@@ -304,130 +291,7 @@ def segment(
             first.volume, lambda fraction: stages.report("predict", fraction), *(one.volume for one in others)
         )
     with stages("measure"):
-        return _measured(first, prediction.mask, prediction.probability, spec, measurable_ld_mm)
-
-
-def _measured(
-    stack: Stack, mask: hd.Volume, probability: hd.Volume | None, spec: ModelSpec, measurable_ld_mm: float
-) -> Result:
-    """The objects of a mask. Of a model of one label every value is that label, else its own."""
-    if len(spec.labels) == 1:
-        only = spec.labels[0]
-        labels = mask.with_array((mask.array > 0).astype(np.int32)) if only.whole else components(mask)
-        kinds = dict.fromkeys(range(1, int(labels.array.max()) + 1), only)
-    else:
-        by_value = {label.value: label for label in spec.labels}
-        labels, values = objects(mask, [label.value for label in spec.labels if label.whole])
-        kinds = {number: by_value[value] for number, value in values.items()}
-    lesions = measure(labels, stack.slices, probability, measurable_ld_mm, _identities(kinds))
-    return Result(stack, labels, [_with_confidence(lesion, spec) for lesion in lesions], kinds=kinds)
-
-
-def _with_confidence(lesion: Lesion, spec: ModelSpec) -> Lesion:
-    probability = lesion.mean_probability
-    if probability is None:
-        return lesion
-    return replace(lesion, confidence=confidence(spec, probability, lesion.volume_ml * MM3_PER_ML))
-
-
-def _identities(kinds: Mapping[int, Label]) -> dict[int, Identity]:
-    """By lesion number."""
-    counts: Counter[int] = Counter()
-    identities = {}
-    for number, label in kinds.items():
-        counts[label.value] += 1
-        identities[number] = identity(label, counts[label.value])
-    return identities
-
-
-def identity(label: Label, number: int) -> Identity:
-    """A new object's, the number-th of its label."""
-    tracking = label.tracking or label.name
-    if label.whole:
-        return Identity(label.name, tracking, str(hd.UID()))
-    return Identity(f"{label.name} {number}", f"{tracking}-{number}", str(hd.UID()))
-
-
-def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Dataset | None:
-    """The DICOM SEG, one segment per lesion; None without lesions.
-
-    A lesion that was measured from a SEG is what that SEG says, drawn by whom it says.
-    """
-    if not result.lesions:
-        return None
-    segments = [
-        _segment_of(
-            lesion, result.kinds.get(lesion.number, spec.labels[0]), result.sources.get(lesion.number)
-        )
-        for lesion in result.lesions
-    ]
-    return seg.write(
-        result.stack,
-        result.labels,
-        segments,
-        _algorithm(spec) if drawn_by_model else None,
-        sop_instance_uid=hd.UID(),
-        series_instance_uid=hd.UID(),
-        subject=subject_of(spec),
-    )
-
-
-def report_of(
-    result: Result, encoded: Dataset, algorithm: seg.Algorithm | None, subject: seg.Subject
-) -> Dataset:
-    """The DICOM SR that gives the volumes and diameters of the lesions in the SEG; no algorithm: by hand."""
-    return sr.write(
-        result.stack,
-        encoded,
-        result.lesions,
-        algorithm,
-        sop_instance_uid=hd.UID(),
-        series_instance_uid=hd.UID(),
-        subject=subject,
-    )
-
-
-def uncertainty_map(stack: Stack, entropy: hd.Volume, spec: ModelSpec) -> Dataset:
-    """The DICOM Parametric Map of how sure the model was; the stack has headers."""
-    return parametric_map.write(
-        stack,
-        entropy,
-        _algorithm(spec),
-        sop_instance_uid=hd.UID(),
-        series_instance_uid=hd.UID(),
-        subject=subject_of(spec),
-        most_bits=most_bits(len(spec.labels)),
-    )
-
-
-def subject_of(spec: ModelSpec) -> seg.Subject:
-    """What the model's objects are about."""
-    return seg.Subject(spec.subject, None if spec.anatomy is None else code_of(spec.anatomy))
-
-
-def code_of(concept: ConceptCode) -> Code:
-    """As DICOM objects take it."""
-    return Code(concept.value, concept.scheme, concept.meaning)
-
-
-def _algorithm(spec: ModelSpec) -> seg.Algorithm:
-    return seg.Algorithm(spec.title, spec.version, spec.weights.sha256, {"model": spec.id})
-
-
-def _segment_of(lesion: Lesion, label: Label, source: seg.Segment | None) -> seg.Segment:
-    category, type_ = code_of(label.category), code_of(label.type)
-    if source is not None:
-        # Its own codes, where it has any, are in ``described`` and go before.
-        category = type_ = UNSPECIFIED
-    return seg.Segment(
-        number=lesion.number,
-        name=lesion.name,
-        tracking_id=lesion.tracking_id,
-        tracking_uid=lesion.tracking_uid,
-        category=category,
-        type=type_,
-        described=source.described if source else None,
-    )
+        return measured(first, prediction.mask, prediction.probability, spec, measurable_ld_mm)
 
 
 # The command line
@@ -640,9 +504,9 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
             _make_folder(options.out)
         with stages("encode"):
             encoded = encode(result, spec, drawn_by_model=given is None) if stacks[0].headers else None
-            algorithm = None if given else _algorithm(spec)
-            measured = encoded and report_of(result, encoded, algorithm, subject_of(spec))
-            _write(result, {"segmentation": encoded, "measurements": measured}, options.out)
+            algorithm = None if given else algorithm_of(spec)
+            report = encoded and report_of(result, encoded, algorithm, subject_of(spec))
+            _write(result, {"segmentation": encoded, "measurements": report}, options.out)
         explained: dict[str, Any] = {}
         if predictor is not None and save_mesh is not None:
             with stages("explain"):
@@ -688,7 +552,7 @@ def _measure_given(stack: Stack, options: argparse.Namespace, spec: ModelSpec, s
             raise SegmentationMismatch(
                 f"The mask has the value {highest}; {spec.id} has {len(spec.labels)} labels."
             )
-        return _measured(stack, mask, None, spec, settings.measurable_ld_mm)
+        return measured(stack, mask, None, spec, settings.measurable_ld_mm)
     labels, sources = lesions_of_segments(*seg.read(files.read(options.from_seg), stack))
     identities = {
         number: Identity(source.name, source.tracking_id, source.tracking_uid)
@@ -697,24 +561,6 @@ def _measure_given(stack: Stack, options: argparse.Namespace, spec: ModelSpec, s
     }
     lesions = measure(labels, stack.slices, None, settings.measurable_ld_mm, identities)
     return Result(stack, labels, lesions, sources)
-
-
-def lesions_of_segments(
-    labels: hd.Volume, segments: Sequence[seg.Segment]
-) -> tuple[hd.Volume, dict[int, seg.Segment]]:
-    """Lesions 1..n, largest first, of a SEG's segments, and the segment that each lesion is (of)."""
-    tracked = [s.number for s in segments if s.tracking_id and s.tracking_uid]
-    loose = np.where(np.isin(labels.array, tracked), 0, labels.array)
-    parts = components(labels.with_array(loose)).array
-    parts = np.where(parts > 0, parts + max(tracked, default=0), 0) + labels.array - loose
-    numbers, first, counts = np.unique(parts[parts > 0], return_index=True, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    renumbered = np.zeros(int(parts.max()) + 1, dtype=np.int32)
-    renumbered[numbers[order]] = np.arange(1, len(order) + 1)
-    by_number = {segment.number: segment for segment in segments}
-    given = labels.array[parts > 0][first[order]].tolist()
-    sources = {lesion: by_number[number] for lesion, number in enumerate(given, start=1)}
-    return labels.with_array(renumbered[parts]), sources
 
 
 def _write(result: Result, objects: Mapping[str, Dataset | None], out: Path) -> None:

@@ -40,6 +40,7 @@ from pydicom.uid import (
 )
 from scipy.spatial import KDTree
 
+import results
 import segmentation
 from bench.parts import free_port
 from errors import MetScopeError
@@ -211,7 +212,7 @@ class Passed:
     chosen: Candidate
     instances: list[Dataset]
     stack: Stack
-    result: segmentation.Result
+    result: results.Result
     encoded: Dataset | None
 
 
@@ -221,7 +222,7 @@ def passed_through(archive: Archive, study_uid: str, series_uid: str | None = No
     stack = to_stack(instances)
     stages = segmentation.Stages(lambda stage, fraction: None)
     result = segmentation.segment([stack], threshold, SPEC, 10.0, stages)
-    return Passed(chosen, instances, stack, result, segmentation.encode(result, SPEC))
+    return Passed(chosen, instances, stack, result, results.encode(result, SPEC))
 
 
 def from_the_archive(archive: Archive, dataset: Dataset) -> Dataset:

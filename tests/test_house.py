@@ -16,9 +16,10 @@ FLOORS = {
     "imaging": 1, "settings": 1,
     "lesions": 2,
     "unetr": 3, "orthanc": 3, "db": 3, "broker": 3, "reports": 3,
-    "segmentation": 4, "schemas": 4, "access": 4, "metrics": 4,
-    "correction": 5, "explanation": 5, "routes": 5, "demo": 5,
-    "worker": 6, "api": 6,
+    "results": 4, "schemas": 4, "access": 4, "metrics": 4,
+    "segmentation": 5,
+    "correction": 6, "explanation": 6, "routes": 6, "demo": 6,
+    "worker": 7, "api": 7,
 }  # fmt: skip
 HEAVY = {"flask", "sqlalchemy", "requests", "torch"}
 LOADED_BY_HIGHDICOM = {"requests"}

@@ -16,6 +16,7 @@ from pydicom.sr.codedict import codes as dictionary
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid
 from scipy.spatial.transform import Rotation
 
+import results
 import segmentation
 from bench.models import tiny_model
 from db import measurements
@@ -24,7 +25,8 @@ from errors import ModelNotFound
 from imaging import seg
 from imaging.stack import to_stack
 from orthanc.dicomweb import open_archive
-from segmentation import Request, Services, deliver, find_spec, lesions_of_segments, segment_series
+from results import lesions_of_segments
+from segmentation import Request, Services, deliver, find_spec, segment_series
 from settings import Settings
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Prediction
@@ -255,7 +257,7 @@ def drawn_by_a_model(series_folder) -> Dataset:
     stack = to_stack([dcmread(path) for path in series_folder.glob("*.dcm")])
     stages = segmentation.Stages(lambda stage, fraction: None)
     spec = default_model(Settings(_env_file=None).models_dir)
-    return segmentation.encode(segmentation.segment([stack], threshold, spec, 10.0, stages), spec)
+    return results.encode(segmentation.segment([stack], threshold, spec, 10.0, stages), spec)
 
 
 def measured_again(dataset: Dataset, series_folder: Path, folder: Path) -> Dataset:
@@ -310,7 +312,7 @@ def test_a_foreign_seg_read_again_keeps_what_its_segments_are(drawn_by_a_model, 
         assert "SegmentationAlgorithmIdentificationSequence" not in item
     # A segment that does not say what it is does not become a metastasis.
     assert third.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Tissue"
-    assert dictionary.SCT.Tissue == segmentation.UNSPECIFIED
+    assert dictionary.SCT.Tissue == results.UNSPECIFIED
 
 
 def code_item(value: str, meaning: str) -> Dataset:
