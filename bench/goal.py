@@ -1,6 +1,6 @@
 """Whether the default model meets its goals on held-out heads of every kind.
 
-    python -m bench.goal [--heads 14] [--out FOLDER]
+    python -m bench.goal [--heads 14] [--first-seed 3000100] [--out FOLDER]
 
 Evaluates it as unetr.evaluate does, prints the same tables, then each goal with what was measured. The exit
 status is 1 where one is missed. FOLDER keeps the cases and the report; a run that was stopped goes on there.
@@ -16,13 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from settings import load
-from unetr import kinds
 from unetr.evaluate import chosen_heads, evaluate, folder_of
 from unetr.judged import Case
+from unetr.kinds import HELD_OUT_SEED
 from unetr.report import save_report, table
 from unetr.spec import default_model
 from unetr.summary import Summary, summarise
 
+# metscope-unet was looked at on seeds before this one while it was trained on.
+FIRST_SEED = HELD_OUT_SEED + 100
 SENSITIVITIES = {"3-5 mm": 0.70, "5-10 mm": 0.90, "10 mm and more": 0.98}
 DICE_FROM_MM = 5.0
 
@@ -59,13 +61,14 @@ def goals(summary: Summary, cases: list[Case]) -> Iterator[Goal]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Hold the default model against its goals.")
     parser.add_argument("--heads", type=int, default=14, help="of each kind")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--out", type=Path, help="folder for the cases and the report")
     options = parser.parse_args()
     settings = load()
     spec = default_model(settings.models_dir, settings.model_path)
     with tempfile.TemporaryDirectory() as scratch:
         out = options.out or Path(scratch)
-        heads = chosen_heads("", options.heads, kinds.HELD_OUT_SEED)
+        heads = chosen_heads("", options.heads, options.first_seed)
         (cases,) = evaluate([spec], heads, out, settings.device)
         summary = summarise(spec, cases)
         save_report(summary, cases, folder_of(spec, out), out)
