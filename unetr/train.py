@@ -218,6 +218,9 @@ def train(run: Run) -> None:
 
     Raises: WeightsInvalid, DataRefused.
     """
+    # Lightning advises about loaders and devices that were chosen on purpose.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
     run.out.mkdir(parents=True, exist_ok=True)
     spec = run.config.spec
     groups = [gather(entry, spec, run.out / "cases", run.processes) for entry in run.config.data]
@@ -331,9 +334,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--precision", choices=("32-true", "16-mixed", "bf16-mixed"), help="on a GPU 16-mixed, else 32-true"
     )
     options = parser.parse_args(arguments)
-    # Lightning advises about loaders and devices that were chosen on purpose.
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning.*")
     config = load_config(options.config)
     train(Run(config, options.out, options.devices, options.processes, options.logger, options.precision))
 
