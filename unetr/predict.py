@@ -167,7 +167,8 @@ def _on_native_grid(logits: Array, model: hd.Volume, native: hd.Volume, spec: Mo
     kept = np.bincount(found.ravel()) >= minimum_mm3 / model.voxel_volume
     if spec.postprocessing.seed_threshold is not None:
         somewhere = found > 0
-        peaks = ndimage.maximum(any_label[somewhere], found[somewhere], range(len(kept)))
+        peaks = np.full(len(kept), -np.inf)
+        np.maximum.at(peaks, found[somewhere], any_label[somewhere])
         kept &= peaks > logit(spec.postprocessing.seed_threshold)
     kept[0] = True
     # A dropped component must not come back in the box of a neighbour.

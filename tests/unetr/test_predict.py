@@ -176,6 +176,14 @@ def test_a_seed_threshold_drops_what_is_nowhere_sure_and_leaves_the_rest_its_who
     assert not sure.probability.array[doubtful].any()
 
 
+def test_a_volume_in_which_nothing_is_found_has_no_lesion_whatever_the_thresholds(spec):
+    nothing = blobs(affine_of(np.eye(3), (1.5, 1.5, 1.5)), (40, 36, 30), [], [])
+    for seed_threshold in (None, 0.95):
+        choice = PostProcessing(threshold=0.5, seed_threshold=seed_threshold, minimum_volume_mm3=10.0)
+        (found,) = Predictor(spec, above_level).variants(nothing, [choice])
+        assert not found.mask.array.any()
+
+
 def test_windows_cover_everything_with_the_asked_overlap():
     covered = np.zeros((133, 64, 40), dtype=int)
     boxes = list(windows((133, 64, 64), (64, 64, 64), 0.25))
