@@ -23,7 +23,6 @@ from typing import Any
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from errors import BrainNotFound
 from lesions.measure import MM3_PER_ML
@@ -32,7 +31,7 @@ from unetr import kinds, synth
 from unetr.confidence import fit
 from unetr.evaluate import MakeHead, evaluate, find_model
 from unetr.judged import COUNTED_FROM_MM, Case
-from unetr.predict import Predictor
+from unetr.predict import Predictor, peaks_of
 from unetr.preprocess import prepare, resample_labels
 from unetr.scores import HIT_FRACTION, match
 from unetr.spec import Confidence, ModelSpec, PostProcessing, logit
@@ -71,7 +70,7 @@ class Cut:
     """
 
     volumes_mm3: NDArray[np.float64]
-    peaks: NDArray[np.float64]
+    peaks: NDArray[np.float32]
     false: NDArray[np.bool_]
     true_mm3: tuple[float, ...]
     shares: tuple[dict[int, float], ...]
@@ -97,12 +96,11 @@ def cut(head: synth.Head, predictor: Predictor) -> dict[float, Cut]:
     cuts = {}
     for threshold in THRESHOLDS:
         parts = cc3d.connected_components(logits > logit(threshold), connectivity=26, out_dtype=np.uint32)
-        numbers = np.arange(1, int(parts.max()) + 1)
         outcome = match(truth, truth.with_array(parts.astype(np.int32)))
         cuts[threshold] = Cut(
             volumes_mm3=np.asarray(np.bincount(parts.ravel())[1:] * truth.voxel_volume, dtype=float),
-            peaks=np.asarray(ndimage.maximum(logits, parts, numbers), dtype=float).reshape(-1),
-            false=np.isin(numbers, outcome.false_numbers),
+            peaks=peaks_of(logits, parts),
+            false=np.isin(np.arange(1, int(parts.max()) + 1), outcome.false_numbers),
             true_mm3=tuple(lesion.volume_ml * MM3_PER_ML for lesion in counted),
             shares=tuple(dict(outcome.shares.get(lesion.number, {})) for lesion in counted),
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cc3d
 import highdicom as hd
@@ -166,10 +167,7 @@ def _on_native_grid(logits: Array, model: hd.Volume, native: hd.Volume, spec: Mo
     minimum_mm3 = spec.postprocessing.minimum_volume_mm3
     kept = np.bincount(found.ravel()) >= minimum_mm3 / model.voxel_volume
     if spec.postprocessing.seed_threshold is not None:
-        somewhere = found > 0
-        peaks = np.full(len(kept), -np.inf)
-        np.maximum.at(peaks, found[somewhere], any_label[somewhere])
-        kept &= peaks > logit(spec.postprocessing.seed_threshold)
+        kept[1:] &= peaks_of(any_label, found) > logit(spec.postprocessing.seed_threshold)
     kept[0] = True
     # A dropped component must not come back in the box of a neighbour.
     logits = np.where(kept[found], logits, np.minimum(logits, _below(spec.postprocessing, len(logits))))
@@ -185,6 +183,17 @@ def _on_native_grid(logits: Array, model: hd.Volume, native: hd.Volume, spec: Mo
         drawn = _drawn(inside, cut, minimum_mm3 / native.voxel_volume, spec.labels)
         mask[target][drawn > 0] = drawn[drawn > 0]
     return Prediction(native.with_array(mask), native.with_array(probability))
+
+
+def peaks_of(values: Array, parts: NDArray[np.integer[Any]]) -> Array:
+    """The highest value of each part, 1, 2, …, of the same shape; empty where there is none.
+
+    Over the parts' voxels alone, because SciPy sorts the whole volume for it.
+    """
+    inside = parts > 0
+    peaks = np.full(int(parts.max(initial=0)) + 1, -np.inf, dtype=np.float32)
+    np.maximum.at(peaks, parts[inside], values[inside])
+    return peaks[1:]
 
 
 def _most_probable(logits: Array) -> Array:
