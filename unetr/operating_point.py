@@ -40,7 +40,7 @@ from unetr.spec import Confidence, ModelSpec, PostProcessing, logit
 FIRST_SEED = kinds.VALIDATION_SEED + 500_000
 KIND = "as trained on"
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
-SEEDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+SEEDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 SMALLEST_MM3 = (5.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 50.0, 80.0, 120.0)
 # Of the sensitivity, which outlines of the right size are worth.
 TOLERANCE = 0.01
