@@ -23,13 +23,16 @@ export async function displaySetOf(app, study, series) {
  *
  * Returns the viewer's id of the segmentation; null where over() says that nobody waits for it any more. */
 export async function show(app, study, series, over) {
-  const { viewportGridService, segmentationService } = app.servicesManager.services
+  const { cornerstoneViewportService, viewportGridService, segmentationService } = app.servicesManager.services
   const displaySet = await displaySetOf(app, study, series)
   const id = displaySet.displaySetInstanceUID
   let trouble = new Error('no image is on the screen')
   for (const [viewportId, viewport] of viewportGridService.getState().viewports) {
     if (over()) return null
     if (!viewport.displaySetInstanceUIDs?.length || isOn(segmentationService, viewportId, id)) continue
+    // After a reload of the page the viewer lists a viewport before it has made it.
+    const made = () => over() || cornerstoneViewportService.getViewportInfo(viewportId)
+    await until(made, 'the viewer does not show the images')
     const goBack = placeOf(app, viewportId)
     app.commandsManager.runCommand('addDisplaySetAsLayer', { viewportId, displaySetInstanceUID: id })
     const drawn = () => over() || isOn(segmentationService, viewportId, id)
