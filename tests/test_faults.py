@@ -506,7 +506,9 @@ class Desk:
         with self.sessions() as session:
             tables = ("segmentations", "lesions", "measurements", "outbox")
             counts = [session.scalar(text(f"SELECT count(*) FROM {table}")) for table in tables]  # noqa: S608
-        headers = [h for series in open_archive(self.settings).series_headers(self.study) for h in series]
+        # The short patience is for the faults; who looks afterwards waits as long as a busy machine takes.
+        archive = open_archive(self.settings.model_copy(update={"dicomweb_read_timeout_s": 30.0}))
+        headers = [h for series in archive.series_headers(self.study) for h in series]
         segs = sum(h.Modality == "SEG" for h in headers)
         if job.state == "done":
             assert (segs, counts) == (1, [1, 5, 5, 0])
