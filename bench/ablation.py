@@ -3,7 +3,7 @@
     python -m bench.ablation --out FOLDER [--heads 4]
 
 Trains the configuration "ablation" on all components, then once without each (``unetr.kinds.COMPONENTS``), on
-the same seeds, evaluates each on held-out heads of every kind and prints tables for docs/models.md. About ten
+the same seeds, evaluates each on held-out heads of every kind and prints a table. About ten
 minutes for each of them on two cores. FOLDER keeps everything; a run that was stopped goes on there.
 """
 
