@@ -3,8 +3,8 @@
     python -m bench.ablation --out FOLDER [--heads 4]
 
 Trains the configuration "ablation" on all components, then once without each (``unetr.kinds.COMPONENTS``), on
-the same seeds, evaluates each on held-out heads of every kind and prints a table. About ten
-minutes for each of them on two cores. FOLDER keeps everything; a run that was stopped goes on there.
+the same seeds, evaluates all of them on held-out heads of every kind and prints a table. About ten minutes for
+each of them on two cores. FOLDER keeps everything; a run that was stopped goes on there.
 """
 
 import argparse
@@ -54,15 +54,13 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=4, help="of each kind")
     options = parser.parse_args()
     heads = chosen_heads("", options.heads, HELD_OUT_SEED)
-    results = []
-    for without in (None, *COMPONENTS):
-        spec = trained(without, options.out)
-        (cases,) = evaluate([spec], heads, options.out / "evaluation", load().device)
-        results.append((f"without {without}" if without else "all components", spec, cases))
-    everything = results[0][2]
+    ways = (None, *COMPONENTS)
+    specs = [trained(without, options.out) for without in ways]
+    everything, *others = evaluate(specs, heads, options.out / "evaluation", load().device)
     print(f"\n| trained on | {' | '.join(KINDS)} | all | p | sensitivity | false positives |")
     print("|---" * (len(KINDS) + 5) + "|")
-    for name, spec, cases in results:
+    for without, spec, cases in zip(ways, specs, (everything, *others), strict=True):
+        name = f"without {without}" if without else "all components"
         print(row(name, summarise(spec, cases), cases, everything))
 
 

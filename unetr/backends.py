@@ -29,7 +29,9 @@ AGREEMENT = 5e-3
 logger = logging.getLogger(__name__)
 
 
-class _Logit(torch.nn.Module):
+class Logit(torch.nn.Module):
+    """Of a network (channels background, labels) each label's logit against the background."""
+
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -59,11 +61,11 @@ def backend_of(network: torch.nn.Module, window: Shape, device: str) -> Backend:
 
     Raises: OutOfMemory; ModelError when cuda is asked for and there is none.
     """
-    module = _Logit(network).eval()
+    module = Logit(network).eval()
     if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise ModelError(f"DEVICE is {device}, but torch finds {torch.cuda.device_count()} CUDA devices.")
     if device != "cpu" and torch.cuda.is_available():
-        on_gpu = _Logit(copy.deepcopy(network)).eval()
+        on_gpu = Logit(copy.deepcopy(network)).eval()
         try:
             gpu = _torch_backend(on_gpu.to("cuda" if device == "auto" else device))
         except torch.cuda.OutOfMemoryError as error:
@@ -92,7 +94,7 @@ def with_fallback(first: Backend, make_second: Callable[[], Backend]) -> Backend
 def _cpu_backend(module: torch.nn.Module, window: Shape) -> Backend:
     reference = _torch_backend(module)
     try:
-        candidate = _openvino_backend(module, window)
+        candidate = openvino_backend(openvino_model(module, window))
     except RuntimeError as error:
         logger.warning("OpenVINO cannot run this network (%s); torch is used", type(error).__name__)
         return reference
@@ -126,7 +128,8 @@ def _torch_backend(module: torch.nn.Module) -> Backend:
     return infer
 
 
-def _openvino_backend(module: torch.nn.Module, window: Shape) -> Backend:
+def openvino_model(module: torch.nn.Module, window: Shape) -> openvino.Model:
+    """A module, whose batches are one window of that shape, as OpenVINO's. Raises: RuntimeError."""
     example = torch.zeros(1, *window)
     with warnings.catch_warnings():
         # Tracing warns of each shape that it takes for a constant; the window's shape is one.
@@ -134,9 +137,13 @@ def _openvino_backend(module: torch.nn.Module, window: Shape) -> Backend:
         # Left to itself OpenVINO checks its trace by further runs of the network; `trusted` checks it anyhow.
         with torch.no_grad():
             traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
-        converted = openvino.convert_model(traced, input=[1, *window])
+        return openvino.convert_model(traced, input=[1, *window])
+
+
+def openvino_backend(model: openvino.Model) -> Backend:
+    """The model, in single precision but where it is quantized itself."""
     compiled = openvino.Core().compile_model(
-        converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     )
     request = compiled.create_infer_request()
 

@@ -31,15 +31,18 @@ def pooled(array: Array, factor: int) -> Array:
 def find_brain(prepared: hd.Volume, backend: Backend, brain: Brain) -> Mask:
     """The mask of the brain with its margin.
 
-    The largest component of what the network calls brain, closed, its holes filled, interpolated from the
-    coarse grid. Raises: BrainNotFound when its volume is not plausible; OutOfMemory.
+    Of what the network calls brain the largest component of its erosion and what lies within two voxels of
+    that, closed, its holes filled, interpolated from the coarse grid. Raises: BrainNotFound when its volume
+    is not plausible; OutOfMemory.
     """
     logits = slide(pooled(prepared.array, brain.factor)[None], backend, brain.window, labels=1)[0]
-    largest = cc3d.largest_k(logits > 0.0, k=1, connectivity=6) > 0
-    # Beyond the border lies what the border shows: a notch there is closed, and nothing is opened.
-    around = np.pad(largest, CLOSING, mode="edge")
-    closed = ndimage.binary_closing(around, iterations=CLOSING)[(slice(CLOSING, -CLOSING),) * 3]
-    solid = ndimage.binary_fill_holes(closed | largest)
+    # Beyond the border lies what the border shows: neither is a notch opened there nor a part taken off.
+    around = np.pad(logits > 0.0, CLOSING, mode="edge")
+    # What hangs on the brain by a thread, as muscle of the neck may, is none.
+    core = cc3d.largest_k(ndimage.binary_erosion(around), k=1, connectivity=6) > 0
+    largest = ndimage.binary_dilation(core, iterations=CLOSING, mask=around)
+    closed = ndimage.binary_closing(largest, iterations=CLOSING) | largest
+    solid = ndimage.binary_fill_holes(closed[(slice(CLOSING, -CLOSING),) * 3])
     logits = np.where(solid, np.abs(logits), np.minimum(logits, 0.0))
     found = _on_the_models_grid(logits, brain.factor, prepared.array.shape) > 0.0
     volume_ml = found.sum() * prepared.voxel_volume / 1000.0

@@ -116,7 +116,8 @@ class TrainingConfig(_Part):
 def load_config(name_or_path: str) -> TrainingConfig:
     """Read one configuration, of ``unetr/configs`` by its name or any by its path.
 
-    It may name another as its ``base``, likewise: then it holds only what differs.
+    It may name another as its ``base``, likewise: then it holds only what differs, of a network of another
+    name all.
     Raises: ModelSpecInvalid naming file and field.
     """
     path = _path(name_or_path, Path())
@@ -169,11 +170,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The base with the changes, field by field; a list is another list."""
+    """The base with the changes, field by field; a list is another list, and so is what has another name."""
     both = {
-        key: _merged(base[key], value)
-        if isinstance(base.get(key), dict) and isinstance(value, dict)
-        else value
+        key: _merged(base[key], value) if _alike(base.get(key), value) else value
         for key, value in changes.items()
     }
     return base | both
+
+
+def _alike(base: object, change: object) -> bool:
+    """A network's arguments are no other network's."""
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return False
+    return change.get("name", base.get("name")) == base.get("name")

@@ -76,6 +76,21 @@ def test_a_lesion_at_the_surface_that_is_not_taken_for_brain_is_sought_all_the_s
     assert np.linalg.norm(inside - at_surface_mm, axis=1).min() < 1.5
 
 
+def test_what_hangs_on_the_brain_by_a_thread_is_no_brain(volume, spec, brain):
+    positions = volume.map_indices_to_reference(np.argwhere(np.ones(volume.spatial_shape, dtype=bool)))
+    along = (CENTRE_MM - IN_FACE_MM) / np.linalg.norm(CENTRE_MM - IN_FACE_MM)
+    way = (positions - IN_FACE_MM) @ along
+    from_axis = np.linalg.norm(positions - IN_FACE_MM - way[:, None] * along, axis=1)
+    thread = (from_axis < 4.0) & (way > 0.0) & (way < np.linalg.norm(CENTRE_MM - IN_FACE_MM))
+    muscle = np.linalg.norm(positions - IN_FACE_MM, axis=1) < 18.0
+    there = (thread | muscle).reshape(volume.spatial_shape) & (volume.array < MATTER)
+    prepared = prepare(volume.with_array(np.where(there, np.float32(MATTER), volume.array)), spec).volume
+    found = prepared.with_array(find_brain(prepared, matter, brain))
+    inside = found.map_indices_to_reference(np.argwhere(found.array))
+    assert np.linalg.norm(inside - IN_FACE_MM, axis=1).min() > 20.0
+    assert np.linalg.norm(inside - IN_BRAIN_MM, axis=1).min() < 1.5
+
+
 def test_what_is_bright_outside_the_brain_is_no_lesion(volume, spec):
     prediction = Predictor(spec, spot, matter)(volume)
     found = volume.map_indices_to_reference(np.argwhere(prediction.mask.array))

@@ -397,6 +397,14 @@ def test_a_configuration_with_a_base_says_only_what_differs(tmp_path):
     assert all(course.start_from.exists() for course in ours.courses)
 
 
+def test_another_network_than_the_bases_has_its_own_arguments(tmp_path):
+    path = tmp_path / "ours.yaml"
+    network = config.load_config("metscope-compact").spec.network
+    written = {"network": network.model_dump(mode="json")}
+    path.write_text(yaml.safe_dump({"base": "metscope-unet", "spec": written}))
+    assert config.load_config(str(path)).spec.network == network
+
+
 def test_an_unknown_configuration_or_step_is_told_in_one_line(tmp_path):
     def said(*arguments: str) -> tuple[int, str]:
         command = [sys.executable, "-m", "unetr", *arguments]
