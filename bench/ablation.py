@@ -2,9 +2,9 @@
 
     python -m bench.ablation --out FOLDER [--heads 4]
 
-Trains the configuration "ablation" on all components, then once without each (``unetr.kinds.COMPONENTS``), on
-the same seeds, evaluates all of them on held-out heads of every kind and prints a table. About ten minutes for
-each of them on two cores. FOLDER keeps everything; a run that was stopped goes on there.
+Trains the configuration "ablation" on all components, then once without each (``unetr.kinds.COMPONENTS``),
+on the same seeds, evaluates all of them on held-out heads of every kind and prints a table. About ten minutes
+for each of them on two cores. FOLDER keeps everything; a run that was stopped goes on there.
 """
 
 import argparse
