@@ -1,10 +1,11 @@
-"""What each component of the synthesis is good for: a small network trained without it, on held-out heads.
+"""What each component of the synthesis, and the loss's regard for size, is good for: a small network trained
+without it, on held-out heads.
 
     python -m bench.ablation --out FOLDER [--heads 4]
 
-Trains the configuration "ablation" on all components, then once without each (``unetr.kinds.COMPONENTS``),
-on the same seeds, evaluates all of them on held-out heads of every kind and prints a table. About ten minutes
-for each of them on two cores. FOLDER keeps everything; a run that was stopped goes on there.
+Trains the configuration "ablation" with all of them, then once without each (``unetr.kinds.COMPONENTS``;
+with ``size_exponent`` 0) on the same seeds, evaluates all on held-out heads of every kind and prints a table.
+About ten minutes for each of them on two cores. FOLDER keeps everything: a stopped run goes on there.
 """
 
 import argparse
@@ -23,11 +24,15 @@ from unetr.train import Run, train
 
 CONFIG = "ablation"
 FIGURE = "lesion-wise Dice"
+SIZE = "regard for size"
 
 
 def configuration(without: str | None) -> TrainingConfig:
-    """The training without that component, or with all."""
+    """The training without that, or with everything."""
     config = load_config(CONFIG)
+    if without == SIZE:
+        courses = tuple(course.model_copy(update={"size_exponent": 0.0}) for course in config.courses)
+        return config.model_copy(update={"courses": courses})
     data = tuple(entry.model_copy(update={"without": without}) for entry in config.data)
     return config.model_copy(update={"data": data})
 
@@ -49,12 +54,12 @@ def row(name: str, summary: Summary, cases: list[Case], against: list[Case]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What each component of the synthesis is good for.")
+    parser = argparse.ArgumentParser(description="What synthesis and loss owe to each of their components.")
     parser.add_argument("--out", type=Path, required=True, help="folder for cases, models and evaluations")
     parser.add_argument("--heads", type=int, default=4, help="of each kind")
     options = parser.parse_args()
     heads = chosen_heads("", options.heads, HELD_OUT_SEED)
-    ways = (None, *COMPONENTS)
+    ways = (None, *COMPONENTS, SIZE)
     specs = [trained(without, options.out) for without in ways]
     everything, *others = evaluate(specs, heads, options.out / "evaluation", load().device)
     print(f"\n| trained on | {' | '.join(KINDS)} | all | p | sensitivity | false positives |")
