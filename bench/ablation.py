@@ -39,13 +39,13 @@ def configuration(without: str | None) -> TrainingConfig:
 
 def trained(without: str | None, out: Path) -> ModelSpec:
     """The model; trained where it is not in the folder yet."""
-    config, folder = configuration(without), out / (without or "all components")
+    config, folder = configuration(without), out / (without or "everything")
     train(Run(config, folder))
     return export(config, folder, folder / "model")
 
 
 def row(name: str, summary: Summary, cases: list[Case], against: list[Case]) -> str:
-    """Lesion-wise Dice of each kind, then of all with its difference to all components."""
+    """Lesion-wise Dice of each kind, then of all with its difference to everything."""
     by_kind = " | ".join(f"{kind.lesion_wise_dice.value:.2f}" for kind in summary.kinds)
     whole = summary.kinds[-1]
     (figure,) = (one for one in compare(against, cases) if one.name == FIGURE)
@@ -62,10 +62,10 @@ def main() -> None:
     ways = (None, *COMPONENTS, SIZE)
     specs = [trained(without, options.out) for without in ways]
     everything, *others = evaluate(specs, heads, options.out / "evaluation", load().device)
-    print(f"\n| trained on | {' | '.join(KINDS)} | all | p | sensitivity | false positives |")
+    print(f"\n| trained | {' | '.join(KINDS)} | all | p | sensitivity | false positives |")
     print("|---" * (len(KINDS) + 5) + "|")
     for without, spec, cases in zip(ways, specs, (everything, *others), strict=True):
-        name = f"without {without}" if without else "all components"
+        name = f"without {without}" if without else "with everything"
         print(row(name, summarise(spec, cases), cases, everything))
 
 
