@@ -414,7 +414,7 @@ def test_an_unknown_configuration_or_step_is_told_in_one_line(tmp_path):
     status, line = said("train", "--config", "none-of-that-name", "--out", str(tmp_path / "run"))
     assert status == 5
     assert line.startswith("model_spec_invalid: ")
-    assert "metscope-compact, metscope-unet, spine, spine-tiny, tiny" in line
+    assert "metscope-compact, metscope-unet, published-unetr, spine, spine-tiny, tiny" in line
     assert line.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert said("dance") == (2, f"usage: python -m unetr {{{'|'.join(STEPS)}}} …\n")
