@@ -19,7 +19,7 @@ import torch
 
 from errors import WeightsInvalid
 from unetr.export import write_model
-from unetr.network import build, fill
+from unetr.network import build, fill, list_keys
 from unetr.spec import (
     PATCH,
     ConceptCode,
@@ -28,6 +28,7 @@ from unetr.spec import (
     Label,
     ModelSpec,
     PostProcessing,
+    Resampling,
     ScaleRange,
     UNETRArguments,
     UNETRNetwork,
@@ -36,8 +37,19 @@ from unetr.spec import (
 )
 
 MODEL = "model."
-# A second copy of the network, which its project kept beside the one that it used.
-DUPLICATE = "backbone."
+# The published project holds these modules a second time, as `Sequential(*model.backbone)`.
+BACKBONE = (
+    "vit",
+    "encoder1",
+    "encoder2",
+    "encoder3",
+    "encoder4",
+    "decoder5",
+    "decoder4",
+    "decoder3",
+    "decoder2",
+)
+DUPLICATE = re.compile(rf"backbone\.([0-{len(BACKBONE) - 1}])\.(.+)")
 # Of MONAI 0.7: a token that nothing used, and the third convolutions of blocks that add their input as it is.
 LEFT_OUT = re.compile(r"vit\.patch_embedding\.cls_token|encoder[23]\.blocks\.\d+\.1\.conv3\.conv\.weight")
 # Since MONAI 1.3, for a second input that the network has not: they stay as they are made.
@@ -57,7 +69,7 @@ class Placeholder(dict[Any, Any]):
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a Lightning checkpoint. Raises: WeightsInvalid where it cannot be read safely."""
+    """Read the content of a Lightning checkpoint. Raises: WeightsInvalid where it cannot be read safely."""
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(Placeholder, name) for name in unknown]):
@@ -65,10 +77,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise WeightsInvalid(f"The checkpoint {path.name} cannot be read: {error.strerror}.") from error
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        first = str(error).partition("\n")[0]
-        raise WeightsInvalid(f"The checkpoint {path.name} cannot be read safely: {first}") from error
+        # torch's own text advises to load the file without this protection.
+        raise WeightsInvalid(
+            f"The checkpoint {path.name} cannot be read safely: it is damaged, or it holds more than tensors "
+            "and plain values. Export its state_dict and hyper_parameters alone."
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise WeightsInvalid(f"{path.name} is no checkpoint of Lightning: it has no state_dict.")
+        raise WeightsInvalid(f"{path.name} is not a Lightning checkpoint: it has no state_dict.")
     return content
 
 
@@ -86,14 +101,29 @@ def import_checkpoint(path: Path, models_dir: Path, model_id: str) -> ModelSpec:
 
 
 def network_state(stored: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """The weights of the branch that was used, without its prefix. Raises: WeightsInvalid."""
+    """Return the weights of the model's branch, without its prefix.
+
+    Raises: WeightsInvalid for a key of neither branch, or where the duplicate differs from the model.
+    """
     used = {name.removeprefix(MODEL): value for name, value in stored.items() if name.startswith(MODEL)}
-    expected = {f"{prefix}{name}" for name in used for prefix in (MODEL, DUPLICATE)}
-    others = sorted(stored.keys() - expected)
-    if others or not used:
-        told = f"Keys unexpected: {', '.join(others)}." if others else f"No key begins with {MODEL!r}."
+    if not used:
+        raise WeightsInvalid(f"The checkpoint {path.name} is of another model. No key begins with {MODEL!r}.")
+    unknown = []
+    for name, value in stored.items():
+        if name.startswith(MODEL):
+            continue
+        duplicate = DUPLICATE.fullmatch(name)
+        twin = f"{BACKBONE[int(duplicate[1])]}.{duplicate[2]}" if duplicate else ""
+        if twin not in used:
+            unknown.append(name)
+        elif not torch.equal(value, used[twin]):
+            raise WeightsInvalid(
+                f"The checkpoint {path.name} holds two different networks: {name} differs from {MODEL}{twin}."
+            )
+    if unknown:
         raise WeightsInvalid(
-            f"The checkpoint {path.name} is of another model. {told}", {"unexpected": others}
+            f"The checkpoint {path.name} is of another model. Keys unexpected: {list_keys(unknown)}.",
+            {"unexpected": sorted(unknown)},
         )
     return used
 
@@ -144,12 +174,18 @@ def published_spec(model_id: str, arguments: UNETRArguments) -> ModelSpec:
         anatomy=ConceptCode(value="12738006", scheme="SCT", meaning="Brain"),
         orientation="LAS",
         spacing_mm=(1.5, 1.5, 2.0),
-        intensity=(
-            DivideByMaximum(step="divide_by_maximum", to=255.0),
-            ScaleRange(step="scale_range", source=(-200.0, 300.0), target=(0.0, 1.0), clip=True),
+        acquired_intensity=(DivideByMaximum(step="divide_by_maximum", to=255.0),),
+        resampling=Resampling(grid="first_centre", smooth=False),
+        intensity=(ScaleRange(step="scale_range", source=(-200.0, 300.0), target=(0.0, 1.0), clip=True),),
+        # Its crop to voxels above 0 removes nothing, because the range maps air to 0.4.
+        crop=Crop(to="none", margin_mm=0.0),
+        window=Window(
+            shape=arguments.img_size,
+            overlap=0.0,
+            blend="constant",
+            placement="from_start",
+            padding="zero_around",
         ),
-        crop=Crop(to="foreground", margin_mm=0.0),
-        window=Window(shape=arguments.img_size, overlap=0.25, blend="constant"),
         labels=(
             Label(
                 value=1,
@@ -161,8 +197,7 @@ def published_spec(model_id: str, arguments: UNETRArguments) -> ModelSpec:
                 tracking="BM",
             ),
         ),
-        # It dropped components of fewer than 100 voxels of its grid.
-        postprocessing=PostProcessing(threshold=0.5, minimum_volume_mm3=450.0),
+        postprocessing=PostProcessing(threshold=0.5, minimum_volume_mm3=0.0, minimum_native_voxels=100),
         folder=Path(),
     )
 

@@ -72,9 +72,11 @@ def pipeline(arguments: Sequence[str]) -> None:
         f"Turned so that the axes run to {spec.orientation}, resampled to the spacing of its training, "
         f"cropped: {_shape(prepared)}. Its affine still leads to the patient's mm."
     )
-    steps = ", then ".join(step.step.replace("_", " ") for step in spec.intensity)
+    steps = ", then ".join(
+        step.step.replace("_", " ") for step in (*spec.acquired_intensity, *spec.intensity)
+    )
     print(f"Intensities ({steps}): values {_range(prepared.array)}, the same for every scanner.")
-    count = len(list(windows(prepared.spatial_shape, spec.window.shape, spec.window.overlap)))
+    count = len(list(windows(prepared.spatial_shape, spec.window)))
     print(
         f"A network sees windows of {'x'.join(map(str, spec.window.shape))} voxels that overlap by "
         f"{spec.window.overlap:.0%}: {count} for the whole head, fewer where a brain is sought first."

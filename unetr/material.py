@@ -161,7 +161,8 @@ def path_of(folder: Path, material: Material, spec: ModelSpec) -> Path:
     """Where that case is, prepared for that spec."""
     brain = spec.brain.factor if spec.brain is not None else None
     labels = [(label.value, label.whole) for label in spec.labels]
-    grid = (spec.orientation, spec.spacing_mm, spec.intensity, spec.crop, spec.inputs)
+    steps = (spec.acquired_intensity, spec.resampling, spec.intensity)
+    grid = (spec.orientation, spec.spacing_mm, steps, spec.crop, spec.inputs)
     parts = repr((ARRAYS_VERSION, grid, labels, brain, material.key))
     return folder / hashlib.sha256(parts.encode()).hexdigest()[:KEY_DIGITS]
 

@@ -49,12 +49,15 @@ def _build(network: AnyNetwork) -> torch.nn.Module:
 def save_weights(networks: torch.nn.ModuleDict, path: Path) -> str:
     """Write the weights in half precision as safetensors; returns the file's SHA-256.
 
-    The same weights give the same file.
+    The same weights give the same file. Raises: WeightsInvalid for weights that are not finite, or too large
+    for half precision.
     """
     halves = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in networks.state_dict().items()
     }
+    if unusable := sorted(name for name, tensor in halves.items() if not tensor.isfinite().all()):
+        raise WeightsInvalid(f"Weights are not finite in half precision: {list_keys(unusable)}.")
     # One entry only: safetensors writes several in an order that changes from run to run.
     save_file(halves, path, metadata={"networks": ", ".join(networks)})
     # It comes out readable to its user alone, who need not be the service's.
@@ -115,13 +118,15 @@ def fill(network: torch.nn.Module, stored: dict[str, torch.Tensor], path: Path) 
         "of another shape": sorted(
             name for name in expected.keys() & stored.keys() if expected[name].shape != stored[name].shape
         ),
+        "not finite": sorted(name for name, tensor in stored.items() if not tensor.isfinite().all()),
     }
     if any(faults.values()):
-        named = "; ".join(f"{fault}: {_list(keys)}" for fault, keys in faults.items() if keys)
+        named = "; ".join(f"{fault}: {list_keys(keys)}" for fault, keys in faults.items() if keys)
         raise WeightsInvalid(f"The weights {path.name} do not fit the network. Keys {named}.", faults)
     network.load_state_dict(stored, strict=True)
 
 
-def _list(keys: Sequence[str]) -> str:
+def list_keys(keys: Sequence[str]) -> str:
+    """Join the first names, and count the others, for a message."""
     more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
     return ", ".join(keys[:NAMED_KEYS]) + more

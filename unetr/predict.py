@@ -174,13 +174,14 @@ def _on_native_grid(logits: Array, model: hd.Volume, native: hd.Volume, spec: Mo
     mask = np.zeros(native.spatial_shape, dtype=np.uint8)
     probability = np.zeros(native.spatial_shape, dtype=np.float32)
     to_model = model.inverse_affine @ native.affine
+    minimum_voxels = max(minimum_mm3 / native.voxel_volume, spec.postprocessing.minimum_native_voxels)
     for number, box in enumerate(ndimage.find_objects(found.astype(np.int32)), start=1):
         target = native_box(box, model, native)
         if not kept[number] or mask[target].size == 0:
             continue
         inside = interpolate(logits, to_model, target)
         probability[target] = _most_probable(inside)
-        drawn = _drawn(inside, cut, minimum_mm3 / native.voxel_volume, spec.labels)
+        drawn = _drawn(inside, cut, minimum_voxels, spec.labels)
         mask[target][drawn > 0] = drawn[drawn > 0]
     return Prediction(native.with_array(mask), native.with_array(probability))
 

@@ -99,24 +99,37 @@ def resample_labels(truth: hd.Volume, prepared: Prepared) -> hd.Volume:
 
 
 def _resample(volume: hd.Volume, spec: ModelSpec) -> hd.Volume:
-    """The volume in the spec's orientation and about its spacing: whole voxels that cover the same box.
+    """Return the volume in the spec's orientation and about its spacing, as its ``resampling`` says.
 
     The axes are resampled as they lie in memory and turned afterwards, when there are fewer voxels to move.
     """
     turned = volume.to_patient_orientation(spec.orientation)
+    # With a grid that begins at the first voxel it matters which one that is.
+    from_turned = spec.resampling.grid == "first_centre"
+    volume = turned if from_turned else volume
     axis_of = np.abs(volume.direction.T @ turned.direction).argmax(axis=0)
     spacing_mm = np.empty(3)
     spacing_mm[axis_of] = spec.spacing_mm
     old = np.array(volume.spatial_shape)
-    new = np.maximum(np.rint(old * volume.spacing / spacing_mm).astype(int), 1)
     array = np.ascontiguousarray(volume.array, dtype=np.float32)
+    if spec.acquired_intensity:
+        array = normalise(array, head_mask(array), spec.acquired_intensity)
+    if from_turned:
+        factor = spacing_mm / volume.spacing
+        new = np.rint((old - 1) / factor + 1.0).astype(int)
+        offset = np.zeros(3)
+    else:
+        new = np.maximum(np.rint(old * volume.spacing / spacing_mm).astype(int), 1)
+        factor = old / new
+        offset = (factor - 1.0) / 2.0
     for axis in np.argsort(new / old):
-        if new[axis] != old[axis]:
-            array = _along(array, int(axis), _resampling_matrix(int(old[axis]), int(new[axis])))
-    factor = old / new
+        if new[axis] != old[axis] or factor[axis] != 1.0:
+            position = np.arange(new[axis]) * factor[axis] + offset[axis]
+            matrix = _resampling_matrix(int(old[axis]), position, spec.resampling.smooth)
+            array = _along(array, int(axis), matrix)
     affine = volume.affine.copy()
     affine[:3, :3] = affine[:3, :3] * factor
-    affine[:3, 3] = (volume.affine @ [*((factor - 1.0) / 2.0), 1.0])[:3]
+    affine[:3, 3] = (volume.affine @ [*offset, 1.0])[:3]
     resampled = hd.Volume(array, affine, "PATIENT", frame_of_reference_uid=volume.frame_of_reference_uid)
     return resampled.to_patient_orientation(spec.orientation)
 
@@ -142,16 +155,16 @@ def _along(array: Array, axis: int, matrix: sparse.csr_array) -> Array:
     return np.moveaxis(applied.reshape(-1, *first.shape[1:]), 0, axis)
 
 
-def _resampling_matrix(old: int, new: int) -> sparse.csr_array:
-    """Weights (new, old) of linear interpolation on a grid that spans the same length.
+def _resampling_matrix(old: int, position: NDArray[np.float64], smooth: bool) -> sparse.csr_array:
+    """Return the weights (new, old) of linear interpolation at positions in old voxels, the edges extended.
 
-    Before a step of much more than a voxel they smooth, so that fine detail does not alias.
+    smooth: before a step of much more than a voxel, so that fine detail does not alias.
     """
-    factor = old / new
+    factor = float(position[1] - position[0]) if len(position) > 1 else float(old)
     source = np.eye(old)
-    if factor > SMOOTH_FROM_FACTOR:
+    if smooth and factor > SMOOTH_FROM_FACTOR:
         source = ndimage.gaussian_filter1d(source, SMOOTHING_SIGMA * factor, axis=0)
-    position = np.clip((np.arange(new) + 0.5) * factor - 0.5, 0, old - 1)
+    position = np.clip(position, 0, old - 1)
     below = np.floor(position).astype(int)
     above = np.minimum(below + 1, old - 1)
     share = (position - below)[:, None]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from errors import ModelError
 from unetr.backends import Array, Backend
 from unetr.spec import Window
 
@@ -24,11 +25,11 @@ def slide(
     """Logits (label, x, y, z) of every voxel: the weighted means over the windows that hold it.
 
     array: (input, x, y, z). labels: how many the backend tells from the background. on_progress is called
-    with the fraction done before each window.
+    with the fraction done before each window. Raises: ModelError for an answer that is not finite.
     """
-    padded = _padded(array, window)
+    padded, inside = _padded(array, window)
     shape = padded.shape[1:]
-    boxes = list(windows(shape, window.shape, window.overlap))
+    boxes = list(windows(shape, window))
     weight = _blending_weight(window)
     total = np.zeros((labels, *shape), dtype=np.float32)
     weights = np.zeros(shape, dtype=np.float32)
@@ -37,28 +38,49 @@ def slide(
         total[:, *box] += weight * backend(padded[:, *box])
         weights[box] += weight
     total /= weights
-    return total[:, *(slice(n) for n in array.shape[1:])]
+    if not np.isfinite(total).all():
+        raise ModelError("The network's answer is not finite: its weights or the intensities are unusable.")
+    return total[:, *inside]
 
 
-def _padded(array: Array, window: Window) -> Array:
-    """At least as large as the window, each input filled up with its lowest value."""
+def _padded(array: Array, window: Window) -> tuple[Array, Box]:
+    """Return the array, at least as large as the window, and where in it the given one lies."""
     missing = np.maximum(np.array(window.shape) - array.shape[1:], 0)
+    around = window.padding == "zero_around"
+    before = missing // 2 if around else np.zeros_like(missing)
+    first, second, third = (
+        slice(int(start), int(start) + size) for start, size in zip(before, array.shape[1:], strict=True)
+    )
+    inside = first, second, third
     if not missing.any():
-        return array
-    more = [(0, int(n)) for n in missing]
-    return np.stack([np.pad(one, more, constant_values=float(one.min())) for one in array])
+        return array, inside
+    more = [(int(start), int(total - start)) for start, total in zip(before, missing, strict=True)]
+    fills = [0.0 if around else float(channel.min()) for channel in array]
+    padded = [np.pad(channel, more, constant_values=fill) for channel, fill in zip(array, fills, strict=True)]
+    return np.stack(padded), inside
 
 
-def windows(shape: tuple[int, ...], window: tuple[int, int, int], overlap: float) -> Iterator[Box]:
-    """The fewest evenly spread windows that cover the shape and overlap by at least that fraction."""
+def windows(shape: tuple[int, ...], window: Window) -> Iterator[Box]:
+    """Yield the fewest windows that cover the shape and overlap by at least the window's fraction."""
     starts = []
-    for size, width in zip(shape, window, strict=True):
-        count = int(np.ceil((size - width) / max(width * (1.0 - overlap), 1.0))) + 1
-        starts.append(np.rint(np.linspace(0, size - width, count)).astype(int))
+    for size, width in zip(shape, window.shape, strict=True):
+        step = max(width * (1.0 - window.overlap), 1.0)
+        if window.placement == "from_start":
+            step = int(step)
+            starts.append(
+                np.minimum(np.arange(np.ceil((size - width) / step) + 1, dtype=int) * step, size - width)
+            )
+        else:
+            count = int(np.ceil((size - width) / step)) + 1
+            starts.append(np.rint(np.linspace(0, size - width, count)).astype(int))
     for x in starts[0]:
         for y in starts[1]:
             for z in starts[2]:
-                yield slice(x, x + window[0]), slice(y, y + window[1]), slice(z, z + window[2])
+                yield (
+                    slice(x, x + window.shape[0]),
+                    slice(y, y + window.shape[1]),
+                    slice(z, z + window.shape[2]),
+                )
 
 
 def _blending_weight(window: Window) -> Array:

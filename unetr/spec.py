@@ -156,11 +156,15 @@ class Window(_Part):
     """shape: of the sliding window, in the spec's orientation. overlap: fraction of the window.
 
     blend: how a window's voxels count where windows overlap, by a Gaussian around its centre or all alike.
+    placement: spread evenly, or at full steps from the first voxel, the last window moved back to the edge.
+    padding: of a smaller volume, at its far ends with each input's lowest value, or with 0 at both ends.
     """
 
     shape: Triple
     overlap: float = Field(ge=0, lt=1)
     blend: Literal["gaussian", "constant"] = "gaussian"
+    placement: Literal["even", "from_start"] = "even"
+    padding: Literal["lowest_after", "zero_around"] = "lowest_after"
 
 
 def _must_fit(window: Window, network: AnyNetwork) -> None:
@@ -249,6 +253,18 @@ IntensityStep = Annotated[
 ]
 
 
+class Resampling(_Part):
+    """How the model's grid lies on the acquired one.
+
+    grid: whole voxels that cover the acquired box ("extent"), or the exact spacing from the centre of the
+    first voxel ("first_centre", as MONAI's Spacing). smooth: before coarse steps, so that detail does not
+    alias.
+    """
+
+    grid: Literal["extent", "first_centre"] = "extent"
+    smooth: bool = True
+
+
 class Crop(_Part):
     """to: the box of the head (see ``unetr.preprocess``), of the voxels above 0, or no crop.
 
@@ -286,11 +302,13 @@ class PostProcessing(_Part):
     """threshold: probability of any label from which a voxel has one. Smaller components are dropped.
 
     seed_threshold: probability that a component's most probable voxel must exceed, or none.
+    minimum_native_voxels: the same minimum in voxels of the acquired grid, whatever their size.
     """
 
     threshold: float = Field(gt=0, lt=1)
     seed_threshold: float | None = Field(default=None, gt=0, lt=1)
     minimum_volume_mm3: float = Field(ge=0)
+    minimum_native_voxels: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _seed_above(self) -> Self:
@@ -324,8 +342,8 @@ class ModelSpec(_Part):
     network's grid grow, as ``highdicom.Volume.to_patient_orientation`` takes them; a NIfTI-style RAS model is
     "RAS". spacing_mm: of that grid, in that orientation. inputs: the network's channels, sequences as
     ``imaging.sequences`` names them or a name of their own; the grid and the segmentation are those of the
-    first. subject: what is found, as titles say it. anatomy: where, CID 4. ``folder`` is where the spec was
-    read.
+    first. acquired_intensity: steps on the acquired grid, before resampling; intensity: those after it.
+    subject: what is found, as titles say it. anatomy: where, CID 4. ``folder`` is where the spec was read.
     """
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -341,6 +359,8 @@ class ModelSpec(_Part):
     anatomy: ConceptCode | None = None
     orientation: str
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    acquired_intensity: tuple[IntensityStep, ...] = ()
+    resampling: Resampling = Resampling()
     intensity: tuple[IntensityStep, ...]
     crop: Crop
     window: Window

@@ -2,6 +2,7 @@
 
 import enum
 import os
+import pickle
 import sys
 import types
 from pathlib import Path
@@ -42,9 +43,28 @@ def state_of(made: torch.nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
+# The published project also keeps these modules of its network as `Sequential(*model.backbone)`.
+BACKBONE = (
+    "vit",
+    "encoder1",
+    "encoder2",
+    "encoder3",
+    "encoder4",
+    "decoder5",
+    "decoder4",
+    "decoder3",
+    "decoder2",
+)
+
+
 def save(folder: Path, state: dict[str, torch.Tensor], hyper_parameters: object = None) -> Path:
+    """Write a checkpoint as the published project's own code does."""
     path = folder / "epoch=12.ckpt"
-    stored = {f"{prefix}.{key}": value for prefix in ("model", "backbone") for key, value in state.items()}
+    stored = {f"model.{key}": value for key, value in state.items()}
+    for key, value in state.items():
+        module, _, rest = key.partition(".")
+        if module in BACKBONE:
+            stored[f"backbone.{BACKBONE.index(module)}.{rest}"] = value
     content = {"epoch": 12, "pytorch-lightning_version": "1.8.6", "state_dict": stored, "callbacks": {}}
     torch.save(content | {"hyper_parameters": hyper_parameters or {"num_heads": 3}}, path)
     return path
@@ -73,8 +93,7 @@ def test_the_imported_model_says_what_the_checkpoint_s_network_says(
     assert "their_project" not in sys.modules
     spec = load_spec(tmp_path / "models" / "theirs.json")
     assert spec.network.arguments == ARGUMENTS.model_copy(update={"proj_type": proj_type})
-    assert (spec.orientation, spec.spacing_mm, spec.crop.to) == ("LAS", (1.5, 1.5, 2.0), "foreground")
-    assert spec.postprocessing.minimum_volume_mm3 == 100 * 1.5 * 1.5 * 2.0
+    assert (spec.orientation, spec.spacing_mm) == ("LAS", (1.5, 1.5, 2.0))
     imported = build(spec)
     load_weights(imported, spec.weights_path, spec.weights.sha256)
     window = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 1, 32, 32, 32)).astype(np.float32))
@@ -107,6 +126,32 @@ def test_keys_that_nobody_knows_are_all_named(tmp_path, prefix):
     named = refused.value.details["unexpected"]
     assert [name.removeprefix("model.") for name in extra] == [name.removeprefix("model.") for name in named]
     assert not (tmp_path / "models").exists()
+
+
+def test_a_backbone_that_is_not_the_model_s_is_refused(tmp_path):
+    """It would not be known which of the two was trained."""
+    path = save(tmp_path, state_of(network()))
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["backbone.0.norm.bias"] = content["state_dict"]["backbone.0.norm.bias"] + 1.0
+    torch.save(content, path)
+    with pytest.raises(WeightsInvalid, match=r"backbone\.0\.norm\.bias differs from model\.vit\.norm\.bias"):
+        import_checkpoint(path, tmp_path / "models", "theirs")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_numbers_are_refused(tmp_path, value):
+    state = state_of(network())
+    state["out.conv.conv.bias"] = torch.full_like(state["out.conv.conv.bias"], value)
+    with pytest.raises(WeightsInvalid, match=r"not finite: out\.conv\.conv\.bias"):
+        import_checkpoint(save(tmp_path, state), tmp_path / "models", "theirs")
+    assert not (tmp_path / "models").exists()
+
+
+def test_the_refusal_of_unsafe_content_does_not_advise_to_load_it_anyway(tmp_path):
+    (tmp_path / "bare.ckpt").write_bytes(pickle.dumps({"state_dict": Malicious(eval, "1")}))
+    with pytest.raises(WeightsInvalid, match="cannot be read safely") as refused:
+        read_checkpoint(tmp_path / "bare.ckpt")
+    assert "weights_only" not in refused.value.message
 
 
 def test_a_missing_key_is_named(tmp_path):

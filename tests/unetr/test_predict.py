@@ -186,7 +186,7 @@ def test_a_volume_in_which_nothing_is_found_has_no_lesion_whatever_the_threshold
 
 def test_windows_cover_everything_with_the_asked_overlap():
     covered = np.zeros((133, 64, 40), dtype=int)
-    boxes = list(windows((133, 64, 64), (64, 64, 64), 0.25))
+    boxes = list(windows((133, 64, 64), Window(shape=(64, 64, 64), overlap=0.25)))
     for box in boxes:
         covered[box] += 1
     assert covered.min() >= 1
