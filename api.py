@@ -48,6 +48,7 @@ from routes import corrections, jobs, operations, results, segmentationui, sessi
 from routes.shared import THREADS, Context, answer, blueprint
 from settings import Settings, load
 from supervisor import Supervisor
+from unetr import checkpoint_cache
 from version import VERSION
 
 LARGEST_BODY_BYTES = 128 * 1024
@@ -167,6 +168,7 @@ def wsgi() -> OpenAPI:
     """The application for a WSGI server, by the settings of the environment. Raises: SettingsError."""
     settings = load()
     _start(settings)
+    settings = checkpoint_cache.with_served_model_or_log(settings)
     app = create_app(settings)
     _say_where_the_first_token_is(settings, app)
     _warm_up(app)
@@ -275,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             counts = retention.purge(sessions, before, access.command_line_actor())
             print(", ".join(f"{name} {count}" for name, count in counts.items()))
         else:
-            serve(settings)
+            serve(checkpoint_cache.with_served_model_or_log(settings))
     except MetScopeError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
         return error.exit_code

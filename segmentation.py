@@ -54,6 +54,7 @@ from results import (
     uncertainty_map,
 )
 from settings import Settings, load
+from unetr.checkpoint_cache import with_served_model
 from unetr.explain import explain, lesion_entropies, most_bits
 from unetr.predict import Prediction, Predictor
 from unetr.preprocess import head_mask
@@ -412,7 +413,7 @@ def _given_inputs(options: argparse.Namespace, spec: ModelSpec) -> dict[str, str
 
 def _dry_run(source: Source, options: argparse.Namespace) -> int:
     """Print what would be segmented, or why nothing would, as JSON."""
-    spec = find_spec(load(), options.model)
+    spec = find_spec(with_served_model(load()), options.model)
     plan: dict[str, Any] = {
         "candidates": [
             {
@@ -473,7 +474,7 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
 
     save_mesh: where the segmentation is to be explained.
     """
-    settings = load()
+    settings = with_served_model(load())
     spec = find_spec(settings, options.model)
     given = options.from_seg or options.from_mask
     names = ("segmentation.dcm", "segmentation.nii.gz", "measurements.dcm", *EXPLANATION)

@@ -54,7 +54,9 @@ class Settings(BaseSettings):
         ROOT / "unetr" / "weights", description="Folder with the model specs and their weights."
     )
     model_path: Path | None = Field(
-        None, description="One weights file; its spec is the default model. Empty: the shipped model."
+        None,
+        description="One weights file; its spec is the default model. A training checkpoint of the published "
+        "UNETR is imported at the start. Empty: the shipped model.",
     )
     device: str = Field(
         "auto",

@@ -53,6 +53,7 @@ from errors import (
 from orthanc.dicomweb import Archive, open_archive
 from segmentation import JobLease, Request, Rooms, Services, deliver, open_services, segment_series
 from settings import Settings, load
+from unetr import checkpoint_cache
 
 STAGES = {  # where each stage begins and how much of the whole job it takes
     "fetch": (0.0, 0.1),
@@ -391,7 +392,7 @@ def main() -> int:
     try:
         settings = load()
         logs.configure(settings.log_format)
-        return serve(settings)
+        return serve(checkpoint_cache.with_served_model_or_log(settings))
     except SettingsError as error:
         sys.stderr.write(f"{error.code}: {error.message}\n")
         return error.exit_code

@@ -439,6 +439,11 @@ def default_model(models_dir: Path, model_path: Path | None = None) -> ModelSpec
     Raises: ModelNotFound, ModelSpecInvalid.
     """
     if model_path is not None:
+        if model_path.suffix != ".safetensors":
+            raise ModelNotFound(
+                f"MODEL_PATH names {model_path.name}, a checkpoint that was not imported when this process "
+                "started; `python -m unetr import` says why."
+            )
         spec = load_spec(model_path.with_suffix(".json"))
         if spec.weights.file != model_path.name:
             raise ModelSpecInvalid(
