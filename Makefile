@@ -8,7 +8,7 @@ demo: .venv/installed
 
 test: .venv/tools
 	npm --prefix ohif test
-	$(PYTHON) -m pytest -n auto --dist loadfile
+	$(PYTHON) -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 check: .venv/tools-python
 	.venv/bin/ruff check .

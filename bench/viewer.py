@@ -16,6 +16,7 @@ from typing import Any
 
 import highdicom as hd
 import requests
+from pydicom import Dataset
 
 from bench.parts import ROOT, Nginx, Orthanc, Part, PartMissing, free_port
 from bench.service import Ours, made
@@ -102,19 +103,36 @@ class Site:
     def add(self, image: hd.Volume, **options: object) -> str:
         """Put a study into Orthanc; its UID."""
         instances = to_instances(image, SeriesOptions(**options))  # type: ignore[arg-type]
-        open_archive(self.settings).store(instances)
+        self.store(instances)
         return str(instances[0].StudyInstanceUID)
+
+    def store(self, instances: Sequence[Dataset]) -> None:
+        """Put instances into Orthanc."""
+        open_archive(self.settings).store(instances)
+
+    def clear(self, study: str) -> None:
+        """Leave of a study its images alone, as before anybody segmented it."""
+        for document in self.ask(f"/studies/{study}/segmentations")["segmentations"]:
+            address = f"{self.url}/segmentations/{document['id']}"
+            requests.delete(address, headers=self._headers, timeout=60).raise_for_status()
+        archive = open_archive(self.settings)
+        for header in (header for headers in archive.series_headers(study) for header in headers):
+            if header.Modality != "MR":
+                archive.delete_instance(study, header.SOPInstanceUID)
 
     def ask(self, path: str) -> Any:
         """What the API answers to GET."""
-        answer = requests.get(self.url + path, headers={"Authorization": f"Bearer {self.token}"}, timeout=60)
+        answer = requests.get(self.url + path, headers=self._headers, timeout=60)
         answer.raise_for_status()
         return answer.json()
 
     def ask_for(self, path: str, form: dict[str, Any]) -> None:
         """POST to the API."""
-        headers = {"Authorization": f"Bearer {self.token}"}
-        requests.post(self.url + path, json=form, headers=headers, timeout=60).raise_for_status()
+        requests.post(self.url + path, json=form, headers=self._headers, timeout=60).raise_for_status()
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
 
     def close(self) -> None:
         for part in reversed(self._parts):

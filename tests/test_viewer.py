@@ -1,7 +1,6 @@
 """The viewer in a real browser: OHIF as it is published, MetScope's panel, and everything behind them."""
 
 import csv
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -10,44 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import (
-    Browser,
-    BrowserContext,
-    ConsoleMessage,
-    Locator,
-    Page,
-    expect,
-    sync_playwright,
-)
+from playwright.sync_api import Locator, Page, expect
 
-from bench.models import tiny_model
 from bench.parts import wait_until
-from bench.viewer import CHROMIUM, FLAGS, NEWEST, OLDEST, Site
+from bench.viewer import Site
 from db import tokens
 from db.database import open_database
 from db.tables import Role
 from orthanc.dicomweb import open_archive
-from settings import load
+from tests.browser import ON_SCREEN, go_to, log_in, newest, open_study, segment
+from tests.conftest import SILENT
 from unetr import synth
 
-LIMIT_MS = 120_000
-# What the viewer says of answers of 400 and above, of our files missing, of its tour without images.
-ASKED_FOR = (
-    "Failed to load resource",
-    "MetScope is not loaded",
-    "No element was found for the selector supplied to advanceOn",
-)
-# A model that finds nothing.
-SILENT = "silent"
-# A model that finds something, whatever it is, at once.
-QUICK = "quick"
 VOXEL_MM = 2.5
-# Of every viewport: which segmentations lie over it.
-ON_SCREEN = """() => {
-    const { viewportGridService, segmentationService } = window.services
-    return [...viewportGridService.getState().viewports.keys()].map(viewportId =>
-        segmentationService.getSegmentationRepresentations(viewportId).map(one => one.segmentationId))
-}"""
 # Of every segment its centre, in mm, as the viewer goes to it.
 CENTRES = """id => {
     const { segments } = window.services.segmentationService.getSegmentation(id)
@@ -139,76 +113,6 @@ CAMERA = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield running
-        running.close()
-
-
-@pytest.fixture(scope="module", params=[OLDEST, NEWEST])
-def site(request, tmp_path_factory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("models")
-    models, quick = tiny_model(folder / "all", SILENT, 1e9), tiny_model(folder / "quick", QUICK, 1.0)
-    coarse = json.loads((quick / f"{QUICK}.json").read_text()) | {"spacing_mm": [6.0, 6.0, 6.0]}
-    (quick / f"{QUICK}.json").write_text(json.dumps(coarse))
-    for path in (*load().models_dir.iterdir(), *quick.iterdir()):
-        (models / path.name).symlink_to(path)
-    running = Site(request.param, MODELS_DIR=str(models))
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="module")
-def head() -> synth.Head:
-    options = synth.HeadOptions(lesion_count=(3, 3), diameter_mm=(18, 30), pose=False)
-    return synth.head(synth.grid((64, 96, 96), (VOXEL_MM, 2.4, 2.4)), 2026, options)
-
-
-@pytest.fixture
-def page(browser, request) -> Iterator[Page]:
-    context: BrowserContext = browser.new_context(viewport={"width": 1600, "height": 900}, locale="en-GB")
-    opened = context.new_page()
-    opened.set_default_timeout(LIMIT_MS)
-    expect.set_options(timeout=LIMIT_MS)
-    trouble: list[str] = []
-    refused: list[str] = []
-    opened.on("pageerror", lambda error: trouble.append(str(error)))
-    opened.on("console", lambda message: trouble.extend(_troubling(message)))
-    # What lay behind an error, where something did not arrive.
-    opened.on("requestfailed", lambda asked: refused.append(f"{asked.failure} {asked.url}"))
-    opened.on("response", lambda got: got.status < 400 or refused.append(f"{got.status} {got.url}"))
-    yield opened
-    context.close()
-    assert trouble == [] or request.node.get_closest_marker("away"), refused
-
-
-def _troubling(message: ConsoleMessage) -> list[str]:
-    """Errors, but for those that some tests ask for."""
-    asked_for = message.text.startswith(ASKED_FOR)
-    return [message.text] if message.type == "error" and not asked_for else []
-
-
-def go_to(page: Page, site: Site, study: str, token: str | None = None) -> Locator:
-    """The panel; on the way there nginx leads to the login."""
-    page.goto(f"{site.url}/metscope?StudyInstanceUIDs={study}")
-    page.get_by_label("Your token").fill(token or site.token)
-    page.get_by_role("button", name="Open").click()
-    return page.locator(".metscope")
-
-
-def open_study(page: Page, site: Site, study: str, token: str | None = None) -> Locator:
-    """The panel of a study that was not segmented yet."""
-    panel = go_to(page, site, study, token)
-    expect(panel.get_by_text("This study has not been segmented.")).to_be_visible()
-    return panel
-
-
-def segment(panel: Locator) -> Locator:
-    return panel.get_by_role("button", name="Segment")
-
-
 def segmented(page: Page, site: Site, head: synth.Head) -> tuple[Locator, str]:
     """The panel of a study whose lesions are on the screen, and the study."""
     study = site.add(head.image)
@@ -216,11 +120,6 @@ def segmented(page: Page, site: Site, head: synth.Head) -> tuple[Locator, str]:
     segment(panel).click()
     expect(panel.get_by_role("button", name="Hide")).to_be_visible()
     return panel, study
-
-
-def newest(site: Site, study: str) -> dict[str, Any]:
-    document: dict[str, Any] = site.ask(f"/studies/{study}/segmentations")["segmentations"][0]
-    return document
 
 
 def assert_axes(lines: list[dict[str, Any]], lesion: dict[str, Any]) -> None:
@@ -503,7 +402,6 @@ def test_a_lesion_is_renamed_and_another_deleted_after_a_question(page, site, he
 def test_a_map_of_the_uncertainty_is_stored_once_and_the_viewer_goes_on(page, site, head):
     study = site.add(head.image)
     panel = open_study(page, site, study)
-    panel.get_by_label("Model").select_option(QUICK)
     segment(panel).click()
     expect(panel.get_by_role("button", name="Hide")).to_be_visible()
     before = newest(site, study)
@@ -628,8 +526,7 @@ def test_a_login_that_has_ended_is_told_and_leads_back_to_the_study(page, site, 
     segment(panel).click()
     expect(panel.get_by_role("alert")).to_contain_text("Your login has ended.")
     panel.get_by_role("link", name="Log in again").click()
-    page.get_by_label("Your token").fill(site.token)
-    page.get_by_role("button", name="Open").click()
+    log_in(page, site.token)
     expect(panel.get_by_text("This study has not been segmented.")).to_be_visible()
     assert jobs_of(site, study) == []
 
