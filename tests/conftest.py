@@ -22,6 +22,8 @@ from unetr import synth
 
 # A model that finds nothing.
 SILENT = "silent"
+# One that finds only what is large, in no time.
+COARSE = "coarse"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -84,6 +86,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     models = tiny_model(tmp_path_factory.mktemp("models") / "all", SILENT, 1e9)
     for path in load().models_dir.iterdir():
         (models / path.name).symlink_to(path)
+    save_bright_model(models, COARSE, 4.0)
     running = Site(request.param, MODELS_DIR=str(models), MODEL_PATH=str(save_bright_model(models)))
     yield running
     running.close()

@@ -18,7 +18,7 @@ from db.database import open_database
 from db.tables import Role
 from orthanc.dicomweb import open_archive
 from tests.browser import ON_SCREEN, go_to, log_in, newest, open_study, segment
-from tests.conftest import SILENT
+from tests.conftest import COARSE, SILENT
 from unetr import synth
 
 VOXEL_MM = 2.5
@@ -402,6 +402,7 @@ def test_a_lesion_is_renamed_and_another_deleted_after_a_question(page, site, he
 def test_a_map_of_the_uncertainty_is_stored_once_and_the_viewer_goes_on(page, site, head):
     study = site.add(head.image)
     panel = open_study(page, site, study)
+    panel.get_by_label("Model").select_option(COARSE)
     segment(panel).click()
     expect(panel.get_by_role("button", name="Hide")).to_be_visible()
     before = newest(site, study)

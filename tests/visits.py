@@ -74,17 +74,20 @@ class Visits:
         return iter((self.earlier, self.later, self.namesake))
 
 
-def save_bright_model(folder: Path) -> Path:
-    """Write a model that calls a voxel a lesion where no tissue is as bright; return its weights."""
+def save_bright_model(folder: Path, name: str = BRIGHT, spacing_mm: float = 2.0) -> Path:
+    """Write a model that calls a voxel a lesion where no tissue is as bright; return its weights.
+
+    spacing_mm: of its grid, in which lesions of twice as many mm are seen.
+    """
     metastasis = label(
         1, "Metastasis", {"value": "14799000", "scheme": "SCT", "meaning": "Neoplasm, Secondary"}
     )
     model = {
-        "id": BRIGHT, "title": "Bright voxels", "subject": "Brain metastases", "anatomy": BRAIN,
-        "inputs": [POST], "labels": [metastasis], "spacing_mm": [2.0, 2.0, 2.0],
+        "id": name, "title": f"Bright voxels of {spacing_mm:g} mm", "subject": "Brain metastases",
+        "anatomy": BRAIN, "inputs": [POST], "labels": [metastasis], "spacing_mm": [spacing_mm] * 3,
     }  # fmt: skip
     save_model(folder, model, [([1.0], -THRESHOLD / 1000)])
-    return folder / f"{BRIGHT}.safetensors"
+    return folder / f"{name}.safetensors"
 
 
 def make_visits(cache: Path) -> Visits:
