@@ -363,7 +363,7 @@ class ConstantPixels(InputRefused):
 
 class UnreadableFile(InputRefused):
     code = "unreadable_file"
-    advice = "Give a DICOM file or folder, or a NIfTI file."
+    advice = "Give whole DICOM files, a folder of them, or a NIfTI file."
 
 
 class SegmentationMismatch(InputRefused):

@@ -1,13 +1,23 @@
-"""DICOM files on disk, sorted into series."""
+"""DICOM files on disk, read whole or not at all, and sorted into series."""
 
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import MediaStorageDirectoryStorage
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
+from pydicom.valuerep import VR
 
 from errors import UnreadableFile
 
@@ -23,9 +33,18 @@ UNREADABLE = (
     EOFError,
     KeyError,
     OSError,
+    RecursionError,  # sequences nested thousands deep
     ValueError,
     struct.error,
 )
+PREAMBLE_BYTES = 128
+PREFIX = b"DICM"
+# What a file without preamble and prefix begins with: group 2 or 8, an element, then a VR or a length.
+FIRST_GROUPS = (0x0002, 0x0008)
+FIRST_ELEMENT_BYTES = 8
+# Longer than any first element is; text that begins with these two characters claims far more.
+LONGEST_FIRST_VALUE = 0x10000
+VRS = {vr.value.encode() for vr in VR}
 
 
 # How many damaged files a warning names.
@@ -76,39 +95,116 @@ def read_headers(path: Path) -> Found:
 
 
 def with_pixels(headers: Sequence[Dataset]) -> list[Dataset]:
-    """The same instances read again, complete. Raises: UnreadableFile."""
+    """Read the same instances again, complete. Raises: UnreadableFile."""
     return [read(Path(str(header.filename))) for header in headers]
 
 
 def read(file: Path) -> Dataset:
-    """One instance, complete. Raises: UnreadableFile where it is no DICOM or damaged."""
+    """Read one instance, complete. Raises: UnreadableFile where it is not DICOM or damaged."""
     try:
-        instance = dcmread(file)
+        instance = read_whole(file)
         _decode(instance)
     except UNREADABLE as error:
-        raise UnreadableFile(f"{file} is no DICOM file, or it is damaged.") from error
+        raise UnreadableFile(f"{file} is not a DICOM file, or it is damaged.") from error
     return instance
 
 
+def read_whole(source: Path | bytes) -> Dataset:
+    """Read a complete instance, with preamble and prefix or without. Raises: one of UNREADABLE."""
+    if isinstance(source, bytes):
+        instance = parse(BytesIO(source))
+        # Else it keeps the bytes of the file beside the values.
+        instance.buffer = None
+    else:
+        with source.open("rb") as file:
+            instance = parse(file)
+            instance.filename = str(source)
+    check_whole(instance)
+    return instance
+
+
+def read_header(path: Path, keywords: list[str] | None = None) -> Dataset:
+    """Read the elements before the pixel data, all or only those of keywords. Raises: one of UNREADABLE."""
+    with path.open("rb") as file:
+        header = parse(file, header_only=True, keywords=keywords)
+    header.filename = str(path)
+    return header
+
+
+def parse(file: BinaryIO, header_only: bool = False, keywords: list[str] | None = None) -> Dataset:
+    """Read a data set; ``check_whole`` tells whether it is cut off. Raises: one of UNREADABLE."""
+    start = file.read(PREAMBLE_BYTES + len(PREFIX))
+    file.seek(0)
+    dataset = dcmread(
+        file, stop_before_pixels=header_only, specific_tags=keywords, force=has_dicom_start(start)
+    )
+    # Where a value of undefined length breaks off, pydicom warns and returns nothing at all.
+    if not dataset:
+        raise EOFError("no data elements")
+    if "TransferSyntaxUID" not in dataset.file_meta and not _is_encapsulated(dataset):
+        # pydicom has told byte order and VRs from the first element.
+        implicit, little = dataset.original_encoding
+        native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = native if little else ExplicitVRBigEndian
+    return dataset
+
+
+def has_dicom_start(start: bytes) -> bool:
+    """Whether these first bytes are those of a DICOM file; old exports lack preamble and prefix."""
+    if start[PREAMBLE_BYTES : PREAMBLE_BYTES + len(PREFIX)] == PREFIX:
+        return True
+    if len(start) < FIRST_ELEMENT_BYTES:
+        return False
+    vr, length = start[4:6], int.from_bytes(start[4:8], "little")
+    little, big = (int.from_bytes(start[:2], order) in FIRST_GROUPS for order in ("little", "big"))
+    return (vr in VRS and (little or big)) or (little and length < LONGEST_FIRST_VALUE)
+
+
+def check_whole(instance: Dataset) -> None:
+    """Raise EOFError where an instance is cut off, which pydicom passes over."""
+    if "SOPClassUID" not in instance or "SOPInstanceUID" not in instance:
+        raise EOFError("no UIDs")
+    for element in instance.elements():
+        if not isinstance(element, RawDataElement) or element.length == UNDEFINED_LENGTH:
+            continue
+        if len(element.value or b"") != element.length:
+            raise EOFError("a value ends early")
+    if has_pixels(instance) and not any(keyword in instance for keyword in PIXEL_KEYWORDS):
+        raise EOFError("no pixel data")
+
+
+def has_pixels(header: Dataset) -> bool:
+    """Whether an instance of this header has pixel data, unless it is cut off."""
+    # Spectroscopy has rows and columns, but no pixels.
+    return "BitsAllocated" in header or UID(header.SOPClassUID).keyword.endswith("ImageStorage")
+
+
+def _is_encapsulated(dataset: Dataset) -> bool:
+    pixels = dataset.get_item("PixelData")
+    return getattr(pixels, "length", 0) == UNDEFINED_LENGTH or getattr(pixels, "is_undefined_length", False)
+
+
 def _header(file: Path) -> Dataset | None:
-    """None for a DICOMDIR, which is DICOM but no instance. Raises: one of UNREADABLE."""
-    header = dcmread(file, stop_before_pixels=True)
+    """None for a DICOMDIR, which is DICOM but not an instance. Raises: one of UNREADABLE."""
+    header = read_header(file)
     if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return None
     _decode(header)
     if "SeriesInstanceUID" not in header or "SOPInstanceUID" not in header:
         # pydicom takes what there is of a header that breaks off.
         raise EOFError("no UIDs")
+    if has_pixels(header) and "BitsAllocated" not in header:
+        raise EOFError("no description of the pixels")
     return header
 
 
 def _is_meant_as_dicom(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
-            opened.seek(128)
-            return opened.read(4) == b"DICM" or file.suffix.lower() == ".dcm"
+            start = opened.read(PREAMBLE_BYTES + len(PREFIX))
     except OSError:
         return True
+    return has_dicom_start(start) or file.suffix.lower() == ".dcm"
 
 
 def _decode(dataset: Dataset) -> None:

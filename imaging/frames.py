@@ -21,11 +21,13 @@ from errors import (
     InconsistentImages,
     MissingGeometry,
     MosaicImage,
+    UnreadableFile,
     UnsupportedModality,
 )
 
 Vector = NDArray[np.float64]
 
+PIXEL_DESCRIPTION = ("PhotometricInterpretation", "Rows", "Columns", "BitsAllocated")
 MULTI_FRAME = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 SUPPORTED = (MRImageStorage, *MULTI_FRAME)
 
@@ -73,7 +75,8 @@ class Frame:
 def frames_of(instance: Dataset) -> list[Frame]:
     """The frames of one MR instance, in stored order; pixel data may be absent.
 
-    Raises: UnsupportedModality, MosaicImage, ColourImages, MissingGeometry, InconsistentImages.
+    Raises: UnsupportedModality, UnreadableFile, MosaicImage, ColourImages, MissingGeometry,
+    InconsistentImages.
     """
     _check_kind(instance)
     count = text(instance, "NumberOfFrames")
@@ -166,6 +169,8 @@ def _check_kind(instance: Dataset) -> None:
     if instance.get("SOPClassUID") not in SUPPORTED:
         kind = UID(text(instance, "SOPClassUID") or "missing").name
         raise UnsupportedModality(f"{who}: {tag_name('SOPClassUID')} is {kind}, not an MR image.")
+    if not any(keyword in instance for keyword in PIXEL_DESCRIPTION):
+        raise UnreadableFile(f"{who} is damaged: it ends before it describes its pixels.")
     if is_mosaic(instance):
         tiled = "MOSAIC" in image_type(instance)
         sign = f"{tag_name('ImageType')} says MOSAIC" if tiled else "Siemens' NumberOfImagesInMosaic is there"

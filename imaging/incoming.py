@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, Sequence
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import parse_fragments
 from pydicom.filereader import read_sequence
@@ -22,7 +22,17 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirecto
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
 from errors import UploadRefused
-from imaging.files import MIB, PIXEL_KEYWORDS, UNDEFINED_LENGTH, UNREADABLE
+from imaging.files import (
+    MIB,
+    PIXEL_KEYWORDS,
+    PREAMBLE_BYTES,
+    PREFIX,
+    UNDEFINED_LENGTH,
+    UNREADABLE,
+    check_whole,
+    has_dicom_start,
+    parse,
+)
 from imaging.frames import tag_name, text
 
 
@@ -44,6 +54,10 @@ class Limits:
     """Of the pixels of one compressed instance, once they are decoded."""
     items: int = 200_000
     """Sequence items and fragments of one instance; a multi-frame image has about ten for each frame."""
+    elements: int = 20_000
+    """Data elements of one instance beside those of its items; scanners write some hundreds."""
+    elements_per_item: int = 100
+    """Further data elements for each item; a private one of a multi-frame image has a few dozen."""
     values: int = 3_000_000
     """Values of one instance, and pieces that it is read in: some 300 for each frame of an enhanced image."""
     nesting: int = 32
@@ -51,7 +65,9 @@ class Limits:
 
 
 CHUNK = MIB
-PREFIX = 132
+START_BYTES = PREAMBLE_BYTES + len(PREFIX)
+# Bytes in which pydicom reads the head of a data element.
+ELEMENT_HEAD_BYTES = 8
 # The group of the file's meta information ends far below it.
 META_BYTES = 65536
 # A member's entry in the table of contents is 46 bytes and its name, with room for what tools add.
@@ -135,18 +151,14 @@ def _parts(who: str, file: BinaryIO, upload: _Upload) -> Iterator[tuple[str, Bin
     """The file itself, or the members of it that are DICOM."""
     upload.count(1, who)
     file.seek(0)
-    start = file.read(PREFIX)
+    start = file.read(START_BYTES)
     file.seek(0)
-    if _is_dicom(start):
+    if has_dicom_start(start):
         yield who, file
     elif start.startswith(ZIP_SIGNATURES):
         yield from _members(who, file, upload)
     else:
         raise UploadRefused(f"{who} is neither a DICOM file nor a ZIP archive.")
-
-
-def _is_dicom(start: bytes) -> bool:
-    return start[128:] == b"DICM"
 
 
 # ZIP archives
@@ -186,9 +198,9 @@ def _members(who: str, file: BinaryIO, upload: _Upload) -> Iterator[tuple[str, B
         member = f"Member {number} of {who.lower()}"
         try:
             with archive.open(info) as start:
-                head = start.read(PREFIX)
+                head = start.read(START_BYTES)
             suffix = name.suffix.lower()
-            if _is_dicom(head):
+            if has_dicom_start(head):
                 with archive.open(info) as content:
                     yield member, cast(BinaryIO, content)
             elif head.startswith(ZIP_SIGNATURES) and suffix in IMAGE_SUFFIXES:
@@ -220,12 +232,13 @@ def _check_member(info: ZipInfo, who: str) -> None:
 class _Budget:
     """What reading one instance may still take."""
 
+    elements: int
     values: int
     bytes: int
 
     @property
     def spent(self) -> bool:
-        return self.values < 0 or self.bytes < 0
+        return self.elements < 0 or self.values < 0 or self.bytes < 0
 
 
 class _Reader(BytesIO):
@@ -244,7 +257,8 @@ class _Reader(BytesIO):
         self._budget.bytes -= len(data)
         # pydicom decodes this element alone at once, into an object for each of its values.
         self._budget.values -= 1 + len(data) * self._in_character_set
-        if size == 8:
+        if size == ELEMENT_HEAD_BYTES:
+            self._budget.elements -= 1
             self._in_character_set = data.startswith(CHARACTER_SET_TAGS)
         return b"" if self._budget.spent else data
 
@@ -255,7 +269,7 @@ def _file_meta(data: bytes, who: str) -> dict[int, str]:
     pydicom would look into it leniently, and inflate a deflated instance without bound.
     """
     values = {}
-    position = PREFIX
+    position = START_BYTES if data.startswith(PREFIX, PREAMBLE_BYTES) else 0
     while data.startswith(b"\x02\x00", position):
         try:
             element, vr, length = struct.unpack_from("<H2sH", data, position + 2)
@@ -277,37 +291,44 @@ def _instance(data: bytes, who: str, limits: Limits) -> Dataset | None:
     meta = _file_meta(data, who)
     if meta.get(MEDIA_STORAGE_SOP_CLASS_UID) == MediaStorageDirectoryStorage:
         return None
-    syntax = _transfer_syntax(meta, who)
     items = sum(data.count(tag) for tag in ITEM_TAGS)
     if items > limits.items:
         raise UploadRefused(f"{who} has {items} sequence items; at most {limits.items} are taken.")
-    budget = _Budget(limits.values, 2 * limits.instance_bytes)
+    if TRANSFER_SYNTAX_UID in meta or data.startswith(PREFIX, PREAMBLE_BYTES):
+        _check_transfer_syntax(meta, who)
+    elements = limits.elements + limits.elements_per_item * items
+    budget = _Budget(elements, limits.values, 2 * limits.instance_bytes)
     try:
-        instance = dcmread(_Reader(data, budget))
+        instance = parse(_Reader(data, budget))
         # Else it keeps all bytes of the file.
         instance.buffer = None
         _spend(instance, budget, who, limits.nesting)
-        _check_spent(budget, who, limits)
+        _check_spent(budget, who, limits, items)
         _check_uids(instance, who)
-        _check_pixels(instance, syntax, who, limits)
+        _check_pixels(instance, UID(text(instance.file_meta, "TransferSyntaxUID")), who, limits)
+        check_whole(instance)
     except DAMAGED as error:
-        _check_spent(budget, who, limits)
+        _check_spent(budget, who, limits, items)
         if isinstance(error, RecursionError) or isinstance(error.__context__, RecursionError):
             raise UploadRefused(f"{who} has sequences nested more than {limits.nesting} deep.") from None
         raise _damaged(who, error) from None
     return instance
 
 
-def _transfer_syntax(meta: dict[int, str], who: str) -> UID:
+def _check_transfer_syntax(meta: dict[int, str], who: str) -> None:
     uid = meta.get(TRANSFER_SYNTAX_UID, "")
     if not UID_PATTERN.fullmatch(uid) or not UID(uid).is_transfer_syntax:
         raise UploadRefused(f"{who} has no {tag_name('TransferSyntaxUID')} that is known.")
     if uid == DeflatedExplicitVRLittleEndian:
         raise UploadRefused(f"{who} is a deflated data set; send it in another transfer syntax.")
-    return UID(uid)
 
 
-def _check_spent(budget: _Budget, who: str, limits: Limits) -> None:
+def _check_spent(budget: _Budget, who: str, limits: Limits, items: int) -> None:
+    if budget.elements < 0:
+        raise UploadRefused(
+            f"{who} has more than {limits.elements} data elements and {limits.elements_per_item} for each of "
+            f"its {items} sequence items."
+        )
     if budget.values < 0:
         raise UploadRefused(f"{who} has more than {limits.values} data elements and values.")
     if budget.bytes < 0:
@@ -387,6 +408,17 @@ def _check_pixels(instance: Dataset, syntax: UID, who: str, limits: Limits) -> N
     # Padding is a few bytes; a wrong number of rows, columns or frames leaves a line of pixels or more.
     if not needed <= len(data) < needed + max(min(rows, columns) * samples * bits // 8, 2):
         raise UploadRefused(f"{claim} its pixel data have {len(data)} bytes, not {needed}.")
+
+
+def size_bytes(dataset: Dataset) -> int:
+    """Return how many bytes all values of a data set take, those of its sequences included."""
+    size = 0
+    for element in dataset.elements():
+        if isinstance(element.value, bytes):
+            size += len(element.value)
+        elif isinstance(element.value, Sequence):
+            size += sum(map(size_bytes, element.value))
+    return size
 
 
 def _number(instance: Dataset, keyword: str, default: int, who: str) -> int:

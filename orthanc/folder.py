@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from errors import (
-    ArchiveIncomplete,
     ArchiveRefused,
     ArchiveUnreachable,
     SeriesNotFound,
     StoreFailed,
     StudyNotFound,
+    UnreadableFile,
 )
 from orthanc import part10
 
@@ -149,7 +150,11 @@ class FolderArchive:
                     continue
                 try:
                     status = path.stat()
-                except FileNotFoundError:
+                except OSError:
+                    # It is gone again, or a link that leads nowhere or to itself.
+                    continue
+                # A named pipe would be waited for without end.
+                if not stat.S_ISREG(status.st_mode):
                     continue
                 known = self._files.get(path)
                 if known is None or (known.modified_ns, known.size) != (status.st_mtime_ns, status.st_size):
@@ -171,9 +176,9 @@ def _read(path: Path, header: Dataset, read: Callable[[Path], Dataset]) -> Datas
     try:
         return read(path)
     except part10.UNREADABLE as error:
-        raise ArchiveIncomplete(
-            f"Instance {header.SOPInstanceUID} of series {header.SeriesInstanceUID} cannot be read "
-            f"from the archive's folder: {type(error).__name__}."
+        raise UnreadableFile(
+            f"Instance {header.SOPInstanceUID} of series {header.SeriesInstanceUID} is damaged in the "
+            f"archive's folder ({type(error).__name__})."
         ) from None
 
 

@@ -77,7 +77,7 @@ def _portions(instances: Iterator[Dataset]) -> Iterator[list[Dataset]]:
     size = 0
     for instance in instances:
         some.append(instance)
-        size += len(instance.get("PixelData") or b"")
+        size += incoming.size_bytes(instance)
         if size > STORED_AT_ONCE_BYTES:
             yield some
             some, size = [], 0

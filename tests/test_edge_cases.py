@@ -12,6 +12,7 @@ and a study that is called stable twice.
 import copy
 import json
 import re
+import struct
 import subprocess
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ import requests
 from pydicom import Dataset, config, dcmread
 from pydicom.uid import (
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
@@ -43,7 +45,7 @@ from scipy.spatial import KDTree
 import results
 import segmentation
 from bench.parts import free_port
-from errors import MetScopeError
+from errors import MetScopeError, UnreadableFile
 from imaging import seg
 from imaging.series import Candidate
 from imaging.stack import Stack, to_stack
@@ -694,6 +696,103 @@ def test_a_gap_that_a_damaged_file_leaves_is_refused_with_its_name(folder_with_a
     refusal = json.loads(capsys.readouterr().out)["refusal"]
     assert "3.0 mm between slices 4 and 5" in refusal["message"]
     assert "could not be read: 1 (004.dcm)." in refusal["message"]
+
+
+CUTS = {
+    # Inside the pixel data the header still reads; before them nothing of the image does.
+    "JPEG Lossless, inside": (JPEGLosslessSV1, 8), "JPEG 2000, inside": (JPEG2000Lossless, 8),
+    "RLE, inside": (RLELossless, 8), "native, inside": (ExplicitVRLittleEndian, 100),
+    "native, no pixels": (ExplicitVRLittleEndian, 1332),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize(("syntax", "lost"), CUTS.values(), ids=CUTS)
+def test_a_slice_that_breaks_off_is_a_damaged_file_with_its_name(syntax, lost, tmp_path, request, capsys):
+    instances = series(transfer_syntax=syntax)
+    archive = Place(tmp_path, request).archive(instances)
+    file = tmp_path / "archive" / "004.dcm"
+    file.write_bytes(file.read_bytes()[:-lost])
+    assert segmentation.main([str(file.parent), "--dry-run"]) == 3
+    refusal = json.loads(capsys.readouterr().out)["refusal"]
+    assert refusal["code"] == "unreadable_file"
+    assert f"{file} is not a DICOM file, or it is damaged" in refusal["message"]
+    with pytest.raises(UnreadableFile, match=f"Instance {instances[4].SOPInstanceUID} .* is damaged"):
+        passed_through(archive, str(instances[0].StudyInstanceUID))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_a_slice_that_breaks_off_in_its_header_is_a_damaged_file_with_its_name(tmp_path, request, capsys):
+    instances = series()
+    archive = Place(tmp_path, request).archive(instances)
+    file = tmp_path / "archive" / "004.dcm"
+    file.write_bytes(file.read_bytes()[:-1600])
+    assert segmentation.main([str(file.parent), "--dry-run"]) == 3
+    assert "could not be read: 1 (004.dcm)" in json.loads(capsys.readouterr().out)["refusal"]["message"]
+    with pytest.raises(MetScopeError, match=f"{instances[4].SOPInstanceUID[-12:]} .* damaged") as caught:
+        passed_through(archive, str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID))
+    assert caught.value.status == 422
+
+
+def nested_thousands_deep(instance: Dataset, defined: bool) -> bytes:
+    """A whole instance whose Request Attributes Sequence holds itself 5000 times, before the pixel data.
+
+    defined: whether lengths are written, so that pydicom looks into a sequence only when it is asked for.
+    """
+    sequence, item = b"\x40\0\x75\x02SQ\0\0", b"\xfe\xff\0\xe0"
+    if defined:
+        levels = [sequence + struct.pack("<L", n + 8) + item + struct.pack("<L", n) for n in
+                  range(0, 5000 * 20, 20)]  # fmt: skip
+        nest = b"".join(reversed(levels))
+    else:
+        begin, end = sequence + b"\xff" * 4 + item + b"\xff" * 4, b"\xfe\xff\x0d\xe0\0\0\0\0"
+        nest = begin * 5000 + (end + b"\xfe\xff\xdd\xe0\0\0\0\0") * 5000
+    file = part10.encode(instance)
+    pixels = file.index(b"\xe0\x7f\x10\0OW")
+    return file[:pixels] + nest + file[pixels:]
+
+
+@pytest.mark.parametrize("defined", [True, False])
+def test_a_file_nested_thousands_deep_spoils_no_other(defined, tmp_path, request, capsys):
+    """Beside the series, as another study's only file; the reader's first by name."""
+    instances, other = series(), series()
+    archive = Place(tmp_path, request).archive(instances)
+    (tmp_path / "archive" / "000 deep.dcm").write_bytes(nested_thousands_deep(other[0], defined))
+    assert segmentation.main([str(tmp_path / "archive"), "--dry-run"]) == 0
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    assert warnings == ["Damaged files that could not be read: 1 (000 deep.dcm)."]
+    studies = {study.StudyInstanceUID for study in archive.search_studies()}
+    assert instances[0].StudyInstanceUID in studies
+    assert passed_through(archive, str(instances[0].StudyInstanceUID)).encoded is not None
+
+
+@pytest.mark.parametrize("defined", [True, False])
+def test_a_seg_nested_thousands_deep_is_a_damaged_file(defined, tmp_path, request, capsys):
+    instances = series()
+    Place(tmp_path, request).archive(instances)
+    deep = tmp_path / "deep.dcm"
+    deep.write_bytes(nested_thousands_deep(instances[0], defined))
+    arguments = ["--from-seg", str(deep), "--out", str(tmp_path / "out")]
+    assert segmentation.main([str(tmp_path / "archive"), *arguments]) == 3
+    assert f"unreadable_file: {deep} is not a DICOM file, or it is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, *map(SYNTAXES.get, ("big endian", "implicit VR"))]
+)
+def test_files_without_preamble_and_prefix_are_read(syntax, tmp_path, request, capsys):
+    """The lower slices of the series, as some old exports write theirs."""
+    instances = series(transfer_syntax=syntax)
+    archive = Place(tmp_path, request).archive(instances)
+    for file in sorted((tmp_path / "archive").iterdir())[:6]:
+        content = file.read_bytes()
+        file.with_suffix("").write_bytes(content[144 + int.from_bytes(content[140:144], "little") :])
+        file.unlink()
+    assert segmentation.main([str(tmp_path / "archive"), "--dry-run"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["shape"], plan["warnings"]) == (list(SHAPE), [])
+    passed = passed_through(archive, str(instances[0].StudyInstanceUID))
+    assert farthest_mm(passed, from_the_archive(archive, passed.encoded), LESIONS, AXIAL) <= PLACED_WITHIN_MM
 
 
 @pytest.fixture

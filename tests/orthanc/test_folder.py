@@ -1,11 +1,13 @@
 """The embedded archive: a folder of files that outlives the process and that people put files into."""
 
+import os
+
 import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.uid import generate_uid
 
 import settings
-from errors import ArchiveIncomplete, ArchiveUnreachable, SeriesNotFound, StoreFailed, StudyNotFound
+from errors import ArchiveUnreachable, SeriesNotFound, StoreFailed, StudyNotFound, UnreadableFile
 from orthanc.dicomweb import Archive, open_archive
 from tests import fake_pacs
 
@@ -121,6 +123,17 @@ def test_rubbish_does_no_harm(folder):
     assert len(archive.series_headers(stored[0].StudyInstanceUID)[0]) == 2
 
 
+def test_named_pipes_and_links_that_lead_nowhere_are_passed_over(folder):
+    archive = open_folder(folder)
+    stored = fake_pacs.tiny_series(2)
+    archive.store(stored)
+    os.mkfifo(folder / "pipe.dcm")
+    for name, target in (("itself", "itself"), ("a", "b"), ("b", "a"), ("lost", "nothing"), ("up", "..")):
+        (folder / name).symlink_to(target)
+    assert len(archive.search_studies()) == 1
+    assert len(archive.series_headers(stored[0].StudyInstanceUID)[0]) == 2
+
+
 def test_a_file_that_lost_its_end_is_named(folder):
     archive = open_folder(folder)
     stored = fake_pacs.tiny_series(2)
@@ -128,7 +141,7 @@ def test_a_file_that_lost_its_end_is_named(folder):
     victim = stored[1].SOPInstanceUID
     (path,) = folder.rglob(f"{victim}.dcm")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ArchiveIncomplete, match=victim):
+    with pytest.raises(UnreadableFile, match=victim):
         archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)
 
 
