@@ -154,7 +154,8 @@ def _draw(
 
 
 def _slice(volume: hd.Volume, centre: NDArray[np.int64], plane: _Plane) -> NDArray[np.float32]:
-    picture = np.take(volume.array, int(centre[plane.axis]), axis=plane.axis).astype(np.float32)
+    # A view: np.take would copy the whole of an array whose axes are permuted.
+    picture = np.moveaxis(volume.array, plane.axis, 0)[int(centre[plane.axis])].astype(np.float32)
     if plane.across < plane.down:
         picture = picture.T
     return np.asarray(picture[::-1] if plane.flip_down else picture)

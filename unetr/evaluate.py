@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import BrainNotFound, ModelNotFound
+from errors import BrainNotFound, ModelNotFound, RequestError
+from imaging.sequences import T1_POST_CONTRAST
 from settings import Settings, load
 from unetr import kinds, synth
 from unetr.judged import CANDIDATES, CASE, Case, Truth, judge, store, with_pictures
@@ -39,6 +40,25 @@ def find_model(name: str, settings: Settings) -> ModelSpec:
     if name not in models:
         raise ModelNotFound(f"There is no model {name!r}; there are {', '.join(models)}.")
     return models[name]
+
+
+def find_model_of_heads(name: str, settings: Settings) -> ModelSpec:
+    """Return a model that the synthetic heads can measure.
+
+    Raises: ModelNotFound, ModelSpecInvalid; RequestError for a model of other images.
+    """
+    spec = find_model(name, settings)
+    require_model_of_heads(spec)
+    return spec
+
+
+def require_model_of_heads(spec: ModelSpec) -> None:
+    """Raise RequestError unless the model finds one kind of lesion in post-contrast T1 alone."""
+    if spec.inputs != (T1_POST_CONTRAST,) or len(spec.labels) > 1:
+        raise RequestError(
+            f"The synthetic heads are post-contrast T1 with metastases; {spec.id} segments "
+            f"{', '.join(label.name for label in spec.labels)} in {', '.join(spec.inputs)}."
+        )
 
 
 def folder_of(spec: ModelSpec, out: Path) -> Path:
@@ -114,7 +134,7 @@ def main(arguments: Sequence[str] | None = None, make_head: MakeHead = kinds.hea
     parser.add_argument("--out", type=Path, required=True, help="folder for the cases and the report")
     options = parser.parse_args(arguments)
     settings = load()
-    specs = [find_model(name, settings) for name in (options.model, options.against) if name]
+    specs = [find_model_of_heads(name, settings) for name in (options.model, options.against) if name]
     heads = chosen_heads(options.kinds, options.heads, options.first_seed)
     cases = evaluate(specs, heads, options.out, settings.device, make_head)
     against = (summarise(specs[1], cases[1]), cases[1]) if options.against else None

@@ -19,12 +19,13 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from errors import RequestError
 from imaging import nifti
 from lesions.measure import MM3_PER_ML, components
 from settings import load
 from unetr import kinds, synth
 from unetr.config import load_config
-from unetr.evaluate import find_model
+from unetr.evaluate import find_model, require_model_of_heads
 from unetr.network import build as build_networks
 from unetr.network import load_weights
 from unetr.pictures import save_picture
@@ -116,6 +117,12 @@ def infer(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("lesson"), help="folder for the NIfTI files")
     options = parser.parse_args(arguments)
     spec = _model(options.model)
+    if len(spec.inputs) > 1:
+        raise RequestError(
+            f"{spec.id} needs {', '.join(spec.inputs)}; give them to segmentation.py with --input NAME=FILE."
+        )
+    if not options.image:
+        require_model_of_heads(spec)
     head = None if options.image else _head()
     image = head.image if head else nifti.read_stack(options.image).volume
     print(f"{spec.title} {spec.version} looks at {_shape(image)}.")

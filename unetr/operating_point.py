@@ -29,7 +29,7 @@ from lesions.measure import MM3_PER_ML
 from settings import load
 from unetr import kinds, synth
 from unetr.confidence import fit
-from unetr.evaluate import MakeHead, evaluate, find_model
+from unetr.evaluate import MakeHead, evaluate, find_model_of_heads
 from unetr.judged import COUNTED_FROM_MM, Case
 from unetr.predict import Predictor, peaks_of
 from unetr.preprocess import prepare, resample_labels
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None, make_head: MakeHead = validatio
     parser.add_argument("--out", type=Path, required=True, help="folder for the cases at the chosen point")
     options = parser.parse_args(arguments)
     settings = load()
-    spec = find_model(options.model, settings)
+    spec = find_model_of_heads(options.model, settings)
     heads = [(KIND, options.first_seed + number) for number in range(options.heads)]
     lowest = PostProcessing(threshold=THRESHOLDS[0], minimum_volume_mm3=0.0)
     predictor = Predictor.load(spec.model_copy(update={"postprocessing": lowest}), settings.device)

@@ -10,6 +10,7 @@ import pytest
 
 from errors import ModelNotFound
 from unetr import synth
+from unetr.__main__ import main as unetr_main
 from unetr.evaluate import evaluate, folder_of, main
 from unetr.judged import CANDIDATES, CASE, Truth, judge, with_pictures
 from unetr.predict import Prediction
@@ -223,6 +224,23 @@ def test_an_unknown_model_or_kind_is_named(tmp_path):
         main(["--model", "olga", "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match="no kind martian; there are ordinary"):
         main(["--model", "metscope-compact", "--kinds", "martian", "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("step", ["evaluate", "operating_point", "infer"])
+def test_a_model_of_other_images_is_refused_with_a_sentence(
+    step, coarse_model, tmp_path, monkeypatch, capsys
+):
+    """Heads that it was not made for would say nothing about it."""
+    content = json.loads(coarse_model.read_text()) | {"id": "two", "inputs": ["FLAIR", "T1 post-contrast"]}
+    content["network"]["arguments"]["in_channels"] = 2
+    two = coarse_model.with_name("two.json")
+    two.write_text(json.dumps(content))
+    monkeypatch.setattr("sys.argv", ["unetr", step, "--model", str(two), "--out", str(tmp_path / "out")])
+    assert unetr_main() == 2
+    told = capsys.readouterr().err
+    assert told.startswith("bad_request: ")
+    assert "FLAIR, T1 post-contrast" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_candidates_are_more_than_the_shipped_model_takes():
