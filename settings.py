@@ -14,6 +14,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+import series_names as names_of_series
 from errors import SettingsError
 
 ROOT = Path(__file__).parent
@@ -57,6 +58,9 @@ class Settings(BaseSettings):
         None,
         description="One weights file; its spec is the default model. A training checkpoint of the published "
         "UNETR is imported at the start. Empty: the shipped model.",
+    )
+    series_names: Path | None = Field(
+        None, description="TOML file with further words of series names, as in series_names.toml."
     )
     device: str = Field(
         "auto",
@@ -173,6 +177,15 @@ class Settings(BaseSettings):
             raise ValueError(f"MODEL_PATH names no file: {self.model_path}")
         return self
 
+    @model_validator(mode="after")
+    def _words_of_series_names(self) -> Self:
+        if self.series_names is not None:
+            try:
+                names_of_series.load(self.series_names)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"SERIES_NAMES cannot be used: {error}") from error
+        return self
+
     @property
     def archive_url(self) -> str:
         """The archive's URL with the embedded default filled in."""
@@ -195,10 +208,15 @@ class Settings(BaseSettings):
 
 
 def load(**overrides: object) -> Settings:
-    """Read and validate the settings. Raises: SettingsError naming each wrong one and its remedy."""
+    """Read and validate the settings, and read series names by their words from now on.
+
+    Raises: SettingsError naming each wrong one and its remedy.
+    """
     try:
         secrets_dir = os.environ.get("SECRETS_DIR")
-        return Settings(_secrets_dir=secrets_dir, **overrides)  # type: ignore[arg-type,call-arg]
+        settings = Settings(_secrets_dir=secrets_dir, **overrides)  # type: ignore[arg-type,call-arg]
+        names_of_series.use(settings.series_names)
+        return settings
     except ValidationError as error:
         raise SettingsError("; ".join(_sentence(dict(item)) for item in error.errors()) + ".") from None
 

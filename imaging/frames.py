@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
@@ -218,6 +219,28 @@ def text(ds: Dataset, keyword: str) -> str:
         return ""
     values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     return "\\".join(str(item) for item in values)
+
+
+def items(ds: Dataset, keyword: str) -> list[Dataset]:
+    """Return the items of a sequence; none where it is missing or illegal."""
+    try:
+        value = ds.get(keyword)
+    except (ValueError, TypeError, OverflowError):
+        return []
+    return list(value) if isinstance(value, DicomSequence) else []
+
+
+def first_group(instance: Dataset, sequence: str, keyword: str) -> Dataset:
+    """Return the functional group of the first frame, or the shared one, that has the attribute.
+
+    The instance itself where none has: attributes of a classic image stand there.
+    """
+    frames = items(instance, "PerFrameFunctionalGroupsSequence")[:1]
+    for groups in frames + items(instance, "SharedFunctionalGroupsSequence"):
+        for group in items(groups, sequence):
+            if text(group, keyword):
+                return group
+    return instance
 
 
 def numbers(ds: Dataset, keyword: str) -> Vector | None:

@@ -1,12 +1,12 @@
 """Which series of a study is the post-contrast T1: candidates with a score, reasons and refusals."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from pydicom import Dataset
 
+import series_names
 from errors import (
     AmbiguousSeries,
     ContrastAbsent,
@@ -19,25 +19,10 @@ from errors import (
     SeriesNotFound,
     UnsupportedModality,
 )
-from imaging.contrast import Contrast, Finding, contrast_findings, verdict
-from imaging.frames import Frame, image_type, is_multi_frame, numbers, tag_name, text
-from imaging.sequences import sequence_of
+from imaging.contrast import Contrast
+from imaging.frames import Frame, text
+from imaging.sequences import T1, T1_POST_CONTRAST, Kind, kind_of
 from imaging.stack import check_headers
-
-# Words of series descriptions in English, French and German, matched whole and without regard to case.
-T1 = r"t1\w*|mp2?rage|\w*mprage\w*|bravo|spgr|fspgr|vibe|tfe|tfl\w*|space\s?t1|cube\s?t1"
-OTHER_WEIGHTING = (
-    r"t2\w*|flair|stir|dwi|dti|adc|diff\w*|trace\w*|swi|swan|mip|minip|tof|angio\w*|mra|mrv|perf\w*|dsc|dce|cbf|cbv|"
-    r"asl|bold|fmri|pd|fgre|gre|spectro\w*|svs|csi|phase|field\s?map|flow|ciss|fiesta"
-)
-LOCALIZER = (
-    r"loc|localizer|localiser|scout|survey|3\W?plane|topo\w*|reperage|aahead\w*|aascout\w*|calib\w*|asset"
-)
-DERIVED = r"sub|subtr\w*|mpr|reformat\w*|recon\w*|projection|mean|average|collapsed|screen\s?save"
-OTHER_BODY = (
-    r"c?spine|neck|abdomen|pelvis|liver|breast|chest|thorax|knee|heart|prostate|hals|wirbel\w*|rachis"
-)
-HEAD_BODY = r"head|brain|skull|cerveau|tete|kopf|hirn|neuro\w*|cerebr\w*|encephal\w*"
 
 # Proof of contrast weighs more than everything else together.
 CONTRAST_SCORE = 8.0
@@ -63,12 +48,20 @@ REFUSED_BY_KIND = {
 REFUSED_NAMED = 3
 
 
+class UnreadSeries(list[Dataset]):
+    """A series that the archive lists and whose headers it does not serve: one header, of what it lists."""
+
+    def __init__(self, listed: Dataset, refusal: MetScopeError) -> None:
+        super().__init__([listed])
+        self.refusal = refusal
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A series and what speaks for it. refused: an error code and message where it is not a candidate.
 
     score: higher is better. warnings: to be stored with a result. sequence: by its headers, one of
-    ``imaging.sequences.SEQUENCES`` or None.
+    ``imaging.sequences.SEQUENCES`` or None. undecided: nothing tells which sequence it is.
     """
 
     series_instance_uid: str
@@ -81,6 +74,7 @@ class Candidate:
     warnings: tuple[str, ...]
     contrast: Contrast
     sequence: str | None
+    undecided: bool = False
 
 
 def rank(series: Iterable[Sequence[Dataset]]) -> list[Candidate]:
@@ -110,7 +104,7 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
             f"None of the study's {len(candidates)} series can be segmented. {_refusals(candidates)}", details
         )
     proven = [candidate for candidate in open_ones if candidate.contrast == "proven"]
-    lost = [c for c in candidates if c.contrast == "proven" and c.refused not in REFUSED_BY_KIND]
+    lost = [c for c in candidates if _may_be_the_one(c)]
     if not proven and lost:
         # The other T1 is then most likely the one before contrast.
         raise NoCandidateSeries(
@@ -128,12 +122,33 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
         raise AmbiguousSeries(
             f"{len(rivals) + 1} series fit equally well: {_names([best, *rivals])}.", details
         )
-    return best
+    return best if proven else replace(best, warnings=(*best.warnings, *_passed_over(candidates)))
+
+
+def _may_be_the_one(candidate: Candidate) -> bool:
+    """Return whether a refused series is proven to be post-contrast and may be a T1."""
+    if candidate.contrast != "proven" or candidate.refused is None:
+        return False
+    return candidate.undecided or candidate.refused not in REFUSED_BY_KIND
+
+
+def _passed_over(candidates: Sequence[Candidate]) -> list[str]:
+    """Return a sentence for each refused series that is post-contrast, or that could not be looked at."""
+    sentences = []
+    for candidate in candidates:
+        described = f"{candidate.description or 'no description'}, {candidate.series_instance_uid}"
+        if candidate.refused is not None and candidate.contrast == "proven":
+            sentences.append(f"Another series is post-contrast ({described}), but: {candidate.message}")
+        elif candidate.refused is not None and candidate.undecided:
+            sentences.append(f"Another series was not considered ({described}): {candidate.message}")
+    return sentences
 
 
 def _refusals(candidates: Sequence[Candidate]) -> str:
-    """Why each is refused, those first that are of the right kind."""
-    ordered = sorted(candidates, key=lambda c: c.refused in REFUSED_BY_KIND)
+    """Return why each is refused: first those of the right kind, last what is not an MR image."""
+    ordered = sorted(
+        candidates, key=lambda c: (c.refused == UnsupportedModality.code, c.refused in REFUSED_BY_KIND)
+    )
     named = [f"{c.description or 'no description'}: {c.message}" for c in ordered[:REFUSED_NAMED]]
     return " ".join(named) + (" ..." if len(ordered) > REFUSED_NAMED else "")
 
@@ -174,18 +189,18 @@ def _judge(instances: Sequence[Dataset]) -> Candidate:
     score = 0.0
     reasons: list[str] = []
     refusal: MetScopeError | None = None
-    findings = contrast_findings(first)
-    contrast, doubt = verdict(first, findings)
+    kind = kind_of(first)
     try:
-        _refuse_by_kind(first)
-        if contrast == "denied":
-            raise ContrastAbsent(doubt)
+        if isinstance(instances, UnreadSeries):
+            raise instances.refusal
+        _refuse_by_kind(first, kind)
         frames = check_headers(instances)
-        score, reasons = _evidence(first, frames, findings)
+        score, reasons = _evidence(first, frames, kind)
     except MetScopeError as error:
         refusal = error
     # Whatever else the series is refused for: the caller may choose it all the same.
-    warned = bool(doubt) and text(first, "Modality") == "MR" and not (refusal and refusal.found == doubt)
+    warned = bool(kind.doubt) and text(first, "Modality") == "MR"
+    doubts = (kind.doubt,) if warned and not (refusal and refusal.found == kind.doubt) else ()
     return Candidate(
         series_instance_uid=text(first, "SeriesInstanceUID"),
         description=text(first, "SeriesDescription"),
@@ -194,84 +209,46 @@ def _judge(instances: Sequence[Dataset]) -> Candidate:
         reasons=tuple(reasons),
         refused=refusal.code if refusal else None,
         message=refusal.found if refusal else None,
-        warnings=(doubt,) if warned else (),
-        contrast=contrast,
-        sequence=sequence_of(instances),
+        warnings=(*doubts, *kind.warnings),
+        contrast=kind.contrast,
+        sequence=kind.sequence,
+        undecided=kind.sequence is None and kind.refusal is None,
     )
 
 
-def _words(first: Dataset) -> str:
-    """Description, protocol and sequence name as one text, separators as blanks."""
-    keywords = ("SeriesDescription", "ProtocolName")
-    return re.sub(
-        r"[_.,:;()\[\]/\\-]+(?!$)", " ", " ".join(text(first, keyword) for keyword in keywords).lower()
-    )
-
-
-def _says(first: Dataset, pattern: str) -> str | None:
-    """The word of the description that the pattern matches, whole."""
-    raw = f" {text(first, 'SeriesDescription').lower()} "
-    for words in (_words(first), raw):
-        found = re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", words)
-        if found:
-            return found.group()
-    return None
-
-
-def _refuse_by_kind(first: Dataset) -> None:
+def _refuse_by_kind(first: Dataset, kind: Kind) -> None:
     description = text(first, "SeriesDescription") or "no description"
-    if text(first, "Modality") != "MR":
-        raise UnsupportedModality(
-            f"{tag_name('Modality')} is {text(first, 'Modality') or 'missing'}, not MR."
-        )
-    types = image_type(first)
-    if "LOCALIZER" in types or _says(first, LOCALIZER):
-        raise LocalizerSeries(f"The series is a localizer ({description}).")
-    if types[0] == "DERIVED" and not is_multi_frame(first):
-        raise DerivedSeries(f"{tag_name('ImageType')} says {types[0]} ({description}).")
-    derived = _says(first, DERIVED)
-    if derived and not _says(first, r"\w*mprage\w*|tfl\w*") and "t1_mpr" not in description.lower():
-        raise DerivedSeries(f"The description says {derived!r} ({description}).")
+    if kind.refusal is not None:
+        raise kind.refusal
     if elsewhere := not_head(first):
         raise NotHead(f"The series shows {elsewhere}, not the head.")
-    other = _says(first, OTHER_WEIGHTING)
-    if other and not _says(first, T1):
-        raise NotT1Weighted(f"The description says {other!r} ({description}).")
-    if not _says(first, T1) and not _t1_by_parameters(first):
+    if kind.sequence is None:
         raise NotT1Weighted(f"Nothing says that the series is T1-weighted ({description}).")
+    if kind.sequence not in (T1, T1_POST_CONTRAST):
+        raise NotT1Weighted(f"The series is a {kind.sequence} ({description}).")
+    if kind.contrast == "denied":
+        raise ContrastAbsent(kind.doubt)
 
 
 def not_head(first: Dataset) -> str | None:
-    """What the series says that it shows instead of the head; None where it does not say so."""
+    """Return what the series says that it shows instead of the head; None where it does not say so."""
     body = text(first, "BodyPartExamined").lower()
-    if (body and not re.search(HEAD_BODY, body)) or _says(first, OTHER_BODY):
+    named = [series_names.read(text(first, keyword)) for keyword in ("SeriesDescription", "ProtocolName")]
+    if (body and not series_names.is_head(body)) or any(reading.elsewhere for reading in named):
         return body or text(first, "SeriesDescription") or "no description"
     return None
 
 
-def _t1_by_parameters(first: Dataset) -> bool:
-    """Short echo time, and a repetition time of a T1 spin echo or of a fast gradient echo."""
-    echo_ms, repetition_ms = numbers(first, "EchoTime"), numbers(first, "RepetitionTime")
-    if echo_ms is None or repetition_ms is None:
-        return False
-    inverted = numbers(first, "InversionTime")
-    return bool(
-        echo_ms[0] < 30 and (repetition_ms[0] < 1000 or (inverted is not None and inverted[0] < 1300))
-    )
-
-
-def _evidence(
-    first: Dataset, frames: Sequence[Frame], findings: Sequence[Finding]
-) -> tuple[float, list[str]]:
-    """Score and reasons. findings: by the attributes, then by names."""
+def _evidence(first: Dataset, frames: Sequence[Frame], kind: Kind) -> tuple[float, list[str]]:
+    """Return score and reasons."""
     score = 0.0
-    reasons = [finding.reason for finding in findings if finding.contrast == "proven"]
+    reasons = [finding.reason for finding in kind.findings if finding.contrast == "proven"]
     if reasons:
-        score += CONTRAST_SCORE if findings[0].contrast == "proven" else CONTRAST_WORD_SCORE
+        score += CONTRAST_SCORE if kind.findings[0].contrast == "proven" else CONTRAST_WORD_SCORE
         score += CONTRAST_TWICE_SCORE * (len(reasons) - 1)
-    if word := _says(first, T1):
+    if kind.word:
         score += T1_SCORE
-        reasons.append(f"the description says {word!r}")
+        reasons.append(f"the description says {kind.word!r}")
     of_volume, more = volume_evidence(first, frames)
     return score + of_volume, reasons + more
 

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    "errors": 0, "logs": 0, "supervisor": 0, "version": 0,
+    "errors": 0, "logs": 0, "series_names": 0, "supervisor": 0, "version": 0,
     "imaging": 1, "settings": 1,
     "lesions": 2,
     "unetr": 3, "orthanc": 3, "db": 3, "broker": 3, "reports": 3,

@@ -40,6 +40,13 @@ def test_each_input_is_its_sequence_in_the_order_of_the_model():
     assert chosen(study, ("T2", "FLAIR")) == ["t2_tse_tra", "t2_tirm_tra_dark-fluid"]
 
 
+@pytest.mark.parametrize("name", ["gre_field_mapping", "Field Map", "fmap", "B0map", "AAHScout"])
+def test_a_field_map_or_a_scout_is_no_t1(name):
+    times = {"EchoTime": 4.92, "RepetitionTime": 400, "InversionTime": None}
+    with pytest.raises(errors.MissingSequence, match="None of the study's 2 series is a T1"):
+        chosen([series("T1 +C"), series(name, **times)], ("T1", "T1 post-contrast"))
+
+
 def test_of_one_sequence_the_thin_one_is_taken_and_of_equals_the_newest():
     study = [series("t1 thin"), series("t1 thick", 25), series("t2 first"), series("t2 again")]
     for number, instances in enumerate(study):

@@ -112,6 +112,10 @@ def test_a_name_proves_or_denies_contrast_or_says_nothing_of_it(description, con
         ("SWI mIP", "not_t1_weighted"), ("TOF 3D", "not_t1_weighted"), ("ax T2 TSE", "not_t1_weighted"),
         ("localizer", "localizer_series"), ("3-plane loc", "localizer_series"),
         ("AAHead_Scout", "localizer_series"),
+        ("AAHScout", "localizer_series"), ("gre_field_mapping", "not_t1_weighted"),
+        ("B0map", "not_t1_weighted"), ("T1 VIBE +C MIP", "not_t1_weighted"),
+        ("T1 perf +C", "not_t1_weighted"), ("T1 csi +C", "not_t1_weighted"),
+        ("T1 3D zonder contrast", "contrast_absent"),
         ("T1 SUB post-pre", "derived_series"), ("T1 post MPR cor", "derived_series"),
         ("T1 MPRAGE pre", "contrast_absent"), ("T1 C-Spine post", "not_head"),
     ],
@@ -296,3 +300,111 @@ def test_the_callers_choice_says_once_that_a_series_denies_contrast_and_warns_of
     assert [says_so in warning for warning in of_pre] == [True]
     assert [says_so in warning for warning in of_derived] == [True, False]
     assert [warning.split(":")[0] for warning in of_proven] == ["Chosen by the caller although"]
+
+
+JUDGED_ALIKE = [
+    ("T1 VIBE +C MIP", {}), ("T1 perf +C", {}), ("T1 csi +C", {}), ("T1 MAP", {}), ("T2 MAP", {}),
+    ("3D post Gd", {"EchoTime": 4, "RepetitionTime": 2300, "InversionTime": 1350}),
+    ("3D", {"EchoTime": 4, "RepetitionTime": 2300, "InversionTime": 1350}), ("SAG 3D", {}),
+    ("T1 MPRAGE +C", {}), ("T2 FLAIR +C", {}), ("t1_mp2rage_INV1", {}), ("T1 phase", {}), ("ax T2 EG", {}),
+    ("gre_field_mapping", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("description", "attributes"), JUDGED_ALIKE)
+def test_what_is_taken_for_segmentation_is_a_t1_and_every_t1_can_be_taken(description, attributes):
+    (candidate,) = rank([series(description, slices=12, **attributes)])
+    assert (candidate.refused is None) == (candidate.sequence in ("T1", "T1 post-contrast"))
+
+
+def test_an_mprage_with_a_long_inversion_time_is_a_t1():
+    instances = series("3D post Gd", slices=12, EchoTime=4, RepetitionTime=2300, InversionTime=1350)
+    assert choose(rank([instances])).sequence == "T1 post-contrast"
+
+
+def enhanced_series(description: str, acquisition: str | None = None, **options: object) -> list[Dataset]:
+    """An enhanced series that has its times in functional groups alone. acquisition: AcquisitionContrast."""
+    instances = series(description, enhanced="shared", **options)
+    frame_type = instances[0].SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence[0]
+    del instances[0].AcquisitionContrast, frame_type.AcquisitionContrast
+    if acquisition:
+        frame_type.AcquisitionContrast = acquisition
+    return instances
+
+
+@pytest.mark.parametrize("acquisition", [None, "T1"])
+def test_the_enhanced_series_with_the_agent_is_taken_whatever_it_is_called(acquisition):
+    pre = enhanced_series("Sag T1 MPRAGE", acquisition)
+    post = enhanced_series("STEALTH 3D +C", acquisition, contrast=True)
+    chosen = choose(rank([pre, post]))
+    assert chosen.series_instance_uid == post[0].SeriesInstanceUID
+    assert (chosen.sequence, chosen.warnings) == ("T1 post-contrast", ())
+
+
+def test_times_in_functional_groups_tell_t2_and_flair_too():
+    for echo_ms, inversion_ms, sequence in ((96.0, 0.0, "T2"), (380.0, 1800.0, "FLAIR")):
+        instances = enhanced_series("Brain iso")
+        groups = instances[0].SharedFunctionalGroupsSequence[0]
+        groups.MREchoSequence[0].EffectiveEchoTime = echo_ms
+        groups.MRTimingAndRelatedParametersSequence[0].RepetitionTime = "4800"
+        groups.MRModifierSequence[0].InversionTimes = inversion_ms
+        assert rank([instances])[0].sequence == sequence
+
+
+def test_a_proven_series_of_which_nothing_tells_the_weighting_is_not_passed_over_silently():
+    pre = enhanced_series("Sag T1 MPRAGE")
+    post = enhanced_series("STEALTH 3D +C", contrast=True)
+    del post[0].SharedFunctionalGroupsSequence[0].MREchoSequence
+    with pytest.raises(
+        errors.NoCandidateSeries, match=f"{post[0].SeriesInstanceUID} is proven to be post-con"
+    ):
+        choose(rank([pre, post]))
+    assert choose(rank([pre, post]), str(pre[0].SeriesInstanceUID)).description == "Sag T1 MPRAGE"
+
+
+def test_a_t1_of_unknown_contrast_beside_a_post_contrast_flair_says_so():
+    chosen = choose(rank([series("T1 MPRAGE"), series("T2 FLAIR", contrast=True)]))
+    assert chosen.description == "T1 MPRAGE"
+    assert any("Another series is post-contrast (T2 FLAIR" in warning for warning in chosen.warnings)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"ImageType": ["DERIVED", "PRIMARY", "M", "ND"]},
+        {"ImageType": ["DERIVED", "SECONDARY"], "PatientIdentityRemoved": "YES"},
+        {"ImageType": ["DERIVED", "SECONDARY", "OTHER"], "DeidentificationMethod": "defaced"},
+        {"ImageType": ["DERIVED", "SECONDARY"], "LossyImageCompression": "01"},
+    ],
+)
+def test_derived_by_an_anonymisers_word_alone_is_a_warning(attributes):
+    chosen = choose(rank([series("T1 MPRAGE post", contrast=True, **attributes)]))
+    assert ["ImageType (0008,0008) says DERIVED" in warning for warning in chosen.warnings] == [True]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"ImageType": ["DERIVED", "SECONDARY"]},
+        {"ImageType": ["DERIVED", "PRIMARY", "MPR", "NORM"]},
+        {"ImageType": ["DERIVED", "PRIMARY", "M", "SUB"], "PatientIdentityRemoved": "YES"},
+        {"ImageType": ["DERIVED", "PRIMARY"], "DerivationDescription": "resampled"},
+        {"ImageType": ["DERIVED", "SECONDARY"], "PatientIdentityRemoved": "YES", "EchoTime": None},
+    ],
+)
+def test_an_image_that_was_computed_stays_refused(attributes):
+    assert refusal_of(series("T1 MPRAGE post", contrast=True, **attributes)) == "derived_series"
+
+
+def test_the_reason_of_the_only_mr_is_named_beside_segs_and_reports():
+    others = [
+        series(f"MetScope {modality}", slices=5, Modality=modality) for modality in ("SEG", "SR", "SR", "SEG")
+    ]
+    with pytest.raises(errors.NoCandidateSeries, match="T2 tra: The series is a T2") as refusal:
+        choose(rank([*others, series("T2 tra")]))
+    assert refusal.value.found.index("T2 tra") < refusal.value.found.index("MetScope")
+
+
+def test_words_that_are_not_understood_are_named():
+    chosen = choose(rank([series("T1 qwertz Gd")]))
+    assert "qwertz" in chosen.warnings[0]

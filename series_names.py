@@ -1,0 +1,336 @@
+"""The name of a series: which sequence it names, and what it says of a contrast agent, in many languages.
+
+The words stand in ``series_names.toml``. A name is cut into words of that file, also where nothing separates
+them ("T1ohneKM"). Each word has a role, written as one letter, and the patterns below look for roles. So a
+negation in any language of the file counts wherever it stands, and a name with a word that is not understood
+proves nothing.
+"""
+
+import re
+import tomllib
+import unicodedata
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+WORDS_FILE = Path(__file__).with_suffix(".toml")
+
+Contrast = Literal["proven", "denied", "unknown"]
+Groups = Mapping[str, tuple[str, ...]]
+
+# The letter of each role of a word. Of a word with several roles the first in this order counts.
+ROLES = {
+    "without": "O", "not": "N", "plain": "L", "pre": "R", "before": "B", "post": "P", "with": "W",
+    "agent": "G", "short_agent": "c", "t1_agent": "p", "with_agent": "w", "after": "A", "both": "&",
+    "technique": "F", "occasion": "X", "t1": "T", "signed": "g", "filler": "f", "understood": "n",
+}  # fmt: skip
+UNDERSTOOD, NOT_UNDERSTOOD = "n", "?"
+WITH_OR_SHORT_AGENT, SIGNED_OR_FILLER = "K", "i"
+SIGNS = "+-/&\N{PLUS-MINUS SIGN}"
+# What a file of words may hold: groups by table. The order of the kinds is that in which they are looked for.
+GROUPS: Mapping[str, Collection[str]] = {
+    "words": ROLES,
+    "kinds": (
+        "localizer", "field_map", "diffusion", "susceptibility", "angiography", "perfusion", "functional",
+        "spectroscopy", "map", "projection", "proton_density", "other_weighting",
+    ),
+    "derived": ("words",),
+    "unless_t1": ("gradient_echo", "phase", "flow"),
+    "sequences": ("T1", "FLAIR", "T2"),
+    "body": ("other", "head"),
+}  # fmt: skip
+# Roles of the words that may be glued to others although they are short: "KM", "T1", "FS".
+GLUED_ROLES = ("G", "T", "F")
+SHORTEST_GLUED = 3
+# DICOM allows 64 characters in a name; what is longer is not cut into words.
+LONGEST_RUN = 64
+
+# Patterns of roles. A blank is any separator.
+FILLERS = "[fi /+-]*"
+ANY_AGENT = "[GcK]"
+TECHNIQUE = r"(?:[OWwN]|(?<![wWONPRAB] )(?<![wWONPRAB])K)[f -]+F(?:[f -]*F)*"
+OCCASION = "[RPBA][ -]?X(?:[ -]?X)*"
+WITH, BEFORE, AFTER = "[WwK]", "[RB]", "[AP]"
+# "W WO" needs no word between, "WO CON" is "without contrast" (English "con") and not "without and with".
+BESIDE, AND = "[ &/+-]*", "[ +-]*[&/][ &/+-]*"
+WITH_AND_WITHOUT = f"[Ww]{BESIDE}O|O{BESIDE}[Ww]|K{AND}O|O{AND}K"
+BEFORE_AND_AFTER = f"{BEFORE}{BESIDE}{AFTER}|{AFTER}{BESIDE}{BEFORE}"
+BOTH = f"(?:{WITH_AND_WITHOUT}|{BEFORE_AND_AFTER})(?:{FILLERS}{ANY_AGENT}+)?"
+PLUS_OR_MINUS = "± ?[GcKgi]"
+NEUTRAL = re.compile(f"{TECHNIQUE}|{OCCASION}|{BOTH}|{PLUS_OR_MINUS}")
+# A minus sign stands right behind the agent; in front of it, the sign may be a dash as well.
+MINUS = "[GcKgi]-(?![A-Za-z?])"
+DENIAL = re.compile(f"[ONBR]{FILLERS}{ANY_AGENT}+|G[ -]?[OB]|{MINUS}|[OLR]")
+PLUS = r"\+ ?[GcKgi]|[GcKgi]\+"
+PROOF = re.compile(f"[GP]|T ?c|T.*p|(?:{WITH}|A){FILLERS}{ANY_AGENT}|W$|{PLUS}")
+# What leaves contrast unproven beside a proof: words that are not understood, negations of something else.
+DOUBT = re.compile(r"[?NB]|& ?[GcK]|(?:(?<= )|^)-[GcKgi]")
+
+# "m.d.c.", "i.v."
+ABBREVIATION = re.compile(r"(?<![^\W_])(?:[^\W\d_]\.){2,}[^\W\d_]?(?![^\W_])")
+# Letters whose accent Unicode does not take for a mark.
+WITHOUT_MARK = str.maketrans("ıøłđ", "iold", "") | {ord("æ"): "ae", ord("œ"): "oe"}
+SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile("[\N{HYPHEN}-\N{HORIZONTAL BAR}\N{MINUS SIGN}]"), "-"),
+    (ABBREVIATION, lambda match: match.group().replace(".", "")),
+    (re.compile(r"\+\s?/?\s?-"), "\N{PLUS-MINUS SIGN}"),
+    (re.compile(r"(?<=t2)\s?\*"), "star"),
+    (re.compile(r"w\s?/\s?o(?:ut)?(?=t[12]|[\W\d_]|$)"), " without "),
+    # "T1W/O": the W belongs to both.
+    (re.compile(r"(?<=t[12])w(?=\s?/?\s?o(?![^\W_]))"), " w"),
+)  # fmt: skip
+# Parameters, as "p2", "3t".
+PARAMETER = re.compile(r"[a-z]\d+|\d+[a-z]")
+# Short words with a digit ("3D") or an ideograph or a Korean syllable may be glued to others too.
+GLUED = re.compile("[0-9\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff]")
+
+
+class Reading(NamedTuple):
+    """What a name says.
+
+    sequence: T1, T2 or FLAIR; "" where it says none, or another kind. other: the group of that kind, as
+    ``diffusion``, else "". word: that says so. derived, elsewhere: the word that says that the image was
+    computed, that it shows another part of the body. contrast_words: what proves or denies contrast.
+    not_understood: the words that leave a proof of contrast open.
+    """
+
+    sequence: str
+    other: str
+    word: str
+    derived: str
+    elsewhere: str
+    contrast: Contrast
+    contrast_words: str
+    not_understood: str
+
+
+class _Token(NamedTuple):
+    text: str
+    role: str
+
+
+def fold(name: str) -> str:
+    """The name without differences of case, width and accent."""
+    # Decomposed and folded twice: folding can give marks of its own (Turkish capital I with a dot).
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name).casefold())
+    plain = "".join(mark for mark in decomposed if not unicodedata.combining(mark))
+    plain = plain.translate(WITHOUT_MARK)
+    return unicodedata.normalize("NFC", plain)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tables of ``series_names.toml``: words by role, and the patterns of each kind of image by group."""
+
+    words: Groups
+    kinds: Groups
+    derived: Groups
+    unless_t1: Groups
+    sequences: Groups
+    body: Groups
+
+    @staticmethod
+    def of(*documents: Mapping[str, Any]) -> "Vocabulary":
+        """Join documents. Raises: ValueError for one that is not of the form of ``series_names.toml``."""
+        tables: dict[str, dict[str, tuple[str, ...]]] = {table.name: {} for table in fields(Vocabulary)}
+        for document in documents:
+            for table, group, words in _entries(document):
+                folded = tuple(map(fold, words))
+                tables[table][group] = tables[table].get(group, ()) + folded
+        return Vocabulary(**tables)
+
+    def read(self, name: str) -> Reading:
+        """Return what a name says."""
+        tokens = list(self._tokens(name))
+        words = " ".join(token.text for token in tokens if token.text not in SIGNS)
+        other, word = _first(self.kinds, words)
+        sequence, sequence_word = _first(self.sequences, words)
+        if not other and sequence != "T1":
+            other, word = _first(self.unless_t1, words)
+        return Reading(
+            "" if other else sequence,
+            other,
+            word or sequence_word,
+            _first(self.derived, words)[1],
+            _first({"other": self.body["other"]}, words)[1],
+            *_contrast(tokens),
+        )
+
+    def is_head(self, body_part: str) -> bool:
+        """Return whether a BodyPartExamined is the head, or the brain."""
+        words = " ".join(re.findall(r"[^\W_]+", fold(body_part)))
+        return bool(_first({"head": self.body["head"]}, words)[1])
+
+    @cached_property
+    def _roles(self) -> Mapping[str, str]:
+        """The letter of the role of each word or phrase."""
+        roles: dict[str, set[str]] = {}
+        for role, words in self.words.items():
+            for word in words:
+                roles.setdefault(word, set()).add(role)
+        for groups in (self.kinds, self.derived, self.unless_t1, self.sequences, self.body):
+            for word in " ".join(pattern for patterns in groups.values() for pattern in patterns).split():
+                if not set(word) & {"*", "#"}:
+                    roles.setdefault(word, set()).add("understood")
+        return {word: _letter(names) for word, names in roles.items()}
+
+    @cached_property
+    def _scanner(self) -> re.Pattern[str]:
+        """Find phrases and words with a slash, runs of letters and digits, and signs; else what separates."""
+        phrases = sorted((word for word in self._roles if not word.isalnum()), key=len, reverse=True)
+        spelled = [r"[\W_]+".join(map(re.escape, phrase.split())) for phrase in phrases]
+        ended = [phrase + (r"(?![^\W_])" if phrase[-1].isalnum() else "") for phrase in spelled]
+        return re.compile(
+            rf"(?<![^\W_])(?P<phrase>{'|'.join(ended)})|(?P<run>[^\W_]+)|(?P<sign>[{re.escape(SIGNS)}])|(?P<gap>[^\w{re.escape(SIGNS)}]+|_)"
+        )
+
+    def _tokens(self, name: str) -> Iterator[_Token]:
+        """Cut a name into words and signs, and one token of role " " for each mark that separates them."""
+        folded = fold(name)
+        for spelling, replacement in SPELLINGS:
+            folded = spelling.sub(replacement, folded)
+        for match in self._scanner.finditer(folded.strip()):
+            if match["phrase"]:
+                phrase = " ".join(re.findall(r"[^\W_]+/?", match["phrase"]))
+                yield _Token(
+                    phrase, self._roles.get(phrase, self._roles.get(match["phrase"], NOT_UNDERSTOOD))
+                )
+            elif match["run"]:
+                yield from self._cut(match["run"])
+            elif match["sign"]:
+                yield _Token(match["sign"], match["sign"])
+            else:
+                yield _Token(" ", " ")
+
+    def _cut(self, run: str) -> list[_Token]:
+        """Cut a run of letters and digits into the fewest words; keep it whole where that cannot be done."""
+        if run in self._roles:
+            return [_Token(run, self._roles[run])]
+        if run.isdigit() or _first(self.kinds, run)[1]:
+            return [_Token(run, UNDERSTOOD if run.isdigit() else NOT_UNDERSTOOD)]
+        cuts: list[list[_Token] | None] = [[]]
+        for end in range(1, len(run) + 1) if len(run) <= LONGEST_RUN else ():
+            ways = [
+                [*before, _Token(run[start:end], role)]
+                for start, before in enumerate(cuts)
+                if before is not None and (role := self._role_of_part(run, start, end))
+            ]
+            cuts.append(min(ways, key=len, default=None))
+        whole = UNDERSTOOD if PARAMETER.fullmatch(run) else NOT_UNDERSTOOD
+        return cuts[-1] or [_Token(run, whole)]
+
+    def _role_of_part(self, run: str, start: int, end: int) -> str:
+        """Return the role of that part of a run as a word; "" where it is not one."""
+        part = run[start:end]
+        stands_alone = _is_seam(run, start) and _is_seam(run, end)
+        if part.isdigit():
+            return UNDERSTOOD if stands_alone else ""
+        role = self._roles.get(part, "")
+        may_be_glued = len(part) >= SHORTEST_GLUED or GLUED.search(part) or role in GLUED_ROLES
+        return role if role and (stands_alone or may_be_glued) else ""
+
+
+def _contrast(tokens: Sequence[_Token]) -> tuple[Contrast, str, str]:
+    """Return what the roles say of contrast, in which words, and which words are not understood."""
+    roles = NEUTRAL.sub(_blot, "".join(token.role for token in tokens))
+    denial = DENIAL.search(roles)
+    rest = DENIAL.sub(_blot, roles)
+    proof = PROOF.search(rest)
+
+    def words(match: re.Match[str]) -> str:
+        return "".join(token.text for token in tokens[match.start() : match.end()]).strip()
+
+    if denial and not proof:
+        return "denied", words(denial), ""
+    if denial or not proof:
+        return "unknown", "", ""
+    if DOUBT.search(rest):
+        doubtful = [token.text for token, role in zip(tokens, rest, strict=True) if role == NOT_UNDERSTOOD]
+        return "unknown", "", ", ".join(doubtful)
+    return "proven", words(proof), ""
+
+
+def _blot(match: re.Match[str]) -> str:
+    return ";" * len(match.group())
+
+
+def _first(groups: Groups, words: str) -> tuple[str, str]:
+    """Return the first group of which a pattern is among the words, and what it matched; else two ""."""
+    for group, patterns in groups.items():
+        if match := _pattern(patterns).search(words):
+            return group, match.group()
+    return "", ""
+
+
+@lru_cache(maxsize=256)
+def _pattern(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    spelled = [
+        re.escape(pattern).replace(r"\*", r"[^\W_]*").replace(r"\#", r"\d+").replace(r"\ ", " +")
+        for pattern in patterns
+    ]
+    return re.compile(rf"(?<!\S)(?:{'|'.join(spelled)})(?!\S)")
+
+
+def _entries(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """Yield table, group and words. Raises: ValueError for another form."""
+    for table, groups in document.items():
+        languages = groups.values() if table == "words" and isinstance(groups, dict) else [groups]
+        for language in languages:
+            if table not in GROUPS or not isinstance(language, dict):
+                raise ValueError(f"[{table}] is not a table of series names")
+            for group, words in language.items():
+                if group not in GROUPS[table]:
+                    raise ValueError(f"{group} in [{table}] is not one of {', '.join(GROUPS[table])}")
+                if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+                    raise ValueError(f"{group} in [{table}] is not a list of words")
+                yield table, group, words
+
+
+def _is_seam(run: str, position: int) -> bool:
+    """Return whether a run begins, ends or changes between letters, digits and scripts there."""
+    if position in (0, len(run)):
+        return True
+    before, after = run[position - 1], run[position]
+    return before.isdigit() != after.isdigit() or _script(before) != _script(after)
+
+
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "").split(" ")[0]
+
+
+def _letter(roles: set[str]) -> str:
+    if {"with_agent", "short_agent"} <= roles:
+        return WITH_OR_SHORT_AGENT
+    if {"signed", "filler"} <= roles:
+        return SIGNED_OR_FILLER
+    return next(letter for role, letter in ROLES.items() if role in roles)
+
+
+def load(path: Path) -> Vocabulary:
+    """Return the shipped words with those of a file. Raises: ValueError, OSError."""
+    try:
+        return Vocabulary.of(_SHIPPED, tomllib.loads(path.read_text(encoding="utf-8")))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not UTF-8 text") from error
+
+
+def use(path: Path | None) -> None:
+    """Read names by the words of that file too from now on; None: by the shipped ones alone."""
+    _in_use[0] = _DEFAULT if path is None else load(path)
+
+
+def read(name: str) -> Reading:
+    """Return what a name says, by the words in use."""
+    return _in_use[0].read(name)
+
+
+def is_head(body_part: str) -> bool:
+    """Return whether a BodyPartExamined is the head, or the brain, by the words in use."""
+    return _in_use[0].is_head(body_part)
+
+
+_SHIPPED = tomllib.loads(WORDS_FILE.read_text(encoding="utf-8"))
+_DEFAULT = Vocabulary.of(_SHIPPED)
+_in_use = [_DEFAULT]
