@@ -50,7 +50,8 @@ class Frame:
     """One image. index: its place in the instance, from 0; the numbers are as DICOM states them.
 
     orientation (6,): direction cosines of a row, then of a column; position (3,): centre of the first pixel,
-    LPS mm; spacing_mm: between rows, between columns; labels: the discriminators present.
+    LPS mm; spacing_mm: between rows, between columns; thickness_mm: of the slice, where it is stated; labels:
+    the discriminators present.
     """
 
     instance: Dataset
@@ -58,6 +59,7 @@ class Frame:
     orientation: Vector
     position: Vector
     spacing_mm: tuple[float, float]
+    thickness_mm: float | None
     slope: float
     intercept: float
     labels: Mapping[str, str]
@@ -149,6 +151,7 @@ def _frame(instance: Dataset, index: int, groups: _Groups, labels: Mapping[str, 
     )
     if slope == 0:
         raise InconsistentImages(f"{who}: {tag_name('RescaleSlope')} is 0.")
+    thickness = numbers(groups.group("PixelMeasuresSequence"), "SliceThickness")
     present = {keyword: value for keyword, value in labels.items() if value}
     return Frame(
         instance,
@@ -156,6 +159,7 @@ def _frame(instance: Dataset, index: int, groups: _Groups, labels: Mapping[str, 
         orientation,
         position,
         (float(spacing[0]), float(spacing[1])),
+        None if thickness is None else float(thickness[0]),
         slope,
         intercept,
         present,

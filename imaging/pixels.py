@@ -53,25 +53,46 @@ def stored_values(instance: Dataset) -> Iterator[Pixels]:
     syntax = UID(text(meta, "TransferSyntaxUID"))
     if not syntax:
         raise UnreadablePixels(f"{who} has no {tag_name('TransferSyntaxUID')}.")
+    stored = _bits_stored(instance)
     if not syntax.is_transfer_syntax or syntax.is_encapsulated:
         check_codestreams(instance, syntax)
-        return _decoded(instance, syntax)
-    return _native(instance, "big" if syntax == ExplicitVRBigEndian else "little")
+        frames = _decoded(instance, syntax)
+    else:
+        frames = _native(instance, "big" if syntax == ExplicitVRBigEndian else "little")
+    return (_own_bits(frame, stored, text(instance, "PixelRepresentation") == "1") for frame in frames)
 
 
 def is_lossy(instance: Dataset) -> bool:
     return text(instance, "LossyImageCompression") == "01"
 
 
-def _native(instance: Dataset, byte_order: str) -> Iterator[Pixels]:
-    who = name_of(instance)
+def _bits_stored(instance: Dataset) -> int:
     allocated, stored = int(text(instance, "BitsAllocated") or 0), int(text(instance, "BitsStored") or 0)
     if allocated not in (8, 16, 32) or not 0 < stored <= allocated:
         raise UnreadablePixels(
-            f"{who}: {tag_name('BitsAllocated')} is {allocated}, {tag_name('BitsStored')} {stored}."
+            f"{name_of(instance)}: {tag_name('BitsAllocated')} is {allocated}, "
+            f"{tag_name('BitsStored')} {stored}."
         )
-    signed = text(instance, "PixelRepresentation") == "1"
-    dtype = np.dtype(f"{'>' if byte_order == 'big' else '<'}{'i' if signed else 'u'}{allocated // 8}")
+    return stored
+
+
+def _own_bits(frame: Pixels, stored: int, signed: bool) -> Pixels:
+    """Return the values of the lowest ``stored`` bits.
+
+    Older images keep overlay planes in the bits above, and encoders leave zeros there or the sign, whatever
+    the decoder makes of it: codecs that know of no sign give 4095 for -1 of 12 bits.
+    """
+    unused = 8 * frame.itemsize - stored
+    if unused <= 0:
+        return frame
+    values = frame.astype(f"{frame.dtype.byteorder}{'i' if signed else 'u'}{frame.itemsize}", copy=False)
+    return (values << unused) >> unused
+
+
+def _native(instance: Dataset, byte_order: str) -> Iterator[Pixels]:
+    who = name_of(instance)
+    kind = "i" if text(instance, "PixelRepresentation") == "1" else "u"
+    dtype = np.dtype(f"{'>' if byte_order == 'big' else '<'}{kind}{int(instance.BitsAllocated) // 8}")
     shape = (int(text(instance, "NumberOfFrames") or 1), int(instance.Rows), int(instance.Columns))
     data = instance.PixelData
     needed = math.prod(shape) * dtype.itemsize
@@ -86,9 +107,7 @@ def _native(instance: Dataset, byte_order: str) -> Iterator[Pixels]:
             f"{tag_name('Columns')} and {tag_name('BitsAllocated')} make {needed}."
         )
     frames: Pixels = np.frombuffer(data, dtype, count=math.prod(shape)).reshape(shape)
-    unused = allocated - stored
-    # Older images keep overlay planes in the bits above the stored ones.
-    return ((frame << unused) >> unused if unused else frame for frame in frames)
+    return iter(frames)
 
 
 def _decoded(instance: Dataset, syntax: UID) -> Iterator[Pixels]:

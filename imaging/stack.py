@@ -1,5 +1,6 @@
 """A complete volume that remembers which DICOM slice each of its slices came from."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -46,7 +47,13 @@ MISSING_FROM = 1.5
 EVEN_WITHIN = 0.1
 SHEAR_WITHIN = 0.25
 ROUNDING_MM = 0.1
+# In a 3D acquisition, which has no gaps: share of the slice thickness from which slices are likely left out.
+LEFT_OUT_FROM = 1.5
 PIXEL_DATA = 0x7FE00010
+# In which two images under one SOP Instance UID differ. Without their pixels, their places tell.
+IMAGE_KEYWORDS = (
+    "ImagePositionPatient", "ImageOrientationPatient", "PerFrameFunctionalGroupsSequence", "PixelData",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,7 @@ def to_stack(instances: Sequence[Dataset]) -> Stack:
 
 def check_headers(instances: Sequence[Dataset]) -> list[Frame]:
     """The frames of one complete stack, unordered; pixel data may be absent. Raises: InputRefused."""
-    unique = {str(instance.SOPInstanceUID): instance for instance in instances}
-    frames = [frame for instance in unique.values() for frame in frames_of(instance)]
+    frames = [frame for instance in _unique(instances) for frame in frames_of(instance)]
     if len(frames) < FEWEST_SLICES:
         raise TooFewSlices(f"The series has {len(frames)} slices; a volume takes at least {FEWEST_SLICES}.")
     _check_alike(frames)
@@ -110,6 +116,19 @@ def check_headers(instances: Sequence[Dataset]) -> list[Frame]:
     _check_gaps(ordered)
     _check_places(ordered)
     return frames
+
+
+def _unique(instances: Sequence[Dataset]) -> list[Dataset]:
+    """Each instance once. Raises: InconsistentImages where different images have one SOP Instance UID."""
+    unique: dict[str, Dataset] = {}
+    for instance in instances:
+        first = unique.setdefault(str(instance.SOPInstanceUID), instance)
+        if any(first.get(keyword) != instance.get(keyword) for keyword in IMAGE_KEYWORDS):
+            raise InconsistentImages(
+                f"Different images of the series have the same {tag_name('SOPInstanceUID')}, "
+                f"{instance.SOPInstanceUID}; one of them would be lost."
+            )
+    return list(unique.values())
 
 
 def _axes(frame: Frame) -> Vector:
@@ -295,4 +314,13 @@ def _warnings(ordered: Sequence[Frame]) -> list[str]:
         warnings.append(f"The images were compressed with loss ({tag_name('LossyImageCompression')} is 01).")
     if not text(ordered[0].instance, "FrameOfReferenceUID"):
         warnings.append(f"The series has no {tag_name('FrameOfReferenceUID')}; the SEG gets one of its own.")
+    thickness_mm = ordered[0].thickness_mm or math.inf
+    between_mm = float(np.linalg.norm(_affine(ordered)[:3, 0]))
+    acquired_3d = text(ordered[0].instance, "MRAcquisitionType") == "3D"
+    if acquired_3d and between_mm > LEFT_OUT_FROM * thickness_mm:
+        warnings.append(
+            f"The slices are {between_mm:.2f} mm apart and {thickness_mm:.2f} mm thick "
+            f"({tag_name('SliceThickness')}), but a 3D acquisition ({tag_name('MRAcquisitionType')}) has no "
+            "gaps: slices may have been left out."
+        )
     return warnings

@@ -199,7 +199,7 @@ def _attach(ds: Dataset, frames: Pixels, options: SeriesOptions) -> None:
     if syntax.is_compressed and syntax.is_encapsulated:
         size = len(native) // len(frames)
         ds.PixelData = encapsulate(
-            [_compress(native[i * size : (i + 1) * size], ds, syntax) for i in range(len(frames))]
+            [compress(native[i * size : (i + 1) * size], ds, syntax) for i in range(len(frames))]
         )
         ds["PixelData"].VR = "OB"
     else:
@@ -212,8 +212,11 @@ def _attach(ds: Dataset, frames: Pixels, options: SeriesOptions) -> None:
     ds.file_meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
 
 
-def _compress(frame: bytes, ds: Dataset, syntax: UID) -> bytes:
-    """One frame, lossless. pydicom itself encodes neither JPEG 2000 nor JPEG Lossless here."""
+def compress(frame: bytes, ds: Dataset, syntax: UID, bits: int = 16, signed: bool | None = None) -> bytes:
+    """Encode a frame without loss. pydicom itself encodes neither JPEG 2000 nor JPEG Lossless here.
+
+    bits, signed: what the codec is told of the values; by default all bits, and the sign of the header.
+    """
     wanted = gdcm.TransferSyntax.GetTSType(str(syntax))
     # The writer owns the image: it has to outlive it.
     writer = gdcm.ImageWriter()
@@ -224,7 +227,8 @@ def _compress(frame: bytes, ds: Dataset, syntax: UID) -> bytes:
         gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2)
     )
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ImplicitVRLittleEndian))
-    image.SetPixelFormat(gdcm.PixelFormat(1, 16, 16, 15, ds.PixelRepresentation))
+    told = ds.PixelRepresentation if signed is None else int(signed)
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, bits, bits - 1, told))
     element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
     element.SetByteStringValue(frame)
     image.SetDataElement(element)

@@ -9,9 +9,11 @@ import highdicom as hd
 import nibabel
 import numpy as np
 import pytest
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -22,8 +24,9 @@ from scipy.spatial.transform import Rotation
 
 import errors
 from imaging.stack import to_stack
-from unetr.phantom import SeriesOptions, to_instances
+from unetr.phantom import SeriesOptions, compress, to_instances
 
+CODECS = (JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, RLELossless)
 MARKER = (7, 20, 9)
 SHAPE = (12, 30, 24)
 DIRECTIONS = {  # of the slices, rows and columns of increasing index, LPS
@@ -389,9 +392,71 @@ def test_attributes_that_do_not_place_a_slice_do_not_matter(attributes):
     assert marker_lps_mm(volume) == pytest.approx(marker_lps_mm(phantom()), abs=1e-4)
 
 
+ABOVE = {"zeros": 0, "ones or the sign": 0xFFFF, "an overlay in bit 15": 0x8000}
+
+
+# pydicom warns where noise is compressed to as many bytes as it had.
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize("above", ABOVE)
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, *CODECS], ids=lambda syntax: syntax.keyword
+)
+def test_bits_above_those_stored_say_nothing(syntax, bits, signed, above):
+    """Whether the codec is told of the sign and of the bits, or of neither."""
+    lowest, end = (-(1 << (bits - 1)), 1 << (bits - 1)) if signed else (0, 1 << bits)
+    values = np.random.default_rng(bits).integers(lowest, end, SHAPE, np.int16 if signed else np.uint16)
+    kept = (1 << bits) - 1
+    sign = values < 0 if above.endswith("sign") else True
+    whole = (values.view(np.uint16) & kept) | np.where(sign, ABOVE[above] & ~kept, 0).astype(np.uint16)
+    for told in {signed, False}:
+        for precision in (bits, 16):
+            if precision < 16 and above == "an overlay in bit 15":
+                continue  # The codec would not carry it.
+            instances = to_instances(phantom(), SeriesOptions())
+            for index, instance in enumerate(instances):
+                instance.BitsStored, instance.HighBit = bits, bits - 1
+                instance.PixelRepresentation = int(signed)
+                instance.file_meta.TransferSyntaxUID = syntax
+                frame = whole[index].astype("<u2" if syntax.is_little_endian else ">u2").tobytes()
+                if syntax.is_encapsulated:
+                    frame = encapsulate([compress(frame, instance, syntax, precision, told)])
+                instance["PixelData"] = DataElement("PixelData", "OB", frame)
+            assert np.array_equal(to_stack(instances).volume.array, values), (told, precision)
+
+
 def test_the_same_instance_twice_counts_once():
     instances = to_instances(phantom(), SeriesOptions())
     assert to_stack([*instances, copy.deepcopy(instances[4])]).volume.spatial_shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"ImagePositionPatient": [0, 0, 500]}, {"PixelData": bytes(2 * 30 * 24)}]
+)
+def test_different_images_under_one_uid_are_refused_with_it(attributes):
+    instances = to_instances(phantom(), SeriesOptions())
+    other = copy.deepcopy(instances[4])
+    for keyword, value in attributes.items():
+        setattr(other, keyword, value)
+    with pytest.raises(errors.InconsistentImages, match=instances[4].SOPInstanceUID):
+        to_stack([*instances, other])
+
+
+@pytest.mark.parametrize("enhanced", [None, "shared"])
+def test_every_second_slice_of_a_3d_acquisition_left_out_is_a_warning(enhanced):
+    volume = phantom()
+    options = SeriesOptions(enhanced=enhanced)
+    for kind, kept, warned in (("3D", 2, True), ("3D", 1, False), ("2D", 2, False)):
+        instances = to_instances(volume[::kept], options)
+        for instance in instances:
+            instance.MRAcquisitionType = kind
+            measures = instance
+            if enhanced:
+                (measures,) = instance.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+            measures.SliceThickness = "2.5"
+        warnings = " ".join(to_stack(instances).warnings)
+        assert ("5.00 mm apart and 2.50 mm thick" in warnings) == warned
 
 
 def test_a_missing_frame_of_reference_is_a_warning():
