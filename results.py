@@ -26,7 +26,7 @@ class Result:
     largest first.
 
     sources: by lesion number, the segments of the SEG that was measured; empty where there was none.
-    kinds: by lesion number, the labels; empty where a SEG was measured.
+    kinds: by lesion number, the labels; empty where a SEG was measured. warnings: of the model.
     """
 
     stack: Stack
@@ -34,6 +34,7 @@ class Result:
     lesions: Sequence[Lesion]
     sources: Mapping[int, seg.Segment] = field(default_factory=dict)
     kinds: Mapping[int, Label] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 def measured(

@@ -184,7 +184,7 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
         model_version=services.spec.version,
         model_sha256=services.spec.weights.sha256,
         reasons=[reason for one in chosen for reason in one.reasons],
-        warnings=warnings,
+        warnings=[*warnings, *result.warnings],
         lesions=result.lesions,
         seg_sop_instance_uid=encoded.SOPInstanceUID if encoded is not None else None,
         seg_series_instance_uid=encoded.SeriesInstanceUID if encoded is not None else None,
@@ -292,7 +292,8 @@ def segment(
             first.volume, lambda fraction: stages.report("predict", fraction), *(one.volume for one in others)
         )
     with stages("measure"):
-        return measured(first, prediction.mask, prediction.probability, spec, measurable_ld_mm)
+        result = measured(first, prediction.mask, prediction.probability, spec, measurable_ld_mm)
+        return replace(result, warnings=prediction.warnings)
 
 
 # The command line
@@ -520,7 +521,7 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
         "segmentation": {"sop_instance_uid": encoded and encoded.SOPInstanceUID, "stored": False},
         "lesions": [lesion.to_dict() for lesion in result.lesions],
         "total_volume_ml": round(sum(lesion.volume_ml for lesion in result.lesions), ML_DECIMALS),
-        "warnings": warnings,
+        "warnings": [*warnings, *result.warnings],
         "timings_s": stages.timings_s,
         "research_use_only": True,
         **explained,

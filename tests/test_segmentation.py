@@ -22,7 +22,7 @@ from bench.models import tiny_model
 from db import measurements
 from db.database import open_database
 from errors import ModelNotFound
-from imaging import seg
+from imaging import nifti, seg
 from imaging.stack import to_stack
 from orthanc.dicomweb import open_archive
 from results import lesions_of_segments
@@ -564,3 +564,18 @@ def test_usage_errors_end_with_2(series_folder):
     )  # fmt: skip
     assert done.returncode == 2
     assert "--out" in done.stderr
+
+
+def test_a_phantom_is_refused_instead_of_reported_without_lesions(tmp_path, capsys):
+    """A ball of 130 mm, as scanners are tested with, looks like a brain of 1.2 litres to the model."""
+    along = np.arange(-100.0, 100.0, 2.0)
+    at = np.stack(np.meshgrid(along, along, along, indexing="ij"), -1)
+    noise = np.random.default_rng(0).normal(0.0, 5.0, at.shape[:3])
+    ball = np.where(np.linalg.norm(at, axis=-1) < 65.0, 500.0, 10.0) + noise
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])[[2, 1, 0, 3]]
+    image = hd.Volume(np.clip(ball, 0.0, None).astype(np.float32), affine, "PATIENT")
+    nifti.write_values(image, tmp_path / "phantom.nii.gz")
+    assert segmentation.main([str(tmp_path / "phantom.nii.gz"), "--out", str(tmp_path / "out")]) == 3
+    told = capsys.readouterr().err
+    assert told.startswith("brain_not_found: ")
+    assert "as regular as a phantom" in told

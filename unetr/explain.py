@@ -58,7 +58,7 @@ def explain(
     on_progress(0.0)
     prepared = prepare(volume, predictor.spec, others)
     grid = prepared.volume
-    region = predictor.region(grid)
+    region = predictor.region(grid).mask
     to_model = grid.inverse_affine @ volume.affine
     target = native_box(ndimage.find_objects(region.astype(np.uint8))[0], grid, volume)
     mean = np.zeros((len(predictor.spec.labels), *volume.spatial_shape), dtype=np.float32)

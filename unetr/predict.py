@@ -1,7 +1,7 @@
 """From the volumes of a model's inputs to a mask and probabilities on the grid of the first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cc3d
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, special
 
 from unetr.backends import Array, Backend, load_backends
-from unetr.brain import find_brain
+from unetr.brain import Region, find_brain
 from unetr.preprocess import Mask, Prepared, prepare
 from unetr.sliding import Box, Progress, slide
 from unetr.spec import Label, ModelSpec, PostProcessing, logit
@@ -29,11 +29,12 @@ class Prediction:
     """On the grid of the volume that was given, (slice, row, column).
 
     mask: uint8, the label's value or 0. probability: float32, of the most probable label, 0 outside the
-    components' boxes.
+    components' boxes. warnings: what a reader has to know about where lesions were searched.
     """
 
     mask: hd.Volume
     probability: hd.Volume
+    warnings: tuple[str, ...] = ()
 
 
 class Predictor:
@@ -81,10 +82,11 @@ class Predictor:
         prepared = prepare(volume, self.spec, others)
         region, logits = self._search(prepared, on_progress)
         specs = [self.spec.model_copy(update={"postprocessing": choice}) for choice in choices]
-        predictions = [
-            _on_native_grid(_within(region, logits, spec.postprocessing), prepared.volume, volume, spec)
-            for spec in specs
-        ]
+        predictions = []
+        for spec in specs:
+            within = _within(region.mask, logits, spec.postprocessing)
+            prediction = _on_native_grid(within, prepared.volume, volume, spec)
+            predictions.append(replace(prediction, warnings=region.warnings))
         on_progress(1.0)
         return predictions
 
@@ -95,20 +97,20 @@ class Predictor:
         Raises: BrainNotFound, OutOfMemory.
         """
         region, logits = self._search(prepared, on_progress)
-        return prepared.volume.with_array(foreground(_within(region, logits, self.spec.postprocessing)))
+        return prepared.volume.with_array(foreground(_within(region.mask, logits, self.spec.postprocessing)))
 
-    def _search(self, prepared: Prepared, on_progress: Progress) -> tuple[Mask, Array]:
+    def _search(self, prepared: Prepared, on_progress: Progress) -> tuple[Region, Array]:
         on_progress(0.0)
         region = self.region(prepared.volume)
-        return region, self.logits_around(prepared.array, region, on_progress)
+        return region, self.logits_around(prepared.array, region.mask, on_progress)
 
-    def region(self, prepared: hd.Volume) -> Mask:
-        """Where lesions are sought in a prepared first input (x, y, z): the brain and its margin, or all.
+    def region(self, prepared: hd.Volume) -> Region:
+        """Return where lesions are searched in a prepared first input (x, y, z): the brain's region, or all.
 
         Raises: BrainNotFound, OutOfMemory.
         """
         if self.spec.brain is None or self.brain_backend is None:
-            return np.ones(prepared.array.shape, dtype=bool)
+            return Region(np.ones(prepared.array.shape, dtype=bool))
         return find_brain(prepared, self.brain_backend, self.spec.brain)
 
     def logits_around(
