@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> OpenAPI:
     # A redirect to an address with fewer slashes would be answered in HTML.
     app.url_map.merge_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    sessions = open_database(settings.sqlalchemy_url)
+    sessions = open_database(settings.sqlalchemy_url, connections=THREADS)
     app.extensions["metscope"] = Context(settings, sessions, broker.create(settings))
     access.guard(app, settings, sessions)
     for part in (jobs, results, corrections, studies, operations, session):
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             access.manage_tokens(open_database(settings.sqlalchemy_url), options)
         elif options.command == "purge":
             before = datetime.now(UTC) - timedelta(days=options.days)
-            sessions = open_database(settings.sqlalchemy_url)
+            sessions = open_database(settings.sqlalchemy_url, limited=False)
             counts = retention.purge(sessions, before, access.command_line_actor())
             print(", ".join(f"{name} {count}" for name, count in counts.items()))
         else:

@@ -13,7 +13,8 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -111,6 +112,34 @@ class Part(ABC):
             self.process.kill()
             self.process.wait()
         self.process = None
+
+
+@contextmanager
+def frozen(part: Part) -> Iterator[None]:
+    """Have the part say nothing, while it holds its connections."""
+    process = part.process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def hung(part: Part) -> Iterator[None]:
+    """``frozen`` with its child processes: PostgreSQL's go on answering while the first one sleeps."""
+    with frozen(part):
+        assert part.process is not None
+        pid = part.process.pid
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        for child in children:
+            os.kill(child, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for child in children:
+                os.kill(child, signal.SIGCONT)
 
 
 class Orthanc(Part):

@@ -1,13 +1,22 @@
-"""Opens the database: SQLite by default, PostgreSQL by URL; brings its tables up to date first."""
+"""Opens the database: SQLite by default, PostgreSQL by URL; brings its tables up to date first.
 
+Nothing here waits without end for a PostgreSQL server: the server itself ends statements and waits for
+locks, and the client gives up a server that says nothing (``_BoundedConnection``).
+"""
+
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from psycopg.abc import RV, PQGen
+from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError
@@ -20,7 +29,27 @@ from errors import SettingsError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 30_000
-POOL_SIZE = 16
+# More than a worker's threads use at a time; the API passes its number of threads.
+CONNECTIONS = 4
+# Each process takes at most this part of the connections that a PostgreSQL server allows.
+CONNECTION_SHARES = 4
+CONNECT_LIMIT_S = 3
+POOL_LIMIT_S = 10
+LOCK_LIMIT_S = 4
+MIGRATION_LOCK_LIMIT_S = 120
+STATEMENT_LIMIT_S = 8
+# Longer than any statement may take: whoever says nothing for this long is hung.
+SILENCE_LIMIT_S = 10
+# A process that hangs in a transaction loses its locks.
+IDLE_IN_TRANSACTION_LIMIT_S = 30
+# libpq's names: a peer that vanished without a word is noticed after a minute, unsent data after 15 s.
+KEEPALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
 # Any number that no other program on the server uses: it keeps two starting processes from migrating at once.
 MIGRATION_LOCK = 0x4D657453
 # What a database that is away, overloaded or a standby answers with.
@@ -29,12 +58,24 @@ FOR_WRITING = {
     "sqlite": {"sqlite_begin": "BEGIN IMMEDIATE"},
     "postgresql": {"isolation_level": "READ COMMITTED"},
 }
+# The smallest of the limits of the server, the database and the role, without those that are not set (-1).
+ALLOWED_CONNECTIONS = text("""
+    SELECT min(allowed) FROM (
+        SELECT current_setting('max_connections')::int
+            - current_setting('superuser_reserved_connections')::int AS allowed
+        UNION ALL SELECT datconnlimit FROM pg_database WHERE datname = current_database()
+        UNION ALL SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user
+    ) AS limits WHERE allowed >= 0""")
+
+logger = logging.getLogger("metscope.database")
 
 
-def open_database(url: str) -> sessionmaker[Session]:
-    """Sessions on an up-to-date database. The rows they return stay readable after the session.
+def open_database(url: str, *, connections: int = CONNECTIONS, limited: bool = True) -> sessionmaker[Session]:
+    """Return sessions on an up-to-date database. The rows they return stay readable after the session.
 
     url: a SQLAlchemy URL; sqlite:////absolute/path or postgresql+psycopg://user:password@host/name.
+    connections: how many are kept at most; fewer where the PostgreSQL server allows only a few.
+    limited: False for a command whose statements may take long.
     Raises: SettingsError when the database cannot be reached, or was written by a newer MetScope.
     """
     try:
@@ -44,26 +85,45 @@ def open_database(url: str) -> sessionmaker[Session]:
     if address.get_backend_name() not in {"sqlite", "postgresql"}:
         raise SettingsError(f"DATABASE_URL names {address.get_backend_name()!r}, not sqlite or postgresql.")
     try:
-        engine = _engine(address)
+        engine = _engine(address, connections=1, limited=False)
     except OSError as error:
         raise SettingsError(f"DATABASE_URL {address!r} cannot be opened: {error.strerror}.") from None
     try:
         with migrating(engine) as connection:
             command.upgrade(alembic_config(connection), "head")
+            if engine.dialect.name == "postgresql":
+                allowed = connection.execute(ALLOWED_CONNECTIONS).scalar_one()
+                connections = max(2, min(connections, allowed // CONNECTION_SHARES))
     except OperationalError as error:
-        engine.dispose()
         raise SettingsError(f"DATABASE_URL {address!r} cannot be opened: {error.orig}.") from None
     except CommandError as error:
-        engine.dispose()
         raise SettingsError(f"DATABASE_URL {address!r} cannot be brought to this version: {error}.") from None
-    return sessionmaker(engine, expire_on_commit=False)
+    finally:
+        engine.dispose()
+    return sessionmaker(_engine(address, connections, limited), expire_on_commit=False)
 
 
 def open_connections(sessions: sessionmaker[Session]) -> None:
-    """Open as many as are kept, so that no question waits for one."""
+    """Open as many as are kept, or as the server still has, so that no question waits for one."""
+    engine = sessions.kw["bind"]
     with ExitStack() as opened:
-        for _ in range(POOL_SIZE):
-            opened.enter_context(reading_rows(sessions))
+        try:
+            for _ in range(engine.pool.size()):
+                opened.enter_context(reading_rows(sessions))
+        except AWAY as error:
+            logger.warning("not every database connection can be opened now: %s", type(error).__name__)
+
+
+def current_time(session: Session) -> datetime:
+    """Return the time by the database's clock, the only one that all machines share.
+
+    SQLite runs within this process: its clock is this machine's, like that of all who may open the file.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        return datetime.now(UTC)
+    # Not now(), which is when the transaction began: it may have waited for a lock since.
+    time: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return time.astimezone(UTC)
 
 
 @contextmanager
@@ -75,6 +135,7 @@ def migrating(engine: Engine) -> Iterator[Connection]:
         try:
             with connection.begin():
                 if engine.dialect.name == "postgresql":
+                    connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_LOCK_LIMIT_S}s'"))
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
                 yield connection
         finally:
@@ -129,24 +190,64 @@ def insert_for(session: Session, table: type[Base]) -> postgresql.Insert | sqlit
     )
 
 
-def _engine(address: URL) -> Engine:
-    # As many connections as the API has threads: those beyond the pool are opened for each request.
+class _BoundedConnection(psycopg.Connection[Any]):
+    """A connection that is closed where its server says nothing for SILENCE_LIMIT_S.
+
+    The timeouts of the server and of TCP do not help against a server that hangs: it does not look at
+    its clock, and its machine still acknowledges what arrives.
+    """
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = SILENCE_LIMIT_S) -> RV:
+        try:
+            return super().wait(gen, interval, timeout)
+        except psycopg.OperationalError as error:
+            # Without a code it is not the server's answer, but that there was none.
+            if error.sqlstate is None:
+                self.pgconn.finish()
+            raise
+
+
+def _engine(address: URL, connections: int, limited: bool) -> Engine:
     if address.get_backend_name() == "postgresql":
         # Questions go without a transaction, whose BEGIN and ROLLBACK would double the ways to the server.
         # The connection used last is used next: what the server knows of it is still at hand.
-        return create_engine(
+        engine = create_engine(
             address,
+            connect_args={"connect_timeout": CONNECT_LIMIT_S, **KEEPALIVE},
+            hide_parameters=True,
             pool_pre_ping=True,
-            pool_size=POOL_SIZE,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=POOL_LIMIT_S,
             pool_use_lifo=True,
             isolation_level="AUTOCOMMIT",
         )
+        if limited:
+            event.listen(engine, "do_connect", _connect_bounded)
+            event.listen(engine, "connect", _limit_statements)
+        return engine
     if address.database:
         Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(address, pool_size=POOL_SIZE)
+    engine = create_engine(address, pool_size=connections, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _connect_bounded(
+    _dialect: Dialect, _entry: ConnectionPoolEntry, arguments: list[Any], options: dict[str, Any]
+) -> DBAPIConnection:
+    return _BoundedConnection.connect(*arguments, **options)  # type: ignore[return-value]
+
+
+def _limit_statements(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # By statements and not by the startup options, which a connection pooler in between may refuse.
+    cursor = connection.cursor()
+    cursor.execute(f"SET statement_timeout = '{STATEMENT_LIMIT_S}s'")
+    cursor.execute(f"SET lock_timeout = '{LOCK_LIMIT_S}s'")
+    cursor.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_LIMIT_S}s'")
+    cursor.close()
+    connection.commit()
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -8,23 +8,31 @@ row; the suite runs some of them.
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 import requests
-from sqlalchemy import text
+from flask_openapi3.openapi import OpenAPI
+from sqlalchemy import create_engine, text
 
 import broker
-from bench.hospital import MODEL, Hospital
-from bench.parts import wait_until
+from api import create_app
+from bench.hospital import LEASE_S, MODEL, Hospital
+from bench.parts import PostgreSQL, frozen, hung, wait_until
 from bench.rows import add_study, image, threshold
-from db import jobs
+from bench.service import Api
+from db import jobs, tokens
+from db.database import AWAY, open_database, writing
 from db.jobs import requeue_expired
+from db.tables import Job, Role
 from orthanc.dicomweb import open_archive
 from segmentation import Predict, Services
 from settings import Settings
@@ -109,17 +117,6 @@ class Case:
         assert self.hospital.segs(self.study) == []
         assert self.hospital.faults([self.study]) == []
         return f"none; {', '.join(code or 'cancelled' for code in found)}"
-
-
-@contextmanager
-def frozen(part) -> Iterator[None]:
-    """Says nothing any more, but holds its connections."""
-    part.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        if part.process is not None:
-            part.process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
@@ -311,6 +308,48 @@ def database_away_at_the_request(case: Case) -> str:
     return f"503 database_unavailable; then {case.one()}"
 
 
+def database_hung(case: Case) -> str:
+    """Connections stay open, and a new one is taken; nothing is ever said."""
+    url = case.hospital.api.url
+    with hung(case.hospital.database):
+        with ThreadPoolExecutor(40) as pool:
+            answers = list(pool.map(lambda _: requests.get(f"{url}/jobs", timeout=60), range(40)))
+        codes = {(answer.status_code, answer.json()["error"]["code"]) for answer in answers}
+        assert codes == {(503, "database_unavailable")}
+        ready = requests.get(f"{url}/health/ready", timeout=30)
+        assert (ready.status_code, ready.json()["checks"]["database"]["ok"]) == (503, False)
+        assert requests.get(f"{url}/health/live", timeout=30).ok
+    wait_until(lambda: requests.get(f"{url}/jobs", timeout=30).ok, "the API with a database again")
+    case.ask()
+    return f"503 database_unavailable; then {case.one()}"
+
+
+def database_hung_in_predict(case: Case) -> str:
+    case.ask()
+    case.until_stage("predict")
+    with hung(case.hospital.database):
+        time.sleep(2 * LEASE_S)
+    return case.one()
+
+
+def tokens_locked(case: Case) -> str:
+    """An administrator's transaction that was left open, say."""
+    folder = Path(tempfile.mkdtemp(dir=case.hospital.folder))
+    api = Api(folder, case.hospital.variables | {"AUTH": "token", "DATA_DIR": str(folder)})
+    api.start()
+    token = {"Authorization": f"Bearer {(folder / 'first.token').read_text().strip()}"}
+    try:
+        with case._connect() as connection, connection.transaction():
+            connection.execute("LOCK TABLE tokens IN ACCESS EXCLUSIVE MODE")
+            refused = requests.get(f"{api.url}/jobs", headers=token, timeout=30)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_unavailable")
+        assert requests.get(f"{api.url}/jobs", headers=token, timeout=30).ok
+    finally:
+        api.stop()
+    case.ask()
+    return f"503 database_unavailable; then {case.one()}"
+
+
 def database_locked(case: Case) -> str:
     case.ask()
     case.until_stage("predict")
@@ -450,6 +489,9 @@ ROWS: dict[str, tuple[str, Callable[[Case], str], bool]] = {
     "PostgreSQL killed in predict": (ONE, database_away_in("predict", signal.SIGQUIT), False),
     "PostgreSQL stopped in encode": (ONE, database_away_in("encode", signal.SIGINT), False),
     "PostgreSQL away at the request": ("503, nothing left; " + ONE, database_away_at_the_request, True),
+    "PostgreSQL hung at the request": ("503, nothing left; " + ONE, database_hung, True),
+    "PostgreSQL hung in predict": (ONE, database_hung_in_predict, False),
+    "tokens locked": ("503; " + ONE, tokens_locked, True),
     "PostgreSQL locked for 2 s": (ONE, database_locked, False),
     "Redis away at the request": (ONE, redis_away_at_the_request, True),
     "Redis restarted empty": ("two asked for: two of each", redis_emptied, False),
@@ -616,3 +658,60 @@ def test_a_disk_that_is_full(what, small_disk, tmp_path):
     print(f"{what} disk is full | nothing, or it waits; then {ONE} | {first}, then {desk.left()}")
     assert desk.left().startswith("1 SEG")
     desk.sessions.kw["bind"].dispose()
+
+
+# What the API answers when a part hangs: connections stay open, and nothing is ever said.
+
+
+@pytest.fixture
+def on_postgresql(postgresql_server: PostgreSQL, tmp_path: Path) -> Iterator[tuple[OpenAPI, dict[str, str]]]:
+    """The API on a database of its own, and the header with its first token."""
+    url = postgresql_server.create(f"faults_{uuid.uuid4().hex}")
+    settings = Settings(_env_file=None, data_dir=tmp_path, database_url=url)
+    app = create_app(settings)
+    sessions = app.extensions["metscope"].sessions
+    token = tokens.create(sessions, "test", Role.ADMIN, "test")
+    yield app, {"Authorization": f"Bearer {token}"}
+    sessions.kw["bind"].dispose()
+
+
+def refusal(answer) -> tuple[int, str]:
+    return answer.status_code, answer.json["error"]["code"]
+
+
+def test_a_hung_postgresql_is_answered_with_503_until_it_goes_on(on_postgresql, postgresql_server):
+    app, token = on_postgresql
+    client = app.test_client()
+    assert client.get("/jobs", headers=token).status_code == 200
+    with hung(postgresql_server):
+        with ThreadPoolExecutor(20) as pool:
+            answers = pool.map(lambda _: app.test_client().get("/jobs", headers=token), range(40))
+            assert {refusal(answer) for answer in answers} == {(503, "database_unavailable")}
+        ready = client.get("/health/ready")
+        assert (ready.status_code, ready.json["checks"]["database"]["ok"]) == (503, False)
+    assert client.get("/jobs", headers=token).status_code == 200
+
+
+@pytest.mark.parametrize("table", ["tokens", "jobs"])
+def test_a_table_that_somebody_keeps_locked_is_answered_with_503(on_postgresql, table):
+    app, token = on_postgresql
+    engine = create_engine(app.extensions["metscope"].sessions.kw["bind"].url)
+    with engine.begin() as connection:
+        connection.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+        assert refusal(app.test_client().get("/jobs", headers=token)) == (503, "database_unavailable")
+    engine.dispose()
+    assert app.test_client().get("/jobs", headers=token).status_code == 200
+
+
+def test_a_process_that_hangs_in_a_transaction_loses_its_locks(on_postgresql, monkeypatch):
+    app, token = on_postgresql
+    sessions = app.extensions["metscope"].sessions
+    study = "/segmentation/1.2.3"
+    job = app.test_client().post(study, headers=token).json["id"]
+    monkeypatch.setattr("db.database.IDLE_IN_TRANSACTION_LIMIT_S", 1)
+    hanging = open_database(sessions.kw["bind"].url.render_as_string(hide_password=False))
+    with suppress(*AWAY), writing(hanging) as session:
+        session.get(Job, job, with_for_update=True)
+        cancelled = app.test_client().post(f"/jobs/{job}/cancel", headers=token)
+        assert (cancelled.status_code, cancelled.json["state"]) == (200, "cancelled")
+    hanging.kw["bind"].dispose()
