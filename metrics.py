@@ -4,7 +4,7 @@ No label holds a UID, an identifier or a name of a patient.
 """
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from statistics import median
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import outbox, workers
-from db.database import reading
+from db.database import current_time, reading
 from db.tables import Job, JobState, Segmentation
 from errors import (
     DeadlineExceeded,
@@ -77,7 +77,7 @@ def _jobs(session: Session) -> GaugeMetricFamily:
 
 def _failures(session: Session) -> GaugeMetricFamily:
     # Gauges and not counters: rows go when they are purged.
-    failed = (Job.state == JobState.FAILED) & (Job.finished_at > datetime.now(UTC) - LATELY)
+    failed = (Job.state == JobState.FAILED) & (Job.finished_at > current_time(session) - LATELY)
     query = select(Job.error_code, func.count()).where(failed).group_by(Job.error_code)
     counted = dict.fromkeys(OUR_OWN_FAILURES, 0) | dict(session.execute(query).all())
     text = "Jobs that failed within the last hour, by error code."
@@ -91,7 +91,7 @@ def _waiting(session: Session) -> GaugeMetricFamily:
     # Those that wait for the archive are told by the outbox.
     startable = (Job.state == JobState.QUEUED) & Job.not_before.is_(None)
     oldest = session.scalar(select(func.min(Job.created_at)).where(startable))
-    age_s = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
+    age_s = (current_time(session) - oldest).total_seconds() if oldest else 0.0
     return GaugeMetricFamily("metscope_oldest_queued_job_seconds", "Age of the oldest queued job.", age_s)
 
 

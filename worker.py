@@ -3,8 +3,9 @@
     python worker.py [--stop-at-eof]
 
 A message names a job; the worker claims it by lease, keeps the lease alive from a thread while it works,
-and writes progress. Killed at any point, it leaves a lease that runs out: a worker's housekeeping then
-queues the job again, which starts over, or goes straight to storing where its result is already recorded.
+and writes progress. Killed at any point, it leaves a lease that runs out: another worker then takes the
+job, which starts over, or goes straight to storing where its result is already recorded. A worker that is
+free looks for waiting jobs in the database by itself, so that a broker that hangs costs seconds and no job.
 """
 
 import argparse
@@ -22,11 +23,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from celery import Celery, signals
+from celery import signals
 from celery.platforms import SecurityWarning
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -99,6 +101,7 @@ class Lease:
         )
         self._stage: str | None = None
         self._written_at = 0.0
+        self._started = time.monotonic()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -134,17 +137,19 @@ class Lease:
         return jobs.progress(self._sessions, job_id, owner, stage, begin + share * fraction)
 
     def _renew(self) -> None:
+        job_id, owner = self.holder.job_id, self.holder.owner
         lease_s, deadline_s = self._settings.lease_s, self._settings.job_deadline_s
         while not self._over.wait(lease_s / BEATS_PER_LEASE):
+            running_s = time.monotonic() - self._started
             try:
-                if jobs.heartbeat(self._sessions, self.holder.job_id, self.holder.owner, lease_s, deadline_s):
+                if jobs.heartbeat(self._sessions, job_id, owner, lease_s, deadline_s, running_s):
                     self._cancelled.set()
             except LeaseLost:
                 self._lost.set()
                 self._end_if_stuck()
                 return
-            except AWAY as error:
-                logger.warning("job %s: heartbeat failed: %s", self.holder.job_id, type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - the next beat may succeed
+                logger.warning("job %s: heartbeat failed: %s", job_id, type(error).__name__)
 
     def _end_if_stuck(self) -> None:
         # Another worker may have the job by now. A thread that hangs in foreign code cannot be stopped, so
@@ -169,6 +174,8 @@ class Runner:
         self.sessions = open_database(settings.sqlalchemy_url)
         self.stopping = threading.Event()
         self._services: dict[str, Services] = {}
+        # One job at a time, whoever brings it: a message, or the look into the database.
+        self._working = threading.Lock()
 
     @property
     def loaded_models(self) -> tuple[str, ...]:
@@ -184,8 +191,22 @@ class Runner:
             self._services[services.spec.id] = services
             logger.info("model %s %s is loaded", services.spec.id, services.spec.version)
 
+    def run_waiting(self) -> None:
+        """Run the jobs that wait though this worker is free, until there are none."""
+        patience_s = self.settings.lease_s / BEATS_PER_LEASE
+        while not self._working.locked() and not self.stopping.is_set():
+            job_id = jobs.next_waiting(self.sessions, patience_s)
+            if job_id is None:
+                return
+            logger.info("job %s: found in the database", job_id)
+            self.run(job_id)
+
     def run(self, job_id: str) -> None:
-        """Claim the job and bring it to its end; nothing where it is not to be had."""
+        """Claim the job and run it to its end; return silently if it cannot be claimed."""
+        with self._working:
+            self._run(job_id)
+
+    def _run(self, job_id: str) -> None:
         logs.job_id.set(job_id)
         owner = f"{self.id}:{uuid.uuid4()}"
         settings = self.settings
@@ -203,6 +224,8 @@ class Runner:
         except AWAY as error:
             # Nothing can be written now, not even a failure: the lease runs out, and the job starts over.
             logger.warning("job %s: the database does not answer: %s", job_id, type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - Celery would log the text, which may quote patient data
+            logger.error("job %s: %s", job_id, _type_and_place(error))
 
     def _attempt(self, job: Job, lease: Lease) -> None:
         owner = lease.holder.owner
@@ -223,8 +246,7 @@ class Runner:
             logger.warning("job %s: failed: %s", job.id, error.code)
         except Exception as error:  # noqa: BLE001 - a fault nobody foresaw ends its job and not the worker
             # The exception's own text may quote the images' header, so only its type and place are logged.
-            place = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("job %s: %s\n%s", job.id, type(error).__name__, place)
+            logger.error("job %s: %s", job.id, _type_and_place(error))
             unforeseen = MetScopeError(f"MetScope itself failed ({type(error).__name__}).")
             jobs.fail(self.sessions, job.id, owner, unforeseen.code, unforeseen.message)
 
@@ -277,36 +299,37 @@ class Runner:
             jobs.finish(self.sessions, job.id, holder.owner, segmentation_id)
 
 
-def keep_house(runner: Runner, app: Celery) -> None:
-    """For ever: show that this worker lives, and announce the jobs that wait without a message or a worker.
+def _type_and_place(error: Exception) -> str:
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
-    A thread and not a Celery periodic task: it goes on while a job keeps the solo worker busy, and needs
-    no second process that could be left behind.
+
+def repeat(step: Callable[[], None], period_s: float, stopping: threading.Event) -> None:
+    """Take the step once per period until the worker stops, whatever goes wrong in it.
+
+    Threads and not Celery's periodic tasks: they go on while a job keeps the solo worker busy, and need no
+    second process that could be left behind.
     """
-    settings = runner.settings
-    while not runner.stopping.is_set():
+    while not stopping.is_set():
         try:
-            workers.seen(runner.sessions, runner.id, runner.loaded_models)
-            waiting = jobs.requeue_expired(
-                runner.sessions, datetime.now(UTC), settings.max_attempts, settings.lease_s
-            )
-        except AWAY as error:
-            logger.warning("the database does not answer: %s", type(error).__name__)
-        else:
-            for job_id in waiting:
-                logger.info("job %s: announced again", job_id)
-                broker.announce(app, job_id)
-        runner.stopping.wait(settings.lease_s / BEATS_PER_LEASE)
-
-
-def look_after_stored(runner: Runner) -> None:
-    """For ever: ask the archive, each SEG once per ARCHIVE_CHECK_H, whether it still has what it stored."""
-    period = timedelta(hours=runner.settings.archive_check_h)
-    while not runner.stopping.wait(PRESENCE_PERIOD_S):
-        try:
-            check_presence(runner.sessions, open_archive(runner.settings), datetime.now(UTC) - period)
+            step()
         except (ArchiveError, *AWAY) as error:
-            logger.warning("stored segmentations cannot be checked: %s", type(error).__name__)
+            logger.warning("%s: %s", threading.current_thread().name, type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - a thread that ends silently would be missed by nobody
+            logger.error("%s: %s", threading.current_thread().name, _type_and_place(error))
+        stopping.wait(period_s)
+
+
+def run_housekeeping(runner: Runner) -> None:
+    """Show that this worker lives, and queue the jobs again whose worker does not."""
+    workers.seen(runner.sessions, runner.id, runner.loaded_models)
+    for job_id in jobs.requeue_expired(runner.sessions, runner.settings.max_attempts):
+        logger.info("job %s: its worker vanished; queued again", job_id)
+
+
+def verify_stored_segs(runner: Runner) -> None:
+    """Ask the archive, each SEG once per ARCHIVE_CHECK_H, whether it still has what it stored."""
+    period = timedelta(hours=runner.settings.archive_check_h)
+    check_presence(runner.sessions, open_archive(runner.settings), datetime.now(UTC) - period)
 
 
 def check_presence(sessions: sessionmaker[Session], archive: Archive, then: datetime) -> None:
@@ -355,15 +378,28 @@ def serve(settings: Settings) -> int:
 
     signals.setup_logging.connect(keep_logging)
     signals.worker_shutting_down.connect(stop)
-    threading.Thread(target=keep_house, args=(runner, app), name="housekeeping", daemon=True).start()
-    threading.Thread(target=look_after_stored, args=(runner,), name="presence", daemon=True).start()
+
+    def every(period_s: float, name: str, step: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(
+            target=repeat, args=(step, period_s, runner.stopping), name=name, daemon=True
+        )
+        thread.start()
+        return thread
+
+    beat_s = settings.lease_s / BEATS_PER_LEASE
+    every(beat_s, "housekeeping", partial(run_housekeeping, runner))
+    every(PRESENCE_PERIOD_S, "presence of stored segmentations", partial(verify_stored_segs, runner))
     runner.preload()
+    waiting = every(beat_s, "waiting jobs", runner.run_waiting)
     # Without Celery's event loop, which after a Redis that went and came back may wait for messages for ever.
     worker = app.Worker(
         pool="solo", use_eventloop=False, quiet=True,
         without_gossip=True, without_mingle=True, without_heartbeat=True,
     )  # fmt: skip
     worker.start()
+    # A job that it found by itself is handed back like any other.
+    runner.stopping.set()
+    waiting.join(STOP_LIMIT_S)
     with suppress(*AWAY):
         workers.gone(runner.sessions, runner.id)
     return worker.exitcode or 0

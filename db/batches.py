@@ -2,13 +2,12 @@
 
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload, sessionmaker
 
 from db import jobs
-from db.database import reading, writing
+from db.database import current_time, reading, writing
 from db.tables import ACTIVE_STATES, Batch, BatchJob, Job, Lesion
 from errors import BatchNotFound
 
@@ -22,8 +21,8 @@ def submit(
     requested_by: str | None = None,
 ) -> Batch:
     """A batch with a job for each study, all or none; an active job of an identical request is joined."""
-    batch = Batch(id=str(uuid.uuid4()), requested_by=requested_by, created_at=datetime.now(UTC))
     with writing(sessions) as session:
+        batch = Batch(id=str(uuid.uuid4()), requested_by=requested_by, created_at=current_time(session))
         session.add(batch)
         session.flush()
         # One order for all, so that two batches with the same studies do not wait for each other.
@@ -53,7 +52,7 @@ def cancel(sessions: sessionmaker[Session], batch_id: str, actor: str | None) ->
         batch = session.get(Batch, batch_id, with_for_update=True)
         if batch is None:
             raise BatchNotFound(f"There is no batch {batch_id}.")
-        batch.cancelled_at = batch.cancelled_at or datetime.now(UTC)
+        batch.cancelled_at = batch.cancelled_at or current_time(session)
         waited_for = (
             select(BatchJob.job_ref)
             .join(Batch, Batch.id == BatchJob.batch_ref)

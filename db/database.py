@@ -114,15 +114,16 @@ def open_connections(sessions: sessionmaker[Session]) -> None:
             logger.warning("not every database connection can be opened now: %s", type(error).__name__)
 
 
-def current_time(session: Session) -> datetime:
+def current_time(connection: Session | Connection) -> datetime:
     """Return the time by the database's clock, the only one that all machines share.
 
     SQLite runs within this process: its clock is this machine's, like that of all who may open the file.
     """
-    if session.get_bind().dialect.name == "sqlite":
+    bind = connection.get_bind() if isinstance(connection, Session) else connection
+    if bind.dialect.name == "sqlite":
         return datetime.now(UTC)
     # Not now(), which is when the transaction began: it may have waited for a lock since.
-    time: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+    time: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     return time.astimezone(UTC)
 
 

@@ -2,7 +2,8 @@
 
 A worker claims a job for a time (the lease) and renews the lease while it works. When it falls silent
 the lease runs out and another may claim the job; from then on the first one can change nothing. Every
-function is one transaction; rows come back detached.
+function is one transaction; rows come back detached. The time is the database's: workers on machines
+whose clocks differ agree on when a lease has run out.
 
 ``owner`` names one claim, not one worker: make it anew for each (host, process id and a random part).
 Functions that take an owner raise LeaseLost when the job is not running for that owner any more, and
@@ -14,14 +15,14 @@ import json
 import statistics
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Integer, Row, and_, bindparam, or_, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
-from db.database import insert_for, reading, reading_rows, writing
+from db.database import current_time, insert_for, reading, reading_rows, writing
 from db.tables import ACTIVE_STATES, ONE_ACTIVE_JOB, Job, JobState, Segmentation
 from errors import (
     DeadlineExceeded,
@@ -33,7 +34,6 @@ from errors import (
 )
 
 JOBS_IN_AN_ESTIMATE = 20
-ANNOUNCED_AT_ONCE = 50
 NEWEST = (
     select(*Job.__table__.columns)
     .order_by(Job.created_at.desc(), Job.id)
@@ -102,7 +102,7 @@ def add(  # noqa: PLR0913 - the columns of a request
     )
     if not force and (job := session.scalar(active)):
         return job, False
-    now, new_id = datetime.now(UTC), str(uuid.uuid4())
+    now, new_id = current_time(session), str(uuid.uuid4())
     # Two processes may come this far at once: the index on active jobs lets one insert, the other
     # meets that row. The SET changes nothing, but only an updated row is returned.
     insertion = insert_for(session, Job).values(
@@ -140,13 +140,13 @@ def claim(
     Counts an attempt. A job whose attempts are used up fails as job_interrupted instead.
     Raises: JobNotFound.
     """
-    now = datetime.now(UTC)
     with writing(sessions) as session:
         job = _locked(session, job_id)
+        now = current_time(session)
         if job.state == JobState.QUEUED:
             if job.not_before is not None and job.not_before > now:
                 return None
-        elif not _expired(job, now) or _ended_after_interruption(job, now, max_attempts):
+        elif not _expired(job, now) or _ended_after_interruption(session, job, max_attempts):
             return None
         job.state = JobState.RUNNING
         job.attempts += 1
@@ -158,25 +158,26 @@ def claim(
 
 
 def heartbeat(
-    sessions: sessionmaker[Session], job_id: str, owner: str, lease_s: float, deadline_s: float
+    sessions: sessionmaker[Session],
+    job_id: str,
+    owner: str,
+    lease_s: float,
+    deadline_s: float,
+    running_s: float,
 ) -> bool:
     """Renew the lease. True: a person has asked to cancel the job.
 
-    An attempt that runs for deadline_s and has no recorded result yet ends the job, as deadline_exceeded.
+    running_s: how long the attempt has run, by a clock that nobody sets. One that runs for deadline_s and has
+    no recorded result yet ends the job, as deadline_exceeded.
     Raises: LeaseLost, also then; JobNotFound.
     """
-    now = datetime.now(UTC)
     with writing(sessions) as session:
         job = owned(session, job_id, owner)
-        job.heartbeat_at = now
+        job.heartbeat_at = now = current_time(session)
         job.lease_expires_at = now + timedelta(seconds=lease_s)
-        if (
-            job.segmentation_id is None
-            and job.started_at
-            and (now - job.started_at).total_seconds() > deadline_s
-        ):
+        if job.segmentation_id is None and running_s > deadline_s:
             late = DeadlineExceeded(f"The job was in stage {job.stage} after {deadline_s:.0f} s.")
-            _end(job, JobState.FAILED, late.code, late.message)
+            _end(session, job, JobState.FAILED, late.code, late.message)
         cancel_requested = job.cancel_requested
     if job.state != JobState.RUNNING:
         raise LeaseLost(f"Job {job_id} took too long.")
@@ -201,7 +202,7 @@ def finish(sessions: sessionmaker[Session], job_id: str, owner: str, segmentatio
         job = owned(session, job_id, owner)
         job.segmentation_id = segmentation_id
         job.progress = 1.0
-        _end(job, JobState.DONE)
+        _end(session, job, JobState.DONE)
         return job
 
 
@@ -209,7 +210,7 @@ def fail(sessions: sessionmaker[Session], job_id: str, owner: str, code: str, me
     """Failed, with the code and sentence of the error. Raises: LeaseLost, JobNotFound."""
     with writing(sessions) as session:
         job = owned(session, job_id, owner)
-        _end(job, JobState.FAILED, code, message)
+        _end(session, job, JobState.FAILED, code, message)
         return job
 
 
@@ -217,7 +218,7 @@ def mark_cancelled(sessions: sessionmaker[Session], job_id: str, owner: str) -> 
     """Cancelled: the worker has seen the request and stopped. Raises: LeaseLost, JobNotFound."""
     with writing(sessions) as session:
         job = owned(session, job_id, owner)
-        _end(job, JobState.CANCELLED)
+        _end(session, job, JobState.CANCELLED)
         return job
 
 
@@ -235,12 +236,12 @@ def postpone(
     counts: whether that was an attempt. A job that a person has asked to cancel is cancelled instead, unless
     its result is already recorded. Raises: LeaseLost, JobNotFound.
     """
-    now = datetime.now(UTC)
     with writing(sessions) as session:
         job = owned(session, job_id, owner)
+        now = current_time(session)
         job.stage = stage
         if _to_be_cancelled(job):
-            _end(job, JobState.CANCELLED)
+            _end(session, job, JobState.CANCELLED)
             return job
         _queue_again(job, now)
         job.attempts -= not counts
@@ -269,7 +270,7 @@ def ask_to_cancel(session: Session, job: Job, actor: str | None) -> None:
     job.cancel_requested = True
     audit.note(session, actor, "job.cancel", job.id)
     if job.state == JobState.QUEUED:
-        _end(job, JobState.CANCELLED)
+        _end(session, job, JobState.CANCELLED)
 
 
 def retry(sessions: sessionmaker[Session], job_id: str, actor: str | None = None) -> Job:
@@ -291,34 +292,52 @@ def retry(sessions: sessionmaker[Session], job_id: str, actor: str | None = None
     )
 
 
-def requeue_expired(
-    sessions: sessionmaker[Session], now: datetime, max_attempts: int, lease_s: float
-) -> list[str]:
-    """Ids of the jobs to send to the broker again, oldest first; to be called every few seconds.
+def requeue_expired(sessions: sessionmaker[Session], max_attempts: int) -> list[str]:
+    """Queue the running jobs again whose lease has run out; their ids, oldest first.
 
-    These are the running ones whose lease has run out (queued again; failed as job_interrupted when the
-    attempts are used up), the postponed ones whose time has come, and those that have been queued for
-    lease_s without a claim, whose message may be lost, though only at the head of the queue: a long one
-    would else fill the broker. Each is named once per lease_s at most.
+    Those whose attempts are used up fail as job_interrupted instead. To be called every few seconds.
     """
-    waiting = and_(Job.state == JobState.QUEUED, Job.not_before.is_(None))
-    head = select(Job.id).where(waiting).order_by(Job.created_at).limit(ANNOUNCED_AT_ONCE)
-    due = or_(
-        and_(Job.state == JobState.RUNNING, Job.lease_expires_at <= now),
-        and_(Job.state == JobState.QUEUED, Job.not_before <= now),
-        and_(Job.id.in_(head), Job.queued_at <= now - timedelta(seconds=lease_s)),
-    )
     with writing(sessions) as session:
-        jobs = session.scalars(
-            select(Job).where(due).order_by(Job.created_at).with_for_update(skip_locked=True)
-        )
+        now = current_time(session)
+        _pull_back(session, now)
+        expired = select(Job).where(Job.state == JobState.RUNNING, Job.lease_expires_at <= now)
         ids = []
-        for job in jobs:
-            if job.state == JobState.RUNNING and _ended_after_interruption(job, now, max_attempts):
-                continue
-            _queue_again(job, now)
-            ids.append(job.id)
+        for job in session.scalars(expired.order_by(Job.created_at).with_for_update(skip_locked=True)):
+            if not _ended_after_interruption(session, job, max_attempts):
+                _queue_again(job, now)
+                ids.append(job.id)
         return ids
+
+
+def _pull_back(session: Session, now: datetime) -> None:
+    """Keep a lease or a delay as long as it was where the database's clock has been set back since."""
+    begun = Job.heartbeat_at > now, Job.state == JobState.RUNNING
+    queued = Job.queued_at > now, Job.state == JobState.QUEUED
+    ahead = select(Job).where(or_(and_(*begun), and_(*queued))).with_for_update(skip_locked=True)
+    for job in session.scalars(ahead):
+        if job.heartbeat_at is not None and job.lease_expires_at is not None:
+            job.lease_expires_at -= job.heartbeat_at - now
+            job.heartbeat_at = now
+        if job.not_before is not None:
+            job.not_before -= job.queued_at - now
+        job.queued_at = min(job.queued_at, now)
+
+
+def next_waiting(sessions: sessionmaker[Session], patience_s: float) -> str | None:
+    """Return the id of the oldest job that a free worker should take without being told; None: there is none.
+
+    Such a job's lease has run out, its delay has passed, or it has been queued for patience_s: its message
+    was lost, or the broker does not deliver.
+    """
+    with reading(sessions) as session:
+        now = current_time(session)
+        since = now - timedelta(seconds=patience_s)
+        due = or_(
+            and_(Job.state == JobState.RUNNING, Job.lease_expires_at <= now),
+            and_(Job.state == JobState.QUEUED, Job.not_before <= now),
+            and_(Job.state == JobState.QUEUED, Job.not_before.is_(None), Job.queued_at <= since),
+        )
+        return session.scalar(select(Job.id).where(due).order_by(Job.created_at, Job.id).limit(1))
 
 
 def get(sessions: sessionmaker[Session], job_id: str) -> Job:
@@ -363,7 +382,7 @@ def estimates_s(sessions: sessionmaker[Session], some: Sequence[Job | Row[Any]])
         return [None] * len(some)
     with reading_rows(sessions) as connection:
         medians_s = {model_id: _median_s(connection, model_id) for model_id in models}
-    now = datetime.now(UTC)
+        now = current_time(connection)
 
     def left_s(job: Job | Row[Any]) -> float | None:
         median_s = medians_s.get(job.model_id)
@@ -404,16 +423,16 @@ def _expired(job: Job, now: datetime) -> bool:
     return job.state == JobState.RUNNING and job.lease_expires_at is not None and job.lease_expires_at <= now
 
 
-def _ended_after_interruption(job: Job, now: datetime, max_attempts: int) -> bool:
+def _ended_after_interruption(session: Session, job: Job, max_attempts: int) -> bool:
     """End a job whose worker vanished, where there is nothing left to try; True if it was ended.
 
     One whose result is recorded is never given up: it only has to be stored.
     """
     if _to_be_cancelled(job):
-        _end(job, JobState.CANCELLED)
+        _end(session, job, JobState.CANCELLED)
     elif job.attempts >= max_attempts and job.segmentation_id is None:
         interrupted = JobInterrupted(f"The worker vanished in stage {job.stage}, {job.attempts} times.")
-        _end(job, JobState.FAILED, interrupted.code, interrupted.message)
+        _end(session, job, JobState.FAILED, interrupted.code, interrupted.message)
     return job.state != JobState.RUNNING
 
 
@@ -427,9 +446,11 @@ def _queue_again(job: Job, now: datetime) -> None:
     job.lease_owner = job.lease_expires_at = job.not_before = None
 
 
-def _end(job: Job, state: JobState, code: str | None = None, message: str | None = None) -> None:
+def _end(
+    session: Session, job: Job, state: JobState, code: str | None = None, message: str | None = None
+) -> None:
     job.state = state
     job.error_code = code
     job.error_message = message
-    job.finished_at = datetime.now(UTC)
+    job.finished_at = current_time(session)
     job.lease_owner = job.lease_expires_at = None

@@ -3,14 +3,14 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, delete, func, select
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from db import audit, jobs, tables
-from db.database import reading, reading_rows, writing
+from db.database import current_time, reading, reading_rows, writing
 from db.documents import (
     IDENTITY,
     MEASURED,
@@ -146,8 +146,8 @@ def record(
     Raises: LeaseLost, JobNotFound, JobCancelled; SegmentationSuperseded where another version has come since
     the one that is corrected.
     """
-    now = datetime.now(UTC)
     with writing(sessions) as session:
+        now = current_time(session)
         job = jobs.owned(session, job_id, owner) if job_id is not None else None
         if job is not None and job.cancel_requested:
             raise JobCancelled(f"Job {job.id} was cancelled before its result was recorded.")
@@ -432,7 +432,7 @@ def delete_segmentation(sessions: sessionmaker[Session], segmentation_id: str, a
     """Mark it deleted, so that nothing lists it any more, and note who did. Raises: SegmentationNotFound."""
     with writing(sessions) as session:
         segmentation = locked(session, segmentation_id)
-        segmentation.deleted_at = datetime.now(UTC)
+        segmentation.deleted_at = current_time(session)
         session.execute(delete(Outbox).where(Outbox.segmentation_ref == segmentation_id))
         uid = segmentation.sop_instance_uid
         audit.note(session, actor, "segmentation.delete", segmentation_id, sop_instance_uid=uid)

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy import Row, Select, delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
-from db.database import reading, writing
+from db.database import current_time, reading, writing
 from db.measurements import locked
 from db.tables import Companion, Outbox, Segmentation, Series, Study
 
@@ -44,8 +44,8 @@ def mark_stored(sessions: sessionmaker[Session], segmentation_id: str, uids: Col
 
     Raises: SegmentationNotFound.
     """
-    now = datetime.now(UTC)
     with writing(sessions) as session:
+        now = current_time(session)
         segmentation = locked(session, segmentation_id)
         if segmentation.sop_instance_uid in uids:
             segmentation.stored_at = segmentation.stored_at or now
@@ -109,8 +109,8 @@ def _of(row: Row[str, str, str | None]) -> Stored:
 
 def note_presence(sessions: sessionmaker[Session], segmentation_id: str, present: bool) -> None:
     """What the archive answered when it was asked for a stored SEG. Raises: SegmentationNotFound."""
-    now = datetime.now(UTC)
     with writing(sessions) as session:
+        now = current_time(session)
         segmentation = locked(session, segmentation_id)
         segmentation.checked_at = now
         if present:

@@ -6,12 +6,12 @@ python -m db.workers: whether a worker on this machine lives, by the exit status
 import socket
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import create_engine, delete, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from db.database import insert_for, writing
+from db.database import current_time, insert_for, writing
 from db.tables import Worker
 from settings import load
 
@@ -20,8 +20,8 @@ FORGOTTEN_AFTER = timedelta(days=1)
 
 def seen(sessions: sessionmaker[Session], worker_id: str, loaded_models: Sequence[str]) -> None:
     """The worker lives now. Forgets those that vanished a day ago."""
-    now = datetime.now(UTC)
     with writing(sessions) as session:
+        now = current_time(session)
         changing = {"loaded_models": list(loaded_models), "seen_at": now}
         session.execute(
             insert_for(session, Worker)
@@ -38,9 +38,13 @@ def gone(sessions: sessionmaker[Session], worker_id: str) -> None:
 
 
 def living(session: Session, silent_s: float) -> list[Worker]:
-    """Those seen within so many seconds, by their id."""
-    since = datetime.now(UTC) - timedelta(seconds=silent_s)
-    return list(session.scalars(select(Worker).where(Worker.seen_at > since).order_by(Worker.id)))
+    """Return those seen within so many seconds, by their id.
+
+    One that was seen as far in the future, before the database's clock was set back, counts when seen again.
+    """
+    now, silence = current_time(session), timedelta(seconds=silent_s)
+    lately = Worker.seen_at.between(now - silence, now + silence)
+    return list(session.scalars(select(Worker).where(lately).order_by(Worker.id)))
 
 
 def main() -> int:

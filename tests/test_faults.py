@@ -540,7 +540,7 @@ class Desk:
         """When the time for another try has come."""
         with self.sessions.begin() as session:
             session.execute(text("UPDATE jobs SET not_before = NULL, lease_expires_at = '2000-01-01'"))
-        requeue_expired(self.sessions, jobs.get(self.sessions, self.job_id).created_at, 3, 60.0)
+        requeue_expired(self.sessions, 3)
         self.run()
 
     def left(self) -> str:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,19 +14,19 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 
-import broker
 from bench.parts import PostgreSQL, wait_until
 from db import jobs, measurements, outbox
-from db.tables import Job, Lesion, Measurement, Outbox, Segmentation, Worker
+from db.tables import Base, Job, Lesion, Measurement, Outbox, Segmentation, Worker
 from errors import ArchiveRefused, ArchiveUnreachable, StoreFailed
 from orthanc.dicomweb import open_archive
 from orthanc.folder import FolderArchive
 from segmentation import Services
 from settings import Settings
+from tests.clock import later
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Prediction
 from unetr.spec import default_model
-from worker import Runner, check_presence, keep_house
+from worker import Runner, check_presence, repeat, run_housekeeping
 
 LESION_ML = 10 * 10 * 5 * 8 / 1000.0  # voxels of 2 x 2 x 2 mm
 
@@ -90,9 +91,9 @@ class Site:
         return [h for h in headers if h.Modality == "SEG"]
 
     def let_leases_run_out(self):
-        """As if the lease's time had passed; returns the jobs to announce."""
-        later = datetime.fromtimestamp(time.time() + 2 * self.settings.lease_s, UTC)
-        return jobs.requeue_expired(self.sessions, later, self.settings.max_attempts, self.settings.lease_s)
+        """As if the lease's time had passed; returns the jobs that are queued again."""
+        with later(self.sessions, 2 * self.settings.lease_s):
+            return jobs.requeue_expired(self.sessions, self.settings.max_attempts)
 
 
 @pytest.fixture
@@ -415,22 +416,62 @@ def test_the_housekeeping_outlives_a_database_that_is_away(tmp_path, caplog):
         )
         runner = Runner(settings)
         job_id = jobs.submit(runner.sessions, "1.2.3", "no-model").id
+        jobs.claim(runner.sessions, job_id, "vanished", 0.1, 3)
         database.stop()
-        thread = threading.Thread(target=keep_house, args=(runner, broker.create(settings)))
-        with caplog.at_level(logging.INFO, "metscope.worker"):
-            thread.start()
-            try:
-                wait_until(lambda: "the database does not answer" in caplog.text, "the complaint")
-                database.start()
-                wait_until(lambda: f"job {job_id}: announced again" in caplog.text, "the announcement")
-            finally:
-                runner.stopping.set()
-                thread.join()
+        with caplog.at_level(logging.INFO, "metscope.worker"), repeating(runner, run_housekeeping):
+            wait_until(lambda: "OperationalError" in caplog.text, "the complaint")
+            database.start()
+            wait_until(lambda: f"job {job_id}: its worker vanished" in caplog.text, "the job queued again")
         with runner.sessions() as session:
             assert [worker.id for worker in session.scalars(select(Worker))] == [runner.id]
         runner.sessions.kw["bind"].dispose()
     finally:
         database.remove()
+
+
+@contextmanager
+def repeating(runner, step):
+    """The step in a thread of a worker's, until the block ends."""
+    thread = threading.Thread(target=repeat, args=(lambda: step(runner), 0.2, runner.stopping))
+    thread.start()
+    try:
+        yield
+    finally:
+        runner.stopping.set()
+        thread.join()
+
+
+def test_the_housekeeping_outlives_a_fault_that_nobody_foresaw(site, caplog):
+    tables = [Worker.__table__]
+    engine = site.sessions.kw["bind"]
+    Base.metadata.drop_all(engine, tables)
+    with repeating(site.runner, run_housekeeping):
+        wait_until(lambda: "Error" in caplog.text, "the complaint")
+        Base.metadata.create_all(engine, tables)
+        wait_until(lambda: site.rows(Worker) == 1, "the worker that is seen")
+
+
+def test_a_free_worker_runs_what_waits_without_any_message(site):
+    vanished, lost = site.submit(), site.submit(force=True)
+    jobs.claim(site.sessions, vanished, "vanished", 0.0, 3)
+    with later(site.sessions, site.settings.lease_s):
+        site.runner.run_waiting()
+    assert [(site.job(job_id).state, site.job(job_id).attempts) for job_id in (vanished, lost)] == [
+        ("done", 2), ("done", 1)
+    ]  # fmt: skip
+
+
+def test_a_worker_that_has_a_job_takes_no_second_one(site):
+    def one_more(volume, on_progress):
+        with later(site.sessions, site.settings.lease_s / 2):
+            site.runner.run_waiting()
+        assert site.job(second).state == "queued"
+        return threshold(volume, on_progress)
+
+    first, second = site.submit(), site.submit(force=True)
+    site.runner = site.worker(one_more)
+    site.runner.run(first)
+    assert (site.job(first).state, site.job(second).state) == ("done", "queued")
 
 
 def test_a_job_that_takes_too_long_fails_and_leaves_nothing(tmp_path):

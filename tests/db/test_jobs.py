@@ -11,17 +11,24 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from db import jobs, measurements
+from db import jobs, measurements, workers
 from db.tables import Job, JobState
 from errors import JobCancelled, JobNotCancellable, JobNotFound, LeaseLost
+from tests.clock import later
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = 60.0
 DEADLINE_S = 3600.0
 
 
-def later(seconds: float) -> datetime:
-    return datetime.now(UTC) + timedelta(seconds=seconds)
+def requeued(sessions, seconds, max_attempts):
+    with later(sessions, seconds):
+        return jobs.requeue_expired(sessions, max_attempts)
+
+
+def waiting(sessions, seconds, patience_s=15.0):
+    with later(sessions, seconds):
+        return jobs.next_waiting(sessions, patience_s)
 
 
 def test_a_submitted_job_waits_with_all_that_was_asked(sessions):
@@ -139,7 +146,7 @@ def test_an_expired_lease_passes_to_another_and_the_first_owner_can_change_nothi
     assert jobs.claim(sessions, job_id, "b", LEASE_S, 3).attempts == 2
     segmentation_id = measurements.record(sessions, new)
     for change in (
-        lambda: jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S),
+        lambda: jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S, 1.0),
         lambda: jobs.progress(sessions, job_id, "a", "predict", 0.5),
         lambda: jobs.finish(sessions, job_id, "a", segmentation_id),
         lambda: jobs.fail(sessions, job_id, "a", "model_error", "No."),
@@ -155,14 +162,23 @@ def test_an_expired_lease_passes_to_another_and_the_first_owner_can_change_nothi
 
 def test_a_queued_job_has_no_owner(sessions, job_id):
     with pytest.raises(LeaseLost, match="queued"):
-        jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S)
+        jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S, 1.0)
 
 
 def test_heartbeats_keep_the_job(sessions, job_id):
     jobs.claim(sessions, job_id, "a", 0.2, 3)
-    assert jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S) is False
-    assert jobs.requeue_expired(sessions, later(LEASE_S / 2), 3, LEASE_S) == []
-    assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == [job_id]
+    assert jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S, 1.0) is False
+    assert requeued(sessions, LEASE_S / 2, 3) == []
+    assert requeued(sessions, LEASE_S + 1, 3) == [job_id]
+
+
+def test_the_deadline_is_measured_by_the_worker_s_own_stopwatch(sessions, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    with later(sessions, 7200):
+        assert jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S, 1.0) is False
+    with pytest.raises(LeaseLost, match="too long"):
+        jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S, DEADLINE_S + 1)
+    assert jobs.get(sessions, job_id).error_code == "deadline_exceeded"
 
 
 def test_progress_is_visible_to_others(sessions, job_id):
@@ -192,14 +208,16 @@ def test_a_failed_job_keeps_the_error(sessions, job_id):
 
 
 def test_a_postponed_job_waits_costs_no_attempt_and_comes_back(sessions, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 2)
     for _ in range(5):
-        jobs.claim(sessions, job_id, "a", LEASE_S, 2)
         jobs.postpone(sessions, job_id, "a", "store", 100.0)
         job = jobs.get(sessions, job_id)
         assert (job.state, job.stage, job.attempts) == ("queued", "store", 0)
         assert jobs.claim(sessions, job_id, "b", LEASE_S, 2) is None
-        assert jobs.requeue_expired(sessions, later(90), 2, LEASE_S) == []
-        assert jobs.requeue_expired(sessions, later(101), 2, LEASE_S) == [job_id]
+        assert waiting(sessions, 90) is None
+        assert waiting(sessions, 101) == job_id
+        with later(sessions, 101):
+            assert jobs.claim(sessions, job_id, "a", LEASE_S, 2) is not None
 
 
 def test_a_queued_job_is_cancelled_at_once(sessions, job_id):
@@ -213,7 +231,7 @@ def test_a_running_job_is_cancelled_when_its_worker_sees_it(sessions, job_id):
     assert jobs.cancel(sessions, job_id).state == "running"
     assert jobs.cancel(sessions, job_id).cancel_requested
     assert jobs.progress(sessions, job_id, "a", "predict", 0.1) is True
-    assert jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S) is True
+    assert jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S, 1.0) is True
     jobs.mark_cancelled(sessions, job_id, "a")
     assert jobs.get(sessions, job_id).state == "cancelled"
 
@@ -245,7 +263,7 @@ def test_a_job_whose_result_is_recorded_is_stored_and_not_cancelled(sessions, jo
     with pytest.raises(JobNotCancellable, match="already recorded"):
         jobs.cancel(sessions, job_id)
     jobs.claim(sessions, job_id, "b", LEASE_S, 3)
-    assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == [job_id]
+    assert requeued(sessions, LEASE_S + 1, 3) == [job_id]
     jobs.claim(sessions, job_id, "c", LEASE_S, 3)
     assert jobs.finish(sessions, job_id, "c", segmentation_id).state == "done"
 
@@ -253,18 +271,18 @@ def test_a_job_whose_result_is_recorded_is_stored_and_not_cancelled(sessions, jo
 def test_a_cancelled_job_whose_worker_vanished_ends(sessions, job_id):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     jobs.cancel(sessions, job_id)
-    assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == []
+    assert requeued(sessions, LEASE_S + 1, 3) == []
     assert jobs.get(sessions, job_id).state == "cancelled"
 
 
 def test_a_vanished_worker_s_job_is_queued_again_until_its_attempts_are_used_up(sessions, job_id):
     for attempt in (1, 2):
         assert jobs.claim(sessions, job_id, "a", LEASE_S, 3).attempts == attempt
-        assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == [job_id]
+        assert requeued(sessions, LEASE_S + 1, 3) == [job_id]
         assert jobs.get(sessions, job_id).state == "queued"
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     jobs.progress(sessions, job_id, "a", "predict", 0.5)
-    assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == []
+    assert requeued(sessions, LEASE_S + 1, 3) == []
     job = jobs.get(sessions, job_id)
     assert (job.state, job.error_code, job.attempts) == ("failed", "job_interrupted", 3)
     assert "stage predict, 3 times" in job.error_message
@@ -284,23 +302,78 @@ def test_a_job_whose_result_is_recorded_is_not_given_up_however_often_its_worker
     jobs.claim(sessions, job_id, "a", LEASE_S, 2)
     segmentation_id = measurements.record(sessions, new, job_id, "a")
     for _ in range(4):
-        assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 2, LEASE_S) == [job_id]
+        assert requeued(sessions, LEASE_S + 1, 2) == [job_id]
         assert jobs.claim(sessions, job_id, "b", LEASE_S, 2) is not None
     assert jobs.finish(sessions, job_id, "b", segmentation_id).state == "done"
 
 
-def test_a_job_whose_message_was_lost_is_sent_again_once_per_lease(sessions, job_id):
-    assert jobs.requeue_expired(sessions, later(LEASE_S / 2), 3, LEASE_S) == []
-    assert jobs.requeue_expired(sessions, later(LEASE_S + 1), 3, LEASE_S) == [job_id]
-    assert jobs.requeue_expired(sessions, later(LEASE_S + 2), 3, LEASE_S) == []
-    assert jobs.requeue_expired(sessions, later(2 * LEASE_S + 2), 3, LEASE_S) == [job_id]
+def test_a_job_whose_message_was_lost_waits_for_a_free_worker(sessions, job_id):
+    younger = jobs.submit(sessions, "1.2.9", "unetr").id
+    assert waiting(sessions, 14) is None
+    assert waiting(sessions, 16) == job_id
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    assert waiting(sessions, 16) == younger
+    jobs.claim(sessions, younger, "b", LEASE_S, 3)
+    assert waiting(sessions, 16) is None
+    assert waiting(sessions, LEASE_S + 1) == job_id
 
 
-def test_two_periodic_tasks_at_once_name_a_job_once(sessions, job_id):
-    now = later(LEASE_S + 1)
-    with ThreadPoolExecutor(4) as pool:
-        lists = list(pool.map(lambda _: jobs.requeue_expired(sessions, now, 3, LEASE_S), range(12)))
+def test_two_workers_at_once_queue_an_expired_job_again_once(sessions, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    with later(sessions, LEASE_S + 1), ThreadPoolExecutor(4) as pool:
+        lists = list(pool.map(lambda _: jobs.requeue_expired(sessions, 3), range(12)))
     assert [again for ids in lists for again in ids] == [job_id]
+
+
+def test_after_the_clock_was_set_back_a_vanished_worker_s_job_waits_no_longer_than_before(sessions, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    with later(sessions, -7200):
+        assert jobs.requeue_expired(sessions, 3) == []
+        with later(sessions, LEASE_S - 1):
+            assert jobs.requeue_expired(sessions, 3) == []
+        with later(sessions, LEASE_S + 1):
+            assert jobs.requeue_expired(sessions, 3) == [job_id]
+
+
+def test_after_the_clock_was_set_back_a_postponed_job_waits_no_longer_than_before(sessions, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    jobs.postpone(sessions, job_id, "a", "store", 100.0)
+    with later(sessions, -7200):
+        jobs.requeue_expired(sessions, 3)
+        assert waiting(sessions, 90) is None
+        assert waiting(sessions, 101) == job_id
+
+
+CLOCK_AHEAD = """
+import datetime, sys
+class Ahead(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(hours=2)
+datetime.datetime = Ahead
+from db import jobs, workers
+from db.database import open_database, reading
+url, job_id = sys.argv[1:]
+sessions = open_database(url)
+workers.seen(sessions, "ahead", [])
+print(jobs.requeue_expired(sessions, 1), jobs.next_waiting(sessions, 15.0))
+print(jobs.claim(sessions, job_id, "b", 60, 1))
+sessions.kw["bind"].dispose()
+"""
+
+
+def test_a_worker_whose_clock_is_ahead_takes_no_job_from_a_healthy_one(system, sessions, url, job_id):
+    if system == "sqlite":
+        pytest.skip("all who open the file have the clock of one machine")
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    workers.seen(sessions, "healthy", [])
+    done = subprocess.run(
+        [sys.executable, "-c", CLOCK_AHEAD, url, job_id], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["[]", "None", "None"]
+    assert (jobs.get(sessions, job_id).state, jobs.get(sessions, job_id).lease_owner) == ("running", "a")
+    with sessions() as session:
+        assert [worker.id for worker in workers.living(session, LEASE_S)] == ["ahead", "healthy"]
 
 
 def test_jobs_are_listed_newest_first_by_state_and_study(sessions):

@@ -30,6 +30,12 @@ def test_a_worker_lives_while_it_is_seen_and_until_it_stops(sessions):
     assert living(sessions) == {}
 
 
+def test_one_that_vanished_before_the_clock_was_set_back_does_not_live_on(sessions):
+    workers.seen(sessions, "a", [])
+    silence(sessions, "a", -timedelta(hours=2))
+    assert living(sessions) == {}
+
+
 def test_one_that_vanished_a_day_ago_is_forgotten(sessions):
     for worker in ("long ago", "lately"):
         workers.seen(sessions, worker, [])
