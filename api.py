@@ -49,6 +49,7 @@ from routes.shared import THREADS, Context, answer, blueprint
 from settings import Settings, load
 from supervisor import Supervisor
 from unetr import checkpoint_cache
+from unetr.spec import default_model, invalid_specs
 from version import VERSION
 
 LARGEST_BODY_BYTES = 128 * 1024
@@ -78,6 +79,7 @@ def create_app(settings: Settings) -> OpenAPI:
     sessions = open_database(settings.sqlalchemy_url, connections=THREADS)
     app.extensions["metscope"] = Context(settings, sessions, broker.create(settings))
     access.guard(app, settings, sessions)
+    _log_model_problems(settings)
     for part in (jobs, results, corrections, studies, operations, session):
         app.register_api(part.routes)
     if settings.segmentationui_api:
@@ -89,6 +91,15 @@ def create_app(settings: Settings) -> OpenAPI:
     if origins := [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]:
         CORS(app, origins=origins)
     return app
+
+
+def _log_model_problems(settings: Settings) -> None:
+    for problem in invalid_specs(settings.models_dir):
+        logger.warning("a model is skipped: %s: %s", problem.code, problem.message)
+    try:
+        default_model(settings.models_dir, settings.model_path)
+    except MetScopeError as error:
+        logger.error("no model can be served: %s: %s", error.code, error.message)
 
 
 def answer_error(error: Exception) -> Response:

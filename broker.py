@@ -6,12 +6,16 @@ announces waiting jobs again by itself. That is why messages are acknowledged ea
 """
 
 import contextlib
+import logging
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError, OperationalError
+from redis.exceptions import RedisError
 
 from errors import SettingsError
 from settings import Settings
@@ -21,7 +25,14 @@ QUEUE = "metscope"
 # Which host is all the same to this transport, but kombu warns without one.
 FOLDER_URL = "filesystem://localhost"
 FOLDER_POLL_S = 0.1
+# Redis answers within milliseconds, or hangs.
+REDIS_LIMITS = {"socket_connect_timeout": 2.0, "socket_timeout": 5.0, "socket_keepalive": True}
 CONNECT_LIMIT_S = 2.0
+# A broker that was away is not asked again for so long: the workers find the jobs in the database.
+SILENCE_S = 10.0
+PROBE_KEY = "metscope.ready"
+
+logger = logging.getLogger("metscope.broker")
 
 
 def create(settings: Settings) -> Celery:
@@ -40,7 +51,7 @@ def create(settings: Settings) -> Celery:
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
-        broker_transport_options={} if settings.broker_url else _folders(settings.queue_dir),
+        broker_transport_options=_transport_options(settings),
     )
     return app
 
@@ -51,9 +62,34 @@ def announce(app: Celery, job_id: str) -> bool:
         app.send_task(
             SEGMENT, args=[job_id], retry=True, retry_policy={"max_retries": 1, "interval_start": 0.1}
         )
-    except OperationalError:
+    except (KombuError, OSError):
         return False
     return True
+
+
+class Announcer:
+    """Announces jobs from a thread of its own, so that no request waits for a broker that hangs."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._executor = ThreadPoolExecutor(1, "announcer")
+        self._silent_until = 0.0
+
+    def tell(self, job_id: str) -> None:
+        """Return at once; the workers hear of the job within milliseconds, or find it in the database."""
+        self._executor.submit(self._announce, job_id)
+
+    def _announce(self, job_id: str) -> None:
+        if time.monotonic() < self._silent_until:
+            return
+        try:
+            told = announce(self._app, job_id)
+        except Exception as error:  # noqa: BLE001 - whatever a transport raises, the job is recorded
+            logger.error("job %s: not announced: %s", job_id, type(error).__name__)
+            told = False
+        if not told:
+            self._silent_until = time.monotonic() + SILENCE_S
+            logger.warning("job %s: the broker is away; a worker will find the job in the database", job_id)
 
 
 def connect(app: Celery) -> None:
@@ -70,9 +106,20 @@ def trouble(app: Celery) -> str | None:
     try:
         with app.connection_for_write(connect_timeout=CONNECT_LIMIT_S) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0)
+            if connection.transport.driver_type == "redis":
+                # Refused where its memory is full, its disk fails, or it is a copy of another.
+                connection.default_channel.client.set(PROBE_KEY, 1, ex=60)
     except OperationalError:
         return "The broker of BROKER_URL does not answer."
+    except (RedisError, OSError) as error:
+        return f"The broker of BROKER_URL takes no messages ({type(error).__name__})."
     return None
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    if not settings.broker_url:
+        return _folders(settings.queue_dir)
+    return dict(REDIS_LIMITS) if settings.broker_url.startswith("redis") else {}
 
 
 def _folders(queue_dir: Path) -> dict[str, Any]:

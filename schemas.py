@@ -582,8 +582,10 @@ class CheckAnswer(Answer):
 
 
 class ReadyAnswer(Answer):
-    """ready: every check is ok. loaded_models: those that a worker holds in memory."""
+    """ready: every check is ok; an ok one may have a reason too, to look into. loaded_models: those that a
+    worker holds in memory.
+    """
 
     ready: bool
-    checks: dict[Literal["database", "archive", "broker", "worker"], CheckAnswer]
+    checks: dict[Literal["database", "archive", "broker", "data", "models", "worker"], CheckAnswer]
     loaded_models: list[str]

@@ -53,7 +53,16 @@ from errors import (
     SettingsError,
 )
 from orthanc.dicomweb import Archive, open_archive
-from segmentation import JobLease, Request, Rooms, Services, deliver, open_services, segment_series
+from segmentation import (
+    JobLease,
+    Request,
+    Rooms,
+    Services,
+    deliver,
+    find_spec,
+    open_services,
+    segment_series,
+)
 from settings import Settings, load
 from unetr import checkpoint_cache
 
@@ -176,6 +185,7 @@ class Runner:
         self._services: dict[str, Services] = {}
         # One job at a time, whoever brings it: a message, or the look into the database.
         self._working = threading.Lock()
+        self.model_problem: str | None = None
 
     @property
     def loaded_models(self) -> tuple[str, ...]:
@@ -186,10 +196,25 @@ class Runner:
         try:
             services = self._opener(self.settings, None)
         except MetScopeError as error:
-            logger.error("no model is loaded: %s: %s", error.code, error.message)
+            logger.error("the default model cannot be loaded: %s: %s", error.code, error.message)
+            self.model_problem = error.message
         else:
-            self._services[services.spec.id] = services
-            logger.info("model %s %s is loaded", services.spec.id, services.spec.version)
+            self._keep(services)
+
+    def _keep(self, services: Services) -> None:
+        self._services[services.spec.id] = services
+        self.model_problem = None
+        logger.info("model %s %s is loaded", services.spec.id, services.spec.version)
+
+    def _services_of(self, model_id: str) -> Services:
+        """Return the model's services, opened again where its files have been replaced since.
+
+        Raises: ModelError.
+        """
+        loaded = self._services.get(model_id)
+        if loaded is None or loaded.spec != find_spec(self.settings, model_id):
+            self._keep(self._opener(self.settings, model_id))
+        return self._services[model_id]
 
     def run_waiting(self) -> None:
         """Run the jobs that wait though this worker is free, until there are none."""
@@ -272,9 +297,7 @@ class Runner:
             if segmentation_id is None:
                 segmentation_id = correction.perform(job, rooms, lease.report, lease.holder)
         else:
-            if job.model_id not in self._services:
-                self._services[job.model_id] = self._opener(self.settings, job.model_id)
-            rooms = services = self._services[job.model_id]
+            rooms = services = self._services_of(job.model_id)
             if explains:
                 segmentation_id = explanation.perform(job, services, lease.report, lease.holder)
             elif segmentation_id is None:
@@ -321,7 +344,7 @@ def repeat(step: Callable[[], None], period_s: float, stopping: threading.Event)
 
 def run_housekeeping(runner: Runner) -> None:
     """Show that this worker lives, and queue the jobs again whose worker does not."""
-    workers.seen(runner.sessions, runner.id, runner.loaded_models)
+    workers.seen(runner.sessions, runner.id, runner.loaded_models, runner.model_problem)
     for job_id in jobs.requeue_expired(runner.sessions, runner.settings.max_attempts):
         logger.info("job %s: its worker vanished; queued again", job_id)
 

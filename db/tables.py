@@ -308,12 +308,16 @@ class BatchJob(Base):
 
 
 class Worker(Base):
-    """A worker process that lives: it renews seen_at, and removes its row when it stops."""
+    """A worker process that lives: it renews seen_at, and removes its row when it stops.
+
+    model_problem: why it could not load the default model; null where it could, or has not tried yet.
+    """
 
     __tablename__ = "workers"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     loaded_models: Mapped[list[Any]]
+    model_problem: Mapped[str | None]
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
 

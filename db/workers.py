@@ -18,11 +18,19 @@ from settings import load
 FORGOTTEN_AFTER = timedelta(days=1)
 
 
-def seen(sessions: sessionmaker[Session], worker_id: str, loaded_models: Sequence[str]) -> None:
-    """The worker lives now. Forgets those that vanished a day ago."""
+def seen(
+    sessions: sessionmaker[Session],
+    worker_id: str,
+    loaded_models: Sequence[str],
+    model_problem: str | None = None,
+) -> None:
+    """Note that the worker lives now. Forget those that vanished a day ago.
+
+    model_problem: why the default model could not be loaded.
+    """
     with writing(sessions) as session:
         now = current_time(session)
-        changing = {"loaded_models": list(loaded_models), "seen_at": now}
+        changing = {"loaded_models": list(loaded_models), "model_problem": model_problem, "seen_at": now}
         session.execute(
             insert_for(session, Worker)
             .values(id=worker_id, started_at=now, **changing)

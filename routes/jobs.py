@@ -1,11 +1,9 @@
 """Segmentations asked for, one by one or in batches, and how far they have come."""
 
-import logging
 import time
 
 from flask import Response, g
 
-import broker
 import schemas
 from db import batches, jobs
 from db.tables import ACTIVE_STATES, Batch, Job
@@ -15,7 +13,6 @@ from unetr.spec import ModelSpec
 
 WAIT_POLL_S = 0.1
 
-logger = logging.getLogger("metscope.api")
 routes = blueprint("jobs")
 
 
@@ -57,19 +54,11 @@ def _check_inputs(body: schemas.SegmentationForm, spec: ModelSpec) -> None:
 
 def answer_with(job: Job, wait_s: float | None) -> Response:
     """Announce a job and tell how far it has come, after waiting for its end if that was asked for."""
-    announce(job)
+    context().announcer.tell(job.id)
     job = wait_for_end(job, wait_s or 0.0)
     response = _job(job, 202 if job.state in ACTIVE_STATES else 200)
     response.headers["Location"] = f"/jobs/{job.id}"
     return response
-
-
-def announce(job: Job) -> bool:
-    """Tell the workers. False: the broker is away."""
-    told = broker.announce(context().celery, job.id)
-    if not told:
-        logger.warning("job %s: the broker is away; a worker will find the job in the database", job.id)
-    return told
 
 
 def wait_for_end(job: Job, wait_s: float) -> Job:
@@ -116,7 +105,7 @@ def cancel_job(path: schemas.JobPath) -> Response:
 def retry_job(path: schemas.JobPath) -> Response:
     """Request again what a failed or cancelled job was asked for; another job"""
     job = jobs.retry(context().sessions, path.job_id, g.actor)
-    announce(job)
+    context().announcer.tell(job.id)
     return _job(job, 202)
 
 
@@ -125,10 +114,8 @@ def request_batch(body: schemas.BatchForm) -> Response:
     """Segment several studies, listed or found by a query: a batch of jobs"""
     model = context().model_id(body.model)
     batch = batches.submit(context().sessions, _studies(body), model, force=body.force, requested_by=g.actor)
-    # Where the broker is away one warning is enough; the workers find all of them in the database.
     for job in batch.jobs:
-        if not announce(job):
-            break
+        context().announcer.tell(job.id)
     response = _batch(batch, 202)
     response.headers["Location"] = f"/batches/{batch.id}"
     return response

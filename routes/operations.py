@@ -1,19 +1,14 @@
 """Health, metrics, the operations page, and access for a proxy in front of the archive."""
 
 from flask import Response, g, redirect, render_template, request
-from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.wrappers import Response as AnyResponse
 
 import access
-import broker
 import metrics
 import schemas
-from db import jobs, outbox, workers
+from db import jobs, outbox
 from db.database import reading
-from db.tables import JobState, Role, Worker
-from errors import ArchiveError
-from routes.jobs import announce
+from db.tables import JobState, Role
 from routes.shared import answer, blueprint, context
 from version import VERSION
 
@@ -42,56 +37,18 @@ def live() -> Response:
 @routes.get("/health/ready", security=[], responses={200: schemas.ReadyAnswer, 503: schemas.ReadyAnswer})
 def ready() -> Response:
     """Whether a request would be worked on now; 503 with the reasons where not"""
-    living = _living_workers()
-    troubles = _troubles(living)
+    report = context().health.report()
     body = schemas.ReadyAnswer.model_validate(
         {
-            "ready": not any(troubles.values()),
-            "checks": {name: {"ok": not reason, "reason": reason} for name, reason in troubles.items()},
-            "loaded_models": sorted({model for worker in living for model in worker.loaded_models}),
+            "ready": not any(report.troubles.values()),
+            "checks": {
+                name: {"ok": not trouble, "reason": report.reason(name)}
+                for name, trouble in report.troubles.items()
+            },
+            "loaded_models": report.loaded_models,
         }
     )
     return answer(body, 200 if body.ready else 503)
-
-
-def _living_workers() -> list[Worker]:
-    """Those seen lately; none where the database does not answer."""
-    try:
-        with reading(context().sessions) as session:
-            return workers.living(session, context().settings.lease_s)
-    except SQLAlchemyError:
-        return []
-
-
-def _troubles(living: list[Worker]) -> dict[str, str | None]:
-    """By part, what is wrong with it."""
-    database = _database_trouble()
-    silence = f"No worker has been seen for {context().settings.lease_s:.0f} s."
-    if database is not None:
-        silence = "Not known while the database does not answer."
-    return {
-        "database": database,
-        "archive": _archive_trouble(),
-        "broker": broker.trouble(context().celery),
-        "worker": None if living else silence,
-    }
-
-
-def _database_trouble() -> str | None:
-    try:
-        with reading(context().sessions) as session:
-            session.scalar(select(1))
-    except SQLAlchemyError as error:
-        return f"The database does not answer ({type(error).__name__})."
-    return None
-
-
-def _archive_trouble() -> str | None:
-    try:
-        context().archive.check()
-    except ArchiveError as error:
-        return error.message
-    return None
 
 
 @routes.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
@@ -114,14 +71,13 @@ def show_operations() -> Response:
             ("Done", JobState.DONE, None),
         )
     ]
-    living = _living_workers()
+    report = context().health.report()
     with reading(sessions) as session:
         waiting, missing = outbox.count(session), outbox.count_missing(session)
     page = render_template(
         "operations.html",
         version=VERSION,
-        troubles=_troubles(living),
-        workers=living,
+        report=report,
         waiting=waiting,
         missing=missing,
         sections=sections,
@@ -139,7 +95,7 @@ def show_operations() -> Response:
 def act_on_job(path: schemas.ActionPath) -> AnyResponse:
     """A button of the operations page"""
     if path.action == "retry":
-        announce(jobs.retry(context().sessions, path.job_id, g.actor))
+        context().announcer.tell(jobs.retry(context().sessions, path.job_id, g.actor).id)
     else:
         jobs.cancel(context().sessions, path.job_id, g.actor)
     return redirect("/operations", 303)

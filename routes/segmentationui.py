@@ -27,7 +27,7 @@ from errors import (
 )
 from routes import segmentationui_schemas as shapes
 from routes.corrections import submit_correction, submit_measurement, submit_structure_set
-from routes.jobs import announce, wait_for_end
+from routes.jobs import wait_for_end
 from routes.results import refuse_waiting
 from routes.shared import answer, blueprint, context
 from routes.studies import store_files
@@ -134,7 +134,7 @@ def upload_dicom(form: shapes.DicomForm) -> Response:
 def _results(submitted: Sequence[Job]) -> list[str]:
     """The segmentations that the jobs end in. Raises: what a job failed with, JobCancelled, JobUnfinished."""
     for job in submitted:
-        announce(job)
+        context().announcer.tell(job.id)
     return [_result(wait_for_end(job, LONGEST_WAIT_S)) for job in submitted]
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import cast
 
 from celery import Celery
@@ -10,8 +11,10 @@ from flask_openapi3.blueprint import APIBlueprint
 from pydantic import BaseModel
 from sqlalchemy.orm import Session, sessionmaker
 
+import broker
 import schemas
 from errors import ModelNotFound
+from health import Health
 from orthanc.dicomweb import Archive, open_archive
 from settings import Settings
 from unetr.spec import ModelSpec, default_model, served_models
@@ -34,6 +37,16 @@ class Context:
     )
     uploading: threading.Lock = field(default_factory=threading.Lock)
     per_thread: threading.local = field(default_factory=threading.local)
+
+    @cached_property
+    def health(self) -> Health:
+        """What ``ready`` reports."""
+        return Health(self.settings, self.sessions, self.celery)
+
+    @cached_property
+    def announcer(self) -> broker.Announcer:
+        """Tells the workers about jobs."""
+        return broker.Announcer(self.celery)
 
     @property
     def archive(self) -> Archive:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
+from db.database import writing
 from db.tables import Job, Worker
 
 TIMES = {
@@ -24,7 +25,7 @@ def later(sessions: sessionmaker[Session], seconds: float) -> Iterator[None]:
 
 
 def _move(sessions: sessionmaker[Session], seconds: float) -> None:
-    with sessions.begin() as session:
+    with writing(sessions) as session:
         for table, names in TIMES.items():
             for row in session.scalars(select(table)):
                 for name in names:

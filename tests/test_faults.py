@@ -5,6 +5,7 @@ and a full disk is a small one. `pytest -sq -m 'long or not long' tests/test_fau
 row; the suite runs some of them.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from sqlalchemy import create_engine, text
 import broker
 from api import create_app
 from bench.hospital import LEASE_S, MODEL, Hospital
+from bench.models import tiny_model
 from bench.parts import PostgreSQL, frozen, hung, wait_until
 from bench.rows import add_study, image, threshold
 from bench.service import Api
@@ -39,7 +41,7 @@ from settings import Settings
 from tests import fake_pacs
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.spec import default_model
-from worker import Runner
+from worker import Runner, run_housekeeping
 
 END_LIMIT_S = 90.0
 ONE = "one SEG, one set of rows"
@@ -715,3 +717,87 @@ def test_a_process_that_hangs_in_a_transaction_loses_its_locks(on_postgresql, mo
         cancelled = app.test_client().post(f"/jobs/{job}/cancel", headers=token)
         assert (cancelled.status_code, cancelled.json["state"]) == (200, "cancelled")
     hanging.kw["bind"].dispose()
+
+
+def test_a_database_that_takes_no_changes_is_not_ready(on_postgresql):
+    app, _ = on_postgresql
+    client = app.test_client()
+    assert client.get("/health/ready").json["checks"]["database"] == {"ok": True, "reason": None}
+    engine = app.extensions["metscope"].sessions.kw["bind"]
+    with engine.connect() as connection:
+        connection.execute(
+            text(f"ALTER DATABASE {engine.url.database} SET default_transaction_read_only = on")
+        )
+    engine.dispose()
+    check = client.get("/health/ready").json["checks"]["database"]
+    assert (check["ok"], "ReadOnlySqlTransaction" in check["reason"]) == (False, True)
+
+
+def test_a_full_data_folder_is_not_ready(small_disk):
+    app = create_app(Settings(_env_file=None, data_dir=small_disk))
+    client = app.test_client()
+    assert client.get("/health/ready").json["checks"]["data"] == {"ok": True, "reason": None}
+    with suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    check = client.get("/health/ready").json["checks"]["data"]
+    assert (check["ok"], "No space left" in check["reason"]) == (False, True)
+    app.extensions["metscope"].sessions.kw["bind"].dispose()
+
+
+def test_a_half_copied_model_spoils_no_other(tmp_path):
+    models = tmp_path / "models"
+    tiny_model(models, "tiny", 500.0)
+    half = (models / "tiny.json").read_text()[:300].replace("tiny", "newer")
+    (models / "newer.json").write_text(half)
+    app = create_app(Settings(_env_file=None, data_dir=tmp_path / "data", models_dir=models, auth="off"))
+    client = app.test_client()
+    assert [model["id"] for model in client.get("/models").json["models"]] == ["tiny"]
+    assert client.post("/segmentation/1.2.3").status_code == 202
+    check = client.get("/health/ready").json["checks"]["models"]
+    assert (check["ok"], "newer.json" in check["reason"]) == (True, True)
+    assert "newer.json" in client.get("/operations").text
+
+
+def test_a_default_model_that_cannot_be_served_is_not_ready_and_said_at_the_start(tmp_path, caplog):
+    models = tmp_path / "models"
+    tiny_model(models, "tiny", 500.0)
+    (models / "tiny.json").write_text("{")
+    app = create_app(Settings(_env_file=None, data_dir=tmp_path / "data", models_dir=models))
+    check = app.test_client().get("/health/ready").json["checks"]["models"]
+    assert (check["ok"], "tiny.json" in check["reason"]) == (False, True)
+    assert "tiny.json" in caplog.text
+
+
+def test_weights_that_a_worker_cannot_load_are_not_ready(tmp_path):
+    models = tmp_path / "models"
+    tiny_model(models, "tiny", 500.0)
+    weights = next(models.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-8])
+    settings = Settings(_env_file=None, data_dir=tmp_path / "data", models_dir=models, device="cpu")
+    runner = Runner(settings)
+    runner.preload()
+    run_housekeeping(runner)
+    check = create_app(settings).test_client().get("/health/ready").json["checks"]["worker"]
+    assert (check["ok"], "cannot be loaded" in check["reason"]) == (False, True)
+    runner.sessions.kw["bind"].dispose()
+
+
+def test_a_model_whose_files_were_replaced_is_the_one_that_segments(tmp_path):
+    models = tmp_path / "models"
+    tiny_model(models, "tiny", 500.0)
+    settings = Settings(
+        _env_file=None, data_dir=tmp_path / "data", models_dir=models, device="cpu", auth="off"
+    )
+    runner = Runner(settings)
+    runner.preload()
+    spec = json.loads((models / "tiny.json").read_text())
+    (models / "tiny.json").write_text(json.dumps(spec | {"version": "9.9.9"}))
+    study = add_study(settings, 1)
+    job = jobs.submit(runner.sessions, study, "tiny").id
+    runner.run(job)
+    client = create_app(settings).test_client()
+    (served,) = client.get("/models").json["models"]
+    (document,) = client.get(f"/studies/{study}/segmentations").json["segmentations"]
+    assert document["model"]["version"] == served["version"] == "9.9.9"
+    runner.sessions.kw["bind"].dispose()

@@ -16,7 +16,7 @@ FLOORS = {
     "imaging": 1, "settings": 1,
     "lesions": 2,
     "unetr": 3, "orthanc": 3, "db": 3, "broker": 3, "reports": 3,
-    "results": 4, "schemas": 4, "access": 4, "metrics": 4,
+    "results": 4, "schemas": 4, "access": 4, "metrics": 4, "health": 4,
     "segmentation": 5,
     "correction": 6, "explanation": 6, "routes": 6, "demo": 6,
     "worker": 7, "api": 7,

@@ -4,6 +4,7 @@ Nothing here loads torch, so that the API can list the models.
 """
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -18,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from errors import ModelNotFound, ModelSpecInvalid
+from errors import ModelError, ModelNotFound, ModelSpecInvalid
 
 DEFAULT_MODEL = "metscope-unet"
 # The letters of each patient axis; H and F are DICOM's for S and I.
@@ -417,8 +418,21 @@ def load_spec(path: Path) -> ModelSpec:
 
 
 def find_models(models_dir: Path) -> dict[str, ModelSpec]:
-    """The models of a folder by id. Raises: ModelSpecInvalid."""
-    return {path.stem: load_spec(path) for path in sorted(models_dir.glob("*.json"))}
+    """Return the models of a folder by id, without those whose spec is not valid, a half-copied one say."""
+    return {spec.id: spec for spec in _specs(models_dir) if isinstance(spec, ModelSpec)}
+
+
+def invalid_specs(models_dir: Path) -> list[ModelError]:
+    """Return why each spec of the folder is skipped that is not valid."""
+    return [spec for spec in _specs(models_dir) if isinstance(spec, ModelError)]
+
+
+def _specs(models_dir: Path) -> Iterator[ModelSpec | ModelError]:
+    for path in sorted(models_dir.glob("*.json")):
+        try:
+            yield load_spec(path)
+        except ModelError as error:
+            yield error
 
 
 def served_models(models_dir: Path, model_path: Path | None = None) -> dict[str, ModelSpec]:
@@ -450,9 +464,10 @@ def default_model(models_dir: Path, model_path: Path | None = None) -> ModelSpec
                 f"{spec.id}.json: weights.file: is {spec.weights.file}, MODEL_PATH names {model_path.name}."
             )
         return spec
+    shipped = models_dir / f"{DEFAULT_MODEL}.json"
+    if shipped.exists():
+        return load_spec(shipped)
     models = find_models(models_dir)
-    if DEFAULT_MODEL in models:
-        return models[DEFAULT_MODEL]
     if len(models) == 1:
         return next(iter(models.values()))
     raise ModelNotFound(f"{models_dir} holds {len(models)} models and none is named {DEFAULT_MODEL}.")

@@ -1,0 +1,135 @@
+"""Whether the parts are there that a job needs, asked without any request waiting for a part that hangs.
+
+Each part is looked at in a thread of its own. Requests that come meanwhile share that look, and wait for it
+PATIENCE_S at most: what has not answered by then is in trouble, and says so until it answers.
+"""
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from celery import Celery
+from sqlalchemy import false, update
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+import broker
+from db import workers
+from db.database import writing
+from db.tables import Worker
+from errors import MetScopeError
+from orthanc.dicomweb import open_archive
+from settings import Settings
+from unetr.spec import default_model, invalid_specs
+
+PATIENCE_S = 2.0
+PROBE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Report:
+    """By part: its trouble, None where it works, and a note worth reading; and the workers that live."""
+
+    troubles: dict[str, str | None]
+    notes: dict[str, str]
+    workers: list[Worker]
+
+    def reason(self, part: str) -> str | None:
+        """Return what there is to say about the part; None: nothing."""
+        return " ".join(filter(None, (self.troubles[part], self.notes.get(part)))) or None
+
+    @property
+    def loaded_models(self) -> list[str]:
+        """Ids of the models that a worker holds in memory."""
+        return sorted({model for worker in self.workers for model in worker.loaded_models})
+
+
+class Health:
+    """Looks at the parts of one process, whatever number of requests ask."""
+
+    def __init__(self, settings: Settings, sessions: sessionmaker[Session], celery: Celery) -> None:
+        self._settings = settings
+        self._sessions = sessions
+        self._celery = celery
+        self._living: list[Worker] = []
+        self._checks: dict[str, Callable[[], str | None]] = {
+            "database": self._database,
+            "archive": self._archive,
+            "broker": lambda: broker.trouble(self._celery),
+            "data": self._data_folder,
+            "models": self._default_model,
+        }
+        self._executor = ThreadPoolExecutor(len(self._checks), "health")
+        self._lock = threading.Lock()
+        self._looks: dict[str, tuple[Future[str | None], float]] = {}
+
+    def report(self) -> Report:
+        """Return what is known within PATIENCE_S from the beginning of each look."""
+        with self._lock:
+            for name, check in self._checks.items():
+                if name not in self._looks or self._looks[name][0].done():
+                    self._looks[name] = (self._executor.submit(check), time.monotonic())
+            looks = dict(self._looks)
+        troubles = {name: _outcome(look, since) for name, (look, since) in looks.items()}
+        living = [] if troubles["database"] else self._living
+        troubles["worker"] = self._worker(living, known=troubles["database"] is None)
+        notes = {}
+        if skipped := " ".join(error.message for error in invalid_specs(self._settings.models_dir)):
+            notes["models"] = f"Skipped: {skipped}"
+        return Report(troubles, notes, living)
+
+    def _database(self) -> str | None:
+        try:
+            with writing(self._sessions) as session:
+                self._living = workers.living(session, self._settings.lease_s)
+                # Changes no row, but is refused where nothing may be written.
+                session.execute(update(Worker).where(false()).values(seen_at=Worker.seen_at))
+        except SQLAlchemyError as error:
+            cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+            return f"The database does not answer, or takes no changes ({type(cause).__name__})."
+        return None
+
+    def _archive(self) -> str | None:
+        try:
+            open_archive(self._settings).check()
+        except MetScopeError as error:
+            return error.message
+        return None
+
+    def _data_folder(self) -> str | None:
+        try:
+            with tempfile.TemporaryFile(dir=self._settings.data_dir, buffering=0) as file:
+                file.write(bytes(PROBE_BYTES))
+                os.fsync(file.fileno())
+        except OSError as error:
+            return f"DATA_DIR cannot be written: {error.strerror}."
+        return None
+
+    def _default_model(self) -> str | None:
+        try:
+            default_model(self._settings.models_dir, self._settings.model_path)
+        except MetScopeError as error:
+            return f"No model can be served: {error.message}"
+        return None
+
+    def _worker(self, living: list[Worker], *, known: bool) -> str | None:
+        if not known:
+            return "Not known while the database does not answer."
+        if not living:
+            return f"No worker has been seen for {self._settings.lease_s:.0f} s."
+        problems = [worker.model_problem for worker in living]
+        if all(problems):
+            return f"The default model cannot be loaded: {problems[0]}"
+        return None
+
+
+def _outcome(look: Future[str | None], since: float) -> str | None:
+    wait([look], timeout=max(0.0, since + PATIENCE_S - time.monotonic()))
+    if not look.done():
+        return f"It has not answered for {time.monotonic() - since:.0f} s."
+    error = look.exception()
+    return f"It cannot be checked ({type(error).__name__})." if error else look.result()
