@@ -19,6 +19,7 @@ from db import measurements, outbox
 from db.tables import Job
 from errors import InstanceNotFound, SegmentationMismatch
 from imaging import rtstruct, seg
+from imaging.frames import text
 from imaging.stack import Stack, to_stack
 from lesions.matching import match_by_overlap
 from lesions.measure import Identity, Lesion, measure
@@ -174,7 +175,7 @@ def _given(uid: str, run: Run) -> tuple[Dataset, str]:
     """A SEG of the archive, and of which series it is. Raises: InstanceNotFound, InputRefused."""
     study_uid = run.job.study_instance_uid
     headers = [header for series in run.rooms.archive.series_headers(study_uid) for header in series]
-    found = next((header for header in headers if header.SOPInstanceUID == uid), None)
+    found = next((header for header in headers if text(header, "SOPInstanceUID") == uid), None)
     if found is None:
         raise InstanceNotFound(f"Study {study_uid} has no object {uid} in the archive.")
     referenced = found.get("ReferencedSeriesSequence")

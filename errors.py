@@ -50,6 +50,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── MosaicImage
     │   ├── GantryTilt
     │   ├── InconsistentImages
+    │   ├── SeveralPatients
     │   ├── ColourImages
     │   ├── UnreadablePixels
     │   ├── ConstantPixels
@@ -344,6 +345,11 @@ class GantryTilt(InputRefused):
 class InconsistentImages(InputRefused):
     code = "inconsistent_images"
     advice = "Send the series again from the scanner."
+
+
+class SeveralPatients(InputRefused):
+    code = "several_patients"
+    advice = "Ask the PACS administrator to merge the patients, or to delete the copy that is wrong."
 
 
 class ColourImages(InputRefused):

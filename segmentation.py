@@ -261,7 +261,10 @@ def fetch(
     """
     study_uid = request.study_instance_uid
     first = {spec.inputs[0]: request.series_instance_uid} if request.series_instance_uid else {}
-    chosen = choose(archive.series_headers(study_uid), spec.inputs, {**request.inputs, **first}, spec)
+    given = {**request.inputs, **first}
+    # Where the caller names every input, the study's other series do not matter.
+    named = set(given.values()) if given.keys() >= set(spec.inputs) else set()
+    chosen = choose(archive.series_headers(study_uid, named), spec.inputs, given, spec)
     return chosen, [archive.retrieve_series(study_uid, one.series_instance_uid) for one in chosen]
 
 

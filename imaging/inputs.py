@@ -22,7 +22,7 @@ from errors import (
 )
 from imaging.frames import numbers, tag_name, text
 from imaging.sequences import SEQUENCES, T1_POST_CONTRAST
-from imaging.series import TIE, Candidate, choose, not_head, rank, volume_evidence
+from imaging.series import TIE, Candidate, UnreadSeries, choose, not_head, rank, volume_evidence
 from imaging.stack import Stack, check_headers
 
 # Of the first input's volume: below the first share another one shows something else, from the second on it
@@ -139,7 +139,9 @@ def _best(
 
 
 def _judged(candidate: Candidate, instances: Sequence[Dataset]) -> Candidate:
-    """With the score of its geometry, or refused for it."""
+    """Return it with the score of its geometry, or refused for it."""
+    if isinstance(instances, UnreadSeries):
+        return candidate
     try:
         score, reasons = volume_evidence(instances[0], check_headers(instances))
     except MetScopeError as error:

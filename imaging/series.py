@@ -9,6 +9,8 @@ from pydicom import Dataset
 import series_names
 from errors import (
     AmbiguousSeries,
+    ArchiveIncomplete,
+    ArchiveRefused,
     ContrastAbsent,
     DerivedSeries,
     LocalizerSeries,
@@ -44,6 +46,9 @@ REFUSED_BY_KIND = {
         UnsupportedModality, LocalizerSeries, DerivedSeries, NotHead, NotT1Weighted, ContrastAbsent,
     )
 }  # fmt: skip
+# What an archive refuses of a series, and what the caller's choice does not overrule.
+UNREAD: dict[str, type[MetScopeError]] = {error.code: error for error in (ArchiveIncomplete, ArchiveRefused)}
+NOT_FOR_THE_CALLER = {UnsupportedModality.code: UnsupportedModality, **UNREAD}
 # How many refused series a message names.
 REFUSED_NAMED = 3
 
@@ -88,7 +93,7 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
 
     The caller's choice overrules what a series seems to be, never that it is no MR image; its stack is
     checked when it is read. Raises: SeriesNotFound, UnsupportedModality, AmbiguousSeries, ContrastAbsent,
-    NoCandidateSeries; details list the candidates.
+    NoCandidateSeries, and what the archive refused of the caller's series; details list the candidates.
     """
     if series_instance_uid is not None:
         return _chosen_by_caller(candidates, series_instance_uid)
@@ -137,9 +142,10 @@ def _passed_over(candidates: Sequence[Candidate]) -> list[str]:
     sentences = []
     for candidate in candidates:
         described = f"{candidate.description or 'no description'}, {candidate.series_instance_uid}"
+        unread_t1 = candidate.refused in UNREAD and candidate.sequence == T1
         if candidate.refused is not None and candidate.contrast == "proven":
             sentences.append(f"Another series is post-contrast ({described}), but: {candidate.message}")
-        elif candidate.refused is not None and candidate.undecided:
+        elif unread_t1 or (candidate.refused is not None and candidate.undecided):
             sentences.append(f"Another series was not considered ({described}): {candidate.message}")
     return sentences
 
@@ -161,8 +167,8 @@ def _chosen_by_caller(candidates: Sequence[Candidate], series_instance_uid: str)
     for candidate in candidates:
         if candidate.series_instance_uid != series_instance_uid:
             continue
-        if candidate.refused == UnsupportedModality.code:
-            raise UnsupportedModality(str(candidate.message))
+        if error := NOT_FOR_THE_CALLER.get(candidate.refused or ""):
+            raise error(str(candidate.message))
         if candidate.message is None:
             return candidate
         return replace(

@@ -3,7 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal, Protocol
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
@@ -15,9 +16,13 @@ from errors import (
     ArchiveRefused,
     DeletionUnavailable,
     SeriesNotFound,
+    SeveralPatients,
     StoreFailed,
     StudyNotFound,
 )
+from imaging.files import PIXEL_KEYWORDS
+from imaging.frames import MULTI_FRAME, SUPPORTED, text
+from imaging.series import UnreadSeries
 from orthanc import dicom_json, multipart, part10
 from orthanc.folder import FolderArchive
 from orthanc.transport import BACKOFF_S, WORTH_REPEATING, Limits, Params, Reply, Transport
@@ -36,6 +41,9 @@ STUDY_FIELDS = [
     "NumberOfStudyRelatedSeries",
     "NumberOfStudyRelatedInstances",
 ]
+# What every MR image has: where a header lacks one, the archive keeps it apart or does not know its type.
+IMAGE_KEYWORDS = ("Rows", "Columns", "PhotometricInterpretation", "BitsAllocated")
+PLANE_KEYWORDS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 
 class Archive(Protocol):
@@ -44,8 +52,12 @@ class Archive(Protocol):
     def search_studies(self, **filters: str) -> list[Dataset]:
         """Study-level attributes of the matching studies. filters: DICOM keyword = value, with * and ?."""
 
-    def series_headers(self, study_uid: str) -> list[list[Dataset]]:
-        """Per series, the header of every instance, without pixel data. Raises: StudyNotFound."""
+    def series_headers(self, study_uid: str, series_uids: Collection[str] = ()) -> list[list[Dataset]]:
+        """Return per series the header of every instance, without pixel data; only of series_uids, if any.
+
+        A series whose headers the archive refuses is an UnreadSeries, unless there is no other.
+        Raises: StudyNotFound, SeveralPatients, ArchiveIncomplete (fewer series are listed than there are).
+        """
 
     def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
         """Every instance of a series, complete, in no particular order.
@@ -104,21 +116,58 @@ class DicomwebArchive:
         self._rest = rest
 
     def search_studies(self, **filters: str) -> list[Dataset]:
-        return self._query("studies", {**filters, "includefield": STUDY_FIELDS})
+        return list(self._entries("studies", "StudyInstanceUID", {**filters, "includefield": STUDY_FIELDS}))
 
-    def series_headers(self, study_uid: str) -> list[list[Dataset]]:
-        found = self._query(_path(study_uid) + "/series")
-        if not found:
-            raise StudyNotFound(f"The archive has no study {study_uid}.")
-        series = []
-        for entry in found:
-            headers = self._query(_path(study_uid, str(entry.SeriesInstanceUID)) + "/metadata")
-            if not headers:
-                raise ArchiveIncomplete(
-                    f"The archive lists series {entry.SeriesInstanceUID} but serves 0 headers of it."
-                )
-            series.append(headers)
+    def series_headers(self, study_uid: str, series_uids: Collection[str] = ()) -> list[list[Dataset]]:
+        series = [
+            self._headers(study_uid, entry)
+            for entry in self._listed_series(study_uid)
+            if not series_uids or text(entry, "SeriesInstanceUID") in series_uids
+        ]
+        unread = [headers for headers in series if isinstance(headers, UnreadSeries)]
+        if unread and len(unread) == len(series):
+            raise unread[0].refusal
         return series
+
+    def _listed_series(self, study_uid: str) -> list[Dataset]:
+        count = self._series_count(study_uid)
+        fields: Params = {"includefield": ["SeriesDescription"]}
+        # Not asked for more than there are: an archive that knows no offset would list all of them again.
+        listed = list(islice(self._entries(_path(study_uid) + "/series", "SeriesInstanceUID", fields), count))
+        if not listed:
+            raise StudyNotFound(f"The archive has no study {study_uid}.")
+        if count is not None and len(listed) < count:
+            raise ArchiveIncomplete(
+                f"The archive says that study {study_uid} has {count} series and lists {len(listed)}."
+            )
+        return listed
+
+    def _series_count(self, study_uid: str) -> int | None:
+        """Return how many series a query says the study has; None where it does not say.
+
+        Raises: StudyNotFound, SeveralPatients.
+        """
+        params: Params = {"StudyInstanceUID": study_uid, "includefield": ["NumberOfStudyRelatedSeries"]}
+        # Compared, because a server that does not know the filter answers with every study.
+        entries = [entry for entry in self._query("studies", params) if _is_of(entry, study_uid)]
+        patients = {(text(entry, "PatientID"), text(entry, "IssuerOfPatientID")) for entry in entries}
+        if len(patients) > 1:
+            raise SeveralPatients(f"The archive has study {study_uid} under {len(patients)} patients.")
+        counts = [text(entry, "NumberOfStudyRelatedSeries") for entry in entries]
+        return int(counts[0]) if counts and counts[0].isdecimal() and int(counts[0]) > 0 else None
+
+    def _headers(self, study_uid: str, listed: Dataset) -> list[Dataset]:
+        """Return the headers of a series, from its instances where the metadata lack what images have."""
+        series_uid = text(listed, "SeriesInstanceUID")
+        try:
+            headers = self._query(_path(study_uid, series_uid) + "/metadata")
+            if not headers:
+                raise ArchiveIncomplete(f"The archive lists series {series_uid} but serves 0 headers of it.")
+            if any(_lacks_geometry(header) for header in headers):
+                headers = [_without_pixels(one) for one in self.retrieve_series(study_uid, series_uid)]
+        except (ArchiveRefused, ArchiveIncomplete) as refusal:
+            return UnreadSeries(listed, refusal)
+        return headers
 
     def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
         count = self._count(study_uid, series_uid)
@@ -128,6 +177,7 @@ class DicomwebArchive:
         listed = self._listed(study_uid, series_uid)
         missing = [uid for uid in listed if uid not in received]
         if missing or not received:
+            self._series_count(study_uid)
             raise ArchiveIncomplete(
                 f"The archive lists {len(listed) or count} instances of series {series_uid} and served "
                 f"{len(received)}. Missing: {', '.join(missing[:3])}{' and more' if missing[3:] else ''}."
@@ -140,10 +190,10 @@ class DicomwebArchive:
             "SeriesInstanceUID": series_uid,
             "includefield": ["NumberOfSeriesRelatedInstances"],
         }
-        for entry in self._query(_path(study_uid) + "/series", params):
-            if entry.get("SeriesInstanceUID") == series_uid:
-                count = entry.get("NumberOfSeriesRelatedInstances")
-                return None if count is None else int(count)
+        for entry in self._entries(_path(study_uid) + "/series", "SeriesInstanceUID", params):
+            if text(entry, "SeriesInstanceUID") == series_uid:
+                count = text(entry, "NumberOfSeriesRelatedInstances")
+                return int(count) if count.isdecimal() else None
         if not self._query("studies", {"StudyInstanceUID": study_uid}):
             raise StudyNotFound(f"The archive has no study {study_uid}.")
         raise SeriesNotFound(f"Study {study_uid} has no series {series_uid} in the archive.")
@@ -210,9 +260,9 @@ class DicomwebArchive:
         return [i for i in instances if not self.has_instance(i.StudyInstanceUID, i.SOPInstanceUID)]
 
     def has_instance(self, study_uid: str, sop_uid: str) -> bool:
-        found = self._query(_path(study_uid) + "/instances", {"SOPInstanceUID": sop_uid})
+        found = self._entries(_path(study_uid) + "/instances", "SOPInstanceUID", {"SOPInstanceUID": sop_uid})
         # Compared, because a server that does not know the filter answers with every instance.
-        return any(entry.get("SOPInstanceUID") == sop_uid for entry in found)
+        return any(text(entry, "SOPInstanceUID") == sop_uid for entry in found)
 
     def delete_instance(self, study_uid: str, sop_uid: str) -> None:
         self._delete("Instance", sop_uid)
@@ -233,6 +283,24 @@ class DicomwebArchive:
                 "The archive answered 404: DICOMWEB_URL is not the root of a DICOMweb service."
             )
 
+    def _entries(self, path: str, key: str, params: Params) -> Iterator[Dataset]:
+        """Yield what a query finds, each value of key once, page by page as the archive cuts its answers.
+
+        A page that brings nothing new is the last: an archive that ignores the offset repeats the first one.
+        """
+        seen: set[str] = set()
+        offset = 0
+        while True:
+            page = self._query(path, {**params, "offset": str(offset)} if offset else params)
+            entries = {text(entry, key): entry for entry in page}
+            new = [value for value in entries if value and value not in seen]
+            if not new:
+                return
+            for value in new:
+                yield entries[value]
+            seen.update(new)
+            offset += len(page)
+
     def _query(self, path: str, params: Params | None = None) -> list[Dataset]:
         return dicom_json.to_datasets(self._transport.get(path, JSON, _read_json, params) or [])
 
@@ -242,15 +310,34 @@ def _path(study_uid: str, series_uid: str | None = None) -> str:
     return study if series_uid is None else f"{study}/series/{quote(series_uid, safe='')}"
 
 
+def _is_of(entry: Dataset, study_uid: str) -> bool:
+    return text(entry, "StudyInstanceUID") == study_uid
+
+
+def _lacks_geometry(header: Dataset) -> bool:
+    """Return whether the header of an MR image lacks what places its pixels."""
+    if text(header, "SOPClassUID") not in SUPPORTED:
+        return False
+    planes = () if text(header, "SOPClassUID") in MULTI_FRAME else PLANE_KEYWORDS
+    return not all(text(header, keyword) for keyword in (*IMAGE_KEYWORDS, *planes))
+
+
+def _without_pixels(instance: Dataset) -> Dataset:
+    for keyword in PIXEL_KEYWORDS:
+        if keyword in instance:
+            del instance[keyword]
+    return instance
+
+
 def _read_json(reply: Reply) -> list[dict[str, Any]]:
     body = b"".join(reply.chunks)
     if not body:
         return []
     try:
         entries = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         entries = None
-    if not isinstance(entries, list):
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ArchiveRefused(
             f"The archive answered {reply.content_type or 'no media type'} where JSON was asked for."
         )

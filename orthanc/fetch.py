@@ -17,7 +17,7 @@ from pydicom import Dataset
 from errors import ArchiveRefused, DataRefused
 from imaging.frames import text
 from imaging.labelled import is_seg, labelled_series, newest
-from imaging.series import choose, rank
+from imaging.series import UnreadSeries, choose, rank
 from orthanc import part10
 from orthanc.dicomweb import Archive
 from orthanc.folder import UID_PATTERN
@@ -64,7 +64,9 @@ def wanted_series(series: Sequence[Sequence[Dataset]], series_uid: str | None) -
 
 
 def _fetch_series(archive: Archive, study_uid: str, headers: Sequence[Dataset], out: Path) -> bool:
-    """Whether the series had to be fetched."""
+    """Fetch the series; return whether that was needed."""
+    if isinstance(headers, UnreadSeries):
+        raise headers.refusal
     series_uid = text(headers[0], "SeriesInstanceUID")
     uids = {text(header, "SOPInstanceUID") for header in headers}
     # They become names of files, which ../.. must not.

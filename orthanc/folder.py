@@ -4,7 +4,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -66,11 +66,12 @@ class FolderArchive:
             studies.setdefault(header.StudyInstanceUID, []).append(header)
         return [study for headers in studies.values() if _matches(study := _summary(headers), filters)]
 
-    def series_headers(self, study_uid: str) -> list[list[Dataset]]:
+    def series_headers(self, study_uid: str, series_uids: Collection[str] = ()) -> list[list[Dataset]]:
         series: dict[str, list[Dataset]] = {}
         for path, header in self._study(study_uid).items():
-            dataset = _read(path, header, part10.read_header)
-            series.setdefault(header.SeriesInstanceUID, []).append(dataset)
+            if not series_uids or header.SeriesInstanceUID in series_uids:
+                dataset = _read(path, header, part10.read_header)
+                series.setdefault(header.SeriesInstanceUID, []).append(dataset)
         return list(series.values())
 
     def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:

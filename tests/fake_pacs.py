@@ -31,6 +31,7 @@ ROUTES = [
     ("metadata", "GET", r"studies/(?P<study>[^/]+)/series/(?P<series>[^/]+)/metadata"),
     ("wado", "GET", r"studies/(?P<study>[^/]+)/series/(?P<series>[^/]+)"),
 ]
+QUERIES = ("studies", "series", "instances")
 JSON = "application/dicom+json"
 BOUNDARY = "fake-boundary"
 
@@ -74,6 +75,11 @@ class FakePacs:
         self.requests: list[str] = []
         self.encodings: set[str] = set()
         self.url = ""
+        # Queries are answered in pages of so many entries; by series, the HTTP status of its metadata; and
+        # what becomes of the JSON of each answer.
+        self.page_size: int | None = None
+        self.metadata_status: dict[str, int] = {}
+        self.edit: Callable[[str, list[dict[str, Any]]], list[dict[str, Any]]] = lambda _, entries: entries
         # Set when the test is over: a stalling answer ends then, and no thread is left behind.
         self.released = threading.Event()
 
@@ -95,8 +101,17 @@ class FakePacs:
                 self.encodings.add(request.headers.get("Accept-Encoding", "none"))
                 if self.faults[route]:
                     return self.faults[route].pop(0)(self, request)
-                return getattr(self, f"_{route}")(request, **match.groupdict())
+                return self._edited(route, request, getattr(self, f"_{route}")(request, **match.groupdict()))
         return Response(status=404)
+
+    def _edited(self, route: str, request: Request, response: Response) -> Response:
+        if route not in (*QUERIES, "metadata") or response.status_code != 200:
+            return response
+        entries = self.edit(route, json.loads(response.get_data()))
+        if self.page_size is not None and route in QUERIES:
+            offset = int(request.args.get("offset", 0))
+            entries = entries[offset : offset + self.page_size]
+        return Response(json.dumps(entries), content_type=JSON)
 
     def _stow(self, request: Request) -> Response:
         stored = received(request)
@@ -105,13 +120,21 @@ class FakePacs:
 
     def _studies(self, request: Request) -> Response:
         uid = request.args.get("StudyInstanceUID")
-        return json_answer(_unique(self.instances, "StudyInstanceUID", uid))
+        found = _unique(self.instances, "StudyInstanceUID", uid)
+        for entry in found:
+            series = {
+                i.SeriesInstanceUID for i in self.instances if i.StudyInstanceUID == entry.StudyInstanceUID
+            }
+            entry.NumberOfStudyRelatedSeries = len(series)
+        return json_answer(found)
 
     def _series(self, request: Request, study: str) -> Response:
         of_study = [i for i in self.instances if i.StudyInstanceUID == study]
         found = _unique(of_study, "SeriesInstanceUID", request.args.get("SeriesInstanceUID"))
         for entry in found:
-            entry.NumberOfSeriesRelatedInstances = len(self._of_series(study, entry.SeriesInstanceUID))
+            series = self._of_series(study, entry.SeriesInstanceUID)
+            entry.NumberOfSeriesRelatedInstances = len(series)
+            entry.Modality, entry.SeriesDescription = series[0].Modality, series[0].SeriesDescription
         return json_answer(found)
 
     def _instances(self, request: Request, study: str) -> Response:
@@ -119,6 +142,8 @@ class FakePacs:
         return json_answer(_unique(of_study, "SOPInstanceUID", request.args.get("SOPInstanceUID")))
 
     def _metadata(self, request: Request, study: str, series: str) -> Response:
+        if series in self.metadata_status:
+            return Response("no", status=self.metadata_status[series])
         found = self._of_series(study, series)
         return json_answer(found) if found else Response(status=404)
 

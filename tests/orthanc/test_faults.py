@@ -4,6 +4,8 @@ import time
 
 import pytest
 from pydicom import Dataset
+from pydicom.uid import generate_uid
+from werkzeug import Response
 
 import settings
 from errors import (
@@ -15,6 +17,7 @@ from errors import (
     StoreFailed,
     StudyNotFound,
 )
+from imaging.series import rank
 from orthanc.dicomweb import Archive, open_archive
 from tests import fake_pacs
 from tests.fake_pacs import FakePacs
@@ -275,3 +278,139 @@ def test_storage_that_times_out_is_not_sent_again(pacs):
 def test_has_instance_is_not_fooled_by_a_server_that_ignores_the_filter(pacs, series):
     pacs.faults["instances"] = [lambda pacs, request: fake_pacs.json_answer(series)]
     assert not archive_at(pacs.url).has_instance(series[0].StudyInstanceUID, "1.2.3")
+
+
+# Shapes of DICOM JSON that archives send, in elements that nobody needs.
+ODD = {
+    "DS ''": {"00101030": {"vr": "DS", "Value": [""]}},
+    "IS ''": {"00201208": {"vr": "IS", "Value": [""]}},
+    "DS 'n/a'": {"00101030": {"vr": "DS", "Value": ["n/a"]}},
+    "DS with a comma": {"00101030": {"vr": "DS", "Value": ["72,5"]}},
+    "DS null": {"00101030": {"vr": "DS", "Value": [None]}},
+    "IS 1.5": {"00280301": {"vr": "IS", "Value": ["1.5"]}},
+    "FD null": {"00189073": {"vr": "FD", "Value": [None]}},
+    "FD inf": {"00189073": {"vr": "FD", "Value": ["inf"]}},
+    "US 'x'": {"00280106": {"vr": "US", "Value": ["x"]}},
+    "PN as text": {"00081050": {"vr": "PN", "Value": ["A^B"]}},
+    "PN null": {"00081050": {"vr": "PN", "Value": [None]}},
+    "PN {}": {"00081050": {"vr": "PN", "Value": [{}]}},
+    "PN list": {"00081050": {"vr": "PN", "Value": [{"Alphabetic": ["A^B"]}]}},
+    "no vr": {"00101030": {"Value": [70]}},
+    "empty vr": {"00101030": {"vr": "", "Value": [70]}},
+    "unknown vr": {"00101030": {"vr": "OX", "Value": [70]}},
+    "vr a list": {"00101030": {"vr": ["DS"], "Value": [70]}},
+    "AT as number": {"00280009": {"vr": "AT", "Value": [1577059]}},
+    "SQ null item": {"00081140": {"vr": "SQ", "Value": [None]}},
+    "SQ text": {"00081140": {"vr": "SQ", "Value": ["x"]}},
+    "SQ odd within": {"00081140": {"vr": "SQ", "Value": [{"00101030": None}]}},
+    "Value not a list": {"00101030": {"vr": "DS", "Value": "70"}},
+    "a list": {"00101030": [70]},
+    "list in a list": {"00101030": {"vr": "DS", "Value": [[70]]}},
+    "private DS ''": {"00291018": {"vr": "DS", "Value": [""]}},
+    "null": {"00101030": None},
+    "not base64": {"00291010": {"vr": "UN", "InlineBinary": "###"}},
+    "binary a list": {"00291010": {"vr": "UN", "InlineBinary": [1]}},
+    "no tag": {"Weight": {"vr": "DS", "Value": [1]}},
+}  # fmt: skip
+
+
+# pydicom warns of it and reads it all the same.
+@pytest.mark.filterwarnings("ignore:Value of data element '00081050'")
+@pytest.mark.parametrize("route", ["metadata", "series", "studies"])
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_an_odd_value_in_an_element_that_nobody_needs_counts_as_missing(pacs, series, route, odd):
+    pacs.edit = lambda asked, entries: [{**e, **odd} for e in entries] if asked == route else entries
+    archive = archive_at(pacs.url)
+    (headers,) = archive.series_headers(series[0].StudyInstanceUID)
+    assert uids(headers) == uids(series)
+    assert [headers[0].PixelSpacing, headers[0].Rows] == [[0.5, 0.75], 16]
+    assert len(archive.search_studies()) == 1
+    assert uids(archive.retrieve_series(series[0].StudyInstanceUID, series[0].SeriesInstanceUID)) == uids(
+        series
+    )
+
+
+def test_geometry_that_the_metadata_do_not_tell_is_read_from_the_images(pacs, series):
+    lost = {
+        "00280010": {"vr": "UN", "InlineBinary": "EAA="},
+        "00200032": {"vr": "DS", "Value": ["a", "b", "c"]},
+    }
+    pacs.edit = lambda route, entries: [{**e, **lost} for e in entries] if route == "metadata" else entries
+    (headers,) = archive_at(pacs.url).series_headers(series[0].StudyInstanceUID)
+    assert {header.SOPInstanceUID: header.ImagePositionPatient[2] for header in headers} == {
+        instance.SOPInstanceUID: instance.ImagePositionPatient[2] for instance in series
+    }
+    assert {header.Rows for header in headers} == {16}
+    assert not any("PixelData" in header for header in headers)
+
+
+@pytest.mark.parametrize("code", [403, 404, 406, 410, 500])
+def test_a_series_whose_metadata_are_refused_is_named_and_the_others_can_be_used(pacs, series, code):
+    study_uid = series[0].StudyInstanceUID
+    other = fake_pacs.tiny_series(5, study_uid)
+    pacs.instances += other
+    pacs.metadata_status = {other[0].SeriesInstanceUID: code}
+    archive = archive_at(pacs.url)
+    readable, unread = sorted(archive.series_headers(study_uid), key=len, reverse=True)
+    assert uids(readable) == uids(series)
+    refused = {c.series_instance_uid: c for c in rank([readable, unread])}[other[0].SeriesInstanceUID]
+    assert refused.refused in ("archive_refused", "archive_incomplete")
+    assert refused.description == "T1 MPRAGE post"
+    assert str(code) in refused.message or "0 headers" in refused.message
+    # Nothing is asked of the other series where one is named.
+    pacs.requests.clear()
+    assert [uids(h) for h in archive.series_headers(study_uid, [series[0].SeriesInstanceUID])] == [
+        uids(series)
+    ]
+    assert pacs.asked("metadata") == 1
+    with pytest.raises((ArchiveRefused, ArchiveIncomplete)):
+        archive.series_headers(study_uid, [other[0].SeriesInstanceUID])
+
+
+def many_series(count: int) -> list[Dataset]:
+    study_uid = generate_uid()
+    return [instance for _ in range(count) for instance in fake_pacs.tiny_series(1, study_uid)]
+
+
+def test_answers_in_pages_are_followed_to_the_end(pacs):
+    pacs.instances = instances = many_series(8)
+    pacs.page_size = 5
+    archive = archive_at(pacs.url)
+    study_uid = instances[0].StudyInstanceUID
+    assert uids(h for headers in archive.series_headers(study_uid) for h in headers) == uids(instances)
+    for instance in instances:
+        assert archive.has_instance(study_uid, instance.SOPInstanceUID)
+        assert uids(archive.retrieve_series(study_uid, instance.SeriesInstanceUID)) == [
+            instance.SOPInstanceUID
+        ]
+    pacs.instances += many_series(1) + many_series(1) + many_series(1)
+    pacs.page_size = 2
+    assert len(archive.search_studies()) == 4
+
+
+def without_count(route: str, entries: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{tag: e for tag, e in entry.items() if tag != "00201206"} for entry in entries]
+
+
+def test_pages_are_followed_where_no_count_of_series_is_told(pacs):
+    pacs.instances = instances = many_series(8)
+    pacs.page_size, pacs.edit = 5, without_count
+    assert len(archive_at(pacs.url).series_headers(instances[0].StudyInstanceUID)) == 8
+
+
+def test_an_archive_that_ignores_the_offset_is_not_asked_for_ever(pacs):
+    pacs.instances = instances = many_series(8)
+    study_uid = instances[0].StudyInstanceUID
+    first_page = fake_pacs.json_answer(instances[:5]).get_data(as_text=True)
+    pacs.faults["series"] = [lambda *_: Response(first_page, content_type=fake_pacs.JSON)] * 20
+    with pytest.raises(ArchiveIncomplete, match="has 8 series and lists 5"):
+        archive_at(pacs.url).series_headers(study_uid)
+    assert pacs.asked("series") == 2
+    pacs.edit = without_count
+    assert len(archive_at(pacs.url).series_headers(study_uid)) == 5
+
+
+def test_json_nested_too_deep_is_refused(pacs, series):
+    pacs.faults["series"] = [lambda *_: Response("[" * 100_000 + "]" * 100_000, content_type=fake_pacs.JSON)]
+    with pytest.raises(ArchiveRefused, match="JSON"):
+        archive_at(pacs.url).series_headers(series[0].StudyInstanceUID)

@@ -1,5 +1,6 @@
 """The archive against a real Orthanc, started with the configuration that is shipped."""
 
+import copy
 import subprocess
 from io import BytesIO
 from pathlib import Path
@@ -25,8 +26,11 @@ from errors import (
     ArchiveUnreachable,
     DeletionUnavailable,
     SeriesNotFound,
+    SeveralPatients,
     StudyNotFound,
 )
+from imaging.series import rank
+from orthanc import part10
 from orthanc.dicomweb import Archive, open_archive
 from tests import fake_pacs
 
@@ -216,3 +220,43 @@ def test_the_shipped_configuration_does_not_start_without_a_password(tmp_path):
     )
     assert started.returncode != 0
     assert b"does not follow the JSON syntax" in started.stderr
+
+
+def test_a_study_under_two_patients_is_refused_as_that(orthanc, archive):
+    first = fake_pacs.tiny_series(2)
+    second = copy.deepcopy(first)
+    for instance in second:
+        instance.PatientID = "P-1-CORRECTED"
+    # STOW-RS would be asked for the study afterwards.
+    for instance in [*first, *second]:
+        put(orthanc, part10.encode(instance))
+    study_uid, series_uid = first[0].StudyInstanceUID, first[0].SeriesInstanceUID
+    for ask in (
+        lambda: archive.series_headers(study_uid),
+        lambda: archive.retrieve_series(study_uid, series_uid),
+    ):
+        with pytest.raises(SeveralPatients, match=f"study {study_uid} under 2 patients") as refusal:
+            ask()
+        assert "CORRECTED" not in refusal.value.message
+        assert "PACS administrator" in refusal.value.message
+
+
+def test_a_slice_whose_rows_are_stored_with_an_unknown_vr_is_judged_by_the_instance(orthanc, archive):
+    """Orthanc leaves out of its JSON what it has as UN."""
+    instances = fake_pacs.tiny_series(6)
+    for instance in instances:
+        encoded = part10.encode(instance)
+        for tag in (b"\x28\x00\x10\x00", b"\x28\x00\x11\x00"):
+            encoded = encoded.replace(tag + b"US\x02\x00", tag + b"UN\x00\x00\x02\x00\x00\x00")
+        put(orthanc, encoded)
+    (headers,) = archive.series_headers(instances[0].StudyInstanceUID)
+    (candidate,) = rank([headers])
+    assert (candidate.refused, candidate.message) == (None, None)
+    assert {(header.Rows, header.Columns) for header in headers} == {(16, 16)}
+
+
+def put(orthanc, encoded: bytes) -> None:
+    answer = requests.post(
+        f"{orthanc.rest_url}/instances", encoded, auth=(orthanc.user, orthanc.password), timeout=20
+    )
+    answer.raise_for_status()
