@@ -47,8 +47,9 @@ REFUSED_BY_KIND = {
     )
 }  # fmt: skip
 # What an archive refuses of a series, and what the caller's choice does not overrule.
-UNREAD: dict[str, type[MetScopeError]] = {error.code: error for error in (ArchiveIncomplete, ArchiveRefused)}
-NOT_FOR_THE_CALLER = {UnsupportedModality.code: UnsupportedModality, **UNREAD}
+Errors = dict[str, type[MetScopeError]]
+UNREAD: Errors = {error.code: error for error in (ArchiveIncomplete, ArchiveRefused)}
+NOT_FOR_THE_CALLER: Errors = {UnsupportedModality.code: UnsupportedModality, **UNREAD}
 # How many refused series a message names.
 REFUSED_NAMED = 3
 
