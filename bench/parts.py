@@ -269,8 +269,12 @@ class Nginx(Part):
         viewer: Path,
         port: int | None = None,
         tls: tuple[Path, Path] | None = None,
+        **values: str,
     ):
-        """api: host:port. viewer: folder of the viewer's files. tls: key and certificate."""
+        """api: host:port. viewer: folder of the viewer's files. tls: key and certificate.
+
+        values: of the configuration's variables, in place of the ones here.
+        """
         super().__init__(folder)
         self.port = port or free_port()
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
@@ -284,6 +288,7 @@ class Nginx(Part):
             "METSCOPE_DICOM_RATE": "500",
             "METSCOPE_VIEWER": str(viewer),
             "METSCOPE_EXTENSION": str(ROOT / "ohif"),
+            **values,
         }
 
     @property

@@ -4,15 +4,20 @@ Orthanc, PostgreSQL, Redis and nginx are Debian's; the commands, the environment
 configuration are those that the containers get, with addresses of this machine in them.
 """
 
+import copy
 import html
+import itertools
 import os
 import re
 import shlex
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +25,7 @@ import pytest
 import requests
 import yaml
 
-from bench.parts import Nginx, Redis, free_port, self_signed, wait_until
+from bench.parts import Nginx, Orthanc, Redis, free_port, self_signed, wait_until
 from bench.service import made
 from orthanc import multipart, part10
 from tests import fake_pacs
@@ -34,15 +39,72 @@ DICOM_JSON = {"Accept": "application/dicom+json"}
 
 @dataclass(frozen=True)
 class Stack:
-    """url, log: those of nginx. tokens: a header for each role."""
+    """url, log: those of nginx. tokens: a header for each role. reached: the request lines Orthanc got."""
 
     url: str
     log: Path
     tokens: dict[str, dict[str, str]]
+    reached: list[str]
 
     def ask(self, method: str, path: str, role: str | None = None, **options: object) -> requests.Response:
         headers = (self.tokens[role] if role else {}) | options.pop("headers", {})
         return requests.request(method, self.url + path, headers=headers, timeout=60, **options)
+
+    def send(
+        self, target: str, method: str = "GET", role: str | None = None, body: str = ""
+    ) -> tuple[int, str]:
+        """Send the target as it stands, which no HTTP client does; return the status and the whole answer."""
+        headers = {"Host": self.url.removeprefix("http://"), "Connection": "close"}
+        headers |= (self.tokens[role] if role else {}) | ({"Content-Length": str(len(body))} if body else {})
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        with self.connect() as connection:
+            connection.sendall(("\r\n".join(lines) + "\r\n\r\n" + body).encode("latin-1"))
+            answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode("latin-1")
+        return int(answer.split(" ", 2)[1]), answer
+
+    def connect(self) -> socket.socket:
+        host, port = self.url.removeprefix("http://").split(":")
+        return socket.create_connection((host, int(port)), timeout=60)
+
+
+class Relay(socketserver.ThreadingTCPServer):
+    """Stands between nginx and Orthanc, and notes every request line that nginx sends."""
+
+    daemon_threads = True
+    request_queue_size = 200
+
+    def __init__(self, orthanc: Orthanc) -> None:
+        self.reached: list[str] = []
+        self.orthanc_address = ("127.0.0.1", orthanc.http_port)
+        super().__init__(("127.0.0.1", 0), _RelayedConnection)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def in_place_of(self, orthanc: Orthanc) -> Orthanc:
+        relayed = copy.copy(orthanc)
+        relayed.rest_url = f"http://127.0.0.1:{self.server_address[1]}"
+        return relayed
+
+
+class _RelayedConnection(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        received = self.request.recv(65536)
+        if not received:
+            return
+        self.server.reached.append(received.partition(b"\r\n")[0].decode("latin-1"))
+        with socket.create_connection(self.server.orthanc_address) as onwards:
+            onwards.sendall(received)
+            back = threading.Thread(target=_pump, args=(onwards, self.request), daemon=True)
+            back.start()
+            _pump(self.request, onwards)
+            back.join()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what arrives, and then the end."""
+    with suppress(OSError):
+        while received := source.recv(65536):
+            target.sendall(received)
+        target.shutdown(socket.SHUT_WR)
 
 
 def listens(port: int) -> bool:
@@ -127,7 +189,11 @@ def stack(tmp_path_factory, secrets, redis, processes, orthanc, database) -> Sta
     start("api", gunicorn, **ours)
     start("worker", command_of("worker"), **ours, DEVICE="cpu")
     api = f"127.0.0.1:{ports['api']}"
-    nginx = Nginx(made(folder / "nginx"), api, orthanc, viewer_in(folder / "viewer"))
+    relay = Relay(orthanc)
+    # Above what one client may ask for, because a refusal for its rate would hide what nginx lets through.
+    rates = {"METSCOPE_RATE": "10000", "METSCOPE_DICOM_RATE": "10000"}
+    viewer = viewer_in(folder / "viewer")
+    nginx = Nginx(made(folder / "nginx"), api, relay.in_place_of(orthanc), viewer, **rates)
     nginx.start()
     processes.append(nginx.process)
     for port in ports.values():
@@ -141,7 +207,7 @@ def stack(tmp_path_factory, secrets, redis, processes, orthanc, database) -> Sta
             cwd=ROOT, env={"PATH": os.environ["PATH"]} | ours, check=True, capture_output=True, text=True,
         )  # fmt: skip
         tokens[role] = {"Authorization": f"Bearer {created.stdout.strip()}"}
-    running = Stack(nginx.url, nginx.folder / "log", tokens)
+    running = Stack(nginx.url, nginx.folder / "log", tokens, relay.reached)
     wait_until(lambda: running.ask("GET", "/health/ready").status_code == 200, "the stack", START_LIMIT_S)
     return running
 
@@ -253,6 +319,85 @@ def test_no_other_door_of_orthanc_opens_to_an_operator(stack, method, path):
     request = requests.Request(method, stack.url, headers=stack.tokens["operator"]).prepare()
     request.url = stack.url + path
     assert session.send(request, timeout=30).status_code in {403, 404, 405}
+
+
+# Every location of nginx.conf, and what Orthanc would take for the root of its REST API behind it.
+PLACES = (
+    "/dicom-web/studies", "/dicom-web/series", "/dicom-web/instances", "/dicom-web/studies/1.2.3/metadata",
+    "/dicom-web", "/orthanc", "/orthanc/studies", "/_may/orthanc", "/auth/admin", "/studies",
+    "/segmentationui", "/segmentationui/uploadDicom", "/ohif/extension.js", "/app-config.js",
+    "/assets/app.js", "/app.js", "/metscope", "/viewer", "/login", "/jobs", "/patients", "/health/live", "",
+)  # fmt: skip
+ENDS = (
+    "#", "%23", "%2523", "?", "%3f", ";", "%3b", "\\", "%5c", "%255c", "//", "%2f", "%252f", "/.", "/%2e",
+    "%00", "%0d%0a", " ", "\t", "",
+)  # fmt: skip
+CLIMBS = (
+    "/../..", "/../../..", "/%2e%2e/%2e%2e", "/.%2e/%2E.", "/..%2f..", "/..%252f..", "/..%5c..", "\\..\\..",
+    "/..;/..;", "/%252e%252e/%252e%252e", "/..%c0%af..", "/..//..", "/.../...",
+)  # fmt: skip
+# What nobody below an admin may have Orthanc do, with its method and body.
+DEEDS = (
+    ("GET", "/system", ""),
+    ("POST", "/tools/shutdown", "now"),
+    ("POST", "/tools/bulk-delete", '{"Resources": ["STUDY"]}'),
+    ("DELETE", "/studies/STUDY", ""),
+    ("GET", "/studies/STUDY?_method=DELETE", ""),
+    ("POST", "/tools/execute-script", "print(1)"),
+    ("GET", "/dicom-web/servers", ""),
+)
+# Each role and what it may cause, whatever it sends: a request line that Orthanc receives.
+UID = r"[0-9]+(\.[0-9]+)*"
+DICOMWEB_READING = (
+    rf"(GET|HEAD) /dicom-web/(studies|series|instances|studies/{UID}(/metadata)?)(\?\S*)? HTTP/1\.1"
+)
+DICOMWEB_STORING = rf"POST /dicom-web/studies(/{UID})?(\?\S*)? HTTP/1\.1"
+ORTHANC_DATA = r"\w+ /(studies|system|tools/bulk-delete)(/[0-9a-f-]*)?(\?\S*)? HTTP/1\.1"
+MAY_REACH = {
+    None: [],
+    "reader": [DICOMWEB_READING],
+    "operator": [DICOMWEB_READING, DICOMWEB_STORING],
+    "admin": [DICOMWEB_READING, DICOMWEB_STORING, ORTHANC_DATA],
+}
+
+
+def spellings(study: str) -> Iterator[tuple[str, str, str]]:
+    """Return the method, raw target and body of each attempt to leave a location for Orthanc's root.
+
+    Every place meets every end; climbs and deeds take turns, so that every end also meets each of them.
+    """
+    turns = zip(itertools.cycle(CLIMBS), itertools.cycle(DEEDS), strict=False)
+    for (place, end), (climb, (method, path, body)) in zip(
+        itertools.product(PLACES, ENDS), turns, strict=False
+    ):
+        yield method, (place + end + climb + path).replace("STUDY", study), body.replace("STUDY", study)
+
+
+def orthanc_study(orthanc: Orthanc) -> str:
+    """Store a study; return Orthanc's id of it."""
+    (instance,) = fake_pacs.tiny_series(1)
+    answer = requests.post(
+        f"{orthanc.rest_url}/instances", part10.encode(instance), auth=orthanc.authentication, timeout=60
+    )
+    return str(answer.json()["ParentStudy"])
+
+
+@pytest.mark.parametrize("role", list(MAY_REACH))
+def test_whatever_the_target_s_spelling_only_the_named_paths_reach_orthanc(stack, orthanc, role):
+    study = orthanc_study(orthanc)
+    before = len(stack.reached)
+    attempts = 0
+    for method, target, body in spellings(study):
+        status, answer = stack.send(target, method, role, body)
+        assert status < 500, (method, target)
+        assert status != 429, "the rate limit hides what nginx lets through"
+        assert "DicomAet" not in answer or role == "admin", (method, target)
+        attempts += 1
+    assert attempts >= 200
+    for line in set(stack.reached[before:]):
+        assert any(re.fullmatch(pattern, line) for pattern in MAY_REACH[role]), line
+    kept = requests.get(f"{orthanc.rest_url}/studies/{study}", auth=orthanc.authentication, timeout=60)
+    assert kept.status_code == 200, "Orthanc runs and has the study"
 
 
 def test_the_viewer_s_pages_ask_for_a_login_and_its_files_do_not(stack):
