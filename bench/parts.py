@@ -288,6 +288,8 @@ class Nginx(Part):
             "METSCOPE_DICOM_RATE": "500",
             "METSCOPE_VIEWER": str(viewer),
             "METSCOPE_EXTENSION": str(ROOT / "ohif"),
+            "METSCOPE_BUFFERS": str(folder),
+            "METSCOPE_PROXY": "unix:",
             **values,
         }
 

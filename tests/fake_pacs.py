@@ -8,17 +8,21 @@ import re
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
+import highdicom as hd
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from werkzeug import Request, Response
 from werkzeug.serving import WSGIRequestHandler, make_server
+
+from imaging.stack import to_stack
 
 Fault = Callable[["FakePacs", Request], Response]
 
@@ -64,6 +68,28 @@ def _tiny_instance(study_uid: str, series_uid: str, number: int, size: int) -> D
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     return ds
+
+
+def hand_drawn_seg(images: Sequence[Dataset], labels: NDArray[np.uint8], names: Sequence[str]) -> Dataset:
+    """Return a BINARY SEG as a viewer would make it of one series.
+
+    labels: (slices, rows, columns), 1 for the first name; slices in the order of positions along the normal.
+    """
+    stack = to_stack(images)
+    tissue = hd.sr.CodedConcept("85756007", "SCT", "Tissue")
+    return hd.seg.Segmentation(
+        source_images=stack.headers, pixel_array=stack.volume.with_array(labels),
+        segmentation_type="BINARY", series_instance_uid=hd.UID(), series_number=3,
+        segment_descriptions=[
+            hd.seg.SegmentDescription(
+                segment_number=number, segment_label=name, algorithm_type="MANUAL",
+                segmented_property_category=tissue, segmented_property_type=tissue,
+            )
+            for number, name in enumerate(names, start=1)
+        ],
+        sop_instance_uid=hd.UID(), instance_number=1, manufacturer="A viewer", manufacturer_model_name="x",
+        software_versions="1", device_serial_number="1", transfer_syntax_uid=ExplicitVRLittleEndian,
+    )  # fmt: skip
 
 
 class FakePacs:

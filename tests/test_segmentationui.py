@@ -10,19 +10,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
-import highdicom as hd
 import numpy as np
 import pytest
 import requests
 from jsonschema import Draft202012Validator
-from pydicom.uid import ExplicitVRLittleEndian
 
 from api import create_app
 from bench import rows
 from bench.parts import wait_until
 from db import jobs, measurements, tokens
 from db.tables import AuditEvent, JobState, Outbox, Patient, Role
-from imaging.stack import to_stack
 from orthanc import part10
 from orthanc.dicomweb import open_archive
 from routes.shared import WAITING_REQUESTS
@@ -202,24 +199,10 @@ def test_delete_roi_refuses_a_number_that_is_another_lesion_in_another_version(s
 
 
 def drawn_on(images):
-    """A SEG of two lesions by hand."""
-    stack = to_stack(images)
+    """Return a SEG of two lesions by hand."""
     labels = np.zeros(rows.SHAPE, np.uint8)
     labels[5:8, 10:14, 4:8], labels[2:4, 20:24, 16:24] = 1, 2
-    tissue = hd.sr.CodedConcept("85756007", "SCT", "Tissue")
-    return hd.seg.Segmentation(
-        source_images=stack.headers, pixel_array=stack.volume.with_array(labels),
-        segmentation_type="BINARY", series_instance_uid=hd.UID(), series_number=3,
-        segment_descriptions=[
-            hd.seg.SegmentDescription(
-                segment_number=number, segment_label=name, algorithm_type="MANUAL",
-                segmented_property_category=tissue, segmented_property_type=tissue,
-            )
-            for number, name in enumerate(("frontal", "pons"), start=1)
-        ],
-        sop_instance_uid=hd.UID(), instance_number=1, manufacturer="A viewer", manufacturer_model_name="x",
-        software_versions="1", device_serial_number="1", transfer_syntax_uid=ExplicitVRLittleEndian,
-    )  # fmt: skip
+    return fake_pacs.hand_drawn_seg(images, labels, ["frontal", "pons"])
 
 
 def test_upload_dicom_stores_the_files_and_measures_a_segmentation_among_them(site):
