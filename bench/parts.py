@@ -147,8 +147,10 @@ class Orthanc(Part):
 
     user, password = "tester", "a-test-password"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **variables: str) -> None:
+        """variables: of the configuration, beside those of this class."""
         super().__init__(folder)
+        self._variables = variables
         self.http_port, self.dicom_port = free_port(), free_port()
         self.rest_url = f"http://127.0.0.1:{self.http_port}"
         self.url = f"{self.rest_url}/dicom-web"
@@ -169,6 +171,7 @@ class Orthanc(Part):
             "METSCOPE_ORTHANC_DICOM_PORT": str(self.dicom_port),
             "METSCOPE_ORTHANC_USER": self.user,
             "METSCOPE_ORTHANC_PASSWORD": self.password,
+            **self._variables,
         }
 
     @property

@@ -44,8 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    """A running Orthanc with the shipped orthanc.json; empty at first."""
-    running = Orthanc(tmp_path_factory.mktemp("orthanc"))
+    """A running Orthanc with the shipped orthanc.json and its DICOM port open; empty at first."""
+    running = Orthanc(tmp_path_factory.mktemp("orthanc"), METSCOPE_ORTHANC_DICOM="true")
     running.start()
     yield running
     running.stop()

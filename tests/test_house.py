@@ -1,6 +1,7 @@
 """The house rules that a machine can hold: floors, what may be imported where, what loads torch."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -88,6 +89,51 @@ def test_what_the_make_targets_run_needs_only_requirements_txt():
     foreign = {name for path in ours for name in imports_of(path)} - sys.stdlib_module_names - set(FLOORS)
     missing = {name for name in foreign - {"bench"} if not set(map(canonicalize_name, owners[name])) & pinned}
     assert missing == set()
+
+
+# What lies in a working folder by our own instructions (docs/operations.md), and is nobody else's business.
+PRIVATE = (
+    ".env", "certs/certificate.pem", "certs/key.pem", "orthanc/certs/key.pem", "metscope.backup", "notes.pdf",
+    "data/first.token", "data/metscope.sqlite", "db/metscope.sqlite", "db/metscope.sqlite-wal",
+    "demo/series/1.dcm", "images/head.nii.gz", "unetr/weights/head.dcm", "real/truth.json",
+)  # fmt: skip
+# Programs that run in the image, and what they read there.
+IN_THE_IMAGE = (
+    "requirements.txt", "orthanc/init.sh", "ohif/extension.js", "ohif/fetch.sh", "ohif/package.json",
+    "db/migrations/script.py.mako", "reports/templates/login.html", "unetr/configs/metscope-unet.yaml",
+    "unetr/templates/evaluation.html", "unetr/weights/metscope-unet.json",
+    "unetr/weights/metscope-unet.safetensors", "unetr/weights/metscope-unet.golden.npy",
+)  # fmt: skip
+
+
+def test_git_takes_every_source_and_nothing_private(tmp_path):
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    rooms = [*sources(), *(ROOT / "bench").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    taken = [path.relative_to(ROOT).as_posix() for path in rooms]
+    asked = "\n".join((*taken, *IN_THE_IMAGE, *PRIVATE))
+    done = subprocess.run(
+        ["git", "-C", str(tmp_path), "check-ignore", "--stdin"],
+        input=asked, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert set(done.stdout.split()) == set(PRIVATE)
+
+
+def test_the_image_gets_every_room_and_nothing_private(tmp_path):
+    needed = {*(path.relative_to(ROOT).as_posix() for path in sources()), *IN_THE_IMAGE}
+    for name in (*needed, *PRIVATE, "tests/test_house.py", ".git/config", ".venv/pyvenv.cfg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    # By the matcher of Debian's docker-compose, which reads .dockerignore as the engine does.
+    code = (
+        "import sys; from docker.utils.build import exclude_paths; "
+        "print(*exclude_paths(sys.argv[1], open('.dockerignore').read().splitlines()), sep='\\n')"
+    )
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert {name for name in done.stdout.split("\n") if (tmp_path / name).is_file()} == needed
 
 
 def python(code: str) -> str:

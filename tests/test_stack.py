@@ -4,6 +4,7 @@ Orthanc, PostgreSQL, Redis and nginx are Debian's; the commands, the environment
 configuration are those that the containers get, with addresses of this machine in them.
 """
 
+import base64
 import copy
 import html
 import itertools
@@ -140,17 +141,21 @@ def database(postgresql_server) -> str:
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory) -> Path:
-    """What init.sh makes."""
-    folder = tmp_path_factory.mktemp("secrets")
-    environment = {"PATH": os.environ["PATH"], "SECRETS_DIR": str(folder)}
+    """A folder of secrets for each service, as init.sh makes them."""
+    volumes = tmp_path_factory.mktemp("volumes")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "SECRETS_DIR": str(tmp_path_factory.mktemp("secrets")),
+        "VOLUMES_DIR": str(volumes),
+    }
     for _ in range(2):
         subprocess.run(["sh", str(ROOT / "orthanc" / "init.sh")], env=environment, check=True)
-    return folder
+    return volumes / "secrets"
 
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory, secrets) -> Iterator[Redis]:
-    running = Redis(tmp_path_factory.mktemp("redis"), (secrets / "redis_password").read_text())
+    running = Redis(tmp_path_factory.mktemp("redis"), (secrets / "redis" / "redis_password").read_text())
     running.start()
     yield running
     running.stop()
@@ -167,9 +172,9 @@ def viewer_in(folder: Path) -> Path:
 def stack(tmp_path_factory, secrets, redis, processes, orthanc, database) -> Stack:
     folder = tmp_path_factory.mktemp("stack")
     ports = {"api": free_port()}
-    (secrets / "dicomweb_password").write_text(orthanc.password)
-    (secrets / "database_url").write_text(database)
-    (secrets / "broker_url").write_text(redis.url)
+    (secrets / "ours" / "dicomweb_password").write_text(orthanc.password)
+    (secrets / "ours" / "database_url").write_text(database)
+    (secrets / "ours" / "broker_url").write_text(redis.url)
 
     def start(name: str, command: list[str], **environment: str) -> None:
         with (folder / f"{name}.log").open("w") as log:
@@ -183,7 +188,8 @@ def stack(tmp_path_factory, secrets, redis, processes, orthanc, database) -> Sta
     ours = {
         # As compose does where the host's environment has none of them.
         **{n: re.sub(r"\$\{\w+:-(.*)\}", r"\1", v) for n, v in SERVICES["api"]["environment"].items()},
-        "SECRETS_DIR": str(secrets),
+        "SECRETS_DIR": str(secrets / "ours"),
+        "MODELS_DIR": "",
         "DATA_DIR": str(folder / "data"),
         "DICOMWEB_URL": orthanc.url,
         "DICOMWEB_USER": orthanc.user,
@@ -241,19 +247,81 @@ def test_a_worker_s_health_is_asked_as_compose_does(stack, database):
 
 
 def test_the_first_start_makes_secrets_and_a_later_one_keeps_them(secrets):
-    made = {path.name: path.read_text() for path in secrets.iterdir()}
-    assert {"dicomweb_password", "postgres_password", "redis_password", "database_url", "broker_url"} < set(
-        made
+    made = {f"{path.parent.name}/{path.name}": path.read_text() for path in secrets.glob("*/*")}
+    database, broker = made["ours/database_url"], made["ours/broker_url"]
+    assert made["postgres/postgres_password"] in database
+    assert made["redis/redis_password"] in broker
+    assert made["orthanc/dicomweb_password"] == made["ours/dicomweb_password"]
+    basic = base64.b64decode(made["nginx/orthanc_basic"]).decode()
+    assert basic == f"metscope:{made['orthanc/dicomweb_password']}"
+    passwords = {made[name] for name in made if name.endswith("_password")}
+    assert sorted(map(len, passwords)) == [32, 32, 32]
+    assert all(path.stat().st_mode & 0o007 == 0 for path in secrets.rglob("*"))
+
+
+def test_each_service_sees_the_secrets_that_it_needs_and_no_other(secrets):
+    for name, service in SERVICES.items():
+        mounted = [
+            volume.split(":")[0]
+            for volume in service["volumes"]
+            if isinstance(volume, str) and ":/run/secrets" in volume
+        ]
+        if name == "init":
+            assert mounted == ["secrets"]
+            continue
+        owner = "ours" if name in {"api", "worker", "worker-gpu"} else name
+        assert mounted == [f"secrets-{owner}"]
+        named = set(re.findall(r"/run/secrets/(\w+)", str(service)))
+        present = {path.name for path in (secrets / owner).iterdir()}
+        assert named == present or (owner == "ours" and not named)
+
+
+def test_no_service_meets_one_that_it_has_nothing_to_say_to():
+    networks = {name: set(service.get("networks", ())) for name, service in SERVICES.items()}
+    assert [name for name, settings in COMPOSE["networks"].items() if not settings] == ["outside"]
+    assert [name for name, joined in networks.items() if "outside" in joined] == ["nginx"]
+    reachable = {
+        frozenset((one, other))
+        for one, other in itertools.combinations(networks, 2)
+        if networks[one] & networks[other]
+    }
+    for one, other in (
+        ("nginx", "postgres"), ("nginx", "redis"), ("orthanc", "postgres"), ("orthanc", "redis"),
+        ("nginx", "worker"), ("init", "nginx"),
+    ):  # fmt: skip
+        # nginx meets the workers where all of them meet Orthanc; they listen to nobody.
+        assert frozenset((one, other)) not in reachable or (one, other) == ("nginx", "worker")
+    for one, other in (
+        ("nginx", "api"), ("nginx", "orthanc"), ("api", "postgres"), ("api", "redis"), ("api", "orthanc"),
+        ("worker", "postgres"), ("worker", "redis"), ("worker", "orthanc"),
+    ):  # fmt: skip
+        assert frozenset((one, other)) in reachable
+
+
+def test_no_image_floats():
+    images = [service["image"] for service in SERVICES.values() if "image" in service]
+    images += [
+        line.split()[1]
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if line.startswith("FROM ") and ":" in line.split()[1]
+    ]
+    assert len(images) == 6
+    for image in images:
+        assert re.search(r":\d+\.\d+(\.\d+)?(-|$)", image), image
+        assert image.startswith("postgres:") or re.search(r":\d+\.\d+\.\d+", image), image
+
+
+@pytest.mark.parametrize("service", ["api", "worker"])
+def test_compose_passes_the_model_on_and_mounts_its_folder(service, tmp_path):
+    variables = {"MODELS_DIR": str(tmp_path), "MODEL_PATH": "/models/mine.safetensors"}
+    done = subprocess.run(
+        ["docker-compose", "config"], cwd=ROOT, env=os.environ | variables, check=True, capture_output=True
     )
-    assert len({made[name] for name in ("postgres_password", "redis_password")}) == 2
-    assert len(made["postgres_password"]) == 32
-    assert all(path.stat().st_mode & 0o007 == 0 for path in secrets.iterdir())
-
-
-def test_every_file_under_run_secrets_is_one_that_init_makes(secrets):
-    text = (ROOT / "docker-compose.yml").read_text()
-    named = set(re.findall(r"/run/secrets/(\w+)", text))
-    assert named <= {path.name for path in secrets.iterdir()}
+    configured = yaml.safe_load(done.stdout)["services"][service]
+    assert configured["environment"]["MODEL_PATH"] == "/models/mine.safetensors"
+    (mounted,) = [one for one in configured["volumes"] if str(tmp_path) in str(one)]
+    target = configured["environment"]["MODELS_DIR"]
+    assert mounted == {"type": "bind", "source": str(tmp_path), "target": target, "read_only": True}
 
 
 def test_nothing_but_nginx_is_published_and_nothing_runs_as_root():
@@ -286,6 +354,57 @@ def test_without_a_token_nginx_passes_nothing_on(stack, method, path):
         answer = stack.ask(method, path, headers=headers)
         assert answer.status_code == (404 if path.startswith("/_may") else 401)
         assert "orthanc" not in answer.text.lower()
+
+
+def test_every_answer_says_what_a_browser_may_do_with_it(stack):
+    for path, role in (
+        ("/", "reader"), ("/metscope", "reader"), ("/app.js", None), ("/app-config.js", None),
+        ("/ohif/extension.js", None), ("/jobs", "reader"), ("/jobs", None), ("/login", None),
+        ("/dicom-web/studies", "reader"), ("/orthanc/system", "admin"), ("/orthanc/system", "reader"),
+    ):  # fmt: skip
+        headers = stack.ask("GET", path, role, headers=DICOM_JSON if "dicom" in path else {}).headers
+        # A header that came twice would have both values.
+        assert headers["X-Content-Type-Options"] == "nosniff", path
+        assert headers["X-Frame-Options"] == "SAMEORIGIN", path
+        assert headers["Referrer-Policy"] == "same-origin", path
+        if role is not None and path not in {"/", "/metscope"}:
+            assert headers["Cache-Control"] == "no-store", path
+    policy = stack.ask("GET", "/metscope", "reader").headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "connect-src 'self'" in policy
+    assert stack.ask("GET", "/app.js").headers["Cache-Control"] == "no-cache"
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/viewer", "/dicom-web/studies"])
+def test_one_client_s_rate_is_not_another_s_though_both_come_by_a_proxy(tmp_path, orthanc, path):
+    values = {"METSCOPE_RATE": "1", "METSCOPE_DICOM_RATE": "1", "METSCOPE_PROXY": "127.0.0.1"}
+    nginx = Nginx(tmp_path, "127.0.0.1:1", orthanc, viewer_in(tmp_path / "viewer"), **values)
+    nginx.start()
+    try:
+
+        def status(client: str) -> int:
+            headers = {"X-Forwarded-For": client}
+            return requests.get(nginx.url + path, headers=headers, timeout=30).status_code
+
+        first = [status("10.0.0.1") for _ in range(2100)]
+        assert first[0] in {500, 502}, "no API is behind it"
+        assert first[-1] == 429
+        assert status("10.0.0.2") != 429
+    finally:
+        nginx.stop()
+
+
+def test_no_client_chooses_its_own_address(tmp_path, orthanc):
+    nginx = Nginx(tmp_path, "127.0.0.1:1", orthanc, viewer_in(tmp_path / "viewer"), METSCOPE_RATE="1")
+    nginx.start()
+    try:
+        asked = [
+            requests.get(f"{nginx.url}/jobs", headers={"X-Forwarded-For": f"10.0.0.{number}"}, timeout=30)
+            for number in range(250)
+        ]
+        assert asked[-1].status_code == 429
+    finally:
+        nginx.stop()
 
 
 @pytest.mark.parametrize(
@@ -529,10 +648,15 @@ def test_behind_nginx_too_a_cookie_changes_nothing_from_another_site(stack, path
 
 
 def test_nothing_of_a_patient_is_in_nginx_s_log(stack):
-    stack.ask("GET", "/patients/JANE-QX/lesions", "reader")
+    for path in (
+        "/patients/JANE-QX/lesions", "/Patients/JANE-QX", "/PATIENTS/JANE-QX/lesions", "/patient/JANE-QX",
+        "/JANE-QX", "/api/patients/JANE-QX", "/followup/JANE-QX", "/login?next=/patients/JANE-QX",
+    ):  # fmt: skip
+        stack.ask("GET", path, "reader")
     stack.ask("GET", "/dicom-web/studies?PatientName=DOE-QX", "reader", headers=DICOM_JSON)
     logged = stack.log.read_text()
     assert "GET /patients/- 404" in logged
+    assert "GET /- 404" in logged
     assert "GET /dicom-web/studies 200" in logged
     # Letters, because digits are found in UIDs and times.
     assert "QX" not in logged

@@ -1,6 +1,7 @@
 """The archive against a real Orthanc, started with the configuration that is shipped."""
 
 import copy
+import socket
 import subprocess
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +22,7 @@ from pydicom.uid import (
 )
 
 import settings
+from bench.parts import Orthanc
 from errors import (
     ArchiveRefused,
     ArchiveUnreachable,
@@ -260,3 +262,38 @@ def put(orthanc, encoded: bytes) -> None:
         f"{orthanc.rest_url}/instances", encoded, auth=(orthanc.user, orthanc.password), timeout=20
     )
     answer.raise_for_status()
+
+
+def sent_by_dicom(orthanc: Orthanc, title: str, path: Path) -> bool:
+    """Whether Orthanc takes the file from a device of that AE title."""
+    sent = subprocess.run(
+        ["storescu", "-aet", title, "-aec", "METSCOPE", "127.0.0.1", str(orthanc.dicom_port), str(path)],
+        check=False,
+        capture_output=True,
+    )
+    held = requests.get(f"{orthanc.rest_url}/instances", auth=orthanc.authentication, timeout=10).json()
+    assert (sent.returncode == 0) == bool(held)
+    return bool(held)
+
+
+@pytest.mark.parametrize("port", ["shut, as shipped", "open"])
+def test_no_stranger_stores_by_dicom(tmp_path, port):
+    is_open = port == "open"
+    orthanc = Orthanc(tmp_path, **({"METSCOPE_ORTHANC_DICOM": "true"} if is_open else {}))
+    (instance,) = fake_pacs.tiny_series(1)
+    path = tmp_path / "instance.dcm"
+    path.write_bytes(part10.encode(instance))
+    orthanc.start()
+    try:
+        assert not sent_by_dicom(orthanc, "STRANGER", path)
+        with socket.socket() as probe:
+            assert (probe.connect_ex(("127.0.0.1", orthanc.dicom_port)) == 0) == is_open
+        if is_open:
+            for name, host in (("scanner", "127.0.0.1"), ("elsewhere", "192.0.2.1")):
+                device = {"AET": name.upper(), "Host": host, "Port": 104}
+                url = f"{orthanc.rest_url}/modalities/{name}"
+                requests.put(url, json=device, auth=orthanc.authentication, timeout=10).raise_for_status()
+            assert not sent_by_dicom(orthanc, "ELSEWHERE", path), "the title alone does not open it"
+            assert sent_by_dicom(orthanc, "SCANNER", path)
+    finally:
+        orthanc.stop()
