@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import socketserver
@@ -172,9 +173,10 @@ def viewer_in(folder: Path) -> Path:
 def stack(tmp_path_factory, secrets, redis, processes, orthanc, database) -> Stack:
     folder = tmp_path_factory.mktemp("stack")
     ports = {"api": free_port()}
-    (secrets / "ours" / "dicomweb_password").write_text(orthanc.password)
-    (secrets / "ours" / "database_url").write_text(database)
-    (secrets / "ours" / "broker_url").write_text(redis.url)
+    ours_here = shutil.copytree(secrets / "ours", folder / "secrets")
+    (ours_here / "dicomweb_password").write_text(orthanc.password)
+    (ours_here / "database_url").write_text(database)
+    (ours_here / "broker_url").write_text(redis.url)
 
     def start(name: str, command: list[str], **environment: str) -> None:
         with (folder / f"{name}.log").open("w") as log:
@@ -188,7 +190,7 @@ def stack(tmp_path_factory, secrets, redis, processes, orthanc, database) -> Sta
     ours = {
         # As compose does where the host's environment has none of them.
         **{n: re.sub(r"\$\{\w+:-(.*)\}", r"\1", v) for n, v in SERVICES["api"]["environment"].items()},
-        "SECRETS_DIR": str(secrets / "ours"),
+        "SECRETS_DIR": str(ours_here),
         "MODELS_DIR": "",
         "DATA_DIR": str(folder / "data"),
         "DICOMWEB_URL": orthanc.url,

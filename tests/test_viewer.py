@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from bench.parts import wait_until
 from bench.viewer import Site
@@ -20,6 +21,7 @@ from orthanc.dicomweb import open_archive
 from tests.browser import ON_SCREEN, go_to, log_in, newest, open_study, segment
 from tests.conftest import COARSE, SILENT
 from unetr import synth
+from unetr.phantom import to_instances
 
 VOXEL_MM = 2.5
 # Of every segment its centre, in mm, as the viewer goes to it.
@@ -110,6 +112,18 @@ CAMERA = """() => {
     const { cornerstoneViewportService, viewportGridService } = window.services
     const [viewportId] = viewportGridService.getState().viewports.keys()
     return cornerstoneViewportService.getCornerstoneViewport(viewportId).getCamera()
+}"""
+
+
+# Of the image in the first viewport its slice's z, mm, and its largest value; null before it is there.
+SHOWN = """() => {
+    const { cornerstoneViewportService, viewportGridService } = window.services
+    const [viewportId] = viewportGridService.getState().viewports.keys()
+    const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportId)
+    const image = viewport?.getCornerstoneImage?.()
+    if (!image) return null
+    const { imagePositionPatient } = window.cornerstone.metaData.get('imagePlaneModule', image.imageId)
+    return [imagePositionPatient[2], image.getPixelData().reduce((most, value) => Math.max(most, value))]
 }"""
 
 
@@ -422,6 +436,21 @@ def test_a_map_of_the_uncertainty_is_stored_once_and_the_viewer_goes_on(page, si
     assert [len(ids) for ids in page.evaluate(ON_SCREEN)] == [1]
     panel.get_by_role("cell", name="Metastasis 1").click()
     expect(panel.get_by_role("button", name="Rename")).to_be_visible()
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless], ids=lambda uid: uid.keyword)
+def test_the_page_s_policy_lets_the_viewer_decode_and_show_images(page, site, head, syntax):
+    # The decoders are WebAssembly in workers; what the policy refuses is an error in the browser's console.
+    image = head.image.with_array(np.rint(head.image.array).astype(np.uint16))
+    study = site.add(image, transfer_syntax=syntax)
+    with page.expect_response(f"{site.url}/metscope?*") as opened:
+        open_study(page, site, study)
+    policy = opened.value.headers.get("content-security-policy", "")
+    assert "default-src 'self'" in policy
+    z_mm, largest = page.wait_for_function(SHOWN).json_value()
+    stored = to_instances(image)
+    (shown,) = {int(one.pixel_array.max()) for one in stored if one.ImagePositionPatient[2] == z_mm}
+    assert largest == shown
 
 
 @pytest.mark.parametrize("missing", ["mode.js", "texts.js"])
