@@ -31,6 +31,8 @@ OPEN_ENDPOINTS = {
     "session.log_out",
 }
 RANKS = {role: rank for rank, role in enumerate(Role)}
+# POST, because what they are asked for stands in the body; they change nothing.
+READING_ENDPOINTS = {"segmentationui.look_up"}
 ROLE_OF_METHOD = {"GET": Role.READER, "HEAD": Role.READER, "POST": Role.OPERATOR, "DELETE": Role.ADMIN}
 HEADERS = {
     # What the API tells is about patients: no proxy and no browser is to keep it.
@@ -58,13 +60,19 @@ def guard(app: Flask, settings: Settings, sessions: sessionmaker[Session]) -> No
             and request.endpoint not in OPEN_ENDPOINTS
             and request.method != "OPTIONS"
         ):
-            g.actor, g.role = admit(sessions, ROLE_OF_METHOD.get(request.method, Role.ADMIN))
+            g.actor, g.role = admit(sessions, _needed_role())
 
     @app.after_request
     def protect(response: Response) -> Response:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
+
+
+def _needed_role() -> Role:
+    if request.endpoint in READING_ENDPOINTS:
+        return Role.READER
+    return ROLE_OF_METHOD.get(request.method, Role.ADMIN)
 
 
 def admit(sessions: sessionmaker[Session], needed: Role, method: str | None = None) -> tuple[str, Role]:
@@ -88,9 +96,11 @@ def admit(sessions: sessionmaker[Session], needed: Role, method: str | None = No
 def refuse_other_sites() -> None:
     """Raises: Forbidden where the request does not come from a page of this site, which a browser tells."""
     site = request.headers.get("Sec-Fetch-Site")
-    # On a connection that is not safe it says less.
+    # On a connection that is not safe it says less. The header, because Flask has no host for names such as
+    # met_scope; "null", the origin of a page that hides its own, has no host either.
     origin = request.headers.get("Origin", "").partition("://")[2]
-    if site != "same-origin" and (site is not None or origin != request.host):
+    is_here = origin != "" and origin == request.headers.get("Host")
+    if site != "same-origin" and (site is not None or not is_here):
         raise Forbidden("The form is on another site.")
 
 

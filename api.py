@@ -54,7 +54,8 @@ from version import VERSION
 
 LARGEST_BODY_BYTES = 128 * 1024
 UPLOADS = {"studies.upload_studies", "segmentationui.upload_dicom"}
-FORMS = {"session.log_in", "session.log_out"}
+# Bodies that are not JSON.
+OTHER_BODIES = {"session.log_in", "session.log_out", "segmentationui.look_up"}
 REHEARSED = ("/jobs", "/jobs/0", "/patients", "/segmentations/0", "/studies/0/segmentations")
 
 logger = logging.getLogger("metscope.api")
@@ -144,7 +145,7 @@ def _refuse_form(error: ValidationError) -> NoReturn:
 
 
 def _check_body() -> None:
-    if request.endpoint in FORMS:
+    if request.endpoint in OTHER_BODIES:
         return
     if request.endpoint in UPLOADS:
         request.max_content_length = incoming.Limits.upload_bytes

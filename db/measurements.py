@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, delete, func, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, func, or_, select
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from db import audit, jobs, tables
@@ -49,16 +49,19 @@ __all__ = [
     "find_equal",
     "key",
     "lesions_of_patient",
+    "lesions_of_series",
     "locked",
     "newest",
     "of_seg",
     "patients",
+    "place_of_object",
     "record",
     "refuse_other_model",
     "refuse_superseded",
     "segmentations_of_study",
+    "segmented_series",
+    "segmented_studies",
     "source_of",
-    "studies_of_patient",
     "tracking_ids",
 ]
 
@@ -368,24 +371,27 @@ def patients(sessions: sessionmaker[Session]) -> list[dict[str, Any]]:
     ]
 
 
-def studies_of_patient(sessions: sessionmaker[Session], patient_id: str) -> list[dict[str, Any]]:
-    """The patient's studies with a segmentation: study_instance_uid, study_date (ISO 8601 or None), by date.
+def segmented_studies(sessions: sessionmaker[Session], patient_id: str | None = None) -> list[dict[str, Any]]:
+    """Return the studies with a segmentation, all or a patient's: study_instance_uid, study_date, by date.
 
-    None for a patient never segmented. Raises: InvalidForm where several issuers use this patient_id.
+    Dates are ISO 8601 or None. Empty for a patient never segmented.
+    Raises: InvalidForm where several issuers use this patient_id.
     """
     query = (
         select(Study.patient_ref, Study.study_instance_uid, Study.study_date)
         .join(Study.patient)
         .join(Series, Series.study_ref == Study.id)
         .join(Segmentation, Segmentation.series_ref == Series.id)
-        .where(Patient.patient_id == patient_id, Segmentation.deleted_at.is_(None))
+        .where(Segmentation.deleted_at.is_(None))
         .distinct()
         .order_by(Study.study_date.asc().nulls_last(), Study.study_instance_uid)
     )
+    if patient_id is not None:
+        query = query.where(Patient.patient_id == patient_id)
     with reading_rows(sessions) as connection:
         found = connection.execute(query).all()
     issuers = len({row.patient_ref for row in found})
-    if issuers > 1:
+    if patient_id is not None and issuers > 1:
         raise InvalidForm(f"{issuers} issuers use this patient identifier.")
     return [
         {
@@ -394,6 +400,58 @@ def studies_of_patient(sessions: sessionmaker[Session], patient_id: str) -> list
         }
         for row in found
     ]
+
+
+def segmented_series(
+    sessions: sessionmaker[Session], study_instance_uid: str | None = None
+) -> list[dict[str, str]]:
+    """Return the series with a segmentation, all or a study's: series_instance_uid, study_instance_uid."""
+    query = (
+        select(Series.series_instance_uid, Study.study_instance_uid)
+        .join(Study, Study.id == Series.study_ref)
+        .where(Series.id.in_(select(Segmentation.series_ref).where(Segmentation.deleted_at.is_(None))))
+        .order_by(Study.id, Series.id)
+    )
+    if study_instance_uid is not None:
+        query = query.where(Study.study_instance_uid == study_instance_uid)
+    with reading_rows(sessions) as connection:
+        return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def lesions_of_series(
+    sessions: sessionmaker[Session], series_instance_uid: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the lesions of the newest segmentation of a series, or of each one; each has its colour too."""
+    query = SEGMENTATIONS.where(Segmentation.missing_since.is_(None)).order_by(
+        Segmentation.created_at.desc(), Segmentation.version.desc()
+    )
+    if series_instance_uid is not None:
+        query = query.where(Series.series_instance_uid == series_instance_uid)
+    with reading_rows(sessions) as connection:
+        newest_lesions: dict[str, Sequence[Any]] = {}
+        for segmentation, lesions in fetch(connection, query, {}):
+            newest_lesions.setdefault(segmentation.source_series_instance_uid, lesions)
+    return [lesion_of(row) | {"colour": row.colour} for rows in newest_lesions.values() for row in rows]
+
+
+def place_of_object(sessions: sessionmaker[Session], sop_instance_uid: str) -> tuple[str, str] | None:
+    """Return the UIDs of the study and series of a SEG or companion; None: MetScope did not make it."""
+    seg = Segmentation.sop_instance_uid == sop_instance_uid
+    companion = Companion.sop_instance_uid == sop_instance_uid
+    query = (
+        select(
+            Study.study_instance_uid,
+            case((seg, Segmentation.series_instance_uid), else_=Companion.series_instance_uid),
+        )
+        .select_from(Segmentation)
+        .join(Series, Series.id == Segmentation.series_ref)
+        .join(Study, Study.id == Series.study_ref)
+        .outerjoin(Companion, and_(Companion.segmentation_ref == Segmentation.id, companion))
+        .where(Segmentation.deleted_at.is_(None), or_(seg, companion))
+    )
+    with reading_rows(sessions) as connection:
+        row = connection.execute(query).first()
+    return row and (row[0], row[1])
 
 
 def lesions_of_patient(

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flask import Response, g, jsonify
+from flask import Response, g, jsonify, request
 from pydicom import Dataset
 
 import schemas
@@ -25,6 +25,7 @@ from errors import (
     StudyNotFound,
     recorded,
 )
+from orthanc import part10
 from routes import segmentationui_schemas as shapes
 from routes.corrections import submit_correction, submit_measurement, submit_structure_set
 from routes.jobs import wait_for_end
@@ -187,26 +188,69 @@ def _texts(dataset: Dataset, keywords: Sequence[str]) -> dict[str, str]:
     return {keyword: str(dataset.get(keyword) or "") for keyword in keywords}
 
 
-@routes.delete("/delete-study/<study_instance_uid>", responses={200: shapes.SuccessAnswer})
-def delete_study(path: schemas.StudyPath) -> Response:
-    """Delete a study in the archive, and its segmentations from every list
+@routes.delete("/delete-study/<study_instance_uids>", responses={200: shapes.SuccessAnswer})
+def delete_study(path: shapes.StudiesPath) -> Response:
+    """Delete studies in the archive, and their segmentations from every list
 
-    The archive's go first: where it fails, no row is changed and the request may be repeated.
+    None is deleted where one of them has a result on its way into the archive. The archive's go first: where
+    it fails, the rows of that study are unchanged and the request may be repeated.
     """
-    sessions, uid = context().sessions, path.study_instance_uid
-    ids = [one["id"] for one in measurements.segmentations_of_study(sessions, uid)]
+    uids = list(dict.fromkeys(path.study_instance_uids.split(",")))
+    segmentations = {uid: _deletable_segmentations(uid) for uid in uids}
+    for uid, ids in segmentations.items():
+        _delete_study(uid, ids)
+    return _success("The study has been deleted." if len(uids) == 1 else "The studies have been deleted.")
+
+
+def _deletable_segmentations(study_uid: str) -> list[str]:
+    """Return the ids of the study's segmentations. Raises: SegmentationNotStored while a job is at work."""
+    sessions = context().sessions
+    ids = [one["id"] for one in measurements.segmentations_of_study(sessions, study_uid)]
     # A job that is at work would store its result after all.
-    for job in jobs.list_jobs(sessions, study_instance_uid=uid):
+    for job in jobs.list_jobs(sessions, study_instance_uid=study_uid):
         if job.state in ACTIVE_STATES:
             raise SegmentationNotStored(f"Job {job.id} of the study is {job.state}.")
     for segmentation_id in ids:
         refuse_waiting(segmentation_id)
-    context().archive.delete_study(uid)
-    for segmentation_id in ids:
+    return ids
+
+
+def _delete_study(study_uid: str, segmentation_ids: Sequence[str]) -> None:
+    sessions = context().sessions
+    context().archive.delete_study(study_uid)
+    for segmentation_id in segmentation_ids:
         measurements.delete_segmentation(sessions, segmentation_id, g.actor)
     with writing(sessions) as session:
-        audit.note(session, g.actor, "study.delete", uid)
-    return _success("The study has been deleted.")
+        audit.note(session, g.actor, "study.delete", study_uid)
+
+
+@routes.post("/tools/lookup", responses={200: shapes.LookupAnswer})
+def look_up(raw: shapes.LookupBody) -> Response:
+    """Find an object that MetScope made by its SOPInstanceUID, as Orthanc finds an instance
+
+    The front-end downloads a structure set so. A reader's token is enough.
+    """
+    uid = request.get_data(as_text=True).strip()
+    if measurements.place_of_object(context().sessions, uid) is None:
+        return jsonify([])
+    return jsonify([{"ID": uid, "Path": f"/instances/{uid}", "Type": "Instance"}])
+
+
+@routes.get(
+    "/instances/<sop_instance_uid>/file",
+    responses={200: {"content": {"application/dicom": {"schema": {"type": "string", "format": "binary"}}}}},
+)
+def get_object(path: shapes.ObjectPath) -> Response:
+    """The file of an object that MetScope made, as the archive has it"""
+    uid = path.sop_instance_uid
+    place = measurements.place_of_object(context().sessions, uid)
+    if place is None:
+        raise SegmentationNotFound(f"MetScope made no object {uid}.")
+    instances = context().archive.retrieve_series(*place)
+    instance = next((one for one in instances if one.SOPInstanceUID == uid), None)
+    if instance is None:
+        raise SegmentationNotFound(f"The archive has no object {uid}.")
+    return Response(part10.encode(instance), content_type="application/dicom")
 
 
 @routes.get("/followup-patients", responses={200: shapes.FollowupPatientsAnswer})
@@ -222,34 +266,26 @@ def list_followup_patients() -> Response:
 
 @routes.get("/followup-etudes", responses={200: shapes.FollowupEtudesAnswer})
 def list_followup_etudes(query: shapes.EtudesQuery) -> Response:
-    """A patient's studies with results, by date"""
-    found = measurements.studies_of_patient(context().sessions, query.patient_id)
-    return jsonify([{"id_study": one["study_instance_uid"], "date": one["study_date"]} for one in found])
+    """The studies with results, all or a patient's, by date"""
+    studies = measurements.segmented_studies(context().sessions, query.patient_id)
+    return jsonify([{"id_study": one["study_instance_uid"], "date": one["study_date"]} for one in studies])
 
 
 @routes.get("/followup-series", responses={200: shapes.FollowupSeriesAnswer})
 def list_followup_series(query: shapes.SeriesQuery) -> Response:
-    """A study's series that were segmented"""
-    uid = query.study_instance_uid
-    found = measurements.segmentations_of_study(context().sessions, uid)
-    series = dict.fromkeys(one["series_instance_uid"] for one in found)
-    return jsonify([{"series_instance_uid": one, "study_instance_uid": uid} for one in series])
+    """The series that were segmented, all or a study's"""
+    return jsonify(measurements.segmented_series(context().sessions, query.study_instance_uid))
 
 
 @routes.get("/followup-metastases", responses={200: shapes.FollowupMetastasesAnswer})
 def list_followup_metastases(query: shapes.MetastasesQuery) -> Response:
-    """The lesions of a series' newest segmentation"""
-    sessions = context().sessions
-    newest = measurements.newest(sessions, query.series_instance_uid)
-    if newest is None:
-        return jsonify([])
-    colours = measurements.colours(sessions, newest)
-    lesions = measurements.document(sessions, newest)["lesions"]
-    return jsonify([_metastase(lesion, colours[lesion["number"]]) for lesion in lesions])
+    """The lesions of the newest segmentation of a series, or of every series"""
+    lesions = measurements.lesions_of_series(context().sessions, query.series_instance_uid)
+    return jsonify([_metastase(lesion) for lesion in lesions])
 
 
-def _metastase(lesion: Mapping[str, Any], colour: str) -> dict[str, Any]:
-    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+def _metastase(lesion: Mapping[str, Any]) -> dict[str, Any]:
+    red, green, blue = bytes.fromhex(lesion["colour"].removeprefix("#"))
     box = lesion["bounding_box"]
     return {
         "id": lesion["number"],

@@ -1,11 +1,14 @@
 """What SegmentationUI's front-end sends and reads; the names are its own and Orthanc's."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
+from flask_openapi3 import RawModel
 from flask_openapi3.models.file import FileStorage
 from pydantic import Field, RootModel
 
 from schemas import Answer, Form, Name, Query, Text, Uid
+
+UIDS_PATTERN = r"^[0-9]+(\.[0-9]+)*(,[0-9]+(\.[0-9]+)*)*$"
 
 
 class Roi(Form):
@@ -32,16 +35,48 @@ class OrthancStudyPath(Form):
     orthanc_id: Text = Field(description="One of /getAllStudies")
 
 
+class StudiesPath(Form):
+    study_instance_uids: Annotated[str, Field(pattern=UIDS_PATTERN)] = Field(
+        description="One StudyInstanceUID (0020,000D), or several with commas between them"
+    )
+
+
+class ObjectPath(Form):
+    sop_instance_uid: Uid = Field(description="ID of an object that /tools/lookup found")
+
+
+class LookupBody(RawModel):
+    """A SOPInstanceUID (0008,0018)."""
+
+    mimetypes: ClassVar[list[str]] = ["text/plain"]
+
+
 class EtudesQuery(Query):
-    patient_id: Text = Field(alias="idPatient", description="PatientID (0010,0020)")
+    patient_id: Text | None = Field(None, alias="idPatient", description="PatientID (0010,0020); all without")
 
 
 class SeriesQuery(Query):
-    study_instance_uid: Uid = Field(alias="idEtude", description="StudyInstanceUID (0020,000D)")
+    study_instance_uid: Uid | None = Field(
+        None, alias="idEtude", description="StudyInstanceUID (0020,000D); all without"
+    )
 
 
 class MetastasesQuery(Query):
-    series_instance_uid: Uid = Field(alias="idSeries", description="SeriesInstanceUID (0020,000E)")
+    series_instance_uid: Uid | None = Field(
+        None, alias="idSeries", description="SeriesInstanceUID (0020,000E); all without"
+    )
+
+
+class FoundObject(Answer):
+    """As Orthanc describes an instance, under an ID of MetScope's: the SOPInstanceUID."""
+
+    ID: str
+    Path: str
+    Type: Literal["Instance"]
+
+
+class LookupAnswer(RootModel[list[FoundObject]]):
+    """The object, where MetScope made it; else nothing."""
 
 
 class SuccessAnswer(Answer):

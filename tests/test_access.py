@@ -125,6 +125,15 @@ def test_a_login_opens_until_the_logout_what_its_token_may(app, bearer):
     assert client.get("/jobs").status_code == 401
 
 
+@pytest.mark.parametrize("host", ["met_scope", "met_scope:8080", "metscope.example", "127.0.0.1:8080"])
+def test_a_login_works_under_whatever_name_the_host_has(app, bearer, host):
+    token = bearer["admin"]["Authorization"].removeprefix("Bearer ")
+    form = {"token": token, "next": "/operations"}
+    for origin, status in ((f"http://{host}", 303), ("null", 403), ("", 403), ("http://elsewhere", 403)):
+        headers = {"Host": host, "Origin": origin}
+        assert app.test_client().post("/login", data=form, headers=headers).status_code == status, origin
+
+
 def test_a_login_by_another_site_s_form_is_refused(app, bearer):
     client = app.test_client()
     form = {"token": bearer["reader"]["Authorization"].removeprefix("Bearer ")}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import requests
 from jsonschema import Draft202012Validator
+from pydicom import dcmread
 
 from api import create_app
 from bench import rows
@@ -275,6 +276,76 @@ def test_delete_study_deletes_the_study_and_its_measurements_and_no_other(site):
     ]
 
 
+def test_delete_study_takes_the_rows_that_the_front_end_has_open(site):
+    kept, *gone = (rows.add_study(site.settings, number) for number in (1, 2, 3))
+    for study in (kept, *gone):
+        site.segment(study)
+    assert site.ask("DELETE", f"/delete-study/{','.join(gone)}")["success"]
+    assert {study.StudyInstanceUID for study in site.archive.search_studies()} == {kept}
+    assert [measurements.segmentations_of_study(site.sessions, study) for study in gone] == [[], []]
+    with site.sessions() as session:
+        trail = session.query(AuditEvent).filter(AuditEvent.action == "study.delete")
+        assert [one.subject for one in trail.order_by(AuditEvent.id)] == gone
+    for wrong in (f"{kept},", f",{kept}", f"{kept},,{kept}", f"{kept},x"):
+        assert site.ask("DELETE", f"/delete-study/{wrong}", 422)["error"]["code"] == "invalid_form"
+    assert site.newest(kept)
+
+
+def test_of_several_studies_none_is_deleted_where_one_has_a_result_on_its_way(site):
+    studies = [rows.add_study(site.settings, number) for number in (1, 2)]
+    documents = [site.segment(study) for study in studies]
+    with site.sessions.begin() as session:
+        session.add(Outbox(sop_instance_uid="1.2.3", segmentation_ref=documents[1]["id"], encoded=b""))
+    site.ask("DELETE", f"/delete-study/{','.join(studies)}", 409)
+    assert [site.newest(study) for study in studies] == documents
+    assert len(site.archive.search_studies()) == 2
+
+
+def test_a_reader_downloads_the_structure_set_and_no_other_object(site):
+    study = rows.add_study(site.settings, 1)
+    document = site.segment(study)
+    secret = tokens.create(site.sessions, "reader", Role.READER, "test")
+    text = {"Content-Type": "text/plain", "Authorization": f"Bearer {secret}"}
+    objects = [document["segmentation"], *document["companions"]]
+    assert len(objects) == 3
+    for made in objects:
+        (found,) = site.ask("POST", "/tools/lookup", data=made["sop_instance_uid"], headers=text)
+        assert found["Type"] == "Instance"
+        answer = site.app.test_client().get(f"/segmentationui{found['Path']}/file", headers=text)
+        assert answer.status_code == 200
+        assert answer.content_type == "application/dicom"
+        (stored,) = site.archive.retrieve_series(study, made["series_instance_uid"])
+        assert dcmread(BytesIO(answer.data)) == stored
+    (images,) = site.archive.retrieve_series(study, document["series_instance_uid"])
+    for other in (images.SOPInstanceUID, study, "", "nonsense"):
+        assert site.ask("POST", "/tools/lookup", data=other, headers=text) == []
+    refused = site.ask("GET", f"/instances/{images.SOPInstanceUID}/file", 404, headers=text)
+    assert refused["error"]["code"] == "segmentation_not_found"
+    site.ask("DELETE", f"/delete-study/{study}")
+    assert site.ask("POST", "/tools/lookup", data=objects[0]["sop_instance_uid"], headers=text) == []
+
+
+def test_the_follow_up_without_parameters_lists_all(site):
+    studies = [rows.add_study(site.settings, number) for number in (1, 2)]
+    documents = [site.segment(study) for study in studies]
+    # Only the newest version of a series counts.
+    body = {"serie_instance_uid": structure_set(documents[0]), "study_instance_uid": studies[0]}
+    site.ask("POST", "/delete-roi", json=body | {"roi_number": 1})
+    assert {one["id_study"] for one in site.ask("GET", "/followup-etudes")} == set(studies)
+    assert {
+        (one["study_instance_uid"], one["series_instance_uid"]) for one in site.ask("GET", "/followup-series")
+    } == {
+        (study, document["series_instance_uid"]) for study, document in zip(studies, documents, strict=True)
+    }
+    listed = site.ask("GET", "/followup-metastases")
+    assert len(listed) == 2 * rows.LESIONS - 1
+    by_series = [
+        site.ask("GET", f"/followup-metastases?idSeries={document['series_instance_uid']}")
+        for document in documents
+    ]
+    assert sorted(map(str, listed)) == sorted(map(str, by_series[0] + by_series[1]))
+
+
 def test_a_study_with_a_result_on_its_way_into_the_archive_is_not_deleted(site):
     study = rows.add_study(site.settings, 1)
     document = site.segment(study)
@@ -316,8 +387,8 @@ def test_of_who_has_no_results_the_follow_up_is_empty(site):
     assert site.ask("GET", "/followup-etudes?idPatient=nobody") == []
     assert site.ask("GET", "/followup-series?idEtude=1.2.3") == []
     assert site.ask("GET", "/followup-metastases?idSeries=1.2.3") == []
-    refused = site.ask("GET", "/followup-etudes", 422)
-    assert refused["error"]["details"]["fields"][0]["field"] == "idPatient"
+    refused = site.ask("GET", "/followup-etudes?patient=4711", 422)
+    assert refused["error"]["details"]["fields"][0]["field"] == "patient"
 
 
 def test_two_persons_with_one_identifier_are_not_mixed(site):

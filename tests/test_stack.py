@@ -383,14 +383,14 @@ def test_one_client_s_rate_is_not_another_s_though_both_come_by_a_proxy(tmp_path
     nginx = Nginx(tmp_path, "127.0.0.1:1", orthanc, viewer_in(tmp_path / "viewer"), **values)
     nginx.start()
     try:
+        session = requests.Session()
 
         def status(client: str) -> int:
             headers = {"X-Forwarded-For": client}
-            return requests.get(nginx.url + path, headers=headers, timeout=30).status_code
+            return session.get(nginx.url + path, headers=headers, timeout=30).status_code
 
-        first = [status("10.0.0.1") for _ in range(2100)]
-        assert first[0] in {500, 502}, "no API is behind it"
-        assert first[-1] == 429
+        assert status("10.0.0.1") in {500, 502}, "no API is behind it"
+        assert any(status("10.0.0.1") == 429 for _ in range(3000))
         assert status("10.0.0.2") != 429
     finally:
         nginx.stop()
