@@ -1,8 +1,8 @@
 """What SegmentationUI's front-end sends and reads; the names are its own and Orthanc's."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from flask_openapi3 import RawModel
+from flask_openapi3.models import RawModel
 from flask_openapi3.models.file import FileStorage
 from pydantic import Field, RootModel
 
@@ -48,7 +48,7 @@ class ObjectPath(Form):
 class LookupBody(RawModel):
     """A SOPInstanceUID (0008,0018)."""
 
-    mimetypes: ClassVar[list[str]] = ["text/plain"]
+    mimetypes: list[str] = ["text/plain"]  # noqa: RUF012 - the base class has it so
 
 
 class EtudesQuery(Query):
