@@ -1,16 +1,15 @@
 // The list of lesions: sorted, filtered, one of them selected to be renamed or deleted.
 import { make } from './dom.js'
-import { lesionsOf, sureness, totals } from './table.js'
-import { text } from './texts.js'
+import { lesionsOf, nameOf, problemOf, sureness, totals } from './table.js'
+import { number, text } from './texts.js'
 
 const COLUMNS = [
   ['number', 'lesion'], ['volume_ml', 'volume'], ['long_axis_mm', 'axes'], ['measurable', 'measurable'],
   ['confidence', 'confidence'],
 ]
-// Which of the two it is.
+// Which of the two probabilities the confidence is.
 const hintOf = ({ confidence, mean_probability: mean }) =>
   (confidence !== null ? 'calibrated' : mean !== null ? 'not_calibrated' : 'not_by_a_model')
-const onEnter = call => event => event.key === 'Enter' && call(event)
 
 export class Lesions {
   /** element: to be filled. on: what the user's acts call: go(lesion), rename(lesion, name), erase(lesion). */
@@ -29,29 +28,36 @@ export class Lesions {
       oninput: () => this.sift({ words: words.value }),
     })
     const measurable = make('input', { type: 'checkbox', onchange: () => this.sift({ measurable: measurable.checked }) })
-    const heads = COLUMNS.map(([key, name]) => {
-      const sort = () => this.sort(key)
-      return make('th', { onclick: sort, onkeydown: onEnter(sort), tabIndex: 0, title: text(`${name}_hint`) }, text(name))
-    })
-    this.total = make('p', { className: 'note' })
+    this.heads = COLUMNS.map(([key, name]) => make(
+      'th', { scope: 'col' }, make('button', { onclick: () => this.sort(key), title: text(`${name}_hint`) }, text(name)),
+    ))
+    this.total = make('p', { className: 'note', role: 'status' })
     element.replaceChildren(
       make('div', { className: 'sieve' }, words, make('label', {}, measurable, ' ', text('only_measurable'))),
-      make('table', {}, make('thead', {}, make('tr', {}, ...heads)), this.body), this.acts, this.total,
+      make('table', {}, make('thead', {}, make('tr', {}, ...this.heads)), this.body), this.acts, this.total,
     )
   }
 
   /** Another segmentation. */
   show(document) {
     this.document = document
-    this.total.textContent = text('total', totals(document))
     this.draw(() => '')
   }
 
   /** colour(lesion): as CSS has it, empty where it is on no image. */
   draw(colour) {
     this.colour = colour
-    this.body.replaceChildren(...lesionsOf(this.document, this.order, this.filter).map(lesion => this.row(lesion)))
-    const lesion = this.document.lesions.find(one => one.tracking_uid === this.selected)
+    const shown = lesionsOf(this.document, this.order, this.filter)
+    const rows = shown.map(lesion => this.row(lesion))
+    const focused = this.body.contains(document.activeElement) && document.activeElement.value
+    this.body.replaceChildren(...rows)
+    // A row that is replaced takes the keyboard's focus with it.
+    if (focused) this.body.querySelector(`button[value="${focused}"]`)?.focus()
+    for (const [i, [key]] of COLUMNS.entries()) {
+      this.heads[i].ariaSort = this.order.key !== key ? 'none' : this.order.descending ? 'descending' : 'ascending'
+    }
+    this.total.textContent = totals(this.document, shown)
+    const lesion = this.document.lesions.find(other => other.tracking_uid === this.selected)
     this.acts.replaceChildren(...(lesion && this.mayCorrect ? this.actsOn(lesion) : []))
   }
 
@@ -74,18 +80,22 @@ export class Lesions {
   row(lesion) {
     const swatch = make('span', { className: 'swatch' })
     swatch.style.background = this.colour(lesion)
-    const select = () => this.select(lesion)
+    const isSelected = lesion.tracking_uid === this.selected
+    const name = make(
+      'button', { value: lesion.tracking_uid, title: nameOf(lesion), ariaPressed: String(isSelected) }, swatch, nameOf(lesion),
+    )
+    // A click on the button reaches the row too.
     return make(
-      'tr',
-      { onclick: select, onkeydown: onEnter(select), tabIndex: 0, ariaSelected: String(lesion.tracking_uid === this.selected) },
-      make('td', {}, swatch, lesion.name), make('td', {}, lesion.volume_ml.toFixed(3)),
-      make('td', {}, `${lesion.long_axis_mm.toFixed(1)} × ${lesion.short_axis_mm.toFixed(1)}`),
+      'tr', { onclick: () => this.select(lesion), className: isSelected ? 'selected' : '' },
+      make('td', {}, name), make('td', {}, number(lesion.volume_ml, 3)),
+      make('td', {}, `${number(lesion.long_axis_mm, 1)} × ${number(lesion.short_axis_mm, 1)}`),
       make('td', { title: lesion.measurable_reason }, text(lesion.measurable ? 'yes' : 'no')),
-      make('td', { title: text(hintOf(lesion)) }, sureness(lesion)?.toFixed(2) ?? ''),
+      make('td', { title: text(hintOf(lesion)) }, sureness(lesion) === null ? '' : number(sureness(lesion), 2)),
     )
   }
 
   actsOn(lesion) {
+    const shown = { name: nameOf(lesion) }
     const ask = (question, ...content) => {
       this.acts.replaceChildren(
         make('div', {}, question), make('div', { className: 'buttons' }, ...content,
@@ -94,13 +104,21 @@ export class Lesions {
       this.acts.querySelector('input, button').focus()
     }
     const rename = () => {
-      const name = make('input', { value: lesion.name, maxLength: 64, ariaLabel: text('name') })
-      const done = () => name.value.trim() && this.on.rename(lesion, name.value.trim())
-      name.onkeydown = onEnter(done)
-      ask(text('rename_to', lesion), name, make('button', { className: 'first', onclick: done }, text('rename')))
+      const name = make('input', { value: shown.name, maxLength: 64, ariaLabel: text('name') })
+      const form = make('form', { className: 'buttons' }, name, make('button', { className: 'first' }, text('rename')))
+      name.oninput = () => {
+        const problem = problemOf(name.value, lesion, this.document)
+        name.setCustomValidity(problem ? text(problem) : '')
+      }
+      form.onsubmit = event => {
+        event.preventDefault()
+        if (name.value.trim() !== shown.name) this.on.rename(lesion, name.value.trim())
+        else this.draw(this.colour)
+      }
+      ask(text('rename_to', shown), form)
     }
     const erase = () => {
-      ask(text('delete_really', lesion), make('button', { className: 'first', onclick: () => this.on.erase(lesion) }, text('delete')))
+      ask(text('delete_really', shown), make('button', { className: 'first', onclick: () => this.on.erase(lesion) }, text('delete')))
     }
     return [
       make('div', { className: 'buttons' },

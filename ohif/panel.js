@@ -13,16 +13,21 @@ const STYLE = `
 .metscope select, .metscope button, .metscope input:not([type=checkbox]) { background: #090c29; border: 1px solid #348cfd; border-radius: 4px; color: #fff;
   font: inherit; min-height: 28px; padding: 2px 8px; }
 .metscope button:hover:enabled { background: #1d2a6b; } .metscope button:disabled { opacity: .4; }
-.metscope button.first { background: #348cfd; }
+.metscope button.first { background: #1c62c4; }
 .metscope label { color: #a3b1c9; display: block; margin-top: 6px; } .metscope select { width: 100%; }
 .metscope .buttons { display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0; }
 .metscope progress { accent-color: #348cfd; width: 100%; }
 .metscope [role=alert] { background: #3a0d12; border-radius: 4px; margin: 8px 0; overflow-wrap: anywhere; padding: 8px; }
-.metscope table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-.metscope th { color: #a3b1c9; cursor: pointer; font-weight: 400; text-align: left; }
-.metscope td { white-space: nowrap; }
-.metscope th, .metscope td { border-bottom: 1px solid #2a2f5a; padding: 4px; }
-.metscope tbody tr { cursor: pointer; } .metscope tbody tr:hover, .metscope tbody tr[aria-selected=true] { background: #1d2a6b; }
+.metscope table { border-collapse: collapse; font-variant-numeric: tabular-nums; table-layout: fixed; width: 100%; }
+.metscope th { padding: 0; text-align: left; vertical-align: bottom; width: 18%; } .metscope th:first-child { width: 29%; }
+.metscope th:last-child { width: 17%; }
+.metscope th, .metscope td { border-bottom: 1px solid #2a2f5a; } .metscope td { padding: 4px; }
+.metscope table button { background: none; border: 0; border-radius: 0; color: inherit; cursor: pointer; overflow: hidden;
+  padding: 4px; text-align: left; text-overflow: ellipsis; width: 100%; }
+.metscope th button { color: #a3b1c9; font-size: 12px; } .metscope td:first-child { padding: 0; }
+.metscope td button { white-space: nowrap; }
+.metscope [aria-sort=ascending] button::after { content: ' ▲'; } .metscope [aria-sort=descending] button::after { content: ' ▼'; }
+.metscope tbody tr { cursor: pointer; } .metscope tbody tr:hover, .metscope tbody tr.selected { background: #1d2a6b; }
 .metscope .swatch { border-radius: 2px; display: inline-block; height: 10px; margin-right: 6px; width: 10px; }
 .metscope .sieve { align-items: center; display: flex; gap: 8px; margin-bottom: 4px; } .metscope .sieve label { margin: 0; }
 .metscope .sieve input[type=search] { flex: 1; min-width: 0; }
@@ -76,6 +81,8 @@ export class Panel {
       make('label', {}, text('model'), this.model), make('div', { className: 'buttons' }, this.start),
       this.trouble, this.progress, this.result, make('div', { className: 'note' }, text('research')), this.who,
     )
+    // The viewer takes these keys for its own and would not let a button have them.
+    this.root.onkeydown = event => { if (event.key === ' ' || event.key === 'Enter') event.stopPropagation() }
     element.replaceChildren(this.root)
     this.listening = [
       editing.onEdit(() => this.document && this.draw()),

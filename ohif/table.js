@@ -1,5 +1,5 @@
 // What the panel says of a segmentation's lesions; no browser is needed for it.
-import { text } from './texts.js'
+import { number, text } from './texts.js'
 
 const COLUMNS = [
   'number', 'name', 'volume_ml', 'long_axis_mm', 'short_axis_mm', 'measurable', 'mean_probability',
@@ -16,7 +16,7 @@ const valueOf = (lesion, key) => (key === 'confidence' ? sureness(lesion) : lesi
 export function lesionsOf(document, { key, descending }, { words = '', measurable = false } = {}) {
   const sign = descending ? -1 : 1
   return document.lesions
-    .filter(lesion => lesion.name.toLowerCase().includes(words.toLowerCase()) && (lesion.measurable || !measurable))
+    .filter(lesion => nameOf(lesion).toLowerCase().includes(words.toLowerCase()) && (lesion.measurable || !measurable))
     .sort((a, b) => sign * (valueOf(a, key) - valueOf(b, key)) || a.number - b.number)
 }
 
@@ -24,13 +24,34 @@ export function lesionsOf(document, { key, descending }, { words = '', measurabl
 export const changesOf = document =>
   document.changes.map(({ change, name, previous_name, volume_ml, previous_volume_ml }) =>
     text(`change_${change}`, {
-      name, was: previous_name, ml: volume_ml?.toFixed(3), was_ml: previous_volume_ml?.toFixed(3),
+      name: name && nameOf({ name }), was: previous_name && nameOf({ name: previous_name }),
+      ml: number(volume_ml, 3), was_ml: number(previous_volume_ml, 3),
     }))
 
-export const totals = document => ({
-  count: document.lesions.length,
-  volume: document.total_volume_ml.toFixed(3),
-})
+/** How many lesions there are and their volume; where some are filtered out, of those that are shown. */
+export function totals(document, shown) {
+  const all = document.lesions.length
+  const volume = number(shown.reduce((sum, lesion) => sum + lesion.volume_ml, 0), 3)
+  return shown.length === all
+    ? text('total', { count: all, volume })
+    : text('total_of', { count: shown.length, all, volume })
+}
+
+// The names that MetScope gives lesions, by what it calls them in English.
+const NUMBERED = /^(Metastasis|Finding) (\d+)$/
+
+/** The lesion's name as it is displayed: MetScope's own in the reader's language, a person's as it is. */
+export const nameOf = ({ name }) => {
+  const [, kind, count] = NUMBERED.exec(name) ?? []
+  return kind ? text(`name_${kind.toLowerCase()}`, { number: count }) : name
+}
+
+/** Why a lesion cannot have that name, by the name of the text that says so; null: it can. */
+export function problemOf(name, lesion, document) {
+  if (!name.trim()) return 'name_empty'
+  const same = other => [other.name, nameOf(other)].some(used => used.toLowerCase() === name.trim().toLowerCase())
+  return document.lesions.some(other => other.number !== lesion.number && same(other)) ? 'name_taken' : null
+}
 
 /** The job's stage in words, with the time that is left where it is known. */
 export function stageText(job) {

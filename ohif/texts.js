@@ -1,178 +1,38 @@
-// Every sentence that a user reads, in English and French; {name} is filled in.
-const TEXTS = {
-  en: {
-    segment: 'Segment',
-    segment_hint: 'Segment the brain metastases of this study',
-    panel: 'MetScope',
-    needs_mr: 'MetScope works on MR studies',
-    research: 'For research use only. Not for diagnosis.',
-    series: 'Series',
-    automatic: 'Chosen by MetScope',
-    model: 'Model',
-    none_yet: 'This study has not been segmented.',
-    no_lesion: 'No lesion was found.',
-    cancel: 'Cancel',
-    cancelled: 'The segmentation was cancelled.',
-    remaining: '{stage}, about {seconds} s to go',
-    show: 'Show',
-    hide: 'Hide',
-    csv: 'CSV',
-    total: '{count} lesions, {volume} ml together',
-    lesion: 'Lesion',
-    lesion_hint: 'In the order of their volume, the largest first',
-    volume: 'ml',
-    volume_hint: 'Volume',
-    axes: 'mm',
-    axes_hint: 'Longest diameter in a slice, and the longest across it',
-    measurable: 'RANO',
-    measurable_hint: 'Whether it is measurable after RANO-BM',
-    confidence: 'Confidence',
-    confidence_hint: 'How sure the model is of the lesion, 0 to 1',
-    calibrated: 'Confidence: how probable it is that this is a lesion, as calibrated on synthetic heads',
-    not_calibrated: 'Mean probability that the model gives its voxels; the model has no calibration',
-    not_by_a_model: 'Drawn by a person',
-    yes: 'yes',
-    no: 'no',
-    failed: 'That failed',
-    unreachable: 'MetScope does not answer. Try again in a minute; if that does not help, call who looks after it.',
-    images_missing: 'Not all images of this study arrived.',
-    images_missing_hint: 'Load the page again. If that does not help, call who looks after it.',
-    log_in: 'Your login has ended.',
-    log_in_again: 'Log in again',
-    logged_in: 'Logged in as {name}',
-    log_out: 'Log out',
-    may_not: 'Your token may look, but not ask for segmentations.',
-    other_version: 'The viewer has version {ours} of MetScope, the server {theirs}: reload the page; if that does not help, call who looks after it.',
-    not_on_screen: 'The segmentation is stored, but could not be shown: {reason}',
-    filter: 'Filter by name',
-    only_measurable: 'measurable only',
-    rename: 'Rename',
-    rename_to: 'New name of {name}',
-    name: 'Name',
-    delete: 'Delete',
-    delete_really: 'Delete {name}? A new version without it is stored; this one stays in the PACS.',
-    keep: 'Cancel',
-    edited: 'The lesions were drawn anew. Their measurements are still those from before.',
-    measure: 'Save and measure',
-    edited_series: 'Drawn in the viewer, measured by MetScope in a series of its own',
-    no_change: 'Nothing has changed.',
-    unsaved: 'What was drawn is not measured yet: save and measure it first.',
-    newer: 'There is a newer version. What was drawn on this one is not saved.',
-    show_newest: 'Show the newest without it',
-    superseded: 'Meanwhile there is a newer version of this segmentation. Open the study again to see it.',
-    corrected: 'Version {version}, corrected by {who}:',
-    change_drawn: '{name} drawn, {ml} ml',
-    change_redrawn: '{name} redrawn, {was_ml} to {ml} ml',
-    change_renamed: '{was} is called {name}',
-    change_deleted: '{was} deleted, {was_ml} ml',
-    structure_set: 'RTSTRUCT',
-    structure_set_hint: 'Store the lesions as a structure set for radiotherapy too',
-    uncertainty: 'Uncertainty map',
-    uncertainty_hint: 'Store how sure the model was, voxel by voxel, in the PACS: it takes several times as long as the segmentation',
-    MetScopeBrush: 'Brush',
-    MetScopeEraser: 'Eraser',
-    radius: 'Radius (mm)',
-    shape: 'Shape',
-    Circular: 'Circle',
-    Sphere: 'Sphere',
-    stage_queued: 'Waiting',
-    stage_fetch: 'Fetching the images',
-    stage_read: 'Reading the images',
-    stage_predict: 'Searching for lesions',
-    stage_measure: 'Measuring',
-    stage_encode: 'Writing the segmentation',
-    stage_store: 'Storing',
-  },
-  fr: {
-    segment: 'Segmenter',
-    segment_hint: 'Segmenter les métastases cérébrales de cet examen',
-    panel: 'MetScope',
-    needs_mr: 'MetScope traite les examens IRM',
-    research: 'Pour la recherche uniquement. Pas pour le diagnostic.',
-    series: 'Série',
-    automatic: 'Choisie par MetScope',
-    model: 'Modèle',
-    none_yet: 'Cet examen n’a pas été segmenté.',
-    no_lesion: 'Aucune lésion n’a été trouvée.',
-    cancel: 'Annuler',
-    cancelled: 'La segmentation a été annulée.',
-    remaining: '{stage}, encore environ {seconds} s',
-    show: 'Afficher',
-    hide: 'Masquer',
-    csv: 'CSV',
-    total: '{count} lésions, {volume} ml en tout',
-    lesion: 'Lésion',
-    lesion_hint: 'Par volume, la plus grande d’abord',
-    volume: 'ml',
-    volume_hint: 'Volume',
-    axes: 'mm',
-    axes_hint: 'Plus grand diamètre dans une coupe, et plus grand diamètre perpendiculaire',
-    measurable: 'RANO',
-    measurable_hint: 'Mesurable selon RANO-BM',
-    confidence: 'Confiance',
-    confidence_hint: 'À quel point le modèle est sûr de la lésion, de 0 à 1',
-    calibrated: 'Confiance : probabilité que ce soit une lésion, étalonnée sur des têtes synthétiques',
-    not_calibrated: 'Probabilité moyenne que le modèle donne à ses voxels ; le modèle n’a pas d’étalonnage',
-    not_by_a_model: 'Dessinée par une personne',
-    yes: 'oui',
-    no: 'non',
-    failed: 'Échec',
-    unreachable: 'MetScope ne répond pas. Réessayez dans une minute ; sinon, appelez la personne qui s’en occupe.',
-    images_missing: 'Des images de cet examen ne sont pas arrivées.',
-    images_missing_hint: 'Rechargez la page. Sinon, appelez la personne qui s’en occupe.',
-    log_in: 'Votre session est terminée.',
-    log_in_again: 'Se reconnecter',
-    logged_in: 'Connecté : {name}',
-    log_out: 'Se déconnecter',
-    may_not: 'Votre jeton permet de lire, pas de demander une segmentation.',
-    other_version: 'Le visualiseur a la version {ours} de MetScope, le serveur {theirs} : rechargez la page ; sinon, appelez la personne qui s’en occupe.',
-    not_on_screen: 'La segmentation est enregistrée, mais n’a pas pu être affichée : {reason}',
-    filter: 'Filtrer par nom',
-    only_measurable: 'mesurables seules',
-    rename: 'Renommer',
-    rename_to: 'Nouveau nom de {name}',
-    name: 'Nom',
-    delete: 'Supprimer',
-    delete_really: 'Supprimer {name} ? Une nouvelle version sans elle est enregistrée ; celle-ci reste dans le PACS.',
-    keep: 'Annuler',
-    edited: 'Les lésions ont été redessinées. Leurs mesures sont encore celles d’avant.',
-    measure: 'Enregistrer et mesurer',
-    edited_series: 'Dessiné dans le visualiseur, mesuré par MetScope dans une autre série',
-    no_change: 'Rien n’a changé.',
-    unsaved: 'Ce qui a été dessiné n’est pas encore mesuré : enregistrez et mesurez d’abord.',
-    newer: 'Il y a une version plus récente. Ce qui a été dessiné sur celle-ci n’est pas enregistré.',
-    show_newest: 'Afficher la plus récente sans cela',
-    superseded: 'Entre-temps, il y a une version plus récente de cette segmentation. Rouvrez l’examen pour la voir.',
-    corrected: 'Version {version}, corrigée par {who} :',
-    change_drawn: '{name} dessinée, {ml} ml',
-    change_redrawn: '{name} redessinée, de {was_ml} à {ml} ml',
-    change_renamed: '{was} s’appelle {name}',
-    change_deleted: '{was} supprimée, {was_ml} ml',
-    structure_set: 'RTSTRUCT',
-    structure_set_hint: 'Enregistrer aussi les lésions comme jeu de structures pour la radiothérapie',
-    uncertainty: 'Carte d’incertitude',
-    uncertainty_hint: 'Enregistrer dans le PACS, voxel par voxel, à quel point le modèle était sûr : cela dure plusieurs fois autant que la segmentation',
-    MetScopeBrush: 'Pinceau',
-    MetScopeEraser: 'Gomme',
-    radius: 'Rayon (mm)',
-    shape: 'Forme',
-    Circular: 'Cercle',
-    Sphere: 'Sphère',
-    stage_queued: 'En attente',
-    stage_fetch: 'Récupération des images',
-    stage_read: 'Lecture des images',
-    stage_predict: 'Recherche de lésions',
-    stage_measure: 'Mesure',
-    stage_encode: 'Écriture de la segmentation',
-    stage_store: 'Enregistrement',
-  },
+// The texts in the browser's language, English where there is no other; numbers and dates as that language writes them.
+import english from './english.js'
+import french from './french.js'
+
+const TEXTS = { en: english, fr: french }
+// An error that the API gives in English only, in other languages by its code.
+const ERRORS = 'errors'
+
+const browser = () => globalThis.navigator?.language ?? 'en'
+/** The language of the texts. */
+const known = language => (Object.hasOwn(TEXTS, language.slice(0, 2)) ? language.slice(0, 2) : 'en')
+/** How numbers and dates are written: as the browser says, where the texts are in its language. */
+const locale = language => (known(language) === language.slice(0, 2) ? language : 'en')
+
+const filled = (sentence, values) => sentence.replace(/\{(\w+)\}/g, (_, key) => values[key])
+
+/** The sentence of that name; of those that depend on a number, the one for values.count. */
+export function text(name, values = {}, language = browser()) {
+  const entry = TEXTS[known(language)][name]
+  if (entry === undefined) throw new Error(`There is no text ${name}.`)
+  if (typeof entry === 'string') return filled(entry, values)
+  return filled(entry[new Intl.PluralRules(known(language)).select(values.count)] ?? entry.other, values)
 }
 
-/** The sentence of that name in the browser's language, English where there is none. */
-export function text(name, values = {}, language = globalThis.navigator?.language ?? 'en') {
-  const sentence = (TEXTS[language.slice(0, 2)] ?? TEXTS.en)[name]
-  if (sentence === undefined) throw new Error(`There is no text ${name}.`)
-  return sentence.replace(/\{(\w+)\}/g, (_, key) => values[key])
+/** What happened and what to do, of an error of the API; the API's own sentence where there is no other. */
+export function errorText({ code, message }, language = browser()) {
+  return TEXTS[known(language)][ERRORS]?.[code] ?? message
 }
 
-export { TEXTS }
+/** A number with that many decimals; nothing for null. */
+export const number = (value, decimals, language = browser()) =>
+  value?.toLocaleString(locale(language), { minimumFractionDigits: decimals, maximumFractionDigits: decimals, useGrouping: false })
+
+/** A time of ISO 8601 as the day and the minute here. */
+export const moment = (iso, language = browser()) =>
+  new Date(iso).toLocaleString(locale(language), { dateStyle: 'medium', timeStyle: 'short' })
+
+export { ERRORS, TEXTS }

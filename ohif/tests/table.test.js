@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { changesOf, csv, lesionsOf, stageText, sureness, totals } from '../table.js'
+import { changesOf, csv, lesionsOf, nameOf, problemOf, stageText, sureness, totals } from '../table.js'
 
 const lesion = (number, volume_ml, more = {}) => ({
   number, name: `Metastasis ${number}`, volume_ml, long_axis_mm: 10 * volume_ml, short_axis_mm: 4, measurable: volume_ml > 1,
@@ -47,8 +47,19 @@ test('a correction says what became of each lesion', () => {
   ])
 })
 
-test('the totals are those of the document', () => {
-  assert.deepEqual(totals(document), { count: 3, volume: '4.500' })
+test('the totals are those of the lesions that are shown', () => {
+  assert.equal(totals(document, document.lesions), '3 lesions, 4.500 ml together')
+  assert.equal(totals(document, document.lesions.slice(0, 1)), '1 of 3 lesions shown, 0.500 ml')
+})
+
+test('no two lesions can be given one name, nor any none', () => {
+  const rename = name => problemOf(name, document.lesions[0], document)
+  assert.deepEqual(['pons', 'Metastasis 1', ' ', 'metastasis 2 '].map(rename), [null, null, 'name_empty', 'name_taken'])
+})
+
+test('a name that a person gave is displayed as it is', () => {
+  assert.equal(nameOf({ name: 'pons' }), 'pons')
+  assert.equal(nameOf({ name: 'Metastasis 2' }), 'Metastasis 2')
 })
 
 test('a spreadsheet reads each lesion back, and runs none of its names', () => {

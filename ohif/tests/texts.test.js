@@ -2,15 +2,19 @@ import assert from 'node:assert/strict'
 import { readFileSync, readdirSync } from 'node:fs'
 import { test } from 'node:test'
 
-import { TEXTS, text } from '../texts.js'
+import { ERRORS, TEXTS, errorText, number, text } from '../texts.js'
 
+const sentencesOf = entry => (typeof entry === 'string' ? [entry] : Object.values(entry))
 const holes = sentence => [...sentence.matchAll(/\{(\w+)\}/g)].map(match => match[1]).sort()
+const namesOf = language => Object.keys(TEXTS[language]).filter(name => name !== ERRORS).sort()
 
 test('every language has every text, with the same holes', () => {
   for (const language of Object.keys(TEXTS)) {
-    assert.deepEqual(Object.keys(TEXTS[language]).sort(), Object.keys(TEXTS.en).sort())
-    for (const [name, sentence] of Object.entries(TEXTS[language])) {
-      assert.deepEqual(holes(sentence), holes(TEXTS.en[name]), `${language}: ${name}`)
+    assert.deepEqual(namesOf(language), namesOf('en'))
+    for (const name of namesOf(language)) {
+      for (const sentence of sentencesOf(TEXTS[language][name])) {
+        assert.deepEqual(holes(sentence), holes(sentencesOf(TEXTS.en[name])[0]), `${language}: ${name}`)
+      }
     }
   }
 })
@@ -20,12 +24,43 @@ test('the sentence is in the language of the browser, and English where that is 
   assert.equal(text('cancel', {}, 'de'), 'Cancel')
 })
 
+test('a count is followed by the plural that its language has for it', () => {
+  const total = (count, language) => text('total', { count, volume: '0' }, language)
+  assert.equal(total(1, 'en'), '1 lesion, 0 ml')
+  assert.match(total(0, 'en'), /^0 lesions/)
+  assert.match(total(2, 'en'), /^2 lesions/)
+  assert.match(total(0, 'fr'), /^0 lésion,/)
+  assert.match(total(2, 'fr'), /^2 lésions/)
+})
+
+test('numbers are written as the language of the sentences around them writes them', () => {
+  assert.equal(number(1.12, 3, 'en-GB'), '1.120')
+  assert.equal(number(1.12, 3, 'fr'), '1,120')
+  assert.equal(number(1234.5, 1, 'fr-FR'), '1234,5')
+  assert.equal(number(1.12, 3, 'de'), '1.120')
+})
+
+test('an error of the API is told in the language of the browser, else as the API says it', () => {
+  const error = { code: 'missing_slices', message: 'Series 1.2: 10.0 mm between slices 14 and 15.' }
+  assert.match(errorText(error, 'fr'), /coupes/)
+  assert.equal(errorText(error, 'en'), error.message)
+  assert.equal(errorText({ ...error, code: 'a_new_one' }, 'fr'), error.message)
+})
+
+test('every code of the API has its sentence in every language but its own', () => {
+  const codes = [...readFileSync(new URL('../../errors.py', import.meta.url), 'utf8').matchAll(/^    code\b.*= "(\w+)"$/gm)]
+  assert.ok(codes.length > 50)
+  for (const language of Object.keys(TEXTS).filter(name => name !== 'en')) {
+    for (const [, code] of codes) assert.ok(TEXTS[language][ERRORS][code], `${language}: ${code}`)
+  }
+})
+
 test('every text is used, and every one that is used is there', () => {
   const folder = new URL('..', import.meta.url)
-  const sources = readdirSync(folder).filter(name => name.endsWith('.js') && name !== 'texts.js')
+  const sources = readdirSync(folder).filter(name => name.endsWith('.js') && !['texts.js', 'english.js', 'french.js'].includes(name))
   const code = sources.map(name => readFileSync(new URL(name, folder), 'utf8')).join('\n')
-  for (const name of Object.keys(TEXTS.en)) {
-    const built = ['stage_', 'change_'].some(start => name.startsWith(start) && code.includes(`\`${start}\${`))
+  for (const name of namesOf('en')) {
+    const built = ['stage_', 'change_', 'name_'].some(start => name.startsWith(start) && code.includes(`\`${start}\${`))
     const hint = name.endsWith('_hint') && code.includes(`'${name.slice(0, -5)}'`)
     assert.ok(built || hint || code.includes(`'${name}'`), name)
   }
