@@ -105,7 +105,8 @@ def perform(job: Job, rooms: Rooms, report: Report, lease: JobLease) -> str:
 
     That of the segmentation as it was, where nothing has changed. Tasks: {"correct": segmentation id,
     "rename": {lesion number: name}, "delete": [lesion numbers]}; {"measure": SOP Instance UID of a SEG in
-    the archive, "corrects": segmentation id or None}; {"rtstruct": segmentation id}.
+    the archive, "corrects": segmentation id or None}; {"restore": id of an earlier version, "corrects":
+    id of the newest}; {"rtstruct": segmentation id}.
     ``report(stage, fraction)`` may raise JobCancelled. Raises: InputRefused, ArchiveError, InstanceNotFound,
     SegmentationNotFound, SegmentationSuperseded, LeaseLost; nothing is recorded then.
     """
@@ -116,6 +117,10 @@ def perform(job: Job, rooms: Rooms, report: Report, lease: JobLease) -> str:
         images, earlier = _earlier(task["correct"], run)
         names = {int(number): name for number, name in task["rename"].items()}
         return _record(images, earlier, _without(earlier, task["delete"], names), run)
+    if "restore" in task:
+        images, newest = _earlier(task["corrects"], run)
+        restored = _version(task["restore"], images.stack, run.rooms)
+        return _record(images, restored, _as_it_is(restored), run, since=newest)
     if (known := measurements.of_seg(rooms.sessions, task["measure"])) is not None:
         # It was measured when it was made.
         measurements.adopt(rooms.sessions, lease.job_id, lease.owner, known)
@@ -144,16 +149,20 @@ def _images(study_uid: str, series_uid: str, run: Run) -> Images:
 
 def _earlier(segmentation_id: str, run: Run) -> tuple[Images, Earlier]:
     """A recorded segmentation and the images that it was made of. Raises: SegmentationNotFound."""
-    sessions = run.rooms.sessions
-    document = measurements.document(sessions, segmentation_id)
+    document = measurements.document(run.rooms.sessions, segmentation_id)
     images = _images(document["study_instance_uid"], document["series_instance_uid"], run)
-    volume = images.stack.volume
+    return images, _version(segmentation_id, images.stack, run.rooms)
+
+
+def _version(segmentation_id: str, stack: Stack, rooms: Rooms) -> Earlier:
+    """A recorded segmentation of the stack. Raises: SegmentationNotFound, InstanceNotFound."""
+    document = measurements.document(rooms.sessions, segmentation_id)
     segments: Sequence[seg.Segment] = ()
-    labels = volume.with_array(np.zeros(volume.spatial_shape, np.int32))
+    labels = stack.volume.with_array(np.zeros(stack.volume.spatial_shape, np.int32))
     if document["lesions"]:
-        labels, segments = seg.read(_recorded_seg(document, run.rooms), images.stack)
+        labels, segments = seg.read(_recorded_seg(document, rooms), stack)
     sources = {segment.number: segment for segment in segments}
-    return images, Earlier(document, labels, sources, measurements.colours(sessions, segmentation_id))
+    return Earlier(document, labels, sources, measurements.colours(rooms.sessions, segmentation_id))
 
 
 def _recorded_seg(document: Mapping[str, Any], rooms: Rooms) -> Dataset:
@@ -196,6 +205,23 @@ def _without(earlier: Earlier, deleted: Sequence[int], names: Mapping[int, str])
     return Drawn(labels, same, names=given, unchanged=same)
 
 
+def _as_it_is(version: Earlier) -> Drawn:
+    """Return the lesions of a version, unchanged."""
+    same = {number: number for number in version.sources}
+    return Drawn(version.labels, same, unchanged=same)
+
+
+def _compared(newest: Earlier, restored: Earlier) -> Drawn:
+    """Return the lesions of an earlier version as a change of the newest one, each known by its tracking UID."""
+    numbers = {lesion["tracking_uid"]: lesion["number"] for lesion in newest.document["lesions"]}
+    same = {
+        lesion["number"]: numbers[lesion["tracking_uid"]]
+        for lesion in restored.document["lesions"]
+        if lesion["tracking_uid"] in numbers
+    }
+    return Drawn(restored.labels, same, unchanged=_unchanged(newest, restored.labels, same))
+
+
 def _redrawn(given: Dataset, stack: Stack, earlier: Earlier) -> Drawn:
     """What a SEG shows that was drawn by hand in a viewer, each lesion found again by its voxels."""
     drawn, segments = seg.read(given, stack)
@@ -234,17 +260,25 @@ def _names(labels: hd.Volume, drawn: hd.Volume, segments: Sequence[seg.Segment])
     }
 
 
-def _record(images: Images, earlier: Earlier | None, drawn: Drawn, run: Run) -> str:
-    """Measure and encode what was drawn, and write it down as the next version."""
+def _record(
+    images: Images, earlier: Earlier | None, drawn: Drawn, run: Run, since: Earlier | None = None
+) -> str:
+    """Measure and encode what was drawn, and write it down as the next version.
+
+    since: the newest version, where an older one (``earlier``) is restored; None: ``earlier`` is the newest.
+    """
     stack, sessions, lease = images.stack, run.rooms.sessions, run.lease
     model = earlier.document["model"] if earlier else measurements.BY_HAND
     spec = _spec_of(model["id"], run.rooms)
     with run.stages("measure"):
         result = Result(stack, drawn.labels, _measure(stack, earlier, drawn, spec, run.rooms), drawn.sources)
-        changes = list(_changes(earlier, drawn, result.lesions))
-    if earlier is not None and not changes:
-        measurements.adopt(sessions, lease.job_id, lease.owner, earlier.document["id"])
-        return str(earlier.document["id"])
+        if since is not None and earlier is not None:
+            newest, changes = since, list(_changes(since, _compared(since, earlier), result.lesions, "restored"))
+        else:
+            newest, changes = earlier, list(_changes(earlier, drawn, result.lesions, "drawn"))
+    if newest is not None and not changes:
+        measurements.adopt(sessions, lease.job_id, lease.owner, newest.document["id"])
+        return str(newest.document["id"])
     colours = _colours(earlier, drawn, result.lesions)
     with run.stages("encode"):
         encoded, companions = _encode(result, earlier, drawn, colours, spec, run.rooms)
@@ -271,7 +305,10 @@ def _record(images: Images, earlier: Earlier | None, drawn: Drawn, run: Run) -> 
         companions=companions,
         colours=colours,
         correction=measurements.Correction(
-            earlier.document["id"] if earlier else None, run.job.requested_by, changes
+            corrects=newest.document["id"] if newest else None,
+            corrected_by=run.job.requested_by,
+            changes=changes,
+            restores=earlier.document["id"] if earlier and since else None,
         ),
     )
     return measurements.record(sessions, new, lease.job_id, lease.owner)
@@ -321,12 +358,14 @@ def _measure(
     ]
 
 
-def _changes(earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion]) -> Iterator[dict[str, Any]]:
-    """What became of the lesions; docs/api.md describes it."""
+def _changes(
+    earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion], appeared: str
+) -> Iterator[dict[str, Any]]:
+    """Yield what became of the lesions; docs/api.md describes it. appeared: the change of those not there before."""
     for lesion in lesions:
         new = lesion.to_dict()
         if earlier is None or lesion.number not in drawn.same:
-            yield _change("drawn", None, new)
+            yield _change(appeared, None, new)
             continue
         old = earlier.lesion(drawn.same[lesion.number])
         if new["name"] != old["name"]:
@@ -433,9 +472,7 @@ def _add_structure_set(segmentation_id: str, run: Run) -> str:
     document = earlier.document
     spec = _spec_of(document["model"]["id"], run.rooms)
     with run.stages("encode"):
-        same = {number: number for number in earlier.sources}
-        as_it_is = Drawn(earlier.labels, same, unchanged=same)
-        lesions = _measure(images.stack, earlier, as_it_is, spec, run.rooms)
+        lesions = _measure(images.stack, earlier, _as_it_is(earlier), spec, run.rooms)
         model, algorithm = document["model"], None
         if document["corrected_by"] is None and model != measurements.BY_HAND:
             algorithm = seg.Algorithm(model["id"], model["version"], model["sha256"])

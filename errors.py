@@ -27,6 +27,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── JobNotRetryable
     │   ├── SegmentationNotStored
     │   ├── SegmentationSuperseded
+    │   ├── LesionNameTaken
     │   └── UncertaintyUnavailable
     ├── InputRefused                  the images are not what the model may be run on
     │   ├── AmbiguousSeries
@@ -225,6 +226,12 @@ class SegmentationSuperseded(RequestError):
     status = 409
     code = "segmentation_superseded"
     advice = "Look at the newest version and correct that."
+
+
+class LesionNameTaken(RequestError):
+    status = 409
+    code = "lesion_name_taken"
+    advice = "Choose another name."
 
 
 class UncertaintyUnavailable(RequestError):

@@ -248,7 +248,7 @@ class JobAnswer(Answer):
     started_at: datetime | None
     finished_at: datetime | None
     requested_by: str | None
-    kind: Literal["segmentation", "correction", "measurement", "rtstruct", "uncertainty"]
+    kind: Literal["segmentation", "correction", "measurement", "restoration", "rtstruct", "uncertainty"]
     study_instance_uid: str
     series_instance_uid: str | None
     inputs: dict[str, str]
@@ -281,6 +281,7 @@ def _job_fields(columns: Mapping[str, Any], estimate_s: float | None) -> dict[st
 KINDS = {
     "correct": "correction",
     "measure": "measurement",
+    "restore": "restoration",
     "rtstruct": "rtstruct",
     "uncertainty": "uncertainty",
 }
@@ -479,7 +480,7 @@ class CompanionAnswer(Answer):
 class ChangeAnswer(Answer):
     """What a correction made of a lesion. Null: it is no more, or was not before."""
 
-    change: Literal["drawn", "redrawn", "renamed", "deleted"]
+    change: Literal["drawn", "redrawn", "renamed", "deleted", "restored"]
     name: str | None
     tracking_uid: str
     volume_ml: float | None
@@ -498,6 +499,7 @@ class SegmentationAnswer(Answer):
     version: int
     created_at: datetime
     study_instance_uid: str
+    study_date: str | None
     series_instance_uid: str
     model: ModelReference
     segmentation: StoredSegmentation

@@ -10,7 +10,7 @@ from segmentation import Services
 from settings import Settings
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Prediction
-from unetr.spec import default_model
+from unetr.spec import default_model, served_models
 from worker import Runner
 
 SHAPE = (12, 32, 64)
@@ -38,8 +38,9 @@ def add_study(settings: Settings, number: int) -> str:
 def threshold_runner(settings: Settings) -> Runner:
     """A worker within this process whose model is: whatever is bright is a lesion."""
 
-    def open_services(_settings: Settings, _model_id: str | None) -> Services:
-        spec = default_model(settings.models_dir, settings.model_path)
+    def open_services(_settings: Settings, model_id: str | None) -> Services:
+        default = default_model(settings.models_dir, settings.model_path)
+        spec = served_models(settings.models_dir, settings.model_path).get(model_id or default.id, default)
         return Services(open_archive(settings), runner.sessions, settings, threshold, spec)
 
     runner = Runner(settings, open_services)

@@ -79,6 +79,7 @@ def _document(
         "version": segmentation.version,
         "created_at": _iso(segmentation.created_at),
         "study_instance_uid": segmentation.study_instance_uid,
+        "study_date": segmentation.study_date and segmentation.study_date.isoformat(),
         "series_instance_uid": segmentation.source_series_instance_uid,
         "reasons": segmentation.reasons,
         "model": {

@@ -52,6 +52,7 @@ __all__ = [
     "lesions_of_series",
     "locked",
     "newest",
+    "newest_version",
     "of_seg",
     "patients",
     "place_of_object",
@@ -102,11 +103,15 @@ class NewCompanion:
 
 @dataclass(frozen=True)
 class Correction:
-    """corrects: the segmentation before it. changes: what became of each lesion, as docs/api.md has it."""
+    """corrects: the segmentation before it. changes: what became of each lesion, as docs/api.md has it.
+
+    restores: the older version whose lesions it has again.
+    """
 
     corrects: str | None
     corrected_by: str | None
     changes: Sequence[Mapping[str, Any]]
+    restores: str | None = None
 
 
 @dataclass(frozen=True)
@@ -196,9 +201,11 @@ def record(
         for companion in new.companions:
             _add_companion(session, segmentation, companion)
         if correction.corrected_by is not None:
-            count = len(correction.changes)
+            action = "segmentation.restore" if correction.restores else "segmentation.correct"
+            details = {"restores": correction.restores} if correction.restores else {}
+            changes = len(correction.changes)
             audit.note(
-                session, correction.corrected_by, "segmentation.correct", segmentation.id, changes=count
+                session, correction.corrected_by, action, segmentation.id, changes=changes, **details
             )
         if job is not None:
             job.segmentation_id = segmentation.id
@@ -244,17 +251,34 @@ def _put_into_outbox(session: Session, segmentation: Segmentation, uid: str, enc
 
 
 def newest(sessions: sessionmaker[Session], series_instance_uid: str) -> str | None:
-    """Id of what the series was last segmented as, by whatever model or person; None: never."""
+    """Return the id of the series' result: what a person corrected last, else what a model found last.
+
+    Only the newest version of each model counts. None where the series was never segmented.
+    """
     query = (
         select(Segmentation.id)
         .join(Segmentation.series)
-        .where(Series.series_instance_uid == series_instance_uid)
+        .where(Series.series_instance_uid == series_instance_uid, _is_newest_version(present=True))
         .where(Segmentation.deleted_at.is_(None), Segmentation.missing_since.is_(None))
-        .order_by(Segmentation.created_at.desc(), Segmentation.version.desc())
+        .order_by(
+            Segmentation.corrected_by.is_not(None).desc(),
+            Segmentation.created_at.desc(),
+            Segmentation.version.desc(),
+        )
         .limit(1)
     )
     with reading(sessions) as session:
         return session.scalar(query)
+
+
+def newest_version(sessions: sessionmaker[Session], segmentation_id: str) -> str:
+    """Return the id of the newest version of a segmentation: its own where there is no newer one.
+
+    Raises: SegmentationNotFound.
+    """
+    with reading(sessions) as session:
+        segmentation = _found(session.get(Segmentation, segmentation_id), segmentation_id)
+        return session.scalar(_newer(segmentation).order_by(Segmentation.version.desc())) or segmentation_id
 
 
 def of_seg(sessions: sessionmaker[Session], sop_instance_uid: str) -> str | None:
@@ -299,15 +323,22 @@ def refuse_superseded(sessions: sessionmaker[Session], segmentation_id: str) -> 
         _refuse_superseded(session, _found(session.get(Segmentation, segmentation_id), segmentation_id))
 
 
-def _refuse_superseded(session: Session, segmentation: Segmentation) -> None:
-    newer = select(Segmentation.id).where(
-        Segmentation.series_ref == segmentation.series_ref,
-        Segmentation.model_id == segmentation.model_id,
-        Segmentation.version > segmentation.version,
-        Segmentation.deleted_at.is_(None),
-        Segmentation.missing_since.is_(None),
+def _newer(segmentation: Segmentation) -> Select[str]:
+    return (
+        select(Segmentation.id)
+        .where(
+            Segmentation.series_ref == segmentation.series_ref,
+            Segmentation.model_id == segmentation.model_id,
+            Segmentation.version > segmentation.version,
+            Segmentation.deleted_at.is_(None),
+            Segmentation.missing_since.is_(None),
+        )
+        .limit(1)
     )
-    if session.scalar(newer.limit(1)) is not None:
+
+
+def _refuse_superseded(session: Session, segmentation: Segmentation) -> None:
+    if session.scalar(_newer(segmentation)) is not None:
         raise SegmentationSuperseded(f"Segmentation {segmentation.id} has a newer version.")
 
 
@@ -532,11 +563,14 @@ def _equal(idempotency_key: str) -> Select[str]:
     )
 
 
-def _is_newest_version() -> ColumnElement[bool]:
+def _is_newest_version(*, present: bool = False) -> ColumnElement[bool]:
+    """Return the condition that no newer version of the series and model is there. present: in the archive too."""
     other = aliased(Segmentation)
     newest = select(func.max(other.version)).where(
         other.series_ref == Segmentation.series_ref,
         other.model_id == Segmentation.model_id,
         other.deleted_at.is_(None),
     )
+    if present:
+        newest = newest.where(other.missing_since.is_(None))
     return Segmentation.version == newest.scalar_subquery()

@@ -105,7 +105,11 @@ export function watch(app) {
     if (!asLoaded.has(id)) asLoaded.set(id, now)
     else if (now && asLoaded.get(id) !== now) markEdited(id)
   })
+  // The browser asks whether the page is to be left.
+  const onLeave = event => edited.size && event.preventDefault()
+  window.addEventListener('beforeunload', onLeave)
   return () => {
+    window.removeEventListener('beforeunload', onLeave)
     cornerstone.eventTarget.removeEventListener(drawn, onDrawn)
     unsubscribe()
     edited.clear()

@@ -4,39 +4,11 @@ import { make } from './dom.js'
 import * as editing from './editing.js'
 import { Lesions } from './lesions.js'
 import * as overlay from './overlay.js'
+import { isLost, modelOf, resultText, resultsOf, versionText, versionsOf } from './results.js'
 import * as service from './service.js'
-import { changesOf, csv, stageText } from './table.js'
-import { text } from './texts.js'
-
-const STYLE = `
-.metscope { color: #fff; color-scheme: dark; font-size: 13px; height: 100%; overflow-y: auto; padding: 8px; }
-.metscope select, .metscope button, .metscope input:not([type=checkbox]) { background: #090c29; border: 1px solid #348cfd; border-radius: 4px; color: #fff;
-  font: inherit; min-height: 28px; padding: 2px 8px; }
-.metscope button:hover:enabled { background: #1d2a6b; } .metscope button:disabled { opacity: .4; }
-.metscope button.first { background: #1c62c4; }
-.metscope label { color: #a3b1c9; display: block; margin-top: 6px; } .metscope select { width: 100%; }
-.metscope .buttons { display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0; }
-.metscope progress { accent-color: #348cfd; width: 100%; }
-.metscope [role=alert] { background: #3a0d12; border-radius: 4px; margin: 8px 0; overflow-wrap: anywhere; padding: 8px; }
-.metscope table { border-collapse: collapse; font-variant-numeric: tabular-nums; table-layout: fixed; width: 100%; }
-.metscope th { padding: 0; text-align: left; vertical-align: bottom; width: 18%; } .metscope th:first-child { width: 29%; }
-.metscope th:last-child { width: 17%; }
-.metscope th, .metscope td { border-bottom: 1px solid #2a2f5a; } .metscope td { padding: 4px; }
-.metscope table button { background: none; border: 0; border-radius: 0; color: inherit; cursor: pointer; overflow: hidden;
-  padding: 4px; text-align: left; text-overflow: ellipsis; width: 100%; }
-.metscope th button { color: #a3b1c9; font-size: 12px; } .metscope td:first-child { padding: 0; }
-.metscope td button { white-space: nowrap; }
-.metscope [aria-sort=ascending] button::after { content: ' ▲'; } .metscope [aria-sort=descending] button::after { content: ' ▼'; }
-.metscope tbody tr { cursor: pointer; } .metscope tbody tr:hover, .metscope tbody tr.selected { background: #1d2a6b; }
-.metscope .swatch { border-radius: 2px; display: inline-block; height: 10px; margin-right: 6px; width: 10px; }
-.metscope .sieve { align-items: center; display: flex; gap: 8px; margin-bottom: 4px; } .metscope .sieve label { margin: 0; }
-.metscope .sieve input[type=search] { flex: 1; min-width: 0; }
-.metscope .acts:not(:empty) { background: #10143f; border-radius: 4px; margin-top: 6px; padding: 0 8px; }
-.metscope .acts > div:first-child { padding-top: 4px; } .metscope .acts input { flex: 1; min-width: 0; }
-.metscope .who { align-items: center; display: flex; gap: 8px; justify-content: space-between; }
-.metscope .note { color: #a3b1c9; margin-top: 8px; }
-.metscope :focus-visible { outline: 2px solid #5acce6; }
-`
+import { STYLE } from './style.js'
+import { changesOf, csv, csvName, stageText } from './table.js'
+import { errorText, moment, text } from './texts.js'
 
 // Who asks where the service lets everybody in.
 const NOBODY = 'anonymous'
@@ -57,6 +29,14 @@ function studyOf(app) {
   return first?.StudyInstanceUID ?? new URLSearchParams(location.search).get('StudyInstanceUIDs')?.split(',')[0]
 }
 
+/** What speaks for a series, and why it cannot be used. */
+const hintOf = ({ reasons, refused, message }) =>
+  [...reasons, refused && errorText({ code: refused, message })].filter(Boolean).join('\n')
+
+/** What the viewer calls its tab with the tools to draw. */
+const drawingTab = ({ servicesManager }) =>
+  servicesManager.services.panelService.getPanelData(editing.PANEL).label
+
 export class Panel {
   /** app: the viewer's servicesManager, commandsManager and extensionManager. */
   constructor(app, element) {
@@ -66,6 +46,9 @@ export class Panel {
     this.busy = false
     this.may = false
     this.document = null
+    // Every version of every result of the study, and the models that the service has.
+    this.documents = []
+    this.models = []
     // The viewer's id of the document's segmentation, once it was loaded, and while it is on the images.
     this.loadedId = null
     this.shownId = null
@@ -74,16 +57,20 @@ export class Panel {
     this.start = make('button', { className: 'first', disabled: true, onclick: () => this.segment() }, text('segment'))
     this.trouble = make('div')
     this.progress = make('div')
-    this.result = make('div')
+    this.result = make('div', {}, make('p', { className: 'note' }, text('loading')))
     this.who = make('form', { method: 'post', action: '/logout', className: 'who note' })
     this.root = make(
-      'div', { className: 'metscope' }, make('style', {}, STYLE), make('label', {}, text('series'), this.series),
+      'section', { className: 'metscope', ariaLabel: text('panel'), tabIndex: -1 }, make('style', {}, STYLE), make('label', {}, text('series'), this.series),
       make('label', {}, text('model'), this.model), make('div', { className: 'buttons' }, this.start),
       this.trouble, this.progress, this.result, make('div', { className: 'note' }, text('research')), this.who,
     )
     // The viewer takes these keys for its own and would not let a button have them.
     this.root.onkeydown = event => { if (event.key === ' ' || event.key === 'Enter') event.stopPropagation() }
     element.replaceChildren(this.root)
+    // The viewer's own page says neither what is its main part, nor lets the keyboard leap over its buttons.
+    document.querySelector('[data-cy=viewport-grid]')?.setAttribute('role', 'main')
+    this.leap = make('button', { className: 'metscope-leap', onclick: () => this.root.focus() }, text('to_panel'))
+    document.body.prepend(this.leap)
     this.listening = [
       editing.onEdit(() => this.document && this.draw()),
       overlay.onNewImages(app, () => this.again()),
@@ -95,6 +82,7 @@ export class Panel {
     this.closed = true
     for (const end of this.listening) end()
     this.root.remove()
+    this.leap.remove()
   }
 
   async open() {
@@ -110,7 +98,7 @@ export class Panel {
     const job = await service.newestJob(this.study)
     const [found, known, done] = await Promise.all([
       // The PACS may be away while the results are there.
-      service.candidates(this.study).catch(error => this.complain(error.message)),
+      service.candidates(this.study).catch(error => this.complain(errorText(error))),
       service.models(),
       service.segmentations(this.study),
     ])
@@ -118,13 +106,16 @@ export class Panel {
     this.series.replaceChildren(
       make('option', { value: '' }, text('automatic')),
       ...(found ?? []).filter(one => one.modality === 'MR').map(one =>
-        make('option', { value: one.series_instance_uid, disabled: Boolean(one.refused), title: [...one.reasons, one.message].filter(Boolean).join('\n') },
+        make('option', { value: one.series_instance_uid, disabled: Boolean(one.refused), title: hintOf(one) },
           one.description || one.series_instance_uid)),
     )
+    this.models = known
+    this.documents = done
     this.model.replaceChildren(
-      ...known.map(one => make('option', { value: one.id, selected: one.default }, `${one.title} ${one.version}`)),
+      ...known.map(one => make('option', { value: one.id, selected: one.default }, modelOf({ model: one }, known))),
     )
-    if (done.length) await this.present(done[0])
+    const [shown] = resultsOf(done)
+    if (shown) await this.present(shown)
     else this.result.replaceChildren(make('p', { className: 'note' }, text('none_yet')))
     // One that goes on, or failed while nobody looked.
     if (job && (!service.ENDED.has(job.state) || isNews(job, done[0]))) this.wait(() => job)
@@ -139,14 +130,14 @@ export class Panel {
   }
 
   /** The button. */
-  async segment() {
+  async segment(force = false) {
     await this.opened
     if (this.start.disabled) return
     if (this.isEdited()) {
       this.complain(text('unsaved'))
       return
     }
-    const wanted = { series: this.series.value || null, model: this.model.value || null }
+    const wanted = { series: this.series.value || null, model: this.model.value || null, force }
     await this.wait(() => service.request(this.study, wanted))
   }
 
@@ -169,21 +160,25 @@ export class Panel {
     this.progress.replaceChildren()
     // What was drawn is on the screen alone again.
     if (ended.kind === 'measurement' && ended.state !== 'done' && this.loadedId) editing.markEdited(this.loadedId)
-    if (ended.state === 'failed') throw new service.ServiceError(ended.error.code, ended.error.message)
+    if (ended.state === 'failed') throw new service.ServiceError(ended.error.code, errorText(ended.error))
     if (ended.state === 'cancelled') {
       this.complain(text('cancelled'))
       return
     }
     const found = await service.segmentation(ended.result)
+    this.documents = await service.segmentations(this.study)
     if (!await this.present(found)) return
     // The viewer lists what was stored beside it.
     await Promise.all(found.companions.map(one => overlay.displaySetOf(this.app, this.study, one.series_instance_uid)))
       .catch(error => console.warn(error.message))
+    if (ended.kind === 'segmentation' && this.shownId) this.list.select(found.lesions[0])
+    if (ADDING.has(ended.kind) || new Date(found.created_at) >= new Date(ended.started_at)) return
     if (ended.kind === 'segmentation') {
-      if (this.shownId) this.list.select(found.lesions[0])
-    } else if (!ADDING.has(ended.kind) && new Date(found.created_at) < new Date(ended.started_at)) {
-      this.complain(text('no_change'))
-    }
+      this.complain(
+        text('nothing_new', { when: moment(found.created_at) }), ' ',
+        make('button', { onclick: () => this.segment(true) }, text('segment_again')),
+      )
+    } else this.complain(text('no_change'))
   }
 
   tell(job) {
@@ -208,6 +203,7 @@ export class Panel {
     if (laid && laid.document !== document.id) {
       if (editing.isEdited(laid.id) && !whatever) {
         this.complain(text('newer'), ' ', make('button', { onclick: () => this.present(document, true) }, text('show_newest')))
+        if (this.results) this.results.value = this.document.id
         return false
       }
       await this.hide()
@@ -265,8 +261,8 @@ export class Panel {
   /** What is there to be done with the segmentation, and its lesions. */
   build() {
     const { document } = this
-    const job = (label, ask, properties = {}) => {
-      const button = make('button', { disabled: this.busy || !this.may, onclick: () => this.wait(ask), ...properties }, text(label))
+    const job = (label, ask, { values, ...properties } = {}) => {
+      const button = make('button', { disabled: this.busy || !this.may, onclick: () => this.wait(ask), ...properties }, text(label, values))
       button.dataset.job = label
       return button
     }
@@ -274,6 +270,8 @@ export class Panel {
       ...(document.corrected_by ? [text('corrected', { version: document.version, who: document.corrected_by })] : []),
       ...changesOf(document), ...document.warnings,
     ].map(line => make('p', { className: 'note' }, line))
+    notes.push(...this.history(job))
+    const choice = this.choice()
     const lacks = modality => !document.companions.some(one => one.modality === modality)
     const isServed = [...this.model.options].some(option => option.value === document.model.id)
     const uncertainty = lacks('OT') && isServed
@@ -281,7 +279,7 @@ export class Panel {
       : []
     if (!document.lesions.length) {
       const none = make('p', { className: 'note' }, text('no_lesion'))
-      this.result.replaceChildren(none, make('div', { className: 'buttons' }, ...uncertainty), ...notes)
+      this.result.replaceChildren(...choice, none, make('div', { className: 'buttons' }, ...uncertainty), ...notes)
       return
     }
     this.notice = make(
@@ -289,8 +287,11 @@ export class Panel {
       make('div', { className: 'buttons' }, job('measure', () => this.measure(), { className: 'first' })),
     )
     this.toggleButton = make('button', { onclick: () => this.toggle() })
+    this.toggleButton.dataset.toggle = ''
     const buttons = make(
-      'div', { className: 'buttons' }, this.toggleButton, make('button', { onclick: () => this.save() }, text('csv')),
+      'div', { className: 'buttons' }, this.toggleButton,
+      make('button', { onclick: () => this.openDrawing(), title: text('draw_hint', { tab: drawingTab(this.app) }) }, text('draw')),
+      make('button', { onclick: () => this.save() }, text('csv')),
       ...(lacks('RTSTRUCT')
         ? [job('structure_set', () => service.structureSet(document.id), { title: text('structure_set_hint') })]
         : []),
@@ -305,7 +306,38 @@ export class Panel {
     })
     this.list.selected = before?.selected
     this.list.show(document)
-    this.result.replaceChildren(this.notice, buttons, table, ...notes)
+    this.result.replaceChildren(...choice, this.notice, buttons, table, ...notes)
+  }
+
+  /** The study's results, of which one is shown. */
+  choice() {
+    const heads = resultsOf(this.documents)
+    // An older version may be what is shown.
+    const shown = heads.some(({ id }) => id === this.document.id) ? heads : [this.document, ...heads]
+    this.results = make('select', { ariaLabel: text('result_label') }, ...shown.map(document =>
+      make('option', { value: document.id, selected: document.id === this.document.id }, resultText(document, this.models))))
+    this.results.onchange = () => this.present(shown.find(({ id }) => id === this.results.value))
+    const { series_instance_uid: series, created_at: at } = this.document
+    const description = [...this.series.options].find(option => option.value === series)?.text
+    return [
+      make('label', {}, text('result_label'), this.results),
+      make('p', { className: 'note' }, [description, moment(at)].filter(Boolean).join(', ')),
+      ...(isLost(this.document) ? [make('p', { className: 'note' }, text('lost'))] : []),
+    ]
+  }
+
+  /** The versions of the result that is shown. job(label, ask, properties): a button that starts one. */
+  history(job) {
+    const [head, ...older] = versionsOf(this.documents, this.document)
+    if (!older.length) return []
+    const { open } = this.result.querySelector('details') ?? { open: false }
+    const versions = [head, ...older].map(version => make(
+      'li', {}, versionText(version, this.models), ...changesOf(version).map(line => make('div', { className: 'note' }, line)),
+      ...(version === head || isLost(version) ? [] : [job('back_to', () => service.restore(version.id), {
+        title: text('back_to_hint'), values: { version: version.version },
+      })]),
+    ))
+    return [make('details', { open }, make('summary', {}, text('history', { count: versions.length })), make('ul', {}, ...versions))]
   }
 
   draw() {
@@ -326,7 +358,8 @@ export class Panel {
 
   /** The job that measures what was drawn. */
   async measure() {
-    const [newest] = await service.segmentations(this.study)
+    this.documents = await service.segmentations(this.study)
+    const [newest] = versionsOf(this.documents, this.document)
     if (newest?.id !== this.document.id) throw new service.ServiceError('segmentation_superseded', text('superseded'))
     // The viewer saves only what is on the screen.
     if (!this.shownId) await this.show()
@@ -348,7 +381,7 @@ export class Panel {
 
   save() {
     const url = URL.createObjectURL(new Blob([csv(this.document)], { type: 'text/csv' }))
-    make('a', { href: url, download: 'lesions.csv' }).click()
+    make('a', { href: url, download: csvName(this.document) }).click()
     URL.revokeObjectURL(url)
   }
 
@@ -362,6 +395,23 @@ export class Panel {
       const next = location.pathname + location.search
       this.complain(text('log_in'), ' ', make('a', { href: `/login?next=${next}` }, text('log_in_again')))
     } else if (error.code === 'unreachable') this.complain(text('unreachable'))
-    else this.complain(`${text('failed')}: ${error.message}`)
+    else if (error.code === 'segmentation_superseded') {
+      this.complain(text('superseded'), ' ', make('button', { onclick: () => this.renew() }, text('show_version')))
+    } else this.complain(`${text('failed')}: ${errorText(error)}`)
+  }
+
+  /** The newest version of the result that is shown. */
+  async renew() {
+    try {
+      this.documents = await service.segmentations(this.study)
+      await this.present(versionsOf(this.documents, this.document)[0])
+    } catch (error) {
+      this.fail(error)
+    }
+  }
+
+  /** The viewer's tab with the tools to draw. */
+  openDrawing() {
+    this.app.servicesManager.services.panelService.activatePanel(editing.PANEL, true)
   }
 }

@@ -45,13 +45,17 @@ export const newestJob = study =>
 export const job = id => ask('GET', address('jobs', id))
 export const cancel = id => ask('POST', address('jobs', id, 'cancel'))
 
-/** A job for the study; the active one where the same was asked for already. series, model: null lets MetScope choose. */
-export const request = (study, { series = null, model = null } = {}) =>
-  ask('POST', address('segmentation', study), { series_instance_uid: series, model })
+/** A job for the study; the active one where the same was asked for already. series, model: null lets MetScope choose.
+ * force: even where there is a result already. */
+export const request = (study, { series = null, model = null, force = false } = {}) =>
+  ask('POST', address('segmentation', study), { series_instance_uid: series, model, force })
 
 /** A job that makes the segmentation's next version: lesions called otherwise ({ number, name }), lesions left out. */
 export const correct = (id, { rename = [], erase = [] }) =>
   ask('POST', address('segmentations', id, 'corrections'), { rename, delete: erase })
+
+/** A job that stores an earlier version of a segmentation as the newest. */
+export const restore = id => ask('POST', address('segmentations', id, 'restore'), {})
 
 /** A job that measures an object of the PACS that was drawn on the segmentation corrects. */
 export const measure = (study, sopInstanceUid, corrects) =>

@@ -1,10 +1,12 @@
 // What the panel says of a segmentation's lesions; no browser is needed for it.
 import { number, text } from './texts.js'
 
+// As the command line writes them, and where the lesion was measured.
 const COLUMNS = [
-  'number', 'name', 'volume_ml', 'long_axis_mm', 'short_axis_mm', 'measurable', 'mean_probability',
-  'confidence', 'tracking_uid',
+  'number', 'name', 'tracking_id', 'volume_ml', 'voxel_count', 'long_axis_mm', 'short_axis_mm', 'feret_mm', 'slices_spanned',
+  'mean_probability', 'confidence', 'measurable', 'measurable_reason',
 ]
+const CENTROID = ['centroid_l_mm', 'centroid_p_mm', 'centroid_s_mm']
 
 /** How sure the model is of the lesion, 0 to 1: how probable it is that it is one, else its voxels' mean probability; null
  * where the model says neither. */
@@ -60,13 +62,27 @@ export function stageText(job) {
   return text('remaining', { stage, seconds: Math.ceil(job.estimate_s) })
 }
 
-/** One line for each lesion; the series and model they belong to go along. Points, never commas, in numbers. */
+/** One line for each lesion, as the command line writes it; study, series, model, version and slice go along, no patient.
+ * Points, never commas, in numbers. */
 export function csv(document) {
-  const place = [document.study_instance_uid, document.series_instance_uid, document.model.id]
-  const head = ['study_instance_uid', 'series_instance_uid', 'model', ...COLUMNS]
-  const lines = document.lesions.map(lesion => [...place, ...COLUMNS.map(name => lesion[name])])
-  return [head, ...lines].map(line => line.map(quoted).join(',')).join('\r\n') + '\r\n'
+  const { study_instance_uid, study_date, series_instance_uid, model, version, corrected_by, created_at } = document
+  const result = {
+    study_instance_uid, study_date, series_instance_uid, model: model.id, model_version: model.version, version,
+    corrected_by, created_at,
+  }
+  const rows = document.lesions.map(lesion => ({
+    ...result,
+    ...Object.fromEntries(COLUMNS.map(name => [name, lesion[name]])),
+    ...Object.fromEntries(CENTROID.map((name, axis) => [name, lesion.centroid_lps_mm[axis]])),
+    slice_index: lesion.slice.index, slice_sop_instance_uid: lesion.slice.sop_instance_uid, tracking_uid: lesion.tracking_uid,
+  }))
+  const lines = [Object.keys(rows[0]), ...rows.map(row => Object.values(row))]
+  return lines.map(line => line.map(quoted).join(',')).join('\r\n') + '\r\n'
 }
+
+/** A name for the file: the date of the images, the model and the version, no patient. */
+export const csvName = ({ study_date, model, version }) =>
+  `${['lesions', study_date, model.id, `v${version}`].filter(Boolean).join('-')}.csv`
 
 function quoted(value) {
   const content = value === null ? '' : String(value)

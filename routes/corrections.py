@@ -2,6 +2,7 @@
 sure the model was.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from flask import Response, g
 import schemas
 from db import jobs, measurements
 from db.tables import Job
-from errors import LesionNotFound
+from errors import LesionNameTaken, LesionNotFound
 from routes.jobs import answer_with
 from routes.shared import blueprint, context
 
@@ -33,7 +34,7 @@ def correct_segmentation(path: schemas.SegmentationPath, body: schemas.Correctio
 def submit_correction(segmentation_id: str, rename: Mapping[int, str], delete: Sequence[int]) -> Job:
     """The job. rename: names by number of the lesion.
 
-    Raises: SegmentationNotFound, SegmentationSuperseded, LesionNotFound.
+    Raises: SegmentationNotFound, SegmentationSuperseded, LesionNotFound, LesionNameTaken.
     """
     document = measurements.document(context().sessions, segmentation_id)
     measurements.refuse_superseded(context().sessions, segmentation_id)
@@ -41,8 +42,27 @@ def submit_correction(segmentation_id: str, rename: Mapping[int, str], delete: S
     unknown = {*rename, *delete} - known
     if unknown:
         raise LesionNotFound(f"Segmentation {segmentation_id} has no lesion {min(unknown)}.")
+    kept = [lesion for lesion in document["lesions"] if lesion["number"] not in delete]
+    names = Counter(rename.get(lesion["number"], lesion["name"]).casefold() for lesion in kept)
+    if taken := [name for name in rename.values() if names[name.casefold()] > 1]:
+        raise LesionNameTaken(f"Another lesion is called {taken[0]!r}.")
     renamed = {str(number): name for number, name in rename.items()}
     return _submit(document, {"correct": segmentation_id, "rename": renamed, "delete": sorted(delete)})
+
+
+@routes.post(
+    "/segmentations/<segmentation_id>/restore",
+    responses={200: schemas.JobAnswer, 202: schemas.JobAnswer},
+)
+def restore_segmentation(path: schemas.SegmentationPath, body: schemas.WaitForm) -> Response:
+    """Make an earlier version the newest again: a job that stores its lesions as a new version
+
+    The versions in between stay as they are. The job's result is the newest version where nothing differs.
+    """
+    document = measurements.document(context().sessions, path.segmentation_id)
+    newest = measurements.newest_version(context().sessions, path.segmentation_id)
+    task = {"restore": path.segmentation_id, "corrects": newest}
+    return answer_with(_submit(document, task), body.wait_s)
 
 
 @routes.post(

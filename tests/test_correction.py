@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 import correction
 from bench import rows
 from db import jobs, measurements, outbox
-from db.tables import Segmentation
+from db.tables import AuditEvent, Segmentation
 from imaging import seg
 from imaging.stack import to_stack
 from orthanc.dicomweb import open_archive
@@ -154,6 +154,40 @@ def test_the_last_lesion_deleted_leaves_a_version_without_a_seg(place):
     labels[2:4, 2:4, 2:4] = 1
     again = place.measure(place.saved_by_a_viewer(labels, {1: "Segment 1"}))
     assert changes(place.document(again.segmentation_id)) == [("drawn", None, "Metastasis 6")]
+
+
+def test_an_earlier_version_comes_back_as_the_next_one_with_every_name_voxel_and_number(place):
+    renamed = place.correct(rename={"2": "left frontal"}).segmentation_id
+    deleted = place.correct(delete=[1, 3], of=renamed).segmentation_id
+    job = place.run({"restore": place.first, "corrects": deleted}, by="dr two")
+    assert (job.state, job.error_code) == ("done", None)
+    first, restored = place.document(place.first), place.document(job.segmentation_id)
+    assert (restored["version"], restored["corrects"], restored["corrected_by"]) == (4, deleted, "dr two")
+    assert restored["lesions"] == first["lesions"]
+    assert sorted(changes(restored), key=str) == [
+        ("renamed", "left frontal", "Metastasis 2"),
+        ("restored", None, "Metastasis 1"),
+        ("restored", None, "Metastasis 3"),
+    ]
+    np.testing.assert_array_equal(place.labels(job.segmentation_id), place.labels(place.first))
+    assert measurements.colours(place.sessions, job.segmentation_id) == measurements.colours(
+        place.sessions, place.first
+    )
+    stored = place.stored(restored["segmentation"]["sop_instance_uid"])
+    assert {item.SegmentAlgorithmType for item in stored.SegmentSequence} == {"AUTOMATIC"}
+    with place.sessions() as session:
+        (event,) = session.query(AuditEvent).filter_by(action="segmentation.restore")
+    assert (event.actor, event.subject, event.details["restores"]) == ("dr two", restored["id"], place.first)
+
+
+def test_lesions_that_were_all_deleted_come_back_and_the_newest_version_stays_as_it_is(place):
+    deleted = place.correct(delete=[1, 2, 3, 4, 5]).segmentation_id
+    restored = place.run({"restore": place.first, "corrects": deleted}).segmentation_id
+    assert place.document(restored)["lesions"] == place.document(place.first)["lesions"]
+    again = place.run({"restore": restored, "corrects": restored})
+    assert (again.state, again.segmentation_id) == ("done", restored)
+    superseded = place.run({"restore": place.first, "corrects": deleted})
+    assert superseded.error_code == "segmentation_superseded"
 
 
 @pytest.mark.parametrize(

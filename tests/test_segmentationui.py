@@ -382,6 +382,21 @@ def test_the_follow_up_leads_from_the_patient_to_the_lesions(site):
     assert as_hex == list(measurements.colours(site.sessions, document["id"]).values())
 
 
+def test_the_follow_up_shows_what_a_person_corrected_although_another_model_ran_later(site):
+    study = rows.add_study(site.settings, 1)
+    document = site.segment(study)
+    renaming = {
+        "study_instance_uid": study, "serie_instance_uid": structure_set(document), "roi_number": 1,
+        "new_name": "left frontal",
+    }  # fmt: skip
+    site.ask("POST", "/rename-roi", json=renaming)
+    job = jobs.submit(site.sessions, study, "metscope-compact")
+    wait_until(lambda: jobs.get(site.sessions, job.id).state == JobState.DONE, "the other model's result")
+    assert site.newest(study)["model"]["id"] == "metscope-compact"
+    shown = site.ask("GET", f"/followup-metastases?idSeries={document['series_instance_uid']}")
+    assert shown[0]["nom_metastase"] == "left frontal"
+
+
 def test_of_who_has_no_results_the_follow_up_is_empty(site):
     assert site.ask("GET", "/followup-patients") == []
     assert site.ask("GET", "/followup-etudes?idPatient=nobody") == []

@@ -15,6 +15,7 @@ beforeEach(() => {
   segments = { 1: { segmentIndex: 1, label: 'Metastasis 1' } }
   stored = []
   viewer = new EventTarget()
+  globalThis.window = new EventTarget()
   const libraries = {
     cornerstone: { eventTarget: viewer },
     cornerstoneTools: { Enums: { Events: { SEGMENTATION_DATA_MODIFIED: DRAWN } } },
@@ -40,14 +41,22 @@ beforeEach(() => {
   modified()
 })
 
-afterEach(() => end.stop())
+afterEach(() => {
+  end.stop()
+  delete globalThis.window
+})
+
+/** Whether the browser asks before it leaves the page. */
+const isAsked = () => !window.dispatchEvent(new Event('beforeunload', { cancelable: true }))
 
 test('a stroke is an edit, another layout is none', () => {
   drawn([])
   modified()
   assert.equal(editing.isEdited(ID), false)
+  assert.equal(isAsked(), false)
   drawn([3])
   assert.equal(editing.isEdited(ID), true)
+  assert.equal(isAsked(), true)
 })
 
 test('what is told late of a segment that was saved already is no edit', async () => {

@@ -27,10 +27,10 @@ afterEach(() => {
 test('a request names series and model, and leaves the choice where there is none', async () => {
   answers.push(json({ id: 'a', state: 'queued' }, 202), json({ id: 'a', state: 'queued' }, 202))
   await service.request('1.2.3')
-  await service.request('1.2.3', { series: '1.2.3.4', model: 'unetr' })
+  await service.request('1.2.3', { series: '1.2.3.4', model: 'unetr', force: true })
   assert.deepEqual(asked, [
-    ['POST', '/segmentation/1.2.3', '{"series_instance_uid":null,"model":null}'],
-    ['POST', '/segmentation/1.2.3', '{"series_instance_uid":"1.2.3.4","model":"unetr"}'],
+    ['POST', '/segmentation/1.2.3', '{"series_instance_uid":null,"model":null,"force":false}'],
+    ['POST', '/segmentation/1.2.3', '{"series_instance_uid":"1.2.3.4","model":"unetr","force":true}'],
   ])
 })
 

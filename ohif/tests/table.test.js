@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 
-import { changesOf, csv, lesionsOf, nameOf, problemOf, stageText, sureness, totals } from '../table.js'
+import { changesOf, csv, csvName, lesionsOf, nameOf, problemOf, stageText, sureness, totals } from '../table.js'
 
 const lesion = (number, volume_ml, more = {}) => ({
   number, name: `Metastasis ${number}`, volume_ml, long_axis_mm: 10 * volume_ml, short_axis_mm: 4, measurable: volume_ml > 1,
@@ -62,12 +63,40 @@ test('a name that a person gave is displayed as it is', () => {
   assert.equal(nameOf({ name: 'Metastasis 2' }), 'Metastasis 2')
 })
 
-test('a spreadsheet reads each lesion back, and runs none of its names', () => {
-  const odd = { ...document, lesions: [lesion(1, 0.5, { name: '=1+1, "left"', mean_probability: 0.75, confidence: 0.5 })] }
-  const [head, line, ...rest] = csv(odd).split('\r\n')
+test('a spreadsheet reads each lesion back with where and when it was found, and runs none of its names', () => {
+  const shown = {
+    ...document, study_date: '2025-03-14', model: { id: 'unetr', version: '1.0' }, version: 3, corrected_by: 'dr',
+    created_at: '2026-11-29T15:30:00Z',
+    lesions: [lesion(1, 0.5, {
+      name: '=1+1, "left"', mean_probability: 0.75, confidence: 0.5, tracking_id: 'BM-1', voxel_count: 7, feret_mm: 6,
+      slices_spanned: 2, measurable_reason: 'Not measurable.', centroid_lps_mm: [-1.5, 2, 30], slice: { index: 12, sop_instance_uid: '1.9', frame: null },
+    })],
+  }
+  const [head, line, ...rest] = csv(shown).split('\r\n')
   assert.deepEqual(rest, [''])
-  assert.equal(head.split(',').length, 12)
-  assert.equal(line, `1.2,1.2.3,unetr,1,"'=1+1, ""left""",0.5,5,4,false,0.75,0.5,1.2.1`)
+  const names = head.split(',')
+  const cells = line.replace(`"'=1+1, ""left""\"`, 'NAME').split(',')
+  const row = Object.fromEntries(names.map((name, i) => [name, cells[i]]))
+  assert.equal(cells.length, names.length)
+  assert.deepEqual(row, {
+    study_instance_uid: '1.2', study_date: '2025-03-14', series_instance_uid: '1.2.3', model: 'unetr', model_version: '1.0',
+    version: '3', corrected_by: 'dr', created_at: '2026-11-29T15:30:00Z', number: '1', name: 'NAME', tracking_id: 'BM-1',
+    volume_ml: '0.5', voxel_count: '7', long_axis_mm: '5', short_axis_mm: '4', feret_mm: '6', slices_spanned: '2',
+    mean_probability: '0.75', confidence: '0.5', measurable: 'false', measurable_reason: 'Not measurable.',
+    centroid_l_mm: '-1.5', centroid_p_mm: '2', centroid_s_mm: '30', slice_index: '12', slice_sop_instance_uid: '1.9',
+    tracking_uid: '1.2.1',
+  })
+  assert.equal(csvName(shown), 'lesions-2025-03-14-unetr-v3.csv')
+  assert.equal(csvName({ ...shown, study_date: null }), 'lesions-unetr-v3.csv')
+})
+
+test('the columns of the command line are among those of the panel', () => {
+  const source = readFileSync(new URL('../../reports/tables.py', import.meta.url), 'utf8')
+  const columns = [...source.slice(0, source.indexOf('def ')).matchAll(/"(\w+)"/g)].map(match => match[1])
+  assert.ok(columns.length > 10)
+  const shown = { ...document, lesions: [lesion(1, 1, { centroid_lps_mm: [1, 2, 3], slice: {} })] }
+  const [head] = csv({ ...shown, model: { id: 'unetr', version: '1.0' } }).split('\r\n')
+  for (const column of columns) assert.ok(head.split(',').includes(column), column)
 })
 
 test('the stage is told with the seconds that are left, where they are known', () => {

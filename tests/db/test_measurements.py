@@ -356,6 +356,22 @@ def test_a_correction_is_the_next_version_and_only_of_the_newest(sessions, new):
     measurements.refuse_superseded(sessions, first)
 
 
+def test_what_a_person_corrected_is_the_series_result_although_another_model_found_something_later(
+    sessions, new
+):
+    first = measurements.record(sessions, new)
+    correction = measurements.Correction(first, "dr", [])
+    corrected = measurements.record(
+        sessions, replace(new, seg_sop_instance_uid="1.9", correction=correction)
+    )
+    other = replace(new, model_id="other", idempotency_key="other", seg_sop_instance_uid="1.10")
+    later = measurements.record(sessions, other)
+    assert measurements.newest(sessions, "1.2.3.4") == corrected
+    measurements.delete_segmentation(sessions, corrected, "dr")
+    assert measurements.newest(sessions, "1.2.3.4") == later
+    assert measurements.newest_version(sessions, first) == first
+
+
 def test_a_companion_is_added_once_and_waits_for_the_archive(sessions, new, job_id):
     recorded = measurements.record(sessions, new)
     for number in range(2):

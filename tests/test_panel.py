@@ -1,0 +1,263 @@
+"""MetScope's panel in a real browser: by keyboard, in French, with long names, several results and versions."""
+
+import csv
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from playwright.sync_api import Dialog, Locator, Page, expect
+
+from bench.viewer import Site
+from tests.browser import ON_SCREEN, go_to, newest, open_study, segment, type_over, walk_to
+from tests.conftest import SILENT
+
+LONG_NAME = "Left parieto-occipital metastasis beside the falx, before the SRS"
+# Of the element that the keyboard acts on: what it is called, and whether it lies in the panel.
+FOCUSED = """() => {
+    const element = document.activeElement
+    return [element.getAttribute('aria-label') ?? element.innerText, Boolean(element.closest('.metscope'))]
+}"""
+# Of each cell and button of the panel, how far it reaches beyond the panel's right edge, in pixels.
+OVERHANG = """panel => [...panel.querySelectorAll('td, th, button, select, p')].map(
+    element => element.getBoundingClientRect().right - panel.getBoundingClientRect().right)"""
+# Of each button the contrast of its text on what lies behind it, after WCAG 2.1.
+CONTRASTS = """panel => {
+    const channels = colour => colour.match(/[\\d.]+/g).map(Number)
+    const linear = value => (value / 255 <= 0.03928 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4)
+    const luminance = ([red, green, blue]) => 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue)
+    const behind = element => {
+        for (; element; element = element.parentElement) {
+            const colour = channels(getComputedStyle(element).backgroundColor)
+            if (colour[3] !== 0) return colour
+        }
+        return [0, 0, 0]
+    }
+    return [...panel.querySelectorAll('button:enabled, .note, td')].map(element => {
+        const pair = [luminance(channels(getComputedStyle(element).color)), luminance(behind(element))]
+        return [element.innerText, (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05)]
+    })
+}"""
+ADD_SEGMENT = "segmentationId => window.commandsManager.run('addSegment', { segmentationId })"
+
+
+@pytest.fixture
+def study(site: Site, head: Any) -> Iterator[str]:
+    """A study that was segmented: three lesions."""
+    study = site.add(head.image)
+    site.ask_for(f"/segmentation/{study}", {"wait_s": 60})
+    yield study
+    site.clear(study)
+
+
+def opened(page: Page, site: Site, study: str) -> Locator:
+    """The panel with a result on the images."""
+    panel = go_to(page, site, study)
+    expect(panel.locator("button[data-toggle]")).to_be_enabled()
+    page.wait_for_function(f"({ON_SCREEN})().every(ids => ids.length === 1)")
+    return panel
+
+
+def correct(site: Site, study: str, **changes: Any) -> None:
+    """What somebody at another workplace does."""
+    site.ask_for(f"/segmentations/{newest(site, study)['id']}/corrections", changes | {"wait_s": 60})
+
+
+def shown_names(panel: Locator) -> Locator:
+    return panel.locator("tbody td:first-child")
+
+
+def test_the_keyboard_alone_walks_through_the_panel_sorts_and_selects(page, site, study):
+    panel = opened(page, site, study)
+    names = [lesion["name"] for lesion in newest(site, study)["lesions"]]
+    # From the start of the page the panel is two keys away.
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED)[0] == "Go to MetScope’s panel"
+    page.keyboard.press("Enter")
+    assert page.evaluate(FOCUSED) == ["MetScope", True]
+    expect(page.get_by_role("main")).to_have_count(1)
+    walk = []
+    while page.evaluate(FOCUSED)[1]:
+        walk.append(page.evaluate(FOCUSED)[0].strip())
+        assert len(walk) < 40, f"Tab does not leave the panel: {walk}"
+        page.keyboard.press("Tab")
+    assert [name for name in walk if name in names] == names
+    assert [name for name in walk if name.startswith(("Lesion", "Volume"))] == ["Lesion", "Volume (ml)"]
+
+    head_cell = panel.get_by_role("columnheader", name="Volume")
+    for key, order, first in (("Space", "ascending", names[-1]), ("Enter", "descending", names[0])):
+        head_cell.get_by_role("button").focus()
+        page.keyboard.press(key)
+        expect(head_cell).to_have_attribute("aria-sort", order)
+        expect(shown_names(panel).first).to_have_text(first)
+        assert page.evaluate(FOCUSED)[0].startswith("Volume")
+    first, second, _ = (panel.get_by_role("button", name=name, exact=True) for name in names)
+    for key in ("Space", "Enter"):
+        second.focus()
+        page.keyboard.press(key)
+        expect(second).to_have_attribute("aria-pressed", "true")
+        expect(second).to_be_focused()
+        first.press(key)
+        expect(second).to_have_attribute("aria-pressed", "false")
+    walk_to(panel.get_by_role("button", name="Rename"))
+
+
+def test_a_name_is_typed_key_by_key_and_no_two_lesions_bear_one(page, site, study):
+    panel = opened(page, site, study)
+    shown_names(panel).nth(1).click()
+    panel.get_by_role("button", name="Rename").click()
+    field = panel.get_by_label("Name", exact=True)
+    expect(field).to_be_focused()
+    type_over(field, "metastasis 1")
+    page.keyboard.press("Enter")
+    expect(field).to_have_js_property(
+        "validationMessage", "Another lesion has this name. Choose another one."
+    )
+    type_over(field, "left frontal")
+    page.keyboard.press("Enter")
+    expect(panel.get_by_text("Metastasis 2 is called left frontal").first).to_be_visible()
+    assert [lesion["name"] for lesion in newest(site, study)["lesions"]][1] == "left frontal"
+    with pytest.raises(requests.HTTPError) as refused:
+        correct(site, study, rename=[{"number": 3, "name": "LEFT FRONTAL"}])
+    assert refused.value.response.json()["error"]["code"] == "lesion_name_taken"
+
+
+def test_a_long_name_pushes_nothing_out_of_the_panel_and_is_told_whole(page, site, study):
+    correct(site, study, rename=[{"number": 1, "name": LONG_NAME[:64]}])
+    panel = opened(page, site, study)
+    expect(shown_names(panel).first).to_have_text(LONG_NAME[:64])
+    expect(shown_names(panel).first.get_by_role("button")).to_have_attribute("title", LONG_NAME[:64])
+    assert max(panel.evaluate(OVERHANG)) <= 0
+    dim = [(name, ratio) for name, ratio in panel.evaluate(CONTRASTS) if ratio < 4.5]
+    assert dim == []
+
+
+def test_an_earlier_version_comes_back_from_the_history(page, site, study):
+    first = newest(site, study)
+    correct(site, study, rename=[{"number": 2, "name": "left frontal"}])
+    correct(site, study, delete=[1, 3])
+    panel = opened(page, site, study)
+    expect(shown_names(panel)).to_have_text(["left frontal"])
+    panel.get_by_text("History: 3 versions").click()
+    expect(panel.get_by_role("listitem")).to_have_count(3)
+    expect(panel.get_by_role("listitem").nth(1)).to_contain_text("Metastasis 2 is called left frontal")
+    panel.get_by_role("button", name="Back to version 1").click()
+    expect(panel.get_by_text("Version 4, corrected by first:")).to_be_visible()
+    expect(shown_names(panel)).to_have_text([lesion["name"] for lesion in first["lesions"]])
+    assert newest(site, study)["lesions"] == first["lesions"]
+    page.wait_for_function(f"({ON_SCREEN})().every(ids => ids.length === 1)")
+    page.reload()
+    expect(panel.get_by_text("History: 4 versions")).to_be_visible()
+
+
+def test_what_a_person_corrected_comes_before_what_another_model_found_later(page, site, study):
+    correct(site, study, rename=[{"number": 1, "name": "left frontal"}])
+    panel = opened(page, site, study)
+    results = panel.get_by_label("Result")
+    expect(results.locator("option")).to_have_text([re.compile("version 2, corrected by first")])
+    panel.get_by_label("Model").select_option(SILENT)
+    segment(panel).click()
+    expect(panel.get_by_text("No lesion was found.")).to_be_visible()
+    expect(results.locator("option")).to_have_count(2)
+    expect(results.locator("option").first).to_have_text(re.compile("corrected by first"))
+    page.reload()
+    expect(shown_names(panel).first).to_have_text("left frontal")
+    results.select_option(index=1)
+    expect(panel.get_by_text("No lesion was found.")).to_be_visible()
+    results.select_option(index=0)
+    expect(shown_names(panel).first).to_have_text("left frontal")
+
+
+def test_who_segments_again_is_told_that_nothing_is_new_and_may_insist(page, site, head):
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    panel.get_by_label("Model").select_option(SILENT)
+    segment(panel).click()
+    expect(panel.get_by_text("No lesion was found.")).to_be_visible()
+    segment(panel).click()
+    expect(panel.get_by_role("alert")).to_contain_text("Nothing new: the images were segmented before.")
+    assert newest(site, study)["version"] == 1
+    panel.get_by_role("button", name="Segment again all the same").click()
+    expect(panel.get_by_text("History: 2 versions")).to_be_visible()
+    expect(panel.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_page_with_an_unsaved_drawing_is_not_left_without_a_question(page, site, study):
+    panel = opened(page, site, study)
+    questions: list[str] = []
+
+    def agree(dialog: Dialog) -> None:
+        questions.append(dialog.type)
+        dialog.accept()
+
+    page.on("dialog", agree)
+    shown_names(panel).first.click()
+    page.reload()
+    expect(panel.locator("button[data-toggle]")).to_be_enabled()
+    assert questions == []
+    page.wait_for_function(f"({ON_SCREEN})().every(ids => ids.length === 1)")
+    shown_names(panel).first.click()
+    ((shown,),) = page.evaluate(ON_SCREEN)
+    page.evaluate(ADD_SEGMENT, shown)
+    expect(panel.get_by_role("button", name="Save and measure")).to_be_visible()
+    page.reload()
+    assert questions == ["beforeunload"]
+
+
+@pytest.mark.away
+def test_a_correction_that_came_too_late_leads_to_the_newest_version(page, site, study):
+    panel = opened(page, site, study)
+    correct(site, study, rename=[{"number": 3, "name": "pons"}])
+    shown_names(panel).nth(1).click()
+    panel.get_by_role("button", name="Rename").click()
+    type_over(panel.get_by_label("Name", exact=True), "left frontal")
+    page.keyboard.press("Enter")
+    expect(panel.get_by_role("alert")).to_contain_text("Your change was not stored.")
+    assert newest(site, study)["id"] not in panel.get_by_role("alert").inner_text()
+    panel.get_by_role("button", name="Show the newest version").click()
+    expect(shown_names(panel).nth(2)).to_have_text("pons")
+    expect(panel.get_by_role("alert")).to_have_count(0)
+
+
+def test_the_file_of_the_lesions_says_when_where_and_by_whom_and_names_no_patient(page, site, study):
+    correct(site, study, rename=[{"number": 1, "name": "left frontal"}])
+    panel = opened(page, site, study)
+    with page.expect_download() as download:
+        panel.get_by_role("button", name="CSV").click()
+    document = newest(site, study)
+    date, model = document["study_date"], document["model"]["id"]
+    assert download.value.suggested_filename == f"lesions-{date}-{model}-v2.csv"
+    rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
+    for row, lesion in zip(rows, document["lesions"], strict=True):
+        assert (row["name"], row["version"], row["study_date"]) == (lesion["name"], "2", date)
+        assert int(row["slice_index"]) == lesion["slice"]["index"]
+        assert row["measurable_reason"] == lesion["measurable_reason"]
+
+
+def test_in_french_every_sentence_number_and_name_is_french(french_page, site, study):
+    page = french_page
+    page.goto(f"{site.url}/metscope?StudyInstanceUIDs={study}")
+    expect(page.locator("label")).to_have_text("Votre jeton")
+    panel = opened(page, site, study)
+    lesions = newest(site, study)["lesions"]
+    expect(shown_names(panel)).to_have_text([f"Métastase {lesion['number']}" for lesion in lesions])
+    volumes = panel.locator("tbody td:nth-child(2)")
+    expect(volumes).to_have_text([f"{lesion['volume_ml']:.3f}".replace(".", ",") for lesion in lesions])
+    expect(panel.get_by_text(re.compile(r"3 lésions, \d+,\d{3} ml en tout"))).to_be_visible()
+    assert max(panel.evaluate(OVERHANG)) <= 0
+
+
+@pytest.mark.away
+def test_in_french_an_error_of_the_api_is_told_in_french(french_page, site, head):
+    study = site.add(head.image)
+    page = french_page
+    panel = go_to(page, site, study)
+    expect(panel.get_by_text("Cet examen n’a pas été segmenté.")).to_be_visible()
+    site.orthanc.stop()
+    try:
+        panel.get_by_role("button", name="Segmenter").click()
+        expect(panel.get_by_role("alert")).to_contain_text("prévenez l’administrateur du PACS")
+    finally:
+        site.orthanc.start()
