@@ -212,7 +212,7 @@ def _as_it_is(version: Earlier) -> Drawn:
 
 
 def _compared(newest: Earlier, restored: Earlier) -> Drawn:
-    """Return the lesions of an earlier version as a change of the newest one, each known by its tracking UID."""
+    """Return the lesions of an earlier version as a change of the newest, by tracking UID."""
     numbers = {lesion["tracking_uid"]: lesion["number"] for lesion in newest.document["lesions"]}
     same = {
         lesion["number"]: numbers[lesion["tracking_uid"]]
@@ -272,10 +272,10 @@ def _record(
     spec = _spec_of(model["id"], run.rooms)
     with run.stages("measure"):
         result = Result(stack, drawn.labels, _measure(stack, earlier, drawn, spec, run.rooms), drawn.sources)
+        newest, against, appeared = earlier, drawn, "drawn"
         if since is not None and earlier is not None:
-            newest, changes = since, list(_changes(since, _compared(since, earlier), result.lesions, "restored"))
-        else:
-            newest, changes = earlier, list(_changes(earlier, drawn, result.lesions, "drawn"))
+            newest, against, appeared = since, _compared(since, earlier), "restored"
+        changes = list(_changes(newest, against, result.lesions, appeared))
     if newest is not None and not changes:
         measurements.adopt(sessions, lease.job_id, lease.owner, newest.document["id"])
         return str(newest.document["id"])
@@ -361,7 +361,7 @@ def _measure(
 def _changes(
     earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion], appeared: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield what became of the lesions; docs/api.md describes it. appeared: the change of those not there before."""
+    """Yield what became of the lesions (docs/api.md). appeared: the change of those that are new."""
     for lesion in lesions:
         new = lesion.to_dict()
         if earlier is None or lesion.number not in drawn.same:

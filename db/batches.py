@@ -1,9 +1,10 @@
 """Requests for several studies at once, and how far they have come."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session, selectinload, sessionmaker
 
 from db import jobs
@@ -75,9 +76,9 @@ def cancel(sessions: sessionmaker[Session], batch_id: str, actor: str | None) ->
     return get(sessions, batch_id)
 
 
-def count_lesions(sessions: sessionmaker[Session], batch: Batch) -> dict[str, int]:
-    """Of each segmentation that the batch led to, by its id."""
-    ids = [job.segmentation_id for job in batch.jobs if job.segmentation_id is not None]
+def count_lesions(sessions: sessionmaker[Session], some: Iterable[Job | Row[Any]]) -> dict[str, int]:
+    """Return how many lesions each segmentation has that the jobs led to, by its id."""
+    ids = [job.segmentation_id for job in some if job.segmentation_id is not None]
     query = (
         select(Lesion.segmentation_ref, func.count())
         .where(Lesion.segmentation_ref.in_(ids))

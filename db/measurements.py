@@ -204,9 +204,7 @@ def record(
             action = "segmentation.restore" if correction.restores else "segmentation.correct"
             details = {"restores": correction.restores} if correction.restores else {}
             changes = len(correction.changes)
-            audit.note(
-                session, correction.corrected_by, action, segmentation.id, changes=changes, **details
-            )
+            audit.note(session, correction.corrected_by, action, segmentation.id, changes=changes, **details)
         if job is not None:
             job.segmentation_id = segmentation.id
         return segmentation.id
@@ -564,7 +562,7 @@ def _equal(idempotency_key: str) -> Select[str]:
 
 
 def _is_newest_version(*, present: bool = False) -> ColumnElement[bool]:
-    """Return the condition that no newer version of the series and model is there. present: in the archive too."""
+    """Return the condition that there is no newer version. present: none that the archive has, either."""
     other = aliased(Segmentation)
     newest = select(func.max(other.version)).where(
         other.series_ref == Segmentation.series_ref,

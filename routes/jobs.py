@@ -144,5 +144,5 @@ def cancel_batch(path: schemas.BatchPath) -> Response:
 
 
 def _batch(batch: Batch, status: int = 200) -> Response:
-    found = batches.count_lesions(context().sessions, batch)
+    found = batches.count_lesions(context().sessions, batch.jobs)
     return answer(schemas.BatchAnswer.of(batch, found), status)

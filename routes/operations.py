@@ -6,10 +6,11 @@ from werkzeug.wrappers import Response as AnyResponse
 import access
 import metrics
 import schemas
-from db import jobs, outbox
+from db import batches, jobs, outbox
 from db.database import reading
 from db.tables import JobState, Role
 from routes.shared import answer, blueprint, context
+from routes.texts import language, texts
 from version import VERSION
 
 JOBS_SHOWN = 25
@@ -63,14 +64,15 @@ def show_operations() -> Response:
     """The service at a glance, for a browser"""
     sessions = context().sessions
     sections = [
-        (title, jobs.list_jobs(sessions, JOBS_SHOWN, state), action)
-        for title, state, action in (
-            ("Running", JobState.RUNNING, "cancel"),
-            ("Queued", JobState.QUEUED, "cancel"),
-            ("Failed", JobState.FAILED, "retry"),
-            ("Done", JobState.DONE, None),
+        (state, jobs.list_jobs(sessions, JOBS_SHOWN, state), action)
+        for state, action in (
+            (JobState.RUNNING, "cancel"),
+            (JobState.QUEUED, "cancel"),
+            (JobState.FAILED, "retry"),
+            (JobState.DONE, None),
         )
     ]
+    listed = [job for _, rows, _ in sections for job in rows]
     report = context().health.report()
     with reading(sessions) as session:
         waiting, missing = outbox.count(session), outbox.count_missing(session)
@@ -83,8 +85,14 @@ def show_operations() -> Response:
         sections=sections,
         shown=JOBS_SHOWN,
         kind_of=schemas.kind_of,
+        lesions=batches.count_lesions(sessions, listed),
+        # Only the proxy that serves the viewer sends this.
+        viewer="X-Forwarded-Proto" in request.headers,
+        language=language(),
+        text=texts(),
     )
     response = Response(page, content_type="text/html; charset=utf-8")
+    response.headers["Vary"] = "Accept-Language"
     response.headers["Content-Security-Policy"] = (
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'self'"
     )

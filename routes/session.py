@@ -9,6 +9,7 @@ import access
 import schemas
 from db import tokens
 from routes.shared import answer, blueprint, context
+from routes.texts import language, texts
 from version import VERSION
 
 LONGEST_SESSION_S = 12 * 3600
@@ -73,8 +74,16 @@ def _own_address(address: str) -> str:
 
 
 def _page(address: str, *, refused: bool) -> Response:
-    page = render_template("login.html", version=VERSION, next=_own_address(address), refused=refused)
+    page = render_template(
+        "login.html",
+        version=VERSION,
+        next=_own_address(address),
+        refused=refused,
+        language=language(),
+        text=texts(),
+    )
     response = Response(page, 401 if refused else 200, content_type="text/html; charset=utf-8")
+    response.headers["Vary"] = "Accept-Language"
     response.headers["Content-Security-Policy"] = (
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
     )

@@ -9,6 +9,7 @@ import pytest
 
 import api
 from access import OPEN_ENDPOINTS, PAGES, make_first_token
+from bench import rows
 from db import jobs, tokens
 from db.database import open_database
 from db.tables import AuditEvent, Role, Token
@@ -228,14 +229,46 @@ def test_the_operations_page_says_what_each_job_is_for(app, sessions, bearer):
         "segmentation": None,
         "correction": {"correct": "x", "rename": {}, "delete": [1]},
         "measurement": {"measure": "1.2.3.4", "corrects": None},
-        "rtstruct": {"rtstruct": "x"},
-        "uncertainty": {"uncertainty": "x"},
+        "restoration": {"restore": "x", "corrects": "y"},
+        "structure set": {"rtstruct": "x"},
+        "uncertainty map": {"uncertainty": "x"},
     }
     for task in tasks.values():
         jobs.submit(sessions, "1.2.3", "unetr", task=task)
     page = app.test_client().get("/operations", headers=bearer["reader"]).text
     rows = re.findall(r"<tr>\s*<td class=\"uid\">1\.2\.3</td>\s*<td>(.*?)</td>", page)
     assert sorted(rows) == sorted(tasks)
+
+
+def test_the_operations_page_counts_lesions_and_leads_to_the_result_and_the_viewer(tmp_path):
+    settings = Settings(_env_file=None, data_dir=tmp_path, auth="off")
+    study = rows.add_study(settings, 1)
+    runner = rows.threshold_runner(settings)
+    job = jobs.submit(runner.sessions, study, "metscope-unet")
+    runner.run(job.id)
+    client = api.create_app(settings).test_client()
+    segmentation = jobs.get(runner.sessions, job.id).segmentation_id
+    page = client.get("/operations").text
+    assert f'<a href="/segmentations/{segmentation}">{rows.LESIONS}</a>' in page
+    # Without the viewer's proxy there is no viewer to lead to.
+    assert "/metscope" not in page
+    behind_nginx = client.get("/operations", headers={"X-Forwarded-Proto": "https"}).text
+    assert f'<a href="/metscope?StudyInstanceUIDs={study}">{study}</a>' in behind_nginx
+
+
+@pytest.mark.parametrize("address", ["/login", "/operations"])
+def test_the_pages_are_in_the_browser_s_language(app, bearer, address):
+    def ask(language):
+        headers = bearer["reader"] | {"Accept-Language": language}
+        return app.test_client().get(address, headers=headers).text
+
+    french, english, other = (ask(language) for language in ("fr-CA,fr;q=0.9,en;q=0.8", "en-GB", "de"))
+    assert '<html lang="fr">' in french
+    assert "Pour la recherche uniquement" in french
+    assert english == other
+    assert "For research use only" in english
+    for page in (french, english):
+        assert page.count("<main>") == 1
 
 
 def test_a_revoked_token_opens_nothing(app, sessions, bearer):

@@ -1,4 +1,4 @@
-"""MetScope's panel in a real browser: by keyboard, in French, with long names, several results and versions."""
+"""MetScope's panel in a real browser: by keyboard, in French, with several results and versions."""
 
 import csv
 import re
@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import requests
 from playwright.sync_api import Dialog, Locator, Page, expect
+from tests.browser import ON_SCREEN, go_to, newest, open_study, segment, type_over, walk_to
 
 from bench.viewer import Site
-from tests.browser import ON_SCREEN, go_to, newest, open_study, segment, type_over, walk_to
 from tests.conftest import SILENT
 
 LONG_NAME = "Left parieto-occipital metastasis beside the falx, before the SRS"
@@ -25,8 +25,9 @@ OVERHANG = """panel => [...panel.querySelectorAll('td, th, button, select, p')].
 # Of each button the contrast of its text on what lies behind it, after WCAG 2.1.
 CONTRASTS = """panel => {
     const channels = colour => colour.match(/[\\d.]+/g).map(Number)
-    const linear = value => (value / 255 <= 0.03928 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4)
-    const luminance = ([red, green, blue]) => 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue)
+    const linear = value => (value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+    const luminance = ([red, green, blue]) =>
+        0.2126 * linear(red / 255) + 0.7152 * linear(green / 255) + 0.0722 * linear(blue / 255)
     const behind = element => {
         for (; element; element = element.parentElement) {
             const colour = channels(getComputedStyle(element).backgroundColor)

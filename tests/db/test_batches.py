@@ -64,7 +64,7 @@ def test_lesions_are_counted_by_result(sessions, new):
     for job, run in zip(batch.jobs[:2], (new, empty), strict=True):
         jobs.claim(sessions, job.id, "a", 60.0, 3)
         results[measurements.record(sessions, run, job.id, "a")] = len(run.lesions)
-    assert batches.count_lesions(sessions, batches.get(sessions, batch.id)) == results
+    assert batches.count_lesions(sessions, batches.get(sessions, batch.id).jobs) == results
     assert sorted(results.values()) == [0, 2]
 
 

@@ -361,9 +361,7 @@ def test_what_a_person_corrected_is_the_series_result_although_another_model_fou
 ):
     first = measurements.record(sessions, new)
     correction = measurements.Correction(first, "dr", [])
-    corrected = measurements.record(
-        sessions, replace(new, seg_sop_instance_uid="1.9", correction=correction)
-    )
+    corrected = measurements.record(sessions, replace(new, seg_sop_instance_uid="1.9", correction=correction))
     other = replace(new, model_id="other", idempotency_key="other", seg_sop_instance_uid="1.10")
     later = measurements.record(sessions, other)
     assert measurements.newest(sessions, "1.2.3.4") == corrected
