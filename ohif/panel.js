@@ -29,6 +29,9 @@ function studyOf(app) {
   return first?.StudyInstanceUID ?? new URLSearchParams(location.search).get('StudyInstanceUIDs')?.split(',')[0]
 }
 
+/** The viewer takes these keys for its own and would not let a button have them. */
+const keepKeys = event => { if (event.key === ' ' || event.key === 'Enter') event.stopPropagation() }
+
 /** What speaks for a series, and why it cannot be used. */
 const hintOf = ({ reasons, refused, message }) =>
   [...reasons, refused && errorText({ code: refused, message })].filter(Boolean).join('\n')
@@ -64,12 +67,11 @@ export class Panel {
       make('label', {}, text('model'), this.model), make('div', { className: 'buttons' }, this.start),
       this.trouble, this.progress, this.result, make('div', { className: 'note' }, text('research')), this.who,
     )
-    // The viewer takes these keys for its own and would not let a button have them.
-    this.root.onkeydown = event => { if (event.key === ' ' || event.key === 'Enter') event.stopPropagation() }
+    this.root.onkeydown = keepKeys
     element.replaceChildren(this.root)
     // The viewer's own page says neither what is its main part, nor lets the keyboard leap over its buttons.
     document.querySelector('[data-cy=viewport-grid]')?.setAttribute('role', 'main')
-    this.leap = make('button', { className: 'metscope-leap', onclick: () => this.root.focus() }, text('to_panel'))
+    this.leap = make('button', { className: 'metscope-leap', onclick: () => this.root.focus(), onkeydown: keepKeys }, text('to_panel'))
     document.body.prepend(this.leap)
     this.listening = [
       editing.onEdit(() => this.document && this.draw()),
