@@ -5,6 +5,7 @@ synthetic study is loaded. Ctrl-C stops it. The browser tests run against the sa
 """
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -29,7 +30,7 @@ VIEWERS = ROOT / "ohif" / "viewers"
 OLDEST, NEWEST = (
     list(json.loads((ROOT / "ohif" / "package.json").read_text())["viewers"])[i] for i in (0, -1)
 )
-PORT = 8080
+PORT, LAST_PORT = 8080, 65535
 CHROMIUM = "/usr/bin/chromium"
 # WebGL by the processor, and no talk with the browser's maker.
 FLAGS = [
@@ -140,10 +141,22 @@ class Site:
         shutil.rmtree(self.folder)
 
 
-def free_to_listen_on(port: int) -> int:
-    """The port, where nobody listens on it, else another."""
+def port_to_listen_on(wanted: str | None) -> int:
+    """Return the port that was asked for; without one the usual port, or another where that is taken.
+
+    Raises: PartMissing where the port asked for is none or is taken.
+    """
+    port = PORT
+    if wanted is not None:
+        if not (wanted.isdecimal() and 0 < int(wanted) <= LAST_PORT):
+            raise PartMissing(f"PORT is {wanted!r}. Give a number from 1 to {LAST_PORT}.")
+        port = int(wanted)
     with socket.socket() as probe:
-        return free_port() if probe.connect_ex(("127.0.0.1", port)) == 0 else port
+        if probe.connect_ex(("127.0.0.1", port)) != 0:
+            return port
+    if wanted is not None:
+        raise PartMissing(f"Port {port} is taken. Choose another: PORT={port + 1} make viewer.")
+    return free_port()
 
 
 def main() -> int:
@@ -151,7 +164,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print("Starting Orthanc, MetScope and nginx ...", flush=True)
     try:
-        site = Site(port=free_to_listen_on(PORT))
+        site = Site(port=port_to_listen_on(os.environ.get("PORT")))
         try:
             print("Making a synthetic study ...", flush=True)
             study = site.add(synth.head(synth.grid(SHAPE, SPACING_MM), SEED).image)

@@ -1,7 +1,7 @@
 // The list of lesions: sorted, filtered, one of them selected to be renamed or deleted.
 import { make } from './dom.js'
 import { lesionsOf, nameOf, problemOf, sureness, totals } from './table.js'
-import { number, text } from './texts.js'
+import { number, phrase, text } from './texts.js'
 
 const COLUMNS = [
   ['number', 'lesion'], ['volume_ml', 'volume'], ['long_axis_mm', 'axes'], ['measurable', 'measurable'],
@@ -89,7 +89,7 @@ export class Lesions {
       'tr', { onclick: () => this.select(lesion), className: isSelected ? 'selected' : '' },
       make('td', {}, name), make('td', {}, number(lesion.volume_ml, 3)),
       make('td', {}, `${number(lesion.long_axis_mm, 1)} × ${number(lesion.short_axis_mm, 1)}`),
-      make('td', { title: lesion.measurable_reason }, text(lesion.measurable ? 'yes' : 'no')),
+      make('td', { title: phrase(lesion.measurable_reason) }, text(lesion.measurable ? 'yes' : 'no')),
       make('td', { title: text(hintOf(lesion)) }, sureness(lesion) === null ? '' : number(sureness(lesion), 2)),
     )
   }

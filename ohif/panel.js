@@ -8,7 +8,7 @@ import { isLost, modelOf, resultText, resultsOf, versionText, versionsOf } from 
 import * as service from './service.js'
 import { STYLE } from './style.js'
 import { changesOf, csv, csvName, stageText } from './table.js'
-import { errorText, moment, text } from './texts.js'
+import { errorText, moment, phrase, text } from './texts.js'
 
 // Who asks where the service lets everybody in.
 const NOBODY = 'anonymous'
@@ -34,7 +34,7 @@ const keepKeys = event => { if (event.key === ' ' || event.key === 'Enter') even
 
 /** What speaks for a series, and why it cannot be used. */
 const hintOf = ({ reasons, refused, message }) =>
-  [...reasons, refused && errorText({ code: refused, message })].filter(Boolean).join('\n')
+  [...reasons.map(reason => phrase(reason)), refused && errorText({ code: refused, message })].filter(Boolean).join('\n')
 
 /** What the viewer calls its tab with the tools to draw. */
 const drawingTab = ({ servicesManager }) =>

@@ -17,7 +17,7 @@ export const STYLE = `
   padding: 4px; text-align: left; text-overflow: ellipsis; width: 100%; }
 .metscope th button { color: #a3b1c9; font-size: 11px; padding: 4px 2px; } .metscope td:first-child { padding: 0; }
 .metscope td button { white-space: nowrap; }
-.metscope [aria-sort=ascending] button::after { content: ' ▲'; } .metscope [aria-sort=descending] button::after { content: ' ▼'; }
+.metscope [aria-sort=ascending] button::after { content: ' ▲' / ''; } .metscope [aria-sort=descending] button::after { content: ' ▼' / ''; }
 .metscope tbody tr { cursor: pointer; } .metscope tbody tr:hover, .metscope tbody tr.selected { background: #1d2a6b; }
 .metscope .swatch { border-radius: 2px; display: inline-block; height: 10px; margin-right: 6px; width: 10px; }
 .metscope .sieve { align-items: center; display: flex; gap: 8px; margin-bottom: 4px; } .metscope .sieve label { margin: 0; }

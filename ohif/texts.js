@@ -3,8 +3,9 @@ import english from './english.js'
 import french from './french.js'
 
 const TEXTS = { en: english, fr: french }
-// An error that the API gives in English only, in other languages by its code.
-const ERRORS = 'errors'
+// What the API says in English only: its errors, in other languages by their code, and what it stores with a result or
+// says of a series, by its phrases.
+const ERRORS = 'errors', PHRASES = 'phrases'
 
 const browser = () => globalThis.navigator?.language ?? 'en'
 /** The language of the texts. */
@@ -27,6 +28,15 @@ export function errorText({ code, message }, language = browser()) {
   return TEXTS[known(language)][ERRORS]?.[code] ?? message
 }
 
+/** A sentence that the API stores in English, phrase by phrase; a phrase that has no other words stays as it is. */
+export function phrase(sentence, language = browser()) {
+  const decimal = value => (/^\d+\.\d+$/.test(value) ? number(Number(value), value.split('.')[1].length, language) : value)
+  return (TEXTS[known(language)][PHRASES] ?? []).reduce(
+    (current, [pattern, words]) => current.replace(pattern, (...parts) => words.replace(/\{(\d)\}/g, (_, i) => decimal(parts[i]))),
+    sentence,
+  )
+}
+
 /** A number with that many decimals; nothing for null. */
 export const number = (value, decimals, language = browser()) =>
   value?.toLocaleString(locale(language), { minimumFractionDigits: decimals, maximumFractionDigits: decimals, useGrouping: false })
@@ -35,4 +45,4 @@ export const number = (value, decimals, language = browser()) =>
 export const moment = (iso, language = browser()) =>
   new Date(iso).toLocaleString(locale(language), { dateStyle: 'medium', timeStyle: 'short' })
 
-export { ERRORS, TEXTS }
+export { ERRORS, PHRASES, TEXTS }

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import requests
 from playwright.sync_api import Dialog, Locator, Page, expect
-from tests.browser import ON_SCREEN, go_to, newest, open_study, segment, type_over, walk_to
 
 from bench.viewer import Site
+from tests.browser import ON_SCREEN, go_to, newest, open_study, segment, type_over, walk_to
 from tests.conftest import SILENT
 
 LONG_NAME = "Left parieto-occipital metastasis beside the falx, before the SRS"

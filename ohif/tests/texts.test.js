@@ -2,11 +2,11 @@ import assert from 'node:assert/strict'
 import { readFileSync, readdirSync } from 'node:fs'
 import { test } from 'node:test'
 
-import { ERRORS, TEXTS, errorText, number, text } from '../texts.js'
+import { ERRORS, PHRASES, TEXTS, errorText, number, phrase, text } from '../texts.js'
 
 const sentencesOf = entry => (typeof entry === 'string' ? [entry] : Object.values(entry))
 const holes = sentence => [...sentence.matchAll(/\{(\w+)\}/g)].map(match => match[1]).sort()
-const namesOf = language => Object.keys(TEXTS[language]).filter(name => name !== ERRORS).sort()
+const namesOf = language => Object.keys(TEXTS[language]).filter(name => ![ERRORS, PHRASES].includes(name)).sort()
 
 test('every language has every text, with the same holes', () => {
   for (const language of Object.keys(TEXTS)) {
@@ -45,6 +45,15 @@ test('an error of the API is told in the language of the browser, else as the AP
   assert.match(errorText(error, 'fr'), /coupes/)
   assert.equal(errorText(error, 'en'), error.message)
   assert.equal(errorText({ ...error, code: 'a_new_one' }, 'fr'), error.message)
+})
+
+test('what is stored in English is told in the language of the browser, with its numbers', () => {
+  const reason = 'Not measurable: the long axis of 7.54 mm is below 10 mm; it is visible on 1 slice, fewer than 2.'
+  const french = 'Non mesurable : le grand axe de 7,54 mm est inférieur à 10 mm; visible sur 1 coupe, moins de 2.'
+  assert.equal(phrase(reason, 'fr'), french)
+  assert.equal(phrase(reason, 'en'), reason)
+  assert.equal(phrase('176 slices, 0.9 mm apart', 'fr-FR'), '176 coupes, espacées de 0,9 mm')
+  assert.equal(phrase('Something new.', 'fr'), 'Something new.')
 })
 
 test('every code of the API has its sentence in every language but its own', () => {
