@@ -39,6 +39,7 @@ export default {
   log_in: 'Your login has ended.',
   log_in_again: 'Log in again',
   logged_in: 'Logged in as {name}',
+  operations: 'Operations',
   log_out: 'Log out',
   may_not: 'Your token may look, but not ask for segmentations.',
   other_version: 'The viewer has version {ours} of MetScope, the server {theirs}: reload the page; if that does not help, call who looks after it.',

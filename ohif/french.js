@@ -39,6 +39,7 @@ export default {
   log_in: 'Votre session est terminée.',
   log_in_again: 'Se reconnecter',
   logged_in: 'Connecté : {name}',
+  operations: 'Exploitation',
   log_out: 'Se déconnecter',
   may_not: 'Votre jeton permet de lire, pas de demander une segmentation.',
   other_version: 'Le visualiseur a la version {ours} de MetScope, le serveur {theirs} : rechargez la page ; sinon, appelez la personne qui s’en occupe.',

@@ -89,7 +89,10 @@ export class Panel {
 
   async open() {
     const { name, role, version } = await service.session()
-    if (name !== NOBODY) this.who.replaceChildren(make('span', {}, text('logged_in', { name })), make('button', {}, text('log_out')))
+    const operations = make('a', { href: '/operations', target: '_blank' }, text('operations'))
+    this.who.replaceChildren(...(name === NOBODY
+      ? [operations]
+      : [make('span', {}, text('logged_in', { name })), operations, make('button', {}, text('log_out'))]))
     if (version !== service.VERSION) {
       this.complain(text('other_version', { ours: service.VERSION, theirs: version }))
       return

@@ -10,13 +10,13 @@ export const STYLE = `
 .metscope progress { accent-color: #348cfd; width: 100%; }
 .metscope [role=alert] { background: #3a0d12; border-radius: 4px; margin: 8px 0; overflow-wrap: anywhere; padding: 8px; }
 .metscope table { border-collapse: collapse; font-variant-numeric: tabular-nums; table-layout: fixed; width: 100%; }
-.metscope th { padding: 0; text-align: left; vertical-align: bottom; width: 18%; } .metscope th:first-child { width: 28%; }
-.metscope th:nth-child(2) { width: 15%; } .metscope th:nth-child(3) { width: 22%; } .metscope th:last-child { width: 17%; }
-.metscope th, .metscope td { border-bottom: 1px solid #2a2f5a; } .metscope td { padding: 4px; }
+.metscope th { padding: 0; text-align: left; vertical-align: bottom; width: 17%; } .metscope th:first-child { width: 29%; }
+.metscope th:nth-child(2) { width: 14%; } .metscope th:nth-child(3) { width: 23%; }
+.metscope th, .metscope td { border-bottom: 1px solid #2a2f5a; } .metscope td { padding: 4px 2px; }
 .metscope table button { background: none; border: 0; border-radius: 0; color: inherit; cursor: pointer; overflow: hidden;
   padding: 4px; text-align: left; text-overflow: ellipsis; width: 100%; }
-.metscope th button { color: #a3b1c9; font-size: 11px; padding: 4px 2px; } .metscope td:first-child { padding: 0; }
-.metscope td button { white-space: nowrap; }
+.metscope th button { color: #a3b1c9; font-size: 11px; font-weight: 400; padding: 4px 2px; } .metscope td:first-child { padding: 0; }
+.metscope td button { -webkit-box-orient: vertical; -webkit-line-clamp: 2; display: -webkit-box; overflow-wrap: anywhere; }
 .metscope [aria-sort=ascending] button::after { content: ' ▲' / ''; } .metscope [aria-sort=descending] button::after { content: ' ▼' / ''; }
 .metscope tbody tr { cursor: pointer; } .metscope tbody tr:hover, .metscope tbody tr.selected { background: #1d2a6b; }
 .metscope .swatch { border-radius: 2px; display: inline-block; height: 10px; margin-right: 6px; width: 10px; }
@@ -24,7 +24,7 @@ export const STYLE = `
 .metscope .sieve input[type=search] { flex: 1; min-width: 0; }
 .metscope .acts:not(:empty) { background: #10143f; border-radius: 4px; margin-top: 6px; padding: 0 8px; }
 .metscope .acts > div:first-child { padding-top: 4px; } .metscope .acts input { flex: 1; min-width: 0; }
-.metscope .who { align-items: center; display: flex; gap: 8px; justify-content: space-between; }
+.metscope a { color: #5acce6; } .metscope .who { align-items: center; display: flex; gap: 8px; justify-content: space-between; }
 .metscope-leap { left: 0; position: absolute; top: -100px; z-index: 1000; } .metscope-leap:focus { background: #1c62c4; color: #fff; padding: 8px; top: 0; }
 .metscope .note { color: #a3b1c9; margin-top: 8px; overflow-wrap: anywhere; } .metscope label + .note { margin-top: 2px; }
 .metscope summary { cursor: pointer; margin-top: 8px; } .metscope li { border-top: 1px solid #2a2f5a; padding: 4px 0; }

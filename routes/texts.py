@@ -27,6 +27,8 @@ TEXTS = {
     "database": ("Database", "Base de données"),
     "archive": ("Archive", "PACS"),
     "broker": ("Broker", "File de messages"),
+    "data": ("Data folder", "Dossier de données"),
+    "models": ("Models", "Modèles"),
     "worker": ("Worker", "Calcul"),
     "works": ("works", "fonctionne"),
     "workers": ("Workers", "Processus de calcul"),
