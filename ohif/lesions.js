@@ -31,7 +31,7 @@ export class Lesions {
     this.heads = COLUMNS.map(([key, name]) => make(
       'th', { scope: 'col' }, make('button', { onclick: () => this.sort(key), title: text(`${name}_hint`) }, text(name)),
     ))
-    this.total = make('p', { className: 'note', role: 'status' })
+    this.total = make('p', { className: 'note', ariaLive: 'polite' })
     element.replaceChildren(
       make('div', { className: 'sieve' }, words, make('label', {}, measurable, ' ', text('only_measurable'))),
       make('table', {}, make('thead', {}, make('tr', {}, ...this.heads)), this.body), this.acts, this.total,

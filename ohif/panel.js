@@ -69,8 +69,7 @@ export class Panel {
     )
     this.root.onkeydown = keepKeys
     element.replaceChildren(this.root)
-    // The viewer's own page says neither what is its main part, nor lets the keyboard leap over its buttons.
-    document.querySelector('[data-cy=viewport-grid]')?.setAttribute('role', 'main')
+    // The viewer's own page does not let the keyboard leap over its buttons.
     this.leap = make('button', { className: 'metscope-leap', onclick: () => this.root.focus(), onkeydown: keepKeys }, text('to_panel'))
     document.body.prepend(this.leap)
     this.listening = [
@@ -108,6 +107,8 @@ export class Panel {
       service.segmentations(this.study),
     ])
     if (this.closed) return
+    // Nor does it say which is its main part, which comes after the panel.
+    document.querySelector('[data-cy=viewport-grid]')?.setAttribute('role', 'main')
     this.series.replaceChildren(
       make('option', { value: '' }, text('automatic')),
       ...(found ?? []).filter(one => one.modality === 'MR').map(one =>
@@ -337,7 +338,9 @@ export class Panel {
     if (!older.length) return []
     const { open } = this.result.querySelector('details') ?? { open: false }
     const versions = [head, ...older].map(version => make(
-      'li', {}, versionText(version, this.models), ...changesOf(version).map(line => make('div', { className: 'note' }, line)),
+      'li', {}, versionText(version, this.models),
+      // Those of what is shown stand above.
+      ...(version.id === this.document.id ? [] : changesOf(version)).map(line => make('div', { className: 'note' }, line)),
       ...(version === head || isLost(version) ? [] : [job('back_to', () => service.restore(version.id), {
         title: text('back_to_hint'), values: { version: version.version },
       })]),

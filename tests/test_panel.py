@@ -118,7 +118,7 @@ def test_a_name_is_typed_key_by_key_and_no_two_lesions_bear_one(page, site, stud
     )
     type_over(field, "left frontal")
     page.keyboard.press("Enter")
-    expect(panel.get_by_text("Metastasis 2 is called left frontal").first).to_be_visible()
+    expect(panel.get_by_text("Metastasis 2 is called left frontal")).to_be_visible()
     assert [lesion["name"] for lesion in newest(site, study)["lesions"]][1] == "left frontal"
     with pytest.raises(requests.HTTPError) as refused:
         correct(site, study, rename=[{"number": 3, "name": "LEFT FRONTAL"}])
