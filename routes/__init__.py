@@ -6,5 +6,7 @@ corrections.py lesions renamed, deleted or redrawn; structure sets, maps of unce
 results.py     candidates, segmentations, patients, models
 studies.py     DICOM files sent by people
 segmentationui.py  the calls of SegmentationUI's front-end; segmentationui_schemas.py: their shapes
+session.py     who asks; the login
 operations.py  health, metrics, the operations page, access for a proxy
+texts.py       what the login and the operations page say, in English and French
 """

@@ -20,6 +20,7 @@ from db.tables import Role
 from orthanc.dicomweb import open_archive
 from tests.browser import ON_SCREEN, go_to, log_in, newest, open_study, segment
 from tests.conftest import COARSE, SILENT
+from tests.visits import POST
 from unetr import synth
 from unetr.phantom import to_instances
 
@@ -330,6 +331,27 @@ def test_what_is_drawn_in_the_viewer_becomes_the_next_version(page, site, head):
     assert [len(ids) for ids in page.evaluate(ON_SCREEN)] == [1]
 
     assert_companions_open(page, second)
+
+
+def test_a_dab_on_a_head_of_the_usual_size_is_saved_and_measured(page, site, all_visits):
+    """The object that the viewer saves is larger than what nginx lets pass to the API itself."""
+    study = site.add(all_visits.later.images[POST])
+    site.ask_for(f"/segmentation/{study}", {"wait_s": 60})
+    panel = go_to(page, site, study)
+    expect(panel.get_by_role("button", name="Hide")).to_be_visible()
+    first = newest(site, study)
+    enlarged = first["lesions"][0]
+    ((shown,),) = page.evaluate(ON_SCREEN)
+    panel.get_by_role("cell", name=enlarged["name"]).click()
+    panel.get_by_role("button", name="Draw").click()
+    page.evaluate(ACTIVE_SEGMENT, [shown, enlarged["number"]])
+    paint(page, shown, "MetScopeBrush", "Circle", 5, enlarged["long_axis_lps"][0])
+    page.evaluate(OUR_PANEL)
+    panel.get_by_role("button", name="Save and measure").click()
+    expect(panel.get_by_text("Version 2, corrected by first:")).to_be_visible()
+    second = newest(site, study)
+    assert [change["change"] for change in second["changes"]] == ["redrawn"]
+    assert second["lesions"][0]["volume_ml"] > enlarged["volume_ml"]
 
 
 def assert_companions_open(page: Page, document: dict[str, Any]) -> None:
