@@ -122,6 +122,11 @@ export default {
     [/^chosen by the caller$/, 'choisie par une personne'],
     [/^(.+) names an agent$/, '{1} nomme un produit de contraste'],
     [/^(.+) is YES$/, '{1} est YES'],
+    [/^The images were compressed with loss \((\S+ \S+) is (\d+)\)\.$/, 'Les images ont été comprimées avec perte ({1} vaut {2}).'],
+    [/^The series has no (.+); the SEG gets one of its own\.$/, 'La série n’a pas de {1} ; le SEG en reçoit un.'],
+    [/^Chosen by the caller although: /, 'Choisie par une personne bien que : '],
+    [/Nothing proves that the series is post-contrast/, 'Rien ne prouve que la série est après injection'],
+    [/The series says that it is without contrast/, 'La série dit qu’elle est sans injection'],
   ],
   errors: {
     internal_error: 'MetScope a rencontré une erreur inattendue. Prévenez l’ingénieur responsable de MetScope.',

@@ -166,7 +166,7 @@ export class Panel {
     this.progress.replaceChildren()
     // What was drawn is on the screen alone again.
     if (ended.kind === 'measurement' && ended.state !== 'done' && this.loadedId) editing.markEdited(this.loadedId)
-    if (ended.state === 'failed') throw new service.ServiceError(ended.error.code, errorText(ended.error))
+    if (ended.state === 'failed') throw new service.ServiceError(ended.error.code, ended.error.message)
     if (ended.state === 'cancelled') {
       this.complain(text('cancelled'))
       return
@@ -274,7 +274,7 @@ export class Panel {
     }
     const notes = [
       ...(document.corrected_by ? [text('corrected', { version: document.version, who: document.corrected_by })] : []),
-      ...changesOf(document), ...document.warnings,
+      ...changesOf(document), ...document.warnings.map(warning => phrase(warning)),
     ].map(line => make('p', { className: 'note' }, line))
     notes.push(...this.history(job))
     const choice = this.choice()
