@@ -116,8 +116,8 @@ class TrainingConfig(_Part):
 def load_config(name_or_path: str) -> TrainingConfig:
     """Read one configuration, of ``unetr/configs`` by its name or any by its path.
 
-    It may name another as its ``base``, likewise: then it holds only what differs, of a network of another
-    name all.
+    A configuration may inherit from a ``base``, which may have one itself, and list only its overrides. A
+    network with a different name replaces the base's network entirely.
     Raises: ModelSpecInvalid naming file and field.
     """
     path = _path(name_or_path, Path())
@@ -140,15 +140,15 @@ def _path(name_or_path: str, folder: Path) -> Path:
     return shipped if shipped.exists() else folder / name_or_path
 
 
-def _content(path: Path) -> dict[str, Any]:
-    """What a file says, and its base where it does not."""
+def _content(path: Path, inheriting: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the fields of a file merged into those of its base; inheriting: the files that lead to it."""
+    if path.resolve() in inheriting:
+        raise ModelSpecInvalid(f"{path.name}: base: {path.name} inherits from itself.")
     content = _read(path)
     if "base" not in content:
         return content
-    base = _read(_path(str(content.pop("base")), path.parent))
-    if "base" in base:
-        raise ModelSpecInvalid(f"{path.name}: base: has a base itself.")
-    return _merged(base, content)
+    base = _path(str(content.pop("base")), path.parent)
+    return _merged(_content(base, (*inheriting, path.resolve())), content)
 
 
 def _read(path: Path) -> dict[str, Any]:

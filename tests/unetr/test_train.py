@@ -370,7 +370,7 @@ def test_a_run_without_a_checkpoint_exports_nothing(tmp_path, trial):
         ({"data": []}, "data"),
         ({"data": [{"generator": "hearts", "training": 1, "validation": 1}]}, "data.0.generator"),
         ({"data": [{"folder": "cases", "layout": "nnunet"}]}, "data.0.folder.validation: Field required"),
-        ({"base": "whole-tumour-tiny"}, "has a base itself"),
+        ({"base": "trial.yaml"}, "base: trial.yaml inherits from itself"),
         ({"courses": [{**TINY["courses"][0], "network": "brain"}]}, "spec.brain is missing"),
         ({"spec": {**TINY["spec"], "window": {"shape": [18, 16, 16], "overlap": 0}}}, "no multiple of 8"),
     ],
@@ -395,6 +395,17 @@ def test_a_configuration_with_a_base_says_only_what_differs(tmp_path):
     # Its path begins at the file in which it stands.
     assert ours.courses == SHIPPED.courses
     assert all(course.start_from.exists() for course in ours.courses)
+
+
+def test_a_base_may_have_a_base(tmp_path):
+    first = tmp_path / "first.yaml"
+    first.write_text(yaml.safe_dump({"base": "whole-tumour-tiny", "spec": {"id": "first", "version": "7"}}))
+    second = tmp_path / "second.yaml"
+    second.write_text(yaml.safe_dump({"base": "first.yaml", "spec": {"id": "second"}}))
+    shipped, inherited = config.load_config("whole-tumour-tiny"), config.load_config(str(second))
+    assert (inherited.spec.id, inherited.spec.version) == ("second", "7")
+    assert inherited.spec.network == shipped.spec.network
+    assert inherited.courses == shipped.courses
 
 
 def test_another_network_than_the_bases_has_its_own_arguments(tmp_path):
