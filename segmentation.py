@@ -116,17 +116,23 @@ class JobLease:
 
 @dataclass
 class Stages:
-    """Reports each stage as it begins and keeps its seconds."""
+    """Reports each stage as it begins and keeps its seconds and its peak memory, MB.
+
+    The peak is that of the stage where Linux lets a process reset it, else that of the process so far.
+    """
 
     report: Report
     timings_s: dict[str, float] = field(default_factory=dict)
+    peaks_mb: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         self.report(stage, 0.0)
+        _reset_peak_memory()
         started = time.perf_counter()
         yield
         self.timings_s[stage] = round(time.perf_counter() - started, 3)
+        self.peaks_mb[stage] = round(_peak_memory_mb(), 1)
 
 
 def open_services(settings: Settings, model_id: str | None = None) -> Services:
@@ -158,7 +164,6 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
     waits in the outbox for ``deliver``. ``report(stage, fraction)`` may raise JobCancelled.
     Raises: InputRefused, ArchiveError, ModelError, LeaseLost; nothing is recorded then.
     """
-    _forget_peak_memory()
     stages = Stages(report)
     with stages("fetch"):
         chosen, instances = fetch(request, services.archive, services.spec)
@@ -191,7 +196,7 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
         encoded=part10.encode(encoded) if encoded is not None else None,
         idempotency_key=key,
         timings_s=stages.timings_s,
-        peak_memory_mb=_peak_memory_mb(),
+        peak_memory_mb=max(stages.peaks_mb.values()),
         software_version=VERSION,
         companions=companions,
     )
@@ -220,8 +225,7 @@ def find_equal(services: Rooms, key: str) -> str | None:
     return find_equal(services, key)
 
 
-def _forget_peak_memory() -> None:
-    """Where Linux lets a process do so; else the peak is that of the whole process."""
+def _reset_peak_memory() -> None:
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -526,6 +530,7 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
         "total_volume_ml": round(sum(lesion.volume_ml for lesion in result.lesions), ML_DECIMALS),
         "warnings": [*warnings, *result.warnings],
         "timings_s": stages.timings_s,
+        "peak_memory_mb": stages.peaks_mb,
         "research_use_only": True,
         **explained,
     }

@@ -32,6 +32,7 @@ PARTS = (
     Part("The main job from nothing: a fresh clone and a new environment", ("sh", "-c", FROM_NOTHING), 24),
     Part("The main job again, warm", ("python", "demo.py"), 24),
     Part("Held-out heads", ("python", "-m", "bench.goal"), 44),
+    Part("Sizes a hospital has", ("python", "-m", "bench.sizes"), 8),
     Part("Measurement of spheres and ellipsoids", ("python", "-m", "bench.metrology"), 40),
     Part(
         "Geometry, PACS to PACS",

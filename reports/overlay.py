@@ -20,6 +20,7 @@ SCALE_MM = 20.0
 # The image is left as it is where there is less.
 LEAST_SHOWN_BITS = 0.05
 WINDOW_PERCENTILES = (1.0, 99.7)
+SAMPLED_VOXELS = 2_000_000
 RESEARCH_USE = "Research use only. Not for diagnosis."
 
 
@@ -49,7 +50,7 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
     """
     shown = image.to_patient_orientation("LPH")
     outlined = labels.to_patient_orientation("LPH")
-    window = np.percentile(shown.array, WINDOW_PERCENTILES)
+    low, high = _window(shown.array)
     rows = max(len(lesions), 1)
     figure = Figure(figsize=(9.6, ROW_INCHES * rows + 0.5), facecolor="black")
     axes = figure.subplots(rows, 3, squeeze=False)
@@ -57,7 +58,7 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
         lesion = lesions[row] if lesions else None
         centre = _centre(shown, lesion)
         for column, plane in enumerate(PLANES):
-            _draw(axes[row, column], shown, outlined, centre, plane, (float(window[0]), float(window[1])))
+            _draw(axes[row, column], shown, outlined, centre, plane, (low, high))
         _describe(axes[row, 0], lesion)
     figure.text(0.5, 0.12 / figure.get_figheight(), RESEARCH_USE, color="white", ha="center", size=8)
     figure.tight_layout(rect=(0, 0.25 / figure.get_figheight(), 1, 1))
@@ -78,7 +79,7 @@ def save_planes(
     image, labels, entropy: (slice, row, column) on one grid; the planes are the closest patient planes.
     """
     shown, outlined, uncertain = (volume.to_patient_orientation("LPH") for volume in (image, labels, entropy))
-    low, high = np.percentile(shown.array, WINDOW_PERCENTILES)
+    low, high = _window(shown.array)
     lesion = lesions[0] if lesions else None
     centre = _centre(shown, lesion)
     size_mm = np.array(shown.spatial_shape) * shown.spacing
@@ -89,7 +90,7 @@ def save_planes(
     axes = figure.subplots(2, 3, width_ratios=widths)
     for column, plane in enumerate(PLANES):
         for one in axes[:, column]:
-            _draw(one, shown, outlined, centre, plane, (float(low), float(high)))
+            _draw(one, shown, outlined, centre, plane, (low, high))
             one.set_xlim(0.0, size_mm[plane.across])
             one.set_ylim(*_centred(float(size_mm[plane.down]), tallest))
         _draw_scale(axes[0, column])
@@ -105,6 +106,13 @@ def save_planes(
     bar.ax.tick_params(colors="white", labelsize=8)
     figure.supxlabel(RESEARCH_USE, color="white", size=8)
     figure.savefig(path, dpi=120)
+
+
+def _window(array: NDArray[np.floating]) -> tuple[float, float]:
+    """Return the grey levels shown as black and white, from an even sample of a large volume."""
+    step = max(round((array.size / SAMPLED_VOXELS) ** (1 / 3)), 1)
+    low, high = np.percentile(array[::step, ::step, ::step], WINDOW_PERCENTILES)
+    return float(low), float(high)
 
 
 def _centred(size_mm: float, height_mm: float) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from imaging import nifti, seg
 from imaging.stack import to_stack
 from orthanc.dicomweb import open_archive
 from results import lesions_of_segments
-from segmentation import Request, Services, deliver, find_spec, segment_series
+from segmentation import Request, Services, Stages, deliver, find_spec, segment_series
 from settings import Settings
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Prediction
@@ -579,3 +579,12 @@ def test_a_phantom_is_refused_instead_of_reported_without_lesions(tmp_path, caps
     told = capsys.readouterr().err
     assert told.startswith("brain_not_found: ")
     assert "as regular as a phantom" in told
+
+
+def test_the_peak_memory_of_a_stage_is_its_own():
+    stages = Stages(lambda stage, fraction: None)
+    with stages("much"):
+        assert np.ones(40_000_000).sum() == 40_000_000
+    with stages("little"):
+        pass
+    assert stages.peaks_mb["much"] > stages.peaks_mb["little"] + 250
