@@ -4,6 +4,7 @@
     python -m orthanc find --date 20250301-20250331 --modality MR
     python -m orthanc series STUDY
     python -m orthanc fetch --out FOLDER STUDY ...
+    python -m orthanc fetch --out FOLDER --patient ID --model MODEL
 
 Each step can be run alone. The archive is the one that the settings name (DICOMWEB_URL in .env). Patients'
 ids are shown because they were asked for, on this terminal only; nothing of them is logged.
@@ -12,18 +13,21 @@ ids are shown because they were asked for, on this terminal only; nothing of the
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import settings
-from errors import ArchiveTimeout, ArchiveUnreachable, MetScopeError, RequestError
+from errors import ArchiveTimeout, ArchiveUnreachable, MetScopeError, ModelNotFound, RequestError
+from imaging import codes
 from imaging.frames import text
 from imaging.labelled import is_seg, labelled_series
 from imaging.sequences import sequence_of
 from imaging.series import Candidate, choose, rank
 from orthanc.dicomweb import Archive, open_archive
-from orthanc.fetch import fetch
+from orthanc.fetch import Inputs, fetch
+from unetr.spec import default_model, served_models
 
 # By option, the attribute that the archive is asked for.
 FILTERS = {"patient": "PatientID", "date": "StudyDate", "modality": "ModalitiesInStudy"}
@@ -87,19 +91,20 @@ def _choice(candidates: Sequence[Candidate]) -> str:
     return f"MetScope would segment: {chosen.description or 'no description'}, {chosen.series_instance_uid}"
 
 
-def fetch_studies(archive: Archive, studies: Sequence[str], out: Path, series_uid: str | None) -> int:
+def fetch_studies(archive: Archive, studies: Mapping[str, Inputs], out: Path, series_uid: str | None) -> int:
     """Fetch study after study; one that is refused is named and the next one follows.
 
-    Returns the exit code of the first refusal, else 0. Raises: ArchiveUnreachable, ArchiveTimeout.
+    studies: by Study Instance UID, what is wanted of it. Returns the exit code of the first refusal, else 0.
+    Raises: ArchiveUnreachable, ArchiveTimeout.
     """
     exit_code = 0
-    for number, study_uid in enumerate(studies, start=1):
+    for number, (study_uid, inputs) in enumerate(studies.items(), start=1):
         print(f"{number}/{len(studies)} {study_uid}")
         try:
-            for one in fetch(archive, study_uid, out, series_uid):
-                kind = "SEG" if one.labels else "images"
-                what = f"{one.description or 'no description'}, {one.images} instances"
-                print(f"  {kind}: {what}{'' if one.new else ' (already there)'}")
+            for series in fetch(archive, study_uid, out, series_uid, inputs):
+                kind = "SEG" if series.labels else "images"
+                what = f"{series.description or 'no description'}, {series.images} instances"
+                print(f"  {kind}: {what}{'' if series.new else ' (already there)'}")
         except (ArchiveUnreachable, ArchiveTimeout):
             raise
         except MetScopeError as error:
@@ -107,6 +112,38 @@ def fetch_studies(archive: Archive, studies: Sequence[str], out: Path, series_ui
             exit_code = exit_code or error.exit_code
     print(f"To look at them: python -m unetr.explore {out} --layout dicom --out data-sheet")
     return exit_code
+
+
+def wanted_studies(archive: Archive, options: argparse.Namespace, inputs: Inputs) -> dict[str, Inputs]:
+    """Return the studies that the options name or a query finds, and what is wanted of each.
+
+    Where a patient was asked for, sequences that a study lacks are looked for in the patient's other studies.
+    """
+    wanted = dict.fromkeys([*options.studies, *(_listed(options.list) if options.list else ())], inputs)
+    if filters := _filters(options):
+        for study in archive.search_studies(**filters):
+            wanted[text(study, "StudyInstanceUID")] = inputs
+    if options.patient:
+        patients: dict[str, list[str]] = {}
+        for study in archive.search_studies(PatientID=options.patient):
+            patients.setdefault(text(study, "PatientID"), []).append(text(study, "StudyInstanceUID"))
+        for studies in patients.values():
+            for uid in wanted.keys() & set(studies):
+                wanted[uid] = replace(inputs, elsewhere=[other for other in studies if other != uid])
+    return wanted
+
+
+def _inputs_of(configuration: settings.Settings, model_id: str | None) -> Inputs:
+    """Return what a model takes. Raises: ModelNotFound, ModelSpecInvalid."""
+    if model_id is None:
+        spec = default_model(configuration.models_dir, configuration.model_path)
+    else:
+        models = served_models(configuration.models_dir, configuration.model_path)
+        if model_id not in models:
+            raise ModelNotFound(f"There is no model {model_id!r}; there are: {', '.join(sorted(models))}.")
+        spec = models[model_id]
+    head = spec.anatomy is not None and spec.anatomy.value == codes.BRAIN.value
+    return Inputs(spec.inputs, head)
 
 
 def _listed(file: Path) -> Iterator[str]:
@@ -131,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     fetching.add_argument("studies", nargs="*", metavar="STUDY", help="Study Instance UIDs")
     fetching.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     fetching.add_argument("--series", metavar="UID", help="else what SEGs label, else the best candidate")
+    fetching.add_argument("--model", metavar="ID", help="all of its inputs; else those of the default model")
     fetching.add_argument("--list", type=Path, metavar="FILE", help="Study Instance UIDs, one a line")
     for step in (finding, fetching):
         step.add_argument("--patient", metavar="ID", help="PatientID, with * and ?")
@@ -143,34 +181,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; the exit code is 0 done, 2 usage, 3 images refused, 4 archive."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    given = {FILTERS[name]: getattr(options, name, None) for name in FILTERS}
-    filters = {keyword: value for keyword, value in given.items() if value}
+    filters = _filters(options)
     if options.step == "find" and not filters:
         parser.error("say which studies: --patient, --date or --modality")
     if options.step == "fetch" and not (filters or options.studies or options.list):
         parser.error("say which studies: their UIDs, --list, or --patient, --date, --modality")
     try:
         configuration = settings.load()
-        return _run(options, filters, open_archive(configuration), configuration)
+        return _run(options, open_archive(configuration), configuration)
     except MetScopeError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
         return error.exit_code
 
 
-def _run(
-    options: argparse.Namespace, filters: dict[str, str], archive: Archive, configuration: settings.Settings
-) -> int:
+def _filters(options: argparse.Namespace) -> dict[str, str]:
+    """Return what the archive is asked for, by DICOM keyword."""
+    values = {keyword: getattr(options, name, None) for name, keyword in FILTERS.items()}
+    return {keyword: value for keyword, value in values.items() if value}
+
+
+def _run(options: argparse.Namespace, archive: Archive, configuration: settings.Settings) -> int:
     if options.step == "check":
         check(archive, configuration)
     elif options.step == "find":
-        find(archive, filters)
+        find(archive, _filters(options))
     elif options.step == "series":
         show_series(archive, options.study)
     else:
-        studies = [*options.studies, *(_listed(options.list) if options.list else ())]
-        if filters:
-            studies += [text(study, "StudyInstanceUID") for study in archive.search_studies(**filters)]
-        return fetch_studies(archive, list(dict.fromkeys(studies)), options.out, options.series)
+        studies = wanted_studies(archive, options, _inputs_of(configuration, options.model))
+        return fetch_studies(archive, studies, options.out, options.series)
     return 0
 
 

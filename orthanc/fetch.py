@@ -8,16 +8,18 @@ fetched again, so that what broke off is gone on with by doing it again.
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import Dataset
 
-from errors import ArchiveRefused, DataRefused
+from errors import ArchiveRefused, DataRefused, MissingSequence, SeriesNotFound
 from imaging.frames import text
+from imaging.inputs import choose_inputs
 from imaging.labelled import is_seg, labelled_series, newest
-from imaging.series import UnreadSeries, choose, rank
+from imaging.sequences import T1_POST_CONTRAST, sequence_of
+from imaging.series import UnreadSeries
 from orthanc import part10
 from orthanc.dicomweb import Archive
 from orthanc.folder import UID_PATTERN
@@ -36,31 +38,70 @@ class Fetched:
     new: bool
 
 
-def fetch(archive: Archive, study_uid: str, out: Path, series_uid: str | None = None) -> Iterator[Fetched]:
-    """Fetch one series of a study, or those that SEGs label, or the one that would be segmented; and with
-    each the SEGs that label it.
+@dataclass(frozen=True)
+class Inputs:
+    """What a model takes: its sequences in order, and whether it takes heads only.
 
-    Raises: ArchiveError, StudyNotFound, SeriesNotFound, InputRefused (no series is the one, see
-    ``imaging.series.choose``), DataRefused (the folder cannot be written).
+    elsewhere: further studies of the patient, in which sequences are looked for that a study lacks.
     """
+
+    names: Sequence[str] = (T1_POST_CONTRAST,)
+    head: bool = True
+    elsewhere: Sequence[str] = ()
+
+
+def fetch(
+    archive: Archive, study_uid: str, out: Path, series_uid: str | None = None, inputs: Inputs | None = None
+) -> Iterator[Fetched]:
+    """Fetch a model's inputs and the SEGs that label them.
+
+    The first input is series_uid, else each series that a SEG labels, else what would be segmented.
+    Raises: ArchiveError, StudyNotFound, SeriesNotFound, InputRefused (see ``imaging.inputs.choose_inputs``),
+    DataRefused (the folder cannot be written).
+    """
+    inputs = inputs or Inputs()
     series = archive.series_headers(study_uid)
-    wanted = wanted_series(series, series_uid)
+    try:
+        wanted = wanted_series(series, series_uid, inputs)
+    except MissingSequence:
+        if not inputs.elsewhere:
+            raise
+        series += [headers for uid in inputs.elsewhere for headers in archive.series_headers(uid)]
+        wanted = wanted_series(series, series_uid, inputs)
     for headers in sorted(series, key=lambda headers: is_seg(headers[0])):
         uid = text(headers[0], "SeriesInstanceUID")
         label = is_seg(headers[0])
         if uid in wanted or (label and any(labelled_series(header) in wanted for header in headers)):
-            new = _fetch_series(archive, study_uid, headers, out)
+            new = _fetch_series(archive, text(headers[0], "StudyInstanceUID"), headers, out)
             yield Fetched(uid, text(headers[0], "SeriesDescription"), label, len(headers), new)
 
 
-def wanted_series(series: Sequence[Sequence[Dataset]], series_uid: str | None) -> list[str]:
-    """SeriesInstanceUID of the caller's series, else of those that SEGs label, else of the best candidate."""
+def wanted_series(series: Sequence[Sequence[Dataset]], series_uid: str | None, inputs: Inputs) -> set[str]:
+    """Return the SeriesInstanceUIDs of the inputs: with the caller's series or those that SEGs label."""
     if series_uid is None:
-        present = {text(headers[0], "SeriesInstanceUID") for headers in series}
+        by_uid = {text(headers[0], "SeriesInstanceUID"): headers for headers in series}
         labelled = newest(header for headers in series for header in headers if is_seg(header))
-        if found := sorted(present & labelled.keys()):
-            return found
-    return [choose(rank(series), series_uid).series_instance_uid]
+        firsts = [by_uid[uid] for uid in sorted(by_uid.keys() & labelled.keys())]
+    else:
+        firsts = [headers for headers in series if text(headers[0], "SeriesInstanceUID") == series_uid]
+        if not firsts:
+            raise SeriesNotFound(f"The study has no series {series_uid}.")
+    chosen = [_beside(headers, series, inputs) for headers in firsts] or [_inputs(series, {}, inputs)]
+    return set().union(*chosen)
+
+
+def _beside(first: Sequence[Dataset], series: Sequence[Sequence[Dataset]], inputs: Inputs) -> set[str]:
+    """Return the inputs of which that series is one: the one of its sequence, else the first."""
+    uid = text(first[0], "SeriesInstanceUID")
+    if len(inputs.names) == 1:
+        return {uid}
+    name = next((name for name in inputs.names if name == sequence_of(first)), inputs.names[0])
+    return _inputs(series, {name: uid}, inputs)
+
+
+def _inputs(series: Sequence[Sequence[Dataset]], given: Mapping[str, str], inputs: Inputs) -> set[str]:
+    chosen = choose_inputs(series, inputs.names, given, head=inputs.head)
+    return {candidate.series_instance_uid for candidate in chosen}
 
 
 def _fetch_series(archive: Archive, study_uid: str, headers: Sequence[Dataset], out: Path) -> bool:

@@ -22,6 +22,8 @@ FLOORS = {
     "correction": 6, "explanation": 6, "routes": 6, "demo": 6,
     "worker": 7, "api": 7,
 }  # fmt: skip
+# What `python -m orthanc` runs is a command: it may use the other rooms of its floor.
+COMMAND_FLOOR = 4
 HEAVY = {"flask", "sqlalchemy", "requests", "torch"}
 LOADED_BY_HIGHDICOM = {"requests"}
 
@@ -57,8 +59,9 @@ def test_every_python_room_has_a_floor():
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_imports_only_from_lower_floors(path):
     room = room_of(path)
+    floor = COMMAND_FLOOR if path.name == "__main__.py" else FLOORS[room]
     for target in imports_of(path) & set(FLOORS):
-        assert target == room or FLOORS[target] < FLOORS[room], f"{room} imports {target}"
+        assert target == room or FLOORS[target] < floor, f"{room} imports {target}"
 
 
 @pytest.mark.parametrize("room", ["imaging", "lesions"])

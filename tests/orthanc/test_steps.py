@@ -1,5 +1,6 @@
 """The learner's steps against a real Orthanc: is it there, what is there, which series, get it, learn."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,13 +10,14 @@ import pytest
 from pydicom.uid import generate_uid
 from werkzeug import Request, Response
 
+import segmentation
 import settings
 from errors import ArchiveIncomplete, ArchiveRefused
 from orthanc import part10
 from orthanc.__main__ import main
 from orthanc.dicomweb import open_archive
 from orthanc.fetch import fetch
-from tests import fake_pacs, labelled
+from tests import fake_pacs, labelled, several
 from unetr.datasets import cases
 
 PATIENT = "LEARNER-7"
@@ -206,3 +208,65 @@ def test_an_archive_cannot_write_outside_of_the_folder(pacs, tmp_path):
     with pytest.warns(UserWarning, match="VR UI"), pytest.raises(ArchiveRefused, match="UID"):
         list(found)
     assert files(tmp_path) == set()
+
+
+GLIOMA = {"FLAIR": "ax FLAIR", "T1": "t1_se_tra", "T1 post-contrast": "t1_mprage_sag_km", "T2": "t2_tse_tra"}
+
+
+@pytest.fixture
+def glioma_models(tmp_path, monkeypatch) -> None:
+    """A folder of models with one of four inputs, the setting MODELS_DIR."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "glioma.json").write_text(json.dumps(several.specification(several.GLIOMA)))
+    monkeypatch.setenv("MODELS_DIR", str(folder))
+
+
+def glioma_series(*study_uids: str, patient_id: str) -> dict[str, list]:
+    """A series of each sequence in one frame of reference, in turns in these studies."""
+    made = {}
+    for number, (name, description) in enumerate(GLIOMA.items()):
+        made[name] = labelled.images(
+            description=description, contrast=name == "T1 post-contrast", patient_id=patient_id,
+            study_instance_uid=study_uids[number % len(study_uids)], study_date=DATE,
+        )  # fmt: skip
+        for instance in made[name]:
+            instance.FrameOfReferenceUID = "1.2.826.0.1.9"
+    return made
+
+
+def test_all_inputs_of_the_model_are_fetched_with_the_series_that_is_labelled(study, glioma_models, tmp_path):
+    uid = generate_uid()
+    made = glioma_series(uid, patient_id="GLIOMA-1")
+    label = labelled.segmentation(made["FLAIR"], f"{DATE} 120000")
+    other = labelled.images(description="localizer", study_instance_uid=uid, patient_id="GLIOMA-1")
+    study.archive.store([*(i for instances in made.values() for i in instances), label, *other])
+    assert main(["fetch", "--out", str(tmp_path / "out"), "--model", "glioma", uid]) == 0
+    assert {path.name for path in (tmp_path / "out" / uid).iterdir()} == {
+        series_uid(instances) for instances in (*made.values(), [label])
+    }
+    (case,) = cases(tmp_path / "out", "dicom")
+    assert sorted(case.images) == sorted(GLIOMA)
+
+
+def test_sequences_are_looked_for_in_all_studies_of_the_patient(study, glioma_models, tmp_path, capsys):
+    first, second = generate_uid(), generate_uid()
+    made = glioma_series(first, second, patient_id="GLIOMA-2")
+    stranger = glioma_series(generate_uid(), patient_id="GLIOMA-3")
+    study.archive.store([i for of in (made, stranger) for instances in of.values() for i in instances])
+    out = tmp_path / "out"
+    # By its UID alone a study has to hold them all.
+    assert main(["fetch", "--out", str(out), first]) == 3
+    assert "missing_sequence" in capsys.readouterr().err
+    assert main(["fetch", "--out", str(out), "--patient", "GLIOMA-2"]) == 0
+    assert {path.name for path in out.glob("*/*")} == {series_uid(instances) for instances in made.values()}
+    capsys.readouterr()
+    assert segmentation.main([str(out), "--dry-run", "--model", "glioma"]) == 0
+    assert json.loads(capsys.readouterr().out)["inputs"] == {
+        name: series_uid(instances) for name, instances in made.items()
+    }
+
+
+def test_an_unknown_model_is_named(study, glioma_models, tmp_path, capsys):
+    assert main(["fetch", "--out", str(tmp_path), "--model", "gliom", study.uid]) == 5
+    assert "There is no model 'gliom'; there are: glioma." in capsys.readouterr().err
