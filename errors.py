@@ -53,6 +53,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── InconsistentImages
     │   ├── SeveralPatients
     │   ├── ColourImages
+    │   ├── VolumeTooLarge
     │   ├── UnreadablePixels
     │   ├── ConstantPixels
     │   ├── UnreadableFile
@@ -362,6 +363,11 @@ class SeveralPatients(InputRefused):
 class ColourImages(InputRefused):
     code = "colour_images"
     advice = "Choose a series of greyscale images."
+
+
+class VolumeTooLarge(InputRefused):
+    code = "volume_too_large"
+    advice = "Check the size and the spacing of its voxels; send a series of the head alone."
 
 
 class UnreadablePixels(InputRefused):

@@ -1,9 +1,11 @@
 """What a process writes to standard error, as text or as a line of JSON each, with the job it is about."""
 
 import logging
+import re
 import warnings
 from contextvars import ContextVar
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -14,6 +16,10 @@ QUIETER = {"alembic": logging.WARNING, "celery": logging.WARNING, "kombu": loggi
 # They quote the headers of images, and queries.
 INDISCREET = {"pydicom", "urllib3"}
 
+# Where a warning of pydicom begins to quote.
+VALUES = re.compile(r"['\"(:]")
+
+logger = logging.getLogger("metscope.logs")
 job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 
 
@@ -31,8 +37,30 @@ def configure(log_format: Literal["text", "json"]) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name, level in QUIETER.items():
         logging.getLogger(name).setLevel(level)
-    # Its warnings quote headers too.
-    warnings.filterwarnings("ignore", module="pydicom")
+    log_odd_headers()
+
+
+def log_odd_headers() -> None:
+    """Write what pydicom warns of into the log: each of its complaints once, without the values it quotes."""
+    seen: set[tuple[str, int]] = set()
+    show = warnings.showwarning
+
+    def log_once(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if "pydicom" not in Path(filename).parts:
+            show(message, category, filename, lineno, file, line)
+        elif (filename, lineno) not in seen:
+            seen.add((filename, lineno))
+            logger.warning("headers that break the standard: %s ...", VALUES.split(str(message))[0].strip())
+
+    warnings.showwarning = log_once
+    warnings.filterwarnings("always", module="pydicom")
 
 
 def _add_job_id(record: logging.LogRecord) -> bool:

@@ -24,9 +24,11 @@ from pydicom import Dataset
 from sqlalchemy.orm import Session, sessionmaker
 from tqdm import tqdm
 
+import logs
 from db import measurements, outbox
 from db.database import open_database
 from errors import (
+    AmbiguousSeries,
     InputRefused,
     MetScopeError,
     MissingSequence,
@@ -36,6 +38,7 @@ from errors import (
     StoreFailed,
 )
 from imaging import codes, files, nifti, seg, series
+from imaging.frames import text
 from imaging.inputs import check_together, choose_inputs
 from imaging.stack import Stack, to_stack
 from lesions.measure import ML_DECIMALS, Identity, Lesion, measure
@@ -323,7 +326,7 @@ class Source:
     @staticmethod
     def open(path: Path) -> "Source":
         """Raises: UnreadableFile."""
-        if path.name.endswith((".nii", ".nii.gz")):
+        if path.name.lower().endswith((".nii", ".nii.gz")):
             return Source(path)
         found = files.read_headers(path)
         return Source(path, found.series, found.warnings)
@@ -345,13 +348,30 @@ class Source:
             paths = [self.path, *(Path(given[name]) for name in names[1:])]
             return [], [nifti.read_stack(path) for path in paths]
         try:
-            chosen = choose(self.headers, names, given, spec)
-            by_uid = {str(headers[0].SeriesInstanceUID): headers for headers in self.headers}
+            headers = self._of_one_patient(given.get(names[0]))
+            chosen = choose(headers, names, given, spec)
+            by_uid = {str(instances[0].SeriesInstanceUID): instances for instances in headers}
             stacks = [to_stack(files.with_pixels(by_uid[one.series_instance_uid])) for one in chosen]
         except InputRefused as refusal:
             # A damaged file may be the slice that is missing.
             raise type(refusal)(" ".join([refusal.found, *self.warnings]), refusal.details) from None
         return [replace(chosen[0], warnings=(*chosen[0].warnings, *self.warnings)), *chosen[1:]], stacks
+
+    def _of_one_patient(self, series_uid: str | None) -> Sequence[Sequence[Dataset]]:
+        """Return the headers of that series' patient. Raises: AmbiguousSeries where it has to be named."""
+        patients: dict[str, list[Sequence[Dataset]]] = {}
+        for instances in self.headers:
+            # A study without PatientID is its own patient.
+            patient = text(instances[0], "PatientID") or text(instances[0], "StudyInstanceUID")
+            patients.setdefault(patient, []).append(instances)
+        by_patient = [{str(of_series[0].SeriesInstanceUID) for of_series in p} for p in patients.values()]
+        if series_uid is None and len(patients) > 1:
+            listed = "; ".join(", ".join(sorted(uids)) for uids in by_patient)
+            raise AmbiguousSeries(
+                f"{self.path} holds series of {len(patients)} patients, and --series names none: {listed}."
+            )
+        of_patient = [p for p, uids in zip(patients.values(), by_patient, strict=True) if series_uid in uids]
+        return of_patient[0] if of_patient else self.headers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -502,6 +522,8 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
             count = 1 if given else len(spec.inputs)
             chosen, stacks = source.choose(spec.inputs[:count], _given_inputs(options, spec), spec)
             warnings = _warnings(chosen, stacks, spec)
+            if options.from_mask is not None:
+                warnings += nifti.form_warnings(options.from_mask)
         if given is None:
             _make_folder(options.out)
             with stages("load"):
@@ -611,4 +633,5 @@ def _explain(
 if __name__ == "__main__":
     # What is written is about patients, for this user alone.
     os.umask(0o077)
+    logs.log_odd_headers()
     sys.exit(main())

@@ -1,16 +1,40 @@
-"""Whether voxels drawn elsewhere lie on a volume's own grid, and at which of its indices."""
+"""How large a volume's grid may be, and at which of its indices voxels lie that were drawn elsewhere."""
 
 import itertools
+import math
+from collections.abc import Iterable
 
 import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 
-from errors import SegmentationMismatch
+from errors import SegmentationMismatch, VolumeTooLarge
 
 # Voxels. Rounding of positions and spacings in headers stays far below; a grid shifted by half a voxel, or
 # spaced one per cent wider over a hundred voxels, far above.
 TOLERANCE = 0.1
+# Along one axis, mm. The field of view of an MR scanner ends at 600, a spine put together of several at 1000.
+LARGEST_EXTENT_MM = 1000.0
+# A head that is interpolated to 1024 x 1024 pixels has some 300 slices.
+LARGEST_VOXELS = 1024 * 1024 * 320
+
+
+def check_size(shape: tuple[int, int, int], spacing_mm: Iterable[float]) -> None:
+    """Raise VolumeTooLarge for a volume (slices, rows, columns) that no scanner makes, before it is decoded.
+
+    What a header claims decides how much memory its voxels take, as acquired and on the grid of a model.
+    """
+    size = " x ".join(map(str, shape))
+    if math.prod(shape) > LARGEST_VOXELS:
+        raise VolumeTooLarge(
+            f"The volume has {size} voxels (slices, rows, columns); at most {LARGEST_VOXELS} are taken."
+        )
+    extent_mm = [count * step for count, step in zip(shape, spacing_mm, strict=True)]
+    if max(extent_mm) > LARGEST_EXTENT_MM:
+        raise VolumeTooLarge(
+            f"The volume of {size} voxels measures {' x '.join(f'{mm:.0f}' for mm in extent_mm)} mm (slices, "
+            f"rows, columns); at most {LARGEST_EXTENT_MM:.0f} mm are taken along each."
+        )
 
 
 def steps_on_grid(

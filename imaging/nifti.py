@@ -1,7 +1,11 @@
 """NIfTI in and out. Its axes point right, anterior, superior; callers give and get LPS."""
 
+import gzip
+import itertools
 import math
 import zlib
+from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +22,20 @@ from errors import (
     SeveralStacks,
     TooFewSlices,
     UnreadableFile,
+    VolumeTooLarge,
 )
 from imaging.files import MIB
-from imaging.grid import steps_on_grid
+from imaging.grid import check_size, steps_on_grid
 from imaging.stack import FEWEST_SLICES, SliceReference, Stack
 
 # Cosine between two axes from which they count as sheared; header rounding stays below 1e-5.
 SHEAR_TOLERANCE = 1e-3
+# By how much sform and qform may differ at a corner, as a share of the smallest voxel edge: a qform is a
+# rounded quaternion.
+FORMS_WITHIN = 0.1
+# How far a label may lie from a whole number, as scaled integers do: 255 x 1/255 is 1.00000006.
+LABEL_WITHIN = 1e-3
+GZIP_SIGNATURE = b"\x1f\x8b"
 # Nifti1Header or its kind, whose methods have no types.
 Header = Any
 HEADERS: tuple[Header, ...] = (nib.Nifti2Header, nib.Nifti1Header)
@@ -49,14 +60,15 @@ UNREADABLE = (
 
 
 def read_stack(path: Path) -> Stack:
-    """The volume of a .nii or .nii.gz file; its slices have no SOP Instance UID, and there are no headers.
+    """Read the volume of a NIfTI file, gzipped or not; slices without SOP Instance UID, and no headers.
 
-    The file's last axis becomes the slices, its first the columns. Raises: UnreadableFile (no NIfTI, no
-    volume, not real numbers, not finite), SeveralStacks (more than three axes), MissingGeometry (neither
-    sform nor qform, or not in mm), GantryTilt (sheared axes), TooFewSlices, ConstantPixels.
+    The file's last axis becomes the slices, its first the columns. A warning says that sform and qform place
+    it differently. Raises: UnreadableFile (no NIfTI, no volume, not real numbers, not finite), SeveralStacks
+    (more than three axes), VolumeTooLarge, MissingGeometry (neither sform nor qform, or not in mm),
+    GantryTilt (sheared axes), TooFewSlices, ConstantPixels.
     """
     (volume,) = _read(path, several=False)
-    return _stack(volume)
+    return _stack(volume, form_warnings(path))
 
 
 def read_channels(path: Path) -> list[Stack]:
@@ -64,7 +76,8 @@ def read_channels(path: Path) -> list[Stack]:
 
     Raises: as read_stack; SeveralStacks only where there are more than four axes.
     """
-    return [_stack(volume) for volume in _read(path, several=True)]
+    warnings = form_warnings(path)
+    return [_stack(volume, warnings) for volume in _read(path, several=True)]
 
 
 def read_mask(path: Path, stack: Stack) -> hd.Volume:
@@ -76,7 +89,7 @@ def read_mask(path: Path, stack: Stack) -> hd.Volume:
     """
     (mask,) = _read(path, several=False)
     numbers = np.rint(mask.array)
-    odd = mask.array[(mask.array != numbers) | (numbers < 0)]
+    odd = mask.array[(np.abs(mask.array - numbers) > LABEL_WITHIN) | (numbers < 0)]
     if odd.size:
         raise UnreadableFile(f"The NIfTI mask holds the value {odd[0]:g}; labels are 0, 1, 2 ...")
     steps = steps_on_grid(mask.affine, mask.spatial_shape, stack.volume, "NIfTI mask")
@@ -109,14 +122,39 @@ def write_values(volume: hd.Volume, path: Path) -> None:
     nib.save(image, path)
 
 
-def _stack(volume: hd.Volume) -> Stack:
+def form_warnings(path: Path) -> list[str]:
+    """Return a sentence where sform and qform of a file place it differently. Raises: UnreadableFile."""
+    try:
+        header = _header(path)
+        if not header["sform_code"] or not header["qform_code"]:
+            return []
+        sform, qform = header.get_sform(), header.get_qform()
+        reach = np.array(header.get_data_shape()[:3]) - 1
+    except UNREADABLE as error:
+        raise UnreadableFile(f"{path.name} cannot be read as NIfTI.") from error
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, end) for end in reach))])
+    apart_mm = np.linalg.norm(((sform - qform) @ corners.T)[:3], axis=0).max()
+    # A NaN is as little the same place.
+    if apart_mm <= FORMS_WITHIN * np.linalg.norm(sform[:3, :3], axis=0).min():
+        return []
+    mirrored = np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0
+    return [
+        f"The sform (code {int(header['sform_code'])}) and the qform (code {int(header['qform_code'])}) of "
+        f"{path.name} differ by up to {apart_mm:.1f} mm"
+        f"{', mirrored against each other' if mirrored else ''}; the sform was used."
+    ]
+
+
+def _stack(volume: hd.Volume, warnings: Sequence[str]) -> Stack:
     if volume.spatial_shape[0] < FEWEST_SLICES:
         raise TooFewSlices(
             f"The NIfTI file has {volume.spatial_shape[0]} slices; a volume takes at least {FEWEST_SLICES}."
         )
     if volume.array.min() == volume.array.max():
         raise ConstantPixels(f"Every voxel of the NIfTI file has the value {volume.array.flat[0]:g}.")
-    return Stack(volume=volume, slices=[SliceReference(None)] * volume.spatial_shape[0], headers=[])
+    return Stack(
+        volume=volume, slices=[SliceReference(None)] * volume.spatial_shape[0], headers=[], warnings=warnings
+    )
 
 
 def _read(path: Path, several: bool) -> list[hd.Volume]:
@@ -124,16 +162,18 @@ def _read(path: Path, several: bool) -> list[hd.Volume]:
     try:
         header = _header(path)
         shape = _checked(header, 4 if several else 3)
-        # Not nib.load: it reads the extensions too, whatever length they claim.
-        voxels = nib.arrayproxy.ArrayProxy(path, header)  # type: ignore[no-untyped-call]
-        array = np.asarray(voxels, np.float32).reshape(shape)
+        affine = _affine(header)
+        check_size((shape[2], shape[1], shape[0]), np.linalg.norm(affine[:3, 2::-1], axis=0))
+        with _opened(path) as file:
+            # Not nib.load: it reads the extensions too, whatever length they claim.
+            voxels = nib.arrayproxy.ArrayProxy(file, header)  # type: ignore[no-untyped-call]
+            array = np.asarray(voxels, np.float32).reshape(shape)
     except UNREADABLE as error:
-        raise UnreadableFile("The file cannot be read as NIfTI.") from error
+        raise UnreadableFile(f"{path.name} cannot be read as NIfTI.") from error
     if not np.isfinite(array).all():
         raise UnreadableFile(
             f"{np.count_nonzero(~np.isfinite(array))} voxels of the NIfTI file are not finite."
         )
-    affine = _affine(header)
     return [
         hd.Volume(channel, affine, coordinate_system="PATIENT").permute_spatial_axes((2, 1, 0))
         for channel in np.moveaxis(array.reshape(*shape[:3], -1), -1, 0)
@@ -141,12 +181,22 @@ def _read(path: Path, several: bool) -> list[hd.Volume]:
 
 
 def _header(path: Path) -> Header:
-    with nib.openers.ImageOpener(str(path)) as file:
+    with _opened(path) as file:
         block = file.read(nib.Nifti2Header.sizeof_hdr)
     for kind in HEADERS:
         if kind.may_contain_header(block):
             return kind(block[: kind.sizeof_hdr])
-    raise UnreadableFile("The file cannot be read as NIfTI.")
+    raise UnreadableFile(f"{path.name} cannot be read as NIfTI.")
+
+
+def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
+    """Open by content: files are named .nii.gz that nobody compressed, and the reverse."""
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(len(GZIP_SIGNATURE)) == GZIP_SIGNATURE
+    except FileNotFoundError:
+        raise UnreadableFile(f"There is no {path}.") from None
+    return gzip.open(path) if compressed else path.open("rb")
 
 
 def _checked(header: Header, axes: int) -> tuple[int, ...]:
@@ -165,7 +215,7 @@ def _checked(header: Header, axes: int) -> tuple[int, ...]:
         raise UnreadableFile(f"The NIfTI file has the shape {shape}, which is no volume.")
     size = math.prod(shape) * max(dtype.itemsize, np.dtype(np.float32).itemsize)
     if size > LARGEST_BYTES:
-        raise UnreadableFile(
+        raise VolumeTooLarge(
             f"The volume of the NIfTI file takes {size / MIB:.0f} MiB; at most {LARGEST_BYTES // MIB} MiB "
             "are read."
         )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.pixels.utils import iter_pixels
 from pydicom.sr.coding import Code
+from pydicom.uid import UID
 
 from errors import SegmentationMismatch, UnreadableFile, UnreadablePixels
 from imaging.frames import tag_name, text
@@ -200,8 +201,8 @@ def _rows_and_columns(drawn: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def _decoded(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
     """The frames in stored order, (rows, columns)."""
+    syntax = UID(text(getattr(dataset, "file_meta", Dataset()), "TransferSyntaxUID"))
     try:
-        syntax = dataset.file_meta.TransferSyntaxUID
         if not syntax.is_encapsulated:
             _check_length(dataset)
         # One bit a pixel may be packed before it is compressed: its codestream has a size of its own.
@@ -212,7 +213,10 @@ def _decoded(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
         else:
             yield from iter_pixels(dataset, raw=True)
     except UNDECODABLE as error:
-        raise UnreadablePixels("The pixel data of the segmentation cannot be decoded.") from error
+        raise UnreadablePixels(
+            f"The pixel data of the segmentation, {dataset.get('BitsAllocated')} bits in transfer syntax "
+            f"{syntax.name or 'unknown'}, cannot be decoded ({type(error).__name__})."
+        ) from error
 
 
 def _check_length(dataset: Dataset) -> None:

@@ -31,6 +31,7 @@ from imaging.frames import (
     tag_name,
     text,
 )
+from imaging.grid import check_size
 from imaging.pixels import is_lossy, stored_values
 
 FEWEST_SLICES = 5
@@ -115,6 +116,9 @@ def check_headers(instances: Sequence[Dataset]) -> list[Frame]:
     ordered = _ordered(frames)
     _check_gaps(ordered)
     _check_places(ordered)
+    first = ordered[0].instance
+    shape = (len(ordered), int(first.Rows), int(first.Columns))
+    check_size(shape, np.linalg.norm(_affine(ordered)[:3, :3], axis=0))
     return frames
 
 

@@ -10,6 +10,7 @@ COLUMNS = (
     "number", "name", "tracking_id", "volume_ml", "voxel_count", "long_axis_mm", "short_axis_mm", "feret_mm",
     "slices_spanned", "mean_probability", "confidence", "measurable", "measurable_reason",
 )  # fmt: skip
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def save_csv(lesions: Sequence[Lesion], path: Path) -> None:
@@ -19,4 +20,10 @@ def save_csv(lesions: Sequence[Lesion], path: Path) -> None:
         writer.writerow([*COLUMNS, "centroid_l_mm", "centroid_p_mm", "centroid_s_mm"])
         for lesion in lesions:
             fields = lesion.to_dict()
-            writer.writerow([fields[column] for column in COLUMNS] + list(fields["centroid_lps_mm"]))
+            cells = [fields[column] for column in COLUMNS]
+            writer.writerow([*map(_plain, cells), *fields["centroid_lps_mm"]])
+
+
+def _plain(cell: object) -> object:
+    """Return the cell with an apostrophe before a text that a spreadsheet would run as a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell

@@ -10,10 +10,12 @@ and a study that is called stable twice.
 """
 
 import copy
+import csv
 import json
 import re
 import struct
 import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +30,9 @@ import numpy as np
 import pytest
 import requests
 from pydicom import Dataset, config, dcmread
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -178,8 +182,8 @@ def beside_an_unproven_t1() -> list[Dataset]:
     return changed(unproven, FrameOfReferenceUID=proven[0].FrameOfReferenceUID) + proven
 
 
-def compressed_with_rows(syntax: str, rows: int) -> list[Dataset]:
-    return changed(series(transfer_syntax=syntax), Rows=rows)
+def compressed_with(syntax: str, **attributes: object) -> list[Dataset]:
+    return changed(series(transfer_syntax=syntax), **attributes)
 
 
 def cut_in_the_codestream() -> list[Dataset]:
@@ -377,6 +381,20 @@ def with_odd_mapping(dataset: Dataset) -> Dataset:
     return dataset
 
 
+def deflated(dataset: Dataset) -> Dataset:
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    return dataset
+
+
+def packed_in_rle(dataset: Dataset) -> Dataset:
+    """One bit a pixel, eight of them in a byte of each frame's only segment, as one literal run."""
+    size = 20
+    frame = struct.pack("<16I", 1, 64, *[0] * 14) + bytes([size - 1]) + bytes(size)
+    dataset.PixelData = encapsulate([frame] * dataset.NumberOfFrames)
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    return dataset
+
+
 def no_lesion(place: Place) -> str:
     instances = series(lesions=())
     passed = passed_through(place.archive(instances), str(instances[0].StudyInstanceUID))
@@ -473,6 +491,10 @@ ROWS = {
         series, edited=lambda encoded: renumbered(encoded, {1: 2, 2: 5, 3: 40, 4: 41})
     ),
     "Label Map SEG, RLE, without plane positions": found(series, edited=as_edited_in_ohif),
+    "SEG deflated": found(series, edited=deflated),
+    "SEG of packed bits in RLE": refused_seg(
+        "unreadable_pixels", "1 bits in transfer syntax RLE Lossless, cannot be decoded", packed_in_rle
+    ),
     "bitmap SEG not starting at slice 0": found(partial(series, lesions=[2, 3]), [2, 3]),
     "slices reversed": found(partial(series, order="reversed")),
     "slices shuffled": found(partial(series, order="shuffled")),
@@ -615,12 +637,12 @@ LIES = {
     ),
     "Rows too many": refused("unreadable_pixels", "1320 bytes of 2640", lambda: everywhere(Rows=60)),
     "65535 rows and columns": refused(
-        "unreadable_pixels", "1320 bytes of 8589672450", lambda: everywhere(Rows=65535, Columns=65535)
+        "volume_too_large", "9 x 65535 x 65535 voxels", lambda: everywhere(Rows=65535, Columns=65535)
     ),
     **{
         f"Rows too {word}, {name}": refused(
             "unreadable_pixels", rf"frame 1 in PixelData .* holds .*; Rows \(0028,0010\) is {rows}",
-            partial(compressed_with_rows, SYNTAXES[name], rows),
+            partial(compressed_with, SYNTAXES[name], Rows=rows),
         )
         for name in ("JPEG Lossless", "JPEG-LS", "JPEG 2000", "RLE")
         for word, rows in (("few", 15), ("many", 60))
@@ -628,6 +650,16 @@ LIES = {
     "JPEG-LS cut short": refused(
         "unreadable_pixels", "JPEG-LS.* could not be decoded", cut_in_the_codestream
     ),
+    "voxels of 50 mm": refused(
+        "volume_too_large", "measures 14 x 1500 x 1100 mm", lambda: everywhere(PixelSpacing=["50", "50"])
+    ),
+    **{
+        f"8192 rows and columns, {name}": refused(
+            "volume_too_large", "9 x 8192 x 8192 voxels",
+            partial(compressed_with, SYNTAXES[name], Rows=8192, Columns=8192),
+        )
+        for name in ("JPEG Lossless", "JPEG-LS", "JPEG 2000", "RLE")
+    },
     "1000000000 frames in an Enhanced MR": refused(
         "missing_geometry", r"NumberOfFrames \(0028,0008\) is 1000000000, but .* has 9 items",
         lambda: changed(series(enhanced="shared"), NumberOfFrames=1_000_000_000),
@@ -696,6 +728,55 @@ def test_a_gap_that_a_damaged_file_leaves_is_refused_with_its_name(folder_with_a
     refusal = json.loads(capsys.readouterr().out)["refusal"]
     assert "3.0 mm between slices 4 and 5" in refusal["message"]
     assert "could not be read: 1 (004.dcm)." in refusal["message"]
+
+
+@pytest.fixture
+def two_patients(tmp_path, request) -> tuple[Path, list[Dataset], list[Dataset]]:
+    """Their folder, and the series of each."""
+    ours, theirs = series(), changed(series(), PatientID="PHANTOM-2")
+    Place(tmp_path, request).archive([*ours, *theirs], "images")
+    return tmp_path / "images", ours, theirs
+
+
+def test_of_two_patients_in_a_folder_one_has_to_be_named(two_patients, tmp_path, capsys):
+    folder, ours, theirs = two_patients
+    assert segmentation.main([str(folder), "--out", str(tmp_path / "out")]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"ambiguous_series: .* holds series of 2 patients", line)
+    assert not (tmp_path / "out").exists()
+    for instances in (ours, theirs):
+        uid = str(instances[0].SeriesInstanceUID)
+        assert uid in line
+        assert segmentation.main([str(folder), "--series", uid, "--dry-run"]) == 0
+        assert json.loads(capsys.readouterr().out)["chosen"] == uid
+    assert "PHANTOM" not in line
+
+
+def test_a_name_that_is_a_formula_is_text_in_the_table(tmp_path, request):
+    instances = series()
+    archive = Place(tmp_path, request).archive(instances, "images")
+    encoded = passed_through(archive, str(instances[0].StudyInstanceUID)).encoded
+    for segment, label in zip(encoded.SegmentSequence, ["=1+1", "+1", "@A1", "one"], strict=True):
+        segment.SegmentLabel = label
+    encoded.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
+    arguments = ["--from-seg", str(tmp_path / "seg.dcm"), "--out", str(tmp_path / "out")]
+    assert segmentation.main([str(tmp_path / "images"), *arguments]) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "lesions.csv").read_text().splitlines()))
+    assert [row["name"] for row in rows] == ["'=1+1", "'+1", "'@A1", "one"]
+
+
+def test_headers_that_break_the_standard_are_a_line_in_the_log_not_warnings(tmp_path, request):
+    instances = changed(series(), AccessionNumber="12345678901234567890", StudyTime="10:15 in the morning")
+    Place(tmp_path, request).archive(instances, "images")
+    done = subprocess.run(
+        [sys.executable, segmentation.__file__, str(tmp_path / "images"), "--dry-run"],
+        cwd=Path(segmentation.__file__).parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = done.stderr.splitlines()
+    assert lines
+    assert len(lines) == len(set(lines))
+    assert all(line.startswith("headers that break the standard: ") for line in lines)
+    assert "morning" not in done.stderr
 
 
 CUTS = {

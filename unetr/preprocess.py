@@ -1,5 +1,6 @@
 """From acquired volumes to what the network sees. Arrays here are (x, y, z) in the spec's orientation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
+from errors import VolumeTooLarge
 from unetr.spec import ClipPercentiles, Crop, DivideByMaximum, IntensityStep, ModelSpec, ScaleRange, ZScore
 
 Array = NDArray[np.float32]
@@ -15,7 +17,12 @@ Mask = NDArray[np.bool_]
 
 TINY = 1e-30
 HEAD_SHARE = 0.15
+# What counts as air, which is not 0 in images that were shifted or made z-scores. Not the minimum:
+# interpolation leaves a few voxels far below.
+AIR_PERCENTILE = 0.1
 BRIGHT_PERCENTILE = 99.0
+# Voxels of the model's grid: 450 mm along each axis at 1.1 mm, and 3 GB while it is segmented.
+LARGEST_GRID = 2**26
 # A slab of the head's box holds at least so many head voxels: noise does not widen the box.
 HEAD_VOXELS = 20
 # Linear interpolation alone averages two neighbours; coarser steps would alias and are smoothed first.
@@ -48,6 +55,7 @@ def prepare(volume: hd.Volume, spec: ModelSpec, others: Sequence[hd.Volume] = ()
     The axes stay those of the first input's acquisition (no rotation), only permuted and flipped towards the
     spec's orientation; an oblique stack stays oblique. The others are brought onto its grid by where their
     headers say they are, and have their own statistics of intensity; beyond them lies their lowest value.
+    Raises: VolumeTooLarge.
     """
     if 1 + len(others) != len(spec.inputs):
         raise ValueError(f"{1 + len(others)} volumes for the inputs {', '.join(spec.inputs)}")
@@ -64,8 +72,9 @@ def prepare(volume: hd.Volume, spec: ModelSpec, others: Sequence[hd.Volume] = ()
 
 
 def head_mask(array: Array) -> Mask:
-    """Voxels brighter than a share of the bright tissue: the head without the air around and in it."""
-    return np.asarray(array > HEAD_SHARE * np.percentile(array, BRIGHT_PERCENTILE))
+    """Return the voxels brighter than a share of the bright tissue: the head without air around and in it."""
+    air, bright = np.percentile(array, [AIR_PERCENTILE, BRIGHT_PERCENTILE])
+    return np.asarray(array > air + HEAD_SHARE * (bright - air))
 
 
 def normalise(array: Array, head: Mask, steps: Sequence[IntensityStep]) -> Array:
@@ -122,6 +131,11 @@ def _resample(volume: hd.Volume, spec: ModelSpec) -> hd.Volume:
         new = np.maximum(np.rint(old * volume.spacing / spacing_mm).astype(int), 1)
         factor = old / new
         offset = (factor - 1.0) / 2.0
+    if math.prod(new.tolist()) > LARGEST_GRID:
+        raise VolumeTooLarge(
+            f"On the model's grid, {' x '.join(f'{mm:g}' for mm in spec.spacing_mm)} mm, the volume has "
+            f"{' x '.join(map(str, new))} voxels (slices, rows, columns); at most {LARGEST_GRID} are taken."
+        )
     for axis in np.argsort(new / old):
         if new[axis] != old[axis] or factor[axis] != 1.0:
             position = np.arange(new[axis]) * factor[axis] + offset[axis]

@@ -1,7 +1,9 @@
 """NIfTI against DICOM: dcm2niix says where a series lies, nibabel's own affine where a written file does."""
 
+import gzip
 import itertools
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import segmentation
 from errors import (
     ConstantPixels,
     GantryTilt,
@@ -175,7 +178,16 @@ def test_a_cropped_mask_is_refused(stack, tmp_path):
         nifti.read_mask(path, stack)
 
 
-@pytest.mark.parametrize("value", [0.5, -1.0])
+# 255 x 1/255 in single precision, and what other tools' scaling leaves of a label.
+@pytest.mark.parametrize("factor", [np.float32(255) * np.float32(1 / 255), 1.00002, 0.9996])
+@axial_only
+def test_labels_that_scaling_moved_off_whole_numbers_are_rounded(stack, tmp_path, factor):
+    mask = labels_on(AFFINES["axial"])
+    path = save(mask.array.astype(np.float32) * np.float32(factor), RAS @ mask.affine, tmp_path / "mask.nii")
+    assert np.array_equal(nifti.read_mask(path, stack).array, mask.array)
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, 1.01])
 @axial_only
 def test_a_mask_of_other_than_labels_is_refused(stack, tmp_path, value):
     mask = labels_on(AFFINES["axial"])
@@ -217,6 +229,45 @@ def test_what_is_no_single_volume_of_real_numbers_is_refused(tmp_path, array, af
     assert isinstance(refused.value, InputRefused)
 
 
+FORMS = {
+    "a shift": (
+        np.array([[1, 0, 0, 30], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]), r"differ by up to 30\.0 mm;"),
+    "left and right": (np.diag([-1.0, 1, 1, 1]), r"differ by up to 14\.0 mm, mirrored against each other;"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_sform_and_qform_that_differ_are_a_warning_that_names_both(tmp_path, name):
+    change, sentence = FORMS[name]
+    image = nib.Nifti1Image(NOISE, np.eye(4))
+    image.set_sform(change, 2)
+    image.set_qform(np.eye(4), 1)
+    nib.save(image, tmp_path / "image.nii.gz")
+    stack = nifti.read_stack(tmp_path / "image.nii.gz")
+    (warning,) = stack.warnings
+    assert re.search(rf"sform \(code 2\) and the qform \(code 1\) of image.nii.gz {sentence}", warning)
+    assert "the sform was used" in warning
+    ras = RAS @ stack.volume.affine @ [0, 0, 1, 1]
+    assert ras == pytest.approx(change @ [1, 0, 0, 1])
+    assert nifti.form_warnings(tmp_path / "image.nii.gz") == [warning]
+
+
+def test_forms_that_differ_by_their_rounding_alone_are_no_warning(geometry, tmp_path):
+    nifti.write_values(hd.Volume(labels_on(geometry).array, geometry, "PATIENT"), tmp_path / "image.nii")
+    assert nifti.read_stack(tmp_path / "image.nii").warnings == []
+
+
+def test_a_file_is_read_by_its_content_not_by_its_name(tmp_path):
+    plain = save(NOISE, np.eye(4), tmp_path / "plain.nii").read_bytes()
+    packed = gzip.compress(plain)
+    contents = {"a.nii.gz": plain, "b.nii": packed, "C.NII.GZ": packed, "D.NII": plain,
+                "e.nii.gz": gzip.compress(plain[:900]) + gzip.compress(plain[900:])}  # fmt: skip
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        assert np.array_equal(nifti.read_stack(tmp_path / name).volume.array, NOISE.transpose(2, 1, 0))
+        assert segmentation.main([str(tmp_path / name), "--dry-run"]) == 0
+
+
 def test_lengths_other_than_mm_are_refused(tmp_path):
     image = nib.Nifti1Image(NOISE, np.eye(4))
     image.header.set_xyzt_units("micron")
@@ -253,7 +304,7 @@ def test_a_truncated_file_and_a_missing_one_are_refused(tmp_path, name):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(UnreadableFile):
         nifti.read_stack(path)
-    with pytest.raises(UnreadableFile):
+    with pytest.raises(UnreadableFile, match=r"There is no .*absent\.nii"):
         nifti.read_stack(tmp_path / "absent.nii")
 
 

@@ -365,6 +365,14 @@ REFUSALS = {
     "constant": (
         lambda: everywhere(PixelData=b"\7\0" * 720), errors.ConstantPixels, r"value 7"
     ),
+    "more voxels than a head has": (
+        lambda: everywhere(Rows=8192, Columns=8192), errors.VolumeTooLarge,
+        r"12 x 8192 x 8192 voxels .* at most 335544320",
+    ),
+    "larger than a patient": (
+        lambda: everywhere(PixelSpacing=["50", "50"]), errors.VolumeTooLarge,
+        "measures 30 x 1500 x 1200 mm .* at most 1000 mm",
+    ),
     "no functional groups": (without_groups, errors.MissingGeometry, r"\(5200,9230\)"),
 }  # fmt: skip
 

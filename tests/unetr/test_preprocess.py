@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from errors import VolumeTooLarge
+from unetr import synth
 from unetr.preprocess import normalise, prepare
 from unetr.spec import ClipPercentiles, DivideByMaximum, ModelSpec, ScaleRange, ZScore, load_spec
 
@@ -143,6 +145,26 @@ def test_intensity_steps_do_what_their_names_say():
     assert scored[head].std() == pytest.approx(1.0)
     clipped = normalise(array, head, [ClipPercentiles(step="clip_percentiles", lower=0, upper=50)])
     assert clipped.ravel() == pytest.approx([50.0, 50.0, 100.0, 100.0])
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1, -1000), (1, 1000), (0.004, -0.7)])
+def test_what_value_air_has_does_not_matter(scale, offset, spec):
+    """Shifted by a rescale intercept, or made z-scores."""
+    image = synth.head(synth.grid((48, 56, 48), (4.0, 4.0, 4.0)), 3).image
+    expected = prepare(image, spec).volume
+    array = (image.array.astype(np.float64) * scale + offset).astype(np.float32)
+    changed = prepare(image.with_array(array), spec).volume
+    assert changed.spatial_shape == expected.spatial_shape
+    assert changed.affine == pytest.approx(expected.affine)
+    assert changed.array == pytest.approx(expected.array, abs=1e-3)
+
+
+def test_a_volume_that_would_fill_the_memory_on_the_models_grid_is_refused(spec):
+    coarse = hd.Volume(
+        np.zeros((30, 30, 30), np.float32), affine_of(np.eye(3), (30.0, 30.0, 30.0)), "PATIENT"
+    )
+    with pytest.raises(VolumeTooLarge, match=r"grid, .* mm, the volume has \d+ x \d+ x \d+ voxels"):
+        prepare(coarse, spec)
 
 
 def test_the_scanners_scale_does_not_matter(spec):
