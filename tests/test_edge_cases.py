@@ -765,6 +765,7 @@ def test_a_name_that_is_a_formula_is_text_in_the_table(tmp_path, request):
     assert [row["name"] for row in rows] == ["'=1+1", "'+1", "'@A1", "one"]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 def test_headers_that_break_the_standard_are_a_line_in_the_log_not_warnings(tmp_path, request):
     instances = changed(series(), AccessionNumber="12345678901234567890", StudyTime="10:15 in the morning")
     Place(tmp_path, request).archive(instances, "images")
