@@ -53,6 +53,7 @@ from unetr.spec import default_model, invalid_specs
 from version import VERSION
 
 LARGEST_BODY_BYTES = 128 * 1024
+LONGEST_RETENTION_DAYS = 36_500
 UPLOADS = {"studies.upload_studies", "segmentationui.upload_dicom"}
 # Bodies that are not JSON.
 OTHER_BODIES = {"session.log_in", "session.log_out", "segmentationui.look_up"}
@@ -158,8 +159,8 @@ def _check_body() -> None:
         request.get_json()
     except UnsupportedMediaType:
         raise
-    except BadRequest:
-        raise RequestError("The body is not valid JSON.") from None
+    except (BadRequest, RecursionError):
+        raise RequestError("The body is not valid JSON, or nested too deeply.") from None
 
 
 @documents.get(
@@ -268,6 +269,14 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
+def _days(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= LONGEST_RETENTION_DAYS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of days from 1 to {LONGEST_RETENTION_DAYS}"
+        )
+    return int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="api.py", description="Serve MetScope's web API.")
@@ -275,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     access.add_token_commands(commands)
     purge = commands.add_parser("purge", help="remove for good what was deleted long ago, and old jobs")
     purge.add_argument(
-        "--days", type=int, choices=range(1, 36500), metavar="N", required=True, help="keep what is younger"
+        "--days", type=_days, metavar="N", required=True, help="keep what is younger; 1 or more"
     )
     options = parser.parse_args(arguments)
     try:

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import ColumnElement, Row, func, select
 from sqlalchemy.orm import Session, selectinload, sessionmaker
 
 from db import jobs
@@ -49,11 +49,16 @@ def cancel(sessions: sessionmaker[Session], batch_id: str, actor: str | None) ->
 
     Raises: BatchNotFound.
     """
+    of_batch = select(BatchJob.job_ref).where(BatchJob.batch_ref == batch_id)
     with writing(sessions) as session:
-        batch = session.get(Batch, batch_id, with_for_update=True)
+        # Of two batches with the same jobs that are cancelled at once, the second sees that the first was.
+        sharing = select(BatchJob.batch_ref).where(BatchJob.job_ref.in_(of_batch))
+        batches = select(Batch).where(Batch.id.in_(sharing) | (Batch.id == batch_id)).order_by(Batch.id)
+        batch = {found.id: found for found in session.scalars(batches.with_for_update())}.get(batch_id)
         if batch is None:
             raise BatchNotFound(f"There is no batch {batch_id}.")
         batch.cancelled_at = batch.cancelled_at or current_time(session)
+        _lock_active_jobs(session, batch_id)
         waited_for = (
             select(BatchJob.job_ref)
             .join(Batch, Batch.id == BatchJob.batch_ref)
@@ -63,17 +68,27 @@ def cancel(sessions: sessionmaker[Session], batch_id: str, actor: str | None) ->
         made_by_a_batch = select(BatchJob.job_ref).where(~BatchJob.joined)
         cancellable = (
             select(Job)
-            .join(BatchJob, BatchJob.job_ref == Job.id)
-            .where(
-                BatchJob.batch_ref == batch_id, Job.state.in_(ACTIVE_STATES), Job.segmentation_id.is_(None)
-            )
+            .where(Job.id.in_(of_batch), Job.state.in_(ACTIVE_STATES), Job.segmentation_id.is_(None))
             .where(Job.id.not_in(waited_for), Job.id.in_(made_by_a_batch))
-            .order_by(Job.id)
-            .with_for_update(of=Job)
+            .execution_options(populate_existing=True)
         )
         for job in session.scalars(cancellable):
             jobs.ask_to_cancel(session, job, actor)
     return get(sessions, batch_id)
+
+
+def _lock_active_jobs(session: Session, batch_id: str) -> None:
+    """Lock them in the order in which ``submit`` does: Python's, which a database uses only when told to."""
+    uid: ColumnElement[str] = Job.study_instance_uid.expression
+    if session.get_bind().dialect.name == "postgresql":
+        uid = uid.collate("C")
+    active = (
+        select(Job.id)
+        .join(BatchJob, BatchJob.job_ref == Job.id)
+        .where(BatchJob.batch_ref == batch_id, Job.state.in_(ACTIVE_STATES))
+        .order_by(uid, Job.id)
+    )
+    session.execute(active.with_for_update(of=Job)).all()
 
 
 def count_lesions(sessions: sessionmaker[Session], some: Iterable[Job | Row[Any]]) -> dict[str, int]:

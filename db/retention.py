@@ -33,7 +33,10 @@ def purge(sessions: sessionmaker[Session], before: datetime, actor: str) -> dict
     does the audit trail, which holds no patient data.
     """
     with writing(sessions) as session:
-        deleted = select(Segmentation.id).where(Segmentation.deleted_at < before)
+        # A job that is still at work on a deleted result needs its row; the next purge takes both.
+        at_work = exists().where(Job.segmentation_id == Segmentation.id, Job.state.in_(ACTIVE_STATES))
+        is_deleted = (Segmentation.deleted_at < before) & ~at_work
+        deleted = select(Segmentation.id).where(is_deleted)
         old = select(Job.id).where(
             Job.state.not_in(ACTIVE_STATES),
             (Job.finished_at < before) | Job.segmentation_id.in_(deleted),
@@ -48,7 +51,7 @@ def purge(sessions: sessionmaker[Session], before: datetime, actor: str) -> dict
             (Lesion, Lesion.segmentation_ref.in_(deleted)),
             (Outbox, Outbox.segmentation_ref.in_(deleted)),
             (Companion, Companion.segmentation_ref.in_(deleted)),
-            (Segmentation, Segmentation.deleted_at < before),
+            (Segmentation, is_deleted),
             (Series, ~exists().where(Segmentation.series_ref == Series.id)),
             (Study, ~exists().where(Series.study_ref == Study.id)),
             (Patient, ~exists().where(Study.patient_ref == Patient.id)),

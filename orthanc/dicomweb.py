@@ -31,6 +31,8 @@ from settings import Settings
 logger = logging.getLogger(__name__)
 
 JSON = "application/dicom+json"
+# The headers of 10 000 slices take a fifth of it.
+LARGEST_JSON_BYTES = 256 << 20
 # Any transfer syntax: without it Orthanc answers 500 for JPEG 2000 and transcodes JPEG-LS and RLE.
 INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 # Of Orthanc's own REST API.
@@ -302,7 +304,11 @@ class DicomwebArchive:
             offset += len(page)
 
     def _query(self, path: str, params: Params | None = None) -> list[Dataset]:
-        return dicom_json.to_datasets(self._transport.get(path, JSON, _read_json, params) or [])
+        entries = self._transport.get(path, JSON, _read_json, params) or []
+        try:
+            return dicom_json.to_datasets(entries)
+        except RecursionError:
+            raise ArchiveRefused(f"The archive's answer to GET {path} is nested too deeply.") from None
 
 
 def _path(study_uid: str, series_uid: str | None = None) -> str:
@@ -330,7 +336,7 @@ def _without_pixels(instance: Dataset) -> Dataset:
 
 
 def _read_json(reply: Reply) -> list[dict[str, Any]]:
-    body = b"".join(reply.chunks)
+    body = _body(reply)
     if not body:
         return []
     try:
@@ -344,6 +350,16 @@ def _read_json(reply: Reply) -> list[dict[str, Any]]:
     return entries
 
 
+def _body(reply: Reply) -> bytes:
+    """Return an answer in JSON. Raises: ArchiveRefused where it does not end."""
+    body = bytearray()
+    for chunk in reply.chunks:
+        body += chunk
+        if len(body) > LARGEST_JSON_BYTES:
+            raise ArchiveRefused(f"The archive's JSON is larger than {LARGEST_JSON_BYTES >> 20} MiB.")
+    return bytes(body)
+
+
 def _read_lookup(reply: Reply) -> list[dict[str, Any]]:
     if reply.status != 200:
         raise ArchiveRefused(f"Orthanc's REST API (ORTHANC_URL) answered HTTP {reply.status}.")
@@ -351,10 +367,10 @@ def _read_lookup(reply: Reply) -> list[dict[str, Any]]:
 
 
 def _read_store_answer(reply: Reply) -> tuple[int, Dataset]:
-    body = b"".join(reply.chunks)
+    body = _body(reply)
     try:
         answer = dicom_json.to_datasets([json.loads(body)])[0]
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         # Some archives answer in XML or not at all; the query afterwards decides.
         answer = Dataset()
     return reply.status, answer

@@ -6,10 +6,13 @@ the causes, whose texts hold the whole URL, are not chained.
 
 import io
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -29,6 +32,8 @@ PASSING_STATUSES = {429, 502, 503, 504}
 # A refused connection, a dropped one or a busy server, and an answer that was cut off.
 WORTH_REPEATING = (ArchiveUnreachable, ArchiveIncomplete)
 READ_SIZE = 1 << 20
+# By the monotonic clock, of the exchange that is under way.
+DEADLINE: ContextVar[float] = ContextVar("deadline")
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Transport:
         self._session = requests.Session()
         if user:
             self._session.auth = (user, password)
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter())
         # Orthanc gzips pixel data for any client that accepts it, at a hundred times the cost of sending it.
         self._session.headers["Accept-Encoding"] = "identity"
 
@@ -122,6 +129,7 @@ class Transport:
     @contextmanager
     def _exchange(self, method: str, path: str, deadline: float, **request: Any) -> Iterator[Reply]:
         limits = self._limits
+        DEADLINE.set(deadline)
         left_s = max(0.001, deadline - time.monotonic())
         timeout = (min(limits.connect_s, left_s), min(limits.read_s, left_s))
         what = f"{method} {path}"
@@ -134,7 +142,7 @@ class Transport:
             with response:
                 _raise_for_access(response.status_code, what)
                 content_type = response.headers.get("Content-Type", "")
-                yield Reply(response.status_code, content_type, _chunks(response, deadline))
+                yield Reply(response.status_code, content_type, _chunks(response))
 
 
 class _Upload(io.BytesIO):
@@ -149,11 +157,71 @@ class _Upload(io.BytesIO):
         return super().read(size)
 
 
-def _chunks(response: requests.Response, deadline: float) -> Iterator[bytes]:
-    # read1 returns what has arrived; read would wait for a full block and let a trickle outlast the limit.
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    # read1 returns what has arrived; read would wait for a full block.
     while chunk := response.raw.read1(READ_SIZE, decode_content=True):
         yield chunk
-        _check(deadline)
+
+
+class _BoundedFile(io.RawIOBase):
+    """What arrives at a socket before DEADLINE. The socket's own timeout is for one silence: a server that
+    sends a byte a second, of a header as of a body, would never meet it.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._silence_s = connection.gettimeout()
+        self._file = connection.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        _check(DEADLINE.get())
+        left_s = max(0.001, DEADLINE.get() - time.monotonic())
+        self._socket.settimeout(min(left_s, self._silence_s or left_s))
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp.close()
+        self.fp = io.BufferedReader(_BoundedFile(sock))
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    response_class = _Response
+
+
+class _TLSConnection(urllib3.connection.HTTPSConnection):
+    response_class = _Response
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
+POOLS = {"http": _Pool, "https": _TLSPool}
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
+        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
 
 
 def _check(deadline: float) -> None:

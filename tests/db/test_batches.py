@@ -1,5 +1,6 @@
 """Several studies at once: all asked for or none, each job once, cancelled without harm to others."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -47,6 +48,18 @@ def test_a_job_that_somebody_asked_for_by_itself_is_not_cancelled_with_a_batch(s
     states = {job.id: job.state for job in batches.cancel(sessions, batch.id, None).jobs}
     assert states.pop(job_id) == "queued"
     assert set(states.values()) == {"cancelled"}
+
+
+def test_overlapping_batches_asked_for_and_cancelled_at_once_all_end(sessions):
+    studies = [f"1.2.{number}" for number in range(12)]
+
+    def ask_and_cancel(number):
+        batch = batches.submit(sessions, studies[number % 4 : number % 4 + 9], "unetr")
+        return batches.cancel(sessions, batch.id, None)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask_and_cancel, range(30)))
+    assert {job.state for job in jobs.list_jobs(sessions, 500)} == {"cancelled"}
 
 
 def test_a_batch_does_not_join_a_job_that_is_being_cancelled(sessions, job_id):

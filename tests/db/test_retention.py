@@ -99,3 +99,16 @@ def test_a_correction_outlives_the_version_before_it(sessions, new):
         "dr",
         [{"change": "drawn"}],
     )
+
+
+def test_a_deleted_result_that_a_job_is_still_at_work_on_waits_for_the_next_purge(sessions, new):
+    job = jobs.submit(sessions, "1.2.3", "unetr")
+    jobs.claim(sessions, job.id, "a", 60.0, 3)
+    recorded = measurements.record(sessions, new, job.id, "a")
+    measurements.delete_segmentation(sessions, recorded, "admin")
+    backdate(sessions, Segmentation, deleted_at=LONG_AGO)
+    purge(sessions, LIMIT, "admin")
+    assert counts(sessions)["segmentations"] == 1
+    jobs.fail(sessions, job.id, "a", "store_failed", "No.")
+    purge(sessions, LIMIT, "admin")
+    assert {counts(sessions)[name] for name in (*OF_RESULTS, "jobs")} == {0}
