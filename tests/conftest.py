@@ -136,7 +136,8 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
 
 
 @pytest.fixture
-def french_page(browser: Browser) -> Iterator[Page]:
+def french_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A page in French."""
-    with opened_page(browser, "fr-FR") as opened:
+    may_complain = bool(request.node.get_closest_marker("away"))
+    with opened_page(browser, "fr-FR", may_complain=may_complain) as opened:
         yield opened
