@@ -292,7 +292,7 @@ export class Panel {
       'div', { role: 'status', className: 'acts', hidden: true }, make('div', {}, text('edited')),
       make('div', { className: 'buttons' }, job('measure', () => this.measure(), { className: 'first' })),
     )
-    this.toggleButton = make('button', { onclick: () => this.toggle() })
+    this.toggleButton = make('button', { onclick: () => this.toggle() }, text(this.shownId ? 'hide' : 'show'))
     this.toggleButton.dataset.toggle = ''
     const buttons = make(
       'div', { className: 'buttons' }, this.toggleButton,

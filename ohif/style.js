@@ -6,16 +6,17 @@ export const STYLE = `
 .metscope button:hover:enabled { background: #1d2a6b; } .metscope button:disabled { opacity: .4; }
 .metscope button.first { background: #1c62c4; }
 .metscope label { color: #a3b1c9; display: block; margin-top: 6px; } .metscope select { width: 100%; }
-.metscope .buttons { display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0; }
+.metscope .buttons { align-items: center; display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0; }
+.metscope form.buttons { flex: 1; margin: 0; }
 .metscope progress { accent-color: #348cfd; width: 100%; }
 .metscope [role=alert] { background: #3a0d12; border-radius: 4px; margin: 8px 0; overflow-wrap: anywhere; padding: 8px; }
 .metscope table { border-collapse: collapse; font-variant-numeric: tabular-nums; table-layout: fixed; width: 100%; }
-.metscope th { padding: 0; text-align: left; vertical-align: bottom; width: 17%; } .metscope th:first-child { width: 29%; }
-.metscope th:nth-child(2) { width: 14%; } .metscope th:nth-child(3) { width: 23%; }
+.metscope th { padding: 0; text-align: left; vertical-align: bottom; width: 18%; } .metscope th:first-child { width: 28%; }
+.metscope th:nth-child(2) { width: 14%; } .metscope th:nth-child(3) { width: 22%; }
 .metscope th, .metscope td { border-bottom: 1px solid #2a2f5a; } .metscope td { padding: 4px 2px; }
 .metscope table button { background: none; border: 0; border-radius: 0; color: inherit; cursor: pointer; overflow: hidden;
   padding: 4px; text-align: left; text-overflow: ellipsis; width: 100%; }
-.metscope th button { color: #a3b1c9; font-size: 11px; font-weight: 400; padding: 4px 2px; } .metscope td:first-child { padding: 0; }
+.metscope th button { color: #a3b1c9; font-size: 11px; font-weight: 400; letter-spacing: -.2px; padding: 4px 0 4px 2px; } .metscope td:first-child { padding: 0; }
 .metscope td button { -webkit-box-orient: vertical; -webkit-line-clamp: 2; display: -webkit-box; overflow-wrap: anywhere; }
 .metscope [aria-sort=ascending] button::after { content: ' ▲' / ''; } .metscope [aria-sort=descending] button::after { content: ' ▼' / ''; }
 .metscope tbody tr { cursor: pointer; } .metscope tbody tr:hover, .metscope tbody tr.selected { background: #1d2a6b; }
