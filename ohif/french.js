@@ -160,6 +160,7 @@ export default {
     input_refused: 'Cette série ne peut pas être segmentée. Choisissez-en une autre.',
     ambiguous_series: 'Plusieurs séries conviennent autant les unes que les autres. Choisissez-en une dans la liste.',
     no_candidate_series: 'Aucune série de l’examen ne peut être segmentée. Envoyez une série T1 après injection, ou choisissez vous-même une série.',
+    several_patients: 'Le dossier contient des images de plusieurs patients. Choisissez la série d’un seul patient.',
     missing_sequence: 'Il manque une séquence dont le modèle a besoin. Envoyez la série qui manque, ou choisissez-en une vous-même.',
     inputs_apart: 'Les séries ne montrent pas le même endroit. Choisissez des séries d’un même examen, sans mouvement du patient.',
     unsupported_modality: 'Ce n’est pas une série d’IRM. Choisissez une série d’IRM.',
