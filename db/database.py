@@ -4,6 +4,7 @@ Nothing here waits without end for a PostgreSQL server: the server itself ends s
 locks, and the client gives up a server that says nothing (``_BoundedConnection``).
 """
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from db.tables import Base
+from db.tables import Base, storable
 from errors import SettingsError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -216,6 +217,7 @@ def _engine(address: URL, connections: int, limited: bool) -> Engine:
             address,
             connect_args={"connect_timeout": CONNECT_LIMIT_S, **KEEPALIVE},
             hide_parameters=True,
+            json_serializer=_to_json,
             pool_pre_ping=True,
             pool_size=connections,
             max_overflow=0,
@@ -229,10 +231,14 @@ def _engine(address: URL, connections: int, limited: bool) -> Engine:
         return engine
     if address.database:
         Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(address, pool_size=connections, hide_parameters=True)
+    engine = create_engine(address, pool_size=connections, hide_parameters=True, json_serializer=_to_json)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(storable(value))
 
 
 def _connect_bounded(

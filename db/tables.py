@@ -45,6 +45,31 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+def storable(value: Any) -> Any:
+    """Return the text, or what holds texts as JSON does, with a mark for what no database column can hold.
+
+    Headers and JSON of an archive may have NUL and halves of UTF-16 pairs, which PostgreSQL refuses.
+    """
+    if isinstance(value, str):
+        if value.isascii() and "\0" not in value:
+            return value
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {storable(key): storable(item) for key, item in value.items()}
+    return [storable(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class Text(TypeDecorator[str]):
+    """A text that comes back as ``storable`` leaves it."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        cleaned: str | None = storable(value)
+        return cleaned
+
+
 class Base(DeclarativeBase):
     """Names every constraint, so that a later migration can drop it on either database."""
 
@@ -58,7 +83,7 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {
-        str: String(),
+        str: Text(),
         datetime: UtcDateTime(),
         dict[str, Any]: JSON(none_as_null=True),
         list[Any]: JSON(none_as_null=True),

@@ -23,6 +23,7 @@ from openapi_spec_validator import validate
 from pydicom.uid import generate_uid
 from sqlalchemy import Executable, NullPool, create_engine, delete, insert, text
 
+import api
 from api import LoggingServer, create_app
 from bench.models import tiny_model
 from bench.parts import free_port, self_signed, wait_until
@@ -547,3 +548,16 @@ def test_a_study_in_orthanc_becomes_a_stored_seg_and_rows_in_postgresql(hospital
     assert hospital.scalar("SELECT count(*) FROM audit_events WHERE action = 'segmentation.delete'") == 1
     again = hospital.delete(job["result"])
     assert (again.status_code, again.json()["error"]["code"]) == (404, "segmentation_not_found")
+
+
+def test_json_nested_beyond_reason_is_a_bad_request(tmp_path):
+    client = create_app(Settings(_env_file=None, data_dir=tmp_path, auth="off")).test_client()
+    body = b'{"model": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+    answer = client.post("/segmentation/1.2.3", data=body, content_type="application/json")
+    assert (answer.status_code, answer.json["error"]["code"]) == (400, "bad_request")
+
+
+def test_purge_refuses_a_number_of_days_in_a_sentence(capsys):
+    with pytest.raises(SystemExit):
+        api.main(["purge", "--days", "0"])
+    assert "'0' is not a number of days from 1 to 36500" in capsys.readouterr().err

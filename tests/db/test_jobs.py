@@ -207,6 +207,15 @@ def test_a_failed_job_keeps_the_error(sessions, job_id):
     assert job.finished_at is not None
 
 
+def test_a_message_that_quotes_what_no_database_holds_ends_its_job_all_the_same(sessions):
+    job_id = jobs.submit(sessions, "1.2.3", "unetr", task={"inputs": {"T1": "a\0b \ud800"}}).id
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    jobs.fail(sessions, job_id, "a", "ambiguous_series", "T1\0 post \ud800 Müller")
+    job = jobs.get(sessions, job_id)
+    assert (job.state, job.error_message) == ("failed", "T1\ufffd post ? Müller")
+    assert job.task == {"inputs": {"T1": "a\ufffdb ?"}}
+
+
 def test_a_postponed_job_waits_costs_no_attempt_and_comes_back(sessions, job_id):
     jobs.claim(sessions, job_id, "a", LEASE_S, 2)
     for _ in range(5):
