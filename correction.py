@@ -4,9 +4,10 @@ Each is a job like a segmentation. A correction is measured as if it were new an
 version; the one before stays as it is. Lesions keep name, tracking identifiers and colour.
 """
 
-import re
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,40 +15,59 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, RTStructureSetStorage
 
-from db import measurements, outbox
-from db.tables import Job
-from errors import InstanceNotFound, SegmentationMismatch
+from db import audit, jobs, measurements, outbox
+from db.database import writing
+from db.numbering import (
+    Numbering,
+    NumberingOutdated,
+    first_version,
+    next_numbering,
+    place_of_result,
+)
+from db.tables import ACTIVE_STATES, Job
+from errors import (
+    ArchiveError,
+    DeletionUnavailable,
+    InstanceNotFound,
+    LesionNotFound,
+    SegmentationMismatch,
+)
 from imaging import rtstruct, seg
+from imaging.derived import Edition, OpenSeries, place_of
 from imaging.frames import text
+from imaging.labelled import is_seg, labelled_series
+from imaging.rtstruct_read import contoured_series, is_structure_set
 from imaging.stack import Stack, to_stack
 from lesions.matching import match_by_overlap
 from lesions.measure import Identity, Lesion, measure
 from orthanc import part10
 from results import (
-    UNSPECIFIED,
+    LONGEST_NAME,
+    UNNAMED,
     Result,
     code_of,
+    identities_of_segments,
     identity,
+    label_of_drawn,
+    last_number,
     lesions_of_segments,
+    read_drawn,
     report_of,
     subject_of,
 )
 from segmentation import JobLease, Report, Rooms, Stages, companion, idempotency_key
-from unetr.spec import ConceptCode, Label, ModelSpec, default_model, served_models
+from unetr.spec import Label, ModelSpec, default_model, served_models
 from version import VERSION
 
-# What viewers call a segment that nobody has named.
-UNNAMED = re.compile(r"\s*(Segment \d+)?\s*")
-# Of Segment Label, a DICOM Long String.
-LONGEST_NAME = 64
+logger = logging.getLogger("metscope.correction")
+
+# Content Label of what MetScope's panel in the viewer saves in the archive only for it to be measured.
+DRAWING = "METSCOPE_DRAWING"
+RECENT_JOBS = 500
 # What a model says of a lesion, and of no other voxels than those it drew.
 OF_THE_MODEL = ("mean_probability", "confidence")
-# What is drawn anew in a segmentation of several labels: nobody says of which it is.
-UNLABELLED = ConceptCode(
-    value=UNSPECIFIED.value, scheme=UNSPECIFIED.scheme_designator, meaning=UNSPECIFIED.meaning
-)
-FINDING = Label(value=1, name="Finding", category=UNLABELLED, type=UNLABELLED)
 
 
 @dataclass(frozen=True)
@@ -60,12 +80,14 @@ class Images:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What is corrected. document: as recorded. labels: lesion numbers on the stack's grid.
+    """What is corrected. document: as recorded. encoded: its SEG, None without lesions. labels: lesion
+    numbers on the stack's grid.
 
     sources: the SEG's segments by lesion number. colours: #rrggbb by lesion number.
     """
 
     document: Mapping[str, Any]
+    encoded: Dataset | None
     labels: hd.Volume
     sources: Mapping[int, seg.Segment]
     colours: Mapping[int, str]
@@ -73,6 +95,20 @@ class Earlier:
     def lesion(self, number: int) -> Mapping[str, Any]:
         found: Mapping[str, Any] = next(one for one in self.document["lesions"] if one["number"] == number)
         return found
+
+    def companion(self, modality: str) -> Dataset | None:
+        """Return the UIDs of its companion of that modality, SR or RTSTRUCT."""
+        uids = next((one for one in self.document["companions"] if one["modality"] == modality), None)
+        if uids is None:
+            return None
+        in_space = any(lesion["slice"]["index"] is None for lesion in self.document["lesions"])
+        report_class = Comprehensive3DSRStorage if in_space else ComprehensiveSRStorage
+        companion = Dataset()
+        companion.SOPClassUID = report_class if modality == "SR" else RTStructureSetStorage
+        companion.SOPInstanceUID = uids["sop_instance_uid"]
+        companion.SeriesInstanceUID = uids["series_instance_uid"]
+        companion.StudyInstanceUID = self.document["study_instance_uid"]
+        return companion
 
 
 @dataclass(frozen=True)
@@ -130,14 +166,53 @@ def perform(job: Job, rooms: Rooms, report: Report, lease: JobLease) -> str:
     corrected = task["corrects"] or measurements.newest(rooms.sessions, series_uid)
     if corrected is None:
         images = _images(job.study_instance_uid, series_uid, run)
-        drawn, segments = seg.read(given, images.stack)
-        labels, sources = lesions_of_segments(drawn, segments)
-        new = Drawn(labels, sources=sources, names=_names(labels, drawn, segments))
-        return _record(images, None, new, run)
+        labels, sources = lesions_of_segments(*read_drawn(given, images.stack))
+        return _record(images, None, Drawn(labels, sources=sources), run)
     images, earlier = _earlier(corrected, run)
     if earlier.document["series_instance_uid"] != series_uid:
         raise SegmentationMismatch("The segmentation is of another series than what it is to correct.")
     return _record(images, earlier, _redrawn(given, images.stack, earlier), run)
+
+
+def discard_drawing(job: Job, rooms: Rooms, after_success: bool) -> None:
+    """Delete in the archive what the panel in the viewer saved for the job.
+
+    After a success, which holds all that was drawn, what the same person drew on the same series for earlier
+    jobs that failed goes too. An archive keeps it that MetScope may not delete in, or that is away.
+    """
+    uid = (job.task or {}).get("measure")
+    if uid is None:
+        return
+    try:
+        drawings = _drawings(job.study_instance_uid, rooms)
+        if uid not in drawings:
+            return
+        done = {uid}
+        if after_success:
+            done |= {
+                (other.task or {}).get("measure")
+                for other in jobs.list_jobs(rooms.sessions, RECENT_JOBS, None, job.study_instance_uid)
+                if other.state not in ACTIVE_STATES and other.requested_by == job.requested_by
+            }
+        for drawing, series_uid in drawings.items():
+            if drawing in done and series_uid == drawings[uid]:
+                rooms.archive.delete_instance(job.study_instance_uid, drawing)
+                with writing(rooms.sessions) as session:
+                    audit.note(session, job.requested_by, "drawing.delete", drawing)
+    except DeletionUnavailable:
+        pass
+    except ArchiveError as error:
+        logger.warning("job %s: what was drawn stays in the archive: %s", job.id, error.code)
+
+
+def _drawings(study_uid: str, rooms: Rooms) -> dict[str, str | None]:
+    """Return what the panel has saved in a study: by SOP Instance UID the series that it was drawn on."""
+    headers = [header for series in rooms.archive.series_headers(study_uid) for header in series]
+    return {
+        str(header.SOPInstanceUID): labelled_series(header)
+        for header in headers
+        if is_seg(header) and header.get("ContentLabel") == DRAWING
+    }
 
 
 def _images(study_uid: str, series_uid: str, run: Run) -> Images:
@@ -158,11 +233,14 @@ def _version(segmentation_id: str, stack: Stack, rooms: Rooms) -> Earlier:
     """A recorded segmentation of the stack. Raises: SegmentationNotFound, InstanceNotFound."""
     document = measurements.document(rooms.sessions, segmentation_id)
     segments: Sequence[seg.Segment] = ()
+    encoded = None
     labels = stack.volume.with_array(np.zeros(stack.volume.spatial_shape, np.int32))
     if document["lesions"]:
-        labels, segments = seg.read(_recorded_seg(document, rooms), stack)
+        encoded = _recorded_seg(document, rooms)
+        labels, segments = seg.read(encoded, stack)
     sources = {segment.number: segment for segment in segments}
-    return Earlier(document, labels, sources, measurements.colours(rooms.sessions, segmentation_id))
+    colours = measurements.colours(rooms.sessions, segmentation_id)
+    return Earlier(document, encoded, labels, sources, colours)
 
 
 def _recorded_seg(document: Mapping[str, Any], rooms: Rooms) -> Dataset:
@@ -181,16 +259,18 @@ def _instance(study_uid: str, series_uid: str, uid: str, rooms: Rooms) -> Datase
 
 
 def _given(uid: str, run: Run) -> tuple[Dataset, str]:
-    """A SEG of the archive, and of which series it is. Raises: InstanceNotFound, InputRefused."""
+    """Return a SEG or structure set of the archive, and of which series it is.
+
+    Raises: InstanceNotFound, InputRefused.
+    """
     study_uid = run.job.study_instance_uid
     headers = [header for series in run.rooms.archive.series_headers(study_uid) for header in series]
     found = next((header for header in headers if text(header, "SOPInstanceUID") == uid), None)
     if found is None:
         raise InstanceNotFound(f"Study {study_uid} has no object {uid} in the archive.")
-    referenced = found.get("ReferencedSeriesSequence")
-    if not referenced or "SeriesInstanceUID" not in referenced[0]:
+    series_uid = contoured_series(found) if is_structure_set(found) else labelled_series(found)
+    if series_uid is None:
         raise SegmentationMismatch(f"Object {uid} does not say which series it is a segmentation of.")
-    series_uid = str(referenced[0].SeriesInstanceUID)
     return _instance(study_uid, found.SeriesInstanceUID, uid, run.rooms), series_uid
 
 
@@ -224,7 +304,7 @@ def _compared(newest: Earlier, restored: Earlier) -> Drawn:
 
 def _redrawn(given: Dataset, stack: Stack, earlier: Earlier) -> Drawn:
     """What a SEG shows that was drawn by hand in a viewer, each lesion found again by its voxels."""
-    drawn, segments = seg.read(given, stack)
+    drawn, segments = read_drawn(given, stack)
     labels, same = match_by_overlap(earlier.labels, drawn)
     names = _names(labels, drawn, segments)
     # A new lesion in the segment of an earlier one is not that one.
@@ -267,11 +347,23 @@ def _record(
 
     since: the newest version, where an older one (``earlier``) is restored; None: ``earlier`` is the newest.
     """
+    while True:
+        # Another job of this patient may take the numbers meanwhile.
+        with suppress(NumberingOutdated):
+            return _record_numbered(images, earlier, drawn, run, since)
+
+
+def _record_numbered(
+    images: Images, earlier: Earlier | None, drawn: Drawn, run: Run, since: Earlier | None
+) -> str:
+    """Raises: NumberingOutdated."""
     stack, sessions, lease = images.stack, run.rooms.sessions, run.lease
     model = earlier.document["model"] if earlier else measurements.BY_HAND
-    spec = _spec_of(model["id"], run.rooms)
+    source = measurements.source_of(images.instances[0])
+    numbering = next_numbering(sessions, source, model["id"])
     with run.stages("measure"):
-        result = Result(stack, drawn.labels, _measure(stack, earlier, drawn, spec, run.rooms), drawn.sources)
+        lesions = _measure(stack, earlier, drawn, numbering.tracking_ids, run.rooms)
+        result = Result(stack, drawn.labels, lesions, drawn.sources)
         newest, against, appeared = earlier, drawn, "drawn"
         if since is not None and earlier is not None:
             newest, against, appeared = since, _compared(since, earlier), "restored"
@@ -281,14 +373,16 @@ def _record(
         return str(newest.document["id"])
     colours = _colours(earlier, drawn, result.lesions)
     with run.stages("encode"):
-        encoded, companions = _encode(result, earlier, drawn, colours, spec, run.rooms)
+        # What is restored begins a series: it is not drawn as the version before it is.
+        edition = _edition(None if since else earlier, drawn, numbering, run)
+        encoded, companions = _encode(result, earlier, drawn, colours, edition, run)
     if earlier is None:
         key = idempotency_key([images.instances], model["sha256"], model["version"])
     else:
         # Its images may be more than the series that is drawn on.
         key = measurements.key(sessions, earlier.document["id"])
     new = measurements.NewSegmentation(
-        source=measurements.source_of(images.instances[0]),
+        source=source,
         model_id=model["id"],
         model_version=model["version"],
         model_sha256=model["sha256"],
@@ -310,46 +404,63 @@ def _record(
             changes=changes,
             restores=earlier.document["id"] if earlier and since else None,
         ),
+        numbering=numbering,
     )
     return measurements.record(sessions, new, lease.job_id, lease.owner)
 
 
-def _spec_of(model_id: str, rooms: Rooms) -> ModelSpec:
-    """Of the model that drew what is corrected, or of the default one where none did or it is not served."""
+def _edition(earlier: Earlier | None, drawn: Drawn, numbering: Numbering, run: Run) -> Edition:
+    """Return the version and its series: that of the version before, where nothing is drawn and all that
+    DICOM lets a series have once is the same (the person, the software); else a new one.
+    """
+    editor = run.job.requested_by
+    edition = Edition(numbering.version, editor, corrected=True, place=numbering.place)
+    if earlier is None or earlier.encoded is None or not earlier.document["changes"]:
+        return edition
+    redrawn = len(drawn.unchanged) < len(np.unique(drawn.labels.array[drawn.labels.array > 0]))
+    encoded = earlier.encoded
+    if (
+        redrawn
+        or earlier.document["corrected_by"] != editor
+        or encoded.SoftwareVersions != VERSION
+        or not encoded.get("SeriesDate")
+    ):
+        return edition
+    first = first_version(run.rooms.sessions, encoded.SeriesInstanceUID)
+    series = OpenSeries(first, place_of(encoded), encoded.SeriesDate, encoded.SeriesTime)
+    return replace(edition, continued=series)
+
+
+def _spec_of(earlier: Earlier | None, rooms: Rooms) -> ModelSpec:
+    """Return that of the model that drew what is corrected, else (by hand, not served) of the default one."""
     settings = rooms.settings
     default = default_model(settings.models_dir, settings.model_path)
-    return served_models(settings.models_dir, settings.model_path).get(model_id, default)
-
-
-def _new_label(spec: ModelSpec) -> Label:
-    return spec.labels[0] if len(spec.labels) == 1 else FINDING
+    if earlier is None:
+        return default
+    served = served_models(settings.models_dir, settings.model_path)
+    return served.get(earlier.document["model"]["id"], default)
 
 
 def _measure(
-    stack: Stack, earlier: Earlier | None, drawn: Drawn, spec: ModelSpec, rooms: Rooms
+    stack: Stack, earlier: Earlier | None, drawn: Drawn, used: Collection[str], rooms: Rooms
 ) -> list[Lesion]:
-    """Lesions under the identities that they had, the others under new ones."""
+    """Lesions under the identities that they had, the others under new ones. used: tracking identifiers."""
     numbers = [number for number in np.unique(drawn.labels.array).tolist() if number]
-    series_uid = str(stack.headers[0].SeriesInstanceUID)
-    used = measurements.tracking_ids(rooms.sessions, series_uid)
-    label = _new_label(spec).model_copy(update={"whole": False})
-    numbered = re.compile(rf"{re.escape(label.tracking or label.name)}-(\d+)")
-    last = max((int(found[1]) for name in used if (found := numbered.fullmatch(name))), default=0)
+    label = label_of_drawn(_spec_of(earlier, rooms))
+    if earlier is None:
+        identities = identities_of_segments(drawn.sources, label, used)
+        return measure(drawn.labels, stack.slices, None, rooms.settings.measurable_ld_mm, identities)
+    last = last_number(label, used)
     identities = {}
     for number in numbers:
-        source = drawn.sources.get(number)
-        if earlier is not None and number in drawn.same:
+        if number in drawn.same:
             lesion = earlier.lesion(drawn.same[number])
             known = Identity(lesion["name"], lesion["tracking_id"], lesion["tracking_uid"])
-        elif source is not None and source.tracking_id and source.tracking_uid:
-            known = Identity(source.name, source.tracking_id, source.tracking_uid)
         else:
             last += 1
             known = identity(label, last)
         identities[number] = replace(known, name=drawn.names.get(number, known.name))
     lesions = measure(drawn.labels, stack.slices, None, rooms.settings.measurable_ld_mm, identities)
-    if earlier is None:
-        return lesions
     return [
         replace(lesion, **{name: earlier.lesion(drawn.same[lesion.number])[name] for name in OF_THE_MODEL})
         if lesion.number in drawn.unchanged
@@ -403,29 +514,33 @@ def _encode(
     earlier: Earlier | None,
     drawn: Drawn,
     colours: Mapping[int, str],
-    spec: ModelSpec,
-    rooms: Rooms,
+    edition: Edition,
+    run: Run,
 ) -> tuple[Dataset | None, list[measurements.NewCompanion]]:
     """The SEG, None without lesions, and what is stored beside it."""
     if not result.lesions:
         return None, []
-    segments = [_segment(lesion, earlier, drawn, _new_label(spec)) for lesion in result.lesions]
+    spec = _spec_of(earlier, run.rooms)
+    segments = [_segment(lesion, earlier, drawn, label_of_drawn(spec)) for lesion in result.lesions]
     subject = subject_of(spec)
+    previous = earlier.encoded if earlier else None
     encoded = seg.write(
         result.stack,
         result.labels,
         [replace(one, colour=colours[one.number]) for one in segments],
         None,
         sop_instance_uid=hd.UID(),
-        series_instance_uid=hd.UID(),
-        title=f"{subject.name}, {'corrected' if earlier else 'manual'} segmentation",
+        series_instance_uid=edition.series_instance_uid(previous),
+        edition=edition,
+        previous=previous,
         subject=subject,
     )
     companions = []
-    if rooms.settings.store_sr:
-        companions.append(companion(report_of(result, encoded, None, subject)))
-    if earlier and any(one["modality"] == "RTSTRUCT" for one in earlier.document["companions"]):
-        companions.append(companion(_structure_set(result, encoded, None, subject)))
+    if run.rooms.settings.store_sr:
+        previous = earlier.companion("SR") if earlier else None
+        companions.append(companion(report_of(result, encoded, None, subject, edition, previous)))
+    if earlier and (previous := earlier.companion("RTSTRUCT")) is not None:
+        companions.append(companion(_structure_set(result, encoded, None, subject, edition, previous)))
     return encoded, companions
 
 
@@ -453,7 +568,12 @@ def _segment(lesion: Lesion, earlier: Earlier | None, drawn: Drawn, label: Label
 
 
 def _structure_set(
-    result: Result, encoded: Dataset, algorithm: seg.Algorithm | None, subject: seg.Subject
+    result: Result,
+    encoded: Dataset,
+    algorithm: seg.Algorithm | None,
+    subject: seg.Subject,
+    edition: Edition,
+    previous: Dataset | None = None,
 ) -> Dataset:
     return rtstruct.write(
         result.stack,
@@ -463,22 +583,31 @@ def _structure_set(
         algorithm,
         sop_instance_uid=hd.UID(),
         series_instance_uid=hd.UID(),
+        edition=replace(edition, continued=None),
+        previous=previous,
         subject=subject,
     )
 
 
 def _add_structure_set(segmentation_id: str, run: Run) -> str:
     images, earlier = _earlier(segmentation_id, run)
-    document = earlier.document
-    spec = _spec_of(document["model"]["id"], run.rooms)
+    document, encoded = earlier.document, earlier.encoded
+    if encoded is None:
+        raise LesionNotFound(f"Segmentation {segmentation_id} has no lesions.")
     with run.stages("encode"):
-        lesions = _measure(images.stack, earlier, _as_it_is(earlier), spec, run.rooms)
+        lesions = _measure(images.stack, earlier, _as_it_is(earlier), (), run.rooms)
         model, algorithm = document["model"], None
         if document["corrected_by"] is None and model != measurements.BY_HAND:
             algorithm = seg.Algorithm(model["id"], model["version"], model["sha256"])
-        encoded = _recorded_seg(document, run.rooms)
         result = Result(images.stack, earlier.labels, lesions)
-        made = _structure_set(result, encoded, algorithm, subject_of(spec))
+        edition = Edition(
+            document["version"],
+            document["corrected_by"],
+            corrected=bool(document["changes"]),
+            place=place_of_result(run.rooms.sessions, segmentation_id),
+        )
+        subject = subject_of(_spec_of(earlier, run.rooms))
+        made = _structure_set(result, encoded, algorithm, subject, edition)
     lease = run.lease
     measurements.add_companion(
         run.rooms.sessions, segmentation_id, companion(made), lease.job_id, lease.owner

@@ -58,6 +58,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── ConstantPixels
     │   ├── UnreadableFile
     │   ├── SegmentationMismatch
+    │   ├── OverlappingSegments
     │   └── DataRefused               a labelled study, or a folder of them, cannot be learnt from
     ├── ArchiveError                  the PACS did not do what it was asked
     │   ├── ArchiveUnreachable
@@ -388,6 +389,11 @@ class UnreadableFile(InputRefused):
 class SegmentationMismatch(InputRefused):
     code = "segmentation_mismatch"
     advice = "Give a segmentation that was made on this series."
+
+
+class OverlappingSegments(InputRefused):
+    code = "overlapping_segments"
+    advice = "Give every voxel to one segment at most, and measure the segmentation again."
 
 
 class DataRefused(InputRefused):

@@ -7,9 +7,11 @@ from typing import Any
 from pydicom import Dataset
 
 from db import measurements
+from db.numbering import place_of_result
 from db.tables import Job
 from errors import UncertaintyUnavailable
 from imaging import parametric_map
+from imaging.derived import Edition
 from imaging.stack import to_stack
 from results import uncertainty_map
 from segmentation import (
@@ -52,7 +54,8 @@ def perform(job: Job, services: Services, report: Report, lease: JobLease) -> st
         further = [other.volume for other in others]
         entropy = explain(predictor, stack.volume, partial(report, "predict"), others=further).entropy
     with stages("encode"):
-        new = companion(uncertainty_map(stack, entropy, spec))
+        edition = Edition(document["version"], place=place_of_result(sessions, segmentation_id))
+        new = companion(uncertainty_map(stack, entropy, spec, edition))
     measurements.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner)
     return segmentation_id
 

@@ -1,7 +1,8 @@
 """What was found in a stack: its lesions, and the DICOM objects that say so."""
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import highdicom as hd
@@ -9,7 +10,8 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
-from imaging import parametric_map, seg, sr
+from imaging import parametric_map, rtstruct_read, seg, sr
+from imaging.derived import FIRST_EDITION, Edition
 from imaging.stack import Stack
 from lesions.measure import MM3_PER_ML, Identity, Lesion, components, measure, objects
 from unetr.confidence import confidence
@@ -18,6 +20,15 @@ from unetr.spec import ConceptCode, Label, ModelSpec
 
 # CID 7150 and 7166: category and type of a segment whose own SEG gives none.
 UNSPECIFIED = Code("85756007", "SCT", "Tissue")
+# What is drawn anew in a segmentation of several labels: nobody says of which it is.
+UNLABELLED = ConceptCode(
+    value=UNSPECIFIED.value, scheme=UNSPECIFIED.scheme_designator, meaning=UNSPECIFIED.meaning
+)
+FINDING = Label(value=1, name="Finding", category=UNLABELLED, type=UNLABELLED)
+# What viewers call a segment that nobody has named.
+UNNAMED = re.compile(r"\s*(Segment \d+)?\s*")
+# Of Segment Label, a DICOM Long String.
+LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -64,14 +75,27 @@ def _with_confidence(lesion: Lesion, spec: ModelSpec) -> Lesion:
     return replace(lesion, confidence=confidence(spec, probability, lesion.volume_ml * MM3_PER_ML))
 
 
-def _identities(kinds: Mapping[int, Label]) -> dict[int, Identity]:
-    """By lesion number."""
-    counts: Counter[int] = Counter()
+def _identities(kinds: Mapping[int, Label], used: Collection[str] = ()) -> dict[int, Identity]:
+    """Return new identities by lesion number, numbered after the tracking identifiers in use."""
+    counts = {label.value: last_number(label, used) for label in kinds.values()}
     identities = {}
     for number, label in kinds.items():
         counts[label.value] += 1
         identities[number] = identity(label, counts[label.value])
     return identities
+
+
+def last_number(label: Label, used: Collection[str]) -> int:
+    """Return the highest number among those of the tracking identifiers that are the label's; 0: none is."""
+    numbered = re.compile(rf"{re.escape(label.tracking or label.name)}-(\d+)")
+    return max((int(match[1]) for name in used if (match := numbered.fullmatch(name))), default=0)
+
+
+def numbered_after(result: Result, used: Collection[str]) -> Result:
+    """Return a model's result with new identities, numbered after the tracking identifiers in use."""
+    identities = _identities(result.kinds, used)
+    lesions = [replace(lesion, **vars(identities[lesion.number])) for lesion in result.lesions]
+    return replace(result, lesions=lesions)
 
 
 def identity(label: Label, number: int) -> Identity:
@@ -82,7 +106,48 @@ def identity(label: Label, number: int) -> Identity:
     return Identity(f"{label.name} {number}", f"{tracking}-{number}", str(hd.UID()))
 
 
-def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Dataset | None:
+def read_drawn(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[seg.Segment]]:
+    """Return what a SEG or an RT Structure Set shows, as ``seg.read`` does."""
+    reader = rtstruct_read.read if rtstruct_read.is_structure_set(dataset) else seg.read
+    return reader(dataset, stack)
+
+
+def label_of_drawn(spec: ModelSpec) -> Label:
+    """Return what a lesion is that a person drew: the model's label where it has only one."""
+    label = spec.labels[0] if len(spec.labels) == 1 else FINDING
+    return label.model_copy(update={"whole": False})
+
+
+def identities_of_segments(
+    sources: Mapping[int, seg.Segment], label: Label, used: Collection[str] = ()
+) -> dict[int, Identity]:
+    """Return by lesion number who the lesions of a SEG are that was not made by correcting a result.
+
+    A tracked segment is the lesion that it says. The others keep their segment's label, with a number where
+    several share it; without a label they are named and numbered as the label of a model.
+    sources: the segments, by the lesions' numbers. used: tracking identifiers.
+    """
+    last = last_number(label, used)
+    lesions_of = Counter(source.number for source in sources.values())
+    counts: Counter[int] = Counter()
+    identities = {}
+    for lesion, source in sorted(sources.items()):
+        if source.tracking_id and source.tracking_uid:
+            identities[lesion] = Identity(source.name, source.tracking_id, source.tracking_uid)
+            continue
+        last += 1
+        counts[source.number] += 1
+        new = identity(label, last)
+        if not UNNAMED.fullmatch(source.name):
+            number = f" {counts[source.number]}" if lesions_of[source.number] > 1 else ""
+            new = replace(new, name=source.name.strip()[: LONGEST_NAME - len(number)] + number)
+        identities[lesion] = new
+    return identities
+
+
+def encode(
+    result: Result, spec: ModelSpec, drawn_by_model: bool = True, edition: Edition = FIRST_EDITION
+) -> Dataset | None:
     """The DICOM SEG, one segment per lesion; None without lesions.
 
     A lesion that was measured from a SEG is what that SEG says, drawn by whom it says.
@@ -102,12 +167,18 @@ def encode(result: Result, spec: ModelSpec, drawn_by_model: bool = True) -> Data
         algorithm_of(spec) if drawn_by_model else None,
         sop_instance_uid=hd.UID(),
         series_instance_uid=hd.UID(),
+        edition=edition,
         subject=subject_of(spec),
     )
 
 
 def report_of(
-    result: Result, encoded: Dataset, algorithm: seg.Algorithm | None, subject: seg.Subject
+    result: Result,
+    encoded: Dataset,
+    algorithm: seg.Algorithm | None,
+    subject: seg.Subject,
+    edition: Edition = FIRST_EDITION,
+    previous: Dataset | None = None,
 ) -> Dataset:
     """The DICOM SR that gives the volumes and diameters of the lesions in the SEG; no algorithm: by hand."""
     return sr.write(
@@ -116,12 +187,16 @@ def report_of(
         result.lesions,
         algorithm,
         sop_instance_uid=hd.UID(),
-        series_instance_uid=hd.UID(),
+        series_instance_uid=edition.series_instance_uid(previous),
+        edition=edition,
+        previous=previous,
         subject=subject,
     )
 
 
-def uncertainty_map(stack: Stack, entropy: hd.Volume, spec: ModelSpec) -> Dataset:
+def uncertainty_map(
+    stack: Stack, entropy: hd.Volume, spec: ModelSpec, edition: Edition = FIRST_EDITION
+) -> Dataset:
     """The DICOM Parametric Map of how sure the model was; the stack has headers."""
     return parametric_map.write(
         stack,
@@ -129,6 +204,7 @@ def uncertainty_map(stack: Stack, entropy: hd.Volume, spec: ModelSpec) -> Datase
         algorithm_of(spec),
         sop_instance_uid=hd.UID(),
         series_instance_uid=hd.UID(),
+        edition=edition,
         subject=subject_of(spec),
         most_bits=most_bits(len(spec.labels)),
     )

@@ -548,7 +548,7 @@ class PatientLesion(LesionAnswer):
 
 
 class LesionsAnswer(Answer):
-    """By study date; of each series and model only the newest segmentation."""
+    """By study date. Of each series one segmentation: what a person corrected, else the newest."""
 
     patient_id: str
     lesions: list[PatientLesion]

@@ -27,6 +27,7 @@ from tqdm import tqdm
 import logs
 from db import measurements, outbox
 from db.database import open_database
+from db.numbering import NumberingOutdated, next_numbering
 from errors import (
     AmbiguousSeries,
     InputRefused,
@@ -37,11 +38,12 @@ from errors import (
     SegmentationMismatch,
     StoreFailed,
 )
-from imaging import codes, files, nifti, seg, series
+from imaging import codes, files, nifti, series
+from imaging.derived import Edition
 from imaging.frames import text
 from imaging.inputs import check_together, choose_inputs
 from imaging.stack import Stack, to_stack
-from lesions.measure import ML_DECIMALS, Identity, Lesion, measure
+from lesions.measure import ML_DECIMALS, Lesion, measure
 from orthanc import part10
 from orthanc.dicomweb import Archive, open_archive
 from reports.overlay import save_overlay, save_planes
@@ -50,8 +52,12 @@ from results import (
     Result,
     algorithm_of,
     encode,
+    identities_of_segments,
+    label_of_drawn,
     lesions_of_segments,
     measured,
+    numbered_after,
+    read_drawn,
     report_of,
     subject_of,
     uncertainty_map,
@@ -180,32 +186,40 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
         stacks = [to_stack(of_input) for of_input in instances]
         warnings = _warnings(chosen, stacks, services.spec)
     result = segment(stacks, services.predictor, services.spec, services.settings.measurable_ld_mm, stages)
-    with stages("encode"):
-        encoded = encode(result, services.spec)
-        companions = []
-        if encoded is not None and services.settings.store_sr:
-            report_ = report_of(result, encoded, algorithm_of(services.spec), subject_of(services.spec))
-            companions.append(companion(report_))
-    new = measurements.NewSegmentation(
-        source=measurements.source_of(instances[0][0]),
-        model_id=services.spec.id,
-        model_version=services.spec.version,
-        model_sha256=services.spec.weights.sha256,
-        reasons=[reason for one in chosen for reason in one.reasons],
-        warnings=[*warnings, *result.warnings],
-        lesions=result.lesions,
-        seg_sop_instance_uid=encoded.SOPInstanceUID if encoded is not None else None,
-        seg_series_instance_uid=encoded.SeriesInstanceUID if encoded is not None else None,
-        encoded=part10.encode(encoded) if encoded is not None else None,
-        idempotency_key=key,
-        timings_s=stages.timings_s,
-        peak_memory_mb=max(stages.peaks_mb.values()),
-        software_version=VERSION,
-        companions=companions,
-    )
-    if job is None:
-        return measurements.record(services.sessions, new)
-    return measurements.record(services.sessions, new, job.job_id, job.owner)
+    source = measurements.source_of(instances[0][0])
+    while True:
+        numbering = next_numbering(services.sessions, source, services.spec.id)
+        with stages("encode"):
+            result = numbered_after(result, numbering.tracking_ids)
+            edition = Edition(numbering.version, place=numbering.place)
+            encoded = encode(result, services.spec, edition=edition)
+            companions = []
+            if encoded is not None and services.settings.store_sr:
+                algorithm, subject = algorithm_of(services.spec), subject_of(services.spec)
+                companions.append(companion(report_of(result, encoded, algorithm, subject, edition)))
+        new = measurements.NewSegmentation(
+            source=source,
+            model_id=services.spec.id,
+            model_version=services.spec.version,
+            model_sha256=services.spec.weights.sha256,
+            reasons=[reason for one in chosen for reason in one.reasons],
+            warnings=[*warnings, *result.warnings],
+            lesions=result.lesions,
+            seg_sop_instance_uid=encoded.SOPInstanceUID if encoded is not None else None,
+            seg_series_instance_uid=encoded.SeriesInstanceUID if encoded is not None else None,
+            encoded=part10.encode(encoded) if encoded is not None else None,
+            idempotency_key=key,
+            timings_s=stages.timings_s,
+            peak_memory_mb=max(stages.peaks_mb.values()),
+            software_version=VERSION,
+            companions=companions,
+            numbering=numbering,
+        )
+        # Another job of this patient may have taken the numbers meanwhile.
+        with suppress(NumberingOutdated):
+            if job is None:
+                return measurements.record(services.sessions, new)
+            return measurements.record(services.sessions, new, job.job_id, job.owner)
 
 
 def companion(dataset: Dataset) -> measurements.NewCompanion:
@@ -397,7 +411,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be segmented, as JSON")
     given = parser.add_mutually_exclusive_group()
     given.add_argument(
-        "--from-seg", type=Path, metavar="FILE", help="measure this DICOM SEG, without a model"
+        "--from-seg",
+        type=Path,
+        metavar="FILE",
+        help="measure this DICOM SEG or RT Structure Set, without a model",
     )
     given.add_argument(
         "--from-mask", type=Path, metavar="FILE", help="measure this NIfTI mask, without a model"
@@ -585,12 +602,8 @@ def _measure_given(stack: Stack, options: argparse.Namespace, spec: ModelSpec, s
                 f"The mask has the value {highest}; {spec.id} has {len(spec.labels)} labels."
             )
         return measured(stack, mask, None, spec, settings.measurable_ld_mm)
-    labels, sources = lesions_of_segments(*seg.read(files.read(options.from_seg), stack))
-    identities = {
-        number: Identity(source.name, source.tracking_id, source.tracking_uid)
-        for number, source in sources.items()
-        if source.tracking_id and source.tracking_uid
-    }
+    labels, sources = lesions_of_segments(*read_drawn(files.read(options.from_seg), stack))
+    identities = identities_of_segments(sources, label_of_drawn(spec))
     lesions = measure(labels, stack.slices, None, settings.measurable_ld_mm, identities)
     return Result(stack, labels, lesions, sources)
 

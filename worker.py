@@ -260,6 +260,9 @@ class Runner:
             raise
         except JobCancelled:
             jobs.mark_cancelled(self.sessions, job.id, owner)
+            # It is still on the screen of the person who cancelled.
+            rooms = Rooms(open_archive(self.settings), self.sessions, self.settings)
+            correction.discard_drawing(job, rooms, after_success=False)
             logger.info("job %s: cancelled", job.id)
         except JobInterrupted:
             jobs.postpone(self.sessions, job.id, owner, job.stage or "fetch", delay_s=0.0)
@@ -319,6 +322,7 @@ class Runner:
             jobs.postpone(self.sessions, job.id, holder.owner, "store", delay_s)
             logger.warning("job %s: not stored: %s; again in %.0f s", job.id, error.code, delay_s)
         else:
+            correction.discard_drawing(job, services, after_success=True)
             jobs.finish(self.sessions, job.id, holder.owner, segmentation_id)
 
 

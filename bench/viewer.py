@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class Site:
     def __init__(self, version: str = OLDEST, port: int | None = None, **variables: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="metscope-viewer-"))
         self._parts: list[Part] = []
+        self._patients = count(1)
         try:
             self._start(version, port, variables)
         except BaseException:
@@ -102,7 +104,8 @@ class Site:
         part.start()
 
     def add(self, image: hd.Volume, **options: object) -> str:
-        """Put a study into Orthanc; its UID."""
+        """Put a study, of a patient of its own unless the options say whose, into Orthanc; its UID."""
+        options = {"patient_id": f"VIEWER-{next(self._patients)}"} | options
         instances = to_instances(image, SeriesOptions(**options))  # type: ignore[arg-type]
         self.store(instances)
         return str(instances[0].StudyInstanceUID)

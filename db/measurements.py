@@ -21,6 +21,7 @@ from db.documents import (
     lesion_of,
     place_of,
 )
+from db.numbering import Numbering, NumberingOutdated, numbering_in
 from db.source import Source, source_of, upsert_source
 from db.tables import Companion, Outbox, Patient, Segmentation, Series, Study
 from errors import (
@@ -63,7 +64,6 @@ __all__ = [
     "segmented_series",
     "segmented_studies",
     "source_of",
-    "tracking_ids",
 ]
 
 # The model of what was drawn where no model had been.
@@ -123,6 +123,7 @@ class NewSegmentation:
     idempotency_key: equal for equal images and model.
     colours: of lesions that do not have their number's, #rrggbb by number.
     correction: None for a run of a model.
+    numbering: where its version, series numbers and tracking identifiers come from; None: not needed.
     """
 
     source: Source
@@ -142,6 +143,7 @@ class NewSegmentation:
     companions: Sequence[NewCompanion] = ()
     colours: Mapping[int, str] = field(default_factory=dict)
     correction: Correction | None = None
+    numbering: Numbering | None = None
 
 
 def record(
@@ -152,7 +154,7 @@ def record(
     job_id: the job that asked, held by owner; None for a run without a job. A job without force adopts an
     equal result that another has recorded meanwhile. Returns the segmentation's id.
     Raises: LeaseLost, JobNotFound, JobCancelled; SegmentationSuperseded where another version has come since
-    the one that is corrected.
+    the one that is corrected; NumberingOutdated.
     """
     with writing(sessions) as session:
         now = current_time(session)
@@ -169,13 +171,14 @@ def record(
                 return equal
         elif correction.corrects is not None:
             _refuse_superseded(session, locked(session, correction.corrects))
-        used = select(func.max(Segmentation.version)).where(
-            Segmentation.series_ref == series_ref, Segmentation.model_id == new.model_id
-        )
+        # Neither can another result of this patient.
+        numbering = numbering_in(session, new.source, new.model_id)
+        if new.numbering not in (None, numbering):
+            raise NumberingOutdated
         segmentation = Segmentation(
             id=str(uuid.uuid4()),
             series_ref=series_ref,
-            version=1 + (session.scalar(used) or 0),
+            version=numbering.version,
             idempotency_key=new.idempotency_key,
             corrects=correction.corrects,
             corrected_by=correction.corrected_by,
@@ -258,11 +261,7 @@ def newest(sessions: sessionmaker[Session], series_instance_uid: str) -> str | N
         .join(Segmentation.series)
         .where(Series.series_instance_uid == series_instance_uid, _is_newest_version(present=True))
         .where(Segmentation.deleted_at.is_(None), Segmentation.missing_since.is_(None))
-        .order_by(
-            Segmentation.corrected_by.is_not(None).desc(),
-            Segmentation.created_at.desc(),
-            Segmentation.version.desc(),
-        )
+        .order_by(*_preference(Segmentation))
         .limit(1)
     )
     with reading(sessions) as session:
@@ -301,18 +300,6 @@ def key(sessions: sessionmaker[Session], segmentation_id: str) -> str:
     """Its idempotency key. Raises: SegmentationNotFound."""
     with reading(sessions) as session:
         return _found(session.get(Segmentation, segmentation_id), segmentation_id).idempotency_key
-
-
-def tracking_ids(sessions: sessionmaker[Session], series_instance_uid: str) -> set[str]:
-    """Of every lesion that any version ever had in the series."""
-    query = (
-        select(tables.Lesion.tracking_id)
-        .join(Segmentation, Segmentation.id == tables.Lesion.segmentation_ref)
-        .join(Segmentation.series)
-        .where(Series.series_instance_uid == series_instance_uid)
-    )
-    with reading(sessions) as session:
-        return set(session.scalars(query))
 
 
 def refuse_superseded(sessions: sessionmaker[Session], segmentation_id: str) -> None:
@@ -489,7 +476,8 @@ def lesions_of_patient(
     """The patient's lesions by study date and time (undated studies last), then by number.
 
     Each as in the document, and colour, study_instance_uid, study_date, series_instance_uid,
-    series_description, segmentation_id, model_id. Only the newest version per series and model counts.
+    series_description, segmentation_id, model_id. One result counts per series: what a person corrected or
+    drew, else the newest, of whatever model.
     issuer: needed only where several issuers use this patient_id.
     Raises: PatientNotFound; InvalidForm when the issuer is needed.
     """
@@ -502,7 +490,7 @@ def lesions_of_patient(
             raise PatientNotFound("No patient with this identifier has been segmented.")
         if len(refs) > 1:
             raise InvalidForm(f"issuer: {len(refs)} issuers use this patient identifier; name one.")
-        query = SEGMENTATIONS.where(Study.patient_ref == refs[0], _is_newest_version()).order_by(
+        query = SEGMENTATIONS.where(Study.patient_ref == refs[0], _is_result_of_its_series()).order_by(
             Study.study_date.asc().nulls_last(),
             Study.study_time.asc().nulls_last(),
             Segmentation.created_at,
@@ -561,14 +549,38 @@ def _equal(idempotency_key: str) -> Select[str]:
     )
 
 
-def _is_newest_version(*, present: bool = False) -> ColumnElement[bool]:
+def _is_newest_version(
+    of: type[Segmentation] = Segmentation, *, present: bool = False
+) -> ColumnElement[bool]:
     """Return the condition that there is no newer version. present: none that the archive has, either."""
     other = aliased(Segmentation)
     newest = select(func.max(other.version)).where(
-        other.series_ref == Segmentation.series_ref,
-        other.model_id == Segmentation.model_id,
+        other.series_ref == of.series_ref,
+        other.model_id == of.model_id,
         other.deleted_at.is_(None),
     )
     if present:
         newest = newest.where(other.missing_since.is_(None))
-    return Segmentation.version == newest.scalar_subquery()
+    return of.version == newest.scalar_subquery()
+
+
+def _is_result_of_its_series() -> ColumnElement[bool]:
+    """Return the condition that it is what its series counts as, of all results of whatever model."""
+    other = aliased(Segmentation)
+    first = (
+        select(other.id)
+        .where(
+            other.series_ref == Segmentation.series_ref,
+            other.deleted_at.is_(None),
+            _is_newest_version(other),
+        )
+        .order_by(*_preference(other))
+        .limit(1)
+    )
+    return Segmentation.id == first.scalar_subquery()
+
+
+def _preference(of: type[Segmentation]) -> tuple[ColumnElement[Any], ...]:
+    """Return the order in which results count: what a person corrected or drew first, then the newest."""
+    by_a_person = of.corrects.is_not(None) | of.corrected_by.is_not(None)
+    return by_a_person.desc(), of.created_at.desc(), of.version.desc()

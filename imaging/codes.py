@@ -10,6 +10,7 @@ from pydicom.sr.coding import Code
 MORPHOLOGICALLY_ABNORMAL_STRUCTURE = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 # CID 7159 "Lesion Segmentation Types". SNOMED's 128462008 "Metastasis" is in no context group for segments.
 NEOPLASM_SECONDARY = Code("14799000", "SCT", "Neoplasm, Secondary")
+NEOPLASM = Code("108369006", "SCT", "Neoplasm")
 # CID 4 "Anatomic Regions"
 BRAIN = Code("12738006", "SCT", "Brain")
 # CID 7162 "Surface Processing Algorithm Families", the group that PS3.3 names for Algorithm Family

@@ -1,6 +1,10 @@
-"""What an object derived from a stack takes from its source: patient, study, references to the images."""
+"""What an object derived from a stack takes from its source: patient, study, clock, references to the images;
+and what it says of the version of the result that it shows.
+"""
 
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 
 import highdicom as hd
 import numpy as np
@@ -8,8 +12,9 @@ from pydicom import Dataset, config
 from pydicom.datadict import dictionary_VR
 from pydicom.multival import MultiValue
 from pydicom.uid import generate_uid
-from pydicom.valuerep import DA, TM, validate_value
+from pydicom.valuerep import DA, DS, TM, validate_value
 
+from imaging.frames import is_multi_frame, numbers
 from imaging.stack import Stack
 
 # Type 2 attributes of the patient and study modules: in every object, empty where nothing legal is known.
@@ -18,6 +23,81 @@ REQUIRED = (
     "ReferringPhysicianName", "StudyID", "AccessionNumber",
 )  # fmt: skip
 OPTIONAL = ("StudyDescription", "PatientAge", "IssuerOfPatientID")
+# Of a DICOM Long String, as descriptions are.
+LONGEST_DESCRIPTION = 64
+RESEARCH = "research use only"
+# Series numbers of a study's first result; those of the next one begin NUMBERS_PER_RESULT higher.
+FIRST_SERIES_NUMBER = {"SEG": 1000, "SR": 1001, "RTSTRUCT": 1002, "OT": 1003}
+NUMBERS_PER_RESULT = 10
+# +0900, as TimezoneOffsetFromUTC has it.
+UTC_OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)")
+# Dates and times of when an object was made; a structure set has no content date.
+MADE = ("InstanceCreation", "Series", "Content")
+
+
+@dataclass(frozen=True)
+class OpenSeries:
+    """A series of a correction that goes on: the first version in it, its result's place, when it began."""
+
+    first_version: int
+    place: int
+    date: str
+    time: str
+
+
+@dataclass(frozen=True)
+class Edition:
+    """Which version of a result an object shows, and in which series it is stored.
+
+    version: from 1. editor: the user who corrected or drew; None: nobody did. corrected: by a person, named
+    or not. place: how many results the study had before, so that every result has its own series numbers.
+    continued: the series of the version before, for its SEG and report; None: new series.
+    """
+
+    version: int = 1
+    editor: str | None = None
+    corrected: bool = False
+    place: int = 0
+    continued: OpenSeries | None = None
+
+    def series_number(self, modality: str) -> int:
+        place = self.continued.place if self.continued else self.place
+        return FIRST_SERIES_NUMBER[modality] + NUMBERS_PER_RESULT * place
+
+    def series_instance_uid(self, previous: Dataset | None) -> str:
+        """Return that of the series that goes on after the previous version's object, else a new one."""
+        return str(previous.SeriesInstanceUID) if self.continued and previous is not None else str(hd.UID())
+
+    def series_description(self, subject: str, content: str, *, may_go_on: bool = False) -> str:
+        """Return what the series shows, of which version, and who corrected it, in 64 characters.
+
+        may_go_on: later versions may be stored in it.
+        """
+        version = str(self.continued.first_version if self.continued else self.version)
+        return self._description(subject, content, version + "+" * (self.corrected and may_go_on), ", ")
+
+    def content_description(self, subject: str, content: str) -> str:
+        """Return the same for this one instance."""
+        return self._description(subject, content, str(self.version), "; ")
+
+    def _description(self, subject: str, content: str, version: str, separator: str) -> str:
+        words = f"version {version}" if self.corrected or self.version > 1 else ""
+        if self.editor:
+            words += f" by {self.editor}"
+        end = separator + RESEARCH
+        for parts in ((subject, content, words), (subject, words)):
+            description = ", ".join(part for part in parts if part)
+            if len(description + end) <= LONGEST_DESCRIPTION:
+                return description + end
+        return description[: LONGEST_DESCRIPTION - len(end) - 1] + "…" + end
+
+
+FIRST_EDITION = Edition()
+
+
+def place_of(seg: Dataset) -> int:
+    """Return the place of the result that a SEG of MetScope shows."""
+    return (int(seg.SeriesNumber) - FIRST_SERIES_NUMBER["SEG"]) // NUMBERS_PER_RESULT
 
 
 def bare(header: Dataset, stack: Stack) -> Dataset:
@@ -42,8 +122,11 @@ def bare(header: Dataset, stack: Stack) -> Dataset:
     return source
 
 
-def inherit(dataset: Dataset, header: Dataset) -> None:
-    """In place: patient and study of the source, where the value there is legal DICOM; else empty."""
+def inherit(dataset: Dataset, header: Dataset, edition: Edition) -> None:
+    """Write, in place, patient and study of the source, empty where the value there is not legal DICOM, and
+    when the object was made: on the source's clock where its header tells the time zone, else on this one's.
+    """
+    _set_times(dataset, header, edition)
     # Otherwise pydicom logs illegal values, which here are a birth date or an ID.
     with config.disable_value_validation():
         for keyword in REQUIRED:
@@ -53,6 +136,29 @@ def inherit(dataset: Dataset, header: Dataset) -> None:
                 setattr(dataset, keyword, value)
         # An archive files a study under its patient's ID: any other, legal or not, parts SEG and source.
         dataset.PatientID = header.get("PatientID", "")
+
+
+def _set_times(dataset: Dataset, header: Dataset, edition: Edition) -> None:
+    offset = _legal(header, "TimezoneOffsetFromUTC")
+    zone = None
+    if match := UTC_OFFSET.fullmatch(offset):
+        # It holds for every date and time of the object, those of the source's study too.
+        dataset.TimezoneOffsetFromUTC = offset
+        distance = timedelta(hours=int(match[2]), minutes=int(match[3]))
+        zone = timezone(-distance if match[1] == "-" else distance)
+    now = datetime.now(zone)
+    dataset.SeriesDate = dataset.SeriesTime = None
+    for name in MADE:
+        if f"{name}Date" in dataset:
+            setattr(dataset, f"{name}Date", now.strftime("%Y%m%d"))
+            setattr(dataset, f"{name}Time", now.strftime("%H%M%S.%f"))
+    if edition.continued:
+        dataset.SeriesDate, dataset.SeriesTime = edition.continued.date, edition.continued.time
+
+
+def person_name(user: str) -> str:
+    """Return a user's name as a DICOM Person Name, without what has a meaning there."""
+    return re.sub(r"[\\^=\x00-\x1f\x7f]", " ", user)[:LONGEST_DESCRIPTION].strip()
 
 
 def drawn_part(stack: Stack, drawn: hd.Volume) -> tuple[Stack, hd.Volume]:
@@ -92,14 +198,41 @@ def sources(stack: Stack) -> list[Dataset]:
     return [source]
 
 
-def finished(encoded: hd.SOPClass, stack: Stack) -> Dataset:
+def finished(encoded: hd.SOPClass, stack: Stack, edition: Edition) -> Dataset:
     """A plain dataset with the patient and study of the source, and its real instances and frames."""
     dataset = Dataset(encoded)
     dataset.file_meta, dataset.preamble = encoded.file_meta, encoded.preamble
-    inherit(dataset, stack.headers[0])
+    inherit(dataset, stack.headers[0], edition)
+    if edition.editor:
+        dataset.ContentCreatorName = person_name(edition.editor)
     if stack.slices[0].frame is not None:
         _reference_frames(dataset, stack)
+    thickness_mm = _slice_thickness_mm(stack)
+    if thickness_mm is not None:
+        # highdicom knows the distance between slices only.
+        measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.SliceThickness = DS(thickness_mm, auto_format=True)
     return dataset
+
+
+def _thickness(item: Dataset) -> tuple[float, ...]:
+    values = numbers(item, "SliceThickness")
+    return () if values is None else tuple(values.tolist())
+
+
+def _slice_thickness_mm(stack: Stack) -> float | None:
+    """Return the SliceThickness that all images of the source state; None where they do not agree."""
+    values = set()
+    for header in stack.headers:
+        if is_multi_frame(header):
+            groups = [*(header.get("SharedFunctionalGroupsSequence") or [])]
+            groups += header.get("PerFrameFunctionalGroupsSequence") or []
+            measures = [item for group in groups for item in group.get("PixelMeasuresSequence") or []]
+        else:
+            measures = [header]
+        values |= {_thickness(item) for item in measures}
+    stated = values.pop() if len(values) == 1 else ()
+    return float(stated[0]) if len(stated) == 1 and stated[0] > 0 else None
 
 
 def _reference_frames(dataset: Dataset, stack: Stack) -> None:

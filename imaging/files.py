@@ -100,7 +100,9 @@ def with_pixels(headers: Sequence[Dataset]) -> list[Dataset]:
 
 
 def read(file: Path) -> Dataset:
-    """Read one instance, complete. Raises: UnreadableFile where it is not DICOM or damaged."""
+    """Read one instance, complete. Raises: UnreadableFile where it is missing, not DICOM or damaged."""
+    if not file.exists():
+        raise UnreadableFile(f"There is no {file}.")
     try:
         instance = read_whole(file)
         _decode(instance)

@@ -181,6 +181,8 @@ def _read(path: Path, several: bool) -> list[hd.Volume]:
 
 
 def _header(path: Path) -> Header:
+    if not path.exists():
+        raise UnreadableFile(f"There is no {path}.")
     with _opened(path) as file:
         block = file.read(nib.Nifti2Header.sizeof_hdr)
     for kind in HEADERS:

@@ -6,7 +6,7 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from imaging import codes
-from imaging.derived import drawn_part, finished, sources
+from imaging.derived import FIRST_EDITION, Edition, drawn_part, finished, sources
 from imaging.seg import LONGEST_LABEL, METASTASES, Algorithm, Subject
 from imaging.stack import Stack
 
@@ -21,7 +21,7 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     *,
     sop_instance_uid: str,
     series_instance_uid: str,
-    series_number: int = 1003,
+    edition: Edition = FIRST_EDITION,
     subject: Subject = METASTASES,
     most_bits: float = 1.0,
 ) -> Dataset:
@@ -46,9 +46,9 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
         source_images=sources(stack),
         pixel_array=stack.volume.with_array(entropy.array.astype(np.float32)),
         series_instance_uid=series_instance_uid,
-        series_number=series_number,
+        series_number=edition.series_number(MODALITY),
         sop_instance_uid=sop_instance_uid,
-        instance_number=1,
+        instance_number=edition.version,
         manufacturer="MetScope",
         manufacturer_model_name=algorithm.name,
         software_versions=algorithm.version,
@@ -62,12 +62,12 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
             hd.VOILUTTransformation(most_bits / 2.0, most_bits, voi_lut_function="LINEAR_EXACT")
         ],
         content_label="ENTROPY",
-        content_description=f"Uncertainty of {subject.in_a_sentence}; research use only",
-        series_description=f"{subject.name}, uncertainty, research use only",
+        content_description=edition.content_description(f"Uncertainty of {subject.in_a_sentence}", ""),
+        series_description=edition.series_description(subject.name, "uncertainty"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set="ISO_IR 192",
     )
-    dataset = finished(encoded, stack)
+    dataset = finished(encoded, stack, edition)
     # Otherwise the side of a paired organ is missing.
     if subject.anatomy is not None:
         dataset.BodyPartExamined = subject.anatomy.meaning.upper()[:LONGEST_LABEL]

@@ -12,7 +12,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from scipy import ndimage
 
 from imaging import codes
-from imaging.derived import inherit, reference
+from imaging.derived import FIRST_EDITION, Edition, inherit, person_name, reference
 from imaging.frames import Frame, frames_of
 from imaging.outlines import outlines
 from imaging.seg import METASTASES, Algorithm, Subject
@@ -36,6 +36,10 @@ class ContouredLesion(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def tracking_id(self) -> str: ...
+    @property
+    def tracking_uid(self) -> str: ...
+    @property
     def volume_ml(self) -> float: ...
 
 
@@ -48,7 +52,8 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     *,
     sop_instance_uid: str,
     series_instance_uid: str,
-    series_number: int = 1002,
+    edition: Edition = FIRST_EDITION,
+    previous: Dataset | None = None,
     subject: Subject = METASTASES,
 ) -> Dataset:
     """One ROI per lesion, unapproved, Implicit VR Little Endian, ready for ``save_as``.
@@ -57,14 +62,14 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     (slices, rows, columns) on the stack's grid, n the voxels of lesion n. algorithm: None where a person
     drew. Contours are in LPS mm, each on the plane that the header of its image states.
     Raises: ValueError for labels on another grid, a lesion without voxels, no lesions, or a stack without
-    headers (from NIfTI).
+    headers (from NIfTI). previous: the structure set, or its UIDs, of the version that this one corrects.
     """
     if not lesions or not stack.headers:
         raise ValueError("a structure set needs lesions, and the DICOM headers of their source")
     if labels.shape != stack.volume.shape or not np.allclose(labels.affine, stack.volume.affine, atol=1e-4):
         raise ValueError("labels must lie on the stack's own grid")
-    dataset = _equipment_and_series(stack, algorithm, sop_instance_uid, series_instance_uid, series_number)
-    dataset.SeriesDescription = f"{subject.name}, contours, research use only"
+    dataset = _equipment_and_series(stack, algorithm, sop_instance_uid, series_instance_uid, edition)
+    dataset.SeriesDescription = edition.series_description(subject.name, "contours")
     segments = {int(segment.SegmentNumber): deepcopy(segment) for segment in seg.SegmentSequence}
     dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = seg.FrameOfReferenceUID, ""
     dataset.StructureSetLabel = subject.name.split()[-1].upper()[:LONGEST_LABEL]
@@ -75,6 +80,8 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     dataset.StructureSetROISequence = [_roi(one, seg, segments[one.number]) for one in lesions]
     dataset.ROIContourSequence = _roi_contours(stack, labels, lesions, segments)
     dataset.RTROIObservationsSequence = [_observation(one, segments[one.number]) for one in lesions]
+    if previous is not None:
+        dataset.PredecessorStructureSetSequence = [reference(previous)]
     dataset.ApprovalStatus = "UNAPPROVED"
     return dataset
 
@@ -84,15 +91,15 @@ def _equipment_and_series(
     algorithm: Algorithm | None,
     sop_instance_uid: str,
     series_instance_uid: str,
-    series_number: int,
+    edition: Edition,
 ) -> Dataset:
     base = hd.SOPClass(
         study_instance_uid=stack.headers[0].StudyInstanceUID,
         series_instance_uid=series_instance_uid,
-        series_number=series_number,
+        series_number=edition.series_number("RTSTRUCT"),
         sop_instance_uid=sop_instance_uid,
         sop_class_uid=RTStructureSetStorage,
-        instance_number=1,
+        instance_number=edition.version,
         modality="RTSTRUCT",
         manufacturer="MetScope",
         manufacturer_model_name=algorithm.name if algorithm else "MetScope",
@@ -103,8 +110,8 @@ def _equipment_and_series(
     )
     dataset = Dataset(base)
     dataset.file_meta, dataset.preamble = base.file_meta, base.preamble
-    dataset.OperatorsName = None
-    inherit(dataset, stack.headers[0])
+    dataset.OperatorsName = person_name(edition.editor) if edition.editor else None
+    inherit(dataset, stack.headers[0], edition)
     return dataset
 
 
@@ -125,12 +132,13 @@ def _roi(lesion: ContouredLesion, seg: Dataset, segment: Dataset) -> Dataset:
     roi, source = Dataset(), reference(seg)
     roi.ROINumber, roi.ROIName = lesion.number, lesion.name
     roi.ReferencedFrameOfReferenceUID = seg.FrameOfReferenceUID
+    # What a SEG says in attributes of its own; rtstruct_read takes it from here.
+    roi.ROIDescription = f"{lesion.tracking_id} {lesion.tracking_uid}"
     roi.ROIVolume = round(lesion.volume_ml, ML_DECIMALS)
     # AUTOMATIC, SEMIAUTOMATIC and MANUAL in either object.
     roi.ROIGenerationAlgorithm = segment.SegmentAlgorithmType
     if "SegmentationAlgorithmIdentificationSequence" in segment:
         roi.ROIDerivationAlgorithmIdentificationSequence = segment.SegmentationAlgorithmIdentificationSequence
-    # This segment has the lesion's tracking UID; a ROI itself has no such attribute.
     source.ReferencedSegmentNumber = lesion.number
     roi.DefinitionSourceSequence = [source]
     return roi

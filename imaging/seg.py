@@ -10,7 +10,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
 from imaging import codes
-from imaging.derived import drawn_part, finished, sources
+from imaging.derived import FIRST_EDITION, Edition, drawn_part, finished, reference, sources
 from imaging.seg_read import Segment, read
 from imaging.stack import Stack
 from version import VERSION
@@ -79,8 +79,8 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     *,
     sop_instance_uid: str,
     series_instance_uid: str,
-    series_number: int = 1000,
-    title: str | None = None,
+    edition: Edition = FIRST_EDITION,
+    previous: Dataset | None = None,
     subject: Subject = METASTASES,
 ) -> Dataset:
     """A BINARY SEG of the frames that are not empty, native Explicit VR Little Endian, ready for ``save_as``.
@@ -89,7 +89,7 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     segments: numbered 1..n in this order, each with at least one voxel and with its codes.
     algorithm: None for segments that a person drew, and for those that were read from a SEG: each of these
     is written with what that SEG says of it, its ``described``.
-    title: of the series, without it what subject, segments and algorithm say.
+    previous: the SEG of the version that this one corrects, of the same study; this one refers to it.
     Patient and study come from the stack's headers where the value there is legal DICOM; illegal or missing
     ones are written empty, all text as UTF-8. For a source without a Frame of Reference UID one is derived
     from its Series Instance UID, the same each time. Raises: ValueError where a caller broke one of these
@@ -97,11 +97,11 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     """
     _check(stack, labels, segments)
     stack, labels = drawn_part(stack, labels)
-    read_again = title is None and any(segment.described is not None for segment in segments)
-    if title is None:
-        title = f"{subject.name}, {'AI' if algorithm else 'manual'} segmentation"
+    read_again = not edition.corrected and any(segment.described is not None for segment in segments)
     if read_again:
-        title = "Segments as another SEG describes them"
+        title, content = "Segments as another SEG describes them", ""
+    else:
+        title, content = subject.name, _content(algorithm, edition)
     encoded = hd.seg.Segmentation(
         source_images=sources(stack),
         # From an integer array highdicom takes one frame at a time: no one-hot stack in memory.
@@ -111,22 +111,41 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_description(segment, algorithm, subject) for segment in segments],
         series_instance_uid=series_instance_uid,
-        series_number=series_number,
+        series_number=edition.series_number("SEG"),
         sop_instance_uid=sop_instance_uid,
-        instance_number=1,
+        instance_number=edition.version,
         manufacturer="MetScope",
         manufacturer_model_name=algorithm.name if algorithm else "MetScope",
         software_versions=algorithm.version if algorithm else VERSION,
         # What would be the serial number of a machine is, for a model, the identity of its weights.
         device_serial_number=algorithm.sha256 if algorithm else "none",
-        series_description=f"{title}, research use only",
+        series_description=edition.series_description(title, content, may_go_on=True),
         content_label="SEGMENTS" if read_again else subject.name.upper().replace(" ", "_")[:LONGEST_LABEL],
-        content_description=f"{title}; research use only",
+        content_description=edition.content_description(title, content),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=True,
         specific_character_set="ISO_IR 192",
     )
-    return finished(encoded, stack)
+    dataset = finished(encoded, stack, edition)
+    if previous is not None:
+        _refer_to(previous, dataset)
+    return dataset
+
+
+def _content(algorithm: Algorithm | None, edition: Edition) -> str:
+    if algorithm is not None:
+        return "AI segmentation"
+    return "corrected segmentation" if edition.version > 1 else "manual segmentation"
+
+
+def _refer_to(previous: Dataset, dataset: Dataset) -> None:
+    """In place: the dataset is derived from the previous SEG too."""
+    series = Dataset()
+    series.SeriesInstanceUID = previous.SeriesInstanceUID
+    series.ReferencedInstanceSequence = [reference(previous)]
+    # The images stay the first one: viewers take that for what the SEG lies on.
+    dataset.ReferencedSeriesSequence.append(series)
+    dataset.SourceInstanceSequence = [reference(previous)]
 
 
 def _check(stack: Stack, labels: hd.Volume, segments: Sequence[Segment]) -> None:

@@ -16,7 +16,7 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
-from errors import SegmentationMismatch, UnreadableFile, UnreadablePixels
+from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, UnreadablePixels
 from imaging.frames import tag_name, text
 from imaging.grid import steps_on_grid
 from imaging.pixels import UNDECODABLE, check_codestreams
@@ -81,7 +81,7 @@ def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
     Returns labels, int32 (slices, rows, columns), 0 background, else the number that the SEG gives the
     segment (numbers may have gaps), and the segments by number.
     Raises: UnreadableFile (no SEG, or one that contradicts itself), UnreadablePixels, SegmentationMismatch
-    (other frame of reference, other grid, a frame without a place, or overlapping segments).
+    (other frame of reference, other grid, a frame without a place), OverlappingSegments.
     """
     if dataset.get("SOPClassUID") not in (SEGMENTATION_STORAGE, LABEL_MAP_SEGMENTATION_STORAGE):
         raise UnreadableFile(f"SOPClassUID {dataset.get('SOPClassUID')} is no Segmentation.")
@@ -97,7 +97,7 @@ def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
         others = labels[indices]
         overlapped = others[(others != 0) & (others != number)]
         if overlapped.size:
-            raise SegmentationMismatch(
+            raise OverlappingSegments(
                 f"Segments {_called(described[int(overlapped[0])])} and {_called(described[number])} overlap "
                 f"in frame {frame.number}; a voxel can belong to one lesion only."
             )

@@ -15,7 +15,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from imaging import codes
-from imaging.derived import bare, inherit
+from imaging.derived import FIRST_EDITION, Edition, bare, inherit, person_name
 from imaging.seg import METASTASES, Algorithm, Subject
 from imaging.seg_read import code_of
 from imaging.stack import Stack
@@ -69,7 +69,8 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     *,
     sop_instance_uid: str,
     series_instance_uid: str,
-    series_number: int = 1001,
+    edition: Edition = FIRST_EDITION,
+    previous: Dataset | None = None,
     subject: Subject = METASTASES,
 ) -> Dataset:
     """A report on the lesions, ready for ``save_as``: Comprehensive SR, or Comprehensive 3D SR.
@@ -77,28 +78,33 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     seg: the SEG of the same stack, whose segments have the lesions' numbers and say what and where each of
     them is. algorithm: None where a person
     drew. Axes on an acquired slice are given in its pixels, the others (on a resampled plane) in LPS mm,
-    which only a 3D SR may hold. Raises: ValueError without lesions, or for a stack without headers.
+    which only a 3D SR may hold. previous: the report, or its UIDs, of the version that this one corrects.
+    Raises: ValueError without lesions, or for a stack without headers.
     """
     if not lesions or not stack.headers:
         raise ValueError("a report needs lesions, and the DICOM headers of their source")
     in_space = any(lesion.slice.index is None for lesion in lesions)
     report = (sr.Comprehensive3DSR if in_space else sr.ComprehensiveSR)(
         evidence=[*(bare(header, stack) for header in _measured(stack, lesions)), _bare_seg(seg, stack)],
-        content=_content(stack, seg, lesions, algorithm),
+        content=_content(stack, seg, lesions, algorithm, edition),
         series_instance_uid=series_instance_uid,
-        series_number=series_number,
+        series_number=edition.series_number("SR"),
         sop_instance_uid=sop_instance_uid,
-        instance_number=1,
+        instance_number=edition.version,
         manufacturer="MetScope",
         is_complete=True,
         manufacturer_model_name=algorithm.name if algorithm else "MetScope",
         software_versions=algorithm.version if algorithm else VERSION,
-        series_description=f"{subject.name}, measurements, research use only",
+        series_description=edition.series_description(subject.name, "measurements", may_go_on=True),
+        previous_versions=None if previous is None else [previous],
         specific_character_set="ISO_IR 192",
     )
     dataset = Dataset(report)
     dataset.file_meta, dataset.preamble = report.file_meta, report.preamble
-    inherit(dataset, stack.headers[0])
+    inherit(dataset, stack.headers[0], edition)
+    if seg.get("SeriesDate"):
+        # The two series go on together, so they begin together.
+        dataset.SeriesDate, dataset.SeriesTime = seg.SeriesDate, seg.SeriesTime
     return dataset
 
 
@@ -116,9 +122,13 @@ def _bare_seg(seg: Dataset, stack: Stack) -> Dataset:
 
 
 def _content(
-    stack: Stack, seg: Dataset, lesions: Sequence[MeasuredLesion], algorithm: Algorithm | None
+    stack: Stack,
+    seg: Dataset,
+    lesions: Sequence[MeasuredLesion],
+    algorithm: Algorithm | None,
+    edition: Edition,
 ) -> Dataset:
-    observer = sr.ObserverContext(
+    device = sr.ObserverContext(
         observer_type=dictionary.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
             uid=generate_uid(entropy_srcs=["MetScope", VERSION]),
@@ -127,8 +137,20 @@ def _content(
             model_name=f"MetScope {VERSION}, research use only",
         ),
     )
+    person = None
+    if edition.editor:
+        person = sr.ObserverContext(
+            observer_type=dictionary.DCM.Person,
+            observer_identifying_attributes=sr.PersonObserverIdentifyingAttributes(
+                # highdicom wants the separator of family and given name.
+                name=f"{person_name(edition.editor)}^",
+                login_name=edition.editor,
+            ),
+        )
     report = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=observer),
+        observation_context=sr.ObservationContext(
+            observer_person_context=person, observer_device_context=device
+        ),
         procedure_reported=codes.MAGNETIC_RESONANCE_IMAGING,
         imaging_measurements=[
             group

@@ -123,6 +123,8 @@ export async function save(app, id) {
   const [source] = app.extensionManager.getActiveDataSource()
   const options = { SeriesDescription: text('edited_series') }
   const { dataset } = app.commandsManager.runCommand('generateSegmentation', { segmentationId: id, options }, 'SEGMENTATION')
+  // By this MetScope knows that it may delete the object when it has measured it.
+  dataset.ContentLabel = 'METSCOPE_DRAWING'
   // What the viewer writes where the images have none, and no archive takes.
   if (dataset.StudyID === 'No Study ID') dataset.StudyID = ''
   edited.delete(id)

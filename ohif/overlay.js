@@ -3,18 +3,22 @@ const LIMIT_MS = 30000
 const STEP_MS = 100
 const PATIENCE_MS = 2000
 
-/** The display set of a series, loaded from the PACS where the viewer does not know it yet. */
-export async function displaySetOf(app, study, series) {
+/** The display set of a stored object, loaded from the PACS where the viewer does not know it yet.
+ *
+ * Of the versions in a series the viewer shows the last one, and at each further look another that it does not know. */
+export async function displaySetOf(app, study, { series_instance_uid: series, sop_instance_uid: object }) {
   const { displaySetService } = app.servicesManager.services
-  const known = () => displaySetService.getDisplaySetsForSeries(series)?.[0]
-  if (!known()) {
+  const ofSeries = () => displaySetService.getDisplaySetsForSeries(series) ?? []
+  const known = () => ofSeries().find(one => one.SOPInstanceUID === object)
+  while (!known()) {
+    const count = ofSeries().length
     const [source] = app.extensionManager.getActiveDataSource()
     // The viewer asks a study's metadata once and keeps the answer under this name.
     const kept = `${source.getConfig().name}:${study}`
     source.deleteStudyMetadataPromise(kept)
     await source.retrieve.series.metadata({ StudyInstanceUID: study, filters: { seriesInstanceUID: [series] } })
     source.deleteStudyMetadataPromise(kept)
-    await until(known, 'the viewer does not find the stored object')
+    await until(() => known() || ofSeries().length > count, 'the viewer does not find the stored object')
   }
   return known()
 }
@@ -22,9 +26,9 @@ export async function displaySetOf(app, study, series) {
 /** Lay the SEG over the images of every viewport that can take it.
  *
  * Returns the viewer's id of the segmentation; null where over() says that nobody waits for it any more. */
-export async function show(app, study, series, over) {
+export async function show(app, study, stored, over) {
   const { cornerstoneViewportService, viewportGridService, segmentationService } = app.servicesManager.services
-  const displaySet = await displaySetOf(app, study, series)
+  const displaySet = await displaySetOf(app, study, stored)
   const id = displaySet.displaySetInstanceUID
   let trouble = new Error('no image is on the screen')
   for (const [viewportId, viewport] of viewportGridService.getState().viewports) {

@@ -175,7 +175,7 @@ export class Panel {
     this.documents = await service.segmentations(this.study)
     if (!await this.present(found)) return
     // The viewer lists what was stored beside it.
-    await Promise.all(found.companions.map(one => overlay.displaySetOf(this.app, this.study, one.series_instance_uid)))
+    await Promise.all(found.companions.map(one => overlay.displaySetOf(this.app, this.study, one)))
       .catch(error => console.warn(error.message))
     if (ended.kind === 'segmentation' && this.shownId) this.list.select(found.lesions[0])
     if (ADDING.has(ended.kind) || new Date(found.created_at) >= new Date(ended.started_at)) return
@@ -226,10 +226,10 @@ export class Panel {
   }
 
   async show() {
-    const series = this.document.segmentation.series_instance_uid
-    if (!series) return
+    const { segmentation } = this.document
+    if (!segmentation.sop_instance_uid) return
     try {
-      this.shownId = await overlay.show(this.app, this.study, series, () => this.closed)
+      this.shownId = await overlay.show(this.app, this.study, segmentation, () => this.closed)
       this.loadedId = this.shownId ?? this.loadedId
       if (this.shownId) laid = { document: this.document.id, id: this.shownId }
     } catch (error) {
@@ -255,7 +255,7 @@ export class Panel {
     if (!this.shownId || this.showing) return
     this.showing = true
     try {
-      await overlay.show(this.app, this.study, this.document.segmentation.series_instance_uid, () => this.closed || !this.shownId)
+      await overlay.show(this.app, this.study, this.document.segmentation, () => this.closed || !this.shownId)
     } catch {
       // A viewport that went before it was there.
     } finally {

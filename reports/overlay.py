@@ -52,7 +52,7 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
     outlined = labels.to_patient_orientation("LPH")
     low, high = _window(shown.array)
     rows = max(len(lesions), 1)
-    figure = Figure(figsize=(9.6, ROW_INCHES * rows + 0.5), facecolor="black")
+    figure = Figure(figsize=(9.6, ROW_INCHES * rows + 0.5), facecolor="black", layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False)
     for row in range(rows):
         lesion = lesions[row] if lesions else None
@@ -60,8 +60,7 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
         for column, plane in enumerate(PLANES):
             _draw(axes[row, column], shown, outlined, centre, plane, (low, high))
         _describe(axes[row, 0], lesion)
-    figure.text(0.5, 0.12 / figure.get_figheight(), RESEARCH_USE, color="white", ha="center", size=8)
-    figure.tight_layout(rect=(0, 0.25 / figure.get_figheight(), 1, 1))
+    figure.supxlabel(RESEARCH_USE, color="white", size=8)
     figure.savefig(path)
 
 

@@ -72,7 +72,7 @@ def list_patients() -> Response:
     responses={200: schemas.LesionsAnswer},
 )
 def list_lesions(path: schemas.PatientPath, query: schemas.PatientQuery) -> Response:
-    """A patient's lesions by study date; of each series and model the newest segmentation"""
+    """A patient's lesions by study date; of each series what a person corrected, else the newest"""
     lesions = measurements.lesions_of_patient(context().sessions, path.patient_id, query.issuer)
     return jsonify({"patient_id": path.patient_id, "lesions": lesions})
 

@@ -115,17 +115,17 @@ def _origin(document: Mapping[str, Any]) -> tuple[str, str]:
 
 @routes.post("/uploadDicom", responses={200: shapes.SuccessAnswer})
 def upload_dicom(form: shapes.DicomForm) -> Response:
-    """Store DICOM files, and ZIP archives of them, in the archive; SEG objects among them are measured
+    """Store DICOM files, and ZIP archives of them, in the archive; SEGs and RT Structure Sets are measured
 
     Every file is read before the first one is stored.
     """
     stored = store_files(form.files)
     sessions = context().sessions
-    # One of a series that has a result may be any SEG, or an older version: it corrects nothing by itself.
+    # One of a series that has a result may be any object, or an older version: it corrects nothing by itself.
     drawn = [
         one
         for one in stored
-        if one.modality == "SEG"
+        if one.modality in ("SEG", "RTSTRUCT")
         and not (one.source_series_uid and measurements.newest(sessions, one.source_series_uid))
     ]
     _results([submit_measurement(one.study_instance_uid, one.sop_instance_uid, None) for one in drawn])

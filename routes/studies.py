@@ -14,6 +14,8 @@ from db import audit
 from db.database import writing
 from imaging import incoming
 from imaging.files import MIB
+from imaging.labelled import labelled_series
+from imaging.rtstruct_read import contoured_series, is_structure_set
 from routes.shared import answer, blueprint, context
 
 # Each part of a form is an open file; who has more slices sends a ZIP archive of them.
@@ -63,12 +65,13 @@ def store_files(uploaded: Sequence[FileStorage]) -> list[Stored]:
 
 
 def _stored(instance: Dataset) -> Stored:
-    referenced = instance.get("ReferencedSeriesSequence") or [Dataset()]
     return Stored(
         study_instance_uid=str(instance.StudyInstanceUID),
         sop_instance_uid=str(instance.SOPInstanceUID),
         modality=str(instance.get("Modality", "")),
-        source_series_uid=referenced[0].get("SeriesInstanceUID"),
+        source_series_uid=contoured_series(instance)
+        if is_structure_set(instance)
+        else labelled_series(instance),
     )
 
 

@@ -1,6 +1,8 @@
 """What a person makes of a segmentation becomes its next version, by a job, whole or not at all."""
 
 import subprocess
+import threading
+from collections import Counter
 
 import highdicom as hd
 import numpy as np
@@ -11,9 +13,11 @@ import correction
 from bench import rows
 from db import jobs, measurements, outbox
 from db.tables import AuditEvent, Segmentation
+from errors import DeletionUnavailable
 from imaging import seg
 from imaging.stack import to_stack
 from orthanc.dicomweb import open_archive
+from orthanc.folder import FolderArchive
 from segmentation import JobLease, Rooms
 from settings import Settings
 
@@ -61,15 +65,21 @@ class Place:
         """As it is in the archive."""
         headers = [header for series in self.archive.series_headers(self.study) for header in series]
         (series,) = {str(h.SeriesInstanceUID) for h in headers if h.SOPInstanceUID == sop_instance_uid}
-        (dataset,) = self.archive.retrieve_series(self.study, series)
-        return dataset
+        instances = self.archive.retrieve_series(self.study, series)
+        return next(one for one in instances if one.SOPInstanceUID == sop_instance_uid)
+
+    def series(self, modality):
+        """The archive's series of that modality, by their numbers, each with its instances by theirs."""
+        series = [one for one in self.archive.series_headers(self.study) if one[0].Modality == modality]
+        in_order = [sorted(one, key=lambda header: header.InstanceNumber) for one in series]
+        return sorted(in_order, key=lambda headers: headers[0].SeriesNumber)
 
     def labels(self, segmentation_id):
         """Of the SEG in the archive."""
         uid = self.document(segmentation_id)["segmentation"]["sop_instance_uid"]
         return seg.read(self.stored(uid), self.stack())[0].array
 
-    def saved_by_a_viewer(self, labels, names, kind=KINDS.BINARY, syntax=ExplicitVRLittleEndian):
+    def saved_by_a_viewer(self, labels, names, kind=KINDS.BINARY, syntax=ExplicitVRLittleEndian, label=None):
         """Without tracking identifiers, as viewers save what was edited. names: by segment number."""
         stack = self.stack()
         described = [
@@ -85,7 +95,7 @@ class Place:
             segmentation_type=kind, segment_descriptions=described, series_instance_uid=hd.UID(),
             series_number=3, sop_instance_uid=hd.UID(), instance_number=1, manufacturer="A viewer",
             manufacturer_model_name="x", software_versions="1", device_serial_number="1",
-            transfer_syntax_uid=syntax,
+            transfer_syntax_uid=syntax, content_label=label,
         )  # fmt: skip
 
 
@@ -397,3 +407,157 @@ def test_a_correction_that_was_recorded_is_stored_after_its_worker_vanished(plac
     assert place.document(recorded)["segmentation"]["stored"] is True
     assert [one["stored"] for one in place.document(recorded)["companions"]] == [True]
     assert len(measurements.segmentations_of_study(place.sessions, place.study)) == 2
+
+
+def redrawn(place, segmentation_id, number, label=None):
+    """A viewer's SEG of the version, in which a lesion has grown."""
+    lesions = place.document(segmentation_id)["lesions"]
+    labels = place.labels(segmentation_id)
+    slices, rows_, columns = (slice(a.min(), a.max() + 1) for a in np.nonzero(labels == number))
+    labels[slices.start - 2 : slices.stop, rows_, columns] = number
+    return place.saved_by_a_viewer(labels, {one["number"]: one["name"] for one in lesions}, label=label)
+
+
+def test_names_and_deletions_of_one_person_share_a_series_and_each_series_says_what_it_is(place):
+    renamed = place.correct(rename={"1": "pons"}).segmentation_id
+    for number in (2, 3):
+        renamed = place.correct(rename={str(number): f"name {number}"}, of=renamed).segmentation_id
+    deleted = place.correct(delete=[5], of=renamed).segmentation_id
+    drawn = place.measure(redrawn(place, deleted, 1)).segmentation_id
+    task = {"correct": drawn, "rename": {"1": "pons, left"}, "delete": []}
+    by_another = place.run(task, by="a.colleague").segmentation_id
+    ours = [series for series in place.series("SEG") if series[0].Manufacturer == "MetScope"]
+    assert [[one.InstanceNumber for one in series] for series in ours] == [[1], [2, 3, 4, 5], [6], [7]]
+    assert [series[0].SeriesDescription for series in ours] == [
+        "Brain metastases, AI segmentation, research use only",
+        "Brain metastases, version 2+ by dr, research use only",
+        "Brain metastases, version 6+ by dr, research use only",
+        "Brain metastases, version 7+ by a.colleague, research use only",
+    ]
+    assert [str(series[0].get("ContentCreatorName") or "") for series in ours] == [
+        "", "dr", "dr", "a.colleague",
+    ]  # fmt: skip
+    assert [one.ContentDescription for one in ours[1]][1:] == [
+        f"Brain metastases, version {number} by dr; research use only" for number in (3, 4, 5)
+    ]
+    reports = place.series("SR")
+    assert [[one.InstanceNumber for one in series] for series in reports] == [[1], [2, 3, 4, 5], [6], [7]]
+    numbers = [series[0].SeriesNumber for series in (*ours, *reports)]
+    assert len(set(numbers)) == len(numbers)
+    # What DICOM lets a series have only once.
+    for series in (*ours, *reports):
+        for keyword in (
+            "SeriesNumber", "SeriesDescription", "SeriesDate", "SeriesTime", "Manufacturer",
+            "ManufacturerModelName", "SoftwareVersions", "DeviceSerialNumber", "FrameOfReferenceUID",
+        ):  # fmt: skip
+            assert len({str(header.get(keyword)) for header in series}) == 1, keyword
+        assert series[0].SeriesDate
+    begun = [series[0].SeriesDate + series[0].SeriesTime for series in ours]
+    assert begun == sorted(begun)
+    assert place.document(by_another)["version"] == 7
+
+
+def test_a_version_refers_to_the_one_before_in_seg_and_report(place):
+    second = place.document(place.correct(rename={"1": "pons"}).segmentation_id)
+    first = place.document(place.first)
+    encoded = place.stored(second["segmentation"]["sop_instance_uid"])
+    (source,) = encoded.SourceInstanceSequence
+    assert source.ReferencedSOPInstanceUID == first["segmentation"]["sop_instance_uid"]
+    images, earlier = encoded.ReferencedSeriesSequence
+    assert images.SeriesInstanceUID == first["series_instance_uid"]
+    assert earlier.SeriesInstanceUID == first["segmentation"]["series_instance_uid"]
+    report = place.stored(second["companions"][0]["sop_instance_uid"])
+    (study,) = report.PredecessorDocumentsSequence
+    (referenced,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    before = place.stored(first["companions"][0]["sop_instance_uid"])
+    assert (referenced.ReferencedSOPClassUID, referenced.ReferencedSOPInstanceUID) == (
+        before.SOPClassUID,
+        before.SOPInstanceUID,
+    )
+    names = [str(one.get("PersonName")) for one in report.ContentSequence if one.ValueType == "PNAME"]
+    assert names == ["dr^"]
+
+
+def test_a_long_name_of_an_editor_is_shortened_in_the_description_only(place):
+    editor = "someone.with-a.very.long.name@radiology.example.org"
+    task = {"correct": place.first, "rename": {"1": "pons"}, "delete": []}
+    document = place.document(place.run(task, by=editor).segmentation_id)
+    encoded = place.stored(document["segmentation"]["sop_instance_uid"])
+    assert len(encoded.SeriesDescription) <= 64
+    assert "version 2+ by someone" in encoded.SeriesDescription
+    assert encoded.ContentCreatorName == editor
+
+
+def in_archive(place, dataset):
+    return place.archive.has_instance(place.study, dataset.SOPInstanceUID)
+
+
+def test_what_the_panel_saved_to_be_measured_leaves_the_archive_once_it_is(place):
+    failed = redrawn(place, place.first, 1, "METSCOPE_DRAWING")
+    second = place.correct(rename={"1": "pons"}).segmentation_id
+    assert place.measure(failed, place.first).error_code == "segmentation_superseded"
+    # The only copy of what was drawn.
+    assert in_archive(place, failed)
+    anothers = redrawn(place, second, 2, "METSCOPE_DRAWING")
+    place.archive.store([anothers])
+    drawing, from_elsewhere = (redrawn(place, second, 1, label) for label in ("METSCOPE_DRAWING", None))
+    third = place.measure(drawing, second)
+    assert (third.state, place.document(third.segmentation_id)["version"]) == ("done", 3)
+    assert [in_archive(place, one) for one in (failed, drawing, anothers)] == [False, False, True]
+    with place.sessions() as session:
+        events = session.query(AuditEvent).filter(AuditEvent.action == "drawing.delete").all()
+        deleted = {(event.actor, event.subject) for event in events}
+    assert deleted == {("dr", str(one.SOPInstanceUID)) for one in (failed, drawing)}
+    unchanged = place.measure(from_elsewhere)
+    assert (unchanged.state, unchanged.segmentation_id) == ("done", third.segmentation_id)
+    assert in_archive(place, from_elsewhere)
+
+
+def test_an_archive_that_may_not_be_deleted_in_keeps_what_was_drawn(place, monkeypatch):
+    def refuse(self, study, sop):
+        raise DeletionUnavailable("MetScope cannot delete in this archive.")
+
+    monkeypatch.setattr(FolderArchive, "delete_instance", refuse)
+    drawing = redrawn(place, place.first, 1, "METSCOPE_DRAWING")
+    job = place.measure(drawing, place.first)
+    assert (job.state, job.error_code) == ("done", None)
+    assert in_archive(place, drawing)
+
+
+def test_no_two_lesions_of_a_patient_share_an_identifier_though_their_jobs_run_at_once(place):
+    studies = [rows.add_study(place.settings, 1) for _ in range(2)]
+    jobs_ = [jobs.submit(place.sessions, study, MODEL).id for study in studies]
+    runners = [rows.threshold_runner(place.settings) for _ in jobs_]
+    threads = [
+        threading.Thread(target=runner.run, args=(job_id,))
+        for runner, job_id in zip(runners, jobs_, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    labels = place.labels(place.first)
+    labels[1:3, 25:29, 50:56] = 6
+    names = {number: f"Metastasis {number}" for number in range(1, 6)} | {6: "Segment 6"}
+    drawn = place.measure(place.saved_by_a_viewer(labels, names)).segmentation_id
+    lesions = measurements.lesions_of_patient(place.sessions, "BENCH-1")
+    by_study = Counter(lesion["study_instance_uid"] for lesion in lesions)
+    assert by_study == {place.study: 6, studies[0]: 5, studies[1]: 5}
+    expected = {f"BM-{number}" for number in range(1, 17)}
+    assert {lesion["tracking_id"] for lesion in lesions} == expected
+    assert {lesion["name"] for lesion in lesions} == {name.replace("BM-", "Metastasis ") for name in expected}
+    assert "Metastasis 16" in by_name(place.document(drawn))
+    for study in studies:
+        (document,) = measurements.segmentations_of_study(place.sessions, study)
+        told = {lesion["tracking_id"] for lesion in document["lesions"]}
+        (report,) = [one[0] for one in place.archive.series_headers(study) if one[0].Modality == "SR"]
+        report = place.archive.retrieve_series(study, report.SeriesInstanceUID)[0]
+        texts = {item.TextValue for _, item in report_items(report) if "TextValue" in item}
+        assert told <= texts
+
+
+def report_items(item):
+    """Every content item of a report with its place in the tree."""
+    for number, child in enumerate(item.get("ContentSequence") or []):
+        yield number, child
+        yield from report_items(child)

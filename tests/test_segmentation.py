@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import highdicom as hd
@@ -22,8 +23,9 @@ from bench.models import tiny_model
 from db import measurements
 from db.database import open_database
 from errors import ModelNotFound
-from imaging import nifti, seg
+from imaging import nifti, rtstruct, seg
 from imaging.stack import to_stack
+from lesions.measure import measure
 from orthanc.dicomweb import open_archive
 from results import lesions_of_segments
 from segmentation import Request, Services, Stages, deliver, find_spec, segment_series
@@ -196,6 +198,30 @@ def test_a_seg_read_again_keeps_identities_and_measures_the_same(series_folder, 
         assert [lesion[key] for lesion in after] == [lesion[key] for lesion in before]
 
 
+def test_a_structure_set_is_measured_like_a_seg(drawn_by_a_model, series_folder, tmp_path):
+    stack = to_stack([dcmread(path) for path in series_folder.glob("*.dcm")])
+    labels, _ = seg.read(drawn_by_a_model, stack)
+    lesions = measure(labels, stack.slices)
+    uids = {"sop_instance_uid": hd.UID(), "series_instance_uid": hd.UID()}
+    structures = rtstruct.write(stack, drawn_by_a_model, labels, lesions, None, **uids)
+    again = measured_again(structures, series_folder, tmp_path)
+    assert [(item.SegmentLabel, item.TrackingUID) for item in again.SegmentSequence] == [
+        (lesion.name, lesion.tracking_uid) for lesion in lesions
+    ]
+    after = json.loads((tmp_path / "again" / "lesions.json").read_text())["lesions"]
+    volumes = [lesion.volume_ml for lesion in lesions]
+    assert [lesion["volume_ml"] for lesion in after] == pytest.approx(volumes)
+
+
+@pytest.mark.parametrize("given", ["--from-seg", "--from-mask", None])
+def test_a_file_that_is_not_there_is_said_not_to_be_there(given, series_folder, tmp_path, capsys):
+    missing = tmp_path / "missing.nii.gz"
+    source = series_folder if given else missing
+    options = [given, str(missing)] if given else []
+    assert segmentation.main([str(source), "--out", str(tmp_path / "out"), *options]) == 3
+    assert capsys.readouterr().err.startswith(f"unreadable_file: There is no {missing}.")
+
+
 def test_a_given_segmentation_is_never_written_over(series_folder, mask_file, tmp_path, capsys):
     out = tmp_path / "out"
     segmentation.main([str(series_folder), "--out", str(out), "--from-mask", str(mask_file)])
@@ -285,6 +311,23 @@ def test_our_own_segments_read_again_still_say_which_model_drew_them(
     # Who read them again drew nothing: neither a model nor a person made this object.
     assert "manual" not in again.SeriesDescription
     assert "AI" not in again.SeriesDescription
+
+
+def test_the_labels_of_untracked_segments_stay_the_lesions_names(drawn_by_a_model, series_folder, tmp_path):
+    foreign = deepcopy(drawn_by_a_model)
+    for item, label in zip(foreign.SegmentSequence, ("Lesion 2", "left frontal", "Segment 3"), strict=True):
+        item.SegmentLabel = label
+        item.SegmentedPropertyTypeCodeSequence = [code_item("79654002", "Edema")]
+        del item.TrackingID, item.TrackingUID
+    again = measured_again(foreign, series_folder, tmp_path)
+    # What a viewer numbered and nobody named is named as ever.
+    names = ["Lesion 2", "left frontal", "Metastasis 3"]
+    assert [item.SegmentLabel for item in again.SegmentSequence] == names
+    lesions = json.loads((tmp_path / "again" / "lesions.json").read_text())["lesions"]
+    assert [lesion["name"] for lesion in lesions] == names
+    assert len({lesion["tracking_id"] for lesion in lesions}) == 3
+    meanings = [item.SegmentedPropertyTypeCodeSequence[0].CodeMeaning for item in again.SegmentSequence]
+    assert meanings == ["Edema"] * 3
 
 
 def test_a_foreign_seg_read_again_keeps_what_its_segments_are(drawn_by_a_model, series_folder, tmp_path):

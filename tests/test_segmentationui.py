@@ -8,8 +8,10 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 
+import highdicom as hd
 import numpy as np
 import pytest
 import requests
@@ -21,6 +23,9 @@ from bench import rows
 from bench.parts import wait_until
 from db import jobs, measurements, tokens
 from db.tables import AuditEvent, JobState, Outbox, Patient, Role
+from imaging import rtstruct, seg
+from imaging.stack import to_stack
+from lesions.measure import measure
 from orthanc import part10
 from orthanc.dicomweb import open_archive
 from routes.shared import WAITING_REQUESTS
@@ -217,6 +222,36 @@ def test_upload_dicom_stores_the_files_and_measures_a_segmentation_among_them(si
     assert sorted(one["volume"] for one in found) == pytest.approx(volumes)
     refused = site.ask("POST", "/uploadDicom", 422, data={"files[]": [(BytesIO(b"text"), "1.dcm")]})
     assert refused["error"]["code"] == "upload_refused"
+
+
+def contoured_on(images):
+    """The same two lesions as a structure set of MetScope's, and what it says of them."""
+    stack = to_stack(images)
+    labels, segments = seg.read(drawn_on(images), stack)
+    lesions = measure(labels, stack.slices)
+    uids = {"sop_instance_uid": hd.UID(), "series_instance_uid": hd.UID()}
+    tracked = [
+        replace(one, number=lesion.number, tracking_id=lesion.tracking_id, tracking_uid=lesion.tracking_uid)
+        for one, lesion in zip(segments, lesions, strict=True)
+    ]
+    encoded = seg.write(stack, labels, tracked, None, **uids)
+    named = [replace(lesion, name=one.name) for lesion, one in zip(lesions, tracked, strict=True)]
+    return rtstruct.write(stack, encoded, labels, named, None, **uids), named
+
+
+def test_upload_dicom_measures_a_structure_set_like_a_segmentation(site):
+    images = to_instances(rows.image(2), SeriesOptions(enhanced="shared", patient_id="4712"))
+    series = str(images[0].SeriesInstanceUID)
+    structures, lesions = contoured_on(images)
+    files = [(BytesIO(part10.encode(one)), "1.dcm") for one in (*images, structures)]
+    answer = site.ask("POST", "/uploadDicom", data={"files[]": files})
+    assert answer["success"] == "Stored: 2; measured: 1."
+    found = site.ask("GET", f"/followup-metastases?idSeries={series}")
+    volumes = {one["nom_metastase"]: one["volume"] for one in found}
+    assert volumes == pytest.approx({"frontal": 3 * 4 * 4 * VOXEL_ML, "pons": 2 * 4 * 8 * VOXEL_ML})
+    told = measurements.lesions_of_patient(site.sessions, "4712")
+    identities = {(one["name"], one["tracking_id"], one["tracking_uid"]) for one in told}
+    assert identities == {(one.name, one.tracking_id, one.tracking_uid) for one in lesions}
 
 
 def test_an_uploaded_segmentation_that_cannot_be_measured_says_why(site):

@@ -183,7 +183,7 @@ def test_what_a_person_corrects_keeps_what_it_is(spine_site, tmp_path):
         "Vertebra", "Vertebra", "Spinal canal",
     ]  # fmt: skip
     assert {item.AnatomicRegionSequence[0].CodeMeaning for item in dataset.SegmentSequence} == {"Spine"}
-    assert dataset.SeriesDescription == "Spine, corrected segmentation, research use only"
+    assert dataset.SeriesDescription == "Spine, version 2+ by anonymous, research use only"
     structures = spine_site.api.post(f"/segmentations/{document['id']}/rtstruct", json={})
     document = spine_site.document(spine_site.run(structures.json["id"]))
     for one in (dataset, *(spine_site.stored(document, modality) for modality in ("SR", "RTSTRUCT"))):

@@ -329,6 +329,11 @@ def test_what_is_drawn_in_the_viewer_becomes_the_next_version(page, site, head):
     assert [(one["version"], one["corrects"]) for one in history] == [(2, first["id"]), (1, None)]
     expect(panel.locator("tbody td:first-child")).to_have_text([one["name"] for one in second["lesions"]])
     assert [len(ids) for ids in page.evaluate(ON_SCREEN)] == [1]
+    # What the viewer saved for it to be measured is gone.
+    assert series_of(site, study, "SEG") == {
+        "Brain metastases, AI segmentation, research use only": [1],
+        "Brain metastases, version 2+ by first, research use only": [2],
+    }
 
     assert_companions_open(page, second)
 
@@ -358,7 +363,8 @@ def assert_companions_open(page: Page, document: dict[str, Any]) -> None:
     """What is stored beside the second version says the same, and the viewer opens it."""
     assert [one["modality"] for one in document["companions"]] == ["SR", "RTSTRUCT"]
     report, structures = (one["sop_instance_uid"] for one in document["companions"])
-    expect(page.get_by_text("Brain metastases, contours")).to_have_count(2)
+    expect(page.get_by_text("Brain metastases, contours")).to_have_count(1)
+    expect(page.get_by_text("Brain metastases, version 2 by first")).to_have_count(1)
     measured = page.evaluate(HYDRATED, report)
     assert {one["toolName"] for one in measured} == {"Bidirectional"}
     by_label = {one["label"]: one["points"] for one in measured}
@@ -433,6 +439,23 @@ def test_a_lesion_is_renamed_and_another_deleted_after_a_question(page, site, he
     assert sorted(page.evaluate(CENTRES, shown)) == ["1", "2"]
     panel.get_by_label("Filter by name").fill("FRONT")
     expect(names).to_have_text(["left frontal"])
+    # The two corrections share a series, of which the viewer shows the last one.
+    corrections = "Brain metastases, version 2+ by first, research use only"
+    assert series_of(site, study, "SEG") == {
+        "Brain metastases, AI segmentation, research use only": [1],
+        corrections: [2, 3],
+    }
+    page.reload()
+    expect(panel.get_by_role("button", name="Hide")).to_be_enabled()
+    ((shown,),) = page.evaluate(ON_SCREEN)
+    assert sorted(page.evaluate(CENTRES, shown)) == ["1", "2"]
+    expect(page.get_by_text(corrections).first).to_be_visible()
+
+
+def series_of(site: Site, study: str, modality: str) -> dict[str, list[int]]:
+    """By description the instance numbers of the archive's series."""
+    series = [one for one in open_archive(site.settings).series_headers(study) if one[0].Modality == modality]
+    return {str(one[0].SeriesDescription): sorted(int(h.InstanceNumber) for h in one) for one in series}
 
 
 def test_a_map_of_the_uncertainty_is_stored_once_and_the_viewer_goes_on(page, site, head):

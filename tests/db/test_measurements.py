@@ -387,3 +387,23 @@ def test_a_companion_is_added_once_and_waits_for_the_archive(sessions, new, job_
     }
     with pytest.raises(LeaseLost):
         measurements.add_companion(sessions, recorded, made, job_id, "b")
+
+
+def test_a_series_counts_once_what_a_person_corrected_before_the_newest_result_of_a_model(sessions, new):
+    first = measurements.record(sessions, new)
+    other_model = measurements.record(sessions, replace(new, model_id="b", seg_sop_instance_uid="1.8"))
+    told = measurements.lesions_of_patient(sessions, "MS-1")
+    assert {(lesion["segmentation_id"], lesion["model_id"]) for lesion in told} == {(other_model, "b")}
+    change = {"change": "deleted", "tracking_uid": new.lesions[1].tracking_uid, "name": None,
+              "volume_ml": None, "previous_name": "Metastasis 2", "previous_volume_ml": 0.036}  # fmt: skip
+    corrected = replace(
+        new,
+        lesions=new.lesions[:1],
+        seg_sop_instance_uid="1.9",
+        correction=measurements.Correction(first, "dr", [change]),
+    )
+    second = measurements.record(sessions, corrected)
+    measurements.record(sessions, replace(new, model_id="c", seg_sop_instance_uid="1.10"))
+    told = measurements.lesions_of_patient(sessions, "MS-1")
+    assert [(lesion["segmentation_id"], lesion["model_id"]) for lesion in told] == [(second, "unetr")]
+    assert measurements.newest(sessions, "1.2.3.4") == second

@@ -3,8 +3,10 @@
 import copy
 import io
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import highdicom as hd
 import numpy as np
@@ -13,7 +15,8 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-from imaging import codes, rtstruct, seg
+from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile
+from imaging import codes, parametric_map, rtstruct, rtstruct_read, seg, sr
 from imaging.outlines import outlines
 from imaging.stack import Stack, to_stack
 from lesions.measure import Lesion, measure
@@ -310,3 +313,173 @@ def test_a_caller_who_breaks_the_rules_is_told():
     ):
         with pytest.raises(ValueError, match=problem):
             contoured.write(**changed)
+
+
+def moment(dataset: Dataset, name: str) -> datetime:
+    """When the object says that it was made."""
+    stated = dataset[f"{name}Date"].value + dataset[f"{name}Time"].value + dataset.TimezoneOffsetFromUTC
+    return datetime.strptime(stated, "%Y%m%d%H%M%S.%f%z")
+
+
+@pytest.mark.parametrize("offset", ["+0900", "-0330"])
+def test_every_object_tells_its_time_on_the_clock_of_the_scanner(offset, monkeypatch):
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    time.tzset()
+    try:
+        shown = Contoured(lesion_numbers())
+        for header in shown.stack.headers:
+            header.TimezoneOffsetFromUTC = offset
+        uids = {"sop_instance_uid": generate_uid(), "series_instance_uid": generate_uid()}
+        before = datetime.now(UTC)
+        encoded = seg.write(
+            shown.stack, shown.labels, segments_of(shown.lesions), ALGORITHM, **uids
+        )  # fmt: skip
+        entropy = shown.stack.volume.with_array((shown.labels.array > 0).astype(np.float32))
+        made = {
+            "SEG": encoded,
+            "SR": sr.write(shown.stack, encoded, shown.lesions, ALGORITHM, **uids),
+            "RTSTRUCT": shown.write(seg=encoded),
+            "OT": parametric_map.write(shown.stack, entropy, ALGORITHM, **uids),
+        }
+        after = datetime.now(UTC)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    for modality, dataset in made.items():
+        names = ["Series", "InstanceCreation", "StructureSet" if modality == "RTSTRUCT" else "Content"]
+        for name in names:
+            assert before <= moment(dataset, name) <= after, (modality, name)
+        assert dataset.TimezoneOffsetFromUTC == offset
+        assert (dataset.StudyDate, dataset.StudyTime) == (encoded.StudyDate, encoded.StudyTime)
+
+
+@pytest.mark.parametrize("offset", [None, "", "0900", "+2500", "UTC"])
+def test_without_a_legal_time_zone_of_the_scanner_no_object_claims_one(offset):
+    shown = Contoured(lesion_numbers())
+    if offset is not None:
+        with pydicom.config.disable_value_validation():
+            shown.stack.headers[0].TimezoneOffsetFromUTC = offset
+    dataset = shown.write()
+    assert "TimezoneOffsetFromUTC" not in dataset
+    assert dataset.SeriesDate
+
+
+# Read back
+
+
+def test_our_own_contours_are_the_same_voxels_and_lesions_again(contoured):
+    labels, segments = rtstruct_read.read(contoured.rtstruct, contoured.stack)
+    np.testing.assert_array_equal(labels.array, contoured.labels.array)
+    for segment, lesion in zip(segments, contoured.lesions, strict=True):
+        assert (segment.name, segment.tracking_id, segment.tracking_uid) == (
+            lesion.name,
+            lesion.tracking_id,
+            lesion.tracking_uid,
+        )
+        assert segment.type == codes.NEOPLASM_SECONDARY
+        assert segment.described.SegmentAlgorithmName == ALGORITHM.name
+
+
+def drawn_elsewhere(stack: Stack, rois: dict[str, tuple[str, list[np.ndarray]]]) -> Dataset:
+    """A structure set by another tool. rois: by name the type and the contours, (points, 3) LPS mm."""
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.Manufacturer = "1.2.840.10008.5.1.4.1.1.481.3", "A planning system"
+    dataset.FrameOfReferenceUID = stack.volume.frame_of_reference_uid
+    dataset.StructureSetROISequence, dataset.ROIContourSequence = [], []
+    dataset.RTROIObservationsSequence = []
+    for number, (name, (kind, contours)) in enumerate(rois.items()):
+        roi, drawn, observed = Dataset(), Dataset(), Dataset()
+        roi.ROINumber = drawn.ReferencedROINumber = observed.ReferencedROINumber = number
+        roi.ROIName, roi.ROIGenerationAlgorithm = name, "SEMIAUTOMATIC"
+        roi.ReferencedFrameOfReferenceUID = stack.volume.frame_of_reference_uid
+        observed.RTROIInterpretedType = kind
+        drawn.ContourSequence = []
+        for points in contours:
+            contour = Dataset()
+            contour.ContourGeometricType = "CLOSED_PLANAR"
+            contour.NumberOfContourPoints = len(points)
+            contour.ContourData = np.round(points, 2).ravel().tolist()
+            drawn.ContourSequence.append(contour)
+        dataset.StructureSetROISequence.append(roi)
+        dataset.ROIContourSequence.append(drawn)
+        dataset.RTROIObservationsSequence.append(observed)
+    return dataset
+
+
+CENTRE_MM = np.array([3.3, -4.1, 7.2])
+
+
+@pytest.fixture(scope="module", params=["axial", "oblique"])
+def fine(request: pytest.FixtureRequest) -> Stack:
+    """Voxels of 1 mm around a centre that is on none of them."""
+    axes = SERIES[request.param][0][:3, :3]
+    geometry = np.eye(4)
+    geometry[:3, :3] = axes / np.linalg.norm(axes, axis=0)
+    geometry[:3, 3] = CENTRE_MM - geometry[:3, :3] @ [20.2, 29.6, 30.3]
+    image = np.random.default_rng(1).integers(0, BRIGHT, (40, 60, 60)).astype(np.uint16)
+    return to_stack(to_instances(hd.Volume(image, geometry, "PATIENT")))
+
+
+def circle(stack: Stack, index: float, radius_mm: float, centre: tuple[float, float]) -> np.ndarray:
+    """Points around a centre (row, column) on a slice."""
+    angle = np.linspace(0.0, 2.0 * np.pi, 90, endpoint=False)
+    rows, columns = centre[0] + radius_mm * np.sin(angle), centre[1] + radius_mm * np.cos(angle)
+    indices = np.stack([np.full(90, index), rows, columns], axis=1)
+    return np.asarray(stack.volume.map_indices_to_reference(indices))
+
+
+def ball(stack: Stack, radius_mm: float) -> list[np.ndarray]:
+    """The circles in which a ball around CENTRE_MM cuts the slices."""
+    # Slice 0 is the lowest one, whatever the order in which the geometry was written.
+    centre = stack.volume.map_reference_to_indices(CENTRE_MM[None])[0]
+    off = np.arange(40) - centre[0]
+    return [
+        circle(stack, index, float(np.sqrt(radius_mm**2 - off[index] ** 2)), tuple(centre[1:]))
+        for index in np.flatnonzero(np.abs(off) < radius_mm)
+    ]
+
+
+@pytest.mark.parametrize("radius_mm", [8.0, 15.0])
+def test_a_ball_has_its_volume_and_its_place(fine, radius_mm):
+    dataset = drawn_elsewhere(fine, {"left frontal": ("GTV", ball(fine, radius_mm))})
+    labels, (segment,) = rtstruct_read.read(dataset, fine)
+    assert (segment.name, segment.type) == ("left frontal", codes.NEOPLASM)
+    (lesion,) = measure(labels, fine.slices)
+    assert lesion.volume_ml == pytest.approx(4 / 3 * np.pi * radius_mm**3 / 1000, rel=0.02)
+    assert lesion.centroid_lps_mm == pytest.approx(CENTRE_MM, abs=0.1)
+
+
+def test_a_contour_within_another_and_a_channel_both_leave_a_hole(fine):
+    outer, inner = circle(fine, 20, 12.0, (29.6, 30.3)), circle(fine, 20, 6.0, (29.6, 30.3))
+    ring = np.pi * (12.0**2 - 6.0**2)
+    keyhole = np.concatenate([outer, outer[:1], inner[:1], inner[::-1]])
+    for contours in ([outer, inner], [keyhole]):
+        labels, _ = rtstruct_read.read(drawn_elsewhere(fine, {"one": ("", contours)}), fine)
+        assert np.count_nonzero(labels.array) == pytest.approx(ring, rel=0.02)
+        assert labels.array[20, 30, 30] == 0
+
+
+def test_of_a_planning_system_s_regions_the_tumours_are_the_lesions(fine):
+    small, large = ball(fine, 8.0), ball(fine, 15.0)
+    rois = {"Brain": ("ORGAN", large), "PTV": ("PTV", large), "met": ("GTV", small), "x": ("", large)}
+    labels, segments = rtstruct_read.read(drawn_elsewhere(fine, rois), fine)
+    assert [segment.name for segment in segments] == ["met"]
+    assert set(np.unique(labels.array)) == {0, segments[0].number}
+    with pytest.raises(UnreadableFile, match="no closed contour of a GTV"):
+        rtstruct_read.read(drawn_elsewhere(fine, {"Brain": ("ORGAN", large)}), fine)
+
+
+def test_contours_that_do_not_fit_the_series_are_refused(fine):
+    between = drawn_elsewhere(fine, {"a": ("GTV", [circle(fine, 20.4, 8.0, (29.6, 30.3))])})
+    with pytest.raises(SegmentationMismatch, match=r'Contour 1 of ROI 1 "a" lies 0\.4\d mm off the slices'):
+        rtstruct_read.read(between, fine)
+    for beyond in (circle(fine, 45, 8.0, (29.6, 30.3)), circle(fine, 20, 8.0, (2.0, 30.3))):
+        with pytest.raises(SegmentationMismatch, match="reaches beyond the images"):
+            rtstruct_read.read(drawn_elsewhere(fine, {"a": ("GTV", [beyond])}), fine)
+    elsewhere = drawn_elsewhere(fine, {"a": ("GTV", ball(fine, 8.0))})
+    elsewhere.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.3"
+    with pytest.raises(SegmentationMismatch, match=r"FrameOfReferenceUID is 1\.2\.3"):
+        rtstruct_read.read(elsewhere, fine)
+    twice = {"a": ("GTV", ball(fine, 8.0)), "b": ("GTV", ball(fine, 9.0))}
+    with pytest.raises(OverlappingSegments, match='ROIs 1 "a" and 2 "b" overlap'):
+        rtstruct_read.read(drawn_elsewhere(fine, twice), fine)

@@ -119,7 +119,7 @@ def written(stack: Stack, labels: hd.Volume, drawn: list[seg.Segment]) -> Datase
     """As an archive hands it back: encoded and read again."""
     dataset = seg.write(
         stack, labels, drawn, ALGORITHM,
-        sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(), series_number=901,
+        sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(),
     )  # fmt: skip
     file = io.BytesIO()
     dataset.save_as(file)
@@ -262,7 +262,7 @@ def test_segments_say_what_drew_them_and_what_they_are(stack):
     assert dataset.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
     assert "research use" in dataset.SeriesDescription
     assert dataset.Manufacturer == "MetScope"
-    assert dataset.SeriesNumber == 901
+    assert dataset.SeriesNumber == 1000
     assert (dataset.PatientID, dataset.PatientName) == ("PHANTOM-1", "Phantom^MetScope")
     assert dataset.StudyInstanceUID == stack.headers[0].StudyInstanceUID
 
@@ -368,3 +368,23 @@ def test_more_than_255_lesions_are_written(stack):
     labels, drawn = seg.read(dataset, stack)
     assert np.array_equal(labels.array, numbers)
     assert len(drawn) == 300
+
+
+@pytest.mark.parametrize("name", ["axial", "enhanced"])
+@pytest.mark.parametrize("thickness", ["0.8", None])
+def test_the_slice_thickness_is_what_the_images_state(name, thickness):
+    """Slices may lie further apart than they are thick; without a statement it is the distance."""
+    instances = instances_of(name)
+    for instance in instances:
+        if name == "axial":
+            stating = [instance]
+        else:
+            stating = [instance.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]]
+        for item in stating:
+            item.SliceThickness = thickness
+    stack = to_stack(instances)
+    dataset = written(stack, bright_labels(stack), segments())
+    (measures,) = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    between_mm = float(measures.SpacingBetweenSlices)
+    assert between_mm == pytest.approx(stack.volume.spacing[0])
+    assert float(measures.SliceThickness) == pytest.approx(float(thickness or between_mm))

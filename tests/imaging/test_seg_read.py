@@ -16,7 +16,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import RLELossless, generate_uid
 
-from errors import SegmentationMismatch, UnreadableFile, UnreadablePixels
+from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, UnreadablePixels
 from imaging import codes, seg
 from imaging.stack import Stack, to_stack
 from unetr.phantom import SeriesOptions, to_instances
@@ -278,7 +278,7 @@ def test_a_real_world_value_mapping_without_first_value_does_no_harm(stack):
 def test_overlapping_segments_are_refused_by_name(instances, stack):
     layers = np.stack([numbers(1, 1, 1), numbers(0, 0, 1), numbers(0, 0, 0)], axis=3).astype(np.uint8)
     dataset = by_highdicom(instances, volume(layers, channels=True), segmentation_type="BINARY")
-    with pytest.raises(SegmentationMismatch, match='Segments 1 "lesion 1" and 2 "lesion 2" overlap'):
+    with pytest.raises(OverlappingSegments, match='Segments 1 "lesion 1" and 2 "lesion 2" overlap'):
         seg.read(dataset, stack)
 
 

@@ -49,6 +49,19 @@ def outline_boxes(picture: np.ndarray, hexadecimal: str) -> list[tuple[float, fl
     return boxes
 
 
+def test_the_title_of_a_single_lesion_is_on_the_picture_as_a_whole(scene, tmp_path):
+    image, labels, _, lesions = scene
+    assert len(lesions) == 1
+    save_overlay(image, labels, lesions, tmp_path / "overlay.png")
+    picture = pixels(tmp_path / "overlay.png")
+    wanted = np.array([int(colour(1).hex[n : n + 2], 16) for n in (1, 3, 5)])
+    rows = np.unique(np.nonzero(np.abs(picture - wanted).max(axis=2) < 60)[0])
+    # Letters of 9 points, which at 100 dots an inch are some 10 pixels high, below the edge.
+    title = rows[rows < rows[0] + 20]
+    assert title[0] > 0
+    assert len(title) >= 8
+
+
 def test_a_ball_in_thick_slices_is_round_in_all_three_planes_and_of_one_size(scene, tmp_path):
     image, labels, entropy, lesions = scene
     save_planes(image, labels, entropy, lesions, tmp_path / "planes.png")

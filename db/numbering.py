@@ -1,0 +1,76 @@
+"""The numbers that the next result of a patient takes: they are free when they are chosen, and must still be
+free when the result is recorded.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from db.database import reading
+from db.source import Source
+from db.tables import Lesion, Patient, Segmentation, Series, Study
+
+
+class NumberingOutdated(Exception):
+    """Another result of the patient has been recorded since the numbers were chosen: choose again."""
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """version: of the next result of the series by the model. place: how many results the study has had.
+
+    tracking_ids: of every lesion that any result of the patient ever had, by whatever model, in any version.
+    """
+
+    version: int = 1
+    place: int = 0
+    tracking_ids: frozenset[str] = frozenset()
+
+
+def next_numbering(sessions: sessionmaker[Session], source: Source, model_id: str) -> Numbering:
+    """Return the numbering of a result of the source that is not recorded yet."""
+    with reading(sessions) as session:
+        return numbering_in(session, source, model_id)
+
+
+def numbering_in(session: Session, source: Source, model_id: str) -> Numbering:
+    """Return the same within a transaction; nobody else takes the numbers if it holds the patient's row."""
+    results = select(func.count(), func.max(Segmentation.version)).join(Segmentation.series)
+    in_study = results.join(Series.study).where(Study.study_instance_uid == source.study_instance_uid)
+    of_model = results.where(
+        Series.series_instance_uid == source.series_instance_uid, Segmentation.model_id == model_id
+    )
+    tracking_ids = (
+        select(Lesion.tracking_id)
+        .join(Segmentation, Segmentation.id == Lesion.segmentation_ref)
+        .join(Segmentation.series)
+        .join(Series.study)
+        .join(Study.patient)
+        .where(Patient.patient_id == source.patient_id, Patient.issuer == source.issuer)
+    )
+    place, _ = session.execute(in_study).one()
+    _, version = session.execute(of_model).one()
+    return Numbering(1 + (version or 0), place, frozenset(session.scalars(tracking_ids)))
+
+
+def place_of_result(sessions: sessionmaker[Session], segmentation_id: str) -> int:
+    """Return how many results the study had when this one was recorded."""
+    with reading(sessions) as session:
+        result = session.get_one(Segmentation, segmentation_id)
+        earlier = (
+            select(func.count())
+            .select_from(Segmentation)
+            .join(Segmentation.series)
+            .where(Series.study_ref == result.series.study_ref, Segmentation.created_at < result.created_at)
+        )
+        return session.scalar(earlier) or 0
+
+
+def first_version(sessions: sessionmaker[Session], seg_series_instance_uid: str) -> int:
+    """Return the version that the first SEG of a series of SEGs shows."""
+    query = select(func.min(Segmentation.version)).where(
+        Segmentation.series_instance_uid == seg_series_instance_uid
+    )
+    with reading(sessions) as session:
+        return session.scalars(query).one() or 1

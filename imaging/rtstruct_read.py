@@ -1,0 +1,207 @@
+"""A DICOM RT Structure Set on a stack, by whatever tool, to one label volume on the stack's grid."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import RTStructureSetStorage
+
+from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile
+from imaging import codes
+from imaging.frames import numbers, text
+from imaging.seg_read import Segment, code_of
+from imaging.stack import Stack
+
+# A contour lies on a slice if it is no further from it than this share of the distance between slices.
+OFF_SLICE_WITHIN = 0.05
+# Or than this: positions are texts of a few decimals.
+ROUNDING_MM = 0.01
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+# What MetScope writes as the description of a ROI: tracking identifier and UID.
+TRACKING = re.compile(r"(.+) ([0-9.]+)")
+GROSS_TUMOUR = "GTV"
+
+
+@dataclass(frozen=True)
+class _Roi:
+    """A region: its number and name, what it is (RTROIInterpretedType), where, and its closed contours."""
+
+    segment: Segment
+    kind: str
+    frame_of_reference_uid: str
+    contours: Sequence[Dataset]
+
+
+def is_structure_set(dataset: Dataset) -> bool:
+    return bool(dataset.get("SOPClassUID") == RTStructureSetStorage)
+
+
+def contoured_series(dataset: Dataset) -> str | None:
+    """Return the SeriesInstanceUID of the series that a structure set is drawn on, or None."""
+    for frame_of_reference in dataset.get("ReferencedFrameOfReferenceSequence") or []:
+        for study in frame_of_reference.get("RTReferencedStudySequence") or []:
+            for series in study.get("RTReferencedSeriesSequence") or []:
+                return text(series, "SeriesInstanceUID") or None
+    return None
+
+
+def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
+    """Return the voxels within the contours of its lesions, on the stack's grid, and the lesions.
+
+    Lesions are the ROIs of type GTV, or where there are none those without a type: never organs, planning
+    targets or the outline of the body. A voxel is within if its centre is. Contours of a ROI on one slice
+    exclude each other, so that one within another is a hole, as is what a channel ("keyhole") leads to.
+    Labels are int32 (slices, rows, columns), 0 background, n the n-th of these ROIs. Raises: UnreadableFile,
+    SegmentationMismatch (other frame of reference, a contour between slices or beyond the images),
+    OverlappingSegments.
+    """
+    if not is_structure_set(dataset):
+        raise UnreadableFile(f"SOPClassUID {dataset.get('SOPClassUID')} is not an RT Structure Set.")
+    labels = np.zeros(stack.volume.spatial_shape, np.int32)
+    rois = _lesions(dataset)
+    for roi in rois:
+        _check_frame_of_reference(roi.frame_of_reference_uid, dataset, stack)
+        inside = _voxels(roi, stack)
+        taken = labels[inside]
+        if taken.any():
+            other = next(one for one in rois if one.segment.number == taken[taken > 0][0])
+            raise OverlappingSegments(f"ROIs {_called(other.segment)} and {_called(roi.segment)} overlap.")
+        labels[inside] = roi.segment.number
+    present = set(np.unique(labels).tolist())
+    return stack.volume.with_array(labels), [roi.segment for roi in rois if roi.segment.number in present]
+
+
+def _called(segment: Segment) -> str:
+    return f'{segment.number} "{segment.name}"'
+
+
+def _lesions(dataset: Dataset) -> list[_Roi]:
+    observations = {
+        int(item.ReferencedROINumber): item
+        for item in dataset.get("RTROIObservationsSequence") or []
+        if "ReferencedROINumber" in item
+    }
+    contours = {
+        int(item.ReferencedROINumber): [
+            contour
+            for contour in item.get("ContourSequence") or []
+            if contour.get("ContourGeometricType") in CLOSED
+        ]
+        for item in dataset.get("ROIContourSequence") or []
+        if "ReferencedROINumber" in item
+    }
+    rois = []
+    for item in dataset.get("StructureSetROISequence") or []:
+        if not text(item, "ROINumber"):
+            raise UnreadableFile("An item of StructureSetROISequence has no ROINumber.")
+        number = int(item.ROINumber)
+        observation = observations.get(number, Dataset())
+        kind = text(observation, "RTROIInterpretedType")
+        if contours.get(number):
+            segment = _segment(item, observation, dataset)
+            where = text(item, "ReferencedFrameOfReferenceUID") or text(dataset, "FrameOfReferenceUID")
+            rois.append(_Roi(segment, kind, where, contours[number]))
+    lesions = [roi for roi in rois if roi.kind == GROSS_TUMOUR] or [roi for roi in rois if not roi.kind]
+    if not lesions:
+        raise UnreadableFile("The structure set has no closed contour of a GTV or of a ROI without a type.")
+    # Their numbers are not positive with every tool.
+    return [
+        replace(roi, segment=replace(roi.segment, number=number))
+        for number, roi in enumerate(lesions, start=1)
+    ]
+
+
+def _segment(item: Dataset, observation: Dataset, dataset: Dataset) -> Segment:
+    type_ = code_of(observation.get("RTROIIdentificationCodeSequence"))
+    category = code_of(observation.get("SegmentedPropertyCategoryCodeSequence"))
+    if type_ is None and text(observation, "RTROIInterpretedType") == GROSS_TUMOUR:
+        category, type_ = codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE, codes.NEOPLASM
+    ours = dataset.get("Manufacturer") == "MetScope"
+    tracking = TRACKING.fullmatch(text(item, "ROIDescription")) if ours else None
+    return Segment(
+        number=int(item.ROINumber),
+        name=text(item, "ROIName"),
+        tracking_id=tracking[1] if tracking else None,
+        tracking_uid=tracking[2] if tracking else None,
+        category=category,
+        type=type_,
+        described=_described(item, category, type_, dataset),
+    )
+
+
+def _described(item: Dataset, category: Code | None, type_: Code | None, dataset: Dataset) -> Dataset:
+    """Return what a SEG says of the segment: what it is, and what drew it."""
+    described = Dataset()
+    if category is not None and type_ is not None:
+        described.SegmentedPropertyCategoryCodeSequence = [hd.sr.CodedConcept.from_code(category)]
+        described.SegmentedPropertyTypeCodeSequence = [hd.sr.CodedConcept.from_code(type_)]
+    algorithm = text(item, "ROIGenerationAlgorithm")
+    if algorithm in ("AUTOMATIC", "SEMIAUTOMATIC"):
+        described.SegmentAlgorithmType = algorithm
+        identification = item.get("ROIDerivationAlgorithmIdentificationSequence")
+        name = text(identification[0], "AlgorithmName") if identification else ""
+        model = text(dataset, "ManufacturerModelName") or text(dataset, "Manufacturer")
+        described.SegmentAlgorithmName = name or model or "unknown"
+        if identification:
+            described.SegmentationAlgorithmIdentificationSequence = identification
+    return described
+
+
+def _check_frame_of_reference(theirs: str, dataset: Dataset, stack: Stack) -> None:
+    ours = stack.volume.frame_of_reference_uid
+    if theirs and ours:
+        if theirs != ours:
+            raise SegmentationMismatch(f"FrameOfReferenceUID is {theirs}, that of the series {ours}.")
+    elif contoured_series(dataset) != str(stack.headers[0].SeriesInstanceUID if stack.headers else ""):
+        raise SegmentationMismatch(
+            "FrameOfReferenceUID is missing, and the structure set references no image of the series."
+        )
+
+
+def _voxels(roi: _Roi, stack: Stack) -> NDArray[np.bool_]:
+    """Return the voxels inside, bool (slices, rows, columns)."""
+    volume = stack.volume
+    inside = np.zeros(volume.spatial_shape, bool)
+    for place, contour in enumerate(roi.contours, start=1):
+        contour_name = f"Contour {place} of ROI {_called(roi.segment)}"
+        data = numbers(contour, "ContourData")
+        if data is None or len(data) % 3 or len(data) < 9:
+            raise UnreadableFile(f"{contour_name} has no ContourData of three points or more.")
+        points = volume.map_reference_to_indices(data.reshape(-1, 3))
+        index = int(np.rint(points[:, 0].mean()))
+        off_mm = float(np.abs(points[:, 0] - index).max() * volume.spacing[0])
+        if off_mm > max(OFF_SLICE_WITHIN * volume.spacing[0], ROUNDING_MM):
+            raise SegmentationMismatch(f"{contour_name} lies {off_mm:.2f} mm off the slices of the series.")
+        # Half a voxel around the centres is the image's own.
+        last = np.array(inside.shape) - 0.5
+        if (points.min(axis=0) < -0.5 - OFF_SLICE_WITHIN).any() or (
+            points.max(axis=0) > last + OFF_SLICE_WITHIN
+        ).any():
+            raise SegmentationMismatch(f"{contour_name} reaches beyond the images of the series.")
+        inside[index] ^= _filled(points[:, 1:], (inside.shape[1], inside.shape[2]))
+    return inside
+
+
+def _filled(points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the pixels (rows, columns) whose centre a polygon of (row, column) encloses an odd number of
+    times.
+    """
+    rows, columns = shape
+    crossings = np.zeros((rows, columns + 1), np.int64)
+    for (row, column), (next_row, next_column) in _edges(points):
+        low, high = sorted((row, next_row))
+        # An end of an edge that lies on a row belongs to it once, as its upper end.
+        crossed = np.arange(max(np.ceil(low), 0), min(np.ceil(high), rows), dtype=np.int64)
+        at = column + (crossed - row) * (next_column - column) / (next_row - row) if len(crossed) else crossed
+        np.add.at(crossings, (crossed, np.clip(np.ceil(at), 0, columns).astype(np.int64)), 1)
+    filled: NDArray[np.bool_] = np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
+    return filled
+
+
+def _edges(points: NDArray[np.float64]) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    return zip(points, np.roll(points, -1, axis=0), strict=True)

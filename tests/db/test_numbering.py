@@ -1,0 +1,69 @@
+"""Two results of one patient never take the same numbers, however close together they are recorded."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from db import measurements
+from db.numbering import Numbering, NumberingOutdated, first_version, next_numbering, place_of_result
+from db.source import Source
+
+
+def elsewhere(source: Source, study: str, patient_id: str = "MS-1") -> Source:
+    """The source of another study."""
+    return replace(source, study_instance_uid=study, series_instance_uid=f"{study}.1", patient_id=patient_id)
+
+
+def test_numbers_go_on_across_a_patient_s_studies_and_models_and_start_again_for_another(sessions, new):
+    assert next_numbering(sessions, new.source, "unetr") == Numbering(1, 0, frozenset())
+    recorded = measurements.record(sessions, new)
+    used = frozenset({"BM-1", "BM-2"})
+    assert {lesion.tracking_id for lesion in new.lesions} == used
+    assert next_numbering(sessions, new.source, "unetr") == Numbering(2, 1, used)
+    assert next_numbering(sessions, new.source, "another") == Numbering(1, 1, used)
+    assert next_numbering(sessions, elsewhere(new.source, "1.2.8"), "unetr") == Numbering(1, 0, used)
+    another_patient = elsewhere(new.source, "1.2.9", "MS-2")
+    assert next_numbering(sessions, another_patient, "unetr") == Numbering(1, 0, frozenset())
+    measurements.delete_segmentation(sessions, recorded, "admin")
+    assert next_numbering(sessions, new.source, "unetr").tracking_ids == used
+
+
+def test_of_two_results_recorded_at_once_one_has_to_choose_again(sessions, new):
+    numbering = next_numbering(sessions, new.source, new.model_id)
+    together = threading.Barrier(2)
+    outcomes = []
+
+    def record(study: str) -> None:
+        source = elsewhere(new.source, study)
+        result = replace(new, source=source, seg_sop_instance_uid=f"{study}.2", numbering=numbering)
+        together.wait()
+        try:
+            measurements.record(sessions, result)
+            outcomes.append("recorded")
+        except NumberingOutdated:
+            outcomes.append("outdated")
+
+    threads = [threading.Thread(target=record, args=(study,)) for study in ("1.2.8", "1.2.9")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["outdated", "recorded"]
+
+
+def test_nothing_of_an_outdated_result_is_recorded(sessions, new):
+    numbering = next_numbering(sessions, new.source, new.model_id)
+    measurements.record(sessions, replace(new, numbering=numbering))
+    with pytest.raises(NumberingOutdated):
+        measurements.record(sessions, replace(new, seg_sop_instance_uid="1.9", numbering=numbering))
+    assert len(measurements.segmentations_of_study(sessions, "1.2.3")) == 1
+
+
+def test_each_result_of_a_study_has_its_place_and_each_series_its_first_version(sessions, new):
+    first = measurements.record(sessions, new)
+    other_model = measurements.record(sessions, replace(new, model_id="b", seg_sop_instance_uid="1.9"))
+    assert [place_of_result(sessions, one) for one in (first, other_model)] == [0, 1]
+    same_series = replace(new, seg_sop_instance_uid="1.10")
+    measurements.record(sessions, same_series)
+    assert first_version(sessions, new.seg_series_instance_uid) == 1
