@@ -186,6 +186,7 @@ export default {
     constant_pixels: 'Les images de la série sont vides. Regardez-la dans le visualiseur et renvoyez-la depuis l’appareil.',
     unreadable_file: 'Le fichier est illisible. Envoyez un fichier DICOM.',
     segmentation_mismatch: 'La segmentation n’est pas de cette série. Choisissez une segmentation faite sur cette série.',
+    overlapping_segments: 'Des segments se recouvrent. Donnez chaque voxel à un seul segment au plus, puis mesurez à nouveau.',
     data_refused: 'Ces données ne peuvent pas servir à l’apprentissage.',
     archive_error: 'Le PACS n’a pas fait ce qui lui était demandé. Réessayez dans quelques minutes ; si cela dure, prévenez l’administrateur du PACS.',
     archive_unreachable: 'Le PACS ne répond pas. Réessayez dans quelques minutes ; si cela dure, prévenez l’administrateur du PACS.',
