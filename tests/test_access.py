@@ -74,7 +74,9 @@ def test_every_route_opens_to_its_role_and_those_above_and_to_no_other(app, bear
             continue
         for role, rank in RANK.items():
             answer = client.open(path, method=method, headers=bearer[role])
-            if rank < RANK[NEEDED[method]]:
+            # What is asked for stands in the body of this one; it changes nothing.
+            needed = Role.READER if endpoint == "segmentationui.look_up" else NEEDED[method]
+            if rank < RANK[needed]:
                 assert (answer.status_code, answer.json["error"]["code"]) == (403, "forbidden"), path
             else:
                 assert answer.status_code not in {401, 403}, (method, path, role)
