@@ -488,10 +488,11 @@ def test_the_page_s_policy_lets_the_viewer_decode_and_show_images(page, site, he
     # The decoders are WebAssembly in workers; what the policy refuses is an error in the browser's console.
     image = head.image.with_array(np.rint(head.image.array).astype(np.uint16))
     study = site.add(image, transfer_syntax=syntax)
-    open_study(page, site, study)
+    panel = open_study(page, site, study)
     # The first answer led to the login.
     opened = page.reload()
     assert opened is not None
+    expect(panel.get_by_text("This study has not been segmented.")).to_be_visible()
     policy = opened.headers.get("content-security-policy", "")
     assert "default-src 'self'" in policy
     z_mm, largest = page.wait_for_function(SHOWN).json_value()
