@@ -14,6 +14,7 @@ from bench.viewer import Site
 from tests.browser import ON_SCREEN, go_to, newest, segment, type_over, walk_to
 from tests.conftest import COARSE
 
+JOB_LIMIT_S = 120
 LONG_NAME = "Left parieto-occipital metastasis beside the falx, before the SRS"
 # Of the element that the keyboard acts on: what it is called, and whether it lies in the panel.
 FOCUSED = """() => {
@@ -62,6 +63,7 @@ def ask_and_wait(site: Site, study: str, path: str, form: dict[str, Any]) -> Non
             job["state"] not in active for job in site.ask(f"/jobs?study_instance_uid={study}")["jobs"]
         ),
         "the end of the job",
+        JOB_LIMIT_S,
     )
 
 
