@@ -68,6 +68,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── StoreFailed
     │   └── DeletionUnavailable       the archive offers no way to delete
     ├── DatabaseUnavailable           nothing can be read or written now
+    ├── UploadBusy                    others are uploading
     ├── DownloadFailed                a public data set did not arrive whole
     ├── ModelError                    the model cannot be used
     │   ├── ModelSpecInvalid
@@ -440,6 +441,12 @@ class DatabaseUnavailable(MetScopeError):
     status = 503
     code = "database_unavailable"
     advice = "Try again in a few minutes; if it stays so, tell the engineer who runs MetScope."
+
+
+class UploadBusy(MetScopeError):
+    status = 503
+    code = "upload_busy"
+    advice = "Send the files again when the other uploads have ended."
 
 
 class DownloadFailed(MetScopeError):

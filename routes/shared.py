@@ -21,12 +21,14 @@ from unetr.spec import ModelSpec, default_model, served_models
 
 THREADS = 16
 WAITING_REQUESTS = THREADS // 2
+UPLOADS_AT_ONCE = THREADS // 4
 
 
 @dataclass(frozen=True)
 class Context:
     """What the views work with. ``waiting`` keeps requests that wait for a job from taking every thread,
-    ``uploading`` several uploads from taking the memory.
+    ``uploading`` several uploads from taking the memory, ``uploads`` those that wait for it from taking
+    every thread.
     """
 
     settings: Settings
@@ -36,6 +38,9 @@ class Context:
         default_factory=lambda: threading.BoundedSemaphore(WAITING_REQUESTS)
     )
     uploading: threading.Lock = field(default_factory=threading.Lock)
+    uploads: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(UPLOADS_AT_ONCE)
+    )
     per_thread: threading.local = field(default_factory=threading.local)
 
     @cached_property

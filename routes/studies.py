@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -12,6 +13,7 @@ from pydicom import Dataset
 import schemas
 from db import audit
 from db.database import writing
+from errors import UploadBusy
 from imaging import incoming
 from imaging.files import MIB
 from imaging.labelled import labelled_series
@@ -20,6 +22,7 @@ from routes.shared import answer, blueprint, context
 
 # Each part of a form is an open file; who has more slices sends a ZIP archive of them.
 MOST_FILES = 500
+LONGEST_UPLOAD_WAIT_S = 60
 STORED_AT_ONCE_BYTES = 64 * MIB
 
 routes = blueprint("studies")
@@ -47,10 +50,10 @@ def upload_studies(form: schemas.UploadForm) -> Response:
 
 
 def store_files(uploaded: Sequence[FileStorage]) -> list[Stored]:
-    """Store them, once every one has been read. Raises: UploadRefused, ArchiveError."""
+    """Store them, once every one has been read. Raises: UploadRefused, UploadBusy, ArchiveError."""
     files = [(str(number), cast(BinaryIO, file.stream)) for number, file in enumerate(uploaded)]
     stored: list[Stored] = []
-    with context().uploading:
+    with _turn():
         for instance in incoming.instances(files):
             del instance
         for some in _portions(incoming.instances(files)):
@@ -62,6 +65,22 @@ def store_files(uploaded: Sequence[FileStorage]) -> list[Stored]:
                 for uid, count in Counter(one.study_instance_uid for one in portion).items():
                     audit.note(session, g.actor, "study.upload", uid, instances=count)
     return stored
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Read and store one upload at a time, with a few that wait. Raises: UploadBusy."""
+    if not context().uploads.acquire(blocking=False):
+        raise UploadBusy("Other uploads are being read.")
+    try:
+        if not context().uploading.acquire(timeout=LONGEST_UPLOAD_WAIT_S):
+            raise UploadBusy(f"Another upload is still being read after {LONGEST_UPLOAD_WAIT_S} s.")
+        try:
+            yield
+        finally:
+            context().uploading.release()
+    finally:
+        context().uploads.release()
 
 
 def _stored(instance: Dataset) -> Stored:

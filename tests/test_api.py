@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -32,6 +34,7 @@ from db import jobs, outbox
 from db.tables import Outbox
 from orthanc import part10
 from orthanc.dicomweb import open_archive
+from routes.shared import UPLOADS_AT_ONCE
 from settings import Settings
 from unetr import synth
 from unetr.phantom import SeriesOptions, to_instances
@@ -561,3 +564,21 @@ def test_purge_refuses_a_number_of_days_in_a_sentence(capsys):
     with pytest.raises(SystemExit):
         api.main(["purge", "--days", "0"])
     assert "'0' is not a number of days from 1 to 36500" in capsys.readouterr().err
+
+
+def test_uploads_that_wait_for_another_leave_threads_for_everybody_else(tmp_path):
+    app = create_app(Settings(_env_file=None, data_dir=tmp_path, auth="off"))
+    context = app.extensions["metscope"]
+
+    def upload():
+        files = {"files": (BytesIO(b"no DICOM"), "a.dcm")}
+        return app.test_client().post("/studies", data=files).json["error"]["code"]
+
+    with context.uploading, ThreadPoolExecutor(UPLOADS_AT_ONCE + 1) as pool:
+        uploads = [pool.submit(upload) for _ in range(UPLOADS_AT_ONCE + 1)]
+        (refused,), waiting = wait(uploads, return_when=FIRST_COMPLETED)
+        assert refused.result() == "upload_busy"
+        assert app.test_client().get("/jobs").status_code == 200
+        context.uploading.release()
+        assert {answer.result() for answer in waiting} == {"upload_refused"}
+        context.uploading.acquire()
