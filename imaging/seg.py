@@ -17,11 +17,16 @@ from version import VERSION
 
 __all__ = ["METASTASES", "Algorithm", "Colour", "Segment", "Subject", "colour", "read", "write"]
 
-# Okabe and Ito's colours without black, then six more: saturated, and none darker than L* 45, so that each
-# stands out from grey matter, white matter and the black around the head.
+# Okabe and Ito's colours without black, then others, each as far as may be from those before it: saturated,
+# and none darker than L* 45, so that each stands out from grey matter, white matter and the black around the
+# head.
 PALETTE = (
-    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7",
-    "#ff3b30", "#00e5ff", "#7cff4f", "#b57bff", "#ff5cf4", "#2f8cff",
+    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#ff3b30", "#00e5ff", "#7cff4f",
+    "#b57bff", "#ff5cf4", "#2f8cff", "#ff0087", "#69870f", "#ffa587", "#c3f0a5", "#00ffa5", "#c300ff",
+    "#d24b5a", "#00a51e", "#a5782d", "#c3b4ff", "#2dffe1", "#ffd278", "#87c300", "#ff69c3", "#8769b4",
+    "#a5ff87", "#ffa5ff", "#ff0f5a", "#4b69ff", "#a5a55a", "#69b45a", "#b4a51e", "#ff00b4", "#ff785a",
+    "#00ff00", "#b4ff00", "#964bff", "#f0964b", "#b4d25a", "#b4694b", "#c35ac3", "#ff96a5", "#3c87d2",
+    "#00ff78", "#69e1a5", "#2dc3b4",
 )  # fmt: skip
 
 

@@ -269,7 +269,7 @@ def test_segments_say_what_drew_them_and_what_they_are(stack):
 
 def test_colours_are_distinct_and_stand_out_from_a_grey_image():
     lab = []
-    for number in range(1, 13):
+    for number in range(1, 49):
         colour = seg.colour(number)
         # PS3.3 C.10.7.1.1: L* 0..100 and a*, b* -128..127 over 0..65535.
         lightness, a, b = np.array(colour.cielab) / 65535 * [100, 255, 255] - [0, 128, 128]
@@ -279,8 +279,8 @@ def test_colours_are_distinct_and_stand_out_from_a_grey_image():
         rgb = hd.color.CIELabColor.from_dicom_value(colour.cielab).to_rgb(clip=True)
         assert rgb == pytest.approx([int(colour.hex[i : i + 2], 16) for i in (1, 3, 5)], abs=1)
     distances = np.linalg.norm(np.array(lab)[:, None] - np.array(lab), axis=-1)
-    assert distances[~np.eye(12, dtype=bool)].min() > 12
-    assert seg.colour(13) == seg.colour(1)
+    assert distances[~np.eye(48, dtype=bool)].min() > 12
+    assert seg.colour(49) == seg.colour(1)
 
 
 def test_illegal_headers_of_the_source_are_not_inherited(tmp_path, caplog):
