@@ -1,7 +1,8 @@
 """Measured lesions to a DICOM Structured Report (TID 1500), stored beside the SEG that shows them.
 
-Each lesion has two measurement groups with one tracking UID: a volume with its segment (TID 1411), and its
-two axes (TID 1501), which OHIF opens as an editable bidirectional measurement.
+Each lesion has two measurement groups with one tracking UID: its two axes (TID 1501), which OHIF opens as an
+editable bidirectional measurement, and a volume with its segment (TID 1411). OHIF merges the two and decides
+by the identifier of the first whether it can open the report, so the axes come first.
 """
 
 from collections.abc import Sequence
@@ -156,8 +157,8 @@ def _content(
             group
             for lesion in lesions
             for group in (
-                _volume(stack, seg, lesion, algorithm),
                 _axes(stack, _segment(seg, lesion), lesion, algorithm),
+                _volume(stack, seg, lesion, algorithm),
             )
         ],
         title=dictionary.DCM.ImagingMeasurementReport,

@@ -2,6 +2,7 @@
 import { enterAxes } from './axes.js'
 import * as editing from './editing.js'
 import extension from './extension.js'
+import { openReports } from './reports.js'
 import { text } from './texts.js'
 
 const ID = '@metscope/mode'
@@ -64,7 +65,8 @@ async function modeFactory({ loadModules }) {
       base.onModeEnter.call(mode, context)
       editing.enterTools(context.servicesManager.services)
       enterAxes(context)
-      leave = editing.watch(context)
+      const ends = [editing.watch(context), openReports(context)]
+      leave = () => ends.forEach(end => end())
     },
     onModeExit(context) {
       leave()
