@@ -1,16 +1,20 @@
 // The two diameters of every lesion as lines on the images, where the database says they lie.
 import { TOOL_GROUPS, librariesOf } from './host.js'
+import { number } from './texts.js'
 
 const NAME = 'MetScopeAxes'
 const PARALLEL = 0.99
 const COLOUR = '#ffffff'
+// Of the words from the lesion, in pixels of the screen.
+const AWAY = 6
 
 const minus = (a, b) => a.map((value, i) => value - b[i])
 const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0)
 const cross = ([a, b, c], [d, e, f]) => [b * f - c * e, c * d - a * f, a * e - b * d]
 const unit = a => a.map(value => value / Math.hypot(...a))
 
-/** The lines of a segmentation's lesions: ends and normal in LPS, mm; where they lie, by slice or by plane. */
+/** The lines of a segmentation's lesions: ends and normal in LPS, mm; where they lie, by slice or by plane. The long one bears
+ * the lesion's number and both lengths in mm. */
 export function linesOf(lesions) {
   return lesions.flatMap(lesion => {
     const across = minus(...lesion.long_axis_lps), along = minus(...lesion.short_axis_lps)
@@ -20,6 +24,7 @@ export function linesOf(lesions) {
     return ['long', 'short'].map(axis => ({
       id: `metscope-${lesion.tracking_uid}`,
       axis,
+      words: axis === 'long' ? `${lesion.number}: ${number(lesion.long_axis_mm, 1)} × ${number(lesion.short_axis_mm, 1)} mm` : '',
       ends: lesion[`${axis}_axis_lps`],
       normal,
       slice: lesion.slice,
@@ -49,9 +54,9 @@ function placeOf(viewport) {
   return { viewPlaneNormal, focalPoint, spacing_mm: spacing[along.indexOf(Math.max(...along))] }
 }
 
-// What the tool draws; the viewer keeps the tool, however often a mode is entered.
-let lines = []
-let isOver = () => false
+// What the tool draws, by the viewer's id of the segmentation; the viewer keeps the tool, however often a mode is entered.
+const drawn = new Map()
+let layersOf = () => []
 let known = false
 
 /** Lets the viewports of the mode that is being entered draw lines. */
@@ -59,19 +64,18 @@ export function enterAxes(app) {
   const { cornerstoneTools } = librariesOf(app)
   if (!known) cornerstoneTools.addTool(toolOf(cornerstoneTools))
   known = true
-  lines = []
+  drawn.clear()
   for (const group of TOOL_GROUPS) {
     app.servicesManager.services.toolGroupService.addToolsToToolGroup(group, { enabled: [{ toolName: NAME }] })
   }
 }
 
-/** The lesions' lines instead of those that were drawn before, over the images that show the segmentation with that id of
- * the viewer's; null: none. */
+/** Draw the lesions' lines over every image that shows the segmentation with that id of the viewer's. */
 export function drawAxes(app, id, lesions) {
-  const { segmentationService } = app.servicesManager.services
-  lines = id === null ? [] : linesOf(lesions)
-  isOver = viewportId => segmentationService.getViewportIdsWithSegmentation(id).includes(viewportId)
-  const viewports = app.servicesManager.services.viewportGridService.getState().viewports.keys()
+  const { segmentationService, viewportGridService } = app.servicesManager.services
+  drawn.set(id, linesOf(lesions))
+  layersOf = viewportId => segmentationService.getSegmentationRepresentations(viewportId).map(({ segmentationId }) => segmentationId)
+  const viewports = viewportGridService.getState().viewports.keys()
   librariesOf(app).cornerstoneTools.utilities.triggerAnnotationRenderForViewportIds([...viewports])
 }
 
@@ -84,12 +88,16 @@ function toolOf(cornerstoneTools) {
     }
 
     renderAnnotation = ({ viewport }, svg) => {
-      if (!lines.length || !isOver(viewport.id)) return false
+      const lines = layersOf(viewport.id).flatMap(id => drawn.get(id) ?? [])
+      if (!lines.length) return false
       const place = placeOf(viewport)
       const here = lines.filter(line => isShown(line, place))
-      for (const { id, axis, ends } of here) {
+      for (const { id, axis, ends, words } of here) {
         const [from, to] = ends.map(end => viewport.worldToCanvas(end))
         cornerstoneTools.drawing.drawLine(svg, id, axis, from, to, { color: COLOUR, width: 1.5, shadow: true })
+        if (!words) continue
+        const [x, y] = from[0] > to[0] ? from : to
+        cornerstoneTools.drawing.drawTextBox(svg, id, 'words', [words], [x + AWAY, y], { color: COLOUR, padding: 0 })
       }
       return here.length > 0
     }

@@ -66,6 +66,10 @@ export function enterTools({ toolGroupService, toolbarService }) {
   toolbarService.updateSection('MetScopeTools', ['MetScopeBrush', 'MetScopeEraser'])
 }
 
+let saving = false
+/** Whether what was drawn is on its way into the PACS. */
+export const isSaving = () => saving
+
 // What was drawn in since it was loaded, and who wants to know of it.
 const edited = new Set()
 const asLoaded = new Map()
@@ -130,11 +134,14 @@ export async function save(app, id) {
   edited.delete(id)
   // The viewer goes on telling of segments that were drawn before.
   asLoaded.set(id, segmentsOf(app.servicesManager.services.segmentationService, id))
+  saving = true
   try {
     await source.store.dicom(dataset)
   } catch (error) {
     markEdited(id)
     throw error
+  } finally {
+    saving = false
   }
   return dataset.SOPInstanceUID
 }

@@ -1,5 +1,7 @@
 // MetScope in OHIF: a panel with the study's lesions, and the command of its toolbar button.
+import { isSaving } from './editing.js'
 import { hosted } from './host.js'
+import { activeStudy, onActiveViewport } from './overlay.js'
 import { Panel } from './panel.js'
 import { text } from './texts.js'
 
@@ -15,6 +17,8 @@ export default {
   // Without it the viewer throws where an image does not arrive, and its reader sees a black slice, no reason.
   preRegistration({ appConfig, servicesManager }) {
     appConfig.httpErrorHandler = error => {
+      // What cannot be stored is told where it was to be stored.
+      if (isSaving()) return
       console.warn('MetScope: an image did not arrive:', error?.message ?? error?.status)
       const title = text('images_missing')
       const message = text('images_missing_hint')
@@ -28,9 +32,15 @@ export default {
       iconLabel: text('panel'),
       label: text('panel'),
       component: hosted(element => {
-        const opened = new Panel(app, element)
-        panel = opened
+        let opened = panel = new Panel(app, element)
+        // The panel is about the study of the active viewport.
+        const end = onActiveViewport(app, () => {
+          if (activeStudy(app) === opened.study) return
+          opened.close()
+          opened = panel = new Panel(app, element)
+        })
         return () => {
+          end()
           opened.close()
           if (panel === opened) panel = null
         }

@@ -71,10 +71,15 @@ export class Lesions {
     this.draw(this.colour)
   }
 
+  /** Select the lesion and bring it onto the screen. */
   select(lesion) {
+    this.mark(lesion)
+    this.on.go(lesion)
+  }
+
+  mark(lesion) {
     this.selected = lesion.tracking_uid
     this.draw(this.colour)
-    this.on.go(lesion)
   }
 
   row(lesion) {

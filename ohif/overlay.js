@@ -1,7 +1,14 @@
 // A SEG of the PACS on the viewer's images, without a reload of the page.
+import { librariesOf } from './host.js'
+import { day } from './texts.js'
+
 const LIMIT_MS = 30000
 const STEP_MS = 100
 const PATIENCE_MS = 2000
+// From pressing a mouse button to letting it go: further is a drag. Pixels of the screen.
+const CLICK_PX = 3
+// A lesion that is gone to: its opacity and for how many ms; the others stay.
+const HIGHLIGHT = [0.9, 750, false]
 
 /** The display set of a stored object, loaded from the PACS where the viewer does not know it yet.
  *
@@ -23,29 +30,102 @@ export async function displaySetOf(app, study, { series_instance_uid: series, so
   return known()
 }
 
-/** Lay the SEG over the images of every viewport that can take it.
+/** The display set that the active viewport shows, under whatever lies over it. */
+export function activeImages(app) {
+  const { displaySetService, viewportGridService } = app.servicesManager.services
+  const { activeViewportId, viewports } = viewportGridService.getState()
+  const [uid] = viewports.get(activeViewportId)?.displaySetInstanceUIDs ?? []
+  return uid && displaySetService.getDisplaySetByUID(uid)
+}
+
+/** The study of the active viewport; before the viewer has one, the first that it opens. */
+export function activeStudy(app) {
+  const [first] = app.servicesManager.services.displaySetService.getActiveDisplaySets()
+  return (activeImages(app) ?? first)?.StudyInstanceUID
+    ?? new URLSearchParams(location.search).get('StudyInstanceUIDs')?.split(',')[0]
+}
+
+/** The study's day and description, as far as the viewer knows them. */
+export function studyTitle(app, study) {
+  const images = app.servicesManager.services.displaySetService.getActiveDisplaySets()
+    .find(({ StudyInstanceUID, instances }) => StudyInstanceUID === study && instances?.length)
+  const { StudyDate: date, StudyDescription: description } = images?.instances[0] ?? {}
+  return [day(date), description].filter(Boolean).join(', ')
+}
+
+const imagesOf = (app, { series_instance_uid: series }) =>
+  app.servicesManager.services.displaySetService.getDisplaySetsForSeries(series)?.[0]
+
+/** DICOM attributes of the images that a segmentation was made of; none where the viewer does not have them. */
+export const attributesOf = (app, document) => imagesOf(app, document)?.instances?.[0] ?? {}
+
+/** Show the images that a segmentation was made of in the active viewport. */
+export async function open(app, document) {
+  const viewportId = app.servicesManager.services.viewportGridService.getActiveViewportId()
+  const { displaySetInstanceUID } = imagesOf(app, document)
+  await app.commandsManager.run('setDisplaySetsForViewports', {
+    viewportsToUpdate: [{ viewportId, displaySetInstanceUIDs: [displaySetInstanceUID] }],
+  })
+  await until(() => shows(app, viewportId, document), 'the viewer does not show the images')
+}
+
+/** Call whenever another viewport may be the active one, or shows something else; returns what ends that. */
+export function onActiveViewport(app, call) {
+  const { viewportGridService } = app.servicesManager.services
+  const { ACTIVE_VIEWPORT_ID_CHANGED, GRID_STATE_CHANGED } = viewportGridService.EVENTS
+  const subscriptions = [ACTIVE_VIEWPORT_ID_CHANGED, GRID_STATE_CHANGED].map(event => viewportGridService.subscribe(event, call))
+  // The viewer tells of a change of its grid before it has made it.
+  const ends = [...subscriptions.map(({ unsubscribe }) => unsubscribe), onNewImages(app, call)]
+  return () => ends.forEach(end => end())
+}
+
+/** The SEG as the viewer knows it; undefined before it has been loaded. */
+const storedOf = (app, { series_instance_uid: series, sop_instance_uid: object }) =>
+  app.servicesManager.services.displaySetService.getDisplaySetsForSeries(series)?.find(stored => stored.SOPInstanceUID === object)
+
+/** Whether a viewport shows the images that a segmentation was made of: the one rule for all that is drawn on images.
+ *
+ * Another series has other pixels, another frame of reference other places, even within one study. undefined: it shows no
+ * images but a segmentation by itself, or nothing. */
+function shows(app, viewportId, { study_instance_uid: study, series_instance_uid: series, segmentation }) {
+  const { displaySetService, viewportGridService } = app.servicesManager.services
+  const frameOf = ({ instance, instances }) => (instances?.[0] ?? instance)?.FrameOfReferenceUID
+  const stored = storedOf(app, segmentation)
+  const images = viewportGridService.getState().viewports.get(viewportId)?.displaySetInstanceUIDs
+    ?.map(uid => displaySetService.getDisplaySetByUID(uid)).filter(displaySet => displaySet && !displaySet.isDerivedDisplaySet)
+  if (!images?.length) return undefined
+  return images.some(displaySet => displaySet.StudyInstanceUID === study && displaySet.SeriesInstanceUID === series
+    && (!stored || frameOf(stored) === frameOf(displaySet)))
+}
+
+const viewportIds = app => [...app.servicesManager.services.viewportGridService.getState().viewports.keys()]
+
+/** Lay the document's SEG over the images of every viewport that shows what it was made of, and take it off all others.
  *
  * Returns the viewer's id of the segmentation; null where over() says that nobody waits for it any more. */
-export async function show(app, study, stored, over) {
-  const { cornerstoneViewportService, viewportGridService, segmentationService } = app.servicesManager.services
-  const displaySet = await displaySetOf(app, study, stored)
+export async function show(app, document, over) {
+  const { cornerstoneViewportService, segmentationService } = app.servicesManager.services
+  const displaySet = await displaySetOf(app, document.study_instance_uid, document.segmentation)
   const id = displaySet.displaySetInstanceUID
-  let trouble = new Error('no image is on the screen')
-  for (const [viewportId, viewport] of viewportGridService.getState().viewports) {
+  for (const viewportId of viewportIds(app)) {
     if (over()) return null
-    if (!viewport.displaySetInstanceUIDs?.length || isOn(segmentationService, viewportId, id)) continue
+    const isRight = shows(app, viewportId, document)
+    if (isRight === undefined || isRight === isOn(segmentationService, viewportId, id)) continue
     // After a reload of the page the viewer lists a viewport before it has made it.
-    const made = () => over() || cornerstoneViewportService.getViewportInfo(viewportId)
-    await until(made, 'the viewer does not show the images')
-    const goBack = placeOf(app, viewportId)
-    app.commandsManager.runCommand('addDisplaySetAsLayer', { viewportId, displaySetInstanceUID: id })
-    const drawn = () => over() || isOn(segmentationService, viewportId, id)
-    await until(drawn, 'the viewer does not draw it').catch(error => { trouble = error })
-    if (!over()) goBack()
+    const isMade = () => over() || cornerstoneViewportService.getViewportInfo(viewportId)
+    await until(isMade, 'the viewer does not show the images')
+    if (isRight) await lay(app, viewportId, id, over)
+    else await takeOff(app, viewportId, id)
   }
-  if (over()) return null
-  if (!segmentationService.getViewportIdsWithSegmentation(id).length) throw trouble
-  return id
+  return over() ? null : id
+}
+
+async function lay(app, viewportId, id, over) {
+  const { segmentationService } = app.servicesManager.services
+  const goBack = placeOf(app, viewportId)
+  app.commandsManager.runCommand('addDisplaySetAsLayer', { viewportId, displaySetInstanceUID: id })
+  await until(() => over() || isOn(segmentationService, viewportId, id), 'the viewer does not draw it')
+  if (!over()) goBack()
 }
 
 /** Call whenever a viewport has got other images, which take the segmentation off it; returns what ends that. */
@@ -60,15 +140,19 @@ export function onNewImages(app, call) {
 /** Take it off the images; it stays in the PACS. */
 export async function hide(app, id) {
   for (const viewportId of app.servicesManager.services.segmentationService.getViewportIdsWithSegmentation(id)) {
-    const goBack = placeOf(app, viewportId)
-    const changed = new Promise(done => {
-      const end = onNewImages(app, event => event.viewportId === viewportId && done(end()))
-      setTimeout(() => done(end()), PATIENCE_MS)
-    })
-    app.commandsManager.runCommand('removeDisplaySetLayer', { viewportId, displaySetInstanceUID: id })
-    await changed
-    goBack()
+    await takeOff(app, viewportId, id)
   }
+}
+
+async function takeOff(app, viewportId, id) {
+  const goBack = placeOf(app, viewportId)
+  const changed = new Promise(done => {
+    const end = onNewImages(app, event => event.viewportId === viewportId && done(end()))
+    setTimeout(() => done(end()), PATIENCE_MS)
+  })
+  app.commandsManager.runCommand('removeDisplaySetLayer', { viewportId, displaySetInstanceUID: id })
+  await changed
+  goBack()
 }
 
 /** What brings a viewport back to the slice that it shows now: with other layers it begins at its first. */
@@ -82,11 +166,55 @@ function placeOf(app, viewportId) {
   }
 }
 
-/** Every viewport that shows the segmentation goes to the lesion's centre. */
-export function jump(app, id, lesion) {
-  const { segmentationService } = app.servicesManager.services
-  for (const viewportId of segmentationService.getViewportIdsWithSegmentation(id)) {
-    segmentationService.jumpToSegmentCenter(id, lesion.number, viewportId)
+/** Every viewport with the images of the document goes to the slice where the lesion was measured; false: there is none. */
+export function jump(app, document, lesion) {
+  const { cornerstoneViewportService, segmentationService } = app.servicesManager.services
+  const [from, to] = lesion.long_axis_lps
+  const middle = from.map((value, i) => (value + to[i]) / 2)
+  const here = viewportIds(app).filter(viewportId => shows(app, viewportId, document))
+  for (const viewportId of here) {
+    cornerstoneViewportService.getCornerstoneViewport(viewportId)?.jumpToWorld(middle)
+    const id = storedOf(app, document.segmentation)?.displaySetInstanceUID
+    if (id && isOn(segmentationService, viewportId, id)) segmentationService.highlightSegment(id, lesion.number, viewportId, ...HIGHLIGHT)
+  }
+  return here.length > 0
+}
+
+let outlined = false
+/** Whether the lesions' outlines are drawn alone, without the fill between them. */
+export const isOutlined = () => outlined
+
+export function outline(app, alone) {
+  outlined = alone
+  const style = { renderFill: !alone, renderFillInactive: !alone }
+  app.servicesManager.services.segmentationService.setStyle({ type: 'Labelmap' }, style)
+}
+
+/** Call with the viewer's id of a segmentation and the number of a segment whenever that is clicked on an image; returns what
+ * ends that. */
+export function onLesionClick(app, call) {
+  const { cornerstoneViewportService, segmentationService } = app.servicesManager.services
+  const { getSegmentIndexAtWorldPoint } = librariesOf(app).cornerstoneTools.utilities.segmentation
+  let start = [NaN, NaN]
+  const onDown = ({ clientX, clientY }) => { start = [clientX, clientY] }
+  const onUp = ({ target, clientX, clientY }) => {
+    if (!(Math.hypot(clientX - start[0], clientY - start[1]) <= CLICK_PX)) return
+    const viewport = viewportIds(app).map(id => cornerstoneViewportService.getCornerstoneViewport(id))
+      .find(shown => shown?.element?.contains(target))
+    if (!viewport) return
+    const { left, top } = viewport.canvas.getBoundingClientRect()
+    const point = viewport.canvasToWorld([clientX - left, clientY - top])
+    for (const { segmentationId } of segmentationService.getSegmentationRepresentations(viewport.id)) {
+      const number = getSegmentIndexAtWorldPoint(segmentationId, point, { viewport })
+      if (number) call(segmentationId, number)
+    }
+  }
+  // The viewer keeps these events to itself on their way back up.
+  window.addEventListener('pointerdown', onDown, true)
+  window.addEventListener('pointerup', onUp, true)
+  return () => {
+    window.removeEventListener('pointerdown', onDown, true)
+    window.removeEventListener('pointerup', onUp, true)
   }
 }
 

@@ -8,26 +8,20 @@ import { isLost, modelOf, resultText, resultsOf, versionText, versionsOf } from 
 import * as service from './service.js'
 import { STYLE } from './style.js'
 import { changesOf, csv, csvName, stageText } from './table.js'
-import { errorText, moment, phrase, text } from './texts.js'
+import { day, errorText, moment, phrase, text } from './texts.js'
 
 // Who asks where the service lets everybody in.
 const NOBODY = 'anonymous'
 // Of jobs that store something beside a segmentation, and change nothing.
 const ADDING = new Set(['rtstruct', 'uncertainty'])
 
-// What lies over the images: { document: its id, id: the viewer's }. The viewer takes a panel away and brings another
-// when its tab is left and opened again.
-let laid = null
+// What lies over the images of each study: { document: its id, id: the viewer's }. The viewer takes a panel away and brings
+// another when its tab is left and opened again, and there is another for each study that is looked at.
+const laid = new Map()
 
 /** Whether a job failed after the newest result was there. */
 const isNews = (job, document) =>
   job.state === 'failed' && (!document || new Date(document.created_at) < new Date(job.created_at))
-
-/** The study in the viewer. */
-function studyOf(app) {
-  const [first] = app.servicesManager.services.displaySetService.getActiveDisplaySets()
-  return first?.StudyInstanceUID ?? new URLSearchParams(location.search).get('StudyInstanceUIDs')?.split(',')[0]
-}
 
 /** The viewer takes these keys for its own and would not let a button have them. */
 const keepKeys = event => { if (event.key === ' ' || event.key === 'Enter') event.stopPropagation() }
@@ -44,7 +38,7 @@ export class Panel {
   /** app: the viewer's servicesManager, commandsManager and extensionManager. */
   constructor(app, element) {
     this.app = app
-    this.study = studyOf(app)
+    this.study = overlay.activeStudy(app)
     this.closed = false
     this.busy = false
     this.may = false
@@ -55,6 +49,7 @@ export class Panel {
     // The viewer's id of the document's segmentation, once it was loaded, and while it is on the images.
     this.loadedId = null
     this.shownId = null
+    this.title = make('p', { className: 'title' })
     this.series = make('select', { ariaLabel: text('series') })
     this.model = make('select', { ariaLabel: text('model') })
     this.start = make('button', { className: 'first', disabled: true, onclick: () => this.segment() }, text('segment'))
@@ -63,7 +58,7 @@ export class Panel {
     this.result = make('div', {}, make('p', { className: 'note' }, text('loading')))
     this.who = make('form', { method: 'post', action: '/logout', className: 'who note' })
     this.root = make(
-      'section', { className: 'metscope', ariaLabel: text('panel'), tabIndex: -1 }, make('style', {}, STYLE), make('label', {}, text('series'), this.series),
+      'section', { className: 'metscope', ariaLabel: text('panel'), tabIndex: -1 }, make('style', {}, STYLE), this.title, make('label', {}, text('series'), this.series),
       make('label', {}, text('model'), this.model), make('div', { className: 'buttons' }, this.start),
       this.trouble, this.progress, this.result, make('div', { className: 'note' }, text('research')), this.who,
     )
@@ -74,7 +69,8 @@ export class Panel {
     document.body.prepend(this.leap)
     this.listening = [
       editing.onEdit(() => this.document && this.draw()),
-      overlay.onNewImages(app, () => this.again()),
+      overlay.onNewImages(app, () => { this.entitle(); this.again() }),
+      overlay.onLesionClick(app, (id, number) => this.mark(id, number)),
     ]
     this.opened = this.open().catch(error => this.fail(error))
   }
@@ -88,6 +84,7 @@ export class Panel {
 
   async open() {
     const { name, role, version } = await service.session()
+    this.entitle()
     const operations = make('a', { href: '/operations', target: '_blank' }, text('operations'))
     this.who.replaceChildren(...(name === NOBODY
       ? [operations]
@@ -100,32 +97,40 @@ export class Panel {
     this.start.title = this.may ? '' : text('may_not')
     // Before the results: one that ends meanwhile has its own among them.
     const job = await service.newestJob(this.study)
-    const [found, known, done] = await Promise.all([
-      // The PACS may be away while the results are there.
-      service.candidates(this.study).catch(error => this.complain(errorText(error))),
-      service.models(),
-      service.segmentations(this.study),
-    ])
+    const [known, done] = await Promise.all([service.models(), service.segmentations(this.study)])
     if (this.closed) return
     // Nor does it say which is its main part, which comes after the panel.
     document.querySelector('[data-cy=viewport-grid]')?.setAttribute('role', 'main')
-    this.series.replaceChildren(
-      make('option', { value: '' }, text('automatic')),
-      ...(found ?? []).filter(one => one.modality === 'MR').map(one =>
-        make('option', { value: one.series_instance_uid, disabled: Boolean(one.refused), title: hintOf(one) },
-          one.description || one.series_instance_uid)),
-    )
+    // The results do not wait for the PACS, which takes its time or is away.
+    this.series.replaceChildren(make('option', { value: '' }, text('automatic')))
+    service.candidates(this.study).then(candidates => this.offer(candidates), error => this.complain(errorText(error)))
     this.models = known
     this.documents = done
     this.model.replaceChildren(
       ...known.map(one => make('option', { value: one.id, selected: one.default }, modelOf({ model: one }, known))),
     )
     const [shown] = resultsOf(done)
-    if (shown) await this.present(shown)
-    else this.result.replaceChildren(make('p', { className: 'note' }, text('none_yet')))
+    const isNew = !laid.has(this.study)
+    if (shown) {
+      await this.present(shown)
+      // Whoever comes back to the tab finds the images as they were.
+      if (isNew && this.shownId && shown.lesions.length) this.list.select(shown.lesions[0])
+    } else this.result.replaceChildren(make('p', { className: 'note' }, text('none_yet')))
     // One that goes on, or failed while nobody looked.
     if (job && (!service.ENDED.has(job.state) || isNews(job, done[0]))) this.wait(() => job)
     else this.set(false)
+  }
+
+  /** Name the study; the viewer knows it a moment after it has made the panel. */
+  entitle() {
+    this.title.textContent = overlay.studyTitle(this.app, this.study)
+  }
+
+  /** The study's series, to choose from. */
+  offer(candidates) {
+    this.series.append(...candidates.filter(({ modality }) => modality === 'MR').map(candidate =>
+      make('option', { value: candidate.series_instance_uid, disabled: Boolean(candidate.refused), title: hintOf(candidate) },
+        candidate.description || candidate.series_instance_uid)))
   }
 
   /** Whether something runs; nothing else can be started meanwhile. */
@@ -206,8 +211,9 @@ export class Panel {
   /** A finished segmentation: its table, and the overlay. False: what is drawn on another one would be lost. */
   async present(document, whatever = false) {
     if (this.closed) return false
-    if (laid && laid.document !== document.id) {
-      if (editing.isEdited(laid.id) && !whatever) {
+    const before = laid.get(this.study)
+    if (before && before.document !== document.id) {
+      if (editing.isEdited(before.id) && !whatever) {
         this.complain(text('newer'), ' ', make('button', { onclick: () => this.present(document, true) }, text('show_newest')))
         if (this.results) this.results.value = this.document.id
         return false
@@ -226,12 +232,13 @@ export class Panel {
   }
 
   async show() {
-    const { segmentation } = this.document
-    if (!segmentation.sop_instance_uid) return
+    if (!this.document.segmentation.sop_instance_uid) return
     try {
-      this.shownId = await overlay.show(this.app, this.study, segmentation, () => this.closed)
+      this.shownId = await overlay.show(this.app, this.document, () => this.closed)
       this.loadedId = this.shownId ?? this.loadedId
-      if (this.shownId) laid = { document: this.document.id, id: this.shownId }
+      if (this.shownId) laid.set(this.study, { document: this.document.id, id: this.shownId })
+      // What changed meanwhile.
+      if (this.changed) this.again()
     } catch (error) {
       this.complain(text('not_on_screen', { reason: error.message }))
     }
@@ -239,10 +246,12 @@ export class Panel {
   }
 
   async hide() {
-    const { id } = laid
-    laid = null
+    const { id } = laid.get(this.study)
+    laid.delete(this.study)
     this.shownId = null
     if (this.document) this.draw()
+    // What is being laid is taken off as well.
+    await this.laying
     await overlay.hide(this.app, id)
   }
 
@@ -250,16 +259,22 @@ export class Panel {
     return editing.isEdited(this.loadedId)
   }
 
-  /** After a change of the layout, whose viewports come without the overlay. */
-  async again() {
-    if (!this.shownId || this.showing) return
-    this.showing = true
+  /** After a change of layout or images, which come without the overlay, or with one that is not theirs. */
+  again() {
+    this.changed = true
+    if (!this.shownId) return null
+    this.laying ??= this.lay().finally(() => { this.laying = null })
+    return this.laying
+  }
+
+  async lay() {
     try {
-      await overlay.show(this.app, this.study, this.document.segmentation, () => this.closed || !this.shownId)
+      while (this.changed) {
+        this.changed = false
+        await overlay.show(this.app, this.document, () => this.closed || !this.shownId)
+      }
     } catch {
       // A viewport that went before it was there.
-    } finally {
-      this.showing = false
     }
     if (!this.closed) this.draw()
   }
@@ -297,7 +312,7 @@ export class Panel {
     const buttons = make(
       'div', { className: 'buttons' }, this.toggleButton,
       make('button', { onclick: () => this.openDrawing(), title: text('draw_hint', { tab: drawingTab(this.app) }) }, text('draw')),
-      make('button', { onclick: () => this.save() }, text('csv')),
+      this.outlinesButton(), make('button', { onclick: () => this.save() }, text('csv')),
       ...(lacks('RTSTRUCT')
         ? [job('structure_set', () => service.structureSet(document.id), { title: text('structure_set_hint') })]
         : []),
@@ -306,7 +321,7 @@ export class Panel {
     const table = make('div')
     const before = this.list
     this.list = new Lesions(table, {
-      go: lesion => this.shownId && overlay.jump(this.app, this.shownId, lesion),
+      go: lesion => this.go(lesion),
       rename: (lesion, name) => this.correct({ rename: [{ number: lesion.number, name }] }),
       erase: lesion => this.correct({ erase: [lesion.number] }),
     })
@@ -323,11 +338,9 @@ export class Panel {
     this.results = make('select', { ariaLabel: text('result_label') }, ...shown.map(document =>
       make('option', { value: document.id, selected: document.id === this.document.id }, resultText(document, this.models))))
     this.results.onchange = () => this.present(shown.find(({ id }) => id === this.results.value))
-    const { series_instance_uid: series, created_at: at } = this.document
-    const description = [...this.series.options].find(option => option.value === series)?.text
+    const made = text('made_of', { ...this.images(), when: moment(this.document.created_at) })
     return [
-      make('label', {}, text('result_label'), this.results),
-      make('p', { className: 'note' }, [description, moment(at)].filter(Boolean).join(', ')),
+      make('label', {}, text('result_label'), this.results), make('p', { className: 'note' }, made),
       ...(isLost(this.document) ? [make('p', { className: 'note' }, text('lost'))] : []),
     ]
   }
@@ -350,14 +363,49 @@ export class Panel {
 
   draw() {
     const { document, shownId, list } = this
-    drawAxes(this.app, shownId, document.lesions)
-    if (!document?.lesions.length) return
+    if (shownId) drawAxes(this.app, shownId, document.lesions)
+    if (!document.lesions.length) return
     const edited = this.isEdited()
     this.notice.hidden = !edited
     // A correction begins with what is stored: what is only drawn would be lost.
     list.mayCorrect = this.may && !edited
     this.toggleButton.replaceChildren(text(shownId ? 'hide' : 'show'))
     list.draw(lesion => (shownId ? overlay.colour(this.app, shownId, lesion) : ''))
+  }
+
+  /** What the series and its day are called, of the images that were segmented. */
+  images() {
+    const { SeriesDescription: series, StudyDate: date } = overlay.attributesOf(this.app, this.document)
+    return { series: series || this.document.series_instance_uid, day: day(date) }
+  }
+
+  /** Bring the lesion onto the screen, or say why it does not come. */
+  async go(lesion) {
+    this.trouble.replaceChildren()
+    // A viewport that gets the overlay goes back to the slice that it showed.
+    await this.laying
+    if (overlay.jump(this.app, this.document, lesion)) return
+    const open = async () => {
+      await overlay.open(this.app, this.document)
+      await this.again()
+      await this.go(lesion)
+    }
+    this.complain(text('not_in_view', this.images()), ' ', make('button', { onclick: open }, text('open_series')))
+  }
+
+  /** Select the row of a lesion that was clicked on an image. */
+  mark(id, number) {
+    const lesion = id === this.shownId && !this.isEdited() && this.document.lesions.find(other => other.number === number)
+    if (lesion) this.list.mark(lesion)
+  }
+
+  outlinesButton() {
+    const button = make('button', { ariaPressed: String(overlay.isOutlined()), title: text('outlines_hint') }, text('outlines'))
+    button.onclick = () => {
+      overlay.outline(this.app, !overlay.isOutlined())
+      button.ariaPressed = String(overlay.isOutlined())
+    }
+    return button
   }
 
   correct(changes) {

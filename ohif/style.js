@@ -8,6 +8,7 @@ export const STYLE = `
 .metscope label { color: #a3b1c9; display: block; margin-top: 6px; } .metscope select { width: 100%; }
 .metscope .buttons { align-items: center; display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0; }
 .metscope form.buttons { flex: 1; margin: 0; }
+.metscope .title { font-weight: 600; overflow-wrap: anywhere; } .metscope button[aria-pressed=true] { background: #1d2a6b; }
 .metscope progress { accent-color: #348cfd; width: 100%; }
 .metscope [role=alert] { background: #3a0d12; border-radius: 4px; margin: 8px 0; overflow-wrap: anywhere; padding: 8px; }
 .metscope table { border-collapse: collapse; font-variant-numeric: tabular-nums; table-layout: fixed; width: 100%; }

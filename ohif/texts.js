@@ -45,4 +45,11 @@ export const number = (value, decimals, language = browser()) =>
 export const moment = (iso, language = browser()) =>
   new Date(iso).toLocaleString(locale(language), { dateStyle: 'medium', timeStyle: 'short' })
 
+/** A DICOM date as the day; nothing where there is none. */
+export function day(date, language = browser()) {
+  const [, year, month, ofMonth] = /^(\d{4})(\d\d)(\d\d)$/.exec(date ?? '') ?? []
+  if (!year) return ''
+  return new Date(Date.UTC(year, month - 1, ofMonth)).toLocaleDateString(locale(language), { dateStyle: 'medium', timeZone: 'UTC' })
+}
+
 export { ERRORS, PHRASES, TEXTS }

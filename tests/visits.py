@@ -1,8 +1,9 @@
 """Two visits of a patient and one of a namesake, as a hospital's archive holds them, and a model for them.
 
-A visit has a localizer, FLAIR, T2, and T1 before and after contrast, all in one frame of reference; the T1
-after contrast has 176 slices of 256 x 256. The head is synthetic. Its lesions are brighter than all else, so
-a model that calls bright voxels lesions finds exactly them, in a second.
+A visit has a localizer, FLAIR, T2, and T1 before and after contrast, all in one frame of reference; then the
+patient was taken out and in for another T2. The T1 after contrast has 176 slices of 256 x 256. The head is
+synthetic. Its lesions are brighter than all else, so a model that calls bright voxels lesions finds exactly
+them, in a second.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,14 +26,16 @@ Pixels = NDArray[np.uint16]
 
 BRIGHT = "bright"
 POST = "T1 post-contrast"
+# In a frame of reference of its own.
+AGAIN = "T2 repositioned"
 SHAPE, SPACING_MM = (176, 256, 256), (1.0, 0.9, 0.9)
 SHAPES = {
     "localizer": (3, 128, 128), "FLAIR": (36, 192, 192), "T2": (36, 192, 192), "T1": (88, 128, 128),
-    POST: SHAPE,
+    POST: SHAPE, AGAIN: (36, 192, 192),
 }  # fmt: skip
 DESCRIPTIONS = {
     "localizer": "localizer", "FLAIR": "T2 FLAIR", "T2": "T2 TSE", "T1": "T1 SE pre",
-    POST: "T1 MPRAGE post Gd",
+    POST: "T1 MPRAGE post Gd", AGAIN: "T2 TSE repositioned",
 }  # fmt: skip
 SEED = 2026
 # Stored values.
@@ -116,8 +119,10 @@ def _visit(
     instances: list[Dataset] = []
     for number, (name, head) in enumerate(heads.items(), start=1):
         affine = head.affine.copy()
-        affine[:3, 3] += moved_mm
-        images[name] = hd.Volume(head.array, affine, "PATIENT", frame_of_reference_uid=frame)
+        affine[:3, 3] += moved_mm + (MOVED_MM if name == AGAIN else UNMOVED_MM)
+        images[name] = hd.Volume(
+            head.array, affine, "PATIENT", frame_of_reference_uid=generate_uid() if name == AGAIN else frame
+        )
         if name == POST:
             images[name] = _with(here, images[name])
         options = SeriesOptions(
@@ -140,12 +145,14 @@ def _heads(cache: Path) -> dict[str, hd.Volume]:
         if not path.exists():
             image = synth.head(coarse, SEED, synth.HeadOptions(lesion_count=(0, 0), pose=False)).image.array
             tissue = np.clip(image / np.quantile(image, 0.9999) * BRIGHTEST_TISSUE, 0, BRIGHTEST_TISSUE)
+            inverse = np.where(tissue > 40, 1.2 * BRIGHTEST_TISSUE - tissue, tissue)
             values = {
                 "localizer": tissue * 0.5,
                 "FLAIR": np.where(tissue > 100, BRIGHTEST_TISSUE - np.abs(tissue - 600), tissue),
-                "T2": np.where(tissue > 100, 1.2 * BRIGHTEST_TISSUE - tissue, tissue),
+                "T2": inverse,
                 "T1": tissue * 0.8,
                 POST: tissue,
+                AGAIN: inverse,
             }
             np.savez(path, **{name: _with_slices(array, SHAPES[name]) for name, array in values.items()})
     with np.load(path) as stored:

@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { isShown, linesOf } from '../axes.js'
 
 const acquired = {
-  tracking_uid: '1.2.3', plane: null, slice: { sop_instance_uid: '1.2.840.7', frame: null, index: 12 },
+  number: 2, long_axis_mm: 20, short_axis_mm: 9, tracking_uid: '1.2.3', plane: null, slice: { sop_instance_uid: '1.2.840.7', frame: null, index: 12 },
   long_axis_lps: [[-10, 5, 30], [10, 5, 30]], short_axis_lps: [[0, 0, 30], [0, 9, 30]],
 }
 const resampled = {
@@ -17,6 +17,10 @@ test('each lesion has its two axes, on the plane that they span', () => {
   const [long, short] = linesOf([acquired])
   assert.deepEqual([long.ends, short.ends], [acquired.long_axis_lps, acquired.short_axis_lps])
   assert.deepEqual(long.normal.map(Math.abs), [0, 0, 1])
+})
+
+test('the long one bears the number and both lengths, the short one nothing', () => {
+  assert.deepEqual(linesOf([acquired]).map(({ words }) => words), ['2: 20.0 × 9.0 mm', ''])
 })
 
 test('a lesion of one voxel, whose axes span nothing, has none', () => {
