@@ -59,6 +59,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── UnreadableFile
     │   ├── SegmentationMismatch
     │   ├── OverlappingSegments
+    │   ├── TooManyLesions
     │   └── DataRefused               a labelled study, or a folder of them, cannot be learnt from
     ├── ArchiveError                  the PACS did not do what it was asked
     │   ├── ArchiveUnreachable
@@ -395,6 +396,11 @@ class SegmentationMismatch(InputRefused):
 class OverlappingSegments(InputRefused):
     code = "overlapping_segments"
     advice = "Give every voxel to one segment at most, and measure the segmentation again."
+
+
+class TooManyLesions(InputRefused):
+    code = "too_many_lesions"
+    advice = "Check the mask: it seems to hold noise, not lesions."
 
 
 class DataRefused(InputRefused):

@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from errors import EmptyLesion
+from errors import EmptyLesion, TooManyLesions
 from imaging.stack import SliceReference
 from lesions.axial import is_near_axial, to_axial
 from lesions.diameters import Diameters, find_diameters
 from lesions.measurability import PROTOCOL_LD_MM, judge
 
 MM3_PER_ML = 1000.0
+# Segment Number is a 16-bit number.
+MOST_LESIONS = 65535
 MM_DECIMALS = 4
 ML_DECIMALS = 6
 PROBABILITY_DECIMALS = 4
@@ -164,9 +166,11 @@ def measure(
     labels: integer (slices, rows, columns), 0 outside the lesions. slices: one per slice. probability: of
     lesion, 0..1, on the same grid. identities: of lesions known before, by label; the others are named
     "Metastasis n" and tracked as "BM-n" under a new UID.
-    Raises: EmptyLesion where an identity is given for a label without voxels; ValueError where slices
-    or probability do not fit the labels.
+    Raises: TooManyLesions; EmptyLesion where an identity is given for a label without voxels; ValueError
+    where slices or probability do not fit the labels.
     """
+    if (count := int(labels.array.max(initial=0))) > MOST_LESIONS:
+        raise TooManyLesions(f"The segmentation has {count} lesions; a SEG can hold {MOST_LESIONS}.")
     if len(slices) != labels.spatial_shape[0]:
         raise ValueError(f"{len(slices)} slice references for {labels.spatial_shape[0]} slices")
     if probability is not None and not labels.geometry_equal(probability):

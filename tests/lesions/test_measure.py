@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from bench.metrology import ORIENTATIONS, Ellipsoid, ellipsoids, errors, to_mask
-from errors import EmptyLesion
+from errors import EmptyLesion, TooManyLesions
 from imaging.stack import SliceReference
 from lesions.measure import Identity, components, measure
 
@@ -322,3 +322,12 @@ def test_a_lesion_becomes_json_that_can_be_drawn_again():
         assert length(document["long_axis_lps"]) == pytest.approx(document["long_axis_mm"], abs=1e-3)
         assert set(document["slice"]) == {"sop_instance_uid", "frame", "index"}
         assert document["long_axis_mm"] == pytest.approx(12, abs=0.9)
+
+
+def test_more_lesions_than_a_seg_can_hold_are_refused():
+    noise = np.zeros((80, 100, 100), np.uint8)
+    noise[::2, ::2, ::2] = 1
+    labels = components(hd.Volume(noise, np.eye(4), "PATIENT"))
+    assert labels.array.max() == 100_000
+    with pytest.raises(TooManyLesions, match="has 100000 lesions; a SEG can hold 65535"):
+        measure(labels, [SliceReference(None)] * 80)
