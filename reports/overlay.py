@@ -14,6 +14,8 @@ from imaging.seg import colour
 from lesions.measure import Lesion
 
 ROW_INCHES = 3.0
+# A picture ends at 65535 pixels, and nobody looks at so many rows.
+MOST_ROWS = 50
 PLANES_INCHES = 12.0
 TITLE_INCHES = 0.4
 SCALE_MM = 20.0
@@ -44,14 +46,14 @@ PLANES = (
 
 
 def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion], path: Path) -> None:
-    """Write a PNG: a row for each lesion (or one for the middle of the head), a column for each plane.
+    """Write a PNG: a row for each of the first lesions (or the middle of the head), a column for each plane.
 
     image, labels: (slice, row, column) on one grid; the planes are the closest patient planes.
     """
     shown = image.to_patient_orientation("LPH")
     outlined = labels.to_patient_orientation("LPH")
     low, high = _window(shown.array)
-    rows = max(len(lesions), 1)
+    rows = min(max(len(lesions), 1), MOST_ROWS)
     figure = Figure(figsize=(9.6, ROW_INCHES * rows + 0.5), facecolor="black", layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False)
     for row in range(rows):
@@ -60,7 +62,8 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
         for column, plane in enumerate(PLANES):
             _draw(axes[row, column], shown, outlined, centre, plane, (low, high))
         _describe(axes[row, 0], lesion)
-    figure.supxlabel(RESEARCH_USE, color="white", size=8)
+    shown_rows = f"{MOST_ROWS} of {len(lesions)} lesions are shown. " if len(lesions) > MOST_ROWS else ""
+    figure.supxlabel(shown_rows + RESEARCH_USE, color="white", size=8)
     figure.savefig(path)
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import highdicom as hd
 import numpy as np
@@ -22,7 +23,9 @@ import pytest
 import requests
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
-from pydicom.uid import generate_uid
+from pydicom import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import EncapsulatedPDFStorage, RLELossless, generate_uid
 from sqlalchemy import Executable, NullPool, create_engine, delete, insert, text
 
 import api
@@ -388,6 +391,59 @@ def test_a_zip_by_curl_is_in_the_archive_and_can_be_segmented(service, tmp_path)
     }
     job = service.post(f"/segmentation/{study_uid}", json={"model": SILENT, "wait_s": 60}).json()
     assert job["state"] == "done"
+
+
+def zipped(path: Path, instances: list[Dataset]) -> dict[str, bytes]:
+    with ZipFile(path, "w", ZIP_DEFLATED, compresslevel=1) as archive:
+        for number, instance in enumerate(instances):
+            archive.writestr(f"{number}.dcm", part10.encode(instance))
+    return {"files": path.read_bytes()}
+
+
+def test_documents_of_zeros_take_no_more_memory_than_the_largest(service, tmp_path):
+    """Six of 100 MiB each in a ZIP archive of some hundred kilobytes."""
+    documents = to_instances(small_head(), SeriesOptions())[:6]
+    for document in documents:
+        document.SOPClassUID = document.file_meta.MediaStorageSOPClassUID = EncapsulatedPDFStorage
+        for keyword in ("PixelData", "BitsAllocated", "BitsStored", "HighBit", "Rows", "Columns"):
+            delattr(document, keyword)
+        document.EncapsulatedDocument = bytes(100 * 2**20)
+    files = zipped(tmp_path / "documents.zip", documents)
+    documents.clear()
+    Path(f"/proc/{service.process.pid}/clear_refs").write_text("5")
+    before_mb = peak_mb(service.process.pid)
+    assert service.post("/studies", files=files).json()["studies"][0]["instances"] == 6
+    assert peak_mb(service.process.pid) - before_mb < 450
+
+
+def peak_mb(pid: int) -> float:
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) / 1024
+
+
+def huge_pixels() -> dict[str, object]:
+    """4096 x 4096 zeros in half a megabyte of RLE."""
+    zeros = bytes([129, 0]) * (4096 * 4096 // 128)
+    frame = struct.pack("<16I", 2, 64, 64 + len(zeros), *[0] * 13) + 2 * zeros
+    return {"Rows": 4096, "Columns": 4096, "PixelData": encapsulate([frame])}
+
+
+HUGE = {"20 mm between pixels": {"PixelSpacing": ["20", "20"]}, "4096 x 4096 pixels": huge_pixels()}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_small_upload_of_a_huge_volume_is_refused_and_the_worker_lives(service, tmp_path, name):
+    image = hd.Volume(np.zeros((40, 64, 64), np.uint16), np.diag([4.0, 4.0, 4.0, 1.0]), "PATIENT")
+    instances = to_instances(image, SeriesOptions(transfer_syntax=RLELossless))
+    for instance in instances:
+        for keyword, value in HUGE[name].items():
+            setattr(instance, keyword, value)
+    study_uid, series_uid = str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
+    worker_pid = service.worker_pid()
+    assert service.post("/studies", files=zipped(tmp_path / "huge.zip", instances)).status_code == 200
+    job = service.post(f"/segmentation/{study_uid}", json={"series_instance_uid": series_uid}).json()
+    assert service.ended(job["id"])["error"]["code"] == "volume_too_large"
+    assert service.worker_pid() == worker_pid
+    assert peak_mb(worker_pid) < 2000
 
 
 def test_one_bad_file_and_nothing_of_the_upload_is_stored(service):

@@ -118,3 +118,10 @@ def test_without_a_lesion_the_middle_of_the_head_is_shown(scene, tmp_path):
     nothing = labels.with_array(labels.array * 0)
     save_planes(image, nothing, entropy, [], tmp_path / "planes.png")
     assert pixels(tmp_path / "planes.png").max() == 255
+
+
+def test_of_thousands_of_lesions_the_first_are_shown(scene, tmp_path):
+    image, labels, _, lesions = scene
+    save_overlay(image, labels, lesions * 2000, tmp_path / "overlay.png")
+    height, width, _ = pixels(tmp_path / "overlay.png").shape
+    assert width < height < 20_000
