@@ -167,6 +167,7 @@ export default {
     no_candidate_series: 'Aucune série de l’examen ne peut être segmentée. Envoyez une série T1 après injection, ou choisissez vous-même une série.',
     several_patients: 'Le PACS attribue cet examen à plusieurs patients. Demandez à l’administrateur du PACS de les fusionner ou de supprimer la mauvaise copie.',
     volume_too_large: 'Le volume est trop grand pour la mémoire. Vérifiez la taille et l’espacement de ses voxels ; envoyez une série de la tête seule.',
+    too_many_lesions: 'Il y a plus de lésions qu’un SEG ne peut en contenir. Vérifiez la série et le modèle.',
     missing_sequence: 'Il manque une séquence dont le modèle a besoin. Envoyez la série qui manque, ou choisissez-en une vous-même.',
     inputs_apart: 'Les séries ne montrent pas le même endroit. Choisissez des séries d’un même examen, sans mouvement du patient.',
     unsupported_modality: 'Ce n’est pas une série d’IRM. Choisissez une série d’IRM.',
