@@ -527,13 +527,14 @@ class Desk:
     """A study, and a worker within this process."""
 
     def __init__(self, settings: Settings, study: str, predictor: Predict = threshold) -> None:
+        spec = default_model(settings.models_dir, settings.model_path)
+
         def opener(_settings: Settings, _model_id: str | None) -> Services:
-            spec = default_model(settings.models_dir, settings.model_path)
             return Services(open_archive(settings), self.sessions, settings, predictor, spec)
 
         self.runner = Runner(settings, opener)
         self.sessions, self.settings, self.study = self.runner.sessions, settings, study
-        self.job_id = jobs.submit(self.sessions, study, "metscope-compact").id
+        self.job_id = jobs.submit(self.sessions, study, spec.id).id
 
     def run(self) -> None:
         self.runner.run(self.job_id)
