@@ -3,6 +3,7 @@
 import subprocess
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import highdicom as hd
 import numpy as np
@@ -343,6 +344,22 @@ def test_only_the_newest_version_is_corrected(place):
         2,
         1,
     ]
+
+
+def test_of_two_corrections_at_once_one_is_made_and_the_other_refused(place):
+    tasks = [{"correct": place.first, "rename": {}, "delete": [number]} for number in (1, 2)]
+    asked = [jobs.submit(place.sessions, place.study, MODEL, task=task).id for task in tasks]
+    runners = [rows.threshold_runner(place.settings) for _ in asked]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda runner, job_id: runner.run(job_id), runners, asked))
+    ended = [jobs.get(place.sessions, job_id) for job_id in asked]
+    assert sorted((job.state, job.error_code) for job in ended) == [
+        ("done", None),
+        ("failed", "segmentation_superseded"),
+    ]
+    history = measurements.segmentations_of_study(place.sessions, place.study)
+    assert [(one["version"], len(one["lesions"])) for one in history] == [(2, 4), (1, 5)]
+    assert sum(len(series) for series in place.series("SEG")) == 2
 
 
 def test_an_object_that_is_not_there_or_no_seg_is_refused_and_nothing_recorded(place):

@@ -601,6 +601,48 @@ def test_whatever_the_target_s_spelling_only_the_named_paths_reach_orthanc(stack
     assert kept.status_code == 200, "Orthanc runs and has the study"
 
 
+CHUNKED = "Transfer-Encoding: chunked"
+# Headers and body. By one of two lengths the body ends before the request that is hidden in it.
+SMUGGLED = {
+    "length, then chunks": ("Content-Length: {whole}\r\n" + CHUNKED, "0\r\n\r\n{hidden}"),
+    "chunks, then length": (CHUNKED + "\r\nContent-Length: 4", "{size:x}\r\n{hidden}\r\n0\r\n\r\n"),
+    "two lengths": ("Content-Length: 0\r\nContent-Length: {whole}", "{hidden}"),
+    "length with a sign": ("Content-Length: +{whole}", "{hidden}"),
+    "chunks of another spelling": (
+        "Transfer-Encoding: xchunked\r\nContent-Length: {whole}",
+        "0\r\n\r\n{hidden}",
+    ),
+    "chunks after a space": (
+        "Transfer-Encoding : chunked\r\nContent-Length: {whole}",
+        "0\r\n\r\n{hidden}",
+    ),
+    "bare line feeds": ("Content-Length: {whole}\nTransfer-Encoding: chunked", "0\n\n{hidden}"),
+}
+
+
+@pytest.mark.parametrize("how", SMUGGLED)
+def test_no_request_is_smuggled_in_the_body_of_another(stack, orthanc, how):
+    study = orthanc_study(orthanc)
+    password = base64.b64encode(":".join(orthanc.authentication).encode()).decode()
+    hidden = f"DELETE /studies/{study} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {password}\r\n\r\n"
+    headers, body = SMUGGLED[how]
+    body = body.format(hidden=hidden, size=len(hidden))
+    before = len(stack.reached)
+    for path in ("/dicom-web/studies", "/orthanc/studies", "/jobs"):
+        start = f"POST {path} HTTP/1.1\r\nHost: x\r\n"
+        start += f"Authorization: {stack.tokens['operator']['Authorization']}\r\n"
+        with stack.connect() as connection:
+            connection.sendall(f"{start}{headers.format(whole=len(body))}\r\n\r\n{body}".encode())
+            with suppress(ConnectionResetError):
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65536):
+                    pass
+    for line in stack.reached[before:]:
+        assert re.fullmatch(DICOMWEB_STORING, line), line
+    kept = requests.get(f"{orthanc.rest_url}/studies/{study}", auth=orthanc.authentication, timeout=60)
+    assert kept.status_code == 200
+
+
 def test_the_viewer_s_pages_ask_for_a_login_and_its_files_do_not(stack):
     for page in (
         "/",

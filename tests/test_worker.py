@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 
 from bench.parts import PostgreSQL, wait_until
 from db import jobs, measurements, outbox
-from db.tables import Base, Job, Lesion, Measurement, Outbox, Segmentation, Worker
+from db.tables import AuditEvent, Base, Batch, Job, Lesion, Measurement, Outbox, Segmentation, Worker
 from errors import ArchiveRefused, ArchiveUnreachable, StoreFailed
 from orthanc.dicomweb import open_archive
 from orthanc.folder import FolderArchive
@@ -216,6 +216,26 @@ def test_a_fault_nobody_foresaw_ends_the_job_without_quoting_patient_data(site, 
         assert "Doe" not in text
         assert "ValueError" in text
     assert "in faulty" in caplog.text
+
+
+def test_a_patient_is_named_in_no_job_and_no_audit_event(site):
+    site.runner.run(site.submit(requested_by="dr"))
+    recorded = site.job(site.submit()).study_instance_uid
+    result = measurements.segmentations_of_study(site.sessions, recorded)[0]["id"]
+    task = {"correct": result, "rename": {"1": "pons"}, "delete": []}
+    site.runner.run(site.submit(task=task))
+    site.runner.run(jobs.submit(site.sessions, "1.2.3.4", site.spec.id).id)
+    header = site.archive.search_studies()[0]
+    with site.sessions() as session:
+        kept = [
+            str(dict(row._mapping))
+            for table in (Job, Batch, Worker, AuditEvent)
+            for row in session.execute(select(table.__table__))
+        ]
+    assert len(kept) >= 6
+    for secret in (header.PatientID, header.PatientName.family_name, header.PatientBirthDate):
+        assert secret
+        assert secret not in "".join(kept)
 
 
 class AwayForStoring(FolderArchive):

@@ -5,6 +5,7 @@
 
 import json
 import re
+import stat
 import struct
 import subprocess
 import sys
@@ -78,6 +79,16 @@ def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -
     with zipfile.ZipFile(file, "w", compression, compresslevel=1) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
+    return file.getvalue()
+
+
+def zipped_link(name: str, target: str) -> bytes:
+    """As Unix's zip -y writes a symbolic link."""
+    member = zipfile.ZipInfo(name)
+    member.create_system, member.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(member, target)
     return file.getvalue()
 
 
@@ -204,6 +215,7 @@ REFUSED = {
     "parent folder": ([zipped({"../../DOE^JANE.dcm": SLICE})], "name of member 1 of file 1 leads out"),
     "absolute path": ([zipped({"/DOE^JANE": SLICE})], "name of member 1 of file 1 leads out"),
     "backslashes": ([zipped({"DOE\\..\\..\\JANE": SLICE})], "name of member 1 of file 1 leads out"),
+    "link": ([zipped_link("DOE^JANE.dcm", "/etc/passwd")], "Member 1 of file 1 is named .dcm"),
     "drive": ([zipped({"C:\\DOE^JANE": SLICE})], "name of member 1 of file 1 leads out"),
     "encrypted": (
         [patched(ONE_MEMBER, (LOCAL, 6, b"\x01"), (CENTRAL, 8, b"\x01"))],
