@@ -57,7 +57,8 @@ class Archive(Protocol):
     def series_headers(self, study_uid: str, series_uids: Collection[str] = ()) -> list[list[Dataset]]:
         """Return per series the header of every instance, without pixel data; only of series_uids, if any.
 
-        A series whose headers the archive refuses is an UnreadSeries, unless there is no other.
+        A series whose headers the archive refuses is an UnreadSeries, unless there is no other; one of a
+        study with damaged files is a DamagedSeries.
         Raises: StudyNotFound, SeveralPatients, ArchiveIncomplete (fewer series are listed than there are).
         """
 
@@ -118,7 +119,8 @@ class DicomwebArchive:
         self._rest = rest
 
     def search_studies(self, **filters: str) -> list[Dataset]:
-        return list(self._entries("studies", "StudyInstanceUID", {**filters, "includefield": STUDY_FIELDS}))
+        params: Params = {**filters, "includefield": STUDY_FIELDS}
+        return _identified(self._entries("studies", "StudyInstanceUID", params), "StudyInstanceUID")
 
     def series_headers(self, study_uid: str, series_uids: Collection[str] = ()) -> list[list[Dataset]]:
         series = [
@@ -142,7 +144,7 @@ class DicomwebArchive:
             raise ArchiveIncomplete(
                 f"The archive says that study {study_uid} has {count} series and lists {len(listed)}."
             )
-        return listed
+        return _identified(listed, "SeriesInstanceUID")
 
     def _series_count(self, study_uid: str) -> int | None:
         """Return how many series a query says the study has; None where it does not say.
@@ -288,6 +290,7 @@ class DicomwebArchive:
     def _entries(self, path: str, key: str, params: Params) -> Iterator[Dataset]:
         """Yield what a query finds, each value of key once, page by page as the archive cuts its answers.
 
+        Entries without a value of key come after the others of their page.
         A page that brings nothing new is the last: an archive that ignores the offset repeats the first one.
         """
         seen: set[str] = set()
@@ -300,6 +303,7 @@ class DicomwebArchive:
                 return
             for value in new:
                 yield entries[value]
+            yield from (entry for entry in page if not text(entry, key))
             seen.update(new)
             offset += len(page)
 
@@ -314,6 +318,17 @@ class DicomwebArchive:
 def _path(study_uid: str, series_uid: str | None = None) -> str:
     study = f"studies/{quote(study_uid, safe='')}"
     return study if series_uid is None else f"{study}/series/{quote(series_uid, safe='')}"
+
+
+def _identified(entries: Iterable[Dataset], key: str) -> list[Dataset]:
+    """Return the entries of a query that have their UID; log how many have none."""
+    entries = list(entries)
+    identified = [entry for entry in entries if text(entry, key)]
+    if len(identified) < len(entries):
+        logger.warning(
+            "entries of the archive's list passed over: %d without %s", len(entries) - len(identified), key
+        )
+    return identified
 
 
 def _is_of(entry: Dataset, study_uid: str) -> bool:

@@ -367,6 +367,21 @@ def test_a_series_whose_metadata_are_refused_is_named_and_the_others_can_be_used
         archive.series_headers(study_uid, [other[0].SeriesInstanceUID])
 
 
+@pytest.mark.parametrize("uid", [{}, {"0020000E": {"vr": "UI"}}, {"0020000E": {"vr": "UI", "Value": [None]}}])
+def test_a_listed_series_without_uid_is_passed_over_and_logged(pacs, series, caplog, uid):
+    study_uid = series[0].StudyInstanceUID
+    pacs.instances += fake_pacs.tiny_series(5, study_uid)
+
+    def unname_last(route, entries):
+        if route != "series":
+            return entries
+        return [*entries[:-1], {tag: e for tag, e in entries[-1].items() if tag != "0020000E"} | uid]
+
+    pacs.edit = unname_last
+    assert [uids(headers) for headers in archive_at(pacs.url).series_headers(study_uid)] == [uids(series)]
+    assert "passed over: 1 without SeriesInstanceUID" in caplog.text
+
+
 def many_series(count: int) -> list[Dataset]:
     study_uid = generate_uid()
     return [instance for _ in range(count) for instance in fake_pacs.tiny_series(1, study_uid)]
