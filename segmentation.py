@@ -285,7 +285,12 @@ def fetch(
     given = {**request.inputs, **first}
     # Where the caller names every input, the study's other series do not matter.
     named = set(given.values()) if given.keys() >= set(spec.inputs) else set()
-    chosen = choose(archive.series_headers(study_uid, named), spec.inputs, given, spec)
+    headers = archive.series_headers(study_uid, named)
+    try:
+        chosen = choose(headers, spec.inputs, given, spec)
+    except InputRefused as refusal:
+        damaged = (sentence for instances in headers for sentence in files.warnings_of(instances))
+        raise files.with_warnings(refusal, damaged) from None
     return chosen, [archive.retrieve_series(study_uid, one.series_instance_uid) for one in chosen]
 
 
@@ -367,8 +372,7 @@ class Source:
             by_uid = {str(instances[0].SeriesInstanceUID): instances for instances in headers}
             stacks = [to_stack(files.with_pixels(by_uid[one.series_instance_uid])) for one in chosen]
         except InputRefused as refusal:
-            # A damaged file may be the slice that is missing.
-            raise type(refusal)(" ".join([refusal.found, *self.warnings]), refusal.details) from None
+            raise files.with_warnings(refusal, self.warnings) from None
         return [replace(chosen[0], warnings=(*chosen[0].warnings, *self.warnings)), *chosen[1:]], stacks
 
     def _of_one_patient(self, series_uid: str | None) -> Sequence[Sequence[Dataset]]:

@@ -1,7 +1,7 @@
 """DICOM files on disk, read whole or not at all, and sorted into series."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import VR
 
-from errors import UnreadableFile
+from errors import InputRefused, UnreadableFile
 
 MIB = 2**20
 UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -64,10 +64,34 @@ class Found:
     @property
     def warnings(self) -> list[str]:
         """That a series may lack images; none where every file could be read."""
-        if not self.damaged:
-            return []
-        named = ", ".join(self.damaged[:DAMAGED_NAMED]) + (" ..." if self.damaged[DAMAGED_NAMED:] else "")
-        return [f"Damaged files that could not be read: {len(self.damaged)} ({named})."]
+        return damage_warnings(self.damaged)
+
+
+class DamagedSeries(list[Dataset]):
+    """The instances of a series that could be read, in a study whose damaged files may be others of it."""
+
+    def __init__(self, instances: Iterable[Dataset], damaged: Sequence[str]) -> None:
+        super().__init__(instances)
+        self.warnings = damage_warnings(damaged)
+
+
+def damage_warnings(damaged: Sequence[str]) -> list[str]:
+    """Return the sentence that names damaged files; none where there are none."""
+    if not damaged:
+        return []
+    named = ", ".join(damaged[:DAMAGED_NAMED]) + (" ..." if damaged[DAMAGED_NAMED:] else "")
+    return [f"Damaged files that could not be read: {len(damaged)} ({named})."]
+
+
+def warnings_of(instances: Sequence[Dataset]) -> Sequence[str]:
+    """Return what is to be said of images that a series may lack."""
+    return instances.warnings if isinstance(instances, DamagedSeries) else ()
+
+
+def with_warnings(refusal: InputRefused, warnings: Iterable[str]) -> InputRefused:
+    """Return the refusal with what may be its cause: a damaged file may be the slice that is missing."""
+    sentences = dict.fromkeys(sentence for sentence in warnings if sentence not in refusal.found)
+    return type(refusal)(" ".join([refusal.found, *sentences]), refusal.details)
 
 
 def read_headers(path: Path) -> Found:
@@ -83,7 +107,7 @@ def read_headers(path: Path) -> Found:
         try:
             header = _header(file)
         except UNREADABLE:
-            if _is_meant_as_dicom(file):
+            if is_meant_as_dicom(file):
                 damaged.append(str(file.relative_to(path)) if file != path else file.name)
             continue
         if header is not None:
@@ -187,9 +211,9 @@ def _is_encapsulated(dataset: Dataset) -> bool:
 
 
 def _header(file: Path) -> Dataset | None:
-    """None for a DICOMDIR, which is DICOM but not an instance. Raises: one of UNREADABLE."""
+    """Return the header of an instance; None for a DICOMDIR. Raises: one of UNREADABLE."""
     header = read_header(file)
-    if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+    if is_directory_record(header):
         return None
     _decode(header)
     if "SeriesInstanceUID" not in header or "SOPInstanceUID" not in header:
@@ -200,7 +224,13 @@ def _header(file: Path) -> Dataset | None:
     return header
 
 
-def _is_meant_as_dicom(file: Path) -> bool:
+def is_directory_record(header: Dataset) -> bool:
+    """Return whether a file is a DICOMDIR, which is DICOM but not an instance."""
+    return bool(header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage)
+
+
+def is_meant_as_dicom(file: Path) -> bool:
+    """Return whether a file begins or is named as a DICOM file, or cannot be opened."""
     try:
         with file.open("rb") as opened:
             start = opened.read(PREAMBLE_BYTES + len(PREFIX))

@@ -13,6 +13,7 @@ from errors import (
     DuplicateSlices,
     GantryTilt,
     InconsistentImages,
+    InputRefused,
     MissingSlices,
     MixedOrientations,
     SeveralStacks,
@@ -20,6 +21,7 @@ from errors import (
     UnevenSlices,
     UnreadablePixels,
 )
+from imaging.files import warnings_of, with_warnings
 from imaging.frames import (
     DISCRIMINATORS,
     Frame,
@@ -102,12 +104,19 @@ def to_stack(instances: Sequence[Dataset]) -> Stack:
         volume=volume,
         slices=[SliceReference(str(frame.instance.SOPInstanceUID), frame.number) for frame in frames],
         headers=_headers(frames),
-        warnings=_warnings(frames),
+        warnings=(*_warnings(frames), *warnings_of(instances)),
     )
 
 
 def check_headers(instances: Sequence[Dataset]) -> list[Frame]:
-    """The frames of one complete stack, unordered; pixel data may be absent. Raises: InputRefused."""
+    """Return the frames of one complete stack, unordered; pixel data may be absent. Raises: InputRefused."""
+    try:
+        return _complete_frames(instances)
+    except InputRefused as refusal:
+        raise with_warnings(refusal, warnings_of(instances)) from None
+
+
+def _complete_frames(instances: Sequence[Dataset]) -> list[Frame]:
     frames = [frame for instance in _unique(instances) for frame in frames_of(instance)]
     if len(frames) < FEWEST_SLICES:
         raise TooFewSlices(f"The series has {len(frames)} slices; a volume takes at least {FEWEST_SLICES}.")

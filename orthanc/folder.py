@@ -4,7 +4,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,14 +20,17 @@ from errors import (
     StudyNotFound,
     UnreadableFile,
 )
+from imaging.files import DamagedSeries, is_directory_record, is_meant_as_dicom
 from orthanc import part10
 
 STUDY_KEYWORDS = [
     "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
 ]  # fmt: skip
+# FileSetID is what a DICOMDIR has; a file with none of these cannot be told from one that is cut off.
 INDEX_KEYWORDS = [
     *STUDY_KEYWORDS, "SpecificCharacterSet", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality",
+    "FileSetID",
 ]  # fmt: skip
 # They become names of folders, which `../..` must not. Looser than the standard: leading zeros do occur.
 UID_PATTERN = re.compile(r"[0-9][0-9.]{0,63}")
@@ -35,11 +38,16 @@ UID_PATTERN = re.compile(r"[0-9][0-9.]{0,63}")
 
 @dataclass(frozen=True)
 class _File:
-    """A file as last seen. header: attributes of INDEX_KEYWORDS; None where the file is no DICOM instance."""
+    """A file as last seen.
+
+    header: attributes of INDEX_KEYWORDS; None where the file is not a DICOM instance. damaged: it is meant to
+    be one and cannot be read.
+    """
 
     modified_ns: int
     size: int
     header: Dataset | None
+    damaged: bool
 
 
 class FolderArchive:
@@ -68,17 +76,21 @@ class FolderArchive:
 
     def series_headers(self, study_uid: str, series_uids: Collection[str] = ()) -> list[list[Dataset]]:
         series: dict[str, list[Dataset]] = {}
-        for path, header in self._study(study_uid).items():
+        listed = self._study(study_uid)
+        for path, header in listed.items():
             if not series_uids or header.SeriesInstanceUID in series_uids:
                 dataset = _read(path, header, part10.read_header)
                 series.setdefault(header.SeriesInstanceUID, []).append(dataset)
-        return list(series.values())
+        damaged = self._damaged(study_uid, listed)
+        return [DamagedSeries(headers, damaged) for headers in series.values()]
 
     def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
-        listed = {p: h for p, h in self._study(study_uid).items() if h.SeriesInstanceUID == series_uid}
+        study = self._study(study_uid)
+        listed = {p: h for p, h in study.items() if h.SeriesInstanceUID == series_uid}
         if not listed:
             raise SeriesNotFound(f"Study {study_uid} has no series {series_uid} in the archive.")
-        return [_read(path, header, part10.read) for path, header in listed.items()]
+        instances = [_read(path, header, part10.read) for path, header in listed.items()]
+        return DamagedSeries(instances, self._damaged(study_uid, study))
 
     def store(self, instances: Sequence[Dataset]) -> None:
         for instance in instances:
@@ -130,6 +142,19 @@ class FolderArchive:
             raise StudyNotFound(f"The archive has no study {study_uid}.")
         return found
 
+    def _damaged(self, study_uid: str, paths: Iterable[Path]) -> list[str]:
+        """Return the names of the damaged files that may be of a study, by the paths of its other files.
+
+        Without their folders, which people name after the patient.
+        """
+        folders = {path.parent for path in paths}
+        stored = self._folder / study_uid
+        return [
+            path.name
+            for path, file in sorted(self._files.items())
+            if file.damaged and (path.parent in folders or stored in path.parents)
+        ]
+
     def _instances(self) -> dict[Path, Dataset]:
         """Header of each instance; where two files hold the same one, of the first by name."""
         self._refresh()
@@ -159,18 +184,22 @@ class FolderArchive:
                     continue
                 known = self._files.get(path)
                 if known is None or (known.modified_ns, known.size) != (status.st_mtime_ns, status.st_size):
-                    known = _File(status.st_mtime_ns, status.st_size, _index_header(path))
+                    known = _File(status.st_mtime_ns, status.st_size, *_index_entry(path))
                 files[path] = known
         self._files = files
 
 
-def _index_header(path: Path) -> Dataset | None:
+def _index_entry(path: Path) -> tuple[Dataset | None, bool]:
+    """Return the header of a file for the index, None without one, and whether the file is damaged."""
     try:
         header = part10.read_header(path, INDEX_KEYWORDS)
-        complete = header.StudyInstanceUID and header.SeriesInstanceUID and header.SOPInstanceUID
+        if is_directory_record(header):
+            return None, False
+        if header.StudyInstanceUID and header.SeriesInstanceUID and header.SOPInstanceUID:
+            return header, False
     except part10.UNREADABLE:
-        return None
-    return header if complete else None
+        pass
+    return None, is_meant_as_dicom(path)
 
 
 def _read(path: Path, header: Dataset, read: Callable[[Path], Dataset]) -> Dataset:

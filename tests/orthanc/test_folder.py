@@ -3,13 +3,26 @@
 import os
 
 import pytest
-from pydicom import dcmread, dcmwrite
-from pydicom.uid import generate_uid
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, generate_uid
 
+import segmentation
 import settings
-from errors import ArchiveUnreachable, SeriesNotFound, StoreFailed, StudyNotFound, UnreadableFile
+from errors import (
+    ArchiveUnreachable,
+    MissingSlices,
+    NoCandidateSeries,
+    SeriesNotFound,
+    StoreFailed,
+    StudyNotFound,
+    UnreadableFile,
+)
+from imaging.series import rank
+from imaging.stack import to_stack
 from orthanc.dicomweb import Archive, open_archive
 from tests import fake_pacs
+from unetr.spec import default_model
 
 
 @pytest.fixture
@@ -143,6 +156,82 @@ def test_a_file_that_lost_its_end_is_named(folder):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UnreadableFile, match=victim):
         archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)
+
+
+def head_with_a_damaged_file(archive, folder, lost: int, count: int):
+    """Store a tiny post-contrast T1; its instance `lost` is cut off behind what says that it is DICOM."""
+    stored = fake_pacs.tiny_series(count)
+    archive.store(stored)
+    (path,) = folder.rglob(f"{stored[lost].SOPInstanceUID}.dcm")
+    path.write_bytes(path.read_bytes()[:140])
+    return stored, path.name
+
+
+def damage(stack) -> list[str]:
+    return [sentence for sentence in stack.warnings if "amaged" in sentence]
+
+
+def test_a_series_that_lost_a_slice_to_a_damaged_file_is_refused_naming_it(folder):
+    archive = open_folder(folder)
+    stored, damaged = head_with_a_damaged_file(archive, folder, lost=4, count=9)
+    study_uid, series_uid = stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID
+    (candidate,) = rank(archive.series_headers(study_uid))
+    assert candidate.refused == "missing_slices"
+    assert damaged in candidate.message
+    with pytest.raises(MissingSlices, match=damaged):
+        to_stack(archive.retrieve_series(study_uid, series_uid))
+
+
+def test_a_series_of_two_of_which_one_is_damaged_is_refused_naming_it(folder):
+    archive = open_folder(folder)
+    stored, damaged = head_with_a_damaged_file(archive, folder, lost=1, count=2)
+    (candidate,) = rank(archive.series_headers(stored[0].StudyInstanceUID))
+    assert candidate.refused == "too_few_slices"
+    assert damaged in candidate.message
+
+
+def test_a_lost_end_of_a_series_is_a_warning_on_that_study_alone(folder):
+    archive = open_folder(folder)
+    stored, damaged = head_with_a_damaged_file(archive, folder, lost=8, count=9)
+    others = fake_pacs.tiny_series(9)
+    archive.store(others)
+    stack = to_stack(archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID))
+    assert stack.volume.spatial_shape[0] == 8
+    assert damage(stack) == [f"Damaged files that could not be read: 1 ({damaged})."]
+    other = to_stack(archive.retrieve_series(others[0].StudyInstanceUID, others[0].SeriesInstanceUID))
+    assert damage(other) == []
+
+
+def test_a_damaged_file_among_those_put_in_by_hand_is_named_without_its_folder(folder):
+    """The folders of a CD are often named after the patient."""
+    archive = open_folder(folder)
+    (folder / "Doe^John").mkdir()
+    instances = fake_pacs.tiny_series(9)
+    for number, instance in enumerate(instances):
+        dcmwrite(folder / "Doe^John" / f"IM{number}", instance, enforce_file_format=True)
+    lost = folder / "Doe^John" / "IM8"
+    lost.write_bytes(lost.read_bytes()[:140])
+    (folder / "Doe^John" / "notes.txt").write_text("not DICOM")
+    directory = Dataset()
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.FileSetID = "CD"
+    directory.save_as(folder / "Doe^John" / "DICOMDIR")
+    stack = to_stack(archive.retrieve_series(instances[0].StudyInstanceUID, instances[0].SeriesInstanceUID))
+    assert damage(stack) == ["Damaged files that could not be read: 1 (IM8)."]
+
+
+def test_a_series_lost_as_a_whole_is_named_where_no_other_can_be_segmented(folder):
+    archive = open_folder(folder)
+    stored, damaged = head_with_a_damaged_file(archive, folder, lost=0, count=1)
+    other = fake_pacs.tiny_series(9, stored[0].StudyInstanceUID)
+    for instance in other:
+        instance.SeriesDescription = "FLAIR"
+    archive.store(other)
+    spec = default_model(settings.load().models_dir, None)
+    with pytest.raises(NoCandidateSeries, match=damaged):
+        segmentation.fetch(segmentation.Request(stored[0].StudyInstanceUID), archive, spec)
 
 
 def test_storing_again_changes_nothing(folder):
