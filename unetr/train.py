@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import lightning
@@ -28,7 +29,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from errors import DataRefused
+from errors import DataRefused, RequestError
 from unetr.config import Course, TrainingConfig, load_config
 from unetr.kinds import VALIDATION_SEED
 from unetr.material import Group, gather
@@ -216,8 +217,10 @@ class Run:
 def train(run: Run) -> None:
     """Prepare the cases, then bring each network from its last checkpoint to the end of its course.
 
-    Raises: WeightsInvalid, DataRefused.
+    Raises: RequestError (the logger is not installed), WeightsInvalid, DataRefused.
     """
+    if run.logger == "wandb":
+        _require_wandb()
     # Lightning advises about loaders and devices that were chosen on purpose.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
@@ -283,6 +286,14 @@ def _fit(run: Run, course: Course, network: torch.nn.Module, groups: Sequence[Gr
     learner = Learner(network, course, labels, run.out / f"{course.network}.csv")
     folder = run.out / course.network
     last = folder / "last.ckpt"
+    reached = torch.load(last, weights_only=True)["global_step"] if last.exists() else 0
+    if reached >= course.steps:
+        print(
+            f"{course.network} has finished: {reached} of {course.steps} steps. To train it again, give "
+            "another folder as --out; to train it further, raise steps in the configuration.",
+            flush=True,
+        )
+        return
     gpu = torch.cuda.is_available()
     trainer = lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
@@ -305,8 +316,7 @@ def _fit(run: Run, course: Course, network: torch.nn.Module, groups: Sequence[Gr
         enable_model_summary=False,
     )
     windows = Windows(groups, cut, course, (run.config.seed, trainer.global_rank))
-    if last.exists():
-        windows.first = torch.load(last, weights_only=True)["global_step"]
+    windows.first = reached
     # One process keeps up with a CPU's training and leaves it the cores.
     workers = run.processes if gpu else min(run.processes, 1)
     loader = DataLoader(windows, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
@@ -315,6 +325,16 @@ def _fit(run: Run, course: Course, network: torch.nn.Module, groups: Sequence[Gr
     trainer.fit(
         learner, loader, checks, ckpt_path=last if last.exists() else None, weights_only=True,
     )  # fmt: skip
+
+
+def _require_wandb() -> None:
+    """Raise RequestError where Weights & Biases, which is not among the requirements, is not installed."""
+    try:
+        import_module("wandb")
+    except ModuleNotFoundError:
+        raise RequestError(
+            "--logger wandb needs the package wandb, which is not installed: python -m pip install wandb."
+        ) from None
 
 
 def _logger(name: str, folder: Path) -> Logger:

@@ -356,6 +356,36 @@ def test_a_dynunet_trains_and_what_is_exported_says_the_same(tmp_path, trial):
     assert float((other - expected).abs().max()) > 0.1
 
 
+def test_a_finished_training_started_again_says_so_and_changes_nothing(tmp_path, trial, capsys):
+    courses = [{**TINY["courses"][0], "steps": 4, "warm_up": 1}]
+    trial.write_text(yaml.safe_dump({**TINY, "courses": courses, "validate_every": 2}))
+    out = with_heads(tmp_path / "run", trial)
+    arguments = ["--config", str(trial), "--out", str(out), "--processes", "0"]
+    train.main(arguments)
+    assert "finished" not in capsys.readouterr().out
+    trained = {path: path.read_bytes() for path in (out / "lesion").rglob("*") if path.is_file()}
+    train.main(arguments)
+    assert "lesion has finished: 4 of 4 steps" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in (out / "lesion").rglob("*") if path.is_file()} == trained
+    assert [row["step"] for row in curve(out)] == ["2", "4"]
+
+
+def test_a_logger_that_is_not_installed_is_refused_in_a_sentence_before_cases_are_made(tmp_path, trial):
+    """Weights & Biases is not among the requirements: who wants it installs it."""
+    arguments = ["--config", str(trial), "--out", str(tmp_path / "run"), "--logger", "wandb"]
+    # None in sys.modules makes Python treat a package as absent, wherever it may be installed.
+    code = (
+        "import sys; sys.path.insert(0, '.'); sys.modules['wandb'] = None; sys.argv[0] = 'unetr'; "
+        "from unetr.__main__ import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "train", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bad_request: --logger wandb needs the package wandb")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_without_a_checkpoint_exports_nothing(tmp_path, trial):
     with pytest.raises(WeightsInvalid, match=r"no lesion/best.ckpt"):
         export.export(config.load_config(str(trial)), tmp_path, tmp_path / "models")
