@@ -102,7 +102,8 @@ PRIVATE = (
 )  # fmt: skip
 # Programs that run in the image, and what they read there.
 IN_THE_IMAGE = (
-    "requirements.txt", "orthanc/init.sh", "ohif/extension.js", "ohif/fetch.sh", "ohif/package.json",
+    "requirements.txt", "series_names.toml", "orthanc/init.sh", "ohif/extension.js", "ohif/fetch.sh",
+    "ohif/package.json",
     "db/migrations/script.py.mako", "reports/templates/login.html", "unetr/configs/metscope-unet.yaml",
     "unetr/templates/evaluation.html", "unetr/weights/metscope-unet.json",
     "unetr/weights/metscope-unet.safetensors", "unetr/weights/metscope-unet.golden.npy",
