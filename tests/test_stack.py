@@ -31,6 +31,7 @@ import requests
 import yaml
 from pydicom import Dataset, dcmread
 
+import series_names
 from bench.parts import Nginx, Orthanc, Redis, free_port, self_signed, wait_until
 from bench.service import made
 from orthanc import multipart, part10
@@ -192,6 +193,7 @@ def stack(tmp_path_factory, secrets, redis, processes, orthanc, database) -> Sta
         **{n: re.sub(r"\$\{\w+:-(.*)\}", r"\1", v) for n, v in SERVICES["api"]["environment"].items()},
         "SECRETS_DIR": str(ours_here),
         "MODELS_DIR": "",
+        "SERIES_NAMES": "",
         "DATA_DIR": str(folder / "data"),
         "DICOMWEB_URL": orthanc.url,
         "DICOMWEB_USER": orthanc.user,
@@ -324,6 +326,25 @@ def test_compose_passes_the_model_on_and_mounts_its_folder(service, tmp_path):
     (mounted,) = [one for one in configured["volumes"] if str(tmp_path) in str(one)]
     target = configured["environment"]["MODELS_DIR"]
     assert mounted == {"type": "bind", "source": str(tmp_path), "target": target, "read_only": True}
+
+
+@pytest.mark.parametrize("service", ["api", "worker"])
+@pytest.mark.parametrize("words", ['[words.house]\nagent = ["Gadoquat"]\n', None], ids=["a file", "none"])
+def test_compose_mounts_the_file_of_series_names_and_the_setting_names_it(service, words, tmp_path):
+    variables = {name: value for name, value in os.environ.items() if name != "SERIES_NAMES"}
+    if words is not None:
+        (tmp_path / "names.toml").write_text(words)
+        variables["SERIES_NAMES"] = str(tmp_path / "names.toml")
+    done = subprocess.run(
+        ["docker-compose", "config"], cwd=ROOT, env=variables, check=True, capture_output=True
+    )
+    configured = yaml.safe_load(done.stdout)["services"][service]
+    target = configured["environment"]["SERIES_NAMES"]
+    (mounted,) = [m for m in configured["volumes"] if isinstance(m, dict) and m["target"] == target]
+    assert (mounted["type"], mounted["read_only"]) == ("bind", True)
+    # What lies there is a file of words, also where the setting is empty.
+    vocabulary = series_names.load(Path(mounted["source"]))
+    assert (vocabulary.read("T1 Gadoquat").contrast == "proven") == (words is not None)
 
 
 def test_nothing_but_nginx_is_published_and_nothing_runs_as_root():
