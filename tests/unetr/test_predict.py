@@ -60,6 +60,8 @@ def blobs(affine: np.ndarray, shape: tuple[int, int, int], centres_mm: list, rad
     index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
     positions = index @ affine[:3, :3].T + affine[:3, 3]
     array = np.full(shape, 20.0)
+    # Air beside the tissue: the darkest voxels are taken for it.
+    array[0] = 0.0
     for centre, radius in zip(centres_mm, radii_mm, strict=True):
         distance = np.linalg.norm(positions - centre, axis=-1)
         array += 80.0 * np.clip(radius - distance + 0.5, 0.0, 1.0)
