@@ -2,8 +2,8 @@
 
 A request carries ``Authorization: Bearer TOKEN``; a browser that has logged in sends the token in a cookie,
 and for the pages also as the password of Basic authentication. One rule for every route, so that a new one
-is shut unless it is opened here: reading needs a reader, POST an operator, DELETE an admin; health and the
-login need none.
+is shut unless it is opened here: reading needs a reader, POST an operator, DELETE and the audit trail an
+admin; health and the login need none.
 """
 
 import argparse
@@ -33,6 +33,7 @@ OPEN_ENDPOINTS = {
 RANKS = {role: rank for rank, role in enumerate(Role)}
 # POST, because what they are asked for stands in the body; they change nothing.
 READING_ENDPOINTS = {"segmentationui.look_up"}
+ADMINS_ENDPOINTS = {"operations.list_audit_events"}
 ROLE_OF_METHOD = {"GET": Role.READER, "HEAD": Role.READER, "POST": Role.OPERATOR, "DELETE": Role.ADMIN}
 HEADERS = {
     # What the API tells is about patients: no proxy and no browser is to keep it.
@@ -72,6 +73,8 @@ def guard(app: Flask, settings: Settings, sessions: sessionmaker[Session]) -> No
 def _needed_role() -> Role:
     if request.endpoint in READING_ENDPOINTS:
         return Role.READER
+    if request.endpoint in ADMINS_ENDPOINTS:
+        return Role.ADMIN
     return ROLE_OF_METHOD.get(request.method, Role.ADMIN)
 
 

@@ -5,13 +5,21 @@ Forms refuse unknown keys. Answers are written out in full: an unknown value is 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from statistics import mean
 from typing import Annotated, Any, Literal, Self
 
 from flask_openapi3.models.file import FileStorage
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 from sqlalchemy import Row
 
 from db.tables import ACTIVE_STATES, Batch, Job, JobState
@@ -27,6 +35,8 @@ Index = Annotated[list[int], Field(min_length=3, max_length=3)]
 Axis = Annotated[list[Point], Field(min_length=2, max_length=2)]
 LONGEST_WAIT_S = 60.0
 LARGEST_BATCH = 1000
+# What PostgreSQL's integer holds.
+LARGEST_ID = 2**31 - 1
 WaitS = Annotated[
     float | None,
     Field(ge=0, le=LONGEST_WAIT_S, description="Wait this long for the end before answering"),
@@ -38,6 +48,16 @@ Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f\\]*$"),
 ]
+
+
+def _to_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the year in UTC is not from 1 to 9999") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 
 
 class Form(BaseModel):
@@ -97,6 +117,18 @@ class RolePath(Form):
 class JobsQuery(Query):
     state: Literal["queued", "running", "done", "failed", "cancelled"] | None = None
     study_instance_uid: Uid | None = None
+    limit: int = Field(50, ge=1, le=500)
+
+
+class AuditQuery(Query):
+    actor: Text | None = Field(None, description="Name of a token, or the user of a command line")
+    action: Text | None = Field(None, description="As job.request or segmentation.delete")
+    subject: Text | None = Field(None, description="Id or name of what was changed")
+    since: Moment | None = Field(None, description="Events from this time on, with its time zone")
+    until: Moment | None = Field(None, description="Events before this time, with its time zone")
+    before: int | None = Field(
+        None, ge=1, le=LARGEST_ID, description="next_before of the page before this one"
+    )
     limit: int = Field(50, ge=1, le=500)
 
 
@@ -290,6 +322,24 @@ KINDS = {
 def kind_of(task: Mapping[str, Any] | None) -> str:
     """What a job does, by its task; None: it segments."""
     return next((kind for key, kind in KINDS.items() if key in (task or {})), "segmentation")
+
+
+class AuditEventAnswer(Answer):
+    """Who did what to what. actor: null for MetScope itself."""
+
+    id: int
+    at: datetime
+    actor: str | None
+    action: str
+    subject: str
+    details: dict[str, Any]
+
+
+class AuditAnswer(Answer):
+    """The newest first. next_before: asks for the next page as ``before``; null on the last."""
+
+    events: list[AuditEventAnswer]
+    next_before: int | None
 
 
 class JobsAnswer(Answer):

@@ -6,7 +6,7 @@ from werkzeug.wrappers import Response as AnyResponse
 import access
 import metrics
 import schemas
-from db import batches, jobs, outbox
+from db import audit, batches, jobs, outbox
 from db.database import reading
 from db.tables import JobState, Role
 from routes.shared import answer, blueprint, context
@@ -57,6 +57,17 @@ def tell_metrics() -> Response:
     """Jobs, queue, outbox, stages and memory, in Prometheus's text format"""
     text = metrics.exposition(context().sessions, context().settings.lease_s)
     return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@routes.get("/audit", responses={200: schemas.AuditAnswer})
+def list_audit_events(query: schemas.AuditQuery) -> Response:
+    """The audit trail, newest first: who changed what, for admins"""
+    # One more than asked for tells whether there is a next page.
+    question = query.model_dump() | {"limit": query.limit + 1}
+    events = audit.events(context().sessions, **question)
+    shown = [schemas.AuditEventAnswer.model_validate(e, from_attributes=True) for e in events[: query.limit]]
+    more = len(events) > len(shown)
+    return answer(schemas.AuditAnswer(events=shown, next_before=shown[-1].id if more else None))
 
 
 @routes.get("/operations", responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}})

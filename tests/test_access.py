@@ -4,6 +4,7 @@ import base64
 import html
 import re
 import stat
+from datetime import UTC, datetime
 
 import pytest
 
@@ -20,6 +21,11 @@ from version import VERSION
 RANK = {"reader": 0, "operator": 1, "admin": 2}
 # What a role may do that the one below it may not; routes are named by method and path.
 NEEDED = {"GET": "reader", "POST": "operator", "DELETE": "admin"}
+NEEDED_BY_ENDPOINT = {
+    # What is asked for stands in the body of this one; it changes nothing.
+    "segmentationui.look_up": "reader",
+    "operations.list_audit_events": "admin",
+}
 
 
 @pytest.fixture
@@ -74,8 +80,7 @@ def test_every_route_opens_to_its_role_and_those_above_and_to_no_other(app, bear
             continue
         for role, rank in RANK.items():
             answer = client.open(path, method=method, headers=bearer[role])
-            # What is asked for stands in the body of this one; it changes nothing.
-            needed = Role.READER if endpoint == "segmentationui.look_up" else NEEDED[method]
+            needed = NEEDED_BY_ENDPOINT.get(endpoint, NEEDED[method])
             if rank < RANK[needed]:
                 assert (answer.status_code, answer.json["error"]["code"]) == (403, "forbidden"), path
             else:
@@ -292,6 +297,83 @@ def test_who_changed_something_is_in_the_audit_trail(app, sessions, bearer):
     with sessions() as session:
         trail = [(event.actor, event.action, event.subject) for event in session.query(AuditEvent)]
     assert trail[-2:] == [("operator", "job.request", job["id"]), ("admin", "job.cancel", job["id"])]
+
+
+def noted(app, bearer, query: str = "") -> list[tuple[str, str, str]]:
+    page = app.test_client().get(f"/audit{query}", headers=bearer["admin"])
+    assert page.status_code == 200, page.json
+    return [(event["actor"], event["action"], event["subject"]) for event in page.json["events"]]
+
+
+def test_an_admin_reads_the_audit_trail_newest_first_by_what_is_asked(app, bearer):
+    client = app.test_client()
+    first, second = (
+        client.post(f"/segmentation/1.2.{n}", headers=bearer["operator"]).json["id"] for n in (3, 4)
+    )
+    client.post(f"/jobs/{first}/cancel", headers=bearer["admin"])
+    assert noted(app, bearer)[:3] == [
+        ("admin", "job.cancel", first),
+        ("operator", "job.request", second),
+        ("operator", "job.request", first),
+    ]
+    assert noted(app, bearer, "?actor=operator&action=job.request") == [
+        ("operator", "job.request", second),
+        ("operator", "job.request", first),
+    ]
+    assert noted(app, bearer, f"?subject={first}&actor=admin") == [("admin", "job.cancel", first)]
+    # Tokens were made by "test"; nobody of that name has done anything else.
+    assert {action for _, action, _ in noted(app, bearer, "?actor=test")} == {"token.create"}
+
+
+def test_the_audit_trail_is_read_page_by_page_without_loss_while_it_grows(app, bearer):
+    client = app.test_client()
+    asked = [client.post(f"/segmentation/1.2.{n}", headers=bearer["operator"]).json["id"] for n in range(5)]
+    address, subjects = "/audit?action=job.request&limit=2", []
+    before = None
+    while True:
+        page = client.get(address + (f"&before={before}" if before else ""), headers=bearer["admin"]).json
+        subjects += [event["subject"] for event in page["events"]]
+        client.post(f"/segmentation/1.3.{len(subjects)}", headers=bearer["operator"])
+        before = page["next_before"]
+        if before is None:
+            break
+    assert subjects == asked[::-1]
+
+
+def test_the_audit_trail_is_bounded_by_time(app, sessions, bearer):
+    with sessions.begin() as session:
+        for day in (1, 2, 3):
+            at = datetime(2020, 1, day, 12, tzinfo=UTC)
+            session.add(AuditEvent(at=at, actor="old", action="test", subject=str(day), details={"day": day}))
+    assert noted(app, bearer, "?actor=old&since=2020-01-02T00:00:00Z") == [
+        ("old", "test", "3"),
+        ("old", "test", "2"),
+    ]
+    assert noted(app, bearer, "?since=2020-01-02T13:00:00%2B01:00&until=2020-01-03T12:00:00Z") == [
+        ("old", "test", "2")
+    ]
+    event = app.test_client().get("/audit?subject=3&actor=old", headers=bearer["admin"]).json["events"][0]
+    assert (event["at"], event["details"]) == ("2020-01-03T12:00:00Z", {"day": 3})
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=501",
+        "since=yesterday",
+        "since=2020-01-02T00:00:00",
+        "since=0001-01-01T00:00:00%2B14:00",
+        "who=x",
+    ],
+)
+def test_a_question_to_the_audit_trail_that_makes_no_sense_is_refused(app, bearer, query):
+    assert app.test_client().get(f"/audit?{query}", headers=bearer["admin"]).status_code == 422
+
+
+@pytest.mark.parametrize("role", ["reader", "operator"])
+def test_the_audit_trail_is_for_admins(app, bearer, role):
+    assert app.test_client().get("/audit", headers=bearer[role]).status_code == 403
 
 
 def test_the_database_holds_no_token(sessions, settings, bearer):
