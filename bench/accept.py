@@ -73,6 +73,7 @@ PARTS = (
         ("python", "-m", "pytest", "-sq", "-m", "long or not long", "tests/test_faults.py"),
         80,
     ),
+    Part("Attacks and faults", ("python", "-m", "bench.attacks"), 120),
     Part("Random faults", ("python", "-m", "bench.chaos"), 8),
     Part("DICOM edge cases", ("python", "-m", "pytest", "-sq", "tests/test_edge_cases.py"), 90),
     Part("Uploads", ("python", "-m", "pytest", "-sq", "tests/imaging/test_incoming.py", "-k", "bomb"), 40),

@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+from collections import Counter
 
 import highdicom as hd
 import numpy as np
@@ -15,6 +16,7 @@ from imaging import series
 from orthanc.dicomweb import open_archive
 from segmentation import Services
 from settings import Settings
+from tests.clock import later
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Predictor
 from unetr.spec import PostProcessing, ScaleRange, default_model
@@ -189,6 +191,46 @@ def test_a_map_that_fails_leaves_the_segmentation_as_it_was(site):
     job = site.run(site.ask().json["id"])
     assert (job.state, job.error_code) == ("failed", "out_of_memory")
     assert site.document() == before
+    assert outbox.pending(site.sessions, site.first) == {}
+
+
+class Killed(BaseException):
+    """What a worker process does not survive; nothing in our code catches it."""
+
+
+class Deadly:
+    """The archive, in which the first call of one kind ends the process."""
+
+    def __init__(self, archive, call):
+        self._archive, self._call = archive, call
+
+    def __getattr__(self, name):
+        if name == self._call:
+            raise Killed
+        return getattr(self._archive, name)
+
+
+@pytest.mark.parametrize("stage", ["fetch", "predict", "store"])
+def test_a_worker_that_dies_at_a_map_ends_in_one_map(site, stage):
+    def die(_window):
+        raise Killed
+
+    archive, backend = site.archive, site._backend
+    if stage == "predict":
+        site._backend = die
+    else:
+        site.archive = Deadly(archive, {"fetch": "retrieve_series", "store": "store"}[stage])
+    job_id = site.ask().json["id"]
+    with pytest.raises(Killed):
+        Runner(site.settings, site._open).run(job_id)
+    site.archive, site._backend = archive, backend
+    assert jobs.get(site.sessions, job_id).state == "running"
+    with later(site.sessions, 2 * site.settings.lease_s):
+        assert jobs.requeue_expired(site.sessions, 3) == [job_id]
+    job = site.run(job_id)
+    assert (job.state, job.attempts, job.segmentation_id) == ("done", 2, site.first)
+    modalities = Counter(series[0].Modality for series in archive.series_headers(site.study))
+    assert modalities == {"MR": 1, "SEG": 1, "SR": 1, "OT": 1}
     assert outbox.pending(site.sessions, site.first) == {}
 
 

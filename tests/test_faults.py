@@ -153,6 +153,37 @@ def killed_in_store(case: Case) -> str:
     return case.one()
 
 
+# Where a result is asked for something more: the request, how many SEG there are then, and what is added.
+FURTHER: dict[str, tuple[str, dict[str, object], int, str, tuple[str, ...]]] = {
+    "correction": (
+        "corrections", {"rename": [{"number": 1, "name": "pons"}]}, 2, "SEG",
+        ("fetch",),
+    ),
+    "structure set": ("rtstruct", {}, 1, "RTSTRUCT", ("read",)),
+}  # fmt: skip
+
+
+def further_killed_in(what: str, stage: str) -> Callable[[Case], str]:
+    path, body, segs, modality, _ = FURTHER[what]
+
+    def row(case: Case) -> str:
+        case.ask()
+        case.until_ended()
+        asked = case.post(f"/segmentations/{case.job().segmentation_id}/{path}", **body)
+        case.jobs.append(asked.json()["id"])
+        case.until_stage(stage)
+        with away(case.worker, signal.SIGKILL):
+            pass
+        seen = case.one(segs)
+        assert case.job().attempts == 2
+        series = open_archive(case.hospital.settings).series_headers(case.study)
+        made = [header for headers in series for header in headers if header.Modality == modality]
+        assert len(made) == (segs if modality == "SEG" else 1)
+        return seen
+
+    return row
+
+
 def killed_again_and_again(case: Case) -> str:
     case.ask()
     for attempt in range(1, 4):
@@ -473,6 +504,8 @@ ROWS: dict[str, tuple[str, Callable[[Case], str], bool]] = {
     **{f"worker killed in {s}": (ONE, killed_in(s), s == "predict") for s in
        ("fetch", "read", "predict", "measure", "encode")},
     "worker killed in store": (ONE, killed_in_store, True),
+    **{f"{what}: worker killed in {s}": (ONE, further_killed_in(what, s), False)
+       for what, (*_, stages) in FURTHER.items() for s in stages},
     "worker killed at every attempt": (f"{NONE}, job_interrupted", killed_again_and_again, False),
     "worker frozen for longer than its lease": (ONE, frozen_beyond_its_lease, False),
     "worker stopped by SIGTERM": (ONE, stopped_kindly, False),
@@ -721,7 +754,7 @@ def test_a_process_that_hangs_in_a_transaction_loses_its_locks(on_postgresql, mo
 
 
 def test_a_database_that_takes_no_changes_is_not_ready(on_postgresql):
-    app, _ = on_postgresql
+    app, token = on_postgresql
     client = app.test_client()
     assert client.get("/health/ready").json["checks"]["database"] == {"ok": True, "reason": None}
     engine = app.extensions["metscope"].sessions.kw["bind"]
@@ -732,6 +765,8 @@ def test_a_database_that_takes_no_changes_is_not_ready(on_postgresql):
     engine.dispose()
     check = client.get("/health/ready").json["checks"]["database"]
     assert (check["ok"], "ReadOnlySqlTransaction" in check["reason"]) == (False, True)
+    assert refusal(client.post("/segmentation/1.2.3", headers=token)) == (503, "database_unavailable")
+    assert client.get("/jobs", headers=token).status_code == 200
 
 
 def test_a_full_data_folder_is_not_ready(small_disk):

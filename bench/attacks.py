@@ -1,0 +1,668 @@
+"""The attacks and faults that MetScope is to hold against, each tried by the test that keeps it shut.
+
+    python -m bench.attacks
+
+A line for each: held, FAILED, or no test where nothing here tries it; then the count. All tests run in one
+pytest, so that the servers which several of them need start once. The exit status is 1 where one does not
+hold.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+HELD, FAILED, NO_TEST = "held", "FAILED", "no test"
+WITH_LONG_ONES = ("-m", "long or not long")
+
+
+@dataclass(frozen=True)
+class Attack:
+    """tried, through: the attack in plain words, and the part that meets it.
+
+    tests: names of tests as pytest writes them. One without brackets means all its cases, one with them
+    those whose names begin so.
+    """
+
+    tried: str
+    through: str
+    tests: tuple[str, ...] = ()
+
+    def tests_among(self, names: Iterable[str]) -> list[list[str]]:
+        """Return the names that each of its tests means."""
+        listed = list(names)
+        return [[name for name in listed if _means(test, name)] for test in self.tests]
+
+    def verdict(self, outcomes: dict[str, str]) -> str:
+        """outcomes: by name of a test, ``passed`` or anything else."""
+        if not self.tests:
+            return NO_TEST
+        tried = self.tests_among(outcomes)
+        held = all(names and {outcomes[name] for name in names} == {"passed"} for names in tried)
+        return HELD if held else FAILED
+
+
+def _means(test: str, name: str) -> bool:
+    return name.startswith(test) if "[" in test else name == test or name.startswith(f"{test}[")
+
+
+ACCESS, API, BROKER = "tests/test_access.py::", "tests/test_api.py::", "tests/test_broker.py::"
+CORRECTION = "tests/test_correction.py::"
+EDGE, FAULTS, HOUSE = "tests/test_edge_cases.py::", "tests/test_faults.py::", "tests/test_house.py::"
+INCOMING = "tests/imaging/test_incoming.py::"
+BATCHES, DATABASE = "tests/db/test_batches.py::", "tests/db/test_database.py::"
+JOBS, MEASUREMENTS = "tests/db/test_jobs.py::", "tests/db/test_measurements.py::"
+FOLDER, ORTHANC = "tests/orthanc/test_folder.py::", "tests/orthanc/test_orthanc.py::"
+STACK, WORKER = "tests/test_stack.py::", "tests/test_worker.py::"
+ROW = f"{FAULTS}test_what_is_left_is_one_or_none"
+PACS = f"{FAULTS}test_a_pacs_that_misbehaves"
+LIE = f"{EDGE}test_a_header_that_lies_is_refused_and_no_memory_taken_for_it"
+BOMB = f"{INCOMING}test_a_bomb_is_refused_at_little_cost"
+REFUSED = f"{INCOMING}test_what_is_damaged_forged_or_something_else_is_refused_without_a_name"
+TRICKLES = "tests/orthanc/test_transport.py::test_an_archive_that_trickles_meets_the_total_limit"
+
+ATTACKS = (
+    # The door.
+    Attack(
+        "460 spellings of a path by each role, with #, .., //, ;, \\, NUL and their encodings, that lead out "
+        "of a location to Orthanc's REST API, to delete a study or to shut Orthanc down",
+        "nginx, Orthanc",
+        (f"{STACK}test_whatever_the_target_s_spelling_only_the_named_paths_reach_orthanc",),
+    ),
+    Attack(
+        "other doors of Orthanc by an operator: its DICOMweb client, encoded climbs",
+        "nginx, Orthanc",
+        (f"{STACK}test_no_other_door_of_orthanc_opens_to_an_operator",),
+    ),
+    Attack(
+        "a second request hidden in the body of the first, by two lengths or a length and chunks",
+        "nginx, Orthanc",
+        (f"{STACK}test_no_request_is_smuggled_in_the_body_of_another",),
+    ),
+    Attack(
+        "a link with _method=DELETE or a header that overrides the method, with an admin's cookie",
+        "nginx, Orthanc",
+        (f"{STACK}test_no_link_on_another_site_has_an_admin_s_browser_delete_a_study",),
+    ),
+    Attack(
+        "a page of another site that sends requests with the cookie",
+        "nginx, API",
+        (
+            f"{STACK}test_behind_nginx_too_a_cookie_changes_nothing_from_another_site",
+            f"{ACCESS}test_with_a_cookie_a_page_of_another_site_changes_nothing",
+            f"{ACCESS}test_a_form_on_another_site_changes_nothing",
+            f"{ACCESS}test_a_login_by_another_site_s_form_is_refused",
+        ),
+    ),
+    Attack(
+        "a login under a host name with an underscore, and one of Origin null",
+        "API",
+        (f"{ACCESS}test_a_login_works_under_whatever_name_the_host_has",),
+    ),
+    Attack(
+        "requests for the archive while the API that decides about tokens is away",
+        "nginx",
+        (f"{STACK}test_one_client_s_rate_is_not_another_s_though_both_come_by_a_proxy[/dicom-web/studies]",),
+    ),
+    Attack(
+        "no token, a wrong one, Orthanc's own scheme with a guessed password",
+        "nginx, API",
+        (
+            f"{STACK}test_without_a_token_nginx_passes_nothing_on",
+            f"{ACCESS}test_without_a_token_only_health_and_the_login_answer",
+        ),
+    ),
+    Attack(
+        "one client that asks without pause, for the viewer's pages too, and others behind the same proxy",
+        "nginx",
+        (f"{STACK}test_one_client_s_rate_is_not_another_s_though_both_come_by_a_proxy",),
+    ),
+    Attack(
+        "a client that names an address of its own choice to escape its rate",
+        "nginx",
+        (f"{STACK}test_no_client_chooses_its_own_address",),
+    ),
+    Attack(
+        "a page of another site that frames the viewer or has it run foreign code",
+        "nginx",
+        (f"{STACK}test_every_answer_says_what_a_browser_may_do_with_it",),
+    ),
+    Attack(
+        "a stranger's C-STORE to Orthanc as shipped, and to an open DICOM port under a known title",
+        "Orthanc",
+        (f"{ORTHANC}test_no_stranger_stores_by_dicom",),
+    ),
+    # The wrong patient.
+    Attack(
+        "two studies with the same SOP Instance UIDs",
+        "worker, database",
+    ),
+    Attack(
+        "other pixels under the same UIDs",
+        "worker, database",
+    ),
+    Attack(
+        "one Series Instance UID in the studies of two patients",
+        "worker, database",
+    ),
+    Attack(
+        "one Study Instance UID of two patients",
+        "worker, database, Orthanc",
+        (
+            f"{ORTHANC}test_a_study_under_two_patients_is_refused_as_that",
+        ),
+    ),
+    Attack(
+        "one folder with the studies of two patients",
+        "command line",
+        (
+            f"{EDGE}test_of_two_patients_in_a_folder_one_has_to_be_named",
+        ),
+    ),
+    Attack(
+        "one series with images of two patients",
+        "worker",
+    ),
+    Attack(
+        "a PACS that serves another series than the one it was asked for",
+        "worker, PACS",
+    ),
+    Attack(
+        "a SEG in one patient's study that references another's series",
+        "worker",
+    ),
+    Attack(
+        "an upload under the UIDs of another patient's images, into a folder",
+        "folder archive",
+    ),
+    Attack(
+        "an upload under known UIDs with other content, which Orthanc calls stored",
+        "Orthanc",
+    ),
+    # What fills the memory.
+    Attack(
+        "a small upload of few but huge voxels, for the grid of a model",
+        "worker",
+        (
+            f"{API}test_a_small_upload_of_a_huge_volume_is_refused_and_the_worker_lives[20 mm",
+            f"{LIE}[voxels of 50 mm",
+            "tests/unetr/test_preprocess.py::test_a_volume_that_would_fill_the_memory_on_the_models_grid_is_refused",
+        ),
+    ),
+    Attack(
+        "a small upload of many compressed pixels, and headers that claim more than there are",
+        "worker",
+        (
+            f"{API}test_a_small_upload_of_a_huge_volume_is_refused_and_the_worker_lives[4096 x 4096",
+            f"{LIE}[8192 rows and columns",
+            f"{LIE}[65535 rows and columns",
+            f"{LIE}[1000000000 frames",
+            f"{REFUSED}[large once decoded",
+        ),
+    ),
+    Attack(
+        "a small ZIP of instances with hundreds of MB beside their pixels",
+        "upload",
+        (
+            f"{API}test_documents_of_zeros_take_no_more_memory_than_the_largest",
+            f"{BOMB}[160 MB of zeros in 8 members",
+            f"{INCOMING}test_a_study_takes_no_more_memory_than_its_largest_instance",
+        ),
+    ),
+    Attack(
+        "ZIPs of 10 GB, in each other, or with one member listed 400 times",
+        "upload",
+        (
+            f"{BOMB}[10 GB",
+            f"{BOMB}[one member listed 400 times",
+            f"{BOMB}[the bomb in a ZIP",
+            f"{BOMB}[501 members",
+            f"{BOMB}[30 000 members",
+        ),
+    ),
+    Attack(
+        "one million empty elements, items or fragments in an instance",
+        "upload",
+        (f"{BOMB}[a million", f"{BOMB}[those, defined length", f"{BOMB}[20 million"),
+    ),
+    Attack(
+        "instances and SEGs nested thousands deep",
+        "upload, worker",
+        (
+            f"{BOMB}[nested 5000 deep",
+            f"{BOMB}[30 MB nested 30 deep",
+            f"{EDGE}test_a_file_nested_thousands_deep_spoils_no_other",
+            f"{EDGE}test_a_seg_nested_thousands_deep_is_a_damaged_file",
+        ),
+    ),
+    Attack(
+        "a NIfTI file that unpacks to more than the memory",
+        "command line",
+        ("tests/imaging/test_nifti.py::test_a_bomb_is_refused_at_little_cost",),
+    ),
+    Attack(
+        "JSON nested 50 000 deep, by a client and by a PACS",
+        "API, PACS",
+        (
+            f"{API}test_json_nested_beyond_reason_is_a_bad_request",
+            "tests/orthanc/test_transport.py::test_json_nested_beyond_reason_is_refused",
+        ),
+    ),
+    Attack(
+        "JSON of a PACS that does not end",
+        "PACS",
+        ("tests/orthanc/test_transport.py::test_json_without_an_end_is_refused",),
+    ),
+    Attack(
+        "a mask of 100 000 lesions, more than a SEG can hold",
+        "measurement",
+        ("tests/lesions/test_measure.py::test_more_lesions_than_a_seg_can_hold_are_refused",),
+    ),
+    Attack(
+        "more lesions than eight bits can count",
+        "SEG, NIfTI",
+        (
+            "tests/imaging/test_seg.py::test_more_than_255_lesions_are_written",
+            "tests/imaging/test_nifti.py::test_more_than_255_labels_are_written",
+        ),
+    ),
+    Attack(
+        "2 000 lesions in one picture",
+        "reports",
+        ("tests/reports/test_overlay.py::test_of_thousands_of_lesions_the_first_are_shown",),
+    ),
+    # What hangs.
+    Attack(
+        "Redis hung at 40 requests and 40 questions about health",
+        "API, Redis",
+        (
+            f"{BROKER}test_a_hung_redis_stops_neither_requests_nor_health",
+            f"{BROKER}test_a_redis_that_hangs_is_reported_and_raises_nothing",
+        ),
+    ),
+    Attack(
+        "a worker whose connection to Redis says nothing any more",
+        "worker, Redis",
+        (
+            f"{WORKER}test_a_free_worker_runs_what_waits_without_any_message",
+            f"{ROW}[Redis killed in predict]",
+        ),
+    ),
+    Attack(
+        "PostgreSQL hung at the request and in the middle of a job",
+        "API, worker, PostgreSQL",
+        (
+            f"{ROW}[PostgreSQL hung at the request]",
+            f"{ROW}[PostgreSQL hung in predict]",
+            f"{FAULTS}test_a_hung_postgresql_is_answered_with_503_until_it_goes_on",
+        ),
+    ),
+    Attack(
+        "the table of tokens or of jobs locked by somebody",
+        "API, PostgreSQL",
+        (
+            f"{ROW}[tokens locked]",
+            f"{ROW}[PostgreSQL locked for 2 s]",
+            f"{FAULTS}test_a_table_that_somebody_keeps_locked_is_answered_with_503",
+            f"{FAULTS}test_a_process_that_hangs_in_a_transaction_loses_its_locks",
+        ),
+    ),
+    Attack(
+        "64 uploads of one client that never end",
+        "nginx, API, Orthanc",
+        (f"{STACK}test_64_uploads_that_never_end_stop_nobody",),
+    ),
+    Attack(
+        "uploads that wait for one another until no thread is left",
+        "API",
+        (f"{API}test_uploads_that_wait_for_another_leave_threads_for_everybody_else",),
+    ),
+    Attack(
+        "64 downloads that nobody reads",
+        "nginx, Orthanc",
+        (f"{STACK}test_64_downloads_that_nobody_reads_stop_nobody",),
+    ),
+    Attack("40 slow connections to api.py without nginx in front", "API"),
+    Attack("a PACS that trickles headers, 100 Continue or its body", "PACS", (TRICKLES,)),
+    Attack(
+        "a PACS that stalls, drops connections or trickles for ever",
+        "worker, PACS",
+        (f"{PACS}[PACS stalls", f"{PACS}[PACS trickles", f"{PACS}[PACS drops"),
+    ),
+    Attack(
+        "links that lead to themselves and named pipes in the archive's folder",
+        "folder archive",
+        (f"{FOLDER}test_named_pipes_and_links_that_lead_nowhere_are_passed_over",),
+    ),
+    Attack(
+        "a model's code that hangs",
+        "worker",
+        (f"{WORKER}test_a_worker_that_hangs_in_foreign_code_ends_itself",),
+    ),
+    # What is said of health, models and clocks.
+    Attack(
+        "a database that takes no changes, asked about health and for a job",
+        "API, PostgreSQL",
+        (f"{FAULTS}test_a_database_that_takes_no_changes_is_not_ready",),
+    ),
+    Attack("a full data folder", "API", (f"{FAULTS}test_a_full_data_folder_is_not_ready",)),
+    Attack(
+        "Redis at its limit of memory",
+        "API, Redis",
+        (f"{BROKER}test_a_redis_whose_memory_is_full_is_in_trouble",),
+    ),
+    Attack(
+        "a half-copied model beside the served one",
+        "API",
+        (f"{FAULTS}test_a_half_copied_model_spoils_no_other",),
+    ),
+    Attack(
+        "the files of the served model replaced",
+        "worker",
+        (f"{FAULTS}test_a_model_whose_files_were_replaced_is_the_one_that_segments",),
+    ),
+    Attack(
+        "weights cut short, and a default model that cannot be read",
+        "API, worker",
+        (
+            f"{FAULTS}test_weights_that_a_worker_cannot_load_are_not_ready",
+            f"{FAULTS}test_a_default_model_that_cannot_be_served_is_not_ready_and_said_at_the_start",
+        ),
+    ),
+    Attack(
+        "one worker's clock two hours ahead",
+        "worker, PostgreSQL",
+        (f"{JOBS}test_a_worker_whose_clock_is_ahead_takes_no_job_from_a_healthy_one[postgresql]",),
+    ),
+    Attack(
+        "the clock set forward by two hours in the middle of a job",
+        "worker, database",
+        (f"{JOBS}test_the_deadline_is_measured_by_the_worker_s_own_stopwatch",),
+    ),
+    Attack(
+        "the clock set back by two hours after a worker has died",
+        "worker, database",
+        (
+            f"{JOBS}test_after_the_clock_was_set_back_a_vanished_worker_s_job_waits_no_longer_than_before",
+            f"{JOBS}test_after_the_clock_was_set_back_a_postponed_job_waits_no_longer_than_before",
+            "tests/db/test_workers.py::test_one_that_vanished_before_the_clock_was_set_back_does_not_live_on",
+        ),
+    ),
+    Attack(
+        "the queue's folder deleted",
+        "API",
+        (f"{BROKER}test_a_queue_folder_that_was_deleted_refuses_no_request",),
+    ),
+    Attack(
+        "a fault in the worker's housekeeping that nobody foresaw, and a database that is away from it",
+        "worker",
+        (
+            f"{WORKER}test_the_housekeeping_outlives_a_fault_that_nobody_foresaw",
+            f"{WORKER}test_the_housekeeping_outlives_a_database_that_is_away",
+        ),
+    ),
+    # What races.
+    Attack(
+        "30 overlapping batches asked for and cancelled at once",
+        "database",
+        (f"{BATCHES}test_overlapping_batches_asked_for_and_cancelled_at_once_all_end",),
+    ),
+    Attack(
+        "six equal requests at once",
+        "API, worker",
+        (f"{ROW}[six identical requests at once]",),
+    ),
+    Attack("a thousand requests at once", "API"),
+    Attack(
+        "a batch of a thousand studies",
+        "API",
+        (f"{API}test_a_batch_of_a_thousand_studies_fits",),
+    ),
+    Attack(
+        "two corrections of one version at once",
+        "worker, database",
+        (f"{CORRECTION}test_of_two_corrections_at_once_one_is_made_and_the_other_refused",),
+    ),
+    Attack(
+        "two results of a patient recorded at once",
+        "worker, database",
+        (
+            f"{CORRECTION}test_no_two_lesions_of_a_patient_share_an_identifier_though_their_jobs_run_at_once",
+            "tests/db/test_numbering.py::test_of_two_results_recorded_at_once_one_has_to_choose_again",
+        ),
+    ),
+    Attack(
+        "a study deleted while a job of it starts or has read its images",
+        "API, worker, Orthanc",
+    ),
+    Attack(
+        "a result deleted while its structure set or its correction is made",
+        "API, worker, Orthanc",
+    ),
+    Attack(
+        "a purge while a job is at work on a deleted result",
+        "database",
+        ("tests/db/test_retention.py::test_a_deleted_result_that_a_job_is_still_at_work_on_waits_for_the_next_purge",),
+    ),
+    # What is killed.
+    Attack("a worker killed in each stage of a segmentation", "worker", (f"{ROW}[worker killed in",)),
+    Attack(
+        "a worker killed at every attempt",
+        "worker",
+        (f"{ROW}[worker killed at every attempt]",),
+    ),
+    Attack("a worker killed in the middle of a correction", "worker", (f"{ROW}[correction: worker killed",)),
+    Attack(
+        "a worker killed in the middle of a structure set",
+        "worker",
+        (f"{ROW}[structure set: worker killed",),
+    ),
+    Attack(
+        "a worker killed in fetch, predict and store of an uncertainty map",
+        "worker, Orthanc",
+        ("tests/test_explanation.py::test_a_worker_that_dies_at_a_map_ends_in_one_map",),
+    ),
+    Attack(
+        "a worker frozen for longer than its lease, while another takes its job",
+        "worker",
+        (f"{ROW}[worker frozen for longer than its lease]",),
+    ),
+    Attack(
+        "the API killed after a request and while a client waits",
+        "API",
+        (f"{ROW}[API killed", f"{API}test_no_worker_outlives_an_api_that_was_killed"),
+    ),
+    Attack("Orthanc stopped, killed and silent in fetch and store", "Orthanc", (f"{ROW}[Orthanc",)),
+    Attack(
+        "PostgreSQL stopped and killed in the middle of a job",
+        "worker, PostgreSQL",
+        (
+            f"{ROW}[PostgreSQL stopped",
+            f"{ROW}[PostgreSQL killed",
+            f"{ROW}[PostgreSQL away at the request]",
+            f"{WORKER}test_a_database_that_stops_in_mid_job_costs_an_attempt_and_no_result",
+        ),
+    ),
+    Attack("all connections that PostgreSQL allows taken by somebody", "API, worker, PostgreSQL"),
+    Attack("Redis killed, restarted empty, coming and going", "worker, Redis", (f"{ROW}[Redis",)),
+    Attack("messages delivered several times", "worker, Redis", (f"{ROW}[message delivered three times]",)),
+    Attack(
+        "a message about a job that does not exist",
+        "worker",
+        (f"{WORKER}test_a_message_about_an_unknown_job_does_no_harm",),
+    ),
+    Attack("messages with a pickle, and such as are no messages at all", "worker, Redis"),
+    Attack(
+        "a disk that fills up, the database's and the archive's",
+        "worker",
+        (f"{FAULTS}test_a_disk_that_is_full",),
+    ),
+    Attack(
+        "a process that dies inside a transaction",
+        "database",
+        (f"{DATABASE}test_a_process_that_dies_inside_a_transaction_leaves_nothing_and_blocks_nobody",),
+    ),
+    Attack(
+        "migrations down and up again on data, by two processes at once, and a newer database",
+        "database",
+        (
+            f"{DATABASE}test_migrations_go_down_and_up_again_on_data",
+            f"{DATABASE}test_processes_that_start_together_all_get_an_up_to_date_database",
+            f"{DATABASE}test_a_database_of_a_newer_metscope_is_refused",
+        ),
+    ),
+    # What is forged.
+    Attack(
+        "a checkpoint whose pickle calls something",
+        "import of models",
+        (
+            "tests/unetr/test_import_checkpoint.py::test_nothing_of_a_checkpoint_is_executed",
+            "tests/unetr/test_import_checkpoint.py::"
+            "test_the_refusal_of_unsafe_content_does_not_advise_to_load_it_anyway",
+        ),
+    ),
+    Attack(
+        "a model whose specification names weights outside its folder",
+        "API, worker",
+        (
+            "tests/unetr/test_spec.py::test_what_is_wrong_is_said_by_file_and_field"
+            "[weights.file-../elsewhere.safetensors",
+        ),
+    ),
+    Attack("a link in the folder of models", "API, worker"),
+    Attack(
+        "members of a ZIP that lead out of the folder, or are links",
+        "upload",
+        (
+            f"{REFUSED}[parent folder]",
+            f"{REFUSED}[absolute path]",
+            f"{REFUSED}[backslashes]",
+            f"{REFUSED}[drive]",
+            f"{REFUSED}[link]",
+        ),
+    ),
+    Attack(
+        "UIDs that are paths, in an upload, in the archive's folder and in a PACS's answer",
+        "upload, archive",
+        (
+            f"{REFUSED}[path as UID]",
+            f"{FOLDER}test_no_instance_is_written_outside_the_folder",
+            "tests/orthanc/test_steps.py::test_an_archive_cannot_write_outside_of_the_folder",
+        ),
+    ),
+    Attack(
+        "lesion names that are formulas, for a spreadsheet",
+        "command line",
+        (f"{EDGE}test_a_name_that_is_a_formula_is_text_in_the_table",),
+    ),
+    Attack(
+        "NUL and half a character in a PACS's texts, which no database holds",
+        "worker, database",
+        (f"{JOBS}test_a_message_that_quotes_what_no_database_holds_ends_its_job_all_the_same",),
+    ),
+    Attack(
+        "thousands of generated requests",
+        "API, database",
+        (
+            "tests/test_fuzz.py::test_every_answer_to_generated_requests_is_documented",
+            "tests/test_fuzz.py::test_nothing_but_health_and_the_login_answers_generated_requests_without_a_token",
+        ),
+    ),
+    # What gets out.
+    Attack(
+        "a patient's identifier in an address, under whatever spelling, for nginx's log",
+        "nginx",
+        (f"{STACK}test_nothing_of_a_patient_is_in_nginx_s_log",),
+    ),
+    Attack(
+        "a fault whose exception quotes a header",
+        "API, worker",
+        (
+            f"{WORKER}test_a_fault_nobody_foresaw_ends_the_job_without_quoting_patient_data",
+            f"{API}test_a_fault_of_the_server_is_logged_without_its_text",
+        ),
+    ),
+    Attack(
+        "patient data in logs, metrics, errors and messages to the worker",
+        "API, worker, Redis",
+        (
+            f"{API}test_log_metrics_and_errors_name_jobs_and_no_patient",
+            f"{MEASUREMENTS}test_no_patient_appears_in_a_log",
+            f"{BROKER}test_a_message_names_the_task_and_the_job_in_json",
+            "tests/orthanc/test_faults.py::test_messages_name_no_patient",
+        ),
+    ),
+    Attack(
+        "patient data in the tables of jobs, batches, workers and audit events",
+        "database",
+        (f"{WORKER}test_a_patient_is_named_in_no_job_and_no_audit_event",),
+    ),
+    Attack(
+        "keys, backups, results and images in a commit or in the image",
+        "git, Docker",
+        (
+            f"{HOUSE}test_git_takes_every_source_and_nothing_private",
+            f"{HOUSE}test_the_image_gets_every_room_and_nothing_private",
+        ),
+    ),
+    Attack(
+        "a service that reads another's secrets",
+        "docker-compose.yml",
+        (f"{STACK}test_each_service_sees_the_secrets_that_it_needs_and_no_other",),
+    ),
+    Attack(
+        "a service that reaches one it has nothing to say to",
+        "docker-compose.yml",
+        (f"{STACK}test_no_service_meets_one_that_it_has_nothing_to_say_to",),
+    ),
+    Attack(
+        "an image that another one has taken the tag of",
+        "docker-compose.yml",
+        (f"{STACK}test_no_image_floats",),
+    ),
+    Attack("a package that another one has taken the version of: no hashes for pip", "requirements.txt"),
+)  # fmt: skip
+
+
+class Recorder:
+    """Runs no test but those that an attack names, and notes how each ends."""
+
+    def __init__(self, attacks: Sequence[Attack]) -> None:
+        self.attacks = attacks
+        self.outcomes: dict[str, str] = {}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        names = [item.nodeid for item in items]
+        wanted = {name for attack in self.attacks for meant in attack.tests_among(names) for name in meant}
+        items[:] = [item for item in items if item.nodeid in wanted]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        # Of starting, running and stopping the worst counts; what was skipped does not hold.
+        if report.outcome != "passed" or self.outcomes.get(report.nodeid, "passed") == "passed":
+            self.outcomes[report.nodeid] = report.outcome
+
+
+def functions(attacks: Sequence[Attack]) -> list[str]:
+    """Return the names of all tests without their cases, those of a file together."""
+    return sorted({test.partition("[")[0] for attack in attacks for test in attack.tests})
+
+
+def main() -> int:
+    """Try all attacks; the exit status."""
+    recorder = Recorder(ATTACKS)
+    arguments = ["-q", "--no-header", *WITH_LONG_ONES, *functions(ATTACKS)]
+    status = pytest.main(arguments, plugins=[recorder])
+    verdicts = {attack: attack.verdict(recorder.outcomes) for attack in ATTACKS}
+    print()
+    for attack, verdict in verdicts.items():
+        print(f"{verdict:7} | {attack.through} | {attack.tried}")
+    counts = Counter(verdicts.values())
+    print(f"{len(ATTACKS)} attacks: " + ", ".join(f"{counts[v]} {v}" for v in (HELD, FAILED, NO_TEST)))
+    return int(status != pytest.ExitCode.OK or counts[FAILED] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
