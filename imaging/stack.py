@@ -104,7 +104,7 @@ def to_stack(instances: Sequence[Dataset]) -> Stack:
         volume=volume,
         slices=[SliceReference(str(frame.instance.SOPInstanceUID), frame.number) for frame in frames],
         headers=_headers(frames),
-        warnings=(*_warnings(frames), *warnings_of(instances)),
+        warnings=[*_warnings(frames), *warnings_of(instances)],
     )
 
 
