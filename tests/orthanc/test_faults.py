@@ -85,7 +85,7 @@ def test_a_trickling_body_ends_at_the_total_limit(pacs, series):
     pacs.faults["wado"] = [fake_pacs.trickle]
     began = time.monotonic()
     with pytest.raises(ArchiveTimeout, match="total"):
-        retrieve(pacs, series, read=0.6, total=1.0)
+        retrieve(pacs, series, read=30.0, total=1.0)
     assert 1.0 <= time.monotonic() - began < 2.0
 
 
