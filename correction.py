@@ -37,6 +37,7 @@ from errors import (
 from imaging import rtstruct, seg
 from imaging.derived import Edition, OpenSeries, place_of
 from imaging.frames import text
+from imaging.identity import check_derived
 from imaging.labelled import is_seg, labelled_series
 from imaging.rtstruct_read import contoured_series, is_structure_set
 from imaging.stack import Stack, to_stack
@@ -57,7 +58,7 @@ from results import (
     report_of,
     subject_of,
 )
-from segmentation import JobLease, Report, Rooms, Stages, companion, idempotency_key
+from segmentation import JobLease, Report, Rooms, Stages, companion, idempotency_key, source_of_fetched
 from unetr.spec import Label, ModelSpec, default_model, served_models
 from version import VERSION
 
@@ -72,9 +73,10 @@ OF_THE_MODEL = ("mean_probability", "confidence")
 
 @dataclass(frozen=True)
 class Images:
-    """A series as it came from the archive, and its stack."""
+    """A series as it came from the archive: whose it is, and its stack."""
 
     instances: Sequence[Dataset]
+    source: measurements.Source
     stack: Stack
 
 
@@ -155,21 +157,24 @@ def perform(job: Job, rooms: Rooms, report: Report, lease: JobLease) -> str:
         return _record(images, earlier, _without(earlier, task["delete"], names), run)
     if "restore" in task:
         images, newest = _earlier(task["corrects"], run)
+        measurements.check_images(rooms.sessions, task["restore"], images.source)
         restored = _version(task["restore"], images.stack, run.rooms)
         return _record(images, restored, _as_it_is(restored), run, since=newest)
-    if (known := measurements.of_seg(rooms.sessions, task["measure"])) is not None:
+    known = measurements.of_seg(rooms.sessions, job.study_instance_uid, task["measure"])
+    if known is not None:
         # It was measured when it was made.
         measurements.adopt(rooms.sessions, lease.job_id, lease.owner, known)
         return known
     with run.stages("fetch"):
         given, series_uid = _given(task["measure"], run)
-    corrected = task["corrects"] or measurements.newest(rooms.sessions, series_uid)
+    corrected = task["corrects"] or measurements.newest(rooms.sessions, job.study_instance_uid, series_uid)
     if corrected is None:
         images = _images(job.study_instance_uid, series_uid, run)
         labels, sources = lesions_of_segments(*read_drawn(given, images.stack))
         return _record(images, None, Drawn(labels, sources=sources), run)
     images, earlier = _earlier(corrected, run)
-    if earlier.document["series_instance_uid"] != series_uid:
+    corrects = earlier.document["study_instance_uid"], earlier.document["series_instance_uid"]
+    if corrects != (job.study_instance_uid, series_uid):
         raise SegmentationMismatch("The segmentation is of another series than what it is to correct.")
     return _record(images, earlier, _redrawn(given, images.stack, earlier), run)
 
@@ -207,10 +212,11 @@ def discard_drawing(job: Job, rooms: Rooms, after_success: bool) -> None:
 
 def _drawings(study_uid: str, rooms: Rooms) -> dict[str, str | None]:
     """Return what the panel has saved in a study: by SOP Instance UID the series that it was drawn on."""
-    headers = [header for series in rooms.archive.series_headers(study_uid) for header in series]
+    study = rooms.archive.series_headers(study_uid)
     return {
-        str(header.SOPInstanceUID): labelled_series(header)
-        for header in headers
+        str(header.SOPInstanceUID): labelled_series(header, study)
+        for series in study
+        for header in series
         if is_seg(header) and header.get("ContentLabel") == DRAWING
     }
 
@@ -218,14 +224,19 @@ def _drawings(study_uid: str, rooms: Rooms) -> dict[str, str | None]:
 def _images(study_uid: str, series_uid: str, run: Run) -> Images:
     with run.stages("fetch"):
         instances = run.rooms.archive.retrieve_series(study_uid, series_uid)
+        source = source_of_fetched([instances], run.rooms)
     with run.stages("read"):
-        return Images(instances, to_stack(instances))
+        return Images(instances, source, to_stack(instances))
 
 
 def _earlier(segmentation_id: str, run: Run) -> tuple[Images, Earlier]:
-    """A recorded segmentation and the images that it was made of. Raises: SegmentationNotFound."""
+    """Return a recorded segmentation and the images that it was made of.
+
+    Raises: SegmentationNotFound, SegmentationMismatch where they have been replaced since.
+    """
     document = measurements.document(run.rooms.sessions, segmentation_id)
     images = _images(document["study_instance_uid"], document["series_instance_uid"], run)
+    measurements.check_images(run.rooms.sessions, segmentation_id, images.source)
     return images, _version(segmentation_id, images.stack, run.rooms)
 
 
@@ -259,19 +270,23 @@ def _instance(study_uid: str, series_uid: str, uid: str, rooms: Rooms) -> Datase
 
 
 def _given(uid: str, run: Run) -> tuple[Dataset, str]:
-    """Return a SEG or structure set of the archive, and of which series it is.
+    """Return a SEG or structure set of the archive, and of which series of its study it is.
 
     Raises: InstanceNotFound, InputRefused.
     """
     study_uid = run.job.study_instance_uid
-    headers = [header for series in run.rooms.archive.series_headers(study_uid) for header in series]
+    study = run.rooms.archive.series_headers(study_uid)
+    headers = [header for series in study for header in series]
     found = next((header for header in headers if text(header, "SOPInstanceUID") == uid), None)
     if found is None:
         raise InstanceNotFound(f"Study {study_uid} has no object {uid} in the archive.")
-    series_uid = contoured_series(found) if is_structure_set(found) else labelled_series(found)
+    given = _instance(study_uid, text(found, "SeriesInstanceUID"), uid, run.rooms)
+    series_uid = contoured_series(given) if is_structure_set(given) else labelled_series(given, study)
     if series_uid is None:
-        raise SegmentationMismatch(f"Object {uid} does not say which series it is a segmentation of.")
-    return _instance(study_uid, found.SeriesInstanceUID, uid, run.rooms), series_uid
+        raise SegmentationMismatch(f"Object {uid} does not say which series of the study it is of.")
+    if not any(text(header, "SeriesInstanceUID") == series_uid for header in headers):
+        raise SegmentationMismatch(f"Object {uid} is of series {series_uid}, which its study does not have.")
+    return given, series_uid
 
 
 def _without(earlier: Earlier, deleted: Sequence[int], names: Mapping[int, str]) -> Drawn:
@@ -359,7 +374,7 @@ def _record_numbered(
     """Raises: NumberingOutdated."""
     stack, sessions, lease = images.stack, run.rooms.sessions, run.lease
     model = earlier.document["model"] if earlier else measurements.BY_HAND
-    source = measurements.source_of(images.instances[0])
+    source = images.source
     numbering = next_numbering(sessions, source, model["id"])
     with run.stages("measure"):
         lesions = _measure(stack, earlier, drawn, numbering.tracking_ids, run.rooms)
@@ -369,7 +384,7 @@ def _record_numbered(
             newest, against, appeared = since, _compared(since, earlier), "restored"
         changes = list(_changes(newest, against, result.lesions, appeared))
     if newest is not None and not changes:
-        measurements.adopt(sessions, lease.job_id, lease.owner, newest.document["id"])
+        measurements.adopt(sessions, lease.job_id, lease.owner, newest.document["id"], images.source)
         return str(newest.document["id"])
     colours = _colours(earlier, drawn, result.lesions)
     with run.stages("encode"):
@@ -377,7 +392,7 @@ def _record_numbered(
         edition = _edition(None if since else earlier, drawn, numbering, run)
         encoded, companions = _encode(result, earlier, drawn, colours, edition, run)
     if earlier is None:
-        key = idempotency_key([images.instances], model["sha256"], model["version"])
+        key = idempotency_key([images.instances], images.source, model["sha256"], model["version"])
     else:
         # Its images may be more than the series that is drawn on.
         key = measurements.key(sessions, earlier.document["id"])
@@ -535,12 +550,16 @@ def _encode(
         previous=previous,
         subject=subject,
     )
+    source = result.stack.headers[0]
+    check_derived(encoded, source)
     companions = []
     if run.rooms.settings.store_sr:
         previous = earlier.companion("SR") if earlier else None
-        companions.append(companion(report_of(result, encoded, None, subject, edition, previous)))
+        companions.append(companion(report_of(result, encoded, None, subject, edition, previous), source))
     if earlier and (previous := earlier.companion("RTSTRUCT")) is not None:
-        companions.append(companion(_structure_set(result, encoded, None, subject, edition, previous)))
+        companions.append(
+            companion(_structure_set(result, encoded, None, subject, edition, previous), source)
+        )
     return encoded, companions
 
 
@@ -608,8 +627,6 @@ def _add_structure_set(segmentation_id: str, run: Run) -> str:
         )
         subject = subject_of(_spec_of(earlier, run.rooms))
         made = _structure_set(result, encoded, algorithm, subject, edition)
-    lease = run.lease
-    measurements.add_companion(
-        run.rooms.sessions, segmentation_id, companion(made), lease.job_id, lease.owner
-    )
+    lease, new = run.lease, companion(made, images.stack.headers[0])
+    measurements.add_companion(run.rooms.sessions, segmentation_id, new, lease.job_id, lease.owner)
     return segmentation_id

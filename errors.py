@@ -33,6 +33,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── AmbiguousSeries
     │   ├── NoCandidateSeries
     │   ├── MissingSequence
+    │   ├── IdentityConflict          known UIDs come with another patient and other images
     │   ├── InputsApart               the volumes of one request show different places
     │   ├── UnsupportedModality
     │   ├── ContrastAbsent
@@ -67,6 +68,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── ArchiveRefused
     │   ├── ArchiveIncomplete
     │   ├── StoreFailed
+    │   │   └── AlreadyStored         other content is there under the same UIDs
     │   └── DeletionUnavailable       the archive offers no way to delete
     ├── DatabaseUnavailable           nothing can be read or written now
     ├── UploadBusy                    others are uploading
@@ -267,6 +269,14 @@ class MissingSequence(InputRefused):
     advice = "Send the missing series, or choose one yourself."
 
 
+class IdentityConflict(InputRefused):
+    status = 409
+    code = "identity_conflict"
+    advice = (
+        "Have UIDs and PatientID corrected in the archive, or delete the study's segmentations and try again."
+    )
+
+
 class InputsApart(InputRefused):
     code = "inputs_apart"
     advice = "Choose series of one examination, between which the patient was not moved."
@@ -435,6 +445,12 @@ class ArchiveIncomplete(ArchiveError):
 
 class StoreFailed(ArchiveError):
     code = "store_failed"
+
+
+class AlreadyStored(StoreFailed):
+    status = 409
+    code = "already_stored"
+    advice = "Delete what the archive has under these UIDs, or send the images under UIDs of their own."
 
 
 class DeletionUnavailable(ArchiveError):

@@ -23,6 +23,7 @@ from segmentation import (
     companion,
     fetch,
     idempotency_key,
+    source_of_fetched,
 )
 from unetr.explain import explain
 from unetr.predict import Predictor
@@ -55,7 +56,7 @@ def perform(job: Job, services: Services, report: Report, lease: JobLease) -> st
         entropy = explain(predictor, stack.volume, partial(report, "predict"), others=further).entropy
     with stages("encode"):
         edition = Edition(document["version"], place=place_of_result(sessions, segmentation_id))
-        new = companion(uncertainty_map(stack, entropy, spec, edition))
+        new = companion(uncertainty_map(stack, entropy, spec, edition), stack.headers[0])
     measurements.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner)
     return segmentation_id
 
@@ -64,7 +65,8 @@ def _inputs(document: Mapping[str, Any], services: Services) -> Sequence[Sequenc
     """The instances of each input that the segmentation was made of.
 
     The document names the first one's series. Raises: UncertaintyUnavailable where other series would be
-    chosen now than were for the others.
+    chosen now than were for the others, SegmentationMismatch where the images have been replaced since,
+    IdentityConflict.
     """
     spec, study_uid, series_uid = (
         services.spec,
@@ -72,11 +74,15 @@ def _inputs(document: Mapping[str, Any], services: Services) -> Sequence[Sequenc
         document["series_instance_uid"],
     )
     if len(spec.inputs) == 1:
-        return [services.archive.retrieve_series(study_uid, series_uid)]
-    _, inputs = fetch(Request(study_uid, series_uid), services.archive, spec)
-    key = idempotency_key(inputs, spec.weights.sha256, spec.version)
-    if key != measurements.key(services.sessions, document["id"]):
-        raise UncertaintyUnavailable(
-            f"Segmentation {document['id']} was not made of the series that MetScope would choose now."
-        )
+        inputs = [services.archive.retrieve_series(study_uid, series_uid)]
+        source = source_of_fetched(inputs, services)
+    else:
+        _, inputs = fetch(Request(study_uid, series_uid), services.archive, spec)
+        source = source_of_fetched(inputs, services)
+        key = idempotency_key(inputs, source, spec.weights.sha256, spec.version)
+        if key != measurements.key(services.sessions, document["id"]):
+            raise UncertaintyUnavailable(
+                f"Segmentation {document['id']} was not made of the images that MetScope would choose now."
+            )
+    measurements.check_images(services.sessions, document["id"], source)
     return inputs

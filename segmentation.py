@@ -30,17 +30,21 @@ from db.database import open_database
 from db.numbering import NumberingOutdated, next_numbering
 from errors import (
     AmbiguousSeries,
+    ArchiveRefused,
     InputRefused,
     MetScopeError,
     MissingSequence,
     ModelNotFound,
     RequestError,
     SegmentationMismatch,
+    SegmentationNotFound,
+    SeriesNotFound,
     StoreFailed,
 )
 from imaging import codes, files, nifti, series
 from imaging.derived import Edition
 from imaging.frames import text
+from imaging.identity import check_derived, content_digest, patient_of, same_patient
 from imaging.inputs import check_together, choose_inputs
 from imaging.stack import Stack, to_stack
 from lesions.measure import ML_DECIMALS, Lesion, measure
@@ -176,17 +180,19 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
     stages = Stages(report)
     with stages("fetch"):
         chosen, instances = fetch(request, services.archive, services.spec)
-        key = idempotency_key(instances, services.spec.weights.sha256, services.spec.version)
+        source = source_of_fetched(instances, services)
+        key = idempotency_key(instances, source, services.spec.weights.sha256, services.spec.version)
         equal = None if request.force else find_equal(services, key)
-        if equal is not None:
-            if job is not None:
-                measurements.adopt(services.sessions, job.job_id, job.owner, equal)
-            return equal
+        # One that is deleted meanwhile is computed again.
+        with suppress(SegmentationNotFound):
+            if equal is not None:
+                if job is not None:
+                    measurements.adopt(services.sessions, job.job_id, job.owner, equal, source)
+                return equal
     with stages("read"):
         stacks = [to_stack(of_input) for of_input in instances]
         warnings = _warnings(chosen, stacks, services.spec)
     result = segment(stacks, services.predictor, services.spec, services.settings.measurable_ld_mm, stages)
-    source = measurements.source_of(instances[0][0])
     while True:
         numbering = next_numbering(services.sessions, source, services.spec.id)
         with stages("encode"):
@@ -194,9 +200,12 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
             edition = Edition(numbering.version, place=numbering.place)
             encoded = encode(result, services.spec, edition=edition)
             companions = []
+            if encoded is not None:
+                check_derived(encoded, instances[0][0])
             if encoded is not None and services.settings.store_sr:
                 algorithm, subject = algorithm_of(services.spec), subject_of(services.spec)
-                companions.append(companion(report_of(result, encoded, algorithm, subject, edition)))
+                report_ = report_of(result, encoded, algorithm, subject, edition)
+                companions.append(companion(report_, instances[0][0]))
         new = measurements.NewSegmentation(
             source=source,
             model_id=services.spec.id,
@@ -222,8 +231,12 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
             return measurements.record(services.sessions, new, job.job_id, job.owner)
 
 
-def companion(dataset: Dataset) -> measurements.NewCompanion:
-    """An object that is to be stored beside the SEG."""
+def companion(dataset: Dataset, source: Dataset) -> measurements.NewCompanion:
+    """Return an object that is to be stored beside the SEG. source: an image that both were made of.
+
+    Raises: IdentityConflict.
+    """
+    check_derived(dataset, source)
     return measurements.NewCompanion(
         modality=dataset.Modality,
         sop_instance_uid=dataset.SOPInstanceUID,
@@ -263,8 +276,13 @@ def deliver(segmentation_id: str, services: Rooms) -> None:
     """
     sessions = services.sessions
     for uid, encoded in outbox.pending(sessions, segmentation_id).items():
+        dataset = part10.read(encoded)
+        patient = measurements.patient(sessions, segmentation_id)
+        if not same_patient(patient_of(dataset), patient_of(patient)):
+            # The archive has corrected the PatientID while the object waited.
+            dataset.update(patient)
         try:
-            services.archive.store([part10.read(encoded)])
+            services.archive.store([dataset])
         except StoreFailed as error:
             if not outbox.give_up(sessions, segmentation_id, uid, services.settings.max_attempts):
                 raise
@@ -291,7 +309,31 @@ def fetch(
     except InputRefused as refusal:
         damaged = (sentence for instances in headers for sentence in files.warnings_of(instances))
         raise files.with_warnings(refusal, damaged) from None
-    return chosen, [archive.retrieve_series(study_uid, one.series_instance_uid) for one in chosen]
+    inputs = [archive.retrieve_series(study_uid, one.series_instance_uid) for one in chosen]
+    patients = {text(of_series[0], "SeriesInstanceUID"): patient_of(of_series[0]) for of_series in headers}
+    for instances in inputs:
+        series_uid = text(instances[0], "SeriesInstanceUID")
+        if not same_patient(patient_of(instances[0]), patients[series_uid]):
+            raise ArchiveRefused(f"The archive lists series {series_uid} and serves another patient's.")
+    return chosen, inputs
+
+
+def source_of_fetched(inputs: Sequence[Sequence[Dataset]], connections: Rooms) -> measurements.Source:
+    """Return whose images these are. A study that is recorded under another patient is looked at again.
+
+    Raises: IdentityConflict where its images are not those that were segmented, ArchiveError.
+    """
+    sessions, archive = connections.sessions, connections.archive
+    contents = {text(instances[0], "SeriesInstanceUID"): content_digest(instances) for instances in inputs}
+    source = measurements.source_of(inputs[0][0], contents)
+    for series_uid in measurements.series_to_prove(sessions, source):
+        with suppress(SeriesNotFound):
+            instances = archive.retrieve_series(source.study_instance_uid, series_uid)
+            if same_patient(patient_of(instances[0]), patient_of(inputs[0][0])):
+                proof = {series_uid: content_digest(instances)}
+                source = replace(source, contents={**source.contents, **proof})
+    measurements.check_patient(sessions, source)
+    return source
 
 
 def choose(
@@ -301,14 +343,18 @@ def choose(
     return choose_inputs(headers, names, given, head=subject_of(spec).anatomy == codes.BRAIN)
 
 
-def idempotency_key(inputs: Sequence[Sequence[Dataset]], model_sha256: str, model_version: str) -> str:
-    """SHA-256 over the SOP Instance UIDs of each input, whatever their order in it, and the model's hash and
-    version.
+def idempotency_key(
+    inputs: Sequence[Sequence[Dataset]], source: measurements.Source, model_sha256: str, model_version: str
+) -> str:
+    """Return the SHA-256 of the study, of each input's series, SOP Instance UIDs and content, and of the
+    model's hash and version. Neither the order of an input's instances nor the patient matters.
     """
-    uids = "\n\n".join(
-        "\n".join(sorted(str(one.SOPInstanceUID) for one in instances)) for instances in inputs
-    )
-    return hashlib.sha256("\n".join([model_sha256, model_version, uids]).encode()).hexdigest()
+    parts = [model_sha256, model_version, source.study_instance_uid]
+    for instances in inputs:
+        series_uid = text(instances[0], "SeriesInstanceUID")
+        uids = sorted(str(instance.SOPInstanceUID) for instance in instances)
+        parts += ["", series_uid, source.contents[series_uid], *uids]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def segment(

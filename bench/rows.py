@@ -6,7 +6,7 @@ import highdicom as hd
 import numpy as np
 
 from orthanc.dicomweb import open_archive
-from segmentation import Services
+from segmentation import Predict, Services
 from settings import Settings
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Prediction
@@ -35,21 +35,22 @@ def add_study(settings: Settings, number: int) -> str:
     return str(instances[0].StudyInstanceUID)
 
 
-def threshold_runner(settings: Settings) -> Runner:
-    """A worker within this process whose model is: whatever is bright is a lesion."""
-
-    def open_services(_settings: Settings, model_id: str | None) -> Services:
-        default = default_model(settings.models_dir, settings.model_path)
-        spec = served_models(settings.models_dir, settings.model_path).get(model_id or default.id, default)
-        return Services(open_archive(settings), runner.sessions, settings, threshold, spec)
-
-    runner = Runner(settings, open_services)
-    return runner
-
-
 def threshold(volume: hd.Volume, _on_progress: Callable[[float], None], *_others: hd.Volume) -> Prediction:
+    """Call whatever is bright a lesion."""
     bright = volume.array > BRIGHT
     return Prediction(
         mask=volume.with_array(bright.astype(np.uint8)),
         probability=volume.with_array(bright.astype(np.float32)),
     )
+
+
+def threshold_runner(settings: Settings, predictor: Predict = threshold) -> Runner:
+    """Return a worker within this process whose model is the predictor."""
+
+    def open_services(_settings: Settings, model_id: str | None) -> Services:
+        default = default_model(settings.models_dir, settings.model_path)
+        spec = served_models(settings.models_dir, settings.model_path).get(model_id or default.id, default)
+        return Services(open_archive(settings), runner.sessions, settings, predictor, spec)
+
+    runner = Runner(settings, open_services)
+    return runner

@@ -31,6 +31,7 @@ from errors import (
     JobNotFound,
     JobNotRetryable,
     LeaseLost,
+    MetScopeError,
 )
 
 JOBS_IN_AN_ESTIMATE = 20
@@ -212,6 +213,11 @@ def fail(sessions: sessionmaker[Session], job_id: str, owner: str, code: str, me
         job = owned(session, job_id, owner)
         _end(session, job, JobState.FAILED, code, message)
         return job
+
+
+def end_as_failed(session: Session, job: Job, error: MetScopeError) -> None:
+    """End a locked job, whoever holds it."""
+    _end(session, job, JobState.FAILED, error.code, error.message)
 
 
 def mark_cancelled(sessions: sessionmaker[Session], job_id: str, owner: str) -> Job:

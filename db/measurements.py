@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from pydicom import Dataset
 from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, func, or_, select
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
@@ -22,12 +23,21 @@ from db.documents import (
     place_of,
 )
 from db.numbering import Numbering, NumberingOutdated, numbering_in
-from db.source import Source, source_of, upsert_source
+from db.source import (
+    Source,
+    header_of,
+    require_correction,
+    require_kept,
+    source_of,
+    unproven_series,
+    upsert_source,
+)
 from db.tables import Companion, Outbox, Patient, Segmentation, Series, Study
 from errors import (
     InvalidForm,
     JobCancelled,
     PatientNotFound,
+    SegmentationMismatch,
     SegmentationNotFound,
     SegmentationSuperseded,
     UncertaintyUnavailable,
@@ -44,6 +54,8 @@ __all__ = [
     "Source",
     "add_companion",
     "adopt",
+    "check_images",
+    "check_patient",
     "colours",
     "delete_segmentation",
     "document",
@@ -52,9 +64,11 @@ __all__ = [
     "lesions_of_patient",
     "lesions_of_series",
     "locked",
+    "mark_deleted",
     "newest",
     "newest_version",
     "of_seg",
+    "patient",
     "patients",
     "place_of_object",
     "record",
@@ -63,6 +77,7 @@ __all__ = [
     "segmentations_of_study",
     "segmented_series",
     "segmented_studies",
+    "series_to_prove",
     "source_of",
 ]
 
@@ -153,21 +168,22 @@ def record(
 
     job_id: the job that asked, held by owner; None for a run without a job. A job without force adopts an
     equal result that another has recorded meanwhile. Returns the segmentation's id.
-    Raises: LeaseLost, JobNotFound, JobCancelled; SegmentationSuperseded where another version has come since
-    the one that is corrected; NumberingOutdated.
+    Raises: LeaseLost, JobNotFound, JobCancelled, IdentityConflict; SegmentationSuperseded where another
+    version has come since the one that is corrected; NumberingOutdated.
     """
     with writing(sessions) as session:
         now = current_time(session)
         job = jobs.owned(session, job_id, owner) if job_id is not None else None
         if job is not None and job.cancel_requested:
             raise JobCancelled(f"Job {job.id} was cancelled before its result was recorded.")
-        series_ref = upsert_source(session, new.source)
+        series_ref = upsert_source(session, new.source, job.requested_by if job is not None else None)
         # The upsert holds the series' row, so no other transaction can record the same images meanwhile.
         correction = new.correction or Correction(None, None, ())
         if new.correction is None and job is not None and not job.force:
-            equal = session.scalar(_equal(new.idempotency_key))
+            # Locked at once: one that is deleted meanwhile is not equal any more.
+            equal = session.scalar(_equal(new.idempotency_key).with_for_update())
             if equal is not None:
-                job.segmentation_id = locked(session, equal).id
+                job.segmentation_id = equal
                 return equal
         elif correction.corrects is not None:
             _refuse_superseded(session, locked(session, correction.corrects))
@@ -180,6 +196,7 @@ def record(
             series_ref=series_ref,
             version=numbering.version,
             idempotency_key=new.idempotency_key,
+            content_sha256=new.source.content_sha256,
             corrects=correction.corrects,
             corrected_by=correction.corrected_by,
             changes=[dict(change) for change in correction.changes],
@@ -226,6 +243,7 @@ def add_companion(
         if job.cancel_requested:
             raise JobCancelled(f"Job {job.id} was cancelled before its result was recorded.")
         segmentation = locked(session, segmentation_id)
+        require_kept(session, segmentation.series.study.study_instance_uid)
         present = select(Companion).where(
             Companion.segmentation_ref == segmentation_id, Companion.modality == new.modality
         )
@@ -251,7 +269,22 @@ def _put_into_outbox(session: Session, segmentation: Segmentation, uid: str, enc
     session.add(Outbox(sop_instance_uid=uid, segmentation_ref=segmentation.id, encoded=encoded))
 
 
-def newest(sessions: sessionmaker[Session], series_instance_uid: str) -> str | None:
+def series_to_prove(sessions: sessionmaker[Session], source: Source) -> list[str]:
+    """Return the study's other series whose images would prove that its PatientID was corrected."""
+    with reading(sessions) as session:
+        return unproven_series(session, source)
+
+
+def check_patient(sessions: sessionmaker[Session], source: Source) -> None:
+    """Raise IdentityConflict or StudyNotFound where ``record`` and ``adopt`` would, before anything is
+    computed.
+    """
+    with reading(sessions) as session:
+        require_kept(session, source.study_instance_uid)
+        require_correction(session, source)
+
+
+def newest(sessions: sessionmaker[Session], study_instance_uid: str, series_instance_uid: str) -> str | None:
     """Return the id of the series' result: what a person corrected last, else what a model found last.
 
     Only the newest version of each model counts. None where the series was never segmented.
@@ -259,6 +292,8 @@ def newest(sessions: sessionmaker[Session], series_instance_uid: str) -> str | N
     query = (
         select(Segmentation.id)
         .join(Segmentation.series)
+        .join(Series.study)
+        .where(Study.study_instance_uid == study_instance_uid)
         .where(Series.series_instance_uid == series_instance_uid, _is_newest_version(present=True))
         .where(Segmentation.deleted_at.is_(None), Segmentation.missing_since.is_(None))
         .order_by(*_preference(Segmentation))
@@ -278,10 +313,14 @@ def newest_version(sessions: sessionmaker[Session], segmentation_id: str) -> str
         return session.scalar(_newer(segmentation).order_by(Segmentation.version.desc())) or segmentation_id
 
 
-def of_seg(sessions: sessionmaker[Session], sop_instance_uid: str) -> str | None:
-    """Id of the segmentation whose SEG that is; None: MetScope did not make it."""
-    query = select(Segmentation.id).where(
-        Segmentation.sop_instance_uid == sop_instance_uid, Segmentation.deleted_at.is_(None)
+def of_seg(sessions: sessionmaker[Session], study_instance_uid: str, sop_instance_uid: str) -> str | None:
+    """Return the id of the study's segmentation that the SEG shows; None if MetScope did not make it."""
+    query = (
+        select(Segmentation.id)
+        .join(Segmentation.series)
+        .join(Series.study)
+        .where(Study.study_instance_uid == study_instance_uid)
+        .where(Segmentation.sop_instance_uid == sop_instance_uid, Segmentation.deleted_at.is_(None))
     )
     with reading(sessions) as session:
         return session.scalar(query)
@@ -300,6 +339,27 @@ def key(sessions: sessionmaker[Session], segmentation_id: str) -> str:
     """Its idempotency key. Raises: SegmentationNotFound."""
     with reading(sessions) as session:
         return _found(session.get(Segmentation, segmentation_id), segmentation_id).idempotency_key
+
+
+def check_images(sessions: sessionmaker[Session], segmentation_id: str, source: Source) -> None:
+    """Raise SegmentationMismatch where the images were replaced since the segmentation was made of them.
+
+    Rows of before 0008 do not tell. Raises: SegmentationNotFound.
+    """
+    with reading(sessions) as session:
+        recorded = _found(session.get(Segmentation, segmentation_id), segmentation_id).content_sha256
+    if recorded is not None and recorded != source.content_sha256:
+        raise SegmentationMismatch(
+            f"The archive's images of series {source.series_instance_uid} are no longer those that "
+            f"segmentation {segmentation_id} was made of. Segment the series again."
+        )
+
+
+def patient(sessions: sessionmaker[Session], segmentation_id: str) -> Dataset:
+    """Return the patient it is recorded under, as the elements of a header. Raises: SegmentationNotFound."""
+    with reading(sessions) as session:
+        segmentation = _found(session.get(Segmentation, segmentation_id), segmentation_id)
+        return header_of(segmentation.series.study.patient)
 
 
 def refuse_superseded(sessions: sessionmaker[Session], segmentation_id: str) -> None:
@@ -345,11 +405,23 @@ def find_equal(sessions: sessionmaker[Session], idempotency_key: str) -> str | N
         return session.scalar(_equal(idempotency_key))
 
 
-def adopt(sessions: sessionmaker[Session], job_id: str, owner: str, segmentation_id: str) -> None:
-    """Give a running job an existing result. Raises: LeaseLost, JobNotFound, SegmentationNotFound."""
+def adopt(
+    sessions: sessionmaker[Session],
+    job_id: str,
+    owner: str,
+    segmentation_id: str,
+    source: Source | None = None,
+) -> None:
+    """Give a running job an existing result, and its rows what the images' headers say now.
+
+    source: of the images, where the job has fetched them. Raises: LeaseLost, JobNotFound,
+    SegmentationNotFound, IdentityConflict.
+    """
     with writing(sessions) as session:
         job = jobs.owned(session, job_id, owner)
         job.segmentation_id = locked(session, segmentation_id).id
+        if source is not None:
+            upsert_source(session, source, job.requested_by)
 
 
 def document(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, Any]:
@@ -437,16 +509,22 @@ def segmented_series(
 def lesions_of_series(
     sessions: sessionmaker[Session], series_instance_uid: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return the lesions of the newest segmentation of a series, or of each one; each has its colour too."""
+    """Return the lesions of the newest segmentation of a series, or of each one; each has its colour too.
+
+    Raises: InvalidForm where several studies have such a series.
+    """
     query = SEGMENTATIONS.where(Segmentation.missing_since.is_(None)).order_by(
         Segmentation.created_at.desc(), Segmentation.version.desc()
     )
     if series_instance_uid is not None:
         query = query.where(Series.series_instance_uid == series_instance_uid)
+    newest_lesions: dict[tuple[str, str], Sequence[Any]] = {}
     with reading_rows(sessions) as connection:
-        newest_lesions: dict[str, Sequence[Any]] = {}
         for segmentation, lesions in fetch(connection, query, {}):
-            newest_lesions.setdefault(segmentation.source_series_instance_uid, lesions)
+            uids = segmentation.study_instance_uid, segmentation.source_series_instance_uid
+            newest_lesions.setdefault(uids, lesions)
+    if series_instance_uid is not None and len(newest_lesions) > 1:
+        raise InvalidForm(f"{len(newest_lesions)} studies have a series {series_instance_uid}.")
     return [lesion_of(row) | {"colour": row.colour} for rows in newest_lesions.values() for row in rows]
 
 
@@ -506,11 +584,15 @@ def lesions_of_patient(
 def delete_segmentation(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> None:
     """Mark it deleted, so that nothing lists it any more, and note who did. Raises: SegmentationNotFound."""
     with writing(sessions) as session:
-        segmentation = locked(session, segmentation_id)
-        segmentation.deleted_at = current_time(session)
-        session.execute(delete(Outbox).where(Outbox.segmentation_ref == segmentation_id))
-        uid = segmentation.sop_instance_uid
-        audit.note(session, actor, "segmentation.delete", segmentation_id, sop_instance_uid=uid)
+        mark_deleted(session, locked(session, segmentation_id), actor)
+
+
+def mark_deleted(session: Session, segmentation: Segmentation, actor: str | None) -> None:
+    """``delete_segmentation`` of a locked one."""
+    segmentation.deleted_at = current_time(session)
+    session.execute(delete(Outbox).where(Outbox.segmentation_ref == segmentation.id))
+    uid = segmentation.sop_instance_uid
+    audit.note(session, actor, "segmentation.delete", segmentation.id, sop_instance_uid=uid)
 
 
 def _lesion_row(lesion: Lesion, given_colour: str | None, now: datetime) -> tables.Lesion:

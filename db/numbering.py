@@ -4,7 +4,7 @@ free when the result is recorded.
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.database import reading
@@ -38,16 +38,18 @@ def numbering_in(session: Session, source: Source, model_id: str) -> Numbering:
     """Return the same within a transaction; nobody else takes the numbers if it holds the patient's row."""
     results = select(func.count(), func.max(Segmentation.version)).join(Segmentation.series)
     in_study = results.join(Series.study).where(Study.study_instance_uid == source.study_instance_uid)
-    of_model = results.where(
+    of_model = in_study.where(
         Series.series_instance_uid == source.series_instance_uid, Segmentation.model_id == model_id
     )
+    # The study may be recorded under another patient still, whose PatientID was corrected.
+    of_patient = and_(Patient.patient_id == source.patient_id, Patient.issuer == source.issuer)
     tracking_ids = (
         select(Lesion.tracking_id)
         .join(Segmentation, Segmentation.id == Lesion.segmentation_ref)
         .join(Segmentation.series)
         .join(Series.study)
         .join(Study.patient)
-        .where(Patient.patient_id == source.patient_id, Patient.issuer == source.issuer)
+        .where(or_(of_patient, Study.study_instance_uid == source.study_instance_uid))
     )
     place, _ = session.execute(in_study).one()
     _, version = session.execute(of_model).one()

@@ -1,22 +1,36 @@
-"""Patient, study and series: read from a DICOM header, written to their tables."""
+"""Patient, study and series: read from a DICOM header, written to their tables.
 
-from dataclasses import dataclass
+A study stays with the patient it was recorded under. It goes over to another one only where its images prove
+that the archive has corrected the PatientID: those that were segmented are still the same. Other images under
+known UIDs are refused, and patients are never merged on the way.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date, time
 from typing import Any
 
 from pydicom import Dataset
 from pydicom.valuerep import DA, TM
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db import audit
 from db.database import insert_for
-from db.tables import Patient, Series, Study
+from db.tables import Patient, Segmentation, Series, Study, StudyDeletion
+from errors import IdentityConflict, StudyNotFound
+from imaging.identity import PatientKey, patient_of, same_patient
 
 NO_PATIENT_ID = "metscope:study"
 
 
 @dataclass(frozen=True)
 class Source:
-    """What was segmented. issuer: (0010,0021), empty where the header has none."""
+    """What was segmented. issuer: (0010,0021), empty where the header has none.
+
+    contents: by SeriesInstanceUID, ``content_digest`` of the study's series that were fetched just now.
+    """
 
     patient_id: str
     issuer: str
@@ -30,19 +44,28 @@ class Source:
     series_instance_uid: str
     series_description: str | None
     modality: str | None
+    contents: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def patient(self) -> PatientKey:
+        return PatientKey(self.patient_id, self.issuer)
+
+    @property
+    def content_sha256(self) -> str | None:
+        return self.contents.get(self.series_instance_uid)
 
 
-def source_of(header: Dataset) -> Source:
-    """From the header of any instance of the series; an absent, empty or malformed attribute is None.
+def source_of(header: Dataset, contents: Mapping[str, str] | None = None) -> Source:
+    """Read the header of any instance of the series; an absent, empty or malformed attribute is None.
 
     Without a PatientID the study stands for its patient (issuer NO_PATIENT_ID): nothing says that two
     such studies show the same person, and a follow-up must not mix two.
     """
     study_instance_uid = str(header.StudyInstanceUID)
-    patient_id = _text(header, "PatientID")
+    patient_id, issuer = patient_of(header)
     return Source(
         patient_id=patient_id or study_instance_uid,
-        issuer=(_text(header, "IssuerOfPatientID") or "") if patient_id else NO_PATIENT_ID,
+        issuer=issuer if patient_id else NO_PATIENT_ID,
         patient_name=_text(header, "PatientName"),
         birth_date=_date(header, "PatientBirthDate"),
         sex=_text(header, "PatientSex"),
@@ -53,34 +76,119 @@ def source_of(header: Dataset) -> Source:
         series_instance_uid=str(header.SeriesInstanceUID),
         series_description=_text(header, "SeriesDescription"),
         modality=_text(header, "Modality"),
+        contents=contents or {},
     )
 
 
-def upsert_source(session: Session, source: Source) -> int:
-    """Write patient, study and series; the primary key of the series, whose row stays locked."""
-    patient_ref = _upsert(
-        session,
-        Patient,
-        {"patient_id": source.patient_id, "issuer": source.issuer},
-        {"name": source.patient_name, "birth_date": source.birth_date, "sex": source.sex},
-    )
-    study_ref = _upsert(
-        session,
-        Study,
-        {"study_instance_uid": source.study_instance_uid},
-        {
-            "patient_ref": patient_ref,
-            "study_date": source.study_date,
-            "study_time": source.study_time,
-            "description": source.study_description,
-        },
-    )
+def header_of(patient: Patient) -> Dataset:
+    """Return the elements that name a recorded patient; PatientID is empty where the study stands for one."""
+    named = patient.issuer != NO_PATIENT_ID
+    header = Dataset()
+    header.PatientID, header.PatientName = patient.patient_id if named else "", patient.name or ""
+    header.PatientBirthDate = f"{patient.birth_date:%Y%m%d}" if patient.birth_date else ""
+    header.PatientSex = patient.sex or ""
+    if named and patient.issuer:
+        header.IssuerOfPatientID = patient.issuer
+    return header
+
+
+def upsert_source(session: Session, source: Source, actor: str | None = None) -> int:
+    """Write patient, study and series; return the primary key of the series, whose row stays locked.
+
+    actor: on whose behalf a study goes over to another patient. Raises: IdentityConflict, StudyNotFound.
+    """
+    require_kept(session, source.study_instance_uid)
+    patient_ref = _patient_ref(session, source, source.patient)
+    study_ref = _study_ref(session, source, patient_ref, actor)
     return _upsert(
         session,
         Series,
-        {"series_instance_uid": source.series_instance_uid},
-        {"study_ref": study_ref, "description": source.series_description, "modality": source.modality},
+        {"study_ref": study_ref, "series_instance_uid": source.series_instance_uid},
+        {"description": source.series_description, "modality": source.modality},
     )
+
+
+def _patient_ref(session: Session, source: Source, patient: PatientKey) -> int:
+    return _upsert(
+        session,
+        Patient,
+        patient._asdict(),
+        {"name": source.patient_name, "birth_date": source.birth_date, "sex": source.sex},
+    )
+
+
+def _study_ref(session: Session, source: Source, patient_ref: int, actor: str | None) -> int:
+    described = {
+        "study_date": source.study_date,
+        "study_time": source.study_time,
+        "description": source.study_description,
+    }
+    key = {"study_instance_uid": source.study_instance_uid}
+    new = insert_for(session, Study).values(**key, patient_ref=patient_ref).on_conflict_do_nothing()
+    session.execute(new)
+    # Locked before it is compared: of two that record it at once, the second meets the first one's patient.
+    lock = select(Study).where(Study.study_instance_uid == source.study_instance_uid).with_for_update()
+    study = session.scalars(lock, execution_options={"populate_existing": True}).one()
+    if study.patient_ref != patient_ref:
+        recorded = PatientKey(study.patient.patient_id, study.patient.issuer)
+        if not same_patient(recorded, source.patient):
+            require_correction(session, source)
+            audit.note(session, actor, "study.patient", source.study_instance_uid)
+            study.patient_ref = patient_ref
+        elif source.issuer:
+            study.patient_ref = patient_ref
+        else:
+            # This header does not name the issuer, an earlier one did.
+            _patient_ref(session, source, recorded)
+    for name, value in described.items():
+        if value is not None:
+            setattr(study, name, value)
+    session.flush()
+    return study.id
+
+
+def require_kept(session: Session, study_instance_uid: str) -> None:
+    """Raise StudyNotFound where the study is being deleted: what would be recorded of it would reappear."""
+    if session.get(StudyDeletion, study_instance_uid) is not None:
+        raise StudyNotFound(f"Study {study_instance_uid} is being deleted.")
+
+
+def require_correction(session: Session, source: Source) -> None:
+    """Raise IdentityConflict where a study with results is recorded under another patient, unless the images
+    that were fetched just now are those that were segmented: the archive has corrected the PatientID then.
+    """
+    recorded = _contents_under_another_patient(session, source)
+    fetched = [uid for uid in recorded if uid in source.contents]
+    same = [uid for uid in fetched if source.contents[uid] in recorded[uid]]
+    if recorded and (not same or len(same) < len(fetched)):
+        raise IdentityConflict(
+            f"Study {source.study_instance_uid} is recorded under another patient, and its images are not "
+            "those that were segmented."
+        )
+
+
+def unproven_series(session: Session, source: Source) -> list[str]:
+    """Return the series whose images would prove that the study's PatientID was corrected; none where the
+    study has no results under another patient, or the source's own images were segmented before.
+    """
+    recorded = _contents_under_another_patient(session, source)
+    return [] if recorded.keys() & source.contents.keys() else sorted(recorded)
+
+
+def _contents_under_another_patient(session: Session, source: Source) -> dict[str, set[str | None]]:
+    """Return by series the digests of what was segmented; none under the source's own patient."""
+    query = (
+        select(Patient.patient_id, Patient.issuer, Series.series_instance_uid, Segmentation.content_sha256)
+        .join(Study, Study.patient_ref == Patient.id)
+        .join(Series, Series.study_ref == Study.id)
+        .join(Segmentation, Segmentation.series_ref == Series.id)
+        .where(Study.study_instance_uid == source.study_instance_uid, Segmentation.deleted_at.is_(None))
+    )
+    recorded: dict[str, set[str | None]] = defaultdict(set)
+    for patient_id, issuer, series_uid, content_sha256 in session.execute(query):
+        if not same_patient(PatientKey(patient_id, issuer), source.patient):
+            recorded[series_uid].add(content_sha256)
+    return recorded
 
 
 def _upsert(

@@ -1,5 +1,5 @@
 """The tables: patients, studies, series, segmentations with their companions and their outbox, lesions,
-measurements, jobs, batches, workers, tokens, audit events.
+measurements, jobs, batches, deletions of studies, workers, tokens, audit events.
 
 A change here needs a migration under ``db/migrations/versions``; a test compares the two. Times are
 UTC and timezone-aware on both databases. Lengths in mm, volumes in ml, points in LPS mm.
@@ -120,13 +120,14 @@ class Study(Base):
 
 
 class Series(Base):
-    """A series that was segmented."""
+    """A series that was segmented. Its UID may occur in another study too, where it is another series."""
 
     __tablename__ = "series"
+    __table_args__ = (UniqueConstraint("study_ref", "series_instance_uid"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    series_instance_uid: Mapped[str] = mapped_column(unique=True)
-    study_ref: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    series_instance_uid: Mapped[str] = mapped_column(index=True)
+    study_ref: Mapped[int] = mapped_column(ForeignKey("studies.id"))
     description: Mapped[str | None]
     modality: Mapped[str | None]
 
@@ -137,6 +138,7 @@ class Segmentation(Base):
     """One run of one model on one series, or a person's correction of it.
 
     version: 1, 2, … per series and model; a number is never used twice.
+    content_sha256: ``imaging.identity.content_digest`` of the series; null in rows of before 0008.
     corrects, corrected_by, changes: of a correction, the segmentation before it, who made it, and what became
     of each lesion.
     sop_instance_uid, series_instance_uid: those of the SEG; empty where no lesion was found.
@@ -152,6 +154,7 @@ class Segmentation(Base):
     series_ref: Mapped[int] = mapped_column(ForeignKey("series.id"))
     version: Mapped[int]
     idempotency_key: Mapped[str] = mapped_column(index=True)
+    content_sha256: Mapped[str | None]
     corrects: Mapped[str | None] = mapped_column(ForeignKey("segmentations.id", ondelete="SET NULL"))
     corrected_by: Mapped[str | None]
     changes: Mapped[list[Any]]
@@ -330,6 +333,16 @@ class BatchJob(Base):
     batch_ref: Mapped[str] = mapped_column(ForeignKey("batches.id"), primary_key=True)
     job_ref: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True, index=True)
     joined: Mapped[bool]
+
+
+class StudyDeletion(Base):
+    """A study that is being deleted in the archive: until that has ended nothing of it is recorded."""
+
+    __tablename__ = "study_deletions"
+
+    study_instance_uid: Mapped[str] = mapped_column(primary_key=True)
+    requested_by: Mapped[str | None]
+    created_at: Mapped[datetime]
 
 
 class Worker(Base):

@@ -20,6 +20,7 @@ from pydicom.uid import (
 from pydicom.valuerep import VR
 
 from errors import InputRefused, UnreadableFile
+from imaging.frames import text
 
 MIB = 2**20
 UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -101,7 +102,7 @@ def read_headers(path: Path) -> Found:
     """
     if not path.exists():
         raise UnreadableFile(f"There is no {path}.")
-    series: dict[str, list[Dataset]] = {}
+    series: dict[tuple[str, str], list[Dataset]] = {}
     damaged = []
     for file in filter(Path.is_file, sorted(path.rglob("*")) if path.is_dir() else [path]):
         try:
@@ -111,7 +112,9 @@ def read_headers(path: Path) -> Found:
                 damaged.append(str(file.relative_to(path)) if file != path else file.name)
             continue
         if header is not None:
-            series.setdefault(str(header.SeriesInstanceUID), []).append(header)
+            # The same series UID in another study is another series.
+            uids = text(header, "StudyInstanceUID"), text(header, "SeriesInstanceUID")
+            series.setdefault(uids, []).append(header)
     found = Found(list(series.values()), damaged)
     if not series:
         raise UnreadableFile(" ".join([f"{path} holds no DICOM image.", *found.warnings]))

@@ -4,6 +4,7 @@ A model of post-contrast T1 alone chooses as ``imaging.series`` has it; it also 
 to be post-contrast where it is the only one. All others choose here.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from errors import (
     UnsupportedModality,
 )
 from imaging.frames import numbers, tag_name, text
+from imaging.identity import count_patients
 from imaging.sequences import SEQUENCES, T1_POST_CONTRAST
 from imaging.series import TIE, Candidate, UnreadSeries, choose, not_head, rank, volume_evidence
 from imaging.stack import Stack, check_headers
@@ -43,8 +45,9 @@ def choose_inputs(
     names: of ``imaging.sequences``, or others: a series of any sequence is taken for such a one, if it is the
     model's only input and there is only one. given: the caller's choice, series by name; it overrules what a
     series seems to be. head: series of other parts of the body are left out. Raises: as ``series.choose``;
-    MissingSequence, InputsApart.
+    MissingSequence, InputsApart; AmbiguousSeries where the choice is between patients.
     """
+    _require_one_patient(series, names, given)
     candidates = rank(series)
     if list(names) == [T1_POST_CONTRAST]:
         return [choose(candidates, given.get(T1_POST_CONTRAST))]
@@ -61,6 +64,32 @@ def choose_inputs(
         _check_frame_of_reference(one, name, chosen, headers)
         chosen.append(one)
     return chosen
+
+
+def _require_one_patient(
+    series: Sequence[Sequence[Dataset]], names: Sequence[str], given: Mapping[str, str]
+) -> None:
+    """Raise AmbiguousSeries where the images to choose from are of several patients, or several studies have
+    a series of the same UID: which is meant, only the caller can say.
+    """
+    named = set(given.values()) if given.keys() >= set(names) else None
+    images = {
+        (text(one[0], "StudyInstanceUID"), text(one[0], "SeriesInstanceUID")): one[0]
+        for one in series
+        if one and text(one[0], "Modality") == "MR"
+    }
+    eligible = {uids: first for uids, first in images.items() if named is None or uids[1] in named}
+    listed = [
+        {"series_instance_uid": series_uid, "description": text(first, "SeriesDescription")}
+        for (_, series_uid), first in eligible.items()
+    ]
+    if (count := count_patients(eligible.values())) > 1:
+        raise AmbiguousSeries(
+            f"The {len(eligible)} series to choose from are of {count} patients.", {"candidates": listed}
+        )
+    for series_uid, studies in Counter(series_uid for _, series_uid in eligible).items():
+        if studies > 1:
+            raise AmbiguousSeries(f"{studies} studies have a series {series_uid}.", {"candidates": listed})
 
 
 def check_together(stacks: Sequence[Stack], names: Sequence[str]) -> list[str]:

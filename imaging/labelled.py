@@ -1,11 +1,17 @@
 """Which SEG objects of a study label which of its series, and which version of them counts."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 from pydicom import Dataset
 
 from imaging.frames import text
-from imaging.seg_read import LABEL_MAP_SEGMENTATION_STORAGE, SEGMENTATION_STORAGE
+from imaging.seg_read import (
+    LABEL_MAP_SEGMENTATION_STORAGE,
+    SEGMENTATION_STORAGE,
+    frame_sources,
+    referenced_uids,
+)
 
 # The first of these that is there says when an object was made.
 MADE = (
@@ -19,19 +25,42 @@ def is_seg(header: Dataset) -> bool:
     return header.get("SOPClassUID") in (SEGMENTATION_STORAGE, LABEL_MAP_SEGMENTATION_STORAGE)
 
 
-def labelled_series(seg: Dataset) -> str | None:
-    """SeriesInstanceUID of the series that a SEG labels (ReferencedSeriesSequence), or None."""
-    referenced = seg.get("ReferencedSeriesSequence")
-    return text(referenced[0], "SeriesInstanceUID") or None if referenced else None
+def labelled_series(seg: Dataset, series: Iterable[Sequence[Dataset]]) -> str | None:
+    """Return the SeriesInstanceUID of the series that a SEG labels; None where it does not say so.
+
+    series: headers of the study's series. The images that the frames were derived from decide, then the
+    images that the whole object names, and only without either the series that it claims, which may be one
+    that the study does not have.
+    """
+    owners: dict[str, set[str]] = defaultdict(set)
+    for headers in series:
+        for header in headers:
+            owners[text(header, "SOPInstanceUID")].add(text(header, "SeriesInstanceUID"))
+    claimed = [text(item, "SeriesInstanceUID") for item in seg.get("ReferencedSeriesSequence") or []]
+    references = frame_sources(seg)
+    for keyword in ("SourceImageSequence", "ReferencedImageSequence"):
+        # Some writers name every image here, whatever series it is of: one of the labelled series suffices.
+        if not references and (uids := referenced_uids(seg.get(keyword))):
+            references = [uids]
+    if not references:
+        return claimed[0] or None if len(claimed) == 1 else None
+    possible = set.intersection(*({uid for image in uids for uid in owners[image]} for uids in references))
+    if len(possible) > 1:
+        possible &= set(claimed)
+    if not possible and len(claimed) == 1 and claimed[0] not in set().union(*owners.values()):
+        return claimed[0] or None
+    return possible.pop() if len(possible) == 1 else None
 
 
-def newest(segs: Iterable[Dataset]) -> dict[str, Dataset]:
+def newest(segs: Iterable[Dataset], series: Sequence[Sequence[Dataset]]) -> dict[str, Dataset]:
     """By SeriesInstanceUID of the labelled series, the SEG that was made last: a reader's correction counts,
     not what it corrects. Headers are enough; SEG objects that do not say what they label are left out.
+
+    series: headers of the study's series.
     """
     found: dict[str, Dataset] = {}
     for seg in sorted(segs, key=_made):
-        if series_uid := labelled_series(seg):
+        if series_uid := labelled_series(seg, series):
             found[series_uid] = seg
     return found
 

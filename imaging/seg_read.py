@@ -5,7 +5,7 @@ without plane positions, incomplete real world value mappings). Only pixels, seg
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import highdicom as hd
@@ -19,6 +19,7 @@ from pydicom.uid import UID
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, UnreadablePixels
 from imaging.frames import tag_name, text
 from imaging.grid import steps_on_grid
+from imaging.identity import patient_of, same_patient
 from imaging.pixels import UNDECODABLE, check_codestreams
 from imaging.stack import SliceReference, Stack
 
@@ -81,13 +82,14 @@ def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
     Returns labels, int32 (slices, rows, columns), 0 background, else the number that the SEG gives the
     segment (numbers may have gaps), and the segments by number.
     Raises: UnreadableFile (no SEG, or one that contradicts itself), UnreadablePixels, SegmentationMismatch
-    (other frame of reference, other grid, a frame without a place), OverlappingSegments.
+    (other patient, study, images, frame of reference or grid, a frame without a place), OverlappingSegments.
     """
     if dataset.get("SOPClassUID") not in (SEGMENTATION_STORAGE, LABEL_MAP_SEGMENTATION_STORAGE):
         raise UnreadableFile(f"SOPClassUID {dataset.get('SOPClassUID')} is no Segmentation.")
     described = {segment.number: segment for segment in map(_segment, dataset.get("SegmentSequence") or [])}
     groups = _functional_groups(dataset)
     _check_frame_of_reference(dataset, groups, stack)
+    _check_source(dataset, stack)
     labels = np.zeros(stack.volume.spatial_shape, np.int32)
     present = set()
     for frame, number, drawn in _drawn(dataset, groups):
@@ -156,6 +158,42 @@ def _functional_groups(dataset: Dataset) -> list[list[Dataset]]:
             f"NumberOfFrames is {count}, but PerFrameFunctionalGroupsSequence has {len(own)} items."
         )
     return [[group, *shared] for group in own]
+
+
+def _check_source(dataset: Dataset, stack: Stack) -> None:
+    """Raise SegmentationMismatch where the SEG names another patient, study or series than the stack's.
+
+    A stack from NIfTI has neither.
+    """
+    if not stack.headers:
+        return
+    if not same_patient(patient_of(dataset), patient_of(stack.headers[0])):
+        raise SegmentationMismatch("The segmentation is of another patient than the series.")
+    theirs, ours = (text(one, "StudyInstanceUID") for one in (dataset, stack.headers[0]))
+    if theirs != ours:
+        raise SegmentationMismatch(f"StudyInstanceUID is {theirs or 'missing'}, that of the series {ours}.")
+    images = {slice_.sop_instance_uid for slice_ in stack.slices}
+    foreign = next((uids for uids in frame_sources(dataset) if images.isdisjoint(uids)), None)
+    if foreign:
+        raise SegmentationMismatch(
+            f"A frame of the segmentation was derived from image {min(foreign)}, which the series lacks."
+        )
+
+
+def frame_sources(dataset: Dataset) -> list[set[str]]:
+    """Return the SOP Instance UIDs of the images that each frame was derived from, of the frames that say so.
+
+    Where they say it in common, that is one entry.
+    """
+    groups = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    own = [uids for group in groups if (uids := referenced_uids(_source_images([group])))]
+    shared = referenced_uids(_source_images(dataset.get("SharedFunctionalGroupsSequence") or ()))
+    return own or ([shared] if shared else [])
+
+
+def referenced_uids(items: Iterable[Dataset] | None) -> set[str]:
+    """Return the SOP Instance UIDs that the items of a sequence of references name."""
+    return {text(item, "ReferencedSOPInstanceUID") for item in items or ()} - {""}
 
 
 def _check_frame_of_reference(dataset: Dataset, groups: list[list[Dataset]], stack: Stack) -> None:

@@ -34,6 +34,7 @@ from imaging.frames import (
     text,
 )
 from imaging.grid import check_size
+from imaging.identity import check_one_patient
 from imaging.pixels import is_lossy, stored_values
 
 FEWEST_SLICES = 5
@@ -117,6 +118,7 @@ def check_headers(instances: Sequence[Dataset]) -> list[Frame]:
 
 
 def _complete_frames(instances: Sequence[Dataset]) -> list[Frame]:
+    check_one_patient(instances)
     frames = [frame for instance in _unique(instances) for frame in frames_of(instance)]
     if len(frames) < FEWEST_SLICES:
         raise TooFewSlices(f"The series has {len(frames)} slices; a volume takes at least {FEWEST_SLICES}.")

@@ -79,7 +79,7 @@ def show_series(archive: Archive, study_uid: str) -> None:
     for header in (header for headers in series for header in headers if is_seg(header)):
         made = f"{text(header, 'ContentDate')} {text(header, 'ContentTime')[:6]}"
         print(f"\nSEG of {made}: {text(header, 'SeriesDescription') or 'no description'}")
-        print(f"  labels series {labelled_series(header) or 'that it does not name'}")
+        print(f"  labels series {labelled_series(header, series) or 'that it does not name'}")
     print(f"\n{_choice(candidates)}")
 
 

@@ -20,6 +20,7 @@ from errors import (
     StoreFailed,
     StudyNotFound,
 )
+from imaging import identity
 from imaging.files import PIXEL_KEYWORDS
 from imaging.frames import MULTI_FRAME, SUPPORTED, text
 from imaging.series import UnreadSeries
@@ -65,13 +66,16 @@ class Archive(Protocol):
     def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
         """Every instance of a series, complete, in no particular order.
 
-        Raises: StudyNotFound, SeriesNotFound, ArchiveIncomplete (fewer than are listed).
+        Raises: StudyNotFound, SeriesNotFound, ArchiveIncomplete (fewer than are listed), ArchiveRefused (of
+        another study or series), InconsistentImages (of several patients).
         """
 
     def store(self, instances: Sequence[Dataset]) -> None:
         """Return when each instance is in the archive and found there by a query; storing again is harmless.
 
-        Raises: StoreFailed, naming the SOP Instance UIDs and the archive's reason.
+        Nothing is replaced. Raises: StoreFailed, naming the SOP Instance UIDs and the archive's reason;
+        AlreadyStored where it has other content under an instance's UIDs, IdentityConflict where it has the
+        study under another patient.
         """
 
     def has_instance(self, study_uid: str, sop_uid: str) -> bool:
@@ -176,6 +180,7 @@ class DicomwebArchive:
     def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
         count = self._count(study_uid, series_uid)
         received = self._transport.get(_path(study_uid, series_uid), INSTANCES, _read_instances) or {}
+        identity.check_received(list(received.values()), study_uid, series_uid)
         if len(received) == count:
             return list(received.values())
         listed = self._listed(study_uid, series_uid)
@@ -209,7 +214,9 @@ class DicomwebArchive:
         return list(dict.fromkeys(dicom_json.sop_instance_uid(entry) for entry in entries))
 
     def store(self, instances: Sequence[Dataset]) -> None:
-        pending = list(instances)
+        pending = self._new(instances)
+        if not pending:
+            return
         for pause_s in BACKOFF_S:
             try:
                 self._send(pending)
@@ -225,6 +232,29 @@ class DicomwebArchive:
         else:
             self._send(pending)
         self._confirm(instances)
+
+    def _new(self, instances: Sequence[Dataset]) -> list[Dataset]:
+        """Return those that the archive does not have: it would call the others stored, whatever they show.
+
+        Raises: AlreadyStored, IdentityConflict.
+        """
+        series: dict[tuple[str, str], list[Dataset]] = {}
+        for instance in instances:
+            uids = str(instance.StudyInstanceUID), str(instance.SeriesInstanceUID)
+            series.setdefault(uids, []).append(instance)
+        new: list[Dataset] = []
+        for (study_uid, series_uid), of_series in series.items():
+            studies = self._query("studies", {"StudyInstanceUID": study_uid})
+            for instance in of_series:
+                identity.check_study_patient(instance, [one for one in studies if _is_of(one, study_uid)])
+            listed = self._query(_path(study_uid) + "/series", {"SeriesInstanceUID": series_uid})
+            known = any(entry.get("SeriesInstanceUID") == series_uid for entry in listed)
+            absent = self._absent(of_series) if known else of_series
+            new += absent
+            if len(absent) < len(of_series):
+                received = self.retrieve_series(study_uid, series_uid)
+                identity.check_storable(of_series, {str(one.SOPInstanceUID): one for one in received})
+        return new
 
     def _send(self, instances: Sequence[Dataset]) -> None:
         content_type, body = multipart.encode([part10.encode(instance) for instance in instances])
@@ -269,17 +299,34 @@ class DicomwebArchive:
         return any(text(entry, "SOPInstanceUID") == sop_uid for entry in found)
 
     def delete_instance(self, study_uid: str, sop_uid: str) -> None:
-        self._delete("Instance", sop_uid)
+        for path in self._lookup("Instance", sop_uid):
+            # A copy of the study may hold the same instance.
+            study = self._rest_json(f"{path}/study")
+            if study["MainDicomTags"].get("StudyInstanceUID") == study_uid:
+                self._rest_api.delete(path)
 
     def delete_study(self, study_uid: str) -> None:
-        self._delete("Study", study_uid)
+        paths = self._lookup("Study", study_uid)
+        if len(paths) > 1:
+            raise ArchiveRefused(
+                f"Orthanc has study {study_uid} under {len(paths)} patients; none was deleted."
+            )
+        for path in paths:
+            self._rest_api.delete(path)
 
-    def _delete(self, kind: Literal["Instance", "Study"], uid: str) -> None:
+    @property
+    def _rest_api(self) -> Transport:
         if self._rest is None:
             raise DeletionUnavailable("MetScope cannot delete in this archive.")
-        for found in self._rest.post("tools/lookup", "text/plain", uid.encode(), _read_lookup):
-            if found["Type"] == kind:
-                self._rest.delete(f"{PATHS[kind]}/{quote(found['ID'], safe='')}")
+        return self._rest
+
+    def _lookup(self, kind: Literal["Instance", "Study"], uid: str) -> list[str]:
+        """Return Orthanc's own paths of what has that UID."""
+        found = self._rest_api.post("tools/lookup", "text/plain", uid.encode(), _read_lookup)
+        return [f"{PATHS[kind]}/{quote(one['ID'], safe='')}" for one in found if one["Type"] == kind]
+
+    def _rest_json(self, path: str) -> dict[str, Any]:
+        return self._rest_api.get(path, "application/json", _read_object) or {"MainDicomTags": {}}
 
     def check(self) -> None:
         if self._transport.probe("studies?limit=1", JSON, _read_json) is None:
@@ -379,6 +426,16 @@ def _read_lookup(reply: Reply) -> list[dict[str, Any]]:
     if reply.status != 200:
         raise ArchiveRefused(f"Orthanc's REST API (ORTHANC_URL) answered HTTP {reply.status}.")
     return _read_json(reply)
+
+
+def _read_object(reply: Reply) -> dict[str, Any]:
+    try:
+        answer = json.loads(b"".join(reply.chunks))
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or "MainDicomTags" not in answer:
+        raise ArchiveRefused("Orthanc's REST API (ORTHANC_URL) does not answer as Orthanc's does.")
+    return answer
 
 
 def _read_store_answer(reply: Reply) -> tuple[int, Dataset]:

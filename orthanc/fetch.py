@@ -71,7 +71,7 @@ def fetch(
     for headers in sorted(series, key=lambda headers: is_seg(headers[0])):
         uid = text(headers[0], "SeriesInstanceUID")
         label = is_seg(headers[0])
-        if uid in wanted or (label and any(labelled_series(header) in wanted for header in headers)):
+        if uid in wanted or (label and any(labelled_series(header, series) in wanted for header in headers)):
             new = _fetch_series(archive, text(headers[0], "StudyInstanceUID"), headers, out)
             yield Fetched(uid, text(headers[0], "SeriesDescription"), label, len(headers), new)
 
@@ -80,7 +80,7 @@ def wanted_series(series: Sequence[Sequence[Dataset]], series_uid: str | None, i
     """Return the SeriesInstanceUIDs of the inputs: with the caller's series or those that SEGs label."""
     if series_uid is None:
         by_uid = {text(headers[0], "SeriesInstanceUID"): headers for headers in series}
-        labelled = newest(header for headers in series for header in headers if is_seg(header))
+        labelled = newest((header for headers in series for header in headers if is_seg(header)), series)
         firsts = [by_uid[uid] for uid in sorted(by_uid.keys() & labelled.keys())]
     else:
         firsts = [headers for headers in series if text(headers[0], "SeriesInstanceUID") == series_uid]

@@ -20,12 +20,13 @@ from errors import (
     StudyNotFound,
     UnreadableFile,
 )
+from imaging import identity
 from imaging.files import DamagedSeries, is_directory_record, is_meant_as_dicom
 from orthanc import part10
 
 STUDY_KEYWORDS = [
     "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
+    "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex",
 ]  # fmt: skip
 # FileSetID is what a DICOMDIR has; a file with none of these cannot be told from one that is cut off.
 INDEX_KEYWORDS = [
@@ -90,17 +91,34 @@ class FolderArchive:
         if not listed:
             raise SeriesNotFound(f"Study {study_uid} has no series {series_uid} in the archive.")
         instances = [_read(path, header, part10.read) for path, header in listed.items()]
+        identity.check_received(instances, study_uid, series_uid)
         return DamagedSeries(instances, self._damaged(study_uid, study))
 
     def store(self, instances: Sequence[Dataset]) -> None:
+        stored_into = {instance.StudyInstanceUID for instance in instances}
+        listed = {
+            _uids(header): (path, header)
+            for path, header in self._instances().items()
+            if header.StudyInstanceUID in stored_into
+        }
+        patients = {(uids[0], identity.patient_of(header)): header for uids, (_, header) in listed.items()}
         for instance in instances:
-            uids = [instance.StudyInstanceUID, instance.SeriesInstanceUID, instance.SOPInstanceUID]
+            uids = _uids(instance)
             if not all(UID_PATTERN.fullmatch(uid) for uid in uids):
                 raise StoreFailed(f"Instance {uids[2]!r} was not stored: a UID of it is not valid.")
+            same_study = [header for (study_uid, _), header in patients.items() if study_uid == uids[0]]
+            identity.check_study_patient(instance, same_study)
+            patients.setdefault((uids[0], identity.patient_of(instance)), instance)
+            if uids in listed:
+                present = _read(*listed[uids], part10.read)
+                identity.check_storable([instance], {uids[2]: present})
+                continue
             folder = self._folder / uids[0] / uids[1]
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                _write(instance, folder / f"{uids[2]}.dcm")
+                path = folder / f"{uids[2]}.dcm"
+                _write(instance, path)
+                listed[uids] = path, instance
             except OSError as error:
                 raise StoreFailed(
                     f"Instance {uids[2]} was not stored: {error.strerror}.", {"failed": [str(uids[2])]}
@@ -162,8 +180,7 @@ class FolderArchive:
         for path in sorted(self._files, reverse=True):
             header = self._files[path].header
             if header is not None:
-                key = (header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID)
-                found[key] = (path, header)
+                found[_uids(header)] = (path, header)
         return dict(reversed(found.values()))
 
     def _refresh(self) -> None:
@@ -187,6 +204,11 @@ class FolderArchive:
                     known = _File(status.st_mtime_ns, status.st_size, *_index_entry(path))
                 files[path] = known
         self._files = files
+
+
+def _uids(header: Dataset) -> tuple[str, str, str]:
+    """Return what an instance is known by."""
+    return str(header.StudyInstanceUID), str(header.SeriesInstanceUID), str(header.SOPInstanceUID)
 
 
 def _index_entry(path: Path) -> tuple[Dataset | None, bool]:

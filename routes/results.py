@@ -3,8 +3,8 @@
 from flask import Response, g, jsonify
 
 import schemas
-from db import measurements, outbox
-from errors import SegmentationNotStored
+from db import deletion, measurements
+from errors import ArchiveError
 from imaging import series
 from routes.shared import answer, blueprint, context
 
@@ -42,23 +42,19 @@ def get_segmentation(path: schemas.SegmentationPath) -> Response:
 def delete_segmentation(path: schemas.SegmentationPath) -> Response:
     """Delete a segmentation: its SEG and companions in the archive, and its rows from every list
 
-    The archive's go first: where it fails, no row is changed and the request may be repeated. A correction
-    that is deleted leaves the version before it the newest.
+    It is marked first, so that no job adds anything to it; where the archive fails, the mark is taken back
+    and the request may be repeated. A correction that is deleted leaves the version before it the newest.
     """
     sessions, segmentation_id = context().sessions, path.segmentation_id
-    document = measurements.document(sessions, segmentation_id)
-    refuse_waiting(segmentation_id)
-    for stored in (*document["companions"], document["segmentation"]):
-        if stored["sop_instance_uid"] is not None:
-            context().archive.delete_instance(document["study_instance_uid"], stored["sop_instance_uid"])
-    measurements.delete_segmentation(sessions, segmentation_id, g.actor)
+    stored = deletion.begin(sessions, segmentation_id, g.actor)
+    try:
+        for uid in stored.sop_instance_uids:
+            context().archive.delete_instance(stored.study_instance_uid, uid)
+    except ArchiveError:
+        deletion.undo(sessions, segmentation_id, g.actor)
+        raise
+    deletion.finish(sessions, segmentation_id)
     return Response(status=204)
-
-
-def refuse_waiting(segmentation_id: str) -> None:
-    """Raises: SegmentationNotStored where an object of it is still on its way into the archive."""
-    if outbox.pending(context().sessions, segmentation_id):
-        raise SegmentationNotStored(f"Segmentation {segmentation_id} still waits for the archive.")
 
 
 @routes.get("/patients", responses={200: schemas.PatientsAnswer})

@@ -5,33 +5,34 @@ A call that starts a job answers when the job has ended.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from flask import Response, g, jsonify, request
 from pydicom import Dataset
 
 import schemas
-from db import audit, jobs, measurements
-from db.database import writing
+from db import deletion, jobs, measurements
 from db.tables import ACTIVE_STATES, Job, JobState
 from errors import (
     JobCancelled,
     JobUnfinished,
     LesionNotFound,
+    MetScopeError,
     SegmentationNotFound,
-    SegmentationNotStored,
     SegmentationSuperseded,
     StudyNotFound,
     recorded,
 )
+from imaging.labelled import labelled_series
+from imaging.rtstruct_read import contoured_series, is_structure_set
 from orthanc import part10
 from routes import segmentationui_schemas as shapes
 from routes.corrections import submit_correction, submit_measurement, submit_structure_set
 from routes.jobs import wait_for_end
-from routes.results import refuse_waiting
 from routes.shared import answer, blueprint, context
-from routes.studies import store_files
+from routes.studies import Stored, store_files
 
 # nginx gives up after an hour.
 LONGEST_WAIT_S = 3000.0
@@ -120,16 +121,20 @@ def upload_dicom(form: shapes.DicomForm) -> Response:
     Every file is read before the first one is stored.
     """
     stored = store_files(form.files)
-    sessions = context().sessions
     # One of a series that has a result may be any object, or an older version: it corrects nothing by itself.
-    drawn = [
-        one
-        for one in stored
-        if one.modality in ("SEG", "RTSTRUCT")
-        and not (one.source_series_uid and measurements.newest(sessions, one.source_series_uid))
-    ]
+    drawn = [one for one in stored if one.modality in ("SEG", "RTSTRUCT") and not _labels_a_result(one)]
     _results([submit_measurement(one.study_instance_uid, one.sop_instance_uid, None) for one in drawn])
     return _success(f"Stored: {len(stored)}; measured: {len(drawn)}.")
+
+
+def _labels_a_result(seg: Stored) -> bool:
+    """Return whether the series that a SEG or structure set is drawn on has been segmented."""
+    study = context().archive.series_headers(seg.study_instance_uid)
+    header = next(one for of in study for one in of if one.SOPInstanceUID == seg.sop_instance_uid)
+    series_uid = contoured_series(header) if is_structure_set(header) else labelled_series(header, study)
+    return series_uid is not None and None is not measurements.newest(
+        context().sessions, seg.study_instance_uid, series_uid
+    )
 
 
 def _results(submitted: Sequence[Job]) -> list[str]:
@@ -192,36 +197,32 @@ def _texts(dataset: Dataset, keywords: Sequence[str]) -> dict[str, str]:
 def delete_study(path: shapes.StudiesPath) -> Response:
     """Delete studies in the archive, and their segmentations from every list
 
-    None is deleted where one of them has a result on its way into the archive. The archive's go first: where
-    it fails, the rows of that study are unchanged and the request may be repeated.
+    None is deleted where one of them has a result on its way into the archive. Each is entered as being
+    deleted first, so that no job records anything of it; where the archive fails, the entry is taken back and
+    the request may be repeated.
     """
     uids = list(dict.fromkeys(path.study_instance_uids.split(",")))
-    segmentations = {uid: _deletable_segmentations(uid) for uid in uids}
-    for uid, ids in segmentations.items():
-        _delete_study(uid, ids)
+    with _being_deleted(uids) as entered:
+        for uid in uids:
+            context().archive.delete_study(uid)
+            deletion.finish_study(context().sessions, uid, g.actor)
+            entered.remove(uid)
     return _success("The study has been deleted." if len(uids) == 1 else "The studies have been deleted.")
 
 
-def _deletable_segmentations(study_uid: str) -> list[str]:
-    """Return the ids of the study's segmentations. Raises: SegmentationNotStored while a job is at work."""
-    sessions = context().sessions
-    ids = [one["id"] for one in measurements.segmentations_of_study(sessions, study_uid)]
-    # A job that is at work would store its result after all.
-    for job in jobs.list_jobs(sessions, study_instance_uid=study_uid):
-        if job.state in ACTIVE_STATES:
-            raise SegmentationNotStored(f"Job {job.id} of the study is {job.state}.")
-    for segmentation_id in ids:
-        refuse_waiting(segmentation_id)
-    return ids
-
-
-def _delete_study(study_uid: str, segmentation_ids: Sequence[str]) -> None:
-    sessions = context().sessions
-    context().archive.delete_study(study_uid)
-    for segmentation_id in segmentation_ids:
-        measurements.delete_segmentation(sessions, segmentation_id, g.actor)
-    with writing(sessions) as session:
-        audit.note(session, g.actor, "study.delete", study_uid)
+@contextmanager
+def _being_deleted(study_uids: Sequence[str]) -> Iterator[list[str]]:
+    """Enter studies as being deleted, and take back those that still are in the list where it fails."""
+    entered: list[str] = []
+    try:
+        for uid in study_uids:
+            deletion.begin_study(context().sessions, uid, g.actor)
+            entered.append(uid)
+        yield entered
+    except MetScopeError:
+        for uid in entered:
+            deletion.undo_study(context().sessions, uid)
+        raise
 
 
 @routes.post("/tools/lookup", responses={200: shapes.LookupAnswer})

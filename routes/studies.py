@@ -16,8 +16,6 @@ from db.database import writing
 from errors import UploadBusy
 from imaging import incoming
 from imaging.files import MIB
-from imaging.labelled import labelled_series
-from imaging.rtstruct_read import contoured_series, is_structure_set
 from routes.shared import answer, blueprint, context
 
 # Each part of a form is an open file; who has more slices sends a ZIP archive of them.
@@ -35,7 +33,6 @@ class Stored:
     study_instance_uid: str
     sop_instance_uid: str
     modality: str
-    source_series_uid: str | None
 
 
 @routes.post("/studies", responses={200: schemas.UploadAnswer})
@@ -88,9 +85,6 @@ def _stored(instance: Dataset) -> Stored:
         study_instance_uid=str(instance.StudyInstanceUID),
         sop_instance_uid=str(instance.SOPInstanceUID),
         modality=str(instance.get("Modality", "")),
-        source_series_uid=contoured_series(instance)
-        if is_structure_set(instance)
-        else labelled_series(instance),
     )
 
 

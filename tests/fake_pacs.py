@@ -10,6 +10,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from io import BytesIO
 from typing import Any
 
@@ -90,6 +91,20 @@ def hand_drawn_seg(images: Sequence[Dataset], labels: NDArray[np.uint8], names: 
         sop_instance_uid=hd.UID(), instance_number=1, manufacturer="A viewer", manufacturer_model_name="x",
         software_versions="1", device_serial_number="1", transfer_syntax_uid=ExplicitVRLittleEndian,
     )  # fmt: skip
+
+
+def with_other_pixels(instance: Dataset) -> Dataset:
+    """The same UIDs, another image."""
+    other = deepcopy(instance)
+    other.PixelData = bytes(len(instance.PixelData))
+    return other
+
+
+def moved(instance: Dataset) -> Dataset:
+    """The same UIDs and pixels, elsewhere in the patient."""
+    other = deepcopy(instance)
+    other.ImagePositionPatient = [0.0, 0.0, 99.0]
+    return other
 
 
 class FakePacs:

@@ -270,7 +270,8 @@ def test_an_older_version_of_metscope_s_own_undoes_nothing(place):
     uid = place.document(place.first)["segmentation"]["sop_instance_uid"]
     job = place.run({"measure": uid, "corrects": None})
     assert (job.state, job.segmentation_id) == ("done", place.first)
-    assert measurements.newest(place.sessions, place.document(place.first)["series_instance_uid"]) == second
+    series = place.document(place.first)["series_instance_uid"]
+    assert measurements.newest(place.sessions, place.study, series) == second
 
 
 def test_a_correction_keeps_what_the_result_was_warned_of(place):

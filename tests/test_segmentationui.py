@@ -257,8 +257,8 @@ def test_upload_dicom_measures_a_structure_set_like_a_segmentation(site):
 def test_an_uploaded_segmentation_that_cannot_be_measured_says_why(site):
     drawn = drawn_on(to_instances(rows.image(2), SeriesOptions(enhanced="shared")))
     files = [(BytesIO(part10.encode(drawn)), "seg.dcm")]
-    failed = site.ask("POST", "/uploadDicom", 404, data={"files[]": files})
-    assert failed["error"]["code"] == "series_not_found"
+    failed = site.ask("POST", "/uploadDicom", 422, data={"files[]": files})
+    assert failed["error"]["code"] == "segmentation_mismatch"
     assert site.archive.has_instance(drawn.StudyInstanceUID, drawn.SOPInstanceUID)
 
 

@@ -48,7 +48,8 @@ def dicom(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
 
 
 def _of_study(name: str, found: Found, wanted: Wanted) -> Iterator[Source | BadCase]:
-    labels = newest(header for headers in found.series for header in headers if is_seg(header))
+    segs = (header for headers in found.series for header in headers if is_seg(header))
+    labels = newest(segs, found.series)
     images = {
         text(headers[0], "SeriesInstanceUID"): headers for headers in found.series if not is_seg(headers[0])
     }

@@ -98,6 +98,34 @@ def test_lesions_survive_the_migration_that_brings_their_confidence(empty_url, n
     engine.dispose()
 
 
+def test_a_series_uid_may_occur_in_several_studies_from_its_migration_on(empty_url, new):
+    sessions = open_database(empty_url)
+    recorded = measurements.record(sessions, new)
+    outbox.mark_stored(sessions, recorded, [new.seg_sop_instance_uid])
+    before = measurements.document(sessions, recorded)
+    engine = sessions.kw["bind"]
+    with migrating(engine) as connection:
+        command.downgrade(alembic_config(connection), "0007")
+        copy = text(
+            "INSERT INTO series (id, series_instance_uid, study_ref) "
+            "SELECT 77, series_instance_uid, study_ref FROM series"
+        )
+        with pytest.raises(IntegrityError), connection.begin_nested():
+            connection.execute(copy)
+    with migrating(engine) as connection:
+        command.upgrade(alembic_config(connection), "head")
+    assert measurements.document(sessions, recorded) == before
+    elsewhere = replace(new.source, study_instance_uid="1.2.9", patient_id="MS-2")
+    other = measurements.record(sessions, replace(new, source=elsewhere, seg_sop_instance_uid="1.9"))
+    outbox.mark_stored(sessions, other, ["1.9"])
+    assert measurements.document(sessions, other)["study_instance_uid"] == "1.2.9"
+    assert measurements.newest(sessions, "1.2.3", "1.2.3.4") == recorded
+    with pytest.raises(CommandError, match="several studies"), migrating(engine) as connection:
+        command.downgrade(alembic_config(connection), "0007")
+    assert measurements.document(sessions, recorded) == before
+    engine.dispose()
+
+
 def test_opening_again_keeps_the_data(sessions, url, job_id):
     again = open_database(url)
     assert jobs.get(again, job_id).study_instance_uid == "1.2.3"

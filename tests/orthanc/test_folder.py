@@ -10,7 +10,9 @@ from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, ge
 import segmentation
 import settings
 from errors import (
+    AlreadyStored,
     ArchiveUnreachable,
+    IdentityConflict,
     MissingSlices,
     NoCandidateSeries,
     SeriesNotFound,
@@ -240,6 +242,28 @@ def test_storing_again_changes_nothing(folder):
     archive.store(stored)
     archive.store(stored)
     assert len(archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)) == 2
+
+
+def test_what_is_there_is_never_replaced_by_other_content_or_another_patient(folder):
+    archive = open_folder(folder)
+    stored = fake_pacs.tiny_series(2)
+    archive.store(stored)
+    # The copy that a person put into the folder counts as well.
+    dcmwrite(folder / "IM1", stored[0], enforce_file_format=True)
+    (
+        folder / stored[0].StudyInstanceUID / stored[0].SeriesInstanceUID / f"{stored[0].SOPInstanceUID}.dcm"
+    ).unlink()
+    for replaced in (fake_pacs.with_other_pixels(stored[0]), fake_pacs.moved(stored[0])):
+        with pytest.raises(AlreadyStored, match=stored[0].SOPInstanceUID):
+            archive.store([replaced])
+    (theirs,) = fake_pacs.tiny_series(1, stored[0].StudyInstanceUID)
+    theirs.PatientID = "P-2"
+    with pytest.raises(IdentityConflict) as refused:
+        archive.store([theirs])
+    assert "P-2" not in refused.value.message
+    found = archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)
+    assert pixels(found) == pixels(stored)
+    assert archive.search_studies()[0].NumberOfStudyRelatedInstances == 2
 
 
 def test_a_copy_under_another_name_counts_once(folder):

@@ -3,6 +3,7 @@
 import copy
 import socket
 import subprocess
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 
@@ -24,9 +25,11 @@ from pydicom.uid import (
 import settings
 from bench.parts import Orthanc
 from errors import (
+    AlreadyStored,
     ArchiveRefused,
     ArchiveUnreachable,
     DeletionUnavailable,
+    IdentityConflict,
     SeriesNotFound,
     SeveralPatients,
     StudyNotFound,
@@ -120,6 +123,39 @@ def test_studies_are_found_by_their_attributes(archive, study):
     assert (found.NumberOfStudyRelatedSeries, found.NumberOfStudyRelatedInstances) == (2, 7)
     assert uid in {s.StudyInstanceUID for s in archive.search_studies(PatientID="P-*")}
     assert archive.search_studies(PatientID="nobody") == []
+
+
+def test_other_content_under_known_uids_is_not_called_stored(archive):
+    stored = fake_pacs.tiny_series(2)
+    archive.store(stored)
+    with pytest.raises(AlreadyStored, match=stored[1].SOPInstanceUID):
+        archive.store([stored[0], fake_pacs.with_other_pixels(stored[1])])
+    compressed = [encoded(deepcopy(instance), RLELossless) for instance in stored]
+    archive.store(compressed)
+    found = archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)
+    assert {i.SOPInstanceUID: i.PixelData for i in found} == {i.SOPInstanceUID: i.PixelData for i in stored}
+
+
+def test_a_study_is_not_parted_between_two_patients(archive):
+    stored = fake_pacs.tiny_series(1)
+    archive.store(stored)
+    (theirs,) = fake_pacs.tiny_series(1, stored[0].StudyInstanceUID)
+    theirs.PatientID = "P-2"
+    with pytest.raises(IdentityConflict):
+        archive.store([theirs])
+    assert len(archive.series_headers(stored[0].StudyInstanceUID)) == 1
+
+
+def test_deleting_leaves_the_copy_of_an_instance_in_another_study(orthanc):
+    archive = archive_of(orthanc, orthanc_url=orthanc.rest_url)
+    (original,) = fake_pacs.tiny_series(1)
+    copy = deepcopy(original)
+    copy.StudyInstanceUID, copy.SeriesInstanceUID, copy.PatientID = generate_uid(), generate_uid(), "P-2"
+    for instance in (original, copy):
+        archive.store([instance])
+    archive.delete_instance(original.StudyInstanceUID, original.SOPInstanceUID)
+    assert not archive.has_instance(original.StudyInstanceUID, original.SOPInstanceUID)
+    assert archive.has_instance(copy.StudyInstanceUID, copy.SOPInstanceUID)
 
 
 def test_storing_again_changes_nothing(archive, study):

@@ -1,0 +1,120 @@
+"""Deleting what the archive has and what is recorded of it, so that no job brings any of it back.
+
+A segmentation is marked deleted before its objects go, and a study is entered as being deleted: from then on
+no job records anything of it. Where the archive fails, the mark is taken back. A process that dies on the way
+leaves the mark, and the same request finishes what it began.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Select, exists, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import audit, jobs, measurements
+from db.database import current_time, insert_for, writing
+from db.tables import ACTIVE_STATES, Companion, Job, Outbox, Segmentation, Series, Study, StudyDeletion
+from errors import SegmentationNotFound, SegmentationNotStored, StudyNotFound
+
+
+@dataclass(frozen=True)
+class StoredObjects:
+    """What the archive has of a segmentation: its companions, then the SEG."""
+
+    study_instance_uid: str
+    sop_instance_uids: tuple[str, ...]
+
+
+def begin(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> StoredObjects:
+    """Mark a segmentation deleted and return what is to be deleted in the archive.
+
+    Raises: SegmentationNotFound; SegmentationNotStored where an object of it is still on its way there.
+    """
+    with writing(sessions) as session:
+        segmentation = session.get(Segmentation, segmentation_id, with_for_update=True)
+        if segmentation is None or (segmentation.deleted_at and not segmentation.stored_at):
+            raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
+        if session.scalar(select(exists().where(Outbox.segmentation_ref == segmentation_id))):
+            raise SegmentationNotStored(f"Segmentation {segmentation_id} still waits for the archive.")
+        if segmentation.deleted_at is None:
+            measurements.mark_deleted(session, segmentation, actor)
+        companions = select(Companion.sop_instance_uid).where(Companion.segmentation_ref == segmentation_id)
+        uids = (*session.scalars(companions), segmentation.sop_instance_uid)
+        return StoredObjects(segmentation.series.study.study_instance_uid, tuple(filter(None, uids)))
+
+
+def finish(sessions: sessionmaker[Session], segmentation_id: str) -> None:
+    """Note that the archive has nothing of a deleted segmentation any more."""
+    gone = update(Segmentation).where(Segmentation.id == segmentation_id)
+    with writing(sessions) as session:
+        session.execute(gone.values(deleted_at=current_time(session), stored_at=None))
+
+
+def undo(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> None:
+    """Take the mark back: the archive did not delete it."""
+    with writing(sessions) as session:
+        session.get_one(Segmentation, segmentation_id, with_for_update=True).deleted_at = None
+        audit.note(session, actor, "segmentation.restore", segmentation_id)
+
+
+def begin_study(sessions: sessionmaker[Session], study_instance_uid: str, actor: str | None) -> None:
+    """Enter a study as being deleted. Raises: SegmentationNotStored where a job of it is not at its end, or
+    an object of it on its way into the archive.
+    """
+    with writing(sessions) as session:
+        entry = insert_for(session, StudyDeletion).values(
+            study_instance_uid=study_instance_uid, requested_by=actor, created_at=current_time(session)
+        )
+        session.execute(entry.on_conflict_do_nothing())
+        # A job that is being recorded holds its row: this waits for it.
+        active = session.scalars(_active(study_instance_uid).with_for_update()).first()
+        if active is not None:
+            raise SegmentationNotStored(f"Job {active.id} of the study is {active.state}.")
+        waiting = session.scalar(
+            select(Outbox.segmentation_ref)
+            .join(Segmentation, Segmentation.id == Outbox.segmentation_ref)
+            .join(Segmentation.series)
+            .join(Series.study)
+            .where(Study.study_instance_uid == study_instance_uid)
+            .limit(1)
+        )
+        if waiting is not None:
+            raise SegmentationNotStored(f"Segmentation {waiting} still waits for the archive.")
+
+
+def finish_study(sessions: sessionmaker[Session], study_instance_uid: str, actor: str | None) -> None:
+    """Mark the segmentations of a study deleted, and end the jobs that may have read its images."""
+    deleted = StudyNotFound(f"Study {study_instance_uid} was deleted while the job ran.")
+    recorded = (
+        select(Segmentation)
+        .join(Segmentation.series)
+        .join(Series.study)
+        .where(Study.study_instance_uid == study_instance_uid, Segmentation.deleted_at.is_(None))
+        .with_for_update(of=Segmentation)
+    )
+    with writing(sessions) as session:
+        for job in session.scalars(_active(study_instance_uid).with_for_update()):
+            jobs.end_as_failed(session, job, deleted)
+        for segmentation in session.scalars(recorded):
+            measurements.mark_deleted(session, segmentation, actor)
+            segmentation.stored_at = None
+        _forget(session, study_instance_uid)
+        audit.note(session, actor, "study.delete", study_instance_uid)
+
+
+def undo_study(sessions: sessionmaker[Session], study_instance_uid: str) -> None:
+    """Take the entry back: the archive did not delete the study."""
+    with writing(sessions) as session:
+        _forget(session, study_instance_uid)
+
+
+def _active(study_instance_uid: str) -> Select[Job]:
+    return (
+        select(Job)
+        .where(Job.study_instance_uid == study_instance_uid, Job.state.in_(ACTIVE_STATES))
+        .order_by(Job.id)
+    )
+
+
+def _forget(session: Session, study_instance_uid: str) -> None:
+    if (entry := session.get(StudyDeletion, study_instance_uid)) is not None:
+        session.delete(entry)

@@ -1,0 +1,176 @@
+"""Whose images are they? The rule that everybody asks: patient, study, series and content must agree between
+what was asked for, what arrived, what is recorded and what is stored.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import NamedTuple
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import UID, ExplicitVRBigEndian
+
+from errors import AlreadyStored, ArchiveRefused, IdentityConflict, InconsistentImages
+from imaging.frames import frames_of, name_of, tag_name, text
+
+# Where an image lies, and what objects without pixels and segments are about.
+CONTENT_KEYWORDS = (
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SegmentSequence",
+    "ContentSequence", "StructureSetROISequence", "ROIContourSequence",
+)  # fmt: skip
+# What decides how the bytes of PixelData become an image.
+PIXEL_KEYWORDS = (
+    "SOPInstanceUID", "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation",
+)  # fmt: skip
+
+
+class PatientKey(NamedTuple):
+    """Who a header says the patient is. issuer: who gave the id; empty where the header does not say."""
+
+    patient_id: str
+    issuer: str
+
+
+def patient_of(header: Dataset) -> PatientKey:
+    """Return the PatientID and its issuer, each empty where the header has none."""
+    return PatientKey(_identifier(header, "PatientID"), _identifier(header, "IssuerOfPatientID"))
+
+
+def same_patient(first: PatientKey, other: PatientKey) -> bool:
+    """Return whether both are one person. An issuer that only one of them names tells nothing."""
+    issuers_agree = first.issuer == other.issuer or "" in (first.issuer, other.issuer)
+    return first.patient_id == other.patient_id and issuers_agree
+
+
+def count_patients(headers: Iterable[Dataset]) -> int:
+    """Return how many patients the headers name."""
+    patients: list[PatientKey] = []
+    # Those with an issuer first: one without is then found among them.
+    for patient in sorted({patient_of(header) for header in headers}, key=lambda key: key.issuer == ""):
+        if not any(same_patient(patient, known) for known in patients):
+            patients.append(patient)
+    return len(patients)
+
+
+def check_one_patient(instances: Sequence[Dataset]) -> None:
+    """Raise InconsistentImages where the instances of a series name several patients."""
+    if (count := count_patients(instances)) > 1:
+        raise InconsistentImages(
+            f"The series holds images of {count} patients: {tag_name('PatientID')} or "
+            f"{tag_name('IssuerOfPatientID')} differs between its instances."
+        )
+
+
+def check_received(instances: Sequence[Dataset], study_uid: str, series_uid: str) -> None:
+    """Raise ArchiveRefused where an instance is not of that study and series; InconsistentImages where they
+    name several patients.
+    """
+    for keyword, asked_uid in (("StudyInstanceUID", study_uid), ("SeriesInstanceUID", series_uid)):
+        for instance in instances:
+            if (uid := text(instance, keyword)) != asked_uid:
+                raise ArchiveRefused(
+                    f"The archive was asked for series {series_uid} of study {study_uid} and served "
+                    f"{name_of(instance)}, whose {tag_name(keyword)} is {uid or 'missing'}."
+                )
+    check_one_patient(instances)
+
+
+def content_digest(instances: Iterable[Dataset]) -> str:
+    """Return the SHA-256 of a series' images, hexadecimal: of each its UID, encoded pixels, geometry and
+    rescaling, whatever the order of the instances. Raises: InputRefused for what is not an MR image.
+    """
+    digests = sorted(_instance_digest(instance) for instance in instances)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _instance_digest(instance: Dataset) -> bytes:
+    digest = hashlib.sha256(_encoding(instance).encode())
+    for keyword in PIXEL_KEYWORDS:
+        digest.update(f"\n{text(instance, keyword)}".encode())
+    for frame in frames_of(instance):
+        digest.update(frame.orientation.tobytes() + frame.position.tobytes())
+        digest.update(struct.pack("<4d", *frame.spacing_mm, frame.slope, frame.intercept))
+    digest.update(instance.get("PixelData") or b"")
+    return digest.digest()
+
+
+def _encoding(instance: Dataset) -> str:
+    """Return the pixels' encoding: one name for all native little-endian syntaxes, which share it."""
+    syntax = UID(text(getattr(instance, "file_meta", None) or Dataset(), "TransferSyntaxUID"))
+    native = syntax.is_transfer_syntax and not syntax.is_encapsulated and syntax != ExplicitVRBigEndian
+    return "native" if native else syntax
+
+
+def check_storable(instances: Iterable[Dataset], present: Mapping[str, Dataset]) -> None:
+    """Raise AlreadyStored where the archive has other content under an instance's UIDs.
+
+    present: what it has of the instances' series, by SOP Instance UID.
+    """
+    for instance in instances:
+        uid = text(instance, "SOPInstanceUID")
+        if uid in present and not _same_content(instance, present[uid]):
+            raise AlreadyStored(
+                f"The archive has other content under the UIDs of instance {uid}, and keeps it.",
+                {"failed": [uid]},
+            )
+
+
+def check_study_patient(instance: Dataset, study: Iterable[Dataset]) -> None:
+    """Raise IdentityConflict where the archive has an instance's study, and only under other patients.
+
+    study: headers of what it has, one for each patient at least.
+    """
+    patient = patient_of(instance)
+    known = [other for header in study if (other := patient_of(header)).patient_id]
+    if known and not any(same_patient(other, patient) for other in known):
+        raise IdentityConflict(
+            f"The archive has study {text(instance, 'StudyInstanceUID')} under another patient than instance "
+            f"{text(instance, 'SOPInstanceUID')} names."
+        )
+
+
+def _same_content(first: Dataset, other: Dataset) -> bool:
+    """Return whether both show the same. An archive may have changed headers and transfer syntax since."""
+    if any(text(first, keyword) != text(other, keyword) for keyword in PIXEL_KEYWORDS):
+        return False
+    if any(first.get(keyword) != other.get(keyword) for keyword in CONTENT_KEYWORDS):
+        return False
+    if "PixelData" not in first or _encoding(first) == _encoding(other):
+        return bool(first.get("PixelData") == other.get("PixelData"))
+    frames = zip_longest(iter_pixels(first, raw=True), iter_pixels(other, raw=True))
+    return all(np.array_equal(frame, other_frame) for frame, other_frame in frames)
+
+
+def check_derived(dataset: Dataset, source: Dataset) -> None:
+    """Raise IdentityConflict unless an object that was made of a series is of its patient, study, frame of
+    reference and images. source: the header of an instance of the series.
+    """
+    if not same_patient(patient_of(dataset), patient_of(source)):
+        raise IdentityConflict(
+            f"An object of series {text(source, 'SeriesInstanceUID')} names another patient."
+        )
+    keywords = ["StudyInstanceUID"]
+    if text(source, "FrameOfReferenceUID") and "FrameOfReferenceUID" in dataset:
+        keywords.append("FrameOfReferenceUID")
+    for keyword in keywords:
+        if text(dataset, keyword) != text(source, keyword):
+            raise IdentityConflict(
+                f"An object has the {tag_name(keyword)} {text(dataset, keyword)}, the series it was made of "
+                f"{text(source, keyword)}."
+            )
+    # A corrected SEG also refers to the version before it.
+    referenced = {text(item, "SeriesInstanceUID") for item in dataset.get("ReferencedSeriesSequence") or []}
+    if referenced and text(source, "SeriesInstanceUID") not in referenced:
+        raise IdentityConflict(
+            f"An object made of series {text(source, 'SeriesInstanceUID')} does not refer to it."
+        )
+
+
+def _identifier(header: Dataset, keyword: str) -> str:
+    # Some scanners pad with NUL.
+    return text(header, keyword).replace("\x00", "").strip()

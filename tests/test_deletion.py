@@ -1,0 +1,186 @@
+"""What is deleted stays deleted, in a real Orthanc, whatever a worker does at the same moment."""
+
+import threading
+
+import pytest
+import requests
+
+from api import create_app
+from bench import rows
+from db import jobs, measurements
+from errors import ArchiveUnreachable
+from orthanc.dicomweb import open_archive
+from segmentation import Services
+from settings import Settings
+from unetr.spec import default_model
+from worker import Runner
+
+
+class Meanwhile:
+    """The archive, in which something happens just before it deletes."""
+
+    def __init__(self, archive, happens):
+        self._archive, self._happens = archive, happens
+
+    def __getattr__(self, name):
+        return getattr(self._archive, name)
+
+    def delete_instance(self, study_uid, sop_uid):
+        self._once()
+        self._archive.delete_instance(study_uid, sop_uid)
+
+    def delete_study(self, study_uid):
+        self._once()
+        self._archive.delete_study(study_uid)
+
+    def _once(self):
+        happens, self._happens = self._happens, lambda: None
+        happens()
+
+
+class Site:
+    """The API, a worker and a study in Orthanc."""
+
+    def __init__(self, folder, orthanc):
+        self.orthanc = orthanc
+        self.settings = Settings(
+            _env_file=None, data_dir=folder, auth="off", segmentationui_api=True, dicomweb_url=orthanc.url,
+            dicomweb_user=orthanc.user, dicomweb_password=orthanc.password, orthanc_url=orthanc.rest_url,
+        )  # fmt: skip
+        self.app = create_app(self.settings)
+        self.context = self.app.extensions["metscope"]
+        self.runner = rows.threshold_runner(self.settings)
+        self.sessions = self.runner.sessions
+        self.study = rows.add_study(self.settings, 1)
+
+    def submit(self, task=None, **asked):
+        model = default_model(self.settings.models_dir, self.settings.model_path).id
+        return jobs.submit(self.sessions, self.study, model, task=task, **asked).id
+
+    def run(self, task=None, **asked):
+        job_id = self.submit(task, **asked)
+        self.runner.run(job_id)
+        return jobs.get(self.sessions, job_id)
+
+    def delete(self, path, happens):
+        self.context.per_thread.archive = Meanwhile(open_archive(self.settings), happens)
+        return self.app.test_client().delete(path)
+
+    def in_orthanc(self):
+        """Modalities of the study's series, as Orthanc itself tells."""
+        found = requests.post(
+            f"{self.orthanc.rest_url}/tools/find",
+            json={"Level": "Series", "Query": {"StudyInstanceUID": self.study}, "Expand": True},
+            auth=self.orthanc.authentication,
+            timeout=30,
+        ).json()
+        return sorted(series["MainDicomTags"]["Modality"] for series in found)
+
+    def recorded(self):
+        return measurements.segmentations_of_study(self.sessions, self.study)
+
+
+@pytest.fixture
+def site(tmp_path, orthanc):
+    return Site(tmp_path, orthanc)
+
+
+def test_no_structure_set_is_left_of_a_segmentation_that_is_deleted_while_it_is_made(site):
+    made = site.run().segmentation_id
+    ended = []
+    answer = site.delete(f"/segmentations/{made}", lambda: ended.append(site.run({"rtstruct": made})))
+    assert answer.status_code == 204
+    assert (ended[0].state, ended[0].error_code) == ("failed", "segmentation_not_found")
+    assert site.in_orthanc() == ["MR"]
+    assert site.recorded() == []
+
+
+def test_no_correction_is_left_of_a_segmentation_that_is_deleted_while_it_is_made(site):
+    made = site.run().segmentation_id
+    task = {"correct": made, "rename": {"1": "pons"}, "delete": []}
+    answer = site.delete(f"/segmentations/{made}", lambda: site.run(task))
+    assert answer.status_code == 204
+    assert site.in_orthanc() == ["MR"]
+    assert site.recorded() == []
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_study_that_is_deleted_while_a_job_of_it_runs_does_not_reappear(site, force):
+    site.run()
+    ended = []
+    url = f"/segmentationui/delete-study/{site.study}"
+    assert site.delete(url, lambda: ended.append(site.run(force=force))).status_code == 200
+    assert (ended[0].state, ended[0].error_code) == ("failed", "study_not_found")
+    assert site.in_orthanc() == []
+    assert site.recorded() == []
+
+
+def test_a_job_that_read_the_images_before_their_deletion_records_nothing_after_it(site):
+    read, deleted = threading.Event(), threading.Event()
+
+    class Held(Meanwhile):
+        def retrieve_series(self, study_uid, series_uid):
+            series = self._archive.retrieve_series(study_uid, series_uid)
+            read.set()
+            assert deleted.wait(600)
+            return series
+
+    def opener(settings, model_id):
+        spec = default_model(settings.models_dir, settings.model_path)
+        held = Held(open_archive(settings), None)
+        return Services(held, site.sessions, settings, rows.threshold, spec)
+
+    runner = Runner(site.settings, opener)
+    worker = threading.Thread(target=lambda: runner.run(site.submit()))
+
+    def start():
+        worker.start()
+        assert read.wait(600)
+
+    answer = site.delete(f"/segmentationui/delete-study/{site.study}", start)
+    deleted.set()
+    worker.join()
+    assert answer.status_code == 200
+    (job,) = jobs.list_jobs(site.sessions)
+    assert (job.state, job.error_code) == ("failed", "study_not_found")
+    assert site.in_orthanc() == []
+    assert site.recorded() == []
+
+
+def fail():
+    raise ArchiveUnreachable("The archive does not answer.")
+
+
+@pytest.mark.parametrize("of", ["segmentation", "study"])
+def test_where_the_archive_fails_nothing_is_deleted_and_the_request_may_be_repeated(site, of):
+    made = site.run().segmentation_id
+    before = site.recorded()
+    urls = {"segmentation": f"/segmentations/{made}", "study": f"/segmentationui/delete-study/{site.study}"}
+    assert site.delete(urls[of], fail).status_code == 503
+    assert site.recorded() == before
+    assert site.in_orthanc() == ["MR", "SEG", "SR"]
+    assert site.run().segmentation_id == made
+    assert site.delete(urls[of], lambda: None).status_code in {200, 204}
+    assert site.recorded() == []
+    assert "SEG" not in site.in_orthanc()
+
+
+def test_a_deletion_that_a_process_left_unfinished_is_finished_by_the_same_request(site):
+    class Killed(BaseException):
+        """What a process does not survive."""
+
+    def die():
+        raise Killed
+
+    made = site.run().segmentation_id
+    with pytest.raises(Killed):
+        site.delete(f"/segmentations/{made}", die)
+    assert site.in_orthanc() == ["MR", "SEG", "SR"]
+    assert site.delete(f"/segmentations/{made}", lambda: None).status_code == 204
+    assert site.in_orthanc() == ["MR"]
+    assert site.delete(f"/segmentations/{made}", lambda: None).status_code == 404
+    with pytest.raises(Killed):
+        site.delete(f"/segmentationui/delete-study/{site.study}", die)
+    assert site.run().error_code == "study_not_found"
+    assert site.delete(f"/segmentationui/delete-study/{site.study}", lambda: None).status_code == 200
+    assert site.in_orthanc() == []

@@ -1,0 +1,427 @@
+"""A result belongs to the patient, study and series whose images were read, or there is none.
+
+Through the worker, the folder archive and the database; a threshold stands for the model. Each head has one
+lesion whose size tells which head was read.
+"""
+
+import json
+from copy import deepcopy
+
+import highdicom as hd
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from sqlalchemy import select
+
+import segmentation
+from bench import rows
+from db import batches, jobs, measurements
+from db.tables import AuditEvent, Outbox, Segmentation
+from imaging.stack import to_stack
+from orthanc import part10
+from orthanc.dicomweb import open_archive
+from settings import Settings
+from unetr.phantom import SeriesOptions, to_instances
+from unetr.spec import default_model
+
+VOXEL_ML = 0.008
+SHAPE = (8, 24, 24)
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+
+
+def head(columns: int, **options) -> list[Dataset]:
+    """A series with one box of 3 x 4 x columns voxels."""
+    pixels = np.random.default_rng(columns).integers(80, 120, SHAPE).astype(np.uint16)
+    pixels[3:6, 10:14, 4 : 4 + columns] = 2 * rows.BRIGHT
+    affine = np.array([[0.0, 0, 2, -24], [0, 2, 0, -24], [2, 0, 0, -8], [0, 0, 0, 1]])
+    return to_instances(hd.Volume(pixels, affine, "PATIENT"), SeriesOptions(**options))
+
+
+def volume_ml(columns: int) -> float:
+    return 3 * 4 * columns * VOXEL_ML
+
+
+def changed(instances: list[Dataset], **attributes) -> list[Dataset]:
+    copies = deepcopy(instances)
+    for instance in copies:
+        for keyword, value in attributes.items():
+            setattr(instance, keyword, value)
+        instance.file_meta.MediaStorageSOPInstanceUID = instance.SOPInstanceUID
+    return copies
+
+
+def with_uids_of(instances: list[Dataset], others: list[Dataset], keywords=UIDS) -> list[Dataset]:
+    """The images under the UIDs of other ones."""
+    return [
+        changed([instance], **{keyword: other[keyword].value for keyword in keywords})[0]
+        for instance, other in zip(instances, others, strict=True)
+    ]
+
+
+def study_of(instances: list[Dataset]) -> str:
+    return str(instances[0].StudyInstanceUID)
+
+
+def series_of(instances: list[Dataset]) -> str:
+    return str(instances[0].SeriesInstanceUID)
+
+
+class Site:
+    """A folder as the archive, a database and a worker."""
+
+    def __init__(self, folder, **settings):
+        self.folder = folder / "archive"
+        self.settings = Settings(_env_file=None, data_dir=folder, **settings)
+        self.runner = rows.threshold_runner(self.settings)
+        self.sessions, self.archive = self.runner.sessions, open_archive(self.settings)
+        self.model = default_model(self.settings.models_dir, self.settings.model_path).id
+
+    def put(self, instances):
+        """As files copied into the folder: what was there under the same UIDs is replaced."""
+        for instance in instances:
+            folder = self.folder / instance.StudyInstanceUID / instance.SeriesInstanceUID
+            folder.mkdir(parents=True, exist_ok=True)
+            instance.save_as(folder / f"{instance.SOPInstanceUID}.dcm", enforce_file_format=True)
+
+    def run(self, study, **asked):
+        job = jobs.submit(self.sessions, study, self.model, requested_by="dr", **asked)
+        self.runner.run(job.id)
+        return jobs.get(self.sessions, job.id)
+
+    def segment(self, instances, **asked):
+        return self.run(study_of(instances), series_instance_uid=series_of(instances), **asked)
+
+    def document(self, job):
+        assert (job.state, job.error_code) == ("done", None), job.error_message
+        return measurements.document(self.sessions, job.segmentation_id)
+
+    def patients(self):
+        """By PatientID, the volumes of the lesions that are listed."""
+        return {
+            one["patient_id"]: [
+                lesion["volume_ml"]
+                for lesion in measurements.lesions_of_patient(self.sessions, one["patient_id"], one["issuer"])
+            ]
+            for one in measurements.patients(self.sessions)
+        }
+
+    def audited(self, action):
+        with self.sessions() as session:
+            events = session.scalars(select(AuditEvent).where(AuditEvent.action == action))
+            return [(event.actor, event.subject, event.details) for event in events]
+
+
+@pytest.fixture
+def site(tmp_path):
+    return Site(tmp_path)
+
+
+def assert_shows(document, instances, columns):
+    assert document["study_instance_uid"] == study_of(instances)
+    assert document["series_instance_uid"] == series_of(instances)
+    volumes = [lesion["volume_ml"] for lesion in document["lesions"]]
+    assert volumes == pytest.approx([volume_ml(columns)])
+
+
+def test_repeated_sop_instance_uids_in_another_study_give_a_result_of_its_own(site):
+    first = head(4, patient_id="A")
+    copy = with_uids_of(head(4, patient_id="B"), first, ("SOPInstanceUID",))
+    counted = with_uids_of(head(8, patient_id="C"), first, ("SOPInstanceUID",))
+    heads = {4: first, 8: counted}
+    for instances in (first, copy, counted):
+        site.put(instances)
+    batch = batches.submit(site.sessions, [study_of(one) for one in (first, copy, counted)], site.model)
+    for job in batch.jobs:
+        site.runner.run(job.id)
+    results = {job.study_instance_uid: job for job in batches.get(site.sessions, batch.id).jobs}
+    for columns, instances in heads.items():
+        assert_shows(site.document(results[study_of(instances)]), instances, columns)
+    assert_shows(site.document(results[study_of(copy)]), copy, 4)
+    assert site.patients() == {
+        "A": [pytest.approx(volume_ml(4))],
+        "B": [pytest.approx(volume_ml(4))],
+        "C": [pytest.approx(volume_ml(8))],
+    }
+
+
+def test_replaced_pixels_under_the_same_uids_are_segmented_anew(site):
+    before = head(4, patient_id="A")
+    site.put(before)
+    first = site.document(site.segment(before))
+    after = with_uids_of(head(8, patient_id="A"), before)
+    site.put(after)
+    second = site.document(site.segment(after))
+    assert_shows(second, after, 8)
+    assert (first["version"], second["version"]) == (1, 2)
+    # What was measured on the images of before says nothing about these.
+    site.put(with_uids_of(head(6, patient_id="A"), before))
+    late = site.run(study_of(before), task={"correct": second["id"], "rename": {"1": "x"}, "delete": []})
+    assert (late.state, late.error_code) == ("failed", "segmentation_mismatch")
+    structures = site.run(study_of(before), task={"rtstruct": second["id"]})
+    assert (structures.state, structures.error_code) == ("failed", "segmentation_mismatch")
+
+
+def test_one_series_uid_in_the_studies_of_two_patients_is_two_series(site):
+    first, other = head(4, patient_id="A"), head(8, patient_id="B")
+    other = changed(other, SeriesInstanceUID=series_of(first))
+    for instances in (first, other):
+        site.put(instances)
+    documents = [site.document(site.segment(instances)) for instances in (first, other)]
+    assert_shows(documents[0], first, 4)
+    assert_shows(documents[1], other, 8)
+    assert [document["version"] for document in documents] == [1, 1]
+    assert site.patients() == {"A": [pytest.approx(volume_ml(4))], "B": [pytest.approx(volume_ml(8))]}
+    task = {"correct": documents[0]["id"], "rename": {"1": "left frontal"}, "delete": []}
+    assert_shows(site.document(site.run(study_of(first), task=task)), first, 4)
+    assert_shows(site.document(site.segment(other)), other, 8)
+
+
+@pytest.mark.parametrize("issuers", [("", ""), ("Hospital A", "Hospital B")])
+def test_a_known_study_uid_with_another_patient_and_other_images_is_refused(site, issuers):
+    patients = ("A", "B") if issuers[0] == issuers[1] else ("A", "A")
+    first, other = (
+        changed(head(columns, patient_id=patient), IssuerOfPatientID=issuer)
+        for columns, patient, issuer in zip((4, 8), patients, issuers, strict=True)
+    )
+    other = with_uids_of(other, first)
+    site.put(first)
+    before = site.document(site.segment(first))
+    site.put(other)
+    refused = site.segment(other)
+    assert (refused.state, refused.error_code) == ("failed", "identity_conflict")
+    assert refused.stage == "fetch"
+    assert "B" not in refused.error_message.replace("by", "")
+    assert measurements.segmentations_of_study(site.sessions, study_of(first)) == [before]
+    assert site.patients() == {"A": [pytest.approx(volume_ml(4))]}
+    # Other series of the study prove nothing either.
+    second = changed(head(6, patient_id="Q"), StudyInstanceUID=study_of(first))
+    site.put(second)
+    assert site.segment(second).error_code == "identity_conflict"
+    # Without the old results nothing contradicts the archive.
+    measurements.delete_segmentation(site.sessions, before["id"], "admin")
+    assert_shows(site.document(site.segment(other)), other, 8)
+
+
+@pytest.mark.parametrize("how", ["adopted", "forced", "corrected"])
+def test_a_patient_id_corrected_in_the_archive_takes_the_results_along(site, how):
+    wrong = head(4, patient_id="WRONG")
+    site.put(wrong)
+    first = site.document(site.segment(wrong))
+    right = corrected_in_the_archive(site, "RIGHT")
+    if how == "corrected":
+        task = {"correct": first["id"], "rename": {"1": "pons"}, "delete": []}
+        again = site.document(site.run(study_of(wrong), task=task))
+    else:
+        again = site.document(site.segment(wrong, force=how == "forced"))
+    assert (again["id"] == first["id"]) == (how == "adopted")
+    assert site.patients() == {"RIGHT": [pytest.approx(volume_ml(4))]}
+    assert site.audited("study.patient") == [("dr", study_of(wrong), {})]
+    assert right == {"RIGHT"}
+
+
+def corrected_in_the_archive(site, patient_id):
+    """Every object of the archive under that PatientID, all UIDs kept; the PatientIDs there now."""
+    for study in site.archive.search_studies():
+        for headers in site.archive.series_headers(study.StudyInstanceUID):
+            series_uid = headers[0].SeriesInstanceUID
+            series = site.archive.retrieve_series(study.StudyInstanceUID, series_uid)
+            site.put(changed(series, PatientID=patient_id))
+    return {study.PatientID for study in site.archive.search_studies()}
+
+
+def test_what_waits_for_the_archive_goes_to_the_corrected_patient(site):
+    wrong = head(4, patient_id="WRONG")
+    site.put(wrong)
+    document = site.document(site.segment(wrong))
+    seg = document["segmentation"]
+    (stored,) = site.archive.retrieve_series(study_of(wrong), seg["series_instance_uid"])
+    site.archive.delete_instance(study_of(wrong), seg["sop_instance_uid"])
+    with site.sessions.begin() as session:
+        waiting = {"sop_instance_uid": stored.SOPInstanceUID, "segmentation_ref": document["id"]}
+        session.add(Outbox(**waiting, encoded=part10.encode(stored)))
+        session.get_one(Segmentation, document["id"]).stored_at = None
+    corrected_in_the_archive(site, "RIGHT")
+    assert site.document(site.segment(wrong))["id"] == document["id"]
+    (stored,) = site.archive.retrieve_series(study_of(wrong), seg["series_instance_uid"])
+    assert (stored.PatientID, stored.SOPInstanceUID) == ("RIGHT", seg["sop_instance_uid"])
+    assert {study.PatientID for study in site.archive.search_studies()} == {"RIGHT"}
+
+
+def test_a_corrected_patient_id_is_believed_for_another_series_of_the_study(site):
+    wrong = head(4, patient_id="WRONG")
+    other = changed(head(8, patient_id="WRONG"), StudyInstanceUID=study_of(wrong))
+    for instances in (wrong, other):
+        site.put(instances)
+    site.document(site.segment(wrong))
+    corrected_in_the_archive(site, "RIGHT")
+    assert_shows(site.document(site.segment(other)), other, 8)
+    assert site.patients() == {"RIGHT": [pytest.approx(volume_ml(4)), pytest.approx(volume_ml(8))]}
+
+
+def test_an_issuer_that_only_some_headers_name_does_not_part_the_patient(site):
+    named = changed(head(4, patient_id="A"), IssuerOfPatientID="Hospital A")
+    other = changed(head(8, patient_id="A"), StudyInstanceUID=study_of(named))
+    for instances in (named, other):
+        site.put(instances)
+        site.document(site.segment(instances))
+    (patient,) = measurements.patients(site.sessions)
+    assert (patient["patient_id"], patient["issuer"], patient["studies"]) == ("A", "Hospital A", 1)
+
+
+def test_a_series_with_images_of_two_patients_is_refused(site):
+    images = head(4, patient_id="A")
+    mixed = [*images[:4], *changed(images[4:], PatientID="B")]
+    site.put(mixed)
+    refused = site.segment(mixed)
+    assert (refused.state, refused.error_code) == ("failed", "inconsistent_images")
+    assert "2 patients" in refused.error_message
+    assert measurements.patients(site.sessions) == []
+
+
+def drawn_on(images):
+    """A SEG of one box of 3 x 4 x 5 voxels, by a person."""
+    stack = to_stack(images)
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[3:6, 10:14, 4:9] = 1
+    tissue = hd.sr.CodedConcept("85756007", "SCT", "Tissue")
+    described = hd.seg.SegmentDescription(
+        segment_number=1, segment_label="left frontal", algorithm_type="MANUAL",
+        segmented_property_category=tissue, segmented_property_type=tissue,
+    )  # fmt: skip
+    seg = hd.seg.Segmentation(
+        source_images=stack.headers, pixel_array=stack.volume.with_array(labels), series_number=7,
+        segmentation_type="BINARY", segment_descriptions=[described], series_instance_uid=generate_uid(),
+        sop_instance_uid=generate_uid(), instance_number=1, manufacturer="A viewer",
+        manufacturer_model_name="x", software_versions="1", device_serial_number="1",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )  # fmt: skip
+    # highdicom shares elements with the images, which a test that changes the SEG must leave alone.
+    return deepcopy(seg)
+
+
+def reference(instance):
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = instance.SOPClassUID, instance.SOPInstanceUID
+    return item
+
+
+def without_derivations(seg):
+    for group in seg.PerFrameFunctionalGroupsSequence:
+        del group.DerivationImageSequence
+    return seg
+
+
+def flair_like(images):
+    """Another series on the very grid of the first."""
+    other = head(8, description="AX T2 FLAIR", contrast=False)
+    return with_uids_of(other, images, ("StudyInstanceUID", "FrameOfReferenceUID"))
+
+
+NAMED_BY = {
+    "the frames": lambda seg, images, flair: None,
+    "the frames, against the series that it claims": lambda seg, images, flair: setattr(
+        seg.ReferencedSeriesSequence[0], "SeriesInstanceUID", series_of(flair)
+    ),
+    "the frames alone": lambda seg, images, flair: delattr(seg, "ReferencedSeriesSequence"),
+    "source images": lambda seg, images, flair: (
+        delattr(without_derivations(seg), "ReferencedSeriesSequence"),
+        setattr(seg, "SourceImageSequence", [reference(one) for one in images]),
+    ),
+    "referenced images": lambda seg, images, flair: (
+        delattr(without_derivations(seg), "ReferencedSeriesSequence"),
+        delattr(seg, "SourceImageSequence"),
+        setattr(seg, "ReferencedImageSequence", [reference(one) for one in images]),
+    ),
+    "the series that it claims": lambda seg, images, flair: delattr(
+        without_derivations(seg), "SourceImageSequence"
+    ),
+}
+
+
+@pytest.mark.parametrize("named_by", NAMED_BY)
+def test_a_seg_is_measured_on_the_series_whose_images_it_names(site, named_by):
+    images = head(4, patient_id="A")
+    flair = changed(flair_like(images), PatientID="A")
+    seg = drawn_on(images)
+    NAMED_BY[named_by](seg, images, flair)
+    site.put([*images, *flair, seg])
+    document = site.document(site.run(study_of(images), task=measuring(seg)))
+    assert_shows(document, images, 5)
+
+
+def measuring(seg, corrects=None):
+    return {"measure": str(seg.SOPInstanceUID), "corrects": corrects}
+
+
+def of_no_series(seg, images, other):
+    del without_derivations(seg).ReferencedSeriesSequence
+    del seg.SourceImageSequence
+
+
+def of_another_study_s_images(seg, images, other):
+    seg.StudyInstanceUID, seg.PatientID = study_of(other), "B"
+
+
+def of_frames_of_two_series(seg, images, other):
+    first = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
+    first.ReferencedSOPInstanceUID = other[0].SOPInstanceUID
+
+
+@pytest.mark.parametrize("of", [of_no_series, of_another_study_s_images, of_frames_of_two_series])
+def test_a_seg_that_is_not_of_one_series_of_its_study_is_refused_and_changes_nothing(site, of):
+    images, other = head(4, patient_id="A"), head(8, patient_id="B")
+    seg = drawn_on(images)
+    of(seg, images, other)
+    site.put([*images, *other, seg])
+    before = site.document(site.segment(images))
+    for corrects in (None, before["id"]):
+        refused = site.run(str(seg.StudyInstanceUID), task=measuring(seg, corrects))
+        assert (refused.state, refused.error_code) == ("failed", "segmentation_mismatch")
+    assert measurements.segmentations_of_study(site.sessions, study_of(images)) == [before]
+    assert measurements.segmentations_of_study(site.sessions, study_of(other)) == []
+
+
+def test_a_copied_study_s_seg_is_not_taken_for_the_original_s(site):
+    images = head(4, patient_id="A")
+    site.put(images)
+    first = site.document(site.segment(images))
+    copy = study_of(head(4))
+    for headers in site.archive.series_headers(study_of(images)):
+        series = site.archive.retrieve_series(study_of(images), headers[0].SeriesInstanceUID)
+        site.put(changed(series, StudyInstanceUID=copy, PatientID="B"))
+    uid = first["segmentation"]["sop_instance_uid"]
+    measured = site.document(site.run(copy, task={"measure": uid, "corrects": None}))
+    assert measured["study_instance_uid"] == copy
+    assert site.patients() == {"A": [pytest.approx(volume_ml(4))], "B": [pytest.approx(volume_ml(4))]}
+
+
+def test_the_choice_between_two_patients_of_a_study_is_the_caller_s(site):
+    first = head(4, patient_id="A")
+    other = changed(head(8, patient_id="B"), StudyInstanceUID=study_of(first))
+    for instances in (first, other):
+        site.put(instances)
+    refused = site.run(study_of(first))
+    assert (refused.state, refused.error_code) == ("failed", "ambiguous_series")
+    assert "2 patients" in refused.error_message
+    assert_shows(site.document(site.segment(first)), first, 4)
+    assert site.segment(other).error_code == "identity_conflict"
+    assert site.patients() == {"A": [pytest.approx(volume_ml(4))]}
+
+
+@pytest.mark.parametrize("others", ["another patient", "another study with the same series UID"])
+def test_a_folder_with_series_of_several_is_asked_about(tmp_path, capsys, others):
+    first = head(4, patient_id="A")
+    other = changed(head(8, patient_id="B"), SeriesDescription="T1 MPRAGE post Gd, repeated")
+    if others != "another patient":
+        other = changed(other, PatientID="A", SeriesInstanceUID=series_of(first))
+    for number, instance in enumerate([*first, *other]):
+        instance.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+    assert segmentation.main([str(tmp_path), "--dry-run"]) == 3
+    refusal = json.loads(capsys.readouterr().out)["refusal"]
+    assert refusal["code"] == "ambiguous_series"
+    assert "2 patients" in refusal["message"] or "2 studies" in refusal["message"]
+    named = segmentation.main([str(tmp_path), "--dry-run", "--series", series_of(other)])
+    assert named == (0 if others == "another patient" else 3)
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["chosen"] == (series_of(other) if named == 0 else None)
