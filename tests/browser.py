@@ -43,7 +43,7 @@ def opened_page(browser: Browser, locale: str = "en-GB", may_complain: bool = Fa
     page.on("response", lambda got: got.status < 400 or refused.append(f"{got.status} {got.url}"))
     yield page
     context.close()
-    assert trouble == [] or may_complain, refused
+    assert trouble == [] or may_complain, (trouble, refused[:5])
 
 
 def _troubling(message: ConsoleMessage) -> list[str]:
