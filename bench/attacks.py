@@ -49,9 +49,9 @@ def _means(test: str, name: str) -> bool:
 
 
 ACCESS, API, BROKER = "tests/test_access.py::", "tests/test_api.py::", "tests/test_broker.py::"
-CORRECTION = "tests/test_correction.py::"
+CORRECTION, DELETION = "tests/test_correction.py::", "tests/test_deletion.py::"
 EDGE, FAULTS, HOUSE = "tests/test_edge_cases.py::", "tests/test_faults.py::", "tests/test_house.py::"
-INCOMING = "tests/imaging/test_incoming.py::"
+IDENTITY, INCOMING = "tests/test_identity.py::", "tests/imaging/test_incoming.py::"
 BATCHES, DATABASE = "tests/db/test_batches.py::", "tests/db/test_database.py::"
 JOBS, MEASUREMENTS = "tests/db/test_jobs.py::", "tests/db/test_measurements.py::"
 FOLDER, ORTHANC = "tests/orthanc/test_folder.py::", "tests/orthanc/test_orthanc.py::"
@@ -138,19 +138,24 @@ ATTACKS = (
     Attack(
         "two studies with the same SOP Instance UIDs",
         "worker, database",
+        (f"{IDENTITY}test_repeated_sop_instance_uids_in_another_study_give_a_result_of_its_own",),
     ),
     Attack(
         "other pixels under the same UIDs",
         "worker, database",
+        (f"{IDENTITY}test_replaced_pixels_under_the_same_uids_are_segmented_anew",),
     ),
     Attack(
         "one Series Instance UID in the studies of two patients",
         "worker, database",
+        (f"{IDENTITY}test_one_series_uid_in_the_studies_of_two_patients_is_two_series",),
     ),
     Attack(
         "one Study Instance UID of two patients",
         "worker, database, Orthanc",
         (
+            f"{IDENTITY}test_a_known_study_uid_with_another_patient_and_other_images_is_refused",
+            f"{ORTHANC}test_a_study_is_not_parted_between_two_patients",
             f"{ORTHANC}test_a_study_under_two_patients_is_refused_as_that",
         ),
     ),
@@ -158,28 +163,34 @@ ATTACKS = (
         "one folder with the studies of two patients",
         "command line",
         (
+            f"{IDENTITY}test_a_folder_with_series_of_several_is_asked_about",
             f"{EDGE}test_of_two_patients_in_a_folder_one_has_to_be_named",
         ),
     ),
     Attack(
         "one series with images of two patients",
         "worker",
+        (f"{IDENTITY}test_a_series_with_images_of_two_patients_is_refused",),
     ),
     Attack(
         "a PACS that serves another series than the one it was asked for",
         "worker, PACS",
+        (f"{FAULTS}test_a_pacs_that_serves_what_was_not_asked_for",),
     ),
     Attack(
         "a SEG in one patient's study that references another's series",
         "worker",
+        (f"{IDENTITY}test_a_seg_that_is_not_of_one_series_of_its_study_is_refused_and_changes_nothing",),
     ),
     Attack(
         "an upload under the UIDs of another patient's images, into a folder",
         "folder archive",
+        (f"{FOLDER}test_what_is_there_is_never_replaced_by_other_content_or_another_patient",),
     ),
     Attack(
         "an upload under known UIDs with other content, which Orthanc calls stored",
         "Orthanc",
+        (f"{ORTHANC}test_other_content_under_known_uids_is_not_called_stored",),
     ),
     # What fills the memory.
     Attack(
@@ -436,10 +447,18 @@ ATTACKS = (
     Attack(
         "a study deleted while a job of it starts or has read its images",
         "API, worker, Orthanc",
+        (
+            f"{DELETION}test_a_study_that_is_deleted_while_a_job_of_it_runs_does_not_reappear",
+            f"{DELETION}test_a_job_that_read_the_images_before_their_deletion_records_nothing_after_it",
+        ),
     ),
     Attack(
         "a result deleted while its structure set or its correction is made",
         "API, worker, Orthanc",
+        (
+            f"{DELETION}test_no_structure_set_is_left_of_a_segmentation_that_is_deleted_while_it_is_made",
+            f"{DELETION}test_no_correction_is_left_of_a_segmentation_that_is_deleted_while_it_is_made",
+        ),
     ),
     Attack(
         "a purge while a job is at work on a deleted result",

@@ -22,6 +22,7 @@ import psycopg
 import pytest
 import requests
 from flask_openapi3.openapi import OpenAPI
+from pydicom import Dataset
 from sqlalchemy import create_engine, text
 
 import broker
@@ -656,6 +657,26 @@ def test_a_pacs_that_serves_less_than_it_lists(served, pacs, tmp_path):
     desk.run()
     assert desk.left() == "none; archive_incomplete"
     print(f"PACS serves {served} | {NONE}, archive_incomplete | {desk.left()}")
+
+
+def under_the_uids_of(theirs: list[Dataset], instances: list[Dataset]) -> list[Dataset]:
+    for their, our in zip(theirs, instances, strict=True):
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            setattr(their, keyword, our[keyword].value)
+        their.file_meta.MediaStorageSOPInstanceUID = their.SOPInstanceUID
+    return theirs
+
+
+@pytest.mark.parametrize("served", ["another series", "another patient's images under its UIDs"])
+def test_a_pacs_that_serves_what_was_not_asked_for(served, pacs, tmp_path):
+    desk = desk_at(pacs, tmp_path)
+    theirs = to_instances(image(2), SeriesOptions(patient_id="PHANTOM-2"))
+    if served != "another series":
+        theirs = under_the_uids_of(theirs, pacs.instances)
+    pacs.faults["wado"] = [fake_pacs.serve(theirs)] * 4
+    desk.run()
+    assert desk.left() == "none; archive_refused"
+    print(f"PACS serves {served} | {NONE}, archive_refused | {desk.left()}")
 
 
 @pytest.fixture
