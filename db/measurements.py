@@ -509,13 +509,13 @@ def segmented_series(
 def lesions_of_series(
     sessions: sessionmaker[Session], series_instance_uid: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return the lesions of the newest segmentation of a series, or of each one; each has its colour too.
+    """Return the lesions of a series' result (``newest``), or of each series'; each has its colour too.
 
     Raises: InvalidForm where several studies have such a series.
     """
-    query = SEGMENTATIONS.where(Segmentation.missing_since.is_(None)).order_by(
-        Segmentation.created_at.desc(), Segmentation.version.desc()
-    )
+    query = SEGMENTATIONS.where(
+        _is_newest_version(present=True), Segmentation.missing_since.is_(None)
+    ).order_by(*_preference(Segmentation))
     if series_instance_uid is not None:
         query = query.where(Series.series_instance_uid == series_instance_uid)
     newest_lesions: dict[tuple[str, str], Sequence[Any]] = {}

@@ -586,11 +586,11 @@ def test_an_archive_that_is_away_for_a_moment_at_fetching_costs_an_attempt_and_n
     class AwayTwice(FolderArchive):
         away = 2
 
-        def series_headers(self, study_uid):
+        def series_headers(self, study_uid, series_uids=()):
             if self.away:
                 self.away -= 1
                 raise ArchiveUnreachable("The archive does not answer.")
-            return super().series_headers(study_uid)
+            return super().series_headers(study_uid, series_uids)
 
     runner = site.worker(archive=AwayTwice(site.settings.data_dir / "archive"))
     job_id = site.submit()
