@@ -107,6 +107,9 @@ export async function show(app, document, over) {
   const { cornerstoneViewportService, segmentationService } = app.servicesManager.services
   const displaySet = await displaySetOf(app, document.study_instance_uid, document.segmentation)
   const id = displaySet.displaySetInstanceUID
+  // After a reload of the page the viewports are there before their images.
+  const hasImages = viewportId => shows(app, viewportId, document) !== undefined
+  await until(() => over() || viewportIds(app).some(hasImages), 'the viewer does not show the images')
   for (const viewportId of viewportIds(app)) {
     if (over()) return null
     const isRight = shows(app, viewportId, document)
