@@ -392,7 +392,7 @@ def _record_numbered(
         edition = _edition(None if since else earlier, drawn, numbering, run)
         encoded, companions = _encode(result, earlier, drawn, colours, edition, run)
     if earlier is None:
-        key = idempotency_key([images.instances], images.source, model["sha256"], model["version"])
+        key = idempotency_key([images.instances], images.source, model["id"])
     else:
         # Its images may be more than the series that is drawn on.
         key = measurements.key(sessions, earlier.document["id"])

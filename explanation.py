@@ -79,7 +79,7 @@ def _inputs(document: Mapping[str, Any], services: Services) -> Sequence[Sequenc
     else:
         _, inputs = fetch(Request(study_uid, series_uid), services.archive, spec)
         source = source_of_fetched(inputs, services)
-        key = idempotency_key(inputs, source, spec.weights.sha256, spec.version)
+        key = idempotency_key(inputs, source, spec.digest)
         if key != measurements.key(services.sessions, document["id"]):
             raise UncertaintyUnavailable(
                 f"Segmentation {document['id']} was not made of the images that MetScope would choose now."

@@ -181,7 +181,7 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
     with stages("fetch"):
         chosen, instances = fetch(request, services.archive, services.spec)
         source = source_of_fetched(instances, services)
-        key = idempotency_key(instances, source, services.spec.weights.sha256, services.spec.version)
+        key = idempotency_key(instances, source, services.spec.digest)
         equal = None if request.force else find_equal(services, key)
         # One that is deleted meanwhile is computed again.
         with suppress(SegmentationNotFound):
@@ -344,12 +344,12 @@ def choose(
 
 
 def idempotency_key(
-    inputs: Sequence[Sequence[Dataset]], source: measurements.Source, model_sha256: str, model_version: str
+    inputs: Sequence[Sequence[Dataset]], source: measurements.Source, model_digest: str
 ) -> str:
     """Return the SHA-256 of the study, of each input's series, SOP Instance UIDs and content, and of the
-    model's hash and version. Neither the order of an input's instances nor the patient matters.
+    model's specification. Neither the order of an input's instances nor the patient matters.
     """
-    parts = [model_sha256, model_version, source.study_instance_uid]
+    parts = [model_digest, source.study_instance_uid]
     for instances in inputs:
         series_uid = text(instances[0], "SeriesInstanceUID")
         uids = sorted(str(instance.SOPInstanceUID) for instance in instances)

@@ -19,7 +19,7 @@ from settings import Settings
 from tests.clock import later
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Predictor
-from unetr.spec import PostProcessing, ScaleRange, default_model
+from unetr.spec import Crop, PostProcessing, ScaleRange, default_model
 from worker import Runner
 
 GREY, BRIGHT, LEVEL, STEEPNESS = 300.0, 900.0, 0.5, 10.0
@@ -55,6 +55,7 @@ class Site:
         self.spec = default_model(self.settings.models_dir).model_copy(
             update={
                 "brain": None,
+                "crop": Crop(to="none"),
                 "intensity": (scale,),
                 "spacing_mm": (1.5, 1.5, 1.5),
                 "postprocessing": PostProcessing(threshold=0.85, minimum_volume_mm3=80.0),

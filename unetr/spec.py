@@ -3,6 +3,7 @@
 Nothing here loads torch, so that the API can list the models.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -387,6 +388,11 @@ class ModelSpec(_Part):
         _must_count(self.network, len(self.inputs), len(self.labels))
         _must_fit(self.window, self.network)
         return self
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of all that decides a prediction: weights, grid, thresholds, labels."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @property
     def weights_path(self) -> Path:
