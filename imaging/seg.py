@@ -144,12 +144,11 @@ def _content(algorithm: Algorithm | None, edition: Edition) -> str:
 
 
 def _refer_to(previous: Dataset, dataset: Dataset) -> None:
-    """In place: the dataset is derived from the previous SEG too."""
-    series = Dataset()
-    series.SeriesInstanceUID = previous.SeriesInstanceUID
-    series.ReferencedInstanceSequence = [reference(previous)]
-    # The images stay the first one: viewers take that for what the SEG lies on.
-    dataset.ReferencedSeriesSequence.append(series)
+    """In place: the dataset is derived from the previous SEG too.
+
+    Its series stays out of ReferencedSeriesSequence: OHIF takes whichever of the series there it has loaded
+    first for the images, and then fails to draw the SEG.
+    """
     dataset.SourceInstanceSequence = [reference(previous)]
 
 
