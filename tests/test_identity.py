@@ -22,6 +22,7 @@ from imaging.stack import to_stack
 from orthanc import part10
 from orthanc.dicomweb import open_archive
 from settings import Settings
+from tests import fake_pacs
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.spec import default_model
 
@@ -276,6 +277,18 @@ def test_a_series_with_images_of_two_patients_is_refused(site):
     refused = site.segment(mixed)
     assert (refused.state, refused.error_code) == ("failed", "inconsistent_images")
     assert "2 patients" in refused.error_message
+    assert measurements.patients(site.sessions) == []
+
+
+def test_another_patient_s_images_than_the_archive_lists_are_refused(tmp_path):
+    images = head(4, patient_id="A")
+    with fake_pacs.running(fake_pacs.FakePacs()) as pacs:
+        pacs.instances = images
+        pacs.faults["wado"] = [fake_pacs.serve(changed(images, PatientID="B"))]
+        site = Site(tmp_path, dicomweb_url=pacs.url)
+        refused = site.segment(images)
+        assert (refused.state, refused.error_code) == ("failed", "archive_refused")
+        assert pacs.asked("stow") == 0
     assert measurements.patients(site.sessions) == []
 
 

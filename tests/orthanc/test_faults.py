@@ -1,6 +1,7 @@
 """What a bad PACS does to us: the exact error, in time, and nothing repeated that is not safe."""
 
 import time
+from copy import deepcopy
 
 import pytest
 from pydicom import Dataset
@@ -13,6 +14,7 @@ from errors import (
     ArchiveRefused,
     ArchiveTimeout,
     ArchiveUnreachable,
+    InconsistentImages,
     SeriesNotFound,
     StoreFailed,
     StudyNotFound,
@@ -146,6 +148,25 @@ def test_fewer_instances_than_listed(pacs, series):
     with pytest.raises(ArchiveIncomplete, match=r"lists 4 instances .* served 3") as caught:
         retrieve(pacs, series)
     assert series[0].SOPInstanceUID in caught.value.found
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_what_is_of_another_study_or_series_than_asked_for_is_refused(pacs, series, keyword):
+    served = deepcopy(series)
+    served[1][keyword].value = generate_uid()
+    pacs.faults["wado"] = [fake_pacs.serve(served)]
+    with pytest.raises(ArchiveRefused, match=f"whose {keyword}") as refused:
+        retrieve(pacs, series)
+    assert served[1][keyword].value in refused.value.found
+
+
+def test_a_series_of_two_patients_is_refused(pacs, series):
+    served = deepcopy(series)
+    served[1].PatientID = "P-2"
+    pacs.faults["wado"] = [fake_pacs.serve(served)]
+    with pytest.raises(InconsistentImages, match="2 patients") as refused:
+        retrieve(pacs, series)
+    assert "P-2" not in refused.value.message
 
 
 def test_one_instance_without_multipart_is_accepted(pacs):
