@@ -329,9 +329,10 @@ def source_of_fetched(inputs: Sequence[Sequence[Dataset]], connections: Rooms) -
     for series_uid in measurements.series_to_prove(sessions, source):
         with suppress(SeriesNotFound):
             instances = archive.retrieve_series(source.study_instance_uid, series_uid)
-            if same_patient(patient_of(instances[0]), patient_of(inputs[0][0])):
-                proof = {series_uid: content_digest(instances)}
-                source = replace(source, contents={**source.contents, **proof})
+            corrected = same_patient(patient_of(instances[0]), patient_of(inputs[0][0]))
+            # Where the archive still names the other patient, nothing was corrected, whatever the images are.
+            proof = {series_uid: content_digest(instances) if corrected else ""}
+            source = replace(source, contents={**source.contents, **proof})
     measurements.check_patient(sessions, source)
     return source
 

@@ -168,11 +168,10 @@ def require_correction(session: Session, source: Source) -> None:
 
 
 def unproven_series(session: Session, source: Source) -> list[str]:
-    """Return the series whose images would prove that the study's PatientID was corrected; none where the
-    study has no results under another patient, or the source's own images were segmented before.
+    """Return the series whose images are to prove that the study's PatientID was corrected: those that were
+    segmented and not fetched just now; none where the study has no results under another patient.
     """
-    recorded = _contents_under_another_patient(session, source)
-    return [] if recorded.keys() & source.contents.keys() else sorted(recorded)
+    return sorted(_contents_under_another_patient(session, source).keys() - source.contents.keys())
 
 
 def _contents_under_another_patient(session: Session, source: Source) -> dict[str, set[str | None]]:

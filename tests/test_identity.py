@@ -8,8 +8,10 @@ import json
 from copy import deepcopy
 
 import highdicom as hd
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from sqlalchemy import select
@@ -438,3 +440,92 @@ def test_a_folder_with_series_of_several_is_asked_about(tmp_path, capsys, others
     assert named == (0 if others == "another patient" else 3)
     plan = json.loads(capsys.readouterr().out)
     assert plan["chosen"] == (series_of(other) if named == 0 else None)
+
+
+# Few identifiers, so that they meet: study, series, patient, and how large the lesion of the images is.
+PLACES = strategies.tuples(strategies.sampled_from("12"), strategies.sampled_from("12"))
+IMAGES = strategies.tuples(PLACES, strategies.sampled_from("AB"), strategies.sampled_from((4, 6)))
+STEPS = strategies.one_of(
+    strategies.tuples(strategies.just("put"), IMAGES),
+    strategies.tuples(strategies.sampled_from(("segment", "force", "correct", "batch")), PLACES),
+)
+
+
+class History:
+    """What was in the archive at each place, and whose the results are by what was read."""
+
+    def __init__(self, folder):
+        self.site = Site(folder)
+        self.heads = {columns: head(columns) for columns in (4, 6)}
+        self.uids = {name: generate_uid() for name in ("1", "2", "1.1", "1.2", "2.1", "2.2")}
+        self.present, self.owners = {}, {}
+
+    def put(self, place, patient, columns):
+        study, series = place
+        # The same SOP Instance UIDs everywhere, as those that a counter makes.
+        images = with_uids_of(self.heads[columns], self.heads[4], ("SOPInstanceUID",))
+        uids = {"StudyInstanceUID": self.uids[study], "SeriesInstanceUID": self.uids[f"1.{series}"]}
+        self.site.put(changed(images, PatientID=patient, **uids))
+        self.present[place] = patient, columns
+        self.owners.setdefault((place, columns), set()).add(patient)
+
+    def act(self, action, place):
+        study, series = self.uids[place[0]], self.uids[f"1.{place[1]}"]
+        if action == "batch":
+            (job,) = batches.submit(self.site.sessions, [study], self.site.model).jobs
+            self.site.runner.run(job.id)
+            return
+        newest = measurements.newest(self.site.sessions, study, series)
+        if action == "correct" and newest is None:
+            return
+        asked = {"force": action == "force", "series_instance_uid": series}
+        if action == "correct":
+            asked = {"task": {"correct": newest, "rename": {"1": "pons"}, "delete": []}}
+        job = self.site.run(study, **asked)
+        if job.state == "done":
+            patient, columns = self.present[place]
+            document = measurements.document(self.site.sessions, job.segmentation_id)
+            found = [lesion["volume_ml"] for lesion in document["lesions"]]
+            assert (document["study_instance_uid"], document["series_instance_uid"]) == (study, series)
+            assert found == pytest.approx([volume_ml(columns)])
+            assert document["id"] in self.listed(patient)
+
+    def listed(self, patient):
+        """Ids of the segmentations whose lesions are the patient's."""
+        if patient not in self.site.patients():
+            return {}
+        lesions = measurements.lesions_of_patient(self.site.sessions, patient)
+        return {lesion["segmentation_id"]: lesion for lesion in lesions}
+
+    def check(self):
+        """Every lesion is listed for a patient whose images it was measured on, and for no other."""
+        places = {(self.uids[s], self.uids[f"1.{n}"]): (s, n) for s in "12" for n in "12"}
+        for patient in self.site.patients():
+            for lesion in self.listed(patient).values():
+                place = places[lesion["study_instance_uid"], lesion["series_instance_uid"]]
+                columns = round(lesion["volume_ml"] / volume_ml(1))
+                assert patient in self.owners[place, columns]
+        for study in {uids[0] for uids in places}:
+            for document in measurements.segmentations_of_study(self.site.sessions, study):
+                assert document["study_instance_uid"] == study
+
+
+@hypothesis.given(steps=strategies.lists(STEPS, min_size=3, max_size=8))
+@hypothesis.example(
+    # One of two segmented series comes back under another patient, the other one stays.
+    steps=[
+        ("put", (("1", "1"), "A", 4)), ("segment", ("1", "1")),
+        ("put", (("1", "2"), "A", 6)), ("segment", ("1", "2")),
+        ("put", (("1", "1"), "B", 4)), ("segment", ("1", "1")),
+    ]
+)  # fmt: skip
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+def test_however_uids_and_patients_are_mixed_no_result_is_another_patient_s(tmp_path_factory, steps):
+    history = History(tmp_path_factory.mktemp("history"))
+    for action, what in steps:
+        if action == "put":
+            history.put(*what)
+        else:
+            history.act(action, what)
+        history.check()
+    history.site.sessions.kw["bind"].dispose()
