@@ -166,6 +166,8 @@ export default {
     ambiguous_series: 'Plusieurs séries conviennent autant les unes que les autres. Choisissez-en une dans la liste.',
     no_candidate_series: 'Aucune série de l’examen ne peut être segmentée. Envoyez une série T1 après injection, ou choisissez vous-même une série.',
     several_patients: 'Le PACS attribue cet examen à plusieurs patients. Demandez à l’administrateur du PACS de les fusionner ou de supprimer la mauvaise copie.',
+    identity_conflict: 'Ces images portent l’identité d’un autre patient ou d’un autre examen déjà connu. Faites corriger les UID ou l’identifiant du patient dans le PACS.',
+    already_stored: 'Le PACS a déjà d’autres objets sous ces UID. Supprimez-les, ou envoyez les images sous leurs propres UID.',
     volume_too_large: 'Le volume est trop grand pour la mémoire. Vérifiez la taille et l’espacement de ses voxels ; envoyez une série de la tête seule.',
     too_many_lesions: 'Il y a plus de lésions qu’un SEG ne peut en contenir. Vérifiez la série et le modèle.',
     missing_sequence: 'Il manque une séquence dont le modèle a besoin. Envoyez la série qui manque, ou choisissez-en une vous-même.',
