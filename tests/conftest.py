@@ -35,10 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def viewer_of(item: pytest.Item) -> str | None:
         callspec = getattr(item, "callspec", None)
-        return callspec.params.get("site") if callspec else None
+        version = callspec.params.get("site") if callspec else None
+        # Other files have a fixture of that name too.
+        return version if version in {OLDEST, NEWEST} else None
 
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(viewer_of(item) or str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(viewer_of(item) or item.path.name))
     items.sort(key=lambda item: viewer_of(item) is None)
 
 
