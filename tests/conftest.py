@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         callspec = getattr(item, "callspec", None)
         version = callspec.params.get("site") if callspec else None
         # Other files have a fixture of that name too.
-        return version if version in {OLDEST, NEWEST} else None
+        return version if version in [OLDEST, NEWEST] else None
 
     for item in items:
         item.add_marker(pytest.mark.xdist_group(viewer_of(item) or item.path.name))
