@@ -61,6 +61,7 @@ def test_the_document_says_what_was_measured(sessions, new):
         "id": segmentation_id,
         "version": 1,
         "study_instance_uid": "1.2.3",
+        "study_date": "2024-02-29",
         "series_instance_uid": "1.2.3.4",
         "reasons": ["post-contrast", "3D"],
         "model": {"id": "unetr", "version": "1", "sha256": "ab" * 32},
