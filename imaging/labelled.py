@@ -30,7 +30,7 @@ def labelled_series(seg: Dataset, series: Iterable[Sequence[Dataset]]) -> str | 
 
     series: headers of the study's series. The images that the frames were derived from decide, then the
     images that the whole object names, and only without either the series that it claims, which may be one
-    that the study does not have.
+    that the study does not have. Where some of those images are gone, it must also claim that series.
     """
     owners: dict[str, set[str]] = defaultdict(set)
     for headers in series:
@@ -44,8 +44,11 @@ def labelled_series(seg: Dataset, series: Iterable[Sequence[Dataset]]) -> str | 
             references = [uids]
     if not references:
         return claimed[0] or None if len(claimed) == 1 else None
-    possible = set.intersection(*({uid for image in uids for uid in owners[image]} for uids in references))
-    if len(possible) > 1:
+    series_of = [{uid for image in uids for uid in owners[image]} for uids in references]
+    # An image that is gone says nothing; what the others say must then be claimed too.
+    known = [uids for uids in series_of if uids]
+    possible = set.intersection(*known) if known else set()
+    if len(possible) > 1 or len(known) < len(series_of):
         possible &= set(claimed)
     if not possible and len(claimed) == 1 and claimed[0] not in set().union(*owners.values()):
         return claimed[0] or None

@@ -159,6 +159,6 @@ def _sizes(sheets: Sequence[Sheet]) -> list[str]:
 def _percentiles(volume: hd.Volume) -> tuple[float, ...]:
     """Of the head's voxels, the same that the model's normalisation counts."""
     head = volume.array[head_mask(volume.array)]
-    # A z-scored image may be below zero where it is dark, and have no head by that measure.
+    # An image with hardly any contrast may have no head by that measure.
     counted = head if head.size else volume.array
     return tuple(float(value) for value in np.round(np.percentile(counted, PERCENTILES), 4))

@@ -42,6 +42,7 @@ class Model:
     threshold: float
     seed_threshold: float | None
     minimum_volume_mm3: float
+    minimum_native_voxels: int
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from unetr.preprocess import prepare
 from unetr.spec import Brain, ModelSpec, PostProcessing, Weights
 
 TISSUE, MATTER, SPOT = 20.0, 50.0, 100.0
+# Voxels of air at every side.
+AIR = 3
 CENTRE_MM, RADIUS_MM = np.array([90.0, 100.0, 110.0]), 60.0
 # A second ball, behind and below: no brain is the same in front and behind.
 HIND_MM, HIND_RADIUS_MM = np.array([90.0, 130.0, 65.0]), 42.0
@@ -42,6 +44,11 @@ def matter(window: np.ndarray) -> np.ndarray:
     return (0.2 - np.abs(window - 0.5)) * 20.0
 
 
+def surrounded(tissue: np.ndarray) -> np.ndarray:
+    """The array with air, which is 0, at every side."""
+    return np.pad(tissue[(slice(AIR, -AIR),) * 3], AIR)
+
+
 @pytest.fixture(scope="module")
 def volume() -> hd.Volume:
     """A head: two balls for the brain with a lesion in it, and as bright a spot in the face."""
@@ -53,7 +60,7 @@ def volume() -> hd.Volume:
     def ball(centre: np.ndarray, radius_mm: float) -> np.ndarray:
         return np.clip(radius_mm - np.linalg.norm(positions - centre, axis=-1) + 0.5, 0.0, 1.0)
 
-    array = np.full(shape, TISSUE)
+    array = surrounded(np.full(shape, TISSUE))
     brain = np.maximum(ball(CENTRE_MM, RADIUS_MM), ball(HIND_MM, HIND_RADIUS_MM))
     array += (MATTER - TISSUE) * brain
     array += (SPOT - MATTER) * ball(IN_BRAIN_MM, 6.0) + (SPOT - TISSUE) * ball(IN_FACE_MM, 6.0)
@@ -150,8 +157,7 @@ def test_a_volume_without_a_plausible_brain_is_refused_before_lesions_are_sought
 
 def filled(inside: np.ndarray, spacing_mm: tuple[float, float, float]) -> hd.Volume:
     """Matter where inside, tissue elsewhere; the axes grow to the left, back and head."""
-    array = np.where(inside, np.float32(MATTER), np.float32(TISSUE))
-    array[0, 0, 0] = SPOT
+    array = surrounded(np.where(inside, np.float32(MATTER), np.float32(TISSUE)))
     return hd.Volume(array, np.diag([*spacing_mm, 1.0]), "PATIENT")
 
 

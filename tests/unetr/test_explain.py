@@ -11,16 +11,17 @@ from errors import JobCancelled
 from unetr.explain import EVERY_FLIP, entropy_bits, explain, lesion_entropies, most_bits
 from unetr.predict import Predictor
 from unetr.preprocess import prepare
-from unetr.spec import ModelSpec, Window
+from unetr.spec import Crop, ModelSpec, Window
 
 LEFT_RIGHT = ((), (0,))
 
 
 @pytest.fixture(scope="module")
 def spec(reckonable_spec) -> ModelSpec:
-    """Without a brain, and with windows that count alike: lesions are sought everywhere, voxel by voxel."""
+    """Without a brain or a crop, and with windows that count alike: lesions are sought in every voxel."""
     window = Window(shape=(64, 64, 64), overlap=0.0, blend="constant")
-    return reckonable_spec.model_copy(update={"brain": None, "window": window})
+    crop = Crop(to="none")
+    return reckonable_spec.model_copy(update={"brain": None, "crop": crop, "window": window})
 
 
 def above_level(window: np.ndarray) -> np.ndarray:
@@ -159,7 +160,8 @@ def test_on_an_oblique_grid_of_any_order_the_ball_stays_where_it_is(orientation,
     assert np.all(np.abs(radii_mm - 8.0) < 1.5)
 
 
-def test_nothing_is_said_of_what_was_cropped_away(spec):
+def test_nothing_is_said_of_what_was_cropped_away(spec, reckonable_spec):
+    spec = spec.model_copy(update={"crop": reckonable_spec.crop})
     array = np.zeros((40, 44, 48), dtype=np.float32)
     array[10:30, 10:34, 10:38] = 50.0
     affine = np.eye(4)
@@ -177,16 +179,17 @@ def test_nothing_is_said_of_what_was_cropped_away(spec):
 
 
 def test_the_brain_is_sought_once_upright_and_nothing_is_said_of_what_is_outside(reckonable_spec):
-    """A ball of a litre for a brain, with a lesion in it, and as bright a spot outside."""
+    """Two balls for a brain, with a lesion in it, and as bright a spot outside."""
     shape, spacing_mm = (96, 104, 92), (2.0, 1.8, 2.0)
     positions = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1) * spacing_mm
-    centre, lesion, face = np.array([[95.0, 100.0, 100.0], [115.0, 100.0, 100.0], [95.0, 14.0, 30.0]])
+    centre, hind = np.array([[95.0, 90.0, 110.0], [95.0, 120.0, 65.0]])
+    lesion, face = np.array([[115.0, 90.0, 110.0], [95.0, 14.0, 30.0]])
 
     def near(where: np.ndarray, radius_mm: float) -> np.ndarray:
         return np.linalg.norm(positions - where, axis=-1) <= radius_mm
 
-    array = np.full(shape, 20.0, np.float32)
-    array[near(centre, 64.0)] = 50.0
+    array = np.pad(np.full([size - 6 for size in shape], 20.0, np.float32), 3)
+    array[near(centre, 60.0) | near(hind, 42.0)] = 50.0
     array[near(lesion, 8.0)] = array[near(face, 8.0)] = 100.0
     volume = hd.Volume(array, np.diag([*spacing_mm, 1.0]), "PATIENT")
     asked = []
@@ -205,9 +208,11 @@ def test_the_brain_is_sought_once_upright_and_nothing_is_said_of_what_is_outside
     assert found.entropy.array[near(face, 10.0)].max() == 0.0
     assert found.probability.array[near(face, 10.0)].max() == 0.0
     # The margin is 3 mm; half a voxel of either grid comes on top.
-    assert not found.entropy.array[~near(centre, 64.0 + 3.0 + 3.0)].any()
+    away = ~near(centre, 60.0 + 3.0 + 3.0) & ~near(hind, 42.0 + 3.0 + 3.0)
+    assert not found.entropy.array[away].any()
     brain = found.region.map_indices_to_reference(np.argwhere(found.region.array))
-    assert brain.mean(0) == pytest.approx(centre, abs=0.5)
+    expected = positions[near(centre, 63.0) | near(hind, 45.0)]
+    assert brain.mean(0) == pytest.approx(expected.mean(0), abs=1.0)
 
 
 def test_lesions_are_told_apart_by_their_mean_entropy():

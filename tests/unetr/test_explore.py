@@ -157,11 +157,20 @@ def test_without_arguments_synthetic_heads_are_described(tmp_path, monkeypatch, 
     assert sum(one["volume_ml"] for one in described[0]["lesions"]) == pytest.approx(labelled_ml)
 
 
-def test_a_volume_below_zero_has_percentiles_too(tmp_path):
-    """BraTS images that somebody z-scored before: no voxel is a bright part of anything."""
+def test_a_volume_below_zero_has_the_percentiles_of_its_head(tmp_path):
+    """As of BraTS images that somebody z-scored before."""
     labelled.nnunet(tmp_path)
     affine = affine_lps("RAS")
     image = labelled.head(affine, sphere(affine)) - 500
     labelled.save(image, affine, tmp_path / "imagesTr" / "Case_001_0000.nii.gz")
     sheet = describe(next(cases(tmp_path, "nnunet")))
-    assert sheet.intensities["T1 post-contrast"][0] == pytest.approx(np.percentile(image, 1), abs=0.01)
+    inside = image[image > -500]
+    assert sheet.intensities["T1 post-contrast"][0] == pytest.approx(np.percentile(inside, 1), abs=0.01)
+
+
+def test_a_volume_of_nearly_one_value_has_percentiles(tmp_path):
+    labelled.nnunet(tmp_path)
+    image = np.full(labelled.SHAPE, 7.0, np.float32)
+    image[0, 0, 0] = 0.0
+    labelled.save(image, affine_lps("RAS"), tmp_path / "imagesTr" / "Case_001_0000.nii.gz")
+    assert set(describe(next(cases(tmp_path, "nnunet"))).intensities["T1 post-contrast"]) == {7.0}
