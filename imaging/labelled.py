@@ -50,7 +50,7 @@ def labelled_series(seg: Dataset, series: Iterable[Sequence[Dataset]]) -> str | 
     possible = set.intersection(*known) if known else set()
     if len(possible) > 1 or len(known) < len(series_of):
         possible &= set(claimed)
-    if not possible and len(claimed) == 1 and claimed[0] not in set().union(*owners.values()):
+    if not known and len(claimed) == 1 and claimed[0] not in set().union(*owners.values()):
         return claimed[0] or None
     return possible.pop() if len(possible) == 1 else None
 

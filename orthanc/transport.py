@@ -133,7 +133,7 @@ class Transport:
         left_s = max(0.001, deadline - time.monotonic())
         timeout = (min(limits.connect_s, left_s), min(limits.read_s, left_s))
         what = f"{method} {path}"
-        with _our_errors(what):
+        with _our_errors(what, deadline):
             # Orthanc does not decode %2A and %2C: a wildcard and a list have to travel as they are.
             query = urlencode(request.pop("params", None) or {}, doseq=True, safe="*?,", quote_via=quote)
             response = self._session.request(
@@ -240,10 +240,11 @@ def _raise_for_access(status: int, what: str) -> None:
 
 
 @contextmanager
-def _our_errors(what: str) -> Iterator[None]:
+def _our_errors(what: str, deadline: float) -> Iterator[None]:
     try:
         yield
     except (requests.Timeout, urllib3.exceptions.TimeoutError):
+        _check(deadline)
         raise ArchiveTimeout(f"The archive was silent for too long during {what}.") from None
     except requests.exceptions.SSLError:
         raise ArchiveRefused(f"The archive's TLS certificate is not trusted ({what}).") from None

@@ -368,8 +368,9 @@ def refused_seg(
 
 
 def another_series(instances: list[Dataset]) -> list[Dataset]:
-    """Of the same patient in the same frame of reference."""
-    return everywhere(FrameOfReferenceUID=instances[0].FrameOfReferenceUID)
+    """Of the same study in the same frame of reference."""
+    first = instances[0]
+    return everywhere(StudyInstanceUID=first.StudyInstanceUID, FrameOfReferenceUID=first.FrameOfReferenceUID)
 
 
 def lying(**attributes: object) -> Callable[[Dataset], Dataset]:
@@ -603,7 +604,8 @@ ROWS = {
     ),
     "SEG whose source is absent": Row("no_candidate_series", a_seg_alone),
     "SEG without positions whose source is absent": refused_seg(
-        "segmentation_mismatch", "Frame 1 .* references 0 slices", as_edited_in_ohif, onto=another_series
+        "segmentation_mismatch", "derived from image .* which the series lacks",
+        as_edited_in_ohif, onto=another_series,
     ),
     "series truncated": by_dicomweb(
         series, {"wado": serve_all_but_one}, "archive_incomplete", "lists 9 instances .* served 8"
