@@ -47,7 +47,8 @@ export function isShown(line, place) {
 
 function placeOf(viewport) {
   const { viewPlaneNormal, focalPoint } = viewport.getCamera()
-  if (viewport.type === 'stack') return { viewPlaneNormal, focalPoint, imageId: viewport.getCurrentImageId() }
+  // Its current image may not have arrived yet.
+  if (viewport.type === 'stack') return { viewPlaneNormal, focalPoint, imageId: viewport.getCornerstoneImage()?.imageId }
   const { spacing, direction } = viewport.getImageData() ?? { spacing: [0, 0, 0], direction: [] }
   // Of the volume's three steps the one that the view looks along.
   const along = [0, 3, 6].map(first => Math.abs(dot(direction.slice(first, first + 3), viewPlaneNormal)))

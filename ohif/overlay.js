@@ -16,8 +16,12 @@ const HIGHLIGHT = [0.9, 750, false]
 export async function displaySetOf(app, study, { series_instance_uid: series, sop_instance_uid: object }) {
   const { displaySetService } = app.servicesManager.services
   const ofSeries = () => displaySetService.getDisplaySetsForSeries(series) ?? []
-  const known = () => ofSeries().find(one => one.SOPInstanceUID === object)
+  // What the viewer cannot show is listed without a UID of its own.
+  const objectsOf = one => (one.SOPInstanceUID ? [one] : one.instances ?? [])
+  const known = () => ofSeries().find(one => objectsOf(one).some(({ SOPInstanceUID }) => SOPInstanceUID === object))
+  const end = Date.now() + LIMIT_MS
   while (!known()) {
+    if (Date.now() > end) throw new Error('the viewer does not find the stored object')
     const count = ofSeries().length
     const [source] = app.extensionManager.getActiveDataSource()
     // The viewer asks a study's metadata once and keeps the answer under this name.

@@ -49,6 +49,9 @@ export class Panel {
     // The viewer's id of the document's segmentation, once it was loaded, and while it is on the images.
     this.loadedId = null
     this.shownId = null
+    // What shall be shown, and the end of what brings it about.
+    this.wanted = null
+    this.turn = Promise.resolve()
     this.title = make('p', { className: 'title' })
     this.series = make('select', { ariaLabel: text('series') })
     this.model = make('select', { ariaLabel: text('model') })
@@ -208,9 +211,22 @@ export class Panel {
     }
   }
 
-  /** A finished segmentation: its table, and the overlay. False: what is drawn on another one would be lost. */
-  async present(document, whatever = false) {
-    if (this.closed) return false
+  /** What changes the images goes one after the other: half of one and half of the next would show one's lesions as the other's. */
+  inTurn(act) {
+    const turn = this.turn.then(act)
+    this.turn = turn.catch(() => {})
+    return turn
+  }
+
+  /** A finished segmentation: its table, and the overlay. False: what is drawn on another one would be lost, or another one was
+   * asked for meanwhile. */
+  present(document, whatever = false) {
+    this.wanted = document
+    return this.inTurn(() => this.replace(document, whatever))
+  }
+
+  async replace(document, whatever) {
+    if (this.closed || this.wanted !== document) return false
     const before = laid.get(this.study)
     if (before && before.document !== document.id) {
       if (editing.isEdited(before.id) && !whatever) {
@@ -418,7 +434,7 @@ export class Panel {
     const [newest] = versionsOf(this.documents, this.document)
     if (newest?.id !== this.document.id) throw new service.ServiceError('segmentation_superseded', text('superseded'))
     // The viewer saves only what is on the screen.
-    if (!this.shownId) await this.show()
+    if (!this.shownId) await this.inTurn(() => this.show())
     const uid = await editing.save(this.app, this.loadedId)
     try {
       return await service.measure(this.study, uid, this.document.id)
@@ -430,8 +446,7 @@ export class Panel {
 
   async toggle() {
     this.toggleButton.disabled = true
-    if (this.shownId) await this.hide()
-    else await this.show()
+    await this.inTurn(() => (this.shownId ? this.hide() : this.show()))
     this.toggleButton.disabled = false
   }
 

@@ -42,6 +42,13 @@ CONTRASTS = """panel => {
         return [element.innerText, (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05)]
     })
 }"""
+# Of every viewport the SEG objects of the PACS that lie over it.
+OBJECTS_ON_SCREEN = """() => {
+    const { displaySetService, segmentationService, viewportGridService } = window.services
+    return [...viewportGridService.getState().viewports.keys()].map(viewportId =>
+        segmentationService.getSegmentationRepresentations(viewportId).map(
+            one => displaySetService.getDisplaySetByUID(one.segmentationId).SOPInstanceUID))
+}"""
 ADD_SEGMENT = "segmentationId => window.commandsManager.run('addSegment', { segmentationId })"
 
 
@@ -193,6 +200,14 @@ def test_what_a_person_corrected_comes_before_what_another_model_found_later(sit
     expect(shown_names(panel)).to_have_text(found)
     results.select_option(index=0)
     expect(shown_names(panel).first).to_have_text("left frontal")
+    # Whoever chooses faster than the viewer draws gets what was chosen last, on the images too.
+    results.select_option(index=1)
+    results.select_option(index=0)
+    expect(panel.get_by_role("button", name="Hide")).to_be_enabled()
+    expect(shown_names(panel).first).to_have_text("left frontal")
+    (corrected,) = [document for document in documents if document["corrected_by"]]
+    uid = corrected["segmentation"]["sop_instance_uid"]
+    wait_until(lambda: page.evaluate(OBJECTS_ON_SCREEN) == [[uid]], "the chosen result on the images")
 
 
 def test_who_segments_again_is_told_that_nothing_is_new_and_may_insist(site, study, page):
