@@ -11,7 +11,7 @@ against the first way. Needs `pip install nncf==3.4.0`; on a CPU.
 import argparse
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import nncf
 import numpy as np
@@ -24,8 +24,8 @@ from unetr.network import build, load_weights
 from unetr.predict import Predictor
 from unetr.preprocess import Mask, prepare
 from unetr.scores import overlap
-from unetr.sliding import Progress, slide
-from unetr.spec import Crop, ModelSpec
+from unetr.sliding import Progress
+from unetr.spec import Axis, Crop, ModelSpec
 
 KINDS = ("ordinary", "other contrast", "noisy", "oblique")
 CALIBRATION_HEADS = 6
@@ -36,9 +36,13 @@ class Everywhere(Predictor):
     """Carries the network over all of what is prepared."""
 
     def logits_around(
-        self, array: Array, region: Mask, on_progress: Progress = lambda fraction: None
+        self,
+        array: Array,
+        region: Mask,
+        axes: Sequence[Axis],
+        on_progress: Progress = lambda fraction: None,
     ) -> Array:
-        return slide(array, self.backend, self.spec.window, len(self.spec.labels), on_progress)
+        return super().logits_around(array, np.ones_like(region), axes, on_progress)
 
 
 class Counted:

@@ -1,14 +1,7 @@
-"""How sure a model is: predictions of the mirrored volumes, their mean and its entropy.
-
-A volume is predicted as it is and mirrored along the axes of the model's grid, which is how the networks
-were trained, and each prediction is mirrored back. Test-time augmentation after Wang et al., Neurocomputing
-2019 (doi:10.1016/j.neucom.2019.01.103), who draw augmentations at random and count votes; here every mirror
-image is taken once, so that the result is the same each time, and probabilities are averaged.
-"""
+"""How sure a model is: the mean over the volume's mirror images (``unetr.mirroring``) and its entropy."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations
 
 import highdicom as hd
 import numpy as np
@@ -16,13 +9,12 @@ from numpy.typing import NDArray
 from scipy import ndimage, special
 
 from unetr.backends import Array
-from unetr.predict import Predictor, foreground, interpolate, native_box
+from unetr.mirroring import ALL_AXES, with_background
+from unetr.predict import Predictor, interpolate, native_box
 from unetr.preprocess import Mask, prepare
 from unetr.sliding import Box, Progress
+from unetr.spec import Axis
 
-# Axes of the model's grid that are mirrored at once.
-Flip = tuple[int, ...]
-EVERY_FLIP: tuple[Flip, ...] = tuple(chain.from_iterable(combinations(range(3), n) for n in range(4)))
 # Native slices that are interpolated at once.
 SLAB = 16
 
@@ -45,15 +37,15 @@ def explain(
     predictor: Predictor,
     volume: hd.Volume,
     on_progress: Progress = lambda fraction: None,
-    flips: Sequence[Flip] = EVERY_FLIP,
+    axes: Sequence[Axis] = ALL_AXES,
     others: Sequence[hd.Volume] = (),
 ) -> Explanation:
-    """Predict a volume (slice, row, column) in several mirror images. Deterministic.
+    """Predict a volume (slice, row, column) in its mirror images along axes of the model's grid, whatever
+    the spec's own mirroring axes are. Deterministic.
 
-    flips: axes of the model's grid; () is the volume as it is. The brain is sought in that one alone, as no
-    scanner turns heads upside down. others: of the spec's further inputs. on_progress is called with the
-    fraction done before each window and at the end; what it raises passes through. Raises: BrainNotFound,
-    OutOfMemory.
+    The brain is sought upright alone, as no scanner turns heads upside down. others: of the spec's further
+    inputs. on_progress is called with the fraction done before each window and at the end; what it raises
+    passes through. Raises: BrainNotFound, OutOfMemory.
     """
     on_progress(0.0)
     prepared = prepare(volume, predictor.spec, others)
@@ -61,30 +53,21 @@ def explain(
     region = predictor.region(grid).mask
     to_model = grid.inverse_affine @ volume.affine
     target = native_box(ndimage.find_objects(region.astype(np.uint8))[0], grid, volume)
-    mean = np.zeros((len(predictor.spec.labels), *volume.spatial_shape), dtype=np.float32)
-    for number, axes in enumerate(flips):
-        progress = _share(on_progress, number, len(flips))
-        of_array = tuple(axis + 1 for axis in axes)
-        mirrored = predictor.logits_around(np.flip(prepared.array, of_array), np.flip(region, axes), progress)
-        logits = np.ascontiguousarray(np.flip(mirrored, of_array))
-        for slab in _slabs(target):
-            probability = _probabilities(interpolate(logits, to_model, slab))
-            # Of equal predictions the mean is they, to the bit.
-            mean[:, *slab] += (probability - mean[:, *slab]) / (number + 1)
-    entropy = np.zeros(volume.spatial_shape, dtype=np.float32)
+    logits = predictor.logits_around(prepared.array, region, axes, on_progress)
+    probability = np.zeros(volume.spatial_shape, dtype=np.float32)
+    entropy = np.zeros_like(probability)
     for slab in _slabs(target):
-        mean[:, *slab][:, ~_sought(region, to_model, slab)] = 0.0
-        entropy[slab] = entropy_bits(mean[:, *slab])
+        of_labels = _probabilities(interpolate(logits, to_model, slab))
+        of_labels[:, ~_sought(region, to_model, slab)] = 0.0
+        probability[slab] = of_labels.sum(axis=0)
+        entropy[slab] = entropy_bits(of_labels)
     on_progress(1.0)
-    probable = volume.with_array(mean[0] if len(mean) == 1 else mean.sum(axis=0))
-    return Explanation(probable, volume.with_array(entropy), grid.with_array(region))
+    return Explanation(volume.with_array(probability), volume.with_array(entropy), grid.with_array(region))
 
 
 def _probabilities(logits: Array) -> Array:
     """Of each label, by the softmax of their logits against the background (label, ...)."""
-    if len(logits) == 1:
-        return np.asarray(special.expit(logits))
-    return np.asarray(np.exp(logits - np.logaddexp(0.0, foreground(logits))))
+    return np.asarray(special.softmax(with_background(logits), axis=0)[1:])
 
 
 def most_bits(labels: int) -> float:
@@ -109,10 +92,6 @@ def lesion_entropies(entropy: hd.Volume, labels: hd.Volume) -> dict[int, float]:
     counts = np.bincount(numbers)
     sums = np.bincount(numbers, weights=entropy.array.ravel())
     return {n: float(sums[n] / counts[n]) for n in range(1, len(counts)) if counts[n]}
-
-
-def _share(on_progress: Progress, number: int, count: int) -> Progress:
-    return lambda fraction: on_progress((number + fraction) / count)
 
 
 def _slabs(target: Box) -> Iterator[Box]:

@@ -12,9 +12,10 @@ from scipy import ndimage, special
 
 from unetr.backends import Array, Backend, load_backends
 from unetr.brain import Region, find_brain
+from unetr.mirroring import mean_logits
 from unetr.preprocess import Mask, Prepared, prepare
 from unetr.sliding import Box, Progress, slide
-from unetr.spec import Label, ModelSpec, PostProcessing, logit
+from unetr.spec import Axis, Label, ModelSpec, PostProcessing, logit
 
 # Voxels around a component, on the model's grid, within which its outline is interpolated.
 MARGIN = 2
@@ -41,8 +42,9 @@ class Predictor:
     """One model, ready to run. Deterministic: the same volumes give the same prediction.
 
     A voxel has a label where the probability of the background is below 1 less the threshold: the most
-    probable one. Volumes are (slice, row, column); ``others`` are those of the spec's further inputs, in its
-    order, wherever they lie.
+    probable one. With mirroring axes in the spec the probabilities are means over the mirror images. Volumes
+    are (slice, row, column); ``others`` are those of the spec's further inputs, in its order, wherever they
+    lie.
     """
 
     def __init__(self, spec: ModelSpec, backend: Backend, brain_backend: Backend | None = None) -> None:
@@ -102,7 +104,8 @@ class Predictor:
     def _search(self, prepared: Prepared, on_progress: Progress) -> tuple[Region, Array]:
         on_progress(0.0)
         region = self.region(prepared.volume)
-        return region, self.logits_around(prepared.array, region.mask, on_progress)
+        axes = self.spec.mirroring_axes
+        return region, self.logits_around(prepared.array, region.mask, axes, on_progress)
 
     def region(self, prepared: hd.Volume) -> Region:
         """Return where lesions are searched in a prepared first input (x, y, z): the brain's region, or all.
@@ -114,18 +117,28 @@ class Predictor:
         return find_brain(prepared, self.brain_backend, self.spec.brain)
 
     def logits_around(
-        self, array: Array, region: Mask, on_progress: Progress = lambda fraction: None
+        self,
+        array: Array,
+        region: Mask,
+        axes: Sequence[Axis],
+        on_progress: Progress = lambda fraction: None,
     ) -> Array:
         """Each label's logit against the background (label, x, y, z) in the region's box and its
         surroundings; beyond, all labels together are below the threshold.
 
-        array: of the prepared inputs, or flipped with their region. Raises: OutOfMemory.
+        array: of the prepared inputs. axes: along which mirror images are averaged. Raises: OutOfMemory.
         """
         window, count = self.spec.window, len(self.spec.labels)
         box = _with_context(ndimage.find_objects(region.astype(np.uint8))[0], region.shape, window.shape)
         below = _below(self.spec.postprocessing, count)
         logits = np.full((count, *region.shape), below, dtype=np.float32)
-        logits[:, *box] = slide(array[:, *box], self.backend, window, count, on_progress)
+        logits[:, *box] = mean_logits(
+            lambda image, progress: slide(image, self.backend, window, count, progress),
+            array[:, *box],
+            count,
+            axes,
+            on_progress,
+        )
         return logits
 
 

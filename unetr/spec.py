@@ -30,6 +30,8 @@ PATCH = 16
 # Of a Segment Label, 64 characters, what is left beside a number.
 LONGEST_NAME = 56
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
+# Of the model's grid, as its orientation names them.
+Axis = Literal[0, 1, 2]
 
 
 class _Part(BaseModel):
@@ -345,6 +347,8 @@ class ModelSpec(_Part):
     "RAS". spacing_mm: of that grid, in that orientation. inputs: the network's channels, sequences as
     ``imaging.sequences`` names them or a name of their own; the grid and the segmentation are those of the
     first. acquired_intensity: steps on the acquired grid, before resampling; intensity: those after it.
+    mirroring_axes: test-time augmentation, as nnU-Net's ``allowed_mirroring_axes``: with any, the lesions'
+    probability is the mean over the mirror images of all their combinations (``unetr.mirroring``).
     subject: what is found, as titles say it. anatomy: where, CID 4. ``folder`` is where the spec was read.
     """
 
@@ -366,6 +370,8 @@ class ModelSpec(_Part):
     intensity: tuple[IntensityStep, ...]
     crop: Crop
     window: Window
+    # Left out of the JSON where there are none, so that a digest of before this field is still the model's.
+    mirroring_axes: tuple[Axis, ...] = Field(default=(), exclude_if=lambda axes: not axes)
     brain: Brain | None = None
     labels: tuple[Label, ...] = Field(min_length=1)
     postprocessing: PostProcessing
@@ -385,6 +391,8 @@ class ModelSpec(_Part):
             raise ValueError("the values of labels are not 1, 2 and so on")
         if len(set(self.inputs)) != len(self.inputs):
             raise ValueError("inputs names a sequence twice")
+        if list(self.mirroring_axes) != sorted(set(self.mirroring_axes)):
+            raise ValueError(f"mirroring_axes {list(self.mirroring_axes)} do not rise")
         _must_count(self.network, len(self.inputs), len(self.labels))
         _must_fit(self.window, self.network)
         return self

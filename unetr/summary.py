@@ -8,7 +8,7 @@ import numpy as np
 from lesions.measure import MM3_PER_ML
 from unetr.comparison import Compared, compare
 from unetr.judged import BINS_MM, COUNTED_FROM_MM, Case, Component, TrueLesion, found_of
-from unetr.spec import ModelSpec
+from unetr.spec import Axis, ModelSpec
 from unetr.statistics import (
     Agreement,
     Estimate,
@@ -34,7 +34,7 @@ RULES = (
 
 @dataclass(frozen=True)
 class Model:
-    """Which model, and how its output was cut."""
+    """Which model, over which mirror images its output was averaged, and how it was cut."""
 
     id: str
     version: str
@@ -43,6 +43,7 @@ class Model:
     seed_threshold: float | None
     minimum_volume_mm3: float
     minimum_native_voxels: int
+    mirroring_axes: tuple[Axis, ...]
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,13 @@ def _pairs(
 
 
 def _model(spec: ModelSpec) -> Model:
-    return Model(spec.id, spec.version, spec.weights.sha256, **spec.postprocessing.model_dump())
+    return Model(
+        spec.id,
+        spec.version,
+        spec.weights.sha256,
+        mirroring_axes=spec.mirroring_axes,
+        **spec.postprocessing.model_dump(),
+    )
 
 
 def _bin(cases: Sequence[Case], name: str, low_mm: float, high_mm: float) -> Bin:

@@ -192,6 +192,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(coarse_model, coarse_head, tm
 def test_the_command_line_writes_a_report_that_needs_no_other_file(
     coarse_model, coarse_head, tmp_path, capsys
 ):
+    coarse_model.write_text(json.dumps(json.loads(coarse_model.read_text()) | {"mirroring_axes": [0, 1]}))
     other = coarse_model.with_name("other.json")
     main(
         ["--model", str(coarse_model), "--against", str(other), "--heads", "1", "--first-seed", "11",
@@ -204,6 +205,8 @@ def test_the_command_line_writes_a_report_that_needs_no_other_file(
     assert report["research_use_only"] is True
     assert report["model"]["id"] == "tiny"
     assert report["against"]["model"]["id"] == "other"
+    assert report["model"]["mirroring_axes"] == [0, 1]
+    assert report["against"]["model"]["mirroring_axes"] == []
     lesions = len(coarse_head("ordinary", 11).lesions)
     assert [(kind["name"], kind["heads"]) for kind in report["kinds"]] == [
         ("ordinary", 1), ("no lesion", 1), ("all", 2),
@@ -214,6 +217,7 @@ def test_the_command_line_writes_a_report_that_needs_no_other_file(
     page = (tmp_path / "report.html").read_text()
     assert "Research use only" in page
     assert "Against other" in page
+    assert "mean of 4 mirror images" in page
     assert page.count("data:image/svg+xml") >= 6
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert "<script" not in page
