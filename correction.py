@@ -58,7 +58,16 @@ from results import (
     report_of,
     subject_of,
 )
-from segmentation import JobLease, Report, Rooms, Stages, companion, idempotency_key, source_of_fetched
+from segmentation import (
+    JobLease,
+    Report,
+    Rooms,
+    Stages,
+    companion,
+    idempotency_key,
+    reports,
+    source_of_fetched,
+)
 from unetr.spec import Label, ModelSpec, default_model, served_models
 from version import VERSION
 
@@ -533,13 +542,33 @@ def _encode(
     run: Run,
 ) -> tuple[Dataset | None, list[measurements.NewCompanion]]:
     """The SEG, None without lesions, and what is stored beside it."""
-    if not result.lesions:
-        return None, []
     spec = _spec_of(earlier, run.rooms)
+    source = result.stack.headers[0]
+    encoded = _encode_seg(result, earlier, drawn, colours, edition, spec) if result.lesions else None
+    if encoded is not None:
+        check_derived(encoded, source)
+    companions = []
+    if reports(encoded, run.rooms.settings):
+        previous = earlier.companion("SR") if earlier else None
+        companions.append(companion(report_of(result, encoded, spec, None, edition, previous), source))
+    if encoded is not None and earlier and (previous := earlier.companion("RTSTRUCT")) is not None:
+        companions.append(
+            companion(_structure_set(result, encoded, None, subject_of(spec), edition, previous), source)
+        )
+    return encoded, companions
+
+
+def _encode_seg(
+    result: Result,
+    earlier: Earlier | None,
+    drawn: Drawn,
+    colours: Mapping[int, str],
+    edition: Edition,
+    spec: ModelSpec,
+) -> Dataset:
     segments = [_segment(lesion, earlier, drawn, label_of_drawn(spec)) for lesion in result.lesions]
-    subject = subject_of(spec)
     previous = earlier.encoded if earlier else None
-    encoded = seg.write(
+    return seg.write(
         result.stack,
         result.labels,
         [replace(one, colour=colours[one.number]) for one in segments],
@@ -548,19 +577,8 @@ def _encode(
         series_instance_uid=edition.series_instance_uid(previous),
         edition=edition,
         previous=previous,
-        subject=subject,
+        subject=subject_of(spec),
     )
-    source = result.stack.headers[0]
-    check_derived(encoded, source)
-    companions = []
-    if run.rooms.settings.store_sr:
-        previous = earlier.companion("SR") if earlier else None
-        companions.append(companion(report_of(result, encoded, None, subject, edition, previous), source))
-    if earlier and (previous := earlier.companion("RTSTRUCT")) is not None:
-        companions.append(
-            companion(_structure_set(result, encoded, None, subject, edition, previous), source)
-        )
-    return encoded, companions
 
 
 def _segment(lesion: Lesion, earlier: Earlier | None, drawn: Drawn, label: Label) -> seg.Segment:

@@ -174,13 +174,26 @@ def encode(
 
 def report_of(
     result: Result,
-    encoded: Dataset,
+    encoded: Dataset | None,
+    spec: ModelSpec,
     algorithm: seg.Algorithm | None,
-    subject: seg.Subject,
     edition: Edition = FIRST_EDITION,
     previous: Dataset | None = None,
 ) -> Dataset:
-    """The DICOM SR that gives the volumes and diameters of the lesions in the SEG; no algorithm: by hand."""
+    """The DICOM SR that gives the volumes and diameters of the lesions in the SEG, or without a SEG says that
+    there are none; no algorithm: by hand. The stack has headers.
+    """
+    if encoded is None:
+        return sr.write_negative(
+            result.stack,
+            [code_of(label.type) for label in spec.labels],
+            algorithm,
+            sop_instance_uid=hd.UID(),
+            series_instance_uid=hd.UID(),
+            edition=edition,
+            previous=previous,
+            subject=subject_of(spec),
+        )
     return sr.write(
         result.stack,
         encoded,
@@ -190,7 +203,7 @@ def report_of(
         series_instance_uid=edition.series_instance_uid(previous),
         edition=edition,
         previous=previous,
-        subject=subject,
+        subject=subject_of(spec),
     )
 
 

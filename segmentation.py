@@ -202,9 +202,8 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
             companions = []
             if encoded is not None:
                 check_derived(encoded, instances[0][0])
-            if encoded is not None and services.settings.store_sr:
-                algorithm, subject = algorithm_of(services.spec), subject_of(services.spec)
-                report_ = report_of(result, encoded, algorithm, subject, edition)
+            if reports(encoded, services.settings):
+                report_ = report_of(result, encoded, services.spec, algorithm_of(services.spec), edition)
                 companions.append(companion(report_, instances[0][0]))
         new = measurements.NewSegmentation(
             source=source,
@@ -229,6 +228,11 @@ def segment_series(request: Request, services: Services, report: Report, job: Jo
             if job is None:
                 return measurements.record(services.sessions, new)
             return measurements.record(services.sessions, new, job.job_id, job.owner)
+
+
+def reports(encoded: Dataset | None, settings: Settings) -> bool:
+    """Whether a report is stored beside the SEG, or in place of one where no lesion was found."""
+    return settings.store_sr and (encoded is not None or settings.report_no_lesion)
 
 
 def companion(dataset: Dataset, source: Dataset) -> measurements.NewCompanion:
@@ -603,8 +607,9 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
             _make_folder(options.out)
         with stages("encode"):
             encoded = encode(result, spec, drawn_by_model=given is None) if stacks[0].headers else None
-            algorithm = None if given else algorithm_of(spec)
-            report = encoded and report_of(result, encoded, algorithm, subject_of(spec))
+            report = None
+            if encoded is not None or (stacks[0].headers and settings.report_no_lesion):
+                report = report_of(result, encoded, spec, None if given else algorithm_of(spec))
             _write(result, {"segmentation": encoded, "measurements": report}, options.out)
         explained: dict[str, Any] = {}
         if predictor is not None and save_mesh is not None:

@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     store_sr: bool = Field(
         True, description="Store a structured report with volumes and diameters beside each SEG."
     )
+    report_no_lesion: bool = Field(
+        False,
+        description="Where no lesion was found, store a structured report that says so (with STORE_SR).",
+    )
     measurable_ld_mm: float = Field(
         10.0, gt=0, description="Smallest long axis of a measurable lesion (RANO-BM: 10 mm)."
     )

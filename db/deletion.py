@@ -31,7 +31,7 @@ def begin(sessions: sessionmaker[Session], segmentation_id: str, actor: str | No
     """
     with writing(sessions) as session:
         segmentation = session.get(Segmentation, segmentation_id, with_for_update=True)
-        if segmentation is None or (segmentation.deleted_at and not segmentation.stored_at):
+        if segmentation is None or (segmentation.deleted_at and not _is_stored(session, segmentation)):
             raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
         if session.scalar(select(exists().where(Outbox.segmentation_ref == segmentation_id))):
             raise SegmentationNotStored(f"Segmentation {segmentation_id} still waits for the archive.")
@@ -45,8 +45,18 @@ def begin(sessions: sessionmaker[Session], segmentation_id: str, actor: str | No
 def finish(sessions: sessionmaker[Session], segmentation_id: str) -> None:
     """Note that the archive has nothing of a deleted segmentation any more."""
     gone = update(Segmentation).where(Segmentation.id == segmentation_id)
+    companions = update(Companion).where(Companion.segmentation_ref == segmentation_id)
     with writing(sessions) as session:
         session.execute(gone.values(deleted_at=current_time(session), stored_at=None))
+        session.execute(companions.values(stored_at=None))
+
+
+def _is_stored(session: Session, segmentation: Segmentation) -> bool:
+    """Whether the archive has its SEG, or a companion: all that there is without lesions."""
+    companion = exists().where(
+        Companion.segmentation_ref == segmentation.id, Companion.stored_at.is_not(None)
+    )
+    return segmentation.stored_at is not None or bool(session.scalar(select(companion)))
 
 
 def undo(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> None:

@@ -1,7 +1,8 @@
 """The coded concepts that MetScope's objects carry, each with the context group it is taken from.
 
-Context groups (CID) are those of DICOM PS3.16; SCT is SNOMED CT, DCM is DICOM's own terminology, and
-99METSCOPE MetScope's own, for what neither has; docs/models.md defines its concepts.
+Context groups (CID) are those of DICOM PS3.16; SCT is SNOMED CT, UMLS the Unified Medical Language System,
+DCM DICOM's own terminology, and 99METSCOPE MetScope's own, for what none of them has; docs/models.md defines
+its concepts.
 """
 
 from pydicom.sr.coding import Code
@@ -27,6 +28,9 @@ MILLIMETER = Code("mm", "UCUM", "mm")
 VOLUME = Code("118565006", "SCT", "Volume")
 CUBIC_MILLIMETER = Code("mm3", "UCUM", "cubic millimeter")
 SUM_OF_SEGMENTED_VOXEL_VOLUMES = Code("126030", "DCM", "Sum of segmented voxel volumes")
+# TID 1500 names the container so, row 12; CID 240 "Present-Absent"
+QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
+ABSENT = Code("272519000", "SCT", "Absent")
 
 # CID 7180 "Abstract Multi-dimensional Image Model Component Semantics" is extensible and knows probabilities
 # and explanations by gradients, but no uncertainty; the entropies in DICOM are textures of an image.

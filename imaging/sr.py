@@ -1,11 +1,16 @@
-"""Measured lesions to a DICOM Structured Report (TID 1500), stored beside the SEG that shows them.
+"""Measured lesions to a DICOM Structured Report (TID 1500), stored beside the SEG that shows them; or that
+there are none, which no SEG can show.
 
 Each lesion has two measurement groups with one tracking UID: its two axes (TID 1501), which OHIF opens as an
 editable bidirectional measurement, and a volume with its segment (TID 1411). OHIF merges the two and decides
 by the identifier of the first whether it can open the report, so the axes come first.
+
+Without lesions there is no measurement group, which a reader would take for one: each kind of lesion that was
+sought is a qualitative evaluation (PS3.16 TID 1500, rows 12 to 14) with the value Absent.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +21,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from imaging import codes
-from imaging.derived import FIRST_EDITION, Edition, bare, inherit, person_name
+from imaging.derived import FIRST_EDITION, RESEARCH, Edition, bare, inherit, person_name
 from imaging.seg import METASTASES, Algorithm, Subject
 from imaging.seg_read import code_of
 from imaging.stack import Stack
@@ -85,9 +90,74 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     if not lesions or not stack.headers:
         raise ValueError("a report needs lesions, and the DICOM headers of their source")
     in_space = any(lesion.slice.index is None for lesion in lesions)
-    report = (sr.Comprehensive3DSR if in_space else sr.ComprehensiveSR)(
-        evidence=[*(bare(header, stack) for header in _measured(stack, lesions)), _bare_seg(seg, stack)],
-        content=_content(stack, seg, lesions, algorithm, edition),
+    dataset = _document(
+        sr.Comprehensive3DSR if in_space else sr.ComprehensiveSR,
+        [*(bare(header, stack) for header in _measured(stack, lesions)), _bare_seg(seg, stack)],
+        _content(stack, seg, lesions, algorithm, edition),
+        stack,
+        algorithm,
+        sop_instance_uid=sop_instance_uid,
+        series_instance_uid=series_instance_uid,
+        series_description=edition.series_description(subject.name, "measurements", may_go_on=True),
+        edition=edition,
+        previous=previous,
+    )
+    if seg.get("SeriesDate"):
+        # The two series go on together, so they begin together.
+        dataset.SeriesDate, dataset.SeriesTime = seg.SeriesDate, seg.SeriesTime
+    return dataset
+
+
+def write_negative(  # noqa: PLR0913 - as above
+    stack: Stack,
+    sought: Sequence[Code],
+    algorithm: Algorithm | None,
+    *,
+    sop_instance_uid: str,
+    series_instance_uid: str,
+    edition: Edition = FIRST_EDITION,
+    previous: Dataset | None = None,
+    subject: Subject = METASTASES,
+) -> Dataset:
+    """A report that nothing was found, ready for ``save_as``: a Comprehensive SR in a series of its own.
+
+    sought: what was looked for in every image of the stack, as segments would be coded. algorithm and
+    previous: as for ``write``.
+    Raises: ValueError for a stack without headers.
+    """
+    if not stack.headers:
+        raise ValueError("a report needs the DICOM headers of the images")
+    edition = replace(edition, continued=None)
+    return _document(
+        sr.ComprehensiveSR,
+        [bare(header, stack) for header in stack.headers],
+        _negative_content(sought, algorithm, edition, subject),
+        stack,
+        algorithm,
+        sop_instance_uid=sop_instance_uid,
+        series_instance_uid=series_instance_uid,
+        series_description=edition.series_description(subject.name, "none found"),
+        edition=edition,
+        previous=previous,
+    )
+
+
+def _document(  # noqa: PLR0913 - what the two kinds of reports differ in
+    sop_class: type[sr.ComprehensiveSR | sr.Comprehensive3DSR],
+    evidence: Sequence[Dataset],
+    content: Dataset,
+    stack: Stack,
+    algorithm: Algorithm | None,
+    *,
+    sop_instance_uid: str,
+    series_instance_uid: str,
+    series_description: str,
+    edition: Edition,
+    previous: Dataset | None,
+) -> Dataset:
+    report = sop_class(
+        evidence=evidence,
+        content=content,
         series_instance_uid=series_instance_uid,
         series_number=edition.series_number("SR"),
         sop_instance_uid=sop_instance_uid,
@@ -96,16 +166,13 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
         is_complete=True,
         manufacturer_model_name=algorithm.name if algorithm else "MetScope",
         software_versions=algorithm.version if algorithm else VERSION,
-        series_description=edition.series_description(subject.name, "measurements", may_go_on=True),
+        series_description=series_description,
         previous_versions=None if previous is None else [previous],
         specific_character_set="ISO_IR 192",
     )
     dataset = Dataset(report)
     dataset.file_meta, dataset.preamble = report.file_meta, report.preamble
     inherit(dataset, stack.headers[0], edition)
-    if seg.get("SeriesDate"):
-        # The two series go on together, so they begin together.
-        dataset.SeriesDate, dataset.SeriesTime = seg.SeriesDate, seg.SeriesTime
     return dataset
 
 
@@ -122,13 +189,8 @@ def _bare_seg(seg: Dataset, stack: Stack) -> Dataset:
     return source
 
 
-def _content(
-    stack: Stack,
-    seg: Dataset,
-    lesions: Sequence[MeasuredLesion],
-    algorithm: Algorithm | None,
-    edition: Edition,
-) -> Dataset:
+def _context(edition: Edition) -> sr.ObservationContext:
+    """Who observed: MetScope, and of a correction the person too."""
     device = sr.ObserverContext(
         observer_type=dictionary.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -148,10 +210,18 @@ def _content(
                 login_name=edition.editor,
             ),
         )
+    return sr.ObservationContext(observer_person_context=person, observer_device_context=device)
+
+
+def _content(
+    stack: Stack,
+    seg: Dataset,
+    lesions: Sequence[MeasuredLesion],
+    algorithm: Algorithm | None,
+    edition: Edition,
+) -> Dataset:
     report = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(
-            observer_person_context=person, observer_device_context=device
-        ),
+        observation_context=_context(edition),
         procedure_reported=codes.MAGNETIC_RESONANCE_IMAGING,
         imaging_measurements=[
             group
@@ -165,6 +235,43 @@ def _content(
     )
     item: Dataset = report[0]
     return item
+
+
+def _negative_content(
+    sought: Sequence[Code], algorithm: Algorithm | None, edition: Edition, subject: Subject
+) -> Dataset:
+    # Of the titles in CID 7021 OHIF shows this one as text; under ImagingMeasurementReport it looks for a
+    # first measurement, and shows nothing.
+    report = sr.ContainerContentItem(name=dictionary.DCM.OncologyMeasurementReport, template_id="1500")
+    procedure = sr.CodeContentItem(
+        name=dictionary.DCM.ProcedureReported,
+        value=codes.MAGNETIC_RESONANCE_IMAGING,
+        relationship_type=sr.RelationshipTypeValues.HAS_CONCEPT_MOD,
+    )
+    evaluations = sr.ContainerContentItem(
+        name=codes.QUALITATIVE_EVALUATIONS, relationship_type=sr.RelationshipTypeValues.CONTAINS
+    )
+    said = sr.TextContentItem(
+        name=dictionary.DCM.Comment,
+        value=f"{subject.name}: none found, {RESEARCH}.",
+        relationship_type=sr.RelationshipTypeValues.CONTAINS,
+    )
+    absent = [_absent(code, subject) for code in dict.fromkeys(sought)]
+    evaluations.ContentSequence = sr.ContentSequence([*(_identification(algorithm) or ()), *absent, said])
+    # highdicom's MeasurementReport knows no evaluations without a measurement group.
+    english = sr.CodedConcept("en-US", "RFC5646", "English (United States)")
+    language = sr.LanguageOfContentItemAndDescendants(english)
+    report.ContentSequence = sr.ContentSequence([*language, *_context(edition), procedure, evaluations])
+    return report
+
+
+def _absent(code: Code, subject: Subject) -> sr.CodeContentItem:
+    evaluation = sr.CodeContentItem(
+        name=code, value=codes.ABSENT, relationship_type=sr.RelationshipTypeValues.CONTAINS
+    )
+    if subject.anatomy is not None:
+        evaluation.ContentSequence = sr.ContentSequence([sr.FindingSite(subject.anatomy)])
+    return evaluation
 
 
 def _segment(seg: Dataset, lesion: MeasuredLesion) -> Dataset:

@@ -159,6 +159,9 @@ async function takeOff(app, viewportId, id) {
   })
   app.commandsManager.runCommand('removeDisplaySetLayer', { viewportId, displaySetInstanceUID: id })
   await changed
+  // The viewer may lay it again, as it lay there when these images were shown before. Its own service has another name for it
+  // in each version.
+  librariesOf(app).cornerstoneTools.segmentation.removeSegmentationRepresentations(viewportId, { segmentationId: id })
   goBack()
 }
 

@@ -411,6 +411,26 @@ def test_no_report_is_stored_where_the_setting_says_so(tmp_path):
     assert place.document(place.correct(delete=[1]).segmentation_id)["companions"] == []
 
 
+def test_who_deletes_every_lesion_leaves_a_report_that_says_so_and_may_restore_them(tmp_path):
+    place = Place(tmp_path, report_no_lesion=True)
+    (before,) = place.document(place.first)["companions"]
+    # A rename begins a series that later changes of the same person go on in.
+    renamed = place.correct(rename={"1": "pons"}).segmentation_id
+    emptied = place.document(place.correct(delete=[1, 2, 3, 4, 5], of=renamed).segmentation_id)
+    (companion,) = emptied["companions"]
+    assert (companion["modality"], companion["stored"]) == ("SR", True)
+    report = place.stored(companion["sop_instance_uid"])
+    assert report.SeriesDescription == "Brain metastases, none found, version 3 by dr, research use only"
+    (named,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    (predecessor,) = place.document(renamed)["companions"]
+    assert named.ReferencedSOPInstanceUID == predecessor["sop_instance_uid"]
+    restored = place.run({"restore": place.first, "corrects": emptied["id"]})
+    assert (restored.state, restored.error_code) == ("done", None)
+    assert len(place.document(restored.segmentation_id)["lesions"]) == 5
+    assert len(place.series("SR")) == 4
+    assert place.document(place.first)["companions"] == [before]
+
+
 def test_a_correction_that_was_recorded_is_stored_after_its_worker_vanished(place):
     task = {"correct": place.first, "rename": {}, "delete": [1]}
     job_id = jobs.submit(place.sessions, place.study, MODEL, task=task).id

@@ -41,11 +41,12 @@ class Meanwhile:
 class Site:
     """The API, a worker and a study in Orthanc."""
 
-    def __init__(self, folder, orthanc):
+    def __init__(self, folder, orthanc, **settings):
         self.orthanc = orthanc
         self.settings = Settings(
             _env_file=None, data_dir=folder, auth="off", segmentationui_api=True, dicomweb_url=orthanc.url,
             dicomweb_user=orthanc.user, dicomweb_password=orthanc.password, orthanc_url=orthanc.rest_url,
+            **settings,
         )  # fmt: skip
         self.app = create_app(self.settings)
         self.context = self.app.extensions["metscope"]
@@ -147,6 +148,14 @@ def test_a_job_that_read_the_images_before_their_deletion_records_nothing_after_
     assert site.recorded() == []
 
 
+class Killed(BaseException):
+    """What a process does not survive."""
+
+
+def die():
+    raise Killed
+
+
 def fail():
     raise ArchiveUnreachable("The archive does not answer.")
 
@@ -166,12 +175,6 @@ def test_where_the_archive_fails_nothing_is_deleted_and_the_request_may_be_repea
 
 
 def test_a_deletion_that_a_process_left_unfinished_is_finished_by_the_same_request(site):
-    class Killed(BaseException):
-        """What a process does not survive."""
-
-    def die():
-        raise Killed
-
     made = site.run().segmentation_id
     with pytest.raises(Killed):
         site.delete(f"/segmentations/{made}", die)
@@ -184,3 +187,20 @@ def test_a_deletion_that_a_process_left_unfinished_is_finished_by_the_same_reque
     assert site.run().error_code == "study_not_found"
     assert site.delete(f"/segmentationui/delete-study/{site.study}", lambda: None).status_code == 200
     assert site.in_orthanc() == []
+
+
+def test_a_report_that_nothing_was_found_is_deleted_with_its_segmentation(tmp_path, orthanc):
+    site = Site(tmp_path, orthanc, report_no_lesion=True)
+    made = site.run().segmentation_id
+    task = {"correct": made, "rename": {}, "delete": [1, 2, 3, 4, 5]}
+    emptied = site.run(task).segmentation_id
+    assert site.in_orthanc() == ["MR", "SEG", "SR", "SR"]
+    url = f"/segmentations/{emptied}"
+    assert site.delete(url, fail).status_code == 503
+    assert [one["id"] for one in site.recorded()] == [emptied, made]
+    with pytest.raises(Killed):
+        site.delete(url, die)
+    assert site.delete(url, lambda: None).status_code == 204
+    assert site.in_orthanc() == ["MR", "SEG", "SR"]
+    assert [one["id"] for one in site.recorded()] == [made]
+    assert site.delete(url, lambda: None).status_code == 404

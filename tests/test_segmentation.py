@@ -6,7 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import nibabel
@@ -22,7 +24,7 @@ import segmentation
 from bench.models import tiny_model
 from db import measurements
 from db.database import open_database
-from errors import ModelNotFound
+from errors import ArchiveUnreachable, ModelNotFound
 from imaging import nifti, rtstruct, seg
 from imaging.stack import to_stack
 from lesions.measure import measure
@@ -146,6 +148,62 @@ def test_from_the_pacs_to_a_seg_in_the_pacs_and_back_nothing_moves(geometry, ser
         assert lesion["centroid_lps_mm"] == pytest.approx(centroid, abs=0.1)
         assert lesion["volume_ml"] == pytest.approx(volume_ml, rel=1e-4)
         assert lesion["tracking_uid"] == segment.tracking_uid
+
+
+def with_settings(services: Services, **settings: Any) -> Services:
+    changed = services.settings.model_copy(update=settings)
+    return replace(services, settings=changed, archive=open_archive(changed))
+
+
+def without_balls(services: Services) -> str:
+    """A study in the archive in which there is nothing to find; its UID."""
+    volume = head("axial", (1.5, 1.0, 1.0))
+    instances = to_instances(volume.with_array(np.minimum(volume.array, 120)), SeriesOptions())
+    services.archive.store(instances)
+    return str(instances[0].StudyInstanceUID)
+
+
+def test_a_study_without_lesions_leaves_a_report_in_the_pacs_that_says_so(services):
+    services = with_settings(services, report_no_lesion=True)
+    study_uid = without_balls(services)
+    segmentation_id = segment_series(Request(study_uid), services, lambda stage, fraction: None)
+    (companion,) = measurements.document(services.sessions, segmentation_id)["companions"]
+    assert (companion["modality"], companion["stored"]) == ("SR", False)
+    # Port 9 (discard) has no archive: the report waits, and is stored under the same UID.
+    away = with_settings(services, dicomweb_url="http://127.0.0.1:9/dicom-web")
+    with pytest.raises(ArchiveUnreachable):
+        deliver(segmentation_id, away)
+    deliver(segmentation_id, services)
+    document = measurements.document(services.sessions, segmentation_id)
+    assert document["lesions"] == []
+    assert document["segmentation"]["sop_instance_uid"] is None
+    assert document["companions"] == [companion | {"stored": True}]
+    stored = services.archive.retrieve_series(study_uid, companion["series_instance_uid"])
+    assert [one.SOPInstanceUID for one in stored] == [companion["sop_instance_uid"]]
+    (evaluations,) = [one for one in stored[0].ContentSequence if one.ValueType == "CONTAINER"]
+    said = {
+        (item.ConceptNameCodeSequence[0].CodeMeaning, item.ConceptCodeSequence[0].CodeMeaning)
+        for item in evaluations.ContentSequence
+        if item.ValueType == "CODE" and item.RelationshipType == "CONTAINS"
+    }
+    assert said == {("Neoplasm, Secondary", "Absent")}
+    again = segment_series(Request(study_uid), services, lambda stage, fraction: None)
+    assert again == segmentation_id
+    forced = segment_series(Request(study_uid, force=True), services, lambda stage, fraction: None)
+    deliver(forced, services)
+    assert measurements.document(services.sessions, forced)["version"] == 2
+    reports = [one for one in services.archive.series_headers(study_uid) if one[0].Modality == "SR"]
+    assert len({one[0].SeriesNumber for one in reports}) == len(reports) == 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"report_no_lesion": True, "store_sr": False}])
+def test_without_the_settings_a_study_without_lesions_leaves_nothing(settings, services):
+    services = with_settings(services, **settings)
+    study_uid = without_balls(services)
+    segmentation_id = segment_series(Request(study_uid), services, lambda stage, fraction: None)
+    deliver(segmentation_id, services)
+    assert measurements.document(services.sessions, segmentation_id)["companions"] == []
+    assert [one[0].Modality for one in services.archive.series_headers(study_uid)] == ["MR"]
 
 
 @pytest.fixture(scope="module")
@@ -431,6 +489,16 @@ def test_a_model_s_lesions_are_written(kind, models, series_folder, tmp_path, mo
     else:
         assert uid is None
     assert capsys.readouterr().out.startswith(f"{count} lesions, ")
+
+
+def test_the_command_line_reports_too_that_nothing_was_found(series_folder, tmp_path, monkeypatch):
+    folder = tiny_model(tmp_path / "models", "tiny", NO_SIZE)
+    for name, value in (("MODELS_DIR", str(folder)), ("DEVICE", "cpu"), ("REPORT_NO_LESION", "true")):
+        monkeypatch.setenv(name, value)
+    out = tmp_path / "out"
+    assert segmentation.main([str(series_folder), "--out", str(out), "--model", "tiny"]) == 0
+    assert [path.name for path in out.glob("*.dcm")] == ["measurements.dcm"]
+    assert "none found" in dcmread(out / "measurements.dcm").SeriesDescription
 
 
 @pytest.mark.parametrize("kind", ["DICOM", "NIfTI"])

@@ -132,12 +132,6 @@ def test_lesions_lie_on_the_images_that_were_segmented_and_on_no_others(page, si
     wait_until(lambda: excess_of_fluid(page, 1, visit) > 20, "the pixels of the T2")
     wait_until(lambda: excess_of_fluid(page, 0, visit) < -20, "the pixels of the T1")
 
-    # Off and on again by the user's own hand.
-    panel.get_by_role("button", name="Hide").click()
-    settle(page, [[], []])
-    panel.get_by_role("button", name="Show").click()
-    settle(page, [[stored], []])
-
     # Where nothing shows what was segmented, a row says so and offers it.
     put(page, visit, "T1", 0)
     settle(page, [[], []])
@@ -149,6 +143,15 @@ def test_lesions_lie_on_the_images_that_were_segmented_and_on_no_others(page, si
     expect(missing).to_have_count(0)
     wait_until(lambda: seen(page)[0]["words"] != [], "the diameters")
     assert seen(page)[0]["words"][0].startswith("2: ")
+
+    # Off by the user's own hand, it stays off whatever is opened, until it is wanted again.
+    panel.get_by_role("button", name="Hide").click()
+    settle(page, [[], []])
+    put(page, visit, "FLAIR", 0)
+    put(page, visit, POST, 0)
+    settle(page, [[], []])
+    panel.get_by_role("button", name="Show").click()
+    settle(page, [[stored], []])
 
 
 def test_two_studies_side_by_side_keep_their_own_lesions_and_the_panel_follows(page, site, visits):

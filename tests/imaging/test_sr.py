@@ -2,19 +2,24 @@
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
 import pytest
 from pydicom import Dataset
+from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from imaging import codes, seg, sr
+from imaging.derived import Edition
 from imaging.stack import Stack, to_stack
 from lesions.measure import Lesion, components, measure
 from unetr.phantom import SeriesOptions, to_instances
 
 ALGORITHM = seg.Algorithm("metscope-unetr-compact", "1.2", "5f" * 32)
+EDEMA = Code("79654002", "SCT", "Edema")
 SHAPE = (24, 60, 70)
 # Semi-axes and centre in voxels of 1 mm (slice, row, column); none at a place that a flip would keep.
 ELLIPSOIDS = (((4, 5, 9), (8, 15, 20)), ((3, 8, 4), (15, 40, 50)))
@@ -165,13 +170,18 @@ def test_axes_on_a_resampled_plane_are_given_in_space_and_the_others_on_their_im
     assert kinds == {"SCOORD3D" if oblique else "SCOORD"}
 
 
-def test_dciodvfy_finds_no_error(reported, tmp_path):
-    reported.sr.save_as(tmp_path / "sr.dcm")
+def complaints(report: Dataset, folder: Path) -> list[str]:
+    """Errors that dciodvfy finds."""
+    report.save_as(folder / "sr.dcm")
     checked = subprocess.run(
-        ["dciodvfy", str(tmp_path / "sr.dcm")], capture_output=True, text=True, check=False
+        ["dciodvfy", str(folder / "sr.dcm")], capture_output=True, text=True, check=False
     ).stderr.splitlines()
     assert checked[0].endswith("SR")
-    assert [line for line in checked if line.startswith("Error")] == []
+    return [line for line in checked if line.startswith("Error")]
+
+
+def test_dciodvfy_finds_no_error(reported, tmp_path):
+    assert complaints(reported.sr, tmp_path) == []
 
 
 def test_it_joins_the_study_and_the_patient_of_its_source(reported):
@@ -192,10 +202,71 @@ def test_it_joins_the_study_and_the_patient_of_its_source(reported):
     assert {(series_uids[uid], uid) for uid in measured} == named
 
 
-def test_without_lesions_there_is_nothing_to_report():
+def test_without_lesions_there_is_nothing_to_measure():
     reported = Reported(0.0, SeriesOptions())
     with pytest.raises(ValueError, match="needs lesions"):
         sr.write(
             reported.stack, reported.seg, [], ALGORITHM,
             sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(),
         )  # fmt: skip
+
+
+def negative(stack: Stack, algorithm: seg.Algorithm | None = ALGORITHM, **options: Any) -> Dataset:
+    """A report that a model for metastases and oedema found neither."""
+    sought = [codes.NEOPLASM_SECONDARY, EDEMA, EDEMA]
+    uids = {"sop_instance_uid": generate_uid(), "series_instance_uid": generate_uid()}
+    return sr.write_negative(stack, sought, algorithm, **uids, **options)
+
+
+def test_that_nothing_was_found_is_said_in_codes_without_a_measurement(reported, tmp_path):
+    report = negative(reported.stack)
+    assert complaints(report, tmp_path) == []
+    # PS3.16 TID 1500, rows 12 to 14: neither measurements nor groups that could be taken for lesions.
+    assert items(report, "Imaging Measurements") == []
+    (evaluations,) = items(report, "Qualitative Evaluations")
+    assert evaluations.ConceptNameCodeSequence[0].CodeValue == "C0034375"
+    said = {
+        (item.ConceptNameCodeSequence[0].CodeValue, item.ConceptCodeSequence[0].CodeValue)
+        for item in evaluations.ContentSequence
+        if item.ValueType == "CODE" and item.RelationshipType == "CONTAINS"
+    }
+    # SNOMED CT: secondary neoplasm, oedema; absent.
+    assert said == {("14799000", "272519000"), ("79654002", "272519000")}
+    assert len(items(evaluations, "Edema")) == 1
+    (site,) = items(items(evaluations, "Neoplasm, Secondary")[0], "Finding Site")
+    assert site.ConceptCodeSequence[0].CodeMeaning == "Brain"
+    names = {name: items(evaluations, name)[0].TextValue for name in ("Algorithm Name", "Algorithm Version")}
+    assert names == {"Algorithm Name": ALGORITHM.name, "Algorithm Version": ALGORITHM.version}
+
+
+def test_a_reader_of_another_maker_shows_in_words_that_nothing_was_found(reported, tmp_path):
+    negative(reported.stack).save_as(tmp_path / "sr.dcm")
+    command = ["dsrdump", "--print-long-values", str(tmp_path / "sr.dcm")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 'Neoplasm, Secondary")=(272519000,SCT,"Absent")' in shown.stdout
+    assert "Brain metastases: none found, research use only" in shown.stdout
+
+
+def test_a_negative_report_names_every_image_that_was_looked_at_and_nothing_else(reported):
+    report = negative(reported.stack)
+    for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "PatientBirthDate"):
+        assert report[keyword].value == reported.instances[0][keyword].value
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    named = {
+        (series.SeriesInstanceUID, sop.ReferencedSOPInstanceUID)
+        for series in study.ReferencedSeriesSequence
+        for sop in series.ReferencedSOPSequence
+    }
+    assert named == {(one.SeriesInstanceUID, one.SOPInstanceUID) for one in reported.instances}
+    assert report.SeriesDescription == "Brain metastases, none found, research use only"
+
+
+def test_a_person_who_deleted_every_lesion_is_the_observer_and_no_algorithm_is_named(reported, tmp_path):
+    report = negative(reported.stack, None, edition=Edition(2, "dr", corrected=True), previous=reported.sr)
+    assert complaints(report, tmp_path) == []
+    (evaluations,) = items(report, "Qualitative Evaluations")
+    assert items(evaluations, "Algorithm Name") == []
+    (name,) = items(report, "Person Observer Name")
+    assert str(name.PersonName).startswith("dr")
+    (before,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert before.ReferencedSOPInstanceUID == reported.sr.SOPInstanceUID
