@@ -122,8 +122,9 @@ class JobsQuery(Query):
 
 class AuditQuery(Query):
     actor: Text | None = Field(None, description="Name of a token, or the user of a command line")
-    action: Text | None = Field(None, description="As job.request or segmentation.delete")
-    subject: Text | None = Field(None, description="Id or name of what was changed")
+    action: Text | None = Field(None, description="As job.request or segmentation.read")
+    subject: Text | None = Field(None, description="Id or name of what was changed or read")
+    kind: Literal["read", "change"] | None = Field(None, description="Reads of patient data, or changes")
     since: Moment | None = Field(None, description="Events from this time on, with its time zone")
     until: Moment | None = Field(None, description="Events before this time, with its time zone")
     before: int | None = Field(
@@ -325,7 +326,7 @@ def kind_of(task: Mapping[str, Any] | None) -> str:
 
 
 class AuditEventAnswer(Answer):
-    """Who did what to what. actor: null for MetScope itself."""
+    """Who did what to what, or read it. actor: null for MetScope itself."""
 
     id: int
     at: datetime

@@ -1,13 +1,27 @@
-"""The trail of changes: who did what to what, written in the transaction of the change itself."""
+"""The trail: who did what to what, written in the transaction of the change itself; and who read what of a
+patient, written soon after.
+"""
 
+import atexit
+import logging
+import threading
+import time
+from collections import deque
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from db.database import reading
+from db.database import reading, writing
 from db.tables import AuditEvent
+
+# What the names of reads end with, and those of changes do not.
+READ = ".read"
+PERIOD_S = 1.0
+MOST_WAITING = 10_000
+
+logger = logging.getLogger("metscope.audit")
 
 
 def note(session: Session, actor: str | None, action: str, subject: str, **details: Any) -> None:
@@ -17,17 +31,76 @@ def note(session: Session, actor: str | None, action: str, subject: str, **detai
     )
 
 
+class Reads:
+    """Reads of patient data on their way into the trail.
+
+    A thread writes what was noted within a second, so that no answer waits for it or for a database that is
+    locked or away; the notes wait then. A process that is killed loses those that wait.
+    """
+
+    def __init__(self, sessions: sessionmaker[Session]) -> None:
+        self._sessions = sessions
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._noted = threading.Event()
+        self._writing = threading.Lock()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def note(self, actor: str, action: str, subject: str, **details: Any) -> None:
+        """Leave one row to be written. action: ends with ``READ``. As for ``note``, no patient data."""
+        if len(self._waiting) >= MOST_WAITING:
+            logger.error("a read is missing in the audit trail: %d wait for the database", MOST_WAITING)
+            return
+        self._waiting.append(
+            {
+                "at": datetime.now(UTC),
+                "actor": actor,
+                "action": action,
+                "subject": subject,
+                "details": details,
+            }
+        )
+        self._noted.set()
+        with self._starting:
+            # Only now: a thread does not live on in the processes that a server forks.
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="reads into the trail", daemon=True)
+                self._thread.start()
+                atexit.register(self._write)
+
+    def _run(self) -> None:
+        while self._noted.wait():
+            self._noted.clear()
+            self._write()
+            time.sleep(PERIOD_S)
+
+    def _write(self) -> None:
+        with self._writing:
+            rows = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            if not rows:
+                return
+            try:
+                with writing(self._sessions) as session:
+                    session.execute(insert(AuditEvent), rows)
+            except Exception as error:  # noqa: BLE001 - a thread that ends silently would be missed by nobody
+                logger.warning("%d reads wait for the database: %s", len(rows), type(error).__name__)
+                self._waiting.extendleft(reversed(rows))
+                self._noted.set()
+
+
 def events(
     sessions: sessionmaker[Session],
     limit: int,
     before: int | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    kind: Literal["read", "change"] | None = None,
     **equal: str | None,
 ) -> list[AuditEvent]:
     """Return the newest events.
 
     before: only those with a smaller id. since, until: only those from the one on and before the other.
+    kind: only reads of patient data, or only changes.
     equal: only those whose column, as actor, action and subject, has this value; None: any.
     """
     query = select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)
@@ -37,6 +110,9 @@ def events(
         query = query.where(AuditEvent.at >= since)
     if until is not None:
         query = query.where(AuditEvent.at < until)
+    if kind is not None:
+        is_read = AuditEvent.action.endswith(READ)
+        query = query.where(is_read if kind == "read" else ~is_read)
     query = query.filter_by(**{column: value for column, value in equal.items() if value is not None})
     with reading(sessions) as session:
         return list(session.scalars(query))

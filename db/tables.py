@@ -383,7 +383,7 @@ class Token(Base):
 
 
 class AuditEvent(Base):
-    """Who did what to what. details hold no patient data."""
+    """Who did what to what, or read what of a patient. details hold no patient data."""
 
     __tablename__ = "audit_events"
 

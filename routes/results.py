@@ -6,7 +6,10 @@ import schemas
 from db import deletion, measurements
 from errors import ArchiveError
 from imaging import series
-from routes.shared import answer, blueprint, context
+from routes.shared import answer, blueprint, context, note_read
+
+# What the audit trail says was read where it was every patient's, or a list without a lesion.
+ALL, NONE = "all", "none"
 
 routes = blueprint("results")
 
@@ -18,6 +21,7 @@ routes = blueprint("results")
 def list_candidates(path: schemas.StudyPath) -> Response:
     """The study's series, ranked, with the reasons for the rank or for a refusal"""
     ranked = series.rank(context().archive.series_headers(path.study_instance_uid))
+    note_read("study", path.study_instance_uid)
     candidates = [schemas.CandidateAnswer.model_validate(c, from_attributes=True) for c in ranked]
     return answer(schemas.CandidatesAnswer(candidates=candidates))
 
@@ -26,6 +30,7 @@ def list_candidates(path: schemas.StudyPath) -> Response:
 def list_segmentations(path: schemas.StudyPath) -> Response:
     """The study's segmentations, newest first; none for a study that was never segmented"""
     found = measurements.segmentations_of_study(context().sessions, path.study_instance_uid)
+    note_read("study", path.study_instance_uid)
     return jsonify({"segmentations": found})
 
 
@@ -35,7 +40,9 @@ def list_segmentations(path: schemas.StudyPath) -> Response:
 )
 def get_segmentation(path: schemas.SegmentationPath) -> Response:
     """A segmentation with every lesion measured"""
-    return jsonify(measurements.document(context().sessions, path.segmentation_id))
+    document = measurements.document(context().sessions, path.segmentation_id)
+    note_read("segmentation", path.segmentation_id)
+    return jsonify(document)
 
 
 @routes.delete("/segmentations/<segmentation_id>", responses={204: None})
@@ -60,7 +67,9 @@ def delete_segmentation(path: schemas.SegmentationPath) -> Response:
 @routes.get("/patients", responses={200: schemas.PatientsAnswer})
 def list_patients() -> Response:
     """The patients with results"""
-    return jsonify({"patients": measurements.patients(context().sessions)})
+    patients = measurements.patients(context().sessions)
+    note_read("patients", ALL)
+    return jsonify({"patients": patients})
 
 
 @routes.get(
@@ -70,6 +79,8 @@ def list_patients() -> Response:
 def list_lesions(path: schemas.PatientPath, query: schemas.PatientQuery) -> Response:
     """A patient's lesions by study date; of each series what a person corrected, else the newest"""
     lesions = measurements.lesions_of_patient(context().sessions, path.patient_id, query.issuer)
+    studies = [lesion["study_instance_uid"] for lesion in lesions]
+    note_read("lesions", *(studies or [NONE]))
     return jsonify({"patient_id": path.patient_id, "lesions": lesions})
 
 

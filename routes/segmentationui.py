@@ -31,7 +31,8 @@ from orthanc import part10
 from routes import segmentationui_schemas as shapes
 from routes.corrections import submit_correction, submit_measurement, submit_structure_set
 from routes.jobs import wait_for_end
-from routes.shared import answer, blueprint, context
+from routes.results import ALL
+from routes.shared import answer, blueprint, context, note_read
 from routes.studies import Stored, store_files
 
 # nginx gives up after an hour.
@@ -171,6 +172,7 @@ def get_study(path: shapes.OrthancStudyPath) -> Response:
     study = next((one for one in studies if _orthanc_id(one) == path.orthanc_id), None)
     if study is None:
         raise StudyNotFound(f"The archive has no study {path.orthanc_id}.")
+    note_read("study", str(study.StudyInstanceUID))
     return answer(
         shapes.OrthancStudyAnswer(
             ID=path.orthanc_id,
@@ -251,16 +253,19 @@ def get_object(path: shapes.ObjectPath) -> Response:
     instance = next((one for one in instances if one.SOPInstanceUID == uid), None)
     if instance is None:
         raise SegmentationNotFound(f"The archive has no object {uid}.")
+    note_read("object", uid, study_instance_uid=place[0])
     return Response(part10.encode(instance), content_type="application/dicom")
 
 
 @routes.get("/followup-patients", responses={200: shapes.FollowupPatientsAnswer})
 def list_followup_patients() -> Response:
     """The patients with results"""
+    patients = measurements.patients(context().sessions)
+    note_read("patients", ALL)
     return jsonify(
         [
             {"id": one["patient_id"], "name": one["name"], "date": one["birth_date"], "sexe": one["sex"]}
-            for one in measurements.patients(context().sessions)
+            for one in patients
         ]
     )
 
@@ -269,19 +274,23 @@ def list_followup_patients() -> Response:
 def list_followup_etudes(query: shapes.EtudesQuery) -> Response:
     """The studies with results, all or a patient's, by date"""
     studies = measurements.segmented_studies(context().sessions, query.patient_id)
+    note_read("studies", *([one["study_instance_uid"] for one in studies] if query.patient_id else [ALL]))
     return jsonify([{"id_study": one["study_instance_uid"], "date": one["study_date"]} for one in studies])
 
 
 @routes.get("/followup-series", responses={200: shapes.FollowupSeriesAnswer})
 def list_followup_series(query: shapes.SeriesQuery) -> Response:
     """The series that were segmented, all or a study's"""
-    return jsonify(measurements.segmented_series(context().sessions, query.study_instance_uid))
+    found = measurements.segmented_series(context().sessions, query.study_instance_uid)
+    note_read("studies", query.study_instance_uid or ALL)
+    return jsonify(found)
 
 
 @routes.get("/followup-metastases", responses={200: shapes.FollowupMetastasesAnswer})
 def list_followup_metastases(query: shapes.MetastasesQuery) -> Response:
     """The lesions of the newest segmentation of a series, or of every series"""
     lesions = measurements.lesions_of_series(context().sessions, query.series_instance_uid)
+    note_read("lesions", query.series_instance_uid or ALL)
     return jsonify([_metastase(lesion) for lesion in lesions])
 
 

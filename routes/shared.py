@@ -6,13 +6,14 @@ from functools import cached_property
 from typing import cast
 
 from celery import Celery
-from flask import Response, current_app
+from flask import Response, current_app, g
 from flask_openapi3.blueprint import APIBlueprint
 from pydantic import BaseModel
 from sqlalchemy.orm import Session, sessionmaker
 
 import broker
 import schemas
+from db import audit
 from errors import ModelNotFound
 from health import Health
 from orthanc.dicomweb import Archive, open_archive
@@ -53,6 +54,11 @@ class Context:
         """Tells the workers about jobs."""
         return broker.Announcer(self.celery)
 
+    @cached_property
+    def reads(self) -> audit.Reads:
+        """Notes who reads what."""
+        return audit.Reads(self.sessions)
+
     @property
     def archive(self) -> Archive:
         """This thread's own: an archive is not to be shared between threads."""
@@ -80,6 +86,17 @@ class Context:
 
 def context() -> Context:
     return cast(Context, current_app.extensions["metscope"])
+
+
+def note_read(what: str, *subjects: str, **details: str) -> None:
+    """Have the audit trail say that the caller was shown something of a patient.
+
+    what: the kind of thing. subjects: UIDs or ids, never a PatientID; a row for each.
+    """
+    # Nobody asks where the API rehearses (api._warm_up).
+    if "actor" in g:
+        for subject in dict.fromkeys(subjects):
+            context().reads.note(g.actor, what + audit.READ, subject, **details)
 
 
 def answer(body: BaseModel, status: int = 200) -> Response:

@@ -2,20 +2,29 @@
 
 import base64
 import html
+import os
 import re
+import sqlite3
 import stat
+import subprocess
+import sys
+import time
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 import api
 from access import OPEN_ENDPOINTS, PAGES, make_first_token
 from bench import rows
-from db import jobs, tokens
+from bench.parts import wait_until
+from db import jobs, measurements, tokens
 from db.database import open_database
 from db.tables import AuditEvent, Role, Token
 from errors import SettingsError, TokenExists, TokenNotFound
 from settings import LOOPBACK, Settings, load
+from unetr.spec import default_model
 from version import VERSION
 
 RANK = {"reader": 0, "operator": 1, "admin": 2}
@@ -364,11 +373,110 @@ def test_the_audit_trail_is_bounded_by_time(app, sessions, bearer):
         "since=yesterday",
         "since=2020-01-02T00:00:00",
         "since=0001-01-01T00:00:00%2B14:00",
+        "kind=both",
         "who=x",
     ],
 )
 def test_a_question_to_the_audit_trail_that_makes_no_sense_is_refused(app, bearer, query):
     assert app.test_client().get(f"/audit?{query}", headers=bearer["admin"]).status_code == 422
+
+
+@pytest.fixture
+def result(settings):
+    """A study of a patient that has been segmented."""
+    study = rows.add_study(settings, 1)
+    runner = rows.threshold_runner(settings)
+    job = jobs.submit(runner.sessions, study, default_model(settings.models_dir).id)
+    runner.run(job.id)
+    return measurements.segmentations_of_study(runner.sessions, study)[0]
+
+
+def reads(app, bearer, count: int) -> list[tuple[str, str, str]]:
+    """So many reads of the audit trail, the newest first; they are written within seconds."""
+    wait_until(lambda: len(noted(app, bearer, "?kind=read")) >= count, "reads in the trail")
+    return noted(app, bearer, "?kind=read")
+
+
+def test_who_read_what_of_a_patient_is_in_the_audit_trail_without_the_patient(app, settings, bearer, result):
+    client = app.test_client()
+    (patient,) = client.get("/patients", headers=bearer["reader"]).json["patients"]
+    study, series = result["study_instance_uid"], result["series_instance_uid"]
+    seg = result["segmentation"]["sop_instance_uid"]
+    orthanc_id = client.get("/segmentationui/getAllStudies", headers=bearer["reader"]).json[0]
+    asked = {
+        f"/segmentations/{result['id']}": ("segmentation.read", result["id"]),
+        f"/studies/{study}/segmentations": ("study.read", study),
+        f"/studies/{study}/candidates": ("study.read", study),
+        f"/patients/{patient['patient_id']}/lesions": ("lesions.read", study),
+        f"/segmentationui/getStudy/{orthanc_id}": ("study.read", study),
+        f"/segmentationui/instances/{seg}/file": ("object.read", seg),
+        "/segmentationui/followup-patients": ("patients.read", "all"),
+        f"/segmentationui/followup-etudes?idPatient={patient['patient_id']}": ("studies.read", study),
+        "/segmentationui/followup-etudes": ("studies.read", "all"),
+        f"/segmentationui/followup-series?idEtude={study}": ("studies.read", study),
+        f"/segmentationui/followup-metastases?idSeries={series}": ("lesions.read", series),
+    }
+    for path in asked:
+        assert client.get(path, headers=bearer["operator"]).status_code == 200, path
+    expected = [("reader", "patients.read", "all"), *(("operator", *read) for read in asked.values())]
+    assert reads(app, bearer, len(expected)) == expected[::-1]
+    trail = client.get("/audit", headers=bearer["admin"]).get_data(as_text=True)
+    for secret in (patient["patient_id"], patient["name"], patient["birth_date"]):
+        assert secret
+        assert secret not in trail
+
+
+def test_what_shows_no_patient_data_is_not_a_read_and_changes_are_told_apart(app, bearer, result):
+    client = app.test_client()
+    job = client.post("/segmentation/1.2.3", headers=bearer["operator"]).json["id"]
+    others = (
+        "/jobs",
+        f"/jobs/{job}",
+        "/health/live",
+        "/metrics",
+        "/session",
+        "/models",
+        "/auth/reader",
+        "/audit",
+    )
+    for path in (*others, "/operations", "/segmentations/0", "/studies/no-uid/segmentations"):
+        client.get(path, headers=bearer["admin"])
+    client.get("/patients", headers=bearer["admin"])
+    assert reads(app, bearer, 1) == [("admin", "patients.read", "all")]
+    changes = noted(app, bearer, "?kind=change")
+    assert changes[0] == ("operator", "job.request", job)
+    assert {action for _, action, _ in noted(app, bearer)} == {action for _, action, _ in changes} | {
+        "patients.read"
+    }
+
+
+def test_a_database_that_nobody_can_write_to_delays_no_read_and_the_read_is_noted_later(
+    app, settings, bearer, result
+):
+    path = settings.sqlalchemy_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        for _ in range(3):
+            answer = app.test_client().get(f"/segmentations/{result['id']}", headers=bearer["reader"])
+            assert answer.status_code == 200
+        # SQLite's own patience with a lock is 30 s.
+        assert time.monotonic() - began < 10
+        assert noted(app, bearer, "?kind=read") == []
+        other.execute("ROLLBACK")
+    assert reads(app, bearer, 3) == [("reader", "segmentation.read", result["id"])] * 3
+
+
+def test_reads_are_noted_before_the_service_ends(settings, bearer, result):
+    code = (
+        "import sys, api; from settings import load; app = api.create_app(load()); "
+        "answer = app.test_client().get('/patients', headers={'Authorization': sys.argv[1]}); "
+        "sys.exit(answer.status_code != 200)"
+    )
+    given = {**os.environ, "DATA_DIR": str(settings.data_dir)}
+    command = [sys.executable, "-c", code, bearer["reader"]["Authorization"]]
+    subprocess.run(command, cwd=Path(api.__file__).parent, env=given, check=True)
+    assert noted(api.create_app(settings), bearer, "?kind=read") == [("reader", "patients.read", "all")]
 
 
 @pytest.mark.parametrize("role", ["reader", "operator"])
