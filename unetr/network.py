@@ -5,9 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from monai.networks.nets.dynunet import DynUNet
-from monai.networks.nets.unet import UNet
-from monai.networks.nets.unetr import UNETR
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
@@ -29,6 +26,11 @@ def build(spec: ModelSpec) -> torch.nn.ModuleDict:
 
 
 def _build(network: AnyNetwork) -> torch.nn.Module:
+    # Importing MONAI takes longer than everything else together: what is refused before does without it.
+    from monai.networks.nets.dynunet import DynUNet  # noqa: PLC0415
+    from monai.networks.nets.unet import UNet  # noqa: PLC0415
+    from monai.networks.nets.unetr import UNETR  # noqa: PLC0415
+
     if isinstance(network, UNETRNetwork):
         return UNETR(**network.arguments.model_dump())
     if isinstance(network, DynUNetNetwork):

@@ -67,12 +67,14 @@ def test_a_model_that_does_not_care_for_sides_gives_its_single_prediction(axes, 
     volume = oblique()
     once = explain(Predictor(spec, above_level), volume, axes=())
     mirrored = explain(Predictor(spec, above_level), volume, axes=axes)
-    assert mirrored.probability.array == pytest.approx(once.probability.array, abs=1e-6)
-    assert mirrored.entropy.array == pytest.approx(once.entropy.array, abs=1e-5)
+    np.testing.assert_allclose(mirrored.probability.array, once.probability.array, rtol=0.0, atol=1e-6)
+    np.testing.assert_allclose(mirrored.entropy.array, once.entropy.array, rtol=0.0, atol=1e-5)
     prediction = Predictor(spec, above_level)(volume)
     inside = prediction.mask.array > 0
     assert inside.sum() > 500
-    assert mirrored.probability.array[inside] == pytest.approx(prediction.probability.array[inside], abs=1e-6)
+    np.testing.assert_allclose(
+        mirrored.probability.array[inside], prediction.probability.array[inside], rtol=0.0, atol=1e-6
+    )
 
 
 def test_the_mean_of_a_one_sided_model_is_that_of_its_mirror_images(spec):
@@ -83,11 +85,11 @@ def test_the_mean_of_a_one_sided_model_is_that_of_its_mirror_images(spec):
     found = explain(Predictor(spec, more_to_the_end), volume)
     rising = np.linspace(-3.0, 3.0, size)
     expected = (sigmoid(rising) + sigmoid(rising[::-1])) / 2.0
-    assert found.probability.array == pytest.approx(
-        np.broadcast_to(expected[:, None, None], array.shape), abs=1e-6
-    )
+    along_x = np.broadcast_to(expected[:, None, None], array.shape)
+    np.testing.assert_allclose(found.probability.array, along_x, rtol=0.0, atol=1e-6)
     only = explain(Predictor(spec, more_to_the_end), volume, axes=()).probability.array
-    assert only == pytest.approx(np.broadcast_to(sigmoid(rising)[:, None, None], array.shape), abs=1e-6)
+    along_x = np.broadcast_to(sigmoid(rising)[:, None, None], array.shape)
+    np.testing.assert_allclose(only, along_x, rtol=0.0, atol=1e-6)
     assert found.entropy.array.min() > entropy_bits(only[None]).min()
 
 
@@ -143,8 +145,8 @@ def test_the_mean_of_several_labels_is_that_of_each_labels_probabilities(spec):
     once = explain(Predictor(two, halves), volume, axes=())
     assert once.entropy.array.max() == pytest.approx(0.0, abs=1e-5)
     both = explain(Predictor(two, halves), volume, axes=LEFT_RIGHT)
-    assert both.entropy.array == pytest.approx(np.ones_like(array), abs=1e-5)
-    assert both.probability.array == pytest.approx(np.ones_like(array), abs=1e-5)
+    np.testing.assert_allclose(both.entropy.array, np.ones_like(array), rtol=0.0, atol=1e-5)
+    np.testing.assert_allclose(both.probability.array, np.ones_like(array), rtol=0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("orientation", ["IPL", "RAS", "PIR", "LSA"])

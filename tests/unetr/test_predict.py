@@ -149,7 +149,7 @@ def test_probability_is_the_sigmoid_inside_the_boxes_and_zero_elsewhere(spec):
     prediction = Predictor(spec, above_level)(volume)
     expected = 1.0 / (1.0 + np.exp(-(volume.array / 100.0 - 0.6) * 20.0))
     inside = prediction.mask.array > 0
-    assert prediction.probability.array[inside] == pytest.approx(expected[inside], abs=1e-3)
+    np.testing.assert_allclose(prediction.probability.array[inside], expected[inside], rtol=0.0, atol=1e-3)
     assert prediction.probability.array[0, 0, 0] == 0.0
     assert np.all(prediction.probability.array[~inside] <= 0.5)
 
@@ -294,7 +294,9 @@ def test_of_several_labels_each_voxel_has_the_most_probable(spec):
     # Softmax of four logits: the background's is 0.
     logits = np.concatenate([np.zeros((1, *array.shape)), rings(array[None] / 100.0)]).astype(float)
     expected = np.exp(logits - special.logsumexp(logits, axis=0))
-    assert prediction.probability.array[inside] == pytest.approx(expected.max(axis=0)[inside], abs=1e-5)
+    np.testing.assert_allclose(
+        prediction.probability.array[inside], expected.max(axis=0)[inside], rtol=0.0, atol=1e-5
+    )
 
 
 def test_the_threshold_is_of_all_labels_together(spec):

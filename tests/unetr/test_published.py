@@ -81,7 +81,7 @@ def test_the_same_tensor_and_the_same_logits(spec, network, shape, spacing_mm, t
     prepared = prepare(head, spec)
     assert prepared.array.shape == tuple(theirs.shape)
     assert prepared.volume.affine == pytest.approx(LPS_TO_RAS @ theirs.affine.numpy(), abs=1e-4)
-    assert prepared.array == pytest.approx(theirs.numpy(), abs=1e-4)
+    np.testing.assert_allclose(prepared.array, theirs.numpy(), rtol=0.0, atol=1e-4)
 
     with torch.inference_mode():
         answer = sliding_window_inference(theirs[None].as_tensor(), (32, 32, 32), 4, network, overlap=0.0)[0]
