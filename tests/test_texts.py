@@ -2,16 +2,21 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from itertools import product
 
+import highdicom as hd
 import numpy as np
 import pytest
 
 from bench.parts import ROOT
-from imaging import series
+from imaging import files, inputs, series
+from imaging.stack import to_stack
 from lesions.measurability import judge
 from unetr import synth
+from unetr.brain import find_brain
 from unetr.phantom import SeriesOptions, to_instances
+from unetr.spec import load_spec
 
 # Each line of its input in French.
 TRANSLATE = f"""
@@ -67,3 +72,39 @@ def test_what_speaks_for_a_series_is_told_in_french(description):
     for reason, french in zip(candidate.reasons, in_french(list(candidate.reasons)), strict=True):
         assert french != reason
         assert english_words(french) == [], reason
+
+
+def test_every_warning_of_a_result_is_told_in_french():
+    grid = synth.grid((24, 32, 32), (5.0, 6.0, 6.0))
+    volume = grid.with_array(np.arange(24 * 32 * 32, dtype=np.uint16).reshape(24, 32, 32))
+    post = to_instances(volume, SeriesOptions(description="T1 MPRAGE post Gd"))
+    for header in post:
+        header.MRAcquisitionType, header.SliceThickness = "3D", 1.0
+        header.ImageType, header.LossyImageCompression = ["DERIVED", "PRIMARY", "M"], "01"
+        del header.FrameOfReferenceUID
+    stack = to_stack(post)
+    part = replace(stack, volume=stack.volume[:17])
+    other = to_instances(volume, SeriesOptions(description="T2 TSE", contrast=False))
+    given = {"FLAIR": str(other[0].SeriesInstanceUID)}
+    (by_hand,) = inputs.choose_inputs([other], ["FLAIR"], given, head=True)
+    warnings = [
+        *stack.warnings,
+        *series.rank([post])[0].warnings,
+        *inputs.check_together([stack, part], ["T1 post-contrast", "FLAIR"]),
+        *by_hand.warnings,
+        *files.damage_warnings(["IM1", "IM2"]),
+        *of_a_brain_that_is_cut_off_and_too_large(),
+    ]
+    assert len(warnings) == 9
+    for warning, french in zip(warnings, in_french(warnings), strict=True):
+        assert french != warning
+        assert english_words(french) == [], warning
+
+
+def of_a_brain_that_is_cut_off_and_too_large() -> tuple[str, ...]:
+    model = load_spec(ROOT / "unetr" / "weights" / "metscope-compact.json")
+    step_mm = 2.0
+    x, y, _ = np.indices((100, 100, 40)) * step_mm - 100.0
+    inside = ((x / 90) ** 2 + (y / 85) ** 2 < 1) & (y < 20 + 0.3 * x)
+    head = hd.Volume(inside.astype(np.float32), np.diag([step_mm, step_mm, step_mm, 1.0]), "PATIENT")
+    return find_brain(head, lambda window: (window - 0.5) * 20.0, model.brain).warnings

@@ -12,7 +12,7 @@ from bench.viewer import Site
 from tests.browser import go_to, newest, open_study, segment
 from tests.visits import AGAIN, DESCRIPTIONS, POST, Visit
 
-DAYS = {"20250314": "14 Mar 2025", "20250620": "20 Jun 2025"}
+DAYS = {"20250314": "14 Mar 2025", "20250620": "20 Jun 2025", "20250621": "21 Jun 2025"}
 # Of every viewport: the series of its images, the segmentations on them, and the words beside the diameters.
 VIEWPORTS = """() => {
     const { cornerstoneViewportService, viewportGridService, segmentationService } = window.services
@@ -191,6 +191,18 @@ def test_two_studies_side_by_side_keep_their_own_lesions_and_the_panel_follows(p
             assert min(away) < 1.0
         assert seen(page)[1 - pane]["focalPoint"] == other
     assert [one["lines"] for one in seen(page)] == [2, 2]
+
+    # Another patient of the same name has nothing of hers.
+    namesake = visits.namesake
+    page.goto(f"{site.url}/metscope?StudyInstanceUIDs={namesake.study}")
+    expect(panel.get_by_text("This study has not been segmented.")).to_be_visible()
+    assert [one["segmentations"] for one in seen(page)] == [[]]
+    found = segmented(page, site, panel, namesake)
+    settle(page, [[found["segmentation"]["series_instance_uid"]]])
+    expect(panel.locator("tbody tr")).to_have_count(len(namesake.lesions))
+    assert [newest(site, visit.study) for visit in (earlier, later)] == [prior, current]
+    rows = site.ask("/patients/H-1001/lesions")["lesions"]
+    assert {row["study_instance_uid"] for row in rows} == {earlier.study, later.study}
 
 
 def test_what_was_found_is_on_the_screen_at_the_second_visit_and_a_click_on_it_selects_its_row(
