@@ -22,7 +22,7 @@ import requests
 
 ROOT = Path(__file__).parents[1]
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-START_LIMIT_S = 30.0
+START_LIMIT_S = 120.0
 
 
 class PartMissing(Exception):

@@ -249,12 +249,17 @@ def _connect_bounded(
 
 def _limit_statements(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     # By statements and not by the startup options, which a connection pooler in between may refuse.
-    cursor = connection.cursor()
-    cursor.execute(f"SET statement_timeout = '{STATEMENT_LIMIT_S}s'")
-    cursor.execute(f"SET lock_timeout = '{LOCK_LIMIT_S}s'")
-    cursor.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_LIMIT_S}s'")
-    cursor.close()
-    connection.commit()
+    try:
+        cursor = connection.cursor()
+        cursor.execute(f"SET statement_timeout = '{STATEMENT_LIMIT_S}s'")
+        cursor.execute(f"SET lock_timeout = '{LOCK_LIMIT_S}s'")
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_LIMIT_S}s'")
+        cursor.close()
+        connection.commit()
+    except psycopg.Error:
+        # SQLAlchemy drops a connection that cannot be made ready, and does not close it.
+        connection.close()
+        raise
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -17,6 +17,7 @@ ASKED_FOR = (
     "Failed to load resource",
     "MetScope is not loaded",
     "No element was found for the selector supplied to advanceOn",
+    "The element for this Shepherd step was not found",
 )
 # Of every viewport: which segmentations lie over it.
 ON_SCREEN = """() => {

@@ -76,10 +76,10 @@ class Service:
         answer = requests.delete(self.url + path, headers=self.headers, timeout=30)
         return self._checked("delete", path, answer)
 
-    def ended(self, job_id: str, limit_s: float = 120.0) -> dict:
+    def ended(self, job_id: str, limit_s: float = 300.0) -> dict:
         return self.job_when(job_id, lambda job: job["state"] in ("done", "failed", "cancelled"), limit_s)
 
-    def job_when(self, job_id: str, condition: Callable[[dict], bool], limit_s: float = 120.0) -> dict:
+    def job_when(self, job_id: str, condition: Callable[[dict], bool], limit_s: float = 300.0) -> dict:
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
             job = self.get(f"/jobs/{job_id}").json()

@@ -61,6 +61,9 @@ COUNTS = """id => {
     }
     return counts
 }"""
+# What the viewer itself has counted in a segment.
+STATISTICS = """([id, number]) =>
+    JSON.stringify(window.services.segmentationService.getSegmentation(id).segments[number].cachedStats)"""
 # Where a point of the patient is on the page.
 ON_PAGE = """point => {
     const { cornerstoneViewportService, viewportGridService } = window.services
@@ -285,8 +288,12 @@ def test_what_is_drawn_in_the_viewer_becomes_the_next_version(page, site, head):
     panel.get_by_role("cell", name=enlarged["name"]).click()
     page.evaluate(TOOLS)
     page.evaluate(ACTIVE_SEGMENT, [shown, enlarged["number"]])
+    counted = page.evaluate(STATISTICS, [shown, enlarged["number"]])
     paint(page, shown, "MetScopeBrush", "Circle", 5, enlarged["long_axis_lps"][0])
-    # The viewer builds its list anew while it counts what was drawn; a click on its button may go astray.
+    # Once it has counted what was drawn, the viewer builds its list anew: a segment added before is lost.
+    wait_until(
+        lambda: page.evaluate(STATISTICS, [shown, enlarged["number"]]) != counted, "the viewer's count"
+    )
     page.evaluate(ADD_SEGMENT, shown)
     expect(page.get_by_text("Segment 4", exact=True)).to_be_visible()
     paint(page, shown, "MetScopeBrush", "Sphere", 6, far_from(first["lesions"], enlarged["centroid_lps_mm"]))
@@ -298,7 +305,7 @@ def test_what_is_drawn_in_the_viewer_becomes_the_next_version(page, site, head):
     expect(panel.get_by_role("button", name="Rename")).to_be_hidden()
     panel.get_by_role("button", name="Save and measure").click()
     # The viewer may tell late of what was drawn before.
-    panel.get_by_role("status").wait_for()
+    panel.get_by_role("progressbar").wait_for()
     page.evaluate(TOLD_LATE, shown)
     expect(panel.get_by_text("Version 2, corrected by first:")).to_be_visible()
     expect(panel.get_by_role("button", name="Hide")).to_be_visible()

@@ -284,13 +284,15 @@ def test_what_is_damaged_forged_or_something_else_is_refused_without_a_name(cont
 
 def test_the_limits_themselves_are_taken():
     files = [encoded(instance) for instance in phantom()]
-    exact = Limits(members=4, upload_bytes=3 * len(files[0]), instance_bytes=len(files[0]))
+    # UIDs differ in length.
+    sizes = [len(file) for file in files]
+    exact = Limits(members=4, upload_bytes=sum(sizes), instance_bytes=max(sizes))
     archive = zipped({str(number): file for number, file in enumerate(files)})
     assert len(list(instances(upload(archive), exact))) == 3
     for less, sentence in (
         (Limits(members=3), "With file 1 the upload has 4 files and members; at most 3 are taken"),
-        (Limits(upload_bytes=3 * len(files[0]) - 1), "Up to member 3 of file 1 the upload has more than"),
-        (Limits(instance_bytes=len(files[0]) - 1), "Member 1 of file 1 has more than"),
+        (Limits(upload_bytes=sum(sizes) - 1), "Up to member 3 of file 1 the upload has more than"),
+        (Limits(instance_bytes=sizes[0] - 1), "Member 1 of file 1 has more than"),
     ):
         with pytest.raises(UploadRefused, match=sentence):
             list(instances(upload(archive), less))
