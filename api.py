@@ -57,6 +57,8 @@ LONGEST_RETENTION_DAYS = 36_500
 UPLOADS = {"studies.upload_studies", "segmentationui.upload_dicom"}
 # Bodies that are not JSON.
 OTHER_BODIES = {"session.log_in", "session.log_out", "segmentationui.look_up"}
+# As many as gunicorn lets wait. A client beyond them waits for minutes, even where the API is idle again.
+WAITING_CONNECTIONS = 2048
 REHEARSED = ("/jobs", "/jobs/0", "/patients", "/segmentations/0", "/studies/0/segmentations")
 
 logger = logging.getLogger("metscope.api")
@@ -250,7 +252,10 @@ class LoggingServer(Server):
 
 def _listen(settings: Settings, app: OpenAPI) -> LoggingServer:
     """Raises: SettingsError when HOST:PORT cannot be listened on, or the certificate cannot be used."""
-    server = LoggingServer((settings.host, settings.port), app, numthreads=THREADS, server_name="MetScope")
+    server = LoggingServer(
+        (settings.host, settings.port), app,
+        numthreads=THREADS, server_name="MetScope", request_queue_size=WAITING_CONNECTIONS,
+    )  # fmt: skip
     try:
         if settings.tls_certificate is not None:
             server.ssl_adapter = BuiltinSSLAdapter(str(settings.tls_certificate), str(settings.tls_key))

@@ -28,8 +28,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from celery import signals
-from celery.platforms import SecurityWarning
+from celery import Celery, signals
+from celery.platforms import EX_FAILURE, SecurityWarning
 from sqlalchemy.orm import Session, sessionmaker
 
 import broker
@@ -79,6 +79,7 @@ BEATS_PER_LEASE = 4
 FIRST_ARCHIVE_DELAY_S = 5.0
 LONGEST_ARCHIVE_DELAY_S = 600.0
 STOP_LIMIT_S = 15.0
+PAUSE_AFTER_FAILURE_S = 1.0
 NICENESS = 5
 AUTOGROUP = Path("/proc/self/autogroup")
 PRESENCE_PERIOD_S = 60.0
@@ -418,18 +419,29 @@ def serve(settings: Settings) -> int:
     every(PRESENCE_PERIOD_S, "presence of stored segmentations", partial(verify_stored_segs, runner))
     runner.preload()
     waiting = every(beat_s, "waiting jobs", runner.run_waiting)
-    # Without Celery's event loop, which after a Redis that went and came back may wait for messages for ever.
-    worker = app.Worker(
-        pool="solo", use_eventloop=False, quiet=True,
-        without_gossip=True, without_mingle=True, without_heartbeat=True,
-    )  # fmt: skip
-    worker.start()
+    status = take_messages(app, runner.stopping)
     # A job that it found by itself is handed back like any other.
     runner.stopping.set()
     waiting.join(STOP_LIMIT_S)
     with suppress(*AWAY):
         workers.gone(runner.sessions, runner.id)
-    return worker.exitcode or 0
+    return status
+
+
+def take_messages(app: Celery, stopping: threading.Event) -> int:
+    """Take messages until this process is to stop; the exit status.
+
+    What lies in the queue and is no message ends Celery's worker, and another takes its place.
+    """
+    while True:
+        # Without Celery's event loop, which after a Redis that went and came back may wait for ever.
+        worker = app.Worker(
+            pool="solo", use_eventloop=False, quiet=True,
+            without_gossip=True, without_mingle=True, without_heartbeat=True,
+        )  # fmt: skip
+        worker.start()
+        if worker.exitcode != EX_FAILURE or stopping.wait(PAUSE_AFTER_FAILURE_S):
+            return worker.exitcode or 0
 
 
 def _give_way() -> None:

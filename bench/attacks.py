@@ -1,10 +1,9 @@
-"""The attacks and faults that MetScope is to hold against, each tried by the test that keeps it shut.
+"""The attacks and faults that MetScope meets, each held off by its tests or accepted for its reason.
 
     python -m bench.attacks
 
-A line for each: held, FAILED, or no test where nothing here tries it; then the count. All tests run in one
-pytest, so that the servers which several of them need start once. The exit status is 1 where one does not
-hold.
+A line for each: held, FAILED, or accepted with the reason; then the count. All tests run in one pytest, so
+that the servers which several of them need start once. The exit status is 1 where one does not hold.
 """
 
 import sys
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-HELD, FAILED, NO_TEST = "held", "FAILED", "no test"
+HELD, FAILED, ACCEPTED = "held", "FAILED", "accepted"
 WITH_LONG_ONES = ("-m", "long or not long")
 
 
@@ -23,12 +22,13 @@ class Attack:
     """tried, through: the attack in plain words, and the part that meets it.
 
     tests: names of tests as pytest writes them. One without brackets means all its cases, one with them
-    those whose names begin so.
+    those whose names begin so. accepted: why nothing is done, where there are none.
     """
 
     tried: str
     through: str
     tests: tuple[str, ...] = ()
+    accepted: str | None = None
 
     def tests_among(self, names: Iterable[str]) -> list[list[str]]:
         """Return the names that each of its tests means."""
@@ -37,8 +37,8 @@ class Attack:
 
     def verdict(self, outcomes: dict[str, str]) -> str:
         """outcomes: by name of a test, ``passed`` or anything else."""
-        if not self.tests:
-            return NO_TEST
+        if self.accepted:
+            return ACCEPTED
         tried = self.tests_among(outcomes)
         held = all(names and {outcomes[name] for name in names} == {"passed"} for names in tried)
         return HELD if held else FAILED
@@ -286,9 +286,10 @@ ATTACKS = (
     ),
     # What hangs.
     Attack(
-        "Redis hung at 40 requests and 40 questions about health",
-        "API, Redis",
+        "Redis hung at 40 requests and 40 questions about health, and from a request to the end of its job",
+        "API, worker, Redis",
         (
+            f"{ROW}[Redis hung from the request to the end]",
             f"{BROKER}test_a_hung_redis_stops_neither_requests_nor_health",
             f"{BROKER}test_a_redis_that_hangs_is_reported_and_raises_nothing",
         ),
@@ -335,7 +336,11 @@ ATTACKS = (
         "nginx, Orthanc",
         (f"{STACK}test_64_downloads_that_nobody_reads_stop_nobody",),
     ),
-    Attack("40 slow connections to api.py without nginx in front", "API"),
+    Attack(
+        "40 slow connections to api.py without nginx in front",
+        "API",
+        accepted="api.py alone is for a desk; nginx, the front door, spends no thread on a connection",
+    ),
     Attack("a PACS that trickles headers, 100 Continue or its body", "PACS", (TRICKLES,)),
     Attack(
         "a PACS that stalls, drops connections or trickles for ever",
@@ -425,7 +430,11 @@ ATTACKS = (
         "API, worker",
         (f"{ROW}[six identical requests at once]",),
     ),
-    Attack("a thousand requests at once", "API"),
+    Attack(
+        "a thousand requests at once",
+        "API",
+        (f"{API}test_a_thousand_requests_at_once_have_one_result_and_stop_nobody",),
+    ),
     Attack(
         "a batch of a thousand studies",
         "API",
@@ -504,7 +513,11 @@ ATTACKS = (
             f"{WORKER}test_a_database_that_stops_in_mid_job_costs_an_attempt_and_no_result",
         ),
     ),
-    Attack("all connections that PostgreSQL allows taken by somebody", "API, worker, PostgreSQL"),
+    Attack(
+        "all connections that PostgreSQL allows taken by somebody",
+        "API, worker, PostgreSQL",
+        (f"{ROW}[PostgreSQL's connections all taken]",),
+    ),
     Attack("Redis killed, restarted empty, coming and going", "worker, Redis", (f"{ROW}[Redis",)),
     Attack("messages delivered several times", "worker, Redis", (f"{ROW}[message delivered three times]",)),
     Attack(
@@ -512,7 +525,11 @@ ATTACKS = (
         "worker",
         (f"{WORKER}test_a_message_about_an_unknown_job_does_no_harm",),
     ),
-    Attack("messages with a pickle, and such as are no messages at all", "worker, Redis"),
+    Attack(
+        "messages with a pickle, and such as are no messages at all",
+        "worker, Redis",
+        (f"{ROW}[messages that are none, and a pickle]",),
+    ),
     Attack(
         "a disk that fills up, the database's and the archive's",
         "worker",
@@ -550,7 +567,11 @@ ATTACKS = (
             "[weights.file-../elsewhere.safetensors",
         ),
     ),
-    Attack("a link in the folder of models", "API, worker"),
+    Attack(
+        "a link in the folder of models",
+        "API, worker",
+        accepted="the folder is its administrator's, who links to weights on a share on purpose",
+    ),
     Attack(
         "members of a ZIP that lead out of the folder, or are links",
         "upload",
@@ -641,7 +662,11 @@ ATTACKS = (
         "docker-compose.yml",
         (f"{STACK}test_no_image_floats",),
     ),
-    Attack("a package that another one has taken the version of: no hashes for pip", "requirements.txt"),
+    Attack(
+        "a package that another one has taken the version of: no hashes for pip",
+        "requirements.txt",
+        accepted="torch comes from another index for each kind of image: three lists of hashes to keep",
+    ),
 )  # fmt: skip
 
 
@@ -677,9 +702,9 @@ def main() -> int:
     verdicts = {attack: attack.verdict(recorder.outcomes) for attack in ATTACKS}
     print()
     for attack, verdict in verdicts.items():
-        print(f"{verdict:7} | {attack.through} | {attack.tried}")
+        print(" | ".join(filter(None, (f"{verdict:8}", attack.through, attack.tried, attack.accepted))))
     counts = Counter(verdicts.values())
-    print(f"{len(ATTACKS)} attacks: " + ", ".join(f"{counts[v]} {v}" for v in (HELD, FAILED, NO_TEST)))
+    print(f"{len(ATTACKS)} attacks: " + ", ".join(f"{counts[v]} {v}" for v in (HELD, FAILED, ACCEPTED)))
     return int(status != pytest.ExitCode.OK or counts[FAILED] > 0)
 
 

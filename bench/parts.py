@@ -222,13 +222,17 @@ class PostgreSQL(Part):
 
     def create(self, database: str) -> str:
         """SQLAlchemy's URL of a new, empty database."""
-        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+        with self.connect() as connection:
             connection.execute(f'CREATE DATABASE "{database}"'.encode())
         return self._url(database).replace("postgresql://", "postgresql+psycopg://")
 
+    def connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        """A connection that commits each statement. Raises: psycopg.OperationalError."""
+        return psycopg.connect(self._url("postgres"), autocommit=True, connect_timeout=2)
+
     def answers(self) -> bool:
         try:
-            psycopg.connect(self._url("postgres"), connect_timeout=2).close()
+            self.connect().close()
         except psycopg.OperationalError:
             return False
         return True

@@ -1,5 +1,6 @@
 """`python api.py` for real: the API, its worker and a PACS, driven over HTTP as curl would."""
 
+import asyncio
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import urlsplit
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import highdicom as hd
@@ -244,6 +246,53 @@ def test_a_batch_of_a_thousand_studies_fits(tmp_path):
     answer = client.post("/batches", json={"study_instance_uids": longest})
     assert (answer.status_code, answer.json["states"]["queued"]) == (202, 1000)
     assert client.post("/batches", json={"study_instance_uids": [*longest, "1.2"]}).status_code == 422
+
+
+async def answers_at_once(service: Service, path: str, body: dict, number: int) -> list[tuple[int, dict]]:
+    """Status and document of as many equal POST, each by a connection of its own."""
+    address, sent = urlsplit(service.url), json.dumps(body).encode()
+    headers = {
+        "Host": address.netloc, "Connection": "close", "Content-Type": "application/json",
+        "Content-Length": len(sent), **service.headers,
+    }  # fmt: skip
+    head = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+
+    async def ask() -> tuple[int, dict]:
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write("\r\n".join(head).encode() + sent)
+        answered, _, document = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+        return int(answered.split()[1]), json.loads(document)
+
+    return await asyncio.wait_for(asyncio.gather(*(ask() for _ in range(number))), 60)
+
+
+def memory_and_threads(process: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """MiB in memory, and threads."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    found = dict(re.findall(r"(\w+):\s+(\d+)", status))
+    return int(found["VmRSS"]) // 1024, int(found["Threads"])
+
+
+@pytest.mark.long
+def test_a_thousand_requests_at_once_have_one_result_and_stop_nobody(service):
+    path, body = f"/segmentation/{service.study_uid}", {"model": SILENT}
+    result = service.ended(service.post(path, json=body).json()["id"])["result"]
+    results = service.scalar("SELECT count(*) FROM segmentations")
+    mib, threads = memory_and_threads(service.process)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(lambda: asyncio.run(answers_at_once(service, path, body, 1000)))
+        while not asked.done():
+            assert service.get("/health/live").status_code == 200
+    answers = asked.result()
+    assert {status for status, _ in answers} <= {200, 202}
+    ids = {job["id"] for _, job in answers}
+    assert {service.ended(job_id)["result"] for job_id in ids} == {result}
+    assert service.scalar("SELECT count(*) FROM segmentations") == results
+    mib_afterwards, threads_afterwards = memory_and_threads(service.process)
+    assert mib_afterwards < mib + 100
+    assert threads_afterwards <= threads + 2
 
 
 def test_what_headers_and_queries_hold_is_not_logged():

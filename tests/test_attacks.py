@@ -1,4 +1,4 @@
-"""Every attack of bench/attacks.py names tests that there are."""
+"""Every attack of bench/attacks.py names tests that there are, or why it is accepted."""
 
 import subprocess
 import sys
@@ -27,3 +27,7 @@ def test_every_attack_names_tests_that_exist():
 
 def test_no_attack_is_listed_twice():
     assert len({attack.tried for attack in ATTACKS}) == len(ATTACKS)
+
+
+def test_every_attack_is_held_by_tests_or_accepted_for_a_reason():
+    assert [attack.tried for attack in ATTACKS if bool(attack.tests) == bool(attack.accepted)] == []

@@ -7,6 +7,7 @@ row; the suite runs some of them.
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import tempfile
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import redis
 import requests
 from flask_openapi3.openapi import OpenAPI
 from pydicom import Dataset
@@ -384,6 +386,46 @@ def tokens_locked(case: Case) -> str:
     return f"503 database_unavailable; then {case.one()}"
 
 
+def taken_connections(server: PostgreSQL) -> list[psycopg.Connection]:
+    """Every connection that the server allows; whoever had one has lost it."""
+    taken: list[psycopg.Connection] = []
+    others = "SELECT pid FROM pg_stat_activity WHERE client_port IS NOT NULL AND pid <> ALL(%s)"
+    deadline = time.monotonic() + 30.0
+    while time.monotonic() < deadline:
+        with suppress(psycopg.OperationalError):
+            while True:
+                taken.append(server.connect())
+        mine = [connection.info.backend_pid for connection in taken]
+        pids = [pid for (pid,) in taken[0].execute(others, [mine])]
+        if not pids:
+            return taken
+        for pid in pids:
+            taken[0].execute("SELECT pg_terminate_backend(%s)", [pid])
+    raise AssertionError("others still have connections")
+
+
+def connections_taken(case: Case) -> str:
+    url, process = case.hospital.api.url, case.worker.process
+    case.ask()
+    case.until_stage("predict")
+    taken = taken_connections(case.hospital.database)
+    started = time.monotonic()
+    refused = case.post(f"/segmentation/{case.study}", model=MODEL)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_unavailable")
+    assert requests.get(f"{url}/health/live", timeout=9).ok
+    ready = requests.get(f"{url}/health/ready", timeout=9)
+    assert (ready.status_code, ready.json()["checks"]["database"]["ok"]) == (503, False)
+    assert time.monotonic() - started < 15.0
+    time.sleep(2 * LEASE_S)
+    for connection in taken:
+        connection.close()
+    wait_until(lambda: requests.get(f"{url}/jobs", timeout=30).ok, "the API with a database again")
+    case.ask()
+    seen = case.one()
+    assert process.poll() is None
+    return f"503 database_unavailable; then {seen}"
+
+
 def database_locked(case: Case) -> str:
     case.ask()
     case.until_stage("predict")
@@ -432,6 +474,51 @@ def redis_comes_and_goes(case: Case) -> str:
         case.until_ended()
     case.ask(force=True)
     return case.one(results=5)
+
+
+def redis_hung(case: Case) -> str:
+    with frozen(case.hospital.redis):
+        case.ask()
+        case.until_ended()
+        answer = requests.get(f"{case.hospital.api.url}/jobs/{case.jobs[-1]}", timeout=9)
+        assert answer.json()["state"] == "done"
+    return case.one()
+
+
+class Intruder:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+NO_MESSAGES = [
+    b"\xff\x00\xfe garbage", b"", b"{", pickle.dumps({"task": broker.SEGMENT}),
+    b"null", b"42", b"[]", b'"text"', b"{}", b'{"body": 1}', b'{"properties": []}', b"[" * 50_000,
+]  # fmt: skip
+
+
+def no_messages(case: Case) -> str:
+    """Whoever has Redis's password may put anything into the queue."""
+    process, made = case.worker.process, case.hospital.folder / "made-by-a-pickle"
+    queue = redis.Redis.from_url(case.hospital.redis.url)
+    app = broker.create(case.hospital.settings)
+    for nothing in NO_MESSAGES:
+        queue.lpush(broker.QUEUE, nothing)
+    app.send_task(broker.SEGMENT, args=[Intruder(made)], serializer="pickle")
+    app.send_task("os.mkdir", args=[str(made)])
+    for arguments in ([], [{"id": 1}], [None], [["x"]], ["x", "y"], ["x" * 1_000_000], ["\0"]):
+        app.send_task(broker.SEGMENT, args=arguments)
+    wait_until(lambda: queue.llen(broker.QUEUE) == 0, "the end of the queue", END_LIMIT_S)
+    case.ask()
+    seen = case.one()
+    wait_until(lambda: queue.llen(broker.QUEUE) == 0, "the message about the job")
+    assert not made.exists()
+    assert process.poll() is None
+    return seen
 
 
 def message_delivered_thrice(case: Case) -> str:
@@ -528,11 +615,14 @@ ROWS: dict[str, tuple[str, Callable[[Case], str], bool]] = {
     "PostgreSQL hung at the request": ("503, nothing left; " + ONE, database_hung, True),
     "PostgreSQL hung in predict": (ONE, database_hung_in_predict, False),
     "tokens locked": ("503; " + ONE, tokens_locked, True),
+    "PostgreSQL's connections all taken": ("503; " + ONE, connections_taken, True),
     "PostgreSQL locked for 2 s": (ONE, database_locked, False),
     "Redis away at the request": (ONE, redis_away_at_the_request, True),
     "Redis restarted empty": ("two asked for: two of each", redis_emptied, False),
     "Redis killed in predict": (ONE, redis_away_in_predict, False),
     "Redis comes and goes, three times": ("five asked for: five of each", redis_comes_and_goes, False),
+    "Redis hung from the request to the end": (ONE, redis_hung, False),
+    "messages that are none, and a pickle": (ONE, no_messages, True),
     "message delivered three times": (ONE, message_delivered_thrice, True),
     "six identical requests at once": (ONE, identical_requests_at_once, False),
     "two workers, two requests for the same images": (ONE, two_workers_and_equal_images, False),
