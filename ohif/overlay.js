@@ -176,6 +176,9 @@ function placeOf(app, viewportId) {
   }
 }
 
+/** Whether a viewport shows the images that a segmentation was made of. */
+export const isInView = (app, document) => viewportIds(app).some(viewportId => shows(app, viewportId, document))
+
 /** Every viewport with the images of the document goes to the slice where the lesion was measured; false: there is none. */
 export function jump(app, document, lesion) {
   const { cornerstoneViewportService, segmentationService } = app.servicesManager.services

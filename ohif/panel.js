@@ -53,6 +53,9 @@ export class Panel {
     this.wanted = null
     this.turn = Promise.resolve()
     this.title = make('p', { className: 'title' })
+    this.madeOf = make('p', { className: 'note' })
+    // Whether the panel complains that no viewport shows the images of a lesion.
+    this.isOutOfView = false
     this.series = make('select', { ariaLabel: text('series') })
     this.model = make('select', { ariaLabel: text('model') })
     this.start = make('button', { className: 'first', disabled: true, onclick: () => this.segment() }, text('segment'))
@@ -124,9 +127,11 @@ export class Panel {
     else this.set(false)
   }
 
-  /** Name the study; the viewer knows it a moment after it has made the panel. */
+  /** Name the study and the images; the viewer knows them a moment after it has made the panel. */
   entitle() {
     this.title.textContent = overlay.studyTitle(this.app, this.study)
+    if (this.document) this.madeOf.textContent = text('made_of', { ...this.images(), when: moment(this.document.created_at) })
+    if (this.isOutOfView && overlay.isInView(this.app, this.document)) this.trouble.replaceChildren()
   }
 
   /** The study's series, to choose from. */
@@ -354,9 +359,9 @@ export class Panel {
     this.results = make('select', { ariaLabel: text('result_label') }, ...shown.map(document =>
       make('option', { value: document.id, selected: document.id === this.document.id }, resultText(document, this.models))))
     this.results.onchange = () => this.present(shown.find(({ id }) => id === this.results.value))
-    const made = text('made_of', { ...this.images(), when: moment(this.document.created_at) })
+    this.entitle()
     return [
-      make('label', {}, text('result_label'), this.results), make('p', { className: 'note' }, made),
+      make('label', {}, text('result_label'), this.results), this.madeOf,
       ...(isLost(this.document) ? [make('p', { className: 'note' }, text('lost'))] : []),
     ]
   }
@@ -407,6 +412,7 @@ export class Panel {
       await this.go(lesion)
     }
     this.complain(text('not_in_view', this.images()), ' ', make('button', { onclick: open }, text('open_series')))
+    this.isOutOfView = true
   }
 
   /** Select the row of a lesion that was clicked on an image. */
@@ -457,6 +463,7 @@ export class Panel {
   }
 
   complain(...content) {
+    this.isOutOfView = false
     this.trouble.replaceChildren(make('div', { role: 'alert' }, ...content))
   }
 

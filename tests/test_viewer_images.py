@@ -252,7 +252,11 @@ def test_what_was_found_is_on_the_screen_at_the_second_visit_and_a_click_on_it_s
 
     page.reload()
     expect(panel.get_by_role("button", name="Hide")).to_be_visible()
-    panel.get_by_role("alert").get_by_role("button").click()
+    expect(panel.get_by_text(f"T1 MPRAGE post Gd of {DAYS[visit.date]}, segmented")).to_be_visible()
+    expect(panel.get_by_role("alert")).to_contain_text("No viewport shows T1 MPRAGE post Gd")
+    put(page, visit, POST)
     settle(page, [[stored]])
+    expect(panel.get_by_role("alert")).to_have_count(0)
+    panel.locator("tbody tr").nth(0).click()
     wait_until(lambda: seen(page)[0]["words"] != [], "the slice of the largest lesion")
     assert seen(page)[0]["words"][0].startswith("1: ")
