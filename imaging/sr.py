@@ -82,9 +82,9 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     """A report on the lesions, ready for ``save_as``: Comprehensive SR, or Comprehensive 3D SR.
 
     seg: the SEG of the same stack, whose segments have the lesions' numbers and say what and where each of
-    them is. algorithm: None where a person
-    drew. Axes on an acquired slice are given in its pixels, the others (on a resampled plane) in LPS mm,
-    which only a 3D SR may hold. previous: the report, or its UIDs, of the version that this one corrects.
+    them is. algorithm: None where a person drew. Axes on an acquired slice are given in its pixels, the
+    others (on a resampled plane) in LPS mm, which only a 3D SR may hold. previous: the report, or its UIDs,
+    of the version that this one corrects.
     Raises: ValueError without lesions, or for a stack without headers.
     """
     if not lesions or not stack.headers:
