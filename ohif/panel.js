@@ -105,8 +105,6 @@ export class Panel {
     const job = await service.newestJob(this.study)
     const [known, done] = await Promise.all([service.models(), service.segmentations(this.study)])
     if (this.closed) return
-    // Nor does it say which is its main part, which comes after the panel.
-    document.querySelector('[data-cy=viewport-grid]')?.setAttribute('role', 'main')
     // The results do not wait for the PACS, which takes its time or is away.
     this.series.replaceChildren(make('option', { value: '' }, text('automatic')))
     service.candidates(this.study).then(candidates => this.offer(candidates), error => this.complain(errorText(error)))
@@ -127,8 +125,10 @@ export class Panel {
     else this.set(false)
   }
 
-  /** Name the study and the images; the viewer knows them a moment after it has made the panel. */
+  /** Name the study and the images; the viewer makes them, and knows them, a moment after it has made the panel. */
   entitle() {
+    // Its own page does not say which is its main part.
+    document.querySelector('[data-cy=viewport-grid]')?.setAttribute('role', 'main')
     this.title.textContent = overlay.studyTitle(this.app, this.study)
     if (this.document) this.madeOf.textContent = text('made_of', { ...this.images(), when: moment(this.document.created_at) })
     if (this.isOutOfView && overlay.isInView(this.app, this.document)) this.trouble.replaceChildren()

@@ -2,16 +2,17 @@
 
 import csv
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
-from playwright.sync_api import Dialog, Locator, Page, expect
+from playwright.sync_api import Dialog, Locator, Page, Route, expect
 
 from bench.parts import wait_until
 from bench.viewer import Site
-from tests.browser import ON_SCREEN, busy_machine, go_to, newest, segment, type_over, walk_to
+from tests.browser import ON_SCREEN, busy_machine, go_to, newest, open_study, segment, type_over, walk_to
 from tests.conftest import COARSE
 
 JOB_LIMIT_S = 120
@@ -131,6 +132,18 @@ def test_the_keyboard_alone_walks_through_the_panel_sorts_and_selects(site, stud
         first.press(key)
         expect(second).to_have_attribute("aria-pressed", "false")
     walk_to(panel.get_by_role("button", name="Rename"))
+
+
+def test_images_that_come_after_the_panel_are_the_main_part_of_the_page(site, head, page):
+    study = site.add(head.image)
+
+    def late(route: Route) -> None:
+        time.sleep(4)
+        route.continue_()
+
+    page.route("**/dicom-web/**/metadata*", late)
+    open_study(page, site, study)
+    expect(page.get_by_role("main")).to_have_count(1)
 
 
 def test_a_name_is_typed_key_by_key_and_no_two_lesions_bear_one(site, study, page):
