@@ -1,5 +1,6 @@
 // The two diameters of every lesion as lines on the images, where the database says they lie.
 import { TOOL_GROUPS, librariesOf } from './host.js'
+import { labelOf } from './table.js'
 import { number } from './texts.js'
 
 const NAME = 'MetScopeAxes'
@@ -14,7 +15,7 @@ const cross = ([a, b, c], [d, e, f]) => [b * f - c * e, c * d - a * f, a * e - b
 const unit = a => a.map(value => value / Math.hypot(...a))
 
 /** The lines of a segmentation's lesions: ends and normal in LPS, mm; where they lie, by slice or by plane. The long one bears
- * the lesion's number and both lengths in mm. */
+ * the lesion's label and both lengths in mm. */
 export function linesOf(lesions) {
   return lesions.flatMap(lesion => {
     const across = minus(...lesion.long_axis_lps), along = minus(...lesion.short_axis_lps)
@@ -24,7 +25,7 @@ export function linesOf(lesions) {
     return ['long', 'short'].map(axis => ({
       id: `metscope-${lesion.tracking_uid}`,
       axis,
-      words: axis === 'long' ? `${lesion.number}: ${number(lesion.long_axis_mm, 1)} × ${number(lesion.short_axis_mm, 1)} mm` : '',
+      words: axis === 'long' ? `${labelOf(lesion)}: ${number(lesion.long_axis_mm, 1)} × ${number(lesion.short_axis_mm, 1)} mm` : '',
       ends: lesion[`${axis}_axis_lps`],
       normal,
       slice: lesion.slice,

@@ -39,6 +39,8 @@ export function totals(document, shown) {
     : text('total_of', { count: shown.length, all, volume })
 }
 
+// Letters of a name that are put on an image.
+const LABEL = 24
 // The names that MetScope gives lesions, by what it calls them in English.
 const NUMBERED = /^(Metastasis|Finding) (\d+)$/
 
@@ -46,6 +48,12 @@ const NUMBERED = /^(Metastasis|Finding) (\d+)$/
 export const nameOf = ({ name }) => {
   const [, kind, count] = NUMBERED.exec(name) ?? []
   return kind ? text(`name_${kind.toLowerCase()}`, { number: count }) : name
+}
+
+/** The lesion's name as there is room for it on an image: of MetScope's own the number, of a person's the beginning. */
+export const labelOf = lesion => {
+  const [, , count] = NUMBERED.exec(lesion.name) ?? []
+  return count ?? (lesion.name.length > LABEL ? `${lesion.name.slice(0, LABEL).trimEnd()}…` : lesion.name)
 }
 
 /** Why a lesion cannot have that name, by the name of the text that says so; null: it can. */

@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { isShown, linesOf } from '../axes.js'
 
 const acquired = {
-  number: 2, long_axis_mm: 20, short_axis_mm: 9, tracking_uid: '1.2.3', plane: null, slice: { sop_instance_uid: '1.2.840.7', frame: null, index: 12 },
+  name: 'Metastasis 12', number: 2, long_axis_mm: 20, short_axis_mm: 9, tracking_uid: '1.2.3', plane: null, slice: { sop_instance_uid: '1.2.840.7', frame: null, index: 12 },
   long_axis_lps: [[-10, 5, 30], [10, 5, 30]], short_axis_lps: [[0, 0, 30], [0, 9, 30]],
 }
 const resampled = {
@@ -19,8 +19,14 @@ test('each lesion has its two axes, on the plane that they span', () => {
   assert.deepEqual(long.normal.map(Math.abs), [0, 0, 1])
 })
 
-test('the long one bears the number and both lengths, the short one nothing', () => {
-  assert.deepEqual(linesOf([acquired]).map(({ words }) => words), ['2: 20.0 × 9.0 mm', ''])
+test('the long one bears the number that the list shows and both lengths, the short one nothing', () => {
+  assert.deepEqual(linesOf([acquired]).map(({ words }) => words), ['12: 20.0 × 9.0 mm', ''])
+})
+
+test('a name that a person gave is on the image as far as there is room', () => {
+  const words = name => linesOf([{ ...acquired, name }])[0].words
+  assert.equal(words('Left frontal'), 'Left frontal: 20.0 × 9.0 mm')
+  assert.equal(words('Left parieto-occipital metastasis beside the falx'), 'Left parieto-occipital m…: 20.0 × 9.0 mm')
 })
 
 test('a lesion of one voxel, whose axes span nothing, has none', () => {
