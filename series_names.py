@@ -51,7 +51,7 @@ LONGEST_RUN = 64
 FILLERS = "[fi /+-]*"
 ANY_AGENT = "[GcK]"
 TECHNIQUE = r"(?:[OWwN]|(?<![wWONPRAB] )(?<![wWONPRAB])K)[f -]+F(?:[f -]*F)*"
-OCCASION = "[RPBA][ -]?X(?:[ -]?X)*"
+OCCASION = "[RPBA][ /-]*X(?:[ -]?X)*"
 WITH, BEFORE, AFTER = "[WwK]", "[RB]", "[AP]"
 # "W WO" needs no word between, "WO CON" is "without contrast" (English "con") and not "without and with".
 BESIDE, AND = "[ &/+-]*", "[ +-]*[&/][ &/+-]*"
@@ -68,6 +68,11 @@ PROOF = re.compile(f"[GP]|T ?c|T.*p|(?:{WITH}|A){FILLERS}{ANY_AGENT}|W$|{PLUS}")
 # What leaves contrast unproven beside a proof: words that are not understood, negations of something else.
 DOUBT = re.compile(r"[?NB]|& ?[GcK]|(?:(?<= )|^)-[GcKgi]")
 
+# Roles of the words of a ContrastBolusAgent that say that none was given.
+NO_AGENT = frozenset("ONLRB")
+# The stem of the names of all agents with gadolinium (WHO, International Nonproprietary Names).
+GADOLINIUM = "gado"
+
 # "m.d.c.", "i.v."
 ABBREVIATION = re.compile(r"(?<![^\W_])(?:[^\W\d_]\.){2,}[^\W\d_]?(?![^\W_])")
 # Letters whose accent Unicode does not take for a mark.
@@ -77,6 +82,8 @@ SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
     (ABBREVIATION, lambda match: match.group().replace(".", "")),
     (re.compile(r"\+\s?/?\s?-"), "\N{PLUS-MINUS SIGN}"),
     (re.compile(r"(?<=t2)\s?\*"), "star"),
+    # An amount of nothing.
+    (re.compile(r"(?<![\d.,])0+(?:[.,]0+)?\s?(?:ml|cc|mmol)(?![^\W\d_])"), " without "),
     (re.compile(r"w\s?/\s?o(?:ut)?(?=t[12]|[\W\d_]|$)"), " without "),
     # "T1W/O": the W belongs to both.
     (re.compile(r"(?<=t[12])w(?=\s?/?\s?o(?![^\W_]))"), " w"),
@@ -157,6 +164,14 @@ class Vocabulary:
             _first({"other": self.body["other"]}, words)[1],
             *_contrast(tokens),
         )
+
+    def of_agent(self, value: str) -> Contrast:
+        """Return whether the value of ContrastBolusAgent names an agent, denies one, or says neither."""
+        tokens = list(self._tokens(value))
+        if any(token.role in NO_AGENT for token in tokens):
+            return "denied"
+        is_named = any(token.role == ROLES["agent"] or GADOLINIUM in token.text for token in tokens)
+        return "proven" if is_named else "unknown"
 
     def is_head(self, body_part: str) -> bool:
         """Return whether a BodyPartExamined is the head, or the brain."""
@@ -324,6 +339,11 @@ def use(path: Path | None) -> None:
 def read(name: str) -> Reading:
     """Return what a name says, by the words in use."""
     return _in_use[0].read(name)
+
+
+def of_agent(value: str) -> Contrast:
+    """Return whether the value of ContrastBolusAgent names an agent, denies one, or says neither."""
+    return _in_use[0].of_agent(value)
 
 
 def is_head(body_part: str) -> bool:

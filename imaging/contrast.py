@@ -1,5 +1,6 @@
 """What a series says of its contrast agent: by its attributes, and by its names."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,9 +12,12 @@ from series_names import Contrast
 
 __all__ = ["Contrast", "Finding", "contrast_by_name", "contrast_findings", "verdict"]
 
-# Values of ContrastBolusAgent that deny contrast, and those that say nothing of it.
-NO_AGENT = ("no", "none", "nein", "non", "nil", "keine", "aucun", "0")
-NOT_STATED = ("", "-", "n/a", "na", "unknown")
+# Values of ContrastBolusAgent that name no agent and yet tell: given, not given, and nothing of it.
+GIVEN = ("yes", "y", "ja", "j", "oui", "o", "si", "sí", "sim", "true")
+NOT_GIVEN = ("n", "0", "false")
+NOT_STATED = ("not specified", "not stated", "not recorded", "not applicable")
+AMOUNTS = ("ContrastBolusVolume", "ContrastBolusTotalDose")
+NOTHING = re.compile(r"\s*0+(\.0*)?\s*")
 
 
 class Finding(NamedTuple):
@@ -73,17 +77,30 @@ def _contrast_by_attributes(first: Dataset) -> Finding:
     for item in items(first, "ContrastBolusAgentSequence"):
         agents.append(("ContrastBolusAgentSequence", text(item, "CodeMeaning").strip()))
     for keyword, agent in agents:
-        if agent.lower() in NO_AGENT or contrast_by_name(agent).contrast == "denied":
+        if _of_agent(agent) == "denied":
             return Finding("denied", f"{tag_name(keyword)} is {agent}")
     administered = _administered(first)
     if False in administered:
         return Finding("unknown")
     if True in administered:
         return Finding("proven", f"{tag_name('ContrastBolusAgentAdministered')} is YES")
+    for amount in AMOUNTS:
+        if NOTHING.fullmatch(text(first, amount)):
+            return Finding("unknown", f"{tag_name(amount)} is {text(first, amount).strip()}.")
     for keyword, agent in agents:
-        if agent.lower() not in NOT_STATED:
+        if _of_agent(agent) == "proven":
             return Finding("proven", f"{tag_name(keyword)} names an agent")
     return Finding("unknown")
+
+
+def _of_agent(value: str) -> Contrast:
+    """Return what a ContrastBolusAgent, which people type, says; other words prove nothing."""
+    plain = value.strip().lower()
+    if plain in GIVEN:
+        return "proven"
+    if plain in NOT_GIVEN:
+        return "denied"
+    return "unknown" if plain in NOT_STATED else series_names.of_agent(value)
 
 
 def _administered(instance: Dataset) -> set[bool]:

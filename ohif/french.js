@@ -131,6 +131,8 @@ export default {
     [/^The series has no (.+); the SEG gets one of its own\.$/, 'La série n’a pas de {1} ; le SEG en reçoit un.'],
     [/^Chosen by the caller although: /, 'Choisie par une personne bien que : '],
     [/Nothing proves that the series is post-contrast/, 'Rien ne prouve que la série est après injection'],
+    [/The description's words are not all understood, so they prove nothing: (.+)\.$/, 'Les mots de la description ne sont pas tous compris et ne prouvent donc rien : {1}.'],
+    [/(ContrastBolus(?:Volume|TotalDose) \(\S+\)) is (\S+)\.(?= |$)/, '{1} vaut {2}.'],
     [/The series says that it is without contrast/, 'La série dit qu’elle est sans injection'],
     [/^The slices are (\S+) mm apart and (\S+) mm thick \((.+)\), but a 3D acquisition \((.+)\) has no gaps: slices may have been left out\.$/,
       'Les coupes sont espacées de {1} mm et épaisses de {2} mm ({3}), mais une acquisition 3D ({4}) n’a pas d’intervalle : des coupes manquent peut-être.'],

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import series_names
-from series_names import read
+from series_names import of_agent, read
 
 # As several vendors and languages have them: name, sequence where it is a conventional one, contrast.
 TABLE = [
@@ -62,11 +62,13 @@ MORE_DENIED = [
     "T1 造影前", "T1 造影なし",
     "T1 非造影", "T1 无增强", "T1 增强前", "T1 비조영", "T1 kontraszt nélkül", "T1 fără contrast",
     "T1 IV-", "T1 G-",
+    "T1 0 ml Gd", "T1 KM 0ml", "T1 Gd 0,0 ml",
     "T1 não contrastado", "T1 ingen kontrast", "T1 b/k", "T1ohneKM", "ohneT1", "T1 χωρίς σκιαγραφικό",
 ]  # fmt: skip
 MORE_UNKNOWN = [
     "T1 con y sin contraste", "T1 met en zonder contrast", "T1 с и без контраста", "T1 TFE SENSE", "T1 -C",
     "T1 o. KM", "T1 sense contrast", "T1 uten FS", "T1 basal ganglia", "T1 術後", "T1 sans FS",
+    "T1 MPRAGE post - op", "T1 MPRAGE post- op", "T1 post/op", "T1 post - SRS", "T1 post op",
 ]  # fmt: skip
 # By the group of their kind.
 OTHER_KINDS = {
@@ -146,6 +148,18 @@ def test_no_proof_of_contrast_survives_a_negation(  # noqa: PLR0917
     negation += inflection
     negated = f"{negation}{between}{name}" if before else f"{name}{between}{negation}"
     assert read(spelled(negated, case, blank)).contrast != "proven"
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    agent=st.sampled_from(["Gadovist", "8 ml Dotarem", "gadopentetate dimeglumine", "contrast", "KM"]),
+    negation=st.sampled_from(words_of("without", "not", "plain")),
+    between=st.sampled_from([" ", ", ", " (", " - ", ": "]),
+    before=st.booleans(),
+)
+def test_no_agent_that_is_negated_is_one(agent, negation, between, before):
+    assert of_agent(agent) == "proven"
+    assert of_agent(f"{negation}{between}{agent}" if before else f"{agent}{between}{negation}") == "denied"
 
 
 @settings(max_examples=300, deadline=None)

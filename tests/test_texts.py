@@ -87,15 +87,23 @@ def test_every_warning_of_a_result_is_told_in_french():
     other = to_instances(volume, SeriesOptions(description="T2 TSE", contrast=False))
     given = {"FLAIR": str(other[0].SeriesInstanceUID)}
     (by_hand,) = inputs.choose_inputs([other], ["FLAIR"], given, head=True)
+    unproven = []
+    for description, attributes in [("T1 xyzw Gd", {}), ("T1", {"ContrastBolusAgent": "Gadovist"})]:
+        headers = to_instances(volume, SeriesOptions(description=description, contrast=False))
+        for header in headers:
+            header.ContrastBolusVolume = "0.0"
+            header.update(attributes)
+        unproven += series.rank([headers])[0].warnings
     warnings = [
         *stack.warnings,
+        *unproven,
         *series.rank([post])[0].warnings,
         *inputs.check_together([stack, part], ["T1 post-contrast", "FLAIR"]),
         *by_hand.warnings,
         *files.damage_warnings(["IM1", "IM2"]),
         *of_a_brain_that_is_cut_off_and_too_large(),
     ]
-    assert len(warnings) == 9
+    assert len(warnings) == 11
     for warning, french in zip(warnings, in_french(warnings), strict=True):
         assert french != warning
         assert english_words(french) == [], warning

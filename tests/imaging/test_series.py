@@ -204,10 +204,27 @@ def test_frames_from_before_the_agent_are_no_proof():
     [
         ("Gadobutrol", "proven"), ("8 ml Gadovist", "proven"), ("YES", "proven"), ("NONE", "denied"),
         ("No", "denied"), ("no contrast", "denied"), ("ohne", "denied"), ("", "unknown"), ("n/a", "unknown"),
+        ("GADOLINIUM 0.1 mmol/kg", "proven"), ("gadopentetate dimeglumine", "proven"),
+        ("8mlGadoxyz", "proven"), ("IV contrast", "proven"), ("KM", "proven"), ("Y", "proven"),
+        ("NOT GIVEN", "denied"), ("Not administered", "denied"), ("None given", "denied"), ("N", "denied"),
+        ("(none)", "denied"), ("none.", "denied"), ("refused", "denied"), ("No agent", "denied"),
+        ("nicht gegeben", "denied"), ("no Gadovist", "denied"), ("Gadovist (not given)", "denied"),
+        ("Gadovist 0ml", "denied"), ("PRE", "denied"), ("0", "denied"), ("0 ml", "denied"),
+        ("null", "unknown"), ("saline", "unknown"), ("?", "unknown"), ("test", "unknown"),
+        ("10 ml", "unknown"), ("not specified", "unknown"),
     ],
 )  # fmt: skip
 def test_the_agent_of_a_classic_image_proves_or_denies_contrast(agent, contrast):
     assert contrast_of(series("T1 MPRAGE", slices=12, ContrastBolusAgent=agent)) == contrast
+
+
+@pytest.mark.parametrize("keyword", ["ContrastBolusVolume", "ContrastBolusTotalDose"])
+def test_an_agent_of_which_nothing_was_given_is_no_proof(keyword):
+    described = series("T1 MPRAGE", slices=12, ContrastBolusAgent="Gadovist", **{keyword: "0.0"})
+    assert contrast_of(described) == "unknown"
+    assert keyword in str(rank([described])[0].warnings)
+    given = series("T1 MPRAGE", slices=12, ContrastBolusAgent="Gadovist", **{keyword: "0.1"})
+    assert contrast_of(given) == "proven"
 
 
 def test_a_series_that_says_pre_is_refused_although_an_agent_is_named():
