@@ -598,6 +598,23 @@ ATTACKS = (
         (f"{EDGE}test_a_name_that_is_a_formula_is_text_in_the_table",),
     ),
     Attack(
+        "different images under one SOP Instance UID, or one study of two patients, in one upload",
+        "API, Orthanc",
+        (
+            "tests/orthanc/test_orthanc.py::test_other_content_under_uids_that_are_sent_with_it_is_not_called_stored",
+            "tests/orthanc/test_orthanc.py::test_a_study_that_is_sent_under_two_patients_is_refused",
+        ),
+    ),
+    Attack(
+        "a series before contrast whose ContrastBolusAgent says NOT GIVEN, or 0 ml",
+        "worker",
+        (
+            "tests/imaging/test_series.py::test_the_agent_of_a_classic_image_proves_or_denies_contrast",
+            "tests/imaging/test_series.py::test_an_agent_of_which_nothing_was_given_is_no_proof",
+            "tests/test_series_names.py::test_no_agent_that_is_negated_is_one",
+        ),
+    ),
+    Attack(
         "NUL and half a character in a PACS's texts, which no database holds",
         "worker, database",
         (f"{JOBS}test_a_message_that_quotes_what_no_database_holds_ends_its_job_all_the_same",),

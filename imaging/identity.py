@@ -107,30 +107,45 @@ def _encoding(instance: Dataset) -> str:
 
 
 def check_storable(instances: Iterable[Dataset], present: Mapping[str, Dataset]) -> None:
-    """Raise AlreadyStored where the archive has other content under an instance's UIDs.
+    """Raise AlreadyStored where there is other content under an instance's UIDs already.
 
-    present: what it has of the instances' series, by SOP Instance UID.
+    present: what there is of the instances' series, by SOP Instance UID.
     """
     for instance in instances:
         uid = text(instance, "SOPInstanceUID")
         if uid in present and not _same_content(instance, present[uid]):
             raise AlreadyStored(
-                f"The archive has other content under the UIDs of instance {uid}, and keeps it.",
+                f"Other content is stored, or was sent, under the UIDs of instance {uid}.",
                 {"failed": [uid]},
             )
 
 
-def check_study_patient(instance: Dataset, study: Iterable[Dataset]) -> None:
-    """Raise IdentityConflict where the archive has an instance's study, and only under other patients.
+def check_sent_together(instances: Iterable[Dataset]) -> None:
+    """Refuse instances of which an archive would keep some and call all stored.
 
-    study: headers of what it has, one for each patient at least.
+    Raises: AlreadyStored for two contents under the same UIDs, IdentityConflict for two patients in a study.
+    """
+    patients: dict[str, dict[PatientKey, Dataset]] = {}
+    earlier: dict[tuple[str, ...], Dataset] = {}
+    for instance in instances:
+        uids = tuple(text(instance, f"{level}InstanceUID") for level in ("Study", "Series", "SOP"))
+        of_study = patients.setdefault(uids[0], {})
+        check_study_patient(instance, of_study.values())
+        of_study[patient_of(instance)] = instance
+        check_storable([instance], {uids[2]: earlier.setdefault(uids, instance)})
+
+
+def check_study_patient(instance: Dataset, study: Iterable[Dataset]) -> None:
+    """Raise IdentityConflict where there is an instance's study already, and only under other patients.
+
+    study: headers of what there is of it, one for each patient at least.
     """
     patient = patient_of(instance)
     known = [other for header in study if (other := patient_of(header)).patient_id]
     if known and not any(same_patient(other, patient) for other in known):
         raise IdentityConflict(
-            f"The archive has study {text(instance, 'StudyInstanceUID')} under another patient than instance "
-            f"{text(instance, 'SOPInstanceUID')} names."
+            f"Study {text(instance, 'StudyInstanceUID')} is stored, or was sent, under another patient than "
+            f"instance {text(instance, 'SOPInstanceUID')} names."
         )
 
 

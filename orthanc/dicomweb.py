@@ -238,6 +238,7 @@ class DicomwebArchive:
 
         Raises: AlreadyStored, IdentityConflict.
         """
+        identity.check_sent_together(instances)
         series: dict[tuple[str, str], list[Dataset]] = {}
         for instance in instances:
             uids = str(instance.StudyInstanceUID), str(instance.SeriesInstanceUID)

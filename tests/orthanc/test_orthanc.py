@@ -136,6 +136,24 @@ def test_other_content_under_known_uids_is_not_called_stored(archive):
     assert {i.SOPInstanceUID: i.PixelData for i in found} == {i.SOPInstanceUID: i.PixelData for i in stored}
 
 
+def test_other_content_under_uids_that_are_sent_with_it_is_not_called_stored(archive):
+    sent = fake_pacs.tiny_series(3)
+    sent[2].SOPInstanceUID = sent[1].SOPInstanceUID
+    with pytest.raises(AlreadyStored, match=sent[1].SOPInstanceUID):
+        archive.store(sent)
+    assert not any(archive.has_instance(one.StudyInstanceUID, one.SOPInstanceUID) for one in sent)
+    archive.store([*sent[:2], sent[0]])
+    assert len(archive.retrieve_series(sent[0].StudyInstanceUID, sent[0].SeriesInstanceUID)) == 2
+
+
+def test_a_study_that_is_sent_under_two_patients_is_refused(archive):
+    sent = fake_pacs.tiny_series(2)
+    sent[1].PatientID = "P-2"
+    with pytest.raises(IdentityConflict):
+        archive.store(sent)
+    assert not any(archive.has_instance(one.StudyInstanceUID, one.SOPInstanceUID) for one in sent)
+
+
 def test_a_study_is_not_parted_between_two_patients(archive):
     stored = fake_pacs.tiny_series(1)
     archive.store(stored)
