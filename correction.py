@@ -39,7 +39,6 @@ from imaging.derived import Edition, OpenSeries, place_of
 from imaging.frames import text
 from imaging.identity import check_derived
 from imaging.labelled import is_seg, labelled_series
-from imaging.rtstruct_read import contoured_series, is_structure_set
 from imaging.stack import Stack, to_stack
 from lesions.matching import match_by_overlap
 from lesions.measure import Identity, Lesion, measure
@@ -290,7 +289,7 @@ def _given(uid: str, run: Run) -> tuple[Dataset, str]:
     if found is None:
         raise InstanceNotFound(f"Study {study_uid} has no object {uid} in the archive.")
     given = _instance(study_uid, text(found, "SeriesInstanceUID"), uid, run.rooms)
-    series_uid = contoured_series(given) if is_structure_set(given) else labelled_series(given, study)
+    series_uid = labelled_series(given, study)
     if series_uid is None:
         raise SegmentationMismatch(f"Object {uid} does not say which series of the study it is of.")
     if not any(text(header, "SeriesInstanceUID") == series_uid for header in headers):

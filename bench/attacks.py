@@ -183,6 +183,15 @@ ATTACKS = (
         (f"{IDENTITY}test_a_seg_that_is_not_of_one_series_of_its_study_is_refused_and_changes_nothing",),
     ),
     Attack(
+        "a structure set of another patient, of images that are gone, or that lists another series first",
+        "worker, command line",
+        (
+            f"{IDENTITY}test_a_structure_set_is_measured_on_the_series_whose_images_its_contours_name",
+            f"{IDENTITY}test_a_structure_set_that_is_not_of_one_series_of_its_patient_is_refused",
+            "tests/imaging/test_rtstruct.py::test_contours_that_do_not_fit_the_series_are_refused",
+        ),
+    ),
+    Attack(
         "an upload under the UIDs of another patient's images, into a folder",
         "folder archive",
         (f"{FOLDER}test_what_is_there_is_never_replaced_by_other_content_or_another_patient",),

@@ -1,4 +1,4 @@
-"""Which SEG objects of a study label which of its series, and which version of them counts."""
+"""Which series of its study a SEG or structure set labels, and which version of a SEG counts."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pydicom import Dataset
 
 from imaging.frames import text
+from imaging.rtstruct_read import contour_sources, is_structure_set, listed_series
 from imaging.seg_read import (
     LABEL_MAP_SEGMENTATION_STORAGE,
     SEGMENTATION_STORAGE,
@@ -25,33 +26,38 @@ def is_seg(header: Dataset) -> bool:
     return header.get("SOPClassUID") in (SEGMENTATION_STORAGE, LABEL_MAP_SEGMENTATION_STORAGE)
 
 
-def labelled_series(seg: Dataset, series: Iterable[Sequence[Dataset]]) -> str | None:
-    """Return the SeriesInstanceUID of the series that a SEG labels; None where it does not say so.
+def labelled_series(drawn: Dataset, series: Iterable[Sequence[Dataset]]) -> str | None:
+    """Return the SeriesInstanceUID of the series that a SEG or structure set labels; None where it does not
+    say so.
 
-    series: headers of the study's series. The images that the frames were derived from decide, then the
-    images that the whole object names, and only without either the series that it claims, which may be one
-    that the study does not have. Where some of those images are gone, it must also claim that series.
+    series: headers of the study's series. The images that the frames were derived from or the contours of
+    lesions name decide, then the images that the whole object names, and only without either the series that
+    it claims, which may be one that the study does not have. Where some of those images are gone, it must
+    also claim that series. Raises: UnreadableFile for a structure set that contradicts itself.
     """
     owners: dict[str, set[str]] = defaultdict(set)
     for headers in series:
         for header in headers:
             owners[text(header, "SOPInstanceUID")].add(text(header, "SeriesInstanceUID"))
-    claimed = [text(item, "SeriesInstanceUID") for item in seg.get("ReferencedSeriesSequence") or []]
-    references = frame_sources(seg)
+    if is_structure_set(drawn):
+        references, listed = contour_sources(drawn), listed_series(drawn)
+    else:
+        references, listed = frame_sources(drawn), drawn.get("ReferencedSeriesSequence") or []
+    claimed = {text(item, "SeriesInstanceUID") for item in listed} - {""}
     for keyword in ("SourceImageSequence", "ReferencedImageSequence"):
         # Some writers name every image here, whatever series it is of: one of the labelled series suffices.
-        if not references and (uids := referenced_uids(seg.get(keyword))):
+        if not references and (uids := referenced_uids(drawn.get(keyword))):
             references = [uids]
     if not references:
-        return claimed[0] or None if len(claimed) == 1 else None
+        return claimed.pop() if len(claimed) == 1 else None
     series_of = [{uid for image in uids for uid in owners[image]} for uids in references]
     # An image that is gone says nothing; what the others say must then be claimed too.
     known = [uids for uids in series_of if uids]
     possible = set.intersection(*known) if known else set()
     if len(possible) > 1 or len(known) < len(series_of):
-        possible &= set(claimed)
-    if not known and len(claimed) == 1 and claimed[0] not in set().union(*owners.values()):
-        return claimed[0] or None
+        possible &= claimed
+    if not known and len(claimed) == 1 and claimed.isdisjoint(set().union(*owners.values())):
+        return claimed.pop()
     return possible.pop() if len(possible) == 1 else None
 
 

@@ -14,7 +14,7 @@ from pydicom.uid import RTStructureSetStorage
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile
 from imaging import codes
 from imaging.frames import numbers, text
-from imaging.seg_read import Segment, code_of
+from imaging.seg_read import Segment, check_frame_of_reference, check_source, code_of, referenced_uids
 from imaging.stack import Stack
 
 # A contour lies on a slice if it is no further from it than this share of the distance between slices.
@@ -41,13 +41,23 @@ def is_structure_set(dataset: Dataset) -> bool:
     return bool(dataset.get("SOPClassUID") == RTStructureSetStorage)
 
 
-def contoured_series(dataset: Dataset) -> str | None:
-    """Return the SeriesInstanceUID of the series that a structure set is drawn on, or None."""
-    for frame_of_reference in dataset.get("ReferencedFrameOfReferenceSequence") or []:
-        for study in frame_of_reference.get("RTReferencedStudySequence") or []:
-            for series in study.get("RTReferencedSeriesSequence") or []:
-                return text(series, "SeriesInstanceUID") or None
-    return None
+def contour_sources(dataset: Dataset) -> list[set[str]]:
+    """Return the SOP Instance UIDs of the images that each contour of a lesion names, of those that name any.
+
+    Raises: UnreadableFile.
+    """
+    contours = [contour for roi in _lesions(dataset) for contour in roi.contours]
+    return [uids for contour in contours if (uids := referenced_uids(contour.get("ContourImageSequence")))]
+
+
+def listed_series(dataset: Dataset) -> list[Dataset]:
+    """Return the items of a structure set that name a series and its images, drawn on or not."""
+    return [
+        series
+        for frame_of_reference in dataset.get("ReferencedFrameOfReferenceSequence") or []
+        for study in frame_of_reference.get("RTReferencedStudySequence") or []
+        for series in study.get("RTReferencedSeriesSequence") or []
+    ]
 
 
 def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
@@ -57,15 +67,21 @@ def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
     targets or the outline of the body. A voxel is within if its centre is. Contours of a ROI on one slice
     exclude each other, so that one within another is a hole, as is what a channel ("keyhole") leads to.
     Labels are int32 (slices, rows, columns), 0 background, n the n-th of these ROIs. Raises: UnreadableFile,
-    SegmentationMismatch (other frame of reference, a contour between slices or beyond the images),
-    OverlappingSegments.
+    SegmentationMismatch (other patient, study, images or frame of reference, a contour between slices or
+    beyond the images), OverlappingSegments.
     """
     if not is_structure_set(dataset):
         raise UnreadableFile(f"SOPClassUID {dataset.get('SOPClassUID')} is not an RT Structure Set.")
-    labels = np.zeros(stack.volume.spatial_shape, np.int32)
     rois = _lesions(dataset)
+    if not rois:
+        raise UnreadableFile("The structure set has no closed contour of a GTV or of a ROI without a type.")
+    sources = contour_sources(dataset)
+    check_source(dataset, sources, stack)
+    listed = [referenced_uids(series.get("ContourImageSequence")) for series in listed_series(dataset)]
+    referenced = set().union(*sources, *listed)
+    labels = np.zeros(stack.volume.spatial_shape, np.int32)
     for roi in rois:
-        _check_frame_of_reference(roi.frame_of_reference_uid, dataset, stack)
+        check_frame_of_reference(roi.frame_of_reference_uid, referenced, stack)
         inside = _voxels(roi, stack)
         taken = labels[inside]
         if taken.any():
@@ -81,6 +97,7 @@ def _called(segment: Segment) -> str:
 
 
 def _lesions(dataset: Dataset) -> list[_Roi]:
+    """Return the ROIs that are lesions, numbered from 1; none where the structure set has none."""
     observations = {
         int(item.ReferencedROINumber): item
         for item in dataset.get("RTROIObservationsSequence") or []
@@ -107,8 +124,6 @@ def _lesions(dataset: Dataset) -> list[_Roi]:
             where = text(item, "ReferencedFrameOfReferenceUID") or text(dataset, "FrameOfReferenceUID")
             rois.append(_Roi(segment, kind, where, contours[number]))
     lesions = [roi for roi in rois if roi.kind == GROSS_TUMOUR] or [roi for roi in rois if not roi.kind]
-    if not lesions:
-        raise UnreadableFile("The structure set has no closed contour of a GTV or of a ROI without a type.")
     # Their numbers are not positive with every tool.
     return [
         replace(roi, segment=replace(roi.segment, number=number))
@@ -150,17 +165,6 @@ def _described(item: Dataset, category: Code | None, type_: Code | None, dataset
         if identification:
             described.SegmentationAlgorithmIdentificationSequence = identification
     return described
-
-
-def _check_frame_of_reference(theirs: str, dataset: Dataset, stack: Stack) -> None:
-    ours = stack.volume.frame_of_reference_uid
-    if theirs and ours:
-        if theirs != ours:
-            raise SegmentationMismatch(f"FrameOfReferenceUID is {theirs}, that of the series {ours}.")
-    elif contoured_series(dataset) != str(stack.headers[0].SeriesInstanceUID if stack.headers else ""):
-        raise SegmentationMismatch(
-            "FrameOfReferenceUID is missing, and the structure set references no image of the series."
-        )
 
 
 def _voxels(roi: _Roi, stack: Stack) -> NDArray[np.bool_]:

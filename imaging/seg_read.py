@@ -88,8 +88,8 @@ def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
         raise UnreadableFile(f"SOPClassUID {dataset.get('SOPClassUID')} is no Segmentation.")
     described = {segment.number: segment for segment in map(_segment, dataset.get("SegmentSequence") or [])}
     groups = _functional_groups(dataset)
-    _check_frame_of_reference(dataset, groups, stack)
-    _check_source(dataset, stack)
+    check_frame_of_reference(text(dataset, "FrameOfReferenceUID"), _referenced_images(dataset), stack)
+    check_source(dataset, frame_sources(dataset), stack)
     labels = np.zeros(stack.volume.spatial_shape, np.int32)
     present = set()
     for frame, number, drawn in _drawn(dataset, groups):
@@ -160,10 +160,11 @@ def _functional_groups(dataset: Dataset) -> list[list[Dataset]]:
     return [[group, *shared] for group in own]
 
 
-def _check_source(dataset: Dataset, stack: Stack) -> None:
-    """Raise SegmentationMismatch where the SEG names another patient, study or series than the stack's.
+def check_source(dataset: Dataset, sources: Iterable[set[str]], stack: Stack) -> None:
+    """Raise SegmentationMismatch where a SEG or structure set names another patient, study or series than
+    the stack's. A stack from NIfTI has none of these.
 
-    A stack from NIfTI has neither.
+    sources: the SOP Instance UIDs of the images that each frame or contour names.
     """
     if not stack.headers:
         return
@@ -173,10 +174,10 @@ def _check_source(dataset: Dataset, stack: Stack) -> None:
     if theirs != ours:
         raise SegmentationMismatch(f"StudyInstanceUID is {theirs or 'missing'}, that of the series {ours}.")
     images = {slice_.sop_instance_uid for slice_ in stack.slices}
-    foreign = next((uids for uids in frame_sources(dataset) if images.isdisjoint(uids)), None)
+    foreign = next((uids for uids in sources if images.isdisjoint(uids)), None)
     if foreign:
         raise SegmentationMismatch(
-            f"A frame of the segmentation was derived from image {min(foreign)}, which the series lacks."
+            f"The segmentation was drawn on image {min(foreign)}, which the series lacks."
         )
 
 
@@ -196,19 +197,28 @@ def referenced_uids(items: Iterable[Dataset] | None) -> set[str]:
     return {text(item, "ReferencedSOPInstanceUID") for item in items or ()} - {""}
 
 
-def _check_frame_of_reference(dataset: Dataset, groups: list[list[Dataset]], stack: Stack) -> None:
-    theirs, ours = dataset.get("FrameOfReferenceUID"), stack.volume.frame_of_reference_uid
+def _referenced_images(dataset: Dataset) -> set[str]:
+    """Return the SOP Instance UIDs of all images that a SEG names, wherever."""
+    series = dataset.get("ReferencedSeriesSequence") or []
+    sequences = [
+        dataset.get("SourceImageSequence"),
+        *(item.get("ReferencedInstanceSequence") for item in series),
+    ]
+    return set().union(*frame_sources(dataset), *map(referenced_uids, sequences))
+
+
+def check_frame_of_reference(theirs: str, referenced: Iterable[str], stack: Stack) -> None:
+    """Raise SegmentationMismatch where positions of what was drawn mean nothing in the stack.
+
+    theirs: its FrameOfReferenceUID, or empty. referenced: the SOP Instance UIDs of the images that it names.
+    """
+    ours = stack.volume.frame_of_reference_uid
     if theirs and ours:
         if theirs != ours:
             raise SegmentationMismatch(f"FrameOfReferenceUID is {theirs}, that of the series {ours}.")
         return
     # Without a common frame of reference, positions mean the same only where the images are the same.
-    items = [item for of_frame in groups for item in _source_images(of_frame)]
-    items += dataset.get("SourceImageSequence") or []
-    for series in dataset.get("ReferencedSeriesSequence") or []:
-        items += series.get("ReferencedInstanceSequence") or []
-    referenced = {item.get("ReferencedSOPInstanceUID") for item in items}
-    if referenced.isdisjoint({slice_.sop_instance_uid for slice_ in stack.slices} - {None}):
+    if {slice_.sop_instance_uid for slice_ in stack.slices}.isdisjoint(referenced):
         raise SegmentationMismatch(
             f"FrameOfReferenceUID is missing in the {'series' if theirs else 'segmentation'}, "
             "and the segmentation references no image of the series."

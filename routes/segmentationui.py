@@ -26,7 +26,6 @@ from errors import (
     recorded,
 )
 from imaging.labelled import labelled_series
-from imaging.rtstruct_read import contoured_series, is_structure_set
 from orthanc import part10
 from routes import segmentationui_schemas as shapes
 from routes.corrections import submit_correction, submit_measurement, submit_structure_set
@@ -132,7 +131,7 @@ def _labels_a_result(seg: Stored) -> bool:
     """Return whether the series that a SEG or structure set is drawn on has been segmented."""
     study = context().archive.series_headers(seg.study_instance_uid)
     header = next(one for of in study for one in of if one.SOPInstanceUID == seg.sop_instance_uid)
-    series_uid = contoured_series(header) if is_structure_set(header) else labelled_series(header, study)
+    series_uid = labelled_series(header, study)
     return series_uid is not None and None is not measurements.newest(
         context().sessions, seg.study_instance_uid, series_uid
     )

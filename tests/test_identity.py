@@ -20,11 +20,15 @@ import segmentation
 from bench import rows
 from db import batches, jobs, measurements
 from db.tables import AuditEvent, Outbox, Segmentation
+from imaging import rtstruct
+from imaging import seg as segs
 from imaging.stack import to_stack
+from lesions.measure import measure
 from orthanc import part10
 from orthanc.dicomweb import open_archive
 from settings import Settings
 from tests import fake_pacs
+from tests.imaging.test_rtstruct import segments_of
 from unetr.phantom import SeriesOptions, to_instances
 from unetr.spec import default_model
 
@@ -367,6 +371,115 @@ def test_a_seg_is_measured_on_the_series_whose_images_it_names(site, named_by):
 
 def measuring(seg, corrects=None):
     return {"measure": str(seg.SOPInstanceUID), "corrects": corrects}
+
+
+def contoured_on(images):
+    """A structure set of the box that ``drawn_on`` draws, by a planning system."""
+    stack, uids = to_stack(images), {"sop_instance_uid": hd.UID(), "series_instance_uid": hd.UID()}
+    box = np.zeros(SHAPE, np.int32)
+    box[3:6, 10:14, 4:9] = 1
+    labels = stack.volume.with_array(box)
+    lesions = measure(labels, stack.slices)
+    encoded = segs.write(stack, labels, segments_of(lesions), None, **uids)
+    structures = rtstruct.write(stack, encoded, labels, lesions, None, **uids)
+    structures.Manufacturer = "A planning system"
+    return structures
+
+
+def images_of_contours(structures):
+    """The items by which the contours name their images."""
+    return [
+        contour.ContourImageSequence[0]
+        for roi in structures.ROIContourSequence
+        for contour in roi.ContourSequence
+    ]
+
+
+def listed_study(structures):
+    return structures.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+
+
+def list_first(structures, images):
+    """List another series before the one that the structure set lists."""
+    first = Dataset()
+    first.SeriesInstanceUID = series_of(images)
+    first.ContourImageSequence = [reference(one) for one in images]
+    listed_study(structures).RTReferencedSeriesSequence.insert(0, first)
+
+
+def with_contours_without_images(structures):
+    for roi in structures.ROIContourSequence:
+        for contour in roi.ContourSequence:
+            del contour.ContourImageSequence
+    return structures
+
+
+CONTOURED_BY = {
+    "the contours": lambda structures, flair: None,
+    "the contours, where another series is listed first": list_first,
+    "the contours alone": lambda structures, flair: delattr(
+        listed_study(structures), "RTReferencedSeriesSequence"
+    ),
+    "the series that it lists": lambda structures, flair: with_contours_without_images(structures),
+}
+
+
+@pytest.mark.parametrize("named_by", CONTOURED_BY)
+def test_a_structure_set_is_measured_on_the_series_whose_images_its_contours_name(site, named_by):
+    images = head(4, patient_id="A")
+    flair = changed(flair_like(images), PatientID="A")
+    structures = contoured_on(images)
+    CONTOURED_BY[named_by](structures, flair)
+    site.put([*images, *flair, structures])
+    document = site.document(site.run(study_of(images), task=measuring(structures)))
+    assert_shows(document, images, 5)
+
+
+def of_another_patient(structures, flair):
+    structures.PatientID = "B"
+
+
+def of_images_that_are_not_there(structures, flair):
+    for image in images_of_contours(structures):
+        image.ReferencedSOPInstanceUID = generate_uid()
+
+
+def of_an_image_that_the_series_lacks(structures, flair):
+    images_of_contours(structures)[0].ReferencedSOPInstanceUID = generate_uid()
+
+
+def of_contours_on_two_series(structures, flair):
+    images_of_contours(structures)[0].ReferencedSOPInstanceUID = flair[0].SOPInstanceUID
+
+
+def of_two_listed_series(structures, flair):
+    list_first(with_contours_without_images(structures), flair)
+
+
+def of_no_listed_series(structures, flair):
+    del with_contours_without_images(structures).ReferencedFrameOfReferenceSequence
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        of_another_patient,
+        of_images_that_are_not_there,
+        of_an_image_that_the_series_lacks,
+        of_contours_on_two_series,
+        of_two_listed_series,
+        of_no_listed_series,
+    ],
+)
+def test_a_structure_set_that_is_not_of_one_series_of_its_patient_is_refused(site, of):
+    images = head(4, patient_id="A")
+    flair = changed(flair_like(images), PatientID="A")
+    structures = contoured_on(images)
+    of(structures, flair)
+    site.put([*images, *flair, structures])
+    refused = site.run(study_of(images), task=measuring(structures))
+    assert (refused.state, refused.error_code) == ("failed", "segmentation_mismatch")
+    assert measurements.patients(site.sessions) == []
 
 
 def of_no_series(seg, images, other):

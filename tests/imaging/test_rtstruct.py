@@ -385,6 +385,8 @@ def drawn_elsewhere(stack: Stack, rois: dict[str, tuple[str, list[np.ndarray]]])
     dataset = Dataset()
     dataset.SOPClassUID, dataset.Manufacturer = "1.2.840.10008.5.1.4.1.1.481.3", "A planning system"
     dataset.FrameOfReferenceUID = stack.volume.frame_of_reference_uid
+    for keyword in ("PatientID", "StudyInstanceUID"):
+        setattr(dataset, keyword, stack.headers[0][keyword].value)
     dataset.StructureSetROISequence, dataset.ROIContourSequence = [], []
     dataset.RTROIObservationsSequence = []
     for number, (name, (kind, contours)) in enumerate(rois.items()):
@@ -480,6 +482,16 @@ def test_contours_that_do_not_fit_the_series_are_refused(fine):
     elsewhere.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.3"
     with pytest.raises(SegmentationMismatch, match=r"FrameOfReferenceUID is 1\.2\.3"):
         rtstruct_read.read(elsewhere, fine)
+    for keyword, value, sentence in (
+        ("PatientID", "another", "of another patient"),
+        ("StudyInstanceUID", "1.2.3", r"StudyInstanceUID is 1\.2\.3"),
+        ("FrameOfReferenceUID", "", "references no image of the series"),
+    ):
+        foreign = drawn_elsewhere(fine, {"a": ("GTV", ball(fine, 8.0))})
+        del foreign.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
+        setattr(foreign, keyword, value)
+        with pytest.raises(SegmentationMismatch, match=sentence):
+            rtstruct_read.read(foreign, fine)
     twice = {"a": ("GTV", ball(fine, 8.0)), "b": ("GTV", ball(fine, 9.0))}
     with pytest.raises(OverlappingSegments, match='ROIs 1 "a" and 2 "b" overlap'):
         rtstruct_read.read(drawn_elsewhere(fine, twice), fine)
