@@ -291,24 +291,22 @@ class Runner:
 
     def _segment(self, job: Job, lease: Lease) -> None:
         started = time.monotonic()
-        rooms: Rooms
+        rooms = Rooms(open_archive(self.settings), self.sessions, self.settings)
         segmentation_id = job.segmentation_id
         task = job.task or {}
         explains = "uncertainty" in task
-        segments = not task or "inputs" in task
-        if not segments and (segmentation_id is not None or not explains):
-            rooms = Rooms(open_archive(self.settings), self.sessions, self.settings)
-            if segmentation_id is None:
-                segmentation_id = correction.perform(job, rooms, lease.report, lease.holder)
-        else:
+        # What is recorded only has to be stored, whether or not its model is still served.
+        if segmentation_id is None and (not task or explains or "inputs" in task):
             rooms = services = self._services_of(job.model_id)
             if explains:
                 segmentation_id = explanation.perform(job, services, lease.report, lease.holder)
-            elif segmentation_id is None:
+            else:
                 request = Request(
                     job.study_instance_uid, job.series_instance_uid, job.force, task.get("inputs", {})
                 )
                 segmentation_id = segment_series(request, services, lease.report, lease.holder)
+        elif segmentation_id is None:
+            segmentation_id = correction.perform(job, rooms, lease.report, lease.holder)
         self._store(job, segmentation_id, rooms, lease.holder)
         logger.info("job %s: %.1f s", job.id, time.monotonic() - started)
 

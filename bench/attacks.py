@@ -558,6 +558,13 @@ ATTACKS = (
             f"{DATABASE}test_a_database_of_a_newer_metscope_is_refused",
         ),
     ),
+    Attack(
+        "a model that is replaced or removed while its recorded result waits for the archive",
+        "worker",
+        (
+            f"{WORKER}test_a_result_that_waits_for_the_archive_is_stored_though_its_model_is_not_served_any_more",
+        ),
+    ),
     # What is forged.
     Attack(
         "a checkpoint whose pickle calls something",

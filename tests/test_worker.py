@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 
+from bench.models import tiny_model
 from bench.parts import PostgreSQL, wait_until
 from db import jobs, measurements, outbox
 from db.tables import AuditEvent, Base, Batch, Job, Lesion, Measurement, Outbox, Segmentation, Worker
@@ -238,31 +239,23 @@ def test_a_patient_is_named_in_no_job_and_no_audit_event(site):
         assert secret not in "".join(kept)
 
 
-class AwayForStoring(FolderArchive):
-    """Serves, but takes nothing while ``away``."""
-
-    away = True
-
-    def store(self, instances):
-        if self.away:
-            raise ArchiveUnreachable("The archive does not answer.")
-        super().store(instances)
+def store_nothing(archive, instances):
+    """As an archive that serves, and is away for storing."""
+    raise ArchiveUnreachable("The archive does not answer.")
 
 
-class WithoutReports(FolderArchive):
-    """Takes images and segmentations, and no report."""
-
-    def store(self, instances):
-        if any(instance.Modality == "SR" for instance in instances):
-            raise StoreFailed("The archive answered HTTP 200 and did not store the report.")
-        super().store(instances)
+def store_no_reports(archive, instances, store=FolderArchive.store):
+    """As an archive that takes images and segmentations, and no report."""
+    if any(instance.Modality == "SR" for instance in instances):
+        raise StoreFailed("The archive answered HTTP 200 and did not store the report.")
+    store(archive, instances)
 
 
-def test_an_archive_that_takes_no_reports_holds_up_no_result(site):
-    runner = site.worker(archive=WithoutReports(site.settings.data_dir / "archive"))
+def test_an_archive_that_takes_no_reports_holds_up_no_result(site, monkeypatch):
+    monkeypatch.setattr(FolderArchive, "store", store_no_reports)
     job_id = site.submit()
     for _ in range(site.settings.max_attempts):
-        runner.run(job_id)
+        site.runner.run(job_id)
         recorded = site.job(job_id).segmentation_id
         # The SEG is there from the first attempt on.
         assert measurements.document(site.sessions, recorded)["segmentation"]["stored"] is True
@@ -272,26 +265,44 @@ def test_an_archive_that_takes_no_reports_holds_up_no_result(site):
     assert (len(site.stored_segs()), site.rows(Outbox)) == (1, 0)
 
 
-def test_an_archive_away_at_storing_postpones_the_job_until_it_is_back(site):
-    archive = AwayForStoring(site.settings.data_dir / "archive")
-    runner = site.worker(archive=archive)
+def test_an_archive_away_at_storing_postpones_the_job_until_it_is_back(site, monkeypatch):
     job_id = site.submit()
-    runner.run(job_id)
+    monkeypatch.setattr(FolderArchive, "store", store_nothing)
+    site.runner.run(job_id)
     job = site.job(job_id)
     assert (job.state, job.stage, job.attempts) == ("queued", "store", 0)
     assert (job.not_before - datetime.now(UTC)).total_seconds() == pytest.approx(5.0, abs=1.0)
     assert measurements.document(site.sessions, job.segmentation_id)["segmentation"]["stored"] is False
     make_due(site, job_id)
-    runner.run(job_id)
+    site.runner.run(job_id)
     job = site.job(job_id)
     assert (job.not_before - datetime.now(UTC)).total_seconds() == pytest.approx(10.0, abs=1.0)
-    archive.away = False
+    monkeypatch.undo()
     make_due(site, job_id)
-    runner.run(job_id)
+    site.runner.run(job_id)
     job = site.job(job_id)
     assert job.state == "done"
     assert measurements.document(site.sessions, job.segmentation_id)["segmentation"]["stored"] is True
     assert (site.rows(Segmentation), len(site.stored_segs())) == (1, 1)
+
+
+def test_a_result_that_waits_for_the_archive_is_stored_though_its_model_is_not_served_any_more(
+    site, monkeypatch
+):
+    job_id = site.submit()
+    with monkeypatch.context() as away:
+        away.setattr(FolderArchive, "store", store_nothing)
+        site.runner.run(job_id)
+    assert (site.job(job_id).stage, site.rows(Outbox)) == ("store", 2)
+    other_models = site.settings.model_copy(
+        update={"models_dir": tiny_model(site.settings.data_dir / "models", "another", 0.0)}
+    )
+    make_due(site, job_id)
+    Runner(other_models).run(job_id)
+    job = site.job(job_id)
+    assert (job.state, job.error_code) == ("done", None)
+    assert measurements.document(site.sessions, job.segmentation_id)["segmentation"]["stored"] is True
+    assert (site.rows(Outbox), len(site.stored_segs())) == (0, 1)
 
 
 def make_due(site, job_id):
