@@ -295,6 +295,18 @@ def deliver(segmentation_id: str, services: Rooms) -> None:
             outbox.mark_stored(sessions, segmentation_id, [uid])
 
 
+def follow_patient(segmentation_id: str, services: Rooms, job: JobLease) -> None:
+    """Look at the segmentation's images again, and record it under the patient that they name now.
+
+    Raises: IdentityConflict where they are not those that were segmented, StudyNotFound, SeriesNotFound,
+    SegmentationNotFound, ArchiveError, LeaseLost.
+    """
+    document = measurements.document(services.sessions, segmentation_id)
+    series = document["study_instance_uid"], document["series_instance_uid"]
+    source = source_of_fetched([services.archive.retrieve_series(*series)], services)
+    measurements.adopt(services.sessions, job.job_id, job.owner, segmentation_id, source)
+
+
 def fetch(
     request: Request, archive: Archive, spec: ModelSpec
 ) -> tuple[list[series.Candidate], list[list[Dataset]]]:

@@ -44,6 +44,7 @@ from errors import (
     ArchiveRefused,
     ArchiveTimeout,
     ArchiveUnreachable,
+    IdentityConflict,
     JobCancelled,
     JobInterrupted,
     JobNotFound,
@@ -60,6 +61,7 @@ from segmentation import (
     Services,
     deliver,
     find_spec,
+    follow_patient,
     open_services,
     segment_series,
 )
@@ -314,7 +316,7 @@ class Runner:
         # The result is recorded, so a wish to cancel comes too late: what the database has, the archive gets.
         jobs.progress(self.sessions, job.id, holder.owner, "store", STAGES["store"][0])
         try:
-            deliver(segmentation_id, services)
+            self._deliver(segmentation_id, services, holder)
         except ArchiveError as error:
             attempts = outbox.store_failed(self.sessions, segmentation_id)
             delay_s = min(FIRST_ARCHIVE_DELAY_S * 2.0 ** (attempts - 1), LONGEST_ARCHIVE_DELAY_S)
@@ -323,6 +325,15 @@ class Runner:
         else:
             correction.discard_drawing(job, services, after_success=True)
             jobs.finish(self.sessions, job.id, holder.owner, segmentation_id)
+
+    @staticmethod
+    def _deliver(segmentation_id: str, services: Rooms, holder: JobLease) -> None:
+        try:
+            deliver(segmentation_id, services)
+        except IdentityConflict:
+            # The archive may have corrected the PatientID while the objects waited.
+            follow_patient(segmentation_id, services, holder)
+            deliver(segmentation_id, services)
 
 
 def _type_and_place(error: Exception) -> str:

@@ -201,6 +201,16 @@ ATTACKS = (
         "Orthanc",
         (f"{ORTHANC}test_other_content_under_known_uids_is_not_called_stored",),
     ),
+    Attack(
+        "a PatientID that is corrected in the PACS, or other images under the same UIDs, while a result waits "
+        "to be stored",
+        "worker",
+        (
+            f"{IDENTITY}test_what_waits_to_be_stored_while_the_patient_id_is_corrected_is_stored_for_the_corrected_patient",
+            f"{IDENTITY}test_what_waits_to_be_stored_is_not_stored_for_another_patient_s_images",
+            f"{IDENTITY}test_a_retry_makes_a_result_again_that_was_deleted_before_it_was_stored",
+        ),
+    ),
     # What fills the memory.
     Attack(
         "a small upload of few but huge voxels, for the grid of a model",

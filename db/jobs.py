@@ -282,20 +282,28 @@ def ask_to_cancel(session: Session, job: Job, actor: str | None) -> None:
 def retry(sessions: sessionmaker[Session], job_id: str, actor: str | None = None) -> Job:
     """Another job with the request of one that failed or was cancelled.
 
+    Where its result is recorded, the other job has that result and only has to store it.
     Raises: JobNotFound, JobNotRetryable.
     """
     job = get(sessions, job_id)
     if job.state not in {JobState.FAILED, JobState.CANCELLED}:
         raise JobNotRetryable(f"Job {job_id} is {job.state}.")
-    return submit(
-        sessions,
-        job.study_instance_uid,
-        job.model_id,
-        series_instance_uid=job.series_instance_uid,
-        force=job.force,
-        requested_by=actor,
-        task=job.task,
+    result = select(Segmentation.id).where(
+        Segmentation.id == job.segmentation_id, Segmentation.deleted_at.is_(None)
     )
+    with writing(sessions) as session:
+        again, made = add(
+            session,
+            job.study_instance_uid,
+            job.model_id,
+            series_instance_uid=job.series_instance_uid,
+            force=job.force,
+            requested_by=actor,
+            task=job.task,
+        )
+        if made:
+            again.segmentation_id = session.scalar(result)
+        return again
 
 
 def requeue_expired(sessions: sessionmaker[Session], max_attempts: int) -> list[str]:

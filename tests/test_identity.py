@@ -19,13 +19,15 @@ from sqlalchemy import select
 import segmentation
 from bench import rows
 from db import batches, jobs, measurements
-from db.tables import AuditEvent, Outbox, Segmentation
+from db.tables import AuditEvent, Job, Outbox, Segmentation
+from errors import ArchiveUnreachable
 from imaging import rtstruct
 from imaging import seg as segs
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc import part10
 from orthanc.dicomweb import open_archive
+from orthanc.folder import FolderArchive
 from settings import Settings
 from tests import fake_pacs
 from tests.imaging.test_rtstruct import segments_of
@@ -253,6 +255,96 @@ def test_what_waits_for_the_archive_goes_to_the_corrected_patient(site):
     (stored,) = site.archive.retrieve_series(study_of(wrong), seg["series_instance_uid"])
     assert (stored.PatientID, stored.SOPInstanceUID) == ("RIGHT", seg["sop_instance_uid"])
     assert {study.PatientID for study in site.archive.search_studies()} == {"RIGHT"}
+
+
+def run_away_from_the_archive(site, monkeypatch, instances, kind):
+    """Run a job whose result waits for the archive, and return it. kind: a segmentation or a correction."""
+
+    def store_nothing(archive, instances):
+        raise ArchiveUnreachable("The archive does not answer.")
+
+    task = None
+    if kind == "correction":
+        first = site.document(site.segment(instances))["id"]
+        task = {"correct": first, "rename": {"1": "pons"}, "delete": []}
+    with monkeypatch.context() as away:
+        away.setattr(FolderArchive, "store", store_nothing)
+        job = site.run(study_of(instances), task=task)
+    assert (job.state, job.stage) == ("queued", "store")
+    return job
+
+
+def run_again(site, job):
+    with site.sessions.begin() as session:
+        session.get_one(Job, job.id).not_before = None
+    site.runner.run(job.id)
+    return jobs.get(site.sessions, job.id)
+
+
+def stored_patients(site, document):
+    """The PatientIDs under which the archive has the segmentation's objects."""
+    objects = (document["segmentation"], *document["companions"])
+    assert [one["stored"] for one in objects] == [True] * len(objects)
+    study = document["study_instance_uid"]
+    return {site.archive.retrieve_series(study, one["series_instance_uid"])[0].PatientID for one in objects}
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "correction"])
+def test_what_waits_to_be_stored_while_the_patient_id_is_corrected_is_stored_for_the_corrected_patient(
+    site, monkeypatch, kind
+):
+    wrong = head(4, patient_id="WRONG")
+    site.put(wrong)
+    job = run_away_from_the_archive(site, monkeypatch, wrong, kind)
+    corrected_in_the_archive(site, "RIGHT")
+    document = site.document(run_again(site, job))
+    assert document["id"] == job.segmentation_id
+    assert stored_patients(site, document) == {"RIGHT"}
+    assert {study.PatientID for study in site.archive.search_studies()} == {"RIGHT"}
+    assert site.patients() == {"RIGHT": [pytest.approx(volume_ml(4))]}
+    assert site.audited("study.patient") == [("dr", study_of(wrong), {})]
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "correction"])
+def test_what_waits_to_be_stored_is_not_stored_for_another_patient_s_images(site, monkeypatch, kind):
+    right = head(4, patient_id="RIGHT")
+    site.put(right)
+    job = run_away_from_the_archive(site, monkeypatch, right, kind)
+    before = archived(site)
+    site.put(changed(with_uids_of(head(8), right), PatientID="OTHER"))
+    corrected_in_the_archive(site, "OTHER")
+    refused = run_again(site, job)
+    assert (refused.state, refused.error_code) == ("failed", "identity_conflict")
+    assert archived(site) == before
+    # The images are those of the result again, and the person's work is stored by a retry.
+    site.put(right)
+    corrected_in_the_archive(site, "RIGHT")
+    again = run_again(site, jobs.retry(site.sessions, job.id, "dr"))
+    assert again.segmentation_id == job.segmentation_id
+    assert stored_patients(site, site.document(again)) == {"RIGHT"}
+
+
+def test_a_retry_makes_a_result_again_that_was_deleted_before_it_was_stored(site, monkeypatch):
+    right = head(4, patient_id="RIGHT")
+    site.put(right)
+    job = run_away_from_the_archive(site, monkeypatch, right, "segmentation")
+    corrected_in_the_archive(site, "OTHER")
+    site.put(changed(with_uids_of(head(8), right), PatientID="OTHER"))
+    assert run_again(site, job).state == "failed"
+    measurements.delete_segmentation(site.sessions, job.segmentation_id, "admin")
+    document = site.document(run_again(site, jobs.retry(site.sessions, job.id, "dr")))
+    assert document["id"] != job.segmentation_id
+    assert stored_patients(site, document) == {"OTHER"}
+
+
+def archived(site):
+    """The SOP Instance UIDs that the archive has."""
+    return {
+        str(header.SOPInstanceUID)
+        for study in site.archive.search_studies()
+        for series in site.archive.series_headers(study.StudyInstanceUID)
+        for header in series
+    }
 
 
 def test_a_corrected_patient_id_is_believed_for_another_series_of_the_study(site):
