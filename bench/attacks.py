@@ -202,8 +202,7 @@ ATTACKS = (
         (f"{ORTHANC}test_other_content_under_known_uids_is_not_called_stored",),
     ),
     Attack(
-        "a PatientID that is corrected in the PACS, or other images under the same UIDs, while a result waits "
-        "to be stored",
+        "a PatientID corrected in the PACS, or other images under the same UIDs, while a result waits",
         "worker",
         (
             f"{IDENTITY}test_what_waits_to_be_stored_while_the_patient_id_is_corrected_is_stored_for_the_corrected_patient",
@@ -492,6 +491,14 @@ ATTACKS = (
         "a purge while a job is at work on a deleted result",
         "database",
         ("tests/db/test_retention.py::test_a_deleted_result_that_a_job_is_still_at_work_on_waits_for_the_next_purge",),
+    ),
+    Attack(
+        "two first SEGs of a series, measured at once or uploaded together",
+        "worker, API",
+        (
+            f"{CORRECTION}test_of_two_first_segs_of_a_series_at_once_one_is_measured_and_the_other_refused",
+            "tests/test_segmentationui.py::test_of_two_segmentations_of_one_series_in_an_upload_one_is_measured_and_the_answer_says_so",
+        ),
     ),
     # What is killed.
     Attack("a worker killed in each stage of a segmentation", "worker", (f"{ROW}[worker killed in",)),

@@ -169,7 +169,7 @@ def record(
     job_id: the job that asked, held by owner; None for a run without a job. A job without force adopts an
     equal result that another has recorded meanwhile. Returns the segmentation's id.
     Raises: LeaseLost, JobNotFound, JobCancelled, IdentityConflict; SegmentationSuperseded where another
-    version has come since the one that is corrected; NumberingOutdated.
+    version has come since the one that is corrected, or a result since there was none; NumberingOutdated.
     """
     with writing(sessions) as session:
         now = current_time(session)
@@ -185,8 +185,8 @@ def record(
             if equal is not None:
                 job.segmentation_id = equal
                 return equal
-        elif correction.corrects is not None:
-            _refuse_superseded(session, locked(session, correction.corrects))
+        elif new.correction is not None:
+            _refuse_overtaken(session, new.correction, series_ref)
         # Neither can another result of this patient.
         numbering = numbering_in(session, new.source, new.model_id)
         if new.numbering not in (None, numbering):
@@ -369,22 +369,30 @@ def refuse_superseded(sessions: sessionmaker[Session], segmentation_id: str) -> 
 
 
 def _newer(segmentation: Segmentation) -> Select[str]:
-    return (
-        select(Segmentation.id)
-        .where(
-            Segmentation.series_ref == segmentation.series_ref,
-            Segmentation.model_id == segmentation.model_id,
-            Segmentation.version > segmentation.version,
-            Segmentation.deleted_at.is_(None),
-            Segmentation.missing_since.is_(None),
-        )
-        .limit(1)
+    return _present_in(segmentation.series_ref).where(
+        Segmentation.model_id == segmentation.model_id, Segmentation.version > segmentation.version
     )
+
+
+def _present_in(series_ref: int) -> Select[str]:
+    """Return the query for a result of the series that is neither deleted nor missing in the archive."""
+    present = Segmentation.deleted_at.is_(None), Segmentation.missing_since.is_(None)
+    return select(Segmentation.id).where(Segmentation.series_ref == series_ref, *present).limit(1)
 
 
 def _refuse_superseded(session: Session, segmentation: Segmentation) -> None:
     if session.scalar(_newer(segmentation)) is not None:
         raise SegmentationSuperseded(f"Segmentation {segmentation.id} has a newer version.")
+
+
+def _refuse_overtaken(session: Session, correction: Correction, series_ref: int) -> None:
+    """Raises: SegmentationSuperseded where a correction is not of the newest version, or a first version by
+    hand is of a series that has a result.
+    """
+    if correction.corrects is not None:
+        _refuse_superseded(session, locked(session, correction.corrects))
+    elif session.scalar(_present_in(series_ref)) is not None:
+        raise SegmentationSuperseded("The series has got a result while the segmentation was measured.")
 
 
 def refuse_other_model(document: Mapping[str, Any], served: Sequence[Mapping[str, str]]) -> None:

@@ -118,23 +118,34 @@ def _origin(document: Mapping[str, Any]) -> tuple[str, str]:
 def upload_dicom(form: shapes.DicomForm) -> Response:
     """Store DICOM files, and ZIP archives of them, in the archive; SEGs and RT Structure Sets are measured
 
-    Every file is read before the first one is stored.
+    Every file is read before the first one is stored. The answer counts those that are not measured because
+    their series has a result, which may be that of another file.
     """
     stored = store_files(form.files)
-    # One of a series that has a result may be any object, or an older version: it corrects nothing by itself.
-    drawn = [one for one in stored if one.modality in ("SEG", "RTSTRUCT") and not _labels_a_result(one)]
-    _results([submit_measurement(one.study_instance_uid, one.sop_instance_uid, None) for one in drawn])
-    return _success(f"Stored: {len(stored)}; measured: {len(drawn)}.")
-
-
-def _labels_a_result(seg: Stored) -> bool:
-    """Return whether the series that a SEG or structure set is drawn on has been segmented."""
-    study = context().archive.series_headers(seg.study_instance_uid)
-    header = next(one for of in study for one in of if one.SOPInstanceUID == seg.sop_instance_uid)
-    series_uid = labelled_series(header, study)
-    return series_uid is not None and None is not measurements.newest(
-        context().sessions, seg.study_instance_uid, series_uid
+    drawn = [one for one in stored if one.modality in ("SEG", "RTSTRUCT")]
+    measured: dict[tuple[str, str | None], Stored] = {}
+    for one in drawn:
+        series_uid = _labelled_series(one)
+        # One of a series that has a result may be any object, or an older version: it corrects nothing by
+        # itself. Of several of one series the second would correct the first.
+        if series_uid is None or not measurements.newest(
+            context().sessions, one.study_instance_uid, series_uid
+        ):
+            measured.setdefault((one.study_instance_uid, series_uid), one)
+    _results(
+        [submit_measurement(one.study_instance_uid, one.sop_instance_uid, None) for one in measured.values()]
     )
+    counts = [f"Stored: {len(stored)}", f"measured: {len(measured)}"]
+    if others := len(drawn) - len(measured):
+        counts.append(f"not measured, as their series have a result: {others}")
+    return _success("; ".join(counts) + ".")
+
+
+def _labelled_series(drawn: Stored) -> str | None:
+    """Return the UID of the series that a SEG or structure set is drawn on; None: it does not say."""
+    study = context().archive.series_headers(drawn.study_instance_uid)
+    header = next(one for of in study for one in of if one.SOPInstanceUID == drawn.sop_instance_uid)
+    return labelled_series(header, study)
 
 
 def _results(submitted: Sequence[Job]) -> list[str]:

@@ -21,6 +21,8 @@ from orthanc.dicomweb import open_archive
 from orthanc.folder import FolderArchive
 from segmentation import JobLease, Rooms
 from settings import Settings
+from tests import fake_pacs
+from unetr.phantom import SeriesOptions, to_instances
 
 MODELS = Settings(_env_file=None).models_dir
 # One that tells how probable it is that a lesion is one.
@@ -361,6 +363,46 @@ def test_of_two_corrections_at_once_one_is_made_and_the_other_refused(place):
     history = measurements.segmentations_of_study(place.sessions, place.study)
     assert [(one["version"], len(one["lesions"])) for one in history] == [(2, 4), (1, 5)]
     assert sum(len(series) for series in place.series("SEG")) == 2
+
+
+def test_of_two_first_segs_of_a_series_at_once_one_is_measured_and_the_other_refused(tmp_path, monkeypatch):
+    settings = Settings(_env_file=None, data_dir=tmp_path)
+    images = to_instances(rows.image(2), SeriesOptions(enhanced="shared", patient_id="4711"))
+    study, series = str(images[0].StudyInstanceUID), str(images[0].SeriesInstanceUID)
+    shape = to_stack(images).volume.spatial_shape
+    first, second = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    first[5:8, 10:14, 4:8], second[2:4, 20:24, 16:24] = 1, 1
+    drawn = [
+        fake_pacs.hand_drawn_seg(images, labels, [name])
+        for labels, name in ((first, "frontal"), (second, "pons"))
+    ]
+    open_archive(settings).store([*images, *drawn])
+    overtaken, other = (rows.threshold_runner(settings) for _ in range(2))
+    slow, quick = (
+        jobs.submit(
+            other.sessions, study, "by-hand", task={"measure": str(one.SOPInstanceUID), "corrects": None}
+        )
+        for one in drawn
+    )
+    retrieve_series = FolderArchive.retrieve_series
+
+    def retrieve_meanwhile(archive, study_uid, series_uid):
+        """By now the slow job knows that the series has no result."""
+        if series_uid == series:
+            monkeypatch.undo()
+            other.run(quick.id)
+        return retrieve_series(archive, study_uid, series_uid)
+
+    monkeypatch.setattr(FolderArchive, "retrieve_series", retrieve_meanwhile)
+    overtaken.run(slow.id)
+    ended = [jobs.get(other.sessions, job.id) for job in (slow, quick)]
+    assert [(job.state, job.error_code) for job in ended] == [
+        ("failed", "segmentation_superseded"),
+        ("done", None),
+    ]
+    (document,) = measurements.segmentations_of_study(other.sessions, study)
+    assert [lesion["name"] for lesion in document["lesions"]] == ["pons"]
+    assert open_archive(settings).has_instance(study, drawn[0].SOPInstanceUID)
 
 
 def test_an_object_that_is_not_there_or_no_seg_is_refused_and_nothing_recorded(place):

@@ -224,6 +224,27 @@ def test_upload_dicom_stores_the_files_and_measures_a_segmentation_among_them(si
     assert refused["error"]["code"] == "upload_refused"
 
 
+def test_of_two_segmentations_of_one_series_in_an_upload_one_is_measured_and_the_answer_says_so(site):
+    images = to_instances(rows.image(2), SeriesOptions(enhanced="shared", patient_id="4713"))
+    study, shape = str(images[0].StudyInstanceUID), to_stack(images).volume.spatial_shape
+    first, second = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    first[5:8, 10:14, 4:8], second[2:4, 20:24, 16:24] = 1, 1
+    drawn = [
+        fake_pacs.hand_drawn_seg(images, labels, [name])
+        for labels, name in ((first, "frontal"), (second, "pons"))
+    ]
+    files = [(BytesIO(part10.encode(one)), "1.dcm") for one in (*images, *drawn)]
+    answer = site.ask("POST", "/uploadDicom", data={"files[]": files})
+    assert answer["success"] == "Stored: 3; measured: 1; not measured, as their series have a result: 1."
+    (document,) = measurements.segmentations_of_study(site.sessions, study)
+    assert (document["version"], [one["name"] for one in document["lesions"]]) == (1, ["frontal"])
+    assert all(site.archive.has_instance(study, one.SOPInstanceUID) for one in drawn)
+    # Nor is it where the series has had a result for long.
+    again = [(BytesIO(part10.encode(drawn[1])), "1.dcm")]
+    answer = site.ask("POST", "/uploadDicom", data={"files[]": again})
+    assert answer["success"] == "Stored: 1; measured: 0; not measured, as their series have a result: 1."
+
+
 def contoured_on(images):
     """The same two lesions as a structure set of MetScope's, and what it says of them."""
     stack = to_stack(images)
