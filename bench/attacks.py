@@ -232,6 +232,14 @@ ATTACKS = (
         ),
     ),
     Attack(
+        "a small ZIP with a SEG of one huge frame, or of frames without end",
+        "worker, command line",
+        (
+            "tests/imaging/test_seg_read.py::"
+            "test_frames_that_cannot_be_of_the_series_are_refused_and_no_memory_taken_for_them",
+        ),
+    ),
+    Attack(
         "a small ZIP of instances with hundreds of MB beside their pixels",
         "upload",
         (

@@ -256,6 +256,12 @@ def numbers(ds: Dataset, keyword: str) -> Vector | None:
     return np.array(values) if all(math.isfinite(value) for value in values) else None
 
 
+def whole_number(ds: Dataset, keyword: str) -> int | None:
+    """Return the value as an integer; None where it is missing, not a whole number or has several parts."""
+    values = numbers(ds, keyword)
+    return int(values[0]) if values is not None and len(values) == 1 and values[0].is_integer() else None
+
+
 def _required(ds: Dataset, keyword: str, count: int, who: str) -> Vector:
     values = numbers(ds, keyword)
     if values is None or len(values) != count:

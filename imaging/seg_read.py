@@ -17,7 +17,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, UnreadablePixels
-from imaging.frames import tag_name, text
+from imaging.frames import tag_name, text, whole_number
 from imaging.grid import steps_on_grid
 from imaging.identity import patient_of, same_patient
 from imaging.pixels import UNDECODABLE, check_codestreams
@@ -27,6 +27,9 @@ SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 # The share of MaximumFractionalValue from which a voxel of a FRACTIONAL segment counts as drawn.
 FRACTION_DRAWN = 0.5
+# How many times the largest plane of the series' grid a frame may have, and how many times its longest axis a
+# segment may have frames: some tools leave a margin around the images.
+MARGIN = 4
 # What a segment is and what drew it, as ``seg.write`` repeats it.
 DESCRIPTION = (
     "SegmentedPropertyCategoryCodeSequence",
@@ -82,7 +85,8 @@ def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
     Returns labels, int32 (slices, rows, columns), 0 background, else the number that the SEG gives the
     segment (numbers may have gaps), and the segments by number.
     Raises: UnreadableFile (no SEG, or one that contradicts itself), UnreadablePixels, SegmentationMismatch
-    (other patient, study, images, frame of reference or grid, a frame without a place), OverlappingSegments.
+    (other patient, study, images, frame of reference or grid, frames too large or too many for it, a frame
+    without a place), OverlappingSegments.
     """
     if dataset.get("SOPClassUID") not in (SEGMENTATION_STORAGE, LABEL_MAP_SEGMENTATION_STORAGE):
         raise UnreadableFile(f"SOPClassUID {dataset.get('SOPClassUID')} is no Segmentation.")
@@ -90,6 +94,7 @@ def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
     groups = _functional_groups(dataset)
     check_frame_of_reference(text(dataset, "FrameOfReferenceUID"), _referenced_images(dataset), stack)
     check_source(dataset, frame_sources(dataset), stack)
+    _check_size(dataset, len(groups), max(len(described), 1), stack)
     labels = np.zeros(stack.volume.spatial_shape, np.int32)
     present = set()
     for frame, number, drawn in _drawn(dataset, groups):
@@ -158,6 +163,18 @@ def _functional_groups(dataset: Dataset) -> list[list[Dataset]]:
             f"NumberOfFrames is {count}, but PerFrameFunctionalGroupsSequence has {len(own)} items."
         )
     return [[group, *shared] for group in own]
+
+
+def _check_size(dataset: Dataset, frames: int, segments: int, stack: Stack) -> None:
+    """Raise SegmentationMismatch, before any frame is decoded, where they cannot be of the stack's grid."""
+    rows, columns = (whole_number(dataset, keyword) or 0 for keyword in ("Rows", "Columns"))
+    shape = stack.volume.spatial_shape
+    largest_plane = math.prod(shape) // min(shape)
+    if rows * columns > MARGIN * largest_plane or frames > MARGIN * segments * max(shape):
+        raise SegmentationMismatch(
+            f"The segmentation has {frames} frames of {rows} x {columns} pixels and {segments} segments, the "
+            f"series {' x '.join(map(str, shape))} voxels (slices, rows, columns)."
+        )
 
 
 def check_source(dataset: Dataset, sources: Iterable[set[str]], stack: Stack) -> None:

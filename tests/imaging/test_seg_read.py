@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -401,3 +402,47 @@ def test_our_reader_and_highdicoms_agree_on_our_own_output(stack):
         for found in (theirs, labels)
     ]
     assert drawn[0] == drawn[1]
+
+
+@single_frame_only
+def test_frames_with_a_margin_around_the_series_are_read(instances, stack):
+    wider = volume(numbers(1, 2, 3).astype(np.uint8)).pad([[1, 1], [9, 8], [6, 5]])
+    labels, _ = seg.read(by_highdicom(instances, wider, segmentation_type="BINARY"), stack)
+    assert np.array_equal(labels.array, on(stack, numbers(1, 2, 3)))
+
+
+def one_huge_frame(dataset: Dataset) -> None:
+    del dataset.PerFrameFunctionalGroupsSequence[1:]
+    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = 1, HUGE, HUGE
+    dataset.PixelData = b"\xff" * (HUGE * HUGE // 8)
+
+
+def one_huge_compressed_frame(dataset: Dataset) -> None:
+    one_huge_frame(dataset)
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.SegmentationType, dataset.MaximumFractionalValue = 7, "FRACTIONAL", 255
+    dataset.PixelData = np.zeros((HUGE, HUGE), np.uint8).tobytes()
+    dataset.compress(RLELossless, generate_instance_uid=False)
+
+
+def frames_without_end(dataset: Dataset) -> None:
+    first = dataset.PerFrameFunctionalGroupsSequence[0]
+    dataset.PerFrameFunctionalGroupsSequence = [first] * FRAMES
+    dataset.NumberOfFrames = FRAMES
+    dataset.PixelData = bytes((SHAPE[1] * SHAPE[2] * FRAMES + 7) // 8)
+
+
+HUGE, FRAMES = 2048, 1000
+
+
+@pytest.mark.parametrize("change", [one_huge_frame, one_huge_compressed_frame, frames_without_end])
+@single_frame_only
+def test_frames_that_cannot_be_of_the_series_are_refused_and_no_memory_taken_for_them(stack, change):
+    dataset = saved(ours(stack))
+    change(dataset)
+    tracemalloc.start()
+    with pytest.raises(SegmentationMismatch, match=r"\d frames of \d+ x \d+ pixels"):
+        seg.read(dataset, stack)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < HUGE * HUGE // 4
