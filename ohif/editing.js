@@ -96,6 +96,14 @@ export function markEdited(id) {
   for (const call of listeners) call()
 }
 
+// What this page saved to be measured.
+const saved = new Set()
+
+/** What was drawn and saved here is on the screen alone again, because it was not measured. */
+export function takeBack(id) {
+  if (saved.delete(id)) markEdited(id)
+}
+
 /** Listen, whichever panel is open, until what this returns is called. */
 export function watch(app) {
   const { segmentationService } = app.servicesManager.services
@@ -117,6 +125,7 @@ export function watch(app) {
     cornerstone.eventTarget.removeEventListener(drawn, onDrawn)
     unsubscribe()
     edited.clear()
+    saved.clear()
     asLoaded.clear()
   }
 }
@@ -143,5 +152,6 @@ export async function save(app, id) {
   } finally {
     saving = false
   }
+  saved.add(id)
   return dataset.SOPInstanceUID
 }

@@ -177,8 +177,7 @@ export class Panel {
     const ended = await service.follow(started, job => this.tell(job), () => this.closed)
     if (ended === null) return
     this.progress.replaceChildren()
-    // What was drawn is on the screen alone again.
-    if (ended.kind === 'measurement' && ended.state !== 'done' && this.loadedId) editing.markEdited(this.loadedId)
+    if (ended.kind === 'measurement' && ended.state !== 'done') editing.takeBack(this.loadedId)
     if (ended.state === 'failed') throw new service.ServiceError(ended.error.code, ended.error.message)
     if (ended.state === 'cancelled') {
       this.complain(text('cancelled'))
@@ -445,7 +444,7 @@ export class Panel {
     try {
       return await service.measure(this.study, uid, this.document.id)
     } catch (error) {
-      editing.markEdited(this.loadedId)
+      editing.takeBack(this.loadedId)
       throw error
     }
   }

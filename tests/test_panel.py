@@ -12,6 +12,7 @@ from playwright.sync_api import Dialog, Locator, Page, Route, expect
 
 from bench.parts import wait_until
 from bench.viewer import Site
+from orthanc.dicomweb import open_archive
 from tests.browser import ON_SCREEN, busy_machine, go_to, newest, open_study, segment, type_over, walk_to
 from tests.conftest import COARSE
 
@@ -144,6 +145,19 @@ def test_images_that_come_after_the_panel_are_the_main_part_of_the_page(site, he
     page.route("**/dicom-web/**/metadata*", late)
     open_study(page, site, study)
     expect(page.get_by_role("main")).to_have_count(1)
+
+
+@pytest.mark.away
+def test_a_measurement_that_failed_elsewhere_leaves_no_drawing_to_be_saved_here(site, study, page):
+    stored = [header for series in open_archive(site.settings).series_headers(study) for header in series]
+    image = next(header.SOPInstanceUID for header in stored if header.Modality == "MR")
+    of_no_seg = {"sop_instance_uid": image, "corrects": newest(site, study)["id"]}
+    ask_and_wait(site, study, f"/measurements/{study}", of_no_seg)
+    panel = opened(page, site, study)
+    expect(panel.get_by_role("alert")).to_be_visible()
+    expect(panel.get_by_role("button", name="Save and measure")).to_be_hidden()
+    shown_names(panel).first.click()
+    expect(panel.get_by_role("button", name="Rename")).to_be_visible()
 
 
 def test_a_name_is_typed_key_by_key_and_no_two_lesions_bear_one(site, study, page):
