@@ -714,7 +714,7 @@ def pacs() -> Iterator[fake_pacs.FakePacs]:
 def desk_at(pacs: fake_pacs.FakePacs, folder: Path) -> Desk:
     settings = Settings(
         _env_file=None, data_dir=folder, dicomweb_url=pacs.url,
-        dicomweb_connect_timeout_s=1, dicomweb_read_timeout_s=1, dicomweb_total_timeout_s=3,
+        dicomweb_connect_timeout_s=3, dicomweb_read_timeout_s=2, dicomweb_total_timeout_s=5,
     )  # fmt: skip
     return Desk(settings, str(pacs.instances[0].StudyInstanceUID))
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -420,12 +421,15 @@ def test_one_client_s_rate_is_not_another_s_though_both_come_by_a_proxy(tmp_path
 def test_no_client_chooses_its_own_address(tmp_path, orthanc):
     nginx = Nginx(tmp_path, "127.0.0.1:1", orthanc, viewer_in(tmp_path / "viewer"), METSCOPE_RATE="1")
     nginx.start()
+
+    def status(number: int) -> int:
+        headers = {"X-Forwarded-For": f"10.0.0.{number}"}
+        return requests.get(f"{nginx.url}/jobs", headers=headers, timeout=30).status_code
+
     try:
-        asked = [
-            requests.get(f"{nginx.url}/jobs", headers={"X-Forwarded-For": f"10.0.0.{number}"}, timeout=30)
-            for number in range(250)
-        ]
-        assert asked[-1].status_code == 429
+        # More than a busy machine lets pass: 200 at once and one a second.
+        with ThreadPoolExecutor(8) as pool:
+            assert 429 in pool.map(status, range(500))
     finally:
         nginx.stop()
 
