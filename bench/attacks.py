@@ -197,6 +197,11 @@ ATTACKS = (
         (f"{FOLDER}test_what_is_there_is_never_replaced_by_other_content_or_another_patient",),
     ),
     Attack(
+        "an upload under known UIDs in another transfer syntax, with pixels that cannot be decoded",
+        "upload",
+        (f"{FOLDER}test_pixels_that_cannot_be_decoded_are_other_content",),
+    ),
+    Attack(
         "an upload under known UIDs with other content, which Orthanc calls stored",
         "Orthanc",
         (f"{ORTHANC}test_other_content_under_known_uids_is_not_called_stored",),

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import UID, ExplicitVRBigEndian
+from pydicom.uid import ExplicitVRBigEndian
 
-from errors import AlreadyStored, ArchiveRefused, IdentityConflict, InconsistentImages
+from errors import AlreadyStored, ArchiveRefused, IdentityConflict, InconsistentImages, UnreadablePixels
 from imaging.frames import frames_of, name_of, tag_name, text
+from imaging.pixels import decoded, transfer_syntax
 
 # Where an image lies, and what objects without pixels and segments are about.
 CONTENT_KEYWORDS = (
@@ -101,7 +101,7 @@ def _instance_digest(instance: Dataset) -> bytes:
 
 def _encoding(instance: Dataset) -> str:
     """Return the pixels' encoding: one name for all native little-endian syntaxes, which share it."""
-    syntax = UID(text(getattr(instance, "file_meta", None) or Dataset(), "TransferSyntaxUID"))
+    syntax = transfer_syntax(instance)
     native = syntax.is_transfer_syntax and not syntax.is_encapsulated and syntax != ExplicitVRBigEndian
     return "native" if native else syntax
 
@@ -150,15 +150,21 @@ def check_study_patient(instance: Dataset, study: Iterable[Dataset]) -> None:
 
 
 def _same_content(first: Dataset, other: Dataset) -> bool:
-    """Return whether both show the same. An archive may have changed headers and transfer syntax since."""
+    """Return whether both show the same. An archive may have changed headers and transfer syntax since.
+
+    Pixels that cannot be decoded are compared only in the same transfer syntax; in another they differ.
+    """
     if any(text(first, keyword) != text(other, keyword) for keyword in PIXEL_KEYWORDS):
         return False
     if any(first.get(keyword) != other.get(keyword) for keyword in CONTENT_KEYWORDS):
         return False
     if "PixelData" not in first or _encoding(first) == _encoding(other):
         return bool(first.get("PixelData") == other.get("PixelData"))
-    frames = zip_longest(iter_pixels(first, raw=True), iter_pixels(other, raw=True))
-    return all(np.array_equal(frame, other_frame) for frame, other_frame in frames)
+    try:
+        frames = zip_longest(decoded(first), decoded(other))
+        return all(np.array_equal(frame, other_frame) for frame, other_frame in frames)
+    except UnreadablePixels:
+        return False
 
 
 def check_derived(dataset: Dataset, source: Dataset) -> None:

@@ -13,7 +13,7 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from errors import UnreadablePixels
-from imaging.frames import name_of, tag_name, text
+from imaging.frames import name_of, tag_name, text, whole_number
 
 # What pydicom's decoders and the libraries behind them raise for pixel data that they cannot decode.
 UNDECODABLE = (
@@ -49,17 +49,31 @@ def stored_values(instance: Dataset) -> Iterator[Pixels]:
     who = name_of(instance)
     if "PixelData" not in instance:
         raise UnreadablePixels(f"{who} has no {tag_name('PixelData')}.")
-    meta = getattr(instance, "file_meta", None) or Dataset()
-    syntax = UID(text(meta, "TransferSyntaxUID"))
+    syntax = transfer_syntax(instance)
     if not syntax:
         raise UnreadablePixels(f"{who} has no {tag_name('TransferSyntaxUID')}.")
     stored = _bits_stored(instance)
     if not syntax.is_transfer_syntax or syntax.is_encapsulated:
-        check_codestreams(instance, syntax)
-        frames = _decoded(instance, syntax)
+        frames = decoded(instance)
     else:
         frames = _native(instance, "big" if syntax == ExplicitVRBigEndian else "little")
     return (_own_bits(frame, stored, text(instance, "PixelRepresentation") == "1") for frame in frames)
+
+
+def decoded(instance: Dataset) -> Iterator[Pixels]:
+    """Return the frames of an image of any kind in stored order, decoded one by one.
+
+    The sizes of compressed frames are checked at once. Raises: UnreadablePixels.
+    """
+    syntax = transfer_syntax(instance)
+    if not syntax.is_transfer_syntax or syntax.is_encapsulated:
+        check_codestreams(instance, syntax, whole_number(instance, "SamplesPerPixel") or 1)
+    return _decoded(instance, syntax)
+
+
+def transfer_syntax(instance: Dataset) -> UID:
+    """Return the TransferSyntaxUID, empty where the instance has none."""
+    return UID(text(getattr(instance, "file_meta", None) or Dataset(), "TransferSyntaxUID"))
 
 
 def is_lossy(instance: Dataset) -> bool:
@@ -127,7 +141,7 @@ def _decoding(instance: Dataset, syntax: UID) -> Iterator[None]:
         ) from error
 
 
-def check_codestreams(instance: Dataset, syntax: UID) -> None:
+def check_codestreams(instance: Dataset, syntax: UID, samples: int = 1) -> None:
     """That each compressed frame is an image of the size that the header says. Raises: UnreadablePixels.
 
     Of another size, it is decoded to other pixels, or the decoder ends the whole process (gdcm).
@@ -135,7 +149,7 @@ def check_codestreams(instance: Dataset, syntax: UID) -> None:
     with _decoding(instance, syntax):
         count = int(text(instance, "NumberOfFrames") or 1)
         for number, frame in enumerate(generate_frames(instance.PixelData, number_of_frames=count), start=1):
-            found = _misfit(frame, instance, syntax)
+            found = _misfit(frame, instance, syntax, samples)
             if found:
                 raise UnreadablePixels(
                     f"{name_of(instance)}: frame {number} in {tag_name('PixelData')} holds {found}; "
@@ -144,16 +158,16 @@ def check_codestreams(instance: Dataset, syntax: UID) -> None:
                 )
 
 
-def _misfit(frame: bytes, instance: Dataset, syntax: UID) -> str:
+def _misfit(frame: bytes, instance: Dataset, syntax: UID, samples: int) -> str:
     """What a compressed frame holds, where that is not what the header says; else an empty text."""
     rows, columns, allocated = int(instance.Rows), int(instance.Columns), int(instance.BitsAllocated)
     if syntax == RLELossless:
         lengths = _rle_lengths(frame)
         spare = min(rows, columns)  # padding, see _native
         fits = all(0 <= length - rows * columns < spare for length in lengths)
-        return "" if fits and len(lengths) * 8 == allocated else f"{sum(lengths)} bytes"
+        return "" if fits and len(lengths) * 8 == allocated * samples else f"{sum(lengths)} bytes"
     size = _jpeg_2000_size(frame) if JPEG_2000_SIZE in frame[:256] else _jpeg_size(frame)
-    fits = size[:2] == (rows, columns) and size[2] <= allocated and size[3] == 1
+    fits = size[:2] == (rows, columns) and size[2] <= allocated and size[3] == samples
     return "" if fits else "{} rows and {} columns of {} bits and {} samples".format(*size)
 
 

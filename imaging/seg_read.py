@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.pixels.utils import iter_pixels
 from pydicom.sr.coding import Code
-from pydicom.uid import UID
 
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, UnreadablePixels
 from imaging.frames import tag_name, text, whole_number
 from imaging.grid import steps_on_grid
 from imaging.identity import patient_of, same_patient
-from imaging.pixels import UNDECODABLE, check_codestreams
+from imaging.pixels import UNDECODABLE, check_codestreams, transfer_syntax
 from imaging.stack import SliceReference, Stack
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -266,7 +265,7 @@ def _rows_and_columns(drawn: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def _decoded(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
     """The frames in stored order, (rows, columns)."""
-    syntax = UID(text(getattr(dataset, "file_meta", Dataset()), "TransferSyntaxUID"))
+    syntax = transfer_syntax(dataset)
     try:
         if not syntax.is_encapsulated:
             _check_length(dataset)

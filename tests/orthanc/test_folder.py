@@ -1,11 +1,22 @@
 """The embedded archive: a folder of files that outlives the process and that people put files into."""
 
 import os
+from copy import deepcopy
 
 import pytest
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, generate_uid
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    MediaStorageDirectoryStorage,
+    RLELossless,
+    generate_uid,
+)
 
 import segmentation
 import settings
@@ -264,6 +275,64 @@ def test_what_is_there_is_never_replaced_by_other_content_or_another_patient(fol
     found = archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)
     assert pixels(found) == pixels(stored)
     assert archive.search_studies()[0].NumberOfStudyRelatedInstances == 2
+
+
+def in_another_syntax(instance, syntax, codestream=None):
+    """A copy whose pixels are compressed; codestream: what stands for them instead."""
+    copy = deepcopy(instance)
+    if codestream is None:
+        copy.compress(syntax, generate_instance_uid=False)
+    else:
+        copy.PixelData = encapsulate([codestream])
+        copy["PixelData"].is_undefined_length = True
+        copy.file_meta.TransferSyntaxUID = syntax
+    return copy
+
+
+def codestream_of(size, syntax):
+    """A compressed image of size x size pixels."""
+    (instance,) = fake_pacs.tiny_series(1, size=size)
+    return next(generate_frames(in_another_syntax(instance, syntax).PixelData, number_of_frames=1))
+
+
+GARBAGE = bytes(range(256)) * 8
+DAMAGED_PIXELS = {
+    "JPEG Lossless": (JPEGLosslessSV1, GARBAGE),
+    "JPEG baseline": (JPEGBaseline8Bit, GARBAGE),
+    "JPEG 2000": (JPEG2000Lossless, GARBAGE),
+    "RLE": (RLELossless, GARBAGE),
+    "RLE, an image of another size": (RLELossless, codestream_of(32, RLELossless)),
+    "JPEG-LS, an image of another size": (JPEGLSLossless, codestream_of(32, JPEGLSLossless)),
+}
+
+
+@pytest.mark.parametrize("damaged_is", ["sent", "stored"])
+@pytest.mark.parametrize("damage", DAMAGED_PIXELS)
+def test_pixels_that_cannot_be_decoded_are_other_content(folder, damage, damaged_is):
+    (sound,) = fake_pacs.tiny_series(1)
+    damaged = in_another_syntax(sound, *DAMAGED_PIXELS[damage])
+    stored, sent = (sound, damaged) if damaged_is == "sent" else (damaged, sound)
+    archive = open_folder(folder)
+    archive.store([stored])
+    with pytest.raises(AlreadyStored, match=sound.SOPInstanceUID):
+        archive.store([sent])
+    found = archive.retrieve_series(sound.StudyInstanceUID, sound.SeriesInstanceUID)
+    assert pixels(found) == pixels([stored])
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_the_same_pixels_in_another_syntax_are_the_same_content(folder, syntax, samples):
+    (stored,) = fake_pacs.tiny_series(1)
+    if samples > 1:
+        stored.SamplesPerPixel, stored.PhotometricInterpretation, stored.PlanarConfiguration = 3, "RGB", 0
+        stored.BitsAllocated, stored.BitsStored, stored.HighBit = 8, 8, 7
+        stored.PixelData = stored.PixelData + stored.PixelData[:256]
+    archive = open_folder(folder)
+    archive.store([stored])
+    archive.store([in_another_syntax(stored, syntax)])
+    found = archive.retrieve_series(stored.StudyInstanceUID, stored.SeriesInstanceUID)
+    assert pixels(found) == pixels([stored])
 
 
 def test_a_copy_under_another_name_counts_once(folder):
