@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from bench.models import tiny_model
 from bench.parts import Orthanc, PostgreSQL
 from bench.viewer import CHROMIUM, FLAGS, NEWEST, OLDEST, Site
 from settings import load
@@ -85,10 +84,11 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
     The shipped models are there too.
     """
-    models = tiny_model(tmp_path_factory.mktemp("models") / "all", SILENT, 1e9)
+    models = tmp_path_factory.mktemp("models")
     for path in load().models_dir.iterdir():
         (models / path.name).symlink_to(path)
     save_bright_model(models, COARSE, 4.0)
+    save_bright_model(models, SILENT, 4.0, threshold=2 * LESION)
     running = Site(request.param, MODELS_DIR=str(models), MODEL_PATH=str(save_bright_model(models)))
     yield running
     running.close()

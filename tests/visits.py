@@ -77,19 +77,21 @@ class Visits:
         return iter((self.earlier, self.later, self.namesake))
 
 
-def save_bright_model(folder: Path, name: str = BRIGHT, spacing_mm: float = 2.0) -> Path:
+def save_bright_model(
+    folder: Path, name: str = BRIGHT, spacing_mm: float = 2.0, threshold: int = THRESHOLD
+) -> Path:
     """Write a model that calls a voxel a lesion where no tissue is as bright; return its weights.
 
-    spacing_mm: of its grid, in which lesions of twice as many mm are seen.
+    spacing_mm: of its grid, in which lesions of twice as many mm are seen. threshold: a stored value.
     """
     metastasis = label(
         1, "Metastasis", {"value": "14799000", "scheme": "SCT", "meaning": "Neoplasm, Secondary"}
     )
     model = {
-        "id": name, "title": f"Bright voxels of {spacing_mm:g} mm", "subject": "Brain metastases",
+        "id": name, "title": f"Voxels above {threshold}, of {spacing_mm:g} mm", "subject": "Brain metastases",
         "anatomy": BRAIN, "inputs": [POST], "labels": [metastasis], "spacing_mm": [spacing_mm] * 3,
     }  # fmt: skip
-    save_model(folder, model, [([1.0], -THRESHOLD / 1000)])
+    save_model(folder, model, [([1.0], -threshold / 1000)])
     return folder / f"{name}.safetensors"
 
 
