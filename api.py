@@ -42,7 +42,16 @@ import logs
 import schemas
 from db import retention, tokens
 from db.database import AWAY, open_connections, open_database
-from errors import DatabaseUnavailable, InvalidForm, MetScopeError, RequestError, SettingsError, Unauthorized
+from errors import (
+    ArchiveBusy,
+    DatabaseUnavailable,
+    InvalidForm,
+    MetScopeError,
+    RequestError,
+    SettingsError,
+    Unauthorized,
+    UploadBusy,
+)
 from imaging import incoming
 from routes import corrections, jobs, operations, results, segmentationui, session, studies
 from routes.shared import THREADS, Context, answer, blueprint
@@ -54,6 +63,7 @@ from version import VERSION
 
 LARGEST_BODY_BYTES = 128 * 1024
 LONGEST_RETENTION_DAYS = 36_500
+RETRY_AFTER_S = 5
 UPLOADS = {"studies.upload_studies", "segmentationui.upload_dicom"}
 # Bodies that are not JSON.
 OTHER_BODIES = {"session.log_in", "session.log_out", "segmentationui.look_up"}
@@ -126,6 +136,8 @@ def answer_error(error: Exception) -> Response:
         response.headers["WWW-Authenticate"] = (
             'Basic realm="MetScope", charset="UTF-8"' if access.is_page() else "Bearer"
         )
+    if isinstance(error, ArchiveBusy | UploadBusy):
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
     if isinstance(error, HTTPException):
         allow = error.get_response().headers.get("Allow")
         if allow:

@@ -71,6 +71,7 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   │   └── AlreadyStored         other content is there under the same UIDs
     │   └── DeletionUnavailable       the archive offers no way to delete
     ├── DatabaseUnavailable           nothing can be read or written now
+    ├── ArchiveBusy                   others wait for the archive
     ├── UploadBusy                    others are uploading
     ├── DownloadFailed                a public data set did not arrive whole
     ├── ModelError                    the model cannot be used
@@ -463,6 +464,12 @@ class DatabaseUnavailable(MetScopeError):
     status = 503
     code = "database_unavailable"
     advice = "Try again in a few minutes; if it stays so, tell the engineer who runs MetScope."
+
+
+class ArchiveBusy(MetScopeError):
+    status = 503
+    code = "archive_busy"
+    advice = "Try again in a few seconds; if it stays so, tell the PACS administrator."
 
 
 class UploadBusy(MetScopeError):

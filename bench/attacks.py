@@ -358,6 +358,11 @@ ATTACKS = (
         (f"{STACK}test_64_uploads_that_never_end_stop_nobody",),
     ),
     Attack(
+        "viewers that open studies of a hung PACS until no thread is left",
+        "API",
+        (f"{API}test_requests_that_wait_for_a_hung_archive_leave_threads_for_everybody_else",),
+    ),
+    Attack(
         "uploads that wait for one another until no thread is left",
         "API",
         (f"{API}test_uploads_that_wait_for_another_leave_threads_for_everybody_else",),

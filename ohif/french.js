@@ -221,6 +221,7 @@ export default {
     store_failed: 'Le PACS n’a pas enregistré le résultat. Réessayez dans quelques minutes ; si cela dure, prévenez l’administrateur du PACS.',
     deletion_unavailable: 'Ce PACS ne permet pas de supprimer. Prévenez l’ingénieur responsable de MetScope.',
     database_unavailable: 'La base de données ne répond pas. Réessayez dans quelques minutes ; si cela dure, prévenez l’ingénieur responsable de MetScope.',
+    archive_busy: 'D’autres demandes attendent le PACS. Réessayez dans quelques secondes ; si cela dure, prévenez l’administrateur du PACS.',
     upload_busy: 'D’autres envois sont en cours. Renvoyez les fichiers quand ils seront terminés.',
     download_failed: 'Le téléchargement n’est pas complet. Relancez-le.',
     model_error: 'Le modèle n’a pas pu être utilisé. Prévenez l’ingénieur responsable de MetScope.',

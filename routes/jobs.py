@@ -122,10 +122,11 @@ def request_batch(body: schemas.BatchForm) -> Response:
 
 
 def _studies(body: schemas.BatchForm) -> list[str]:
-    """Raises: InvalidForm where the query finds none, or more than a batch may have."""
+    """Raises: ArchiveBusy, InvalidForm where the query finds none, or more than a batch may have."""
     if body.query is None:
         return body.study_instance_uids or []
-    found = context().archive.search_studies(**body.query.filters())
+    with context().asking_archive() as archive:
+        found = archive.search_studies(**body.query.filters())
     if not 0 < len(found) <= schemas.LARGEST_BATCH:
         raise InvalidForm(f"query: it finds {len(found)} studies; a batch has 1 to {schemas.LARGEST_BATCH}.")
     return [str(study.StudyInstanceUID) for study in found]

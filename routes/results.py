@@ -20,7 +20,8 @@ routes = blueprint("results")
 )
 def list_candidates(path: schemas.StudyPath) -> Response:
     """The study's series, ranked, with the reasons for the rank or for a refusal"""
-    ranked = series.rank(context().archive.series_headers(path.study_instance_uid))
+    with context().asking_archive() as archive:
+        ranked = series.rank(archive.series_headers(path.study_instance_uid))
     note_read("study", path.study_instance_uid)
     candidates = [schemas.CandidateAnswer.model_validate(c, from_attributes=True) for c in ranked]
     return answer(schemas.CandidatesAnswer(candidates=candidates))
@@ -53,13 +54,14 @@ def delete_segmentation(path: schemas.SegmentationPath) -> Response:
     and the request may be repeated. A correction that is deleted leaves the version before it the newest.
     """
     sessions, segmentation_id = context().sessions, path.segmentation_id
-    stored = deletion.begin(sessions, segmentation_id, g.actor)
-    try:
-        for uid in stored.sop_instance_uids:
-            context().archive.delete_instance(stored.study_instance_uid, uid)
-    except ArchiveError:
-        deletion.undo(sessions, segmentation_id, g.actor)
-        raise
+    with context().asking_archive() as archive:
+        stored = deletion.begin(sessions, segmentation_id, g.actor)
+        try:
+            for uid in stored.sop_instance_uids:
+                archive.delete_instance(stored.study_instance_uid, uid)
+        except ArchiveError:
+            deletion.undo(sessions, segmentation_id, g.actor)
+            raise
     deletion.finish(sessions, segmentation_id)
     return Response(status=204)
 

@@ -143,7 +143,8 @@ def upload_dicom(form: shapes.DicomForm) -> Response:
 
 def _labelled_series(drawn: Stored) -> str | None:
     """Return the UID of the series that a SEG or structure set is drawn on; None: it does not say."""
-    study = context().archive.series_headers(drawn.study_instance_uid)
+    with context().asking_archive() as archive:
+        study = archive.series_headers(drawn.study_instance_uid)
     header = next(one for of in study for one in of if one.SOPInstanceUID == drawn.sop_instance_uid)
     return labelled_series(header, study)
 
@@ -172,13 +173,16 @@ def _success(sentence: str) -> Response:
 @routes.get("/getAllStudies", responses={200: shapes.OrthancIdsAnswer})
 def get_all_studies() -> Response:
     """Orthanc's identifiers of the archive's studies"""
-    return jsonify([_orthanc_id(study) for study in context().archive.search_studies()])
+    with context().asking_archive() as archive:
+        studies = archive.search_studies()
+    return jsonify([_orthanc_id(study) for study in studies])
 
 
 @routes.get("/getStudy/<orthanc_id>", responses={200: shapes.OrthancStudyAnswer})
 def get_study(path: shapes.OrthancStudyPath) -> Response:
     """A study of the archive, as Orthanc describes it"""
-    studies = context().archive.search_studies()
+    with context().asking_archive() as archive:
+        studies = archive.search_studies()
     study = next((one for one in studies if _orthanc_id(one) == path.orthanc_id), None)
     if study is None:
         raise StudyNotFound(f"The archive has no study {path.orthanc_id}.")
@@ -214,9 +218,9 @@ def delete_study(path: shapes.StudiesPath) -> Response:
     the request may be repeated.
     """
     uids = list(dict.fromkeys(path.study_instance_uids.split(",")))
-    with _being_deleted(uids) as entered:
+    with context().asking_archive() as archive, _being_deleted(uids) as entered:
         for uid in uids:
-            context().archive.delete_study(uid)
+            archive.delete_study(uid)
             deletion.finish_study(context().sessions, uid, g.actor)
             entered.remove(uid)
     return _success("The study has been deleted." if len(uids) == 1 else "The studies have been deleted.")
@@ -259,7 +263,8 @@ def get_object(path: shapes.ObjectPath) -> Response:
     place = measurements.place_of_object(context().sessions, uid)
     if place is None:
         raise SegmentationNotFound(f"MetScope made no object {uid}.")
-    instances = context().archive.retrieve_series(*place)
+    with context().asking_archive() as archive:
+        instances = archive.retrieve_series(*place)
     instance = next((one for one in instances if one.SOPInstanceUID == uid), None)
     if instance is None:
         raise SegmentationNotFound(f"The archive has no object {uid}.")

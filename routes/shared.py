@@ -1,6 +1,8 @@
 """What every route works with: settings, sessions, broker, archive, models."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -14,22 +16,24 @@ from sqlalchemy.orm import Session, sessionmaker
 import broker
 import schemas
 from db import audit
-from errors import ModelNotFound
+from errors import ArchiveBusy, ModelNotFound
 from health import Health
 from orthanc.dicomweb import Archive, open_archive
 from settings import Settings
 from unetr.spec import ModelSpec, default_model, served_models
 
-THREADS = 16
-WAITING_REQUESTS = THREADS // 2
-UPLOADS_AT_ONCE = THREADS // 4
+THREADS = 24
+# Together fewer than there are threads: the rest is for health, for a proxy's auth_request and for lists.
+WAITING_REQUESTS = 8
+ARCHIVE_REQUESTS = 8
+UPLOADS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
 class Context:
     """What the views work with. ``waiting`` keeps requests that wait for a job from taking every thread,
-    ``uploading`` several uploads from taking the memory, ``uploads`` those that wait for it from taking
-    every thread.
+    ``asking`` those that wait for the archive, ``uploads`` those that upload; ``uploading`` keeps several
+    uploads from taking the memory.
     """
 
     settings: Settings
@@ -37,6 +41,9 @@ class Context:
     celery: Celery
     waiting: threading.BoundedSemaphore = field(
         default_factory=lambda: threading.BoundedSemaphore(WAITING_REQUESTS)
+    )
+    asking: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(ARCHIVE_REQUESTS)
     )
     uploading: threading.Lock = field(default_factory=threading.Lock)
     uploads: threading.BoundedSemaphore = field(
@@ -61,10 +68,20 @@ class Context:
 
     @property
     def archive(self) -> Archive:
-        """This thread's own: an archive is not to be shared between threads."""
+        """This thread's own, for uploads: an archive is not to be shared between threads."""
         if not hasattr(self.per_thread, "archive"):
             self.per_thread.archive = open_archive(self.settings)
         return cast(Archive, self.per_thread.archive)
+
+    @contextmanager
+    def asking_archive(self) -> Iterator[Archive]:
+        """Provide this thread's archive to a request, to a few at a time. Raises: ArchiveBusy."""
+        if not self.asking.acquire(blocking=False):
+            raise ArchiveBusy("Other requests wait for the archive.")
+        try:
+            yield self.archive
+        finally:
+            self.asking.release()
 
     @property
     def default_model(self) -> ModelSpec:

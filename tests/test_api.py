@@ -39,8 +39,9 @@ from db import jobs, outbox
 from db.tables import Outbox
 from orthanc import part10
 from orthanc.dicomweb import open_archive
-from routes.shared import UPLOADS_AT_ONCE
+from routes.shared import ARCHIVE_REQUESTS, THREADS, UPLOADS_AT_ONCE, WAITING_REQUESTS
 from settings import Settings
+from tests import fake_pacs
 from unetr import synth
 from unetr.phantom import SeriesOptions, to_instances
 
@@ -689,3 +690,37 @@ def test_uploads_that_wait_for_another_leave_threads_for_everybody_else(tmp_path
         context.uploading.release()
         assert {answer.result() for answer in waiting} == {"upload_refused"}
         context.uploading.acquire()
+
+
+ASKING_THE_ARCHIVE = [
+    ("GET", "/studies/1.2.3/candidates", None),
+    ("POST", "/batches", {"query": {"PatientID": "4711"}}),
+    ("GET", "/segmentationui/getAllStudies", None),
+    ("GET", "/segmentationui/getStudy/0", None),
+    ("DELETE", "/segmentationui/delete-study/1.2.3", None),
+]
+
+
+def test_requests_that_wait_for_a_hung_archive_leave_threads_for_everybody_else(tmp_path):
+    assert WAITING_REQUESTS + UPLOADS_AT_ONCE + ARCHIVE_REQUESTS < THREADS
+    pacs = fake_pacs.FakePacs()
+    pacs.faults["studies"] = [fake_pacs.stall] * ARCHIVE_REQUESTS
+    with fake_pacs.running(pacs), ThreadPoolExecutor(ARCHIVE_REQUESTS) as pool:
+        settings = Settings(
+            _env_file=None, data_dir=tmp_path, auth="off", dicomweb_url=pacs.url, segmentationui_api=True
+        )
+        app = create_app(settings)
+
+        def ask(method, path, body=None):
+            return app.test_client().open(path, method=method, json=body)
+
+        waiting = [pool.submit(ask, "GET", "/studies/1.2.3/candidates") for _ in range(ARCHIVE_REQUESTS)]
+        wait_until(lambda: pacs.asked("studies") == ARCHIVE_REQUESTS, "requests that wait for the archive")
+        for method, path, body in ASKING_THE_ARCHIVE:
+            refused = ask(method, path, body)
+            assert (refused.status_code, refused.json["error"]["code"]) == (503, "archive_busy"), path
+            assert int(refused.headers["Retry-After"]) > 0
+        assert ask("GET", "/jobs").status_code == 200
+        pacs.released.set()
+        assert {answer.result().status_code for answer in waiting} == {502}
+        assert ask("GET", "/studies/1.2.3/candidates").json["error"]["code"] == "study_not_found"
