@@ -56,12 +56,13 @@ class Health:
         self._sessions = sessions
         self._celery = celery
         self._living: list[Worker] = []
+        self._skipped = ""
         self._checks: dict[str, Callable[[], str | None]] = {
             "database": self._database,
             "archive": self._archive,
             "broker": lambda: broker.trouble(self._celery),
             "data": self._data_folder,
-            "models": self._default_model,
+            "models": self._models,
         }
         self._executor = ThreadPoolExecutor(len(self._checks), "health")
         self._lock = threading.Lock()
@@ -77,9 +78,7 @@ class Health:
         troubles = {name: _outcome(look, since) for name, (look, since) in looks.items()}
         living = [] if troubles["database"] else self._living
         troubles["worker"] = self._worker(living, known=troubles["database"] is None)
-        notes = {}
-        if skipped := " ".join(error.message for error in invalid_specs(self._settings.models_dir)):
-            notes["models"] = f"Skipped: {skipped}"
+        notes = {"models": f"Skipped: {self._skipped}"} if self._skipped else {}
         return Report(troubles, notes, living)
 
     def _database(self) -> str | None:
@@ -109,7 +108,8 @@ class Health:
             return f"DATA_DIR cannot be written: {error.strerror}."
         return None
 
-    def _default_model(self) -> str | None:
+    def _models(self) -> str | None:
+        self._skipped = " ".join(error.message for error in invalid_specs(self._settings.models_dir))
         try:
             default_model(self._settings.models_dir, self._settings.model_path)
         except MetScopeError as error:

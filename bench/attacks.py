@@ -358,6 +358,11 @@ ATTACKS = (
         (f"{STACK}test_64_uploads_that_never_end_stop_nobody",),
     ),
     Attack(
+        "a folder of models that hangs, as a share whose server is gone",
+        "API",
+        (f"{FAULTS}test_a_folder_of_models_that_hangs_is_not_ready_and_holds_up_no_answer",),
+    ),
+    Attack(
         "viewers that open studies of a hung PACS until no thread is left",
         "API",
         (f"{API}test_requests_that_wait_for_a_hung_archive_leave_threads_for_everybody_else",),

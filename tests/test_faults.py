@@ -912,6 +912,24 @@ def test_a_half_copied_model_spoils_no_other(tmp_path):
     assert "newer.json" in client.get("/operations").text
 
 
+def test_a_folder_of_models_that_hangs_is_not_ready_and_holds_up_no_answer(tmp_path):
+    models = tiny_model(tmp_path / "models", "tiny", 500.0)
+    app = create_app(Settings(_env_file=None, data_dir=tmp_path / "data", models_dir=models, auth="off"))
+    assert app.test_client().get("/health/ready").json["checks"]["models"]["ok"] is True
+    # Whoever reads a pipe waits for as long as somebody may write, as for a share whose server is gone.
+    pipe = models / "hung.json"
+    os.mkfifo(pipe)
+    writer = os.open(pipe, os.O_RDWR)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            answer = pool.submit(app.test_client().get, "/health/ready").result(timeout=30)
+        finally:
+            pipe.unlink()
+            os.close(writer)
+    check = answer.json["checks"]["models"]
+    assert (answer.status_code, check["ok"], "not answered" in check["reason"]) == (503, False, True)
+
+
 def test_a_default_model_that_cannot_be_served_is_not_ready_and_said_at_the_start(tmp_path, caplog):
     models = tmp_path / "models"
     tiny_model(models, "tiny", 500.0)
