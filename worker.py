@@ -372,21 +372,29 @@ def verify_stored_segs(runner: Runner) -> None:
 def check_presence(sessions: sessionmaker[Session], archive: Archive, then: datetime) -> None:
     """Ask for some of the SEG objects that were not asked for since then. Raises: ArchiveError.
 
-    One that the archive is there for and cannot answer about does not hold up the others.
+    One that the archive cannot answer about does not hold up the others, and is asked for again when they are.
     """
     for stored in outbox.not_checked_since(sessions, then, PRESENCE_CHECKS):
+        present = None
         try:
             present = archive.has_instance(stored.study_instance_uid, stored.sop_instance_uid)
         except ArchiveRefused as error:
             logger.warning("segmentation %s: not checked: %s", stored.segmentation_id, error.code)
-            continue
-        if not present:
+        except ArchiveTimeout:
+            # It may be about this one alone: the next round begins with the one after it.
+            _note_presence(sessions, stored, None)
+            raise
+        if present is False:
             # A proxy before an archive that is away may answer 404 to whatever is asked.
             archive.check()
             logger.warning("segmentation %s: the archive has its SEG no more", stored.segmentation_id)
-        # It may have been deleted meanwhile.
-        with suppress(SegmentationNotFound):
-            outbox.note_presence(sessions, stored.segmentation_id, present)
+        _note_presence(sessions, stored, present)
+
+
+def _note_presence(sessions: sessionmaker[Session], stored: outbox.Stored, present: bool | None) -> None:
+    # It may have been deleted meanwhile.
+    with suppress(SegmentationNotFound):
+        outbox.note_presence(sessions, stored.segmentation_id, present)
 
 
 def stop_at_eof() -> None:

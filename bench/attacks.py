@@ -460,6 +460,11 @@ ATTACKS = (
             f"{WORKER}test_the_housekeeping_outlives_a_database_that_is_away",
         ),
     ),
+    Attack(
+        "SEGs that the PACS refuses or never answers about, before one that was deleted in it",
+        "worker",
+        (f"{WORKER}test_segs_that_the_archive_never_answers_about_keep_no_lost_one_from_being_noticed",),
+    ),
     # What races.
     Attack(
         "30 overlapping batches asked for and cancelled at once",

@@ -86,7 +86,7 @@ def stored(sessions: sessionmaker[Session], segmentation_id: str) -> Stored | No
 
 
 def not_checked_since(sessions: sessionmaker[Session], then: datetime, limit: int) -> list[Stored]:
-    """Stored segmentations whose presence in the archive was last confirmed before that, oldest first."""
+    """Stored segmentations that the archive was last asked about before that, oldest first."""
     last = func.coalesce(Segmentation.checked_at, Segmentation.stored_at)
     with reading(sessions) as session:
         return [_of(row) for row in session.execute(_stored().where(last < then).order_by(last).limit(limit))]
@@ -107,15 +107,18 @@ def _of(row: Row[str, str, str | None]) -> Stored:
     return Stored(segmentation_id, study_instance_uid, str(sop_instance_uid))
 
 
-def note_presence(sessions: sessionmaker[Session], segmentation_id: str, present: bool) -> None:
-    """What the archive answered when it was asked for a stored SEG. Raises: SegmentationNotFound."""
+def note_presence(sessions: sessionmaker[Session], segmentation_id: str, present: bool | None) -> None:
+    """Note what the archive answered when it was asked for a stored SEG; None: it could not say.
+
+    Raises: SegmentationNotFound.
+    """
     with writing(sessions) as session:
         now = current_time(session)
         segmentation = locked(session, segmentation_id)
         segmentation.checked_at = now
         if present:
             segmentation.missing_since = None
-        elif segmentation.missing_since is None:
+        elif present is False and segmentation.missing_since is None:
             segmentation.missing_since = now
             audit.note(session, None, "segmentation.missing", segmentation_id)
 

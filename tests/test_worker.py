@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 
+import worker
 from bench.models import tiny_model
 from bench.parts import PostgreSQL, wait_until
 from db import jobs, measurements, outbox
 from db.tables import AuditEvent, Base, Batch, Job, Lesion, Measurement, Outbox, Segmentation, Worker
-from errors import ArchiveRefused, ArchiveUnreachable, StoreFailed
+from errors import ArchiveRefused, ArchiveTimeout, ArchiveUnreachable, StoreFailed
 from orthanc.dicomweb import open_archive
 from orthanc.folder import FolderArchive
 from segmentation import Services
@@ -633,6 +634,36 @@ def test_a_seg_that_the_archive_cannot_answer_about_does_not_hold_up_the_others(
     check_presence(site.sessions, Broken(site.settings.data_dir / "archive"), datetime.now(UTC))
     stored = [measurements.document(site.sessions, id_)["segmentation"]["stored"] for id_ in (first, second)]
     assert stored == [True, False]
+
+
+@pytest.mark.parametrize(("error", "silent"), [(ArchiveRefused, 3), (ArchiveTimeout, 1)])
+def test_segs_that_the_archive_never_answers_about_keep_no_lost_one_from_being_noticed(
+    site, monkeypatch, error, silent
+):
+    """As many refused ones as are asked for at once, or the oldest one, which takes too long."""
+    monkeypatch.setattr(worker, "PRESENCE_CHECKS", 3)
+    ids = [site.submit(force=True) for _ in range(5)]
+    for job_id in ids:
+        site.runner.run(job_id)
+    documents = [measurements.document(site.sessions, site.job(job_id).segmentation_id) for job_id in ids]
+    uids = [document["segmentation"]["sop_instance_uid"] for document in documents]
+
+    class Silent(FolderArchive):
+        def has_instance(self, study_uid, sop_uid):
+            if sop_uid in uids[:silent]:
+                raise error("No answer about this one.")
+            return super().has_instance(study_uid, sop_uid)
+
+    site.archive.delete_instance(site.study_uid, uids[4])
+    since = datetime.now(UTC)
+    for _ in range(3):
+        with suppress(ArchiveTimeout):
+            check_presence(site.sessions, Silent(site.settings.data_dir / "archive"), since)
+    stored = [
+        measurements.document(site.sessions, document["id"])["segmentation"]["stored"]
+        for document in documents
+    ]
+    assert stored == [True, True, True, True, False]
 
 
 def test_an_archive_that_answers_404_to_everything_has_lost_nothing(site):
