@@ -6,8 +6,8 @@ import { number } from './texts.js'
 const NAME = 'MetScopeAxes'
 const PARALLEL = 0.99
 const COLOUR = '#ffffff'
-// Of the words from the lesion, in pixels of the screen.
-const AWAY = 6
+// Of the words from the lesion, and of a letter at most, in pixels of the screen.
+const AWAY = 6, LETTER = 8
 
 const minus = (a, b) => a.map((value, i) => value - b[i])
 const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0)
@@ -44,6 +44,13 @@ export function isShown(line, place) {
   }
   const half = line.half_mm ?? place.spacing_mm / 2
   return line.ends.every(end => Math.abs(dot(minus(end, place.focalPoint), line.normal)) <= half)
+}
+
+/** Where words begin that stand at the right end of a line, or at its left end where they would not fit; (x, y), pixels. */
+export function placeOfWords(words, from, to, width) {
+  const [left, right] = from[0] < to[0] ? [from, to] : [to, from]
+  const length = words.length * LETTER
+  return right[0] + AWAY + length <= width ? [right[0] + AWAY, right[1]] : [Math.max(0, left[0] - AWAY - length), left[1]]
 }
 
 function placeOf(viewport) {
@@ -98,8 +105,8 @@ function toolOf(cornerstoneTools) {
         const [from, to] = ends.map(end => viewport.worldToCanvas(end))
         cornerstoneTools.drawing.drawLine(svg, id, axis, from, to, { color: COLOUR, width: 1.5, shadow: true })
         if (!words) continue
-        const [x, y] = from[0] > to[0] ? from : to
-        cornerstoneTools.drawing.drawTextBox(svg, id, 'words', [words], [x + AWAY, y], { color: COLOUR, padding: 0 })
+        const at = placeOfWords(words, from, to, viewport.canvas.clientWidth)
+        cornerstoneTools.drawing.drawTextBox(svg, id, 'words', [words], at, { color: COLOUR, padding: 0 })
       }
       return here.length > 0
     }

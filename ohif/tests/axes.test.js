@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { isShown, linesOf } from '../axes.js'
+import { isShown, linesOf, placeOfWords } from '../axes.js'
 
 const acquired = {
   name: 'Metastasis 12', number: 2, long_axis_mm: 20, short_axis_mm: 9, tracking_uid: '1.2.3', plane: null, slice: { sop_instance_uid: '1.2.840.7', frame: null, index: 12 },
@@ -57,4 +57,13 @@ test('on a resampled plane the distance to it counts, half its own spacing', () 
   const [line] = linesOf([resampled])
   const at = z => isShown(line, { ...axial, focalPoint: [0, 0, z], spacing_mm: 5 })
   assert.deepEqual([at(30.4), at(30.6)], [true, false])
+})
+
+test('words stand to the right of the line, and to its left where the image ends', () => {
+  const [x] = placeOfWords('1: 20.0 × 9.0 mm', [100, 40], [60, 50], 400)
+  assert.ok(x > 100)
+  const [left, y] = placeOfWords('1: 20.0 × 9.0 mm', [380, 40], [340, 50], 400)
+  assert.ok(left >= 0 && left < 340 - 100)
+  assert.equal(y, 50)
+  assert.equal(placeOfWords('1: 20.0 × 9.0 mm', [80, 40], [40, 50], 100)[0], 0)
 })
