@@ -245,6 +245,15 @@ ATTACKS = (
         ),
     ),
     Attack(
+        "numbers and UIDs that are missing, a text, or two, in a SEG, a structure set and an image",
+        "worker, command line, folder archive",
+        (
+            "tests/imaging/test_seg_read.py::test_a_broken_segmentation_is_refused_with_a_sentence",
+            "tests/imaging/test_rtstruct.py::test_a_roi_without_one_number_is_refused",
+            f"{EDGE}test_a_file_without_a_uid_or_with_two_of_it_is_a_damaged_file",
+        ),
+    ),
+    Attack(
         "a small ZIP of instances with hundreds of MB beside their pixels",
         "upload",
         (

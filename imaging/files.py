@@ -38,6 +38,8 @@ UNREADABLE = (
     ValueError,
     struct.error,
 )
+# What an instance is known by.
+UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 PREAMBLE_BYTES = 128
 PREFIX = b"DICM"
 # What a file without preamble and prefix begins with: group 2 or 8, an element, then a VR or a length.
@@ -189,10 +191,20 @@ def has_dicom_start(start: bytes) -> bool:
     return (vr in VRS and (little or big)) or (little and length < LONGEST_FIRST_VALUE)
 
 
+def check_uids(header: Dataset, keywords: Iterable[str] = UIDS) -> None:
+    """Raise EOFError where an instance has not one value of each of these UIDs.
+
+    pydicom takes what there is of a header that breaks off.
+    """
+    for keyword in keywords:
+        uid = text(header, keyword)
+        if not uid or "\\" in uid:
+            raise EOFError(f"no {keyword}")
+
+
 def check_whole(instance: Dataset) -> None:
     """Raise EOFError where an instance is cut off, which pydicom passes over."""
-    if "SOPClassUID" not in instance or "SOPInstanceUID" not in instance:
-        raise EOFError("no UIDs")
+    check_uids(instance, UIDS[:2])
     for element in instance.elements():
         if not isinstance(element, RawDataElement) or element.length == UNDEFINED_LENGTH:
             continue
@@ -219,9 +231,7 @@ def _header(file: Path) -> Dataset | None:
     if is_directory_record(header):
         return None
     _decode(header)
-    if "SeriesInstanceUID" not in header or "SOPInstanceUID" not in header:
-        # pydicom takes what there is of a header that breaks off.
-        raise EOFError("no UIDs")
+    check_uids(header)
     if has_pixels(header) and "BitsAllocated" not in header:
         raise EOFError("no description of the pixels")
     return header

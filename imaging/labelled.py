@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from pydicom import Dataset
 
-from imaging.frames import text
+from imaging.frames import items, text
 from imaging.rtstruct_read import contour_sources, is_structure_set, listed_series
 from imaging.seg_read import (
     LABEL_MAP_SEGMENTATION_STORAGE,
@@ -42,11 +42,11 @@ def labelled_series(drawn: Dataset, series: Iterable[Sequence[Dataset]]) -> str 
     if is_structure_set(drawn):
         references, listed = contour_sources(drawn), listed_series(drawn)
     else:
-        references, listed = frame_sources(drawn), drawn.get("ReferencedSeriesSequence") or []
+        references, listed = frame_sources(drawn), items(drawn, "ReferencedSeriesSequence")
     claimed = {text(item, "SeriesInstanceUID") for item in listed} - {""}
     for keyword in ("SourceImageSequence", "ReferencedImageSequence"):
         # Some writers name every image here, whatever series it is of: one of the labelled series suffices.
-        if not references and (uids := referenced_uids(drawn.get(keyword))):
+        if not references and (uids := referenced_uids(items(drawn, keyword))):
             references = [uids]
     if not references:
         return claimed.pop() if len(claimed) == 1 else None

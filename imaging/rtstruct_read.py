@@ -13,7 +13,7 @@ from pydicom.uid import RTStructureSetStorage
 
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile
 from imaging import codes
-from imaging.frames import numbers, text
+from imaging.frames import items, numbers, text, whole_number
 from imaging.seg_read import Segment, check_frame_of_reference, check_source, code_of, referenced_uids
 from imaging.stack import Stack
 
@@ -47,16 +47,16 @@ def contour_sources(dataset: Dataset) -> list[set[str]]:
     Raises: UnreadableFile.
     """
     contours = [contour for roi in _lesions(dataset) for contour in roi.contours]
-    return [uids for contour in contours if (uids := referenced_uids(contour.get("ContourImageSequence")))]
+    return [uids for contour in contours if (uids := referenced_uids(items(contour, "ContourImageSequence")))]
 
 
 def listed_series(dataset: Dataset) -> list[Dataset]:
     """Return the items of a structure set that name a series and its images, drawn on or not."""
     return [
         series
-        for frame_of_reference in dataset.get("ReferencedFrameOfReferenceSequence") or []
-        for study in frame_of_reference.get("RTReferencedStudySequence") or []
-        for series in study.get("RTReferencedSeriesSequence") or []
+        for frame_of_reference in items(dataset, "ReferencedFrameOfReferenceSequence")
+        for study in items(frame_of_reference, "RTReferencedStudySequence")
+        for series in items(study, "RTReferencedSeriesSequence")
     ]
 
 
@@ -77,7 +77,7 @@ def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
         raise UnreadableFile("The structure set has no closed contour of a GTV or of a ROI without a type.")
     sources = contour_sources(dataset)
     check_source(dataset, sources, stack)
-    listed = [referenced_uids(series.get("ContourImageSequence")) for series in listed_series(dataset)]
+    listed = [referenced_uids(items(series, "ContourImageSequence")) for series in listed_series(dataset)]
     referenced = set().union(*sources, *listed)
     labels = np.zeros(stack.volume.spatial_shape, np.int32)
     for roi in rois:
@@ -98,29 +98,21 @@ def _called(segment: Segment) -> str:
 
 def _lesions(dataset: Dataset) -> list[_Roi]:
     """Return the ROIs that are lesions, numbered from 1; none where the structure set has none."""
-    observations = {
-        int(item.ReferencedROINumber): item
-        for item in dataset.get("RTROIObservationsSequence") or []
-        if "ReferencedROINumber" in item
-    }
+    observations = _by_number(dataset, "RTROIObservationsSequence", "ReferencedROINumber")
     contours = {
-        int(item.ReferencedROINumber): [
+        number: [
             contour
-            for contour in item.get("ContourSequence") or []
+            for contour in items(item, "ContourSequence")
             if contour.get("ContourGeometricType") in CLOSED
         ]
-        for item in dataset.get("ROIContourSequence") or []
-        if "ReferencedROINumber" in item
+        for number, item in _by_number(dataset, "ROIContourSequence", "ReferencedROINumber").items()
     }
     rois = []
-    for item in dataset.get("StructureSetROISequence") or []:
-        if not text(item, "ROINumber"):
-            raise UnreadableFile("An item of StructureSetROISequence has no ROINumber.")
-        number = int(item.ROINumber)
+    for number, item in _by_number(dataset, "StructureSetROISequence", "ROINumber").items():
         observation = observations.get(number, Dataset())
         kind = text(observation, "RTROIInterpretedType")
         if contours.get(number):
-            segment = _segment(item, observation, dataset)
+            segment = _segment(number, item, observation, dataset)
             where = text(item, "ReferencedFrameOfReferenceUID") or text(dataset, "FrameOfReferenceUID")
             rois.append(_Roi(segment, kind, where, contours[number]))
     lesions = [roi for roi in rois if roi.kind == GROSS_TUMOUR] or [roi for roi in rois if not roi.kind]
@@ -131,7 +123,18 @@ def _lesions(dataset: Dataset) -> list[_Roi]:
     ]
 
 
-def _segment(item: Dataset, observation: Dataset, dataset: Dataset) -> Segment:
+def _by_number(dataset: Dataset, sequence: str, keyword: str) -> dict[int, Dataset]:
+    """Return the items of a sequence by the number of their ROI. Raises: UnreadableFile."""
+    by_number = {}
+    for item in items(dataset, sequence):
+        number = whole_number(item, keyword)
+        if number is None:
+            raise UnreadableFile(f"An item of {sequence} has no {keyword}.")
+        by_number[number] = item
+    return by_number
+
+
+def _segment(number: int, item: Dataset, observation: Dataset, dataset: Dataset) -> Segment:
     type_ = code_of(observation.get("RTROIIdentificationCodeSequence"))
     category = code_of(observation.get("SegmentedPropertyCategoryCodeSequence"))
     if type_ is None and text(observation, "RTROIInterpretedType") == GROSS_TUMOUR:
@@ -139,7 +142,7 @@ def _segment(item: Dataset, observation: Dataset, dataset: Dataset) -> Segment:
     ours = dataset.get("Manufacturer") == "MetScope"
     tracking = TRACKING.fullmatch(text(item, "ROIDescription")) if ours else None
     return Segment(
-        number=int(item.ROINumber),
+        number=number,
         name=text(item, "ROIName"),
         tracking_id=tracking[1] if tracking else None,
         tracking_uid=tracking[2] if tracking else None,

@@ -16,7 +16,7 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.sr.coding import Code
 
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, UnreadablePixels
-from imaging.frames import tag_name, text, whole_number
+from imaging.frames import items, numbers, tag_name, text, whole_number
 from imaging.grid import steps_on_grid
 from imaging.identity import patient_of, same_patient
 from imaging.pixels import UNDECODABLE, check_codestreams, transfer_syntax
@@ -89,7 +89,7 @@ def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
     """
     if dataset.get("SOPClassUID") not in (SEGMENTATION_STORAGE, LABEL_MAP_SEGMENTATION_STORAGE):
         raise UnreadableFile(f"SOPClassUID {dataset.get('SOPClassUID')} is no Segmentation.")
-    described = {segment.number: segment for segment in map(_segment, dataset.get("SegmentSequence") or [])}
+    described = {segment.number: segment for segment in map(_segment, items(dataset, "SegmentSequence"))}
     groups = _functional_groups(dataset)
     check_frame_of_reference(text(dataset, "FrameOfReferenceUID"), _referenced_images(dataset), stack)
     check_source(dataset, frame_sources(dataset), stack)
@@ -113,14 +113,15 @@ def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
 
 
 def _segment(item: Dataset) -> Segment:
-    if "SegmentNumber" not in item:
+    number = whole_number(item, "SegmentNumber")
+    if number is None:
         raise UnreadableFile("An item of SegmentSequence has no SegmentNumber.")
     return Segment(
-        number=int(item.SegmentNumber),
+        number=number,
         # A backslash in a label makes several values of it.
         name=" ".join(str(part) for part in np.atleast_1d(item.get("SegmentLabel") or "")),
-        tracking_id=item.get("TrackingID") or None,
-        tracking_uid=item.get("TrackingUID") or None,
+        tracking_id=text(item, "TrackingID") or None,
+        tracking_uid=text(item, "TrackingUID") or None,
         category=code_of(item.get("SegmentedPropertyCategoryCodeSequence")),
         type=code_of(item.get("SegmentedPropertyTypeCodeSequence")),
         described=_described(item),
@@ -154,8 +155,8 @@ def _called(segment: Segment) -> str:
 
 def _functional_groups(dataset: Dataset) -> list[list[Dataset]]:
     """For every frame its own functional groups, then the shared ones."""
-    own = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
-    shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])
+    own = items(dataset, "PerFrameFunctionalGroupsSequence")
+    shared = items(dataset, "SharedFunctionalGroupsSequence")
     count = text(dataset, "NumberOfFrames") or "0"
     if count != str(len(own)):
         raise UnreadableFile(
@@ -202,23 +203,23 @@ def frame_sources(dataset: Dataset) -> list[set[str]]:
 
     Where they say it in common, that is one entry.
     """
-    groups = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    groups = items(dataset, "PerFrameFunctionalGroupsSequence")
     own = [uids for group in groups if (uids := referenced_uids(_source_images([group])))]
-    shared = referenced_uids(_source_images(dataset.get("SharedFunctionalGroupsSequence") or ()))
+    shared = referenced_uids(_source_images(items(dataset, "SharedFunctionalGroupsSequence")))
     return own or ([shared] if shared else [])
 
 
-def referenced_uids(items: Iterable[Dataset] | None) -> set[str]:
+def referenced_uids(references: Iterable[Dataset]) -> set[str]:
     """Return the SOP Instance UIDs that the items of a sequence of references name."""
-    return {text(item, "ReferencedSOPInstanceUID") for item in items or ()} - {""}
+    return {text(item, "ReferencedSOPInstanceUID") for item in references} - {""}
 
 
 def _referenced_images(dataset: Dataset) -> set[str]:
     """Return the SOP Instance UIDs of all images that a SEG names, wherever."""
-    series = dataset.get("ReferencedSeriesSequence") or []
+    series = items(dataset, "ReferencedSeriesSequence")
     sequences = [
-        dataset.get("SourceImageSequence"),
-        *(item.get("ReferencedInstanceSequence") for item in series),
+        items(dataset, "SourceImageSequence"),
+        *(items(item, "ReferencedInstanceSequence") for item in series),
     ]
     return set().union(*frame_sources(dataset), *map(referenced_uids, sequences))
 
@@ -246,9 +247,9 @@ def _drawn(dataset: Dataset, groups: list[list[Dataset]]) -> Iterator[tuple[_Fra
     label_map = dataset.SOPClassUID == LABEL_MAP_SEGMENTATION_STORAGE
     threshold = 1.0
     if not label_map and dataset.get("SegmentationType") == "FRACTIONAL":
-        if not dataset.get("MaximumFractionalValue"):
+        if not (maximum := whole_number(dataset, "MaximumFractionalValue")):
             raise UnreadableFile("SegmentationType is FRACTIONAL, but MaximumFractionalValue is missing.")
-        threshold = FRACTION_DRAWN * dataset.MaximumFractionalValue
+        threshold = FRACTION_DRAWN * maximum
     for index, pixels in enumerate(_decoded(dataset) if groups else ()):
         frame = _Frame(index + 1, (1, *pixels.shape), groups[index])
         if label_map:
@@ -311,9 +312,9 @@ def _unpacked(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
 
 def _segment_number(frame: _Frame) -> int:
     for group in frame.groups:
-        identification = group.get("SegmentIdentificationSequence")
-        if identification and "ReferencedSegmentNumber" in identification[0]:
-            return int(identification[0].ReferencedSegmentNumber)
+        for identification in items(group, "SegmentIdentificationSequence")[:1]:
+            if (number := whole_number(identification, "ReferencedSegmentNumber")) is not None:
+                return number
     raise UnreadableFile(f"Frame {frame.number} has no ReferencedSegmentNumber.")
 
 
@@ -346,9 +347,10 @@ def _plane(frame: _Frame) -> NDArray[np.float64] | None:
     found = {}
     for group in reversed(frame.groups):
         for sequence, keyword, length in PLANE:
-            value = group[sequence][0].get(keyword) if group.get(sequence) else None
-            if value is not None and len(value) == length:
-                found[keyword] = np.array(value, float)
+            for item in items(group, sequence)[:1]:
+                values = numbers(item, keyword)
+                if values is not None and len(values) == length:
+                    found[keyword] = values
     if len(found) < len(PLANE):
         return None
     along_row, along_column = found["ImageOrientationPatient"].reshape(2, 3)
@@ -366,8 +368,8 @@ def _plane(frame: _Frame) -> NDArray[np.float64] | None:
 def _referenced_slice(frame: _Frame, slices: Sequence[SliceReference]) -> int:
     places = set()
     for image in _source_images(frame.groups):
-        uid, frames = image.get("ReferencedSOPInstanceUID"), image.get("ReferencedFrameNumber")
-        wanted = None if frames is None else set(np.atleast_1d(np.array(frames, int)).tolist())
+        uid, frames = text(image, "ReferencedSOPInstanceUID"), numbers(image, "ReferencedFrameNumber")
+        wanted = None if frames is None else set(frames.tolist())
         places |= {
             index
             for index, slice_ in enumerate(slices)
@@ -386,6 +388,6 @@ def _source_images(groups: Sequence[Dataset]) -> list[Dataset]:
     return [
         image
         for group in groups
-        for derivation in group.get("DerivationImageSequence") or []
-        for image in derivation.get("SourceImageSequence") or []
+        for derivation in items(group, "DerivationImageSequence")
+        for image in items(derivation, "SourceImageSequence")
     ]

@@ -21,7 +21,7 @@ from errors import (
     UnreadableFile,
 )
 from imaging import identity
-from imaging.files import DamagedSeries, is_directory_record, is_meant_as_dicom
+from imaging.files import DamagedSeries, check_uids, is_directory_record, is_meant_as_dicom
 from orthanc import part10
 
 STUDY_KEYWORDS = [
@@ -217,8 +217,8 @@ def _index_entry(path: Path) -> tuple[Dataset | None, bool]:
         header = part10.read_header(path, INDEX_KEYWORDS)
         if is_directory_record(header):
             return None, False
-        if header.StudyInstanceUID and header.SeriesInstanceUID and header.SOPInstanceUID:
-            return header, False
+        check_uids(header)
+        return header, False
     except part10.UNREADABLE:
         pass
     return None, is_meant_as_dicom(path)

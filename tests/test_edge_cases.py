@@ -850,6 +850,26 @@ def test_a_file_nested_thousands_deep_spoils_no_other(defined, tmp_path, request
     assert passed_through(archive, str(instances[0].StudyInstanceUID)).encoded is not None
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize("values", ["none", "two"])
+@pytest.mark.parametrize(
+    "keyword", ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"]
+)
+def test_a_file_without_a_uid_or_with_two_of_it_is_a_damaged_file(keyword, values, tmp_path, request, capsys):
+    """Beside the series, in a study of its own."""
+    instances, (other, *_) = series(), series()
+    archive = Place(tmp_path, request).archive(instances)
+    if values == "two":
+        other[keyword].value = [other[keyword].value, "1.2.3"]
+    else:
+        del other[keyword]
+    other.save_as(tmp_path / "archive" / "000 odd.dcm", enforce_file_format=False)
+    assert segmentation.main([str(tmp_path / "archive"), "--dry-run"]) == 0
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    assert warnings == ["Damaged files that could not be read: 1 (000 odd.dcm)."]
+    assert [study.StudyInstanceUID for study in archive.search_studies()] == [instances[0].StudyInstanceUID]
+
+
 @pytest.mark.parametrize("defined", [True, False])
 def test_a_seg_nested_thousands_deep_is_a_damaged_file(defined, tmp_path, request, capsys):
     instances = series()

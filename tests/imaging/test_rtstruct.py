@@ -13,10 +13,13 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile
 from imaging import codes, parametric_map, rtstruct, rtstruct_read, seg, sr
+from imaging.labelled import labelled_series
 from imaging.outlines import outlines
 from imaging.stack import Stack, to_stack
 from lesions.measure import Lesion, measure
@@ -406,6 +409,26 @@ def drawn_elsewhere(stack: Stack, rois: dict[str, tuple[str, list[np.ndarray]]])
         dataset.ROIContourSequence.append(drawn)
         dataset.RTROIObservationsSequence.append(observed)
     return dataset
+
+
+@pytest.mark.parametrize("number", [b"", b"abc ", b"1\\2 "])
+@pytest.mark.parametrize(
+    ("sequence", "keyword"),
+    [
+        ("StructureSetROISequence", "ROINumber"),
+        ("ROIContourSequence", "ReferencedROINumber"),
+        ("RTROIObservationsSequence", "ReferencedROINumber"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_a_roi_without_one_number_is_refused(sequence, keyword, number):
+    contoured = Contoured(lesion_numbers())
+    roi = contoured.rtstruct[sequence].value[0]
+    roi[keyword] = RawDataElement(Tag(keyword), "IS", len(number), number, 0, True, True)
+    for read in (lambda: labelled_series(contoured.rtstruct, [contoured.instances]),
+                 lambda: rtstruct_read.read(contoured.rtstruct, contoured.stack)):  # fmt: skip
+        with pytest.raises(UnreadableFile, match=f"An item of {sequence} has no {keyword}"):
+            read()
 
 
 CENTRE_MM = np.array([3.3, -4.1, 7.2])

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import RLELossless, generate_uid
 
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, UnreadablePixels
@@ -372,9 +375,52 @@ def without_pixels(dataset: Dataset) -> None:
     del dataset.PixelData
 
 
+def odd(of: Dataset, keyword: str, vr: str, value: bytes) -> None:
+    """Put in a value as it stands in a file, legal or not."""
+    of[keyword] = RawDataElement(Tag(keyword), vr, len(value), value, 0, False, True)
+
+
+def segment_of_two_numbers(dataset: Dataset) -> None:
+    odd(dataset.SegmentSequence[0], "SegmentNumber", "US", b"\1\0\2\0")
+
+
+def frame_of_two_segments(dataset: Dataset) -> None:
+    identification = dataset.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence[0]
+    odd(identification, "ReferencedSegmentNumber", "US", b"\1\0\2\0")
+
+
+def two_largest_fractions(dataset: Dataset) -> None:
+    dataset.SegmentationType = "FRACTIONAL"
+    odd(dataset, "MaximumFractionalValue", "US", b"\1\0\2\0")
+
+
+def oriented_by(value: bytes) -> Callable[[Dataset], None]:
+    def damage(dataset: Dataset) -> None:
+        for groups in dataset.PerFrameFunctionalGroupsSequence:
+            del groups.DerivationImageSequence
+        plane = dataset.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
+        odd(plane, "ImageOrientationPatient", "DS", value)
+
+    return damage
+
+
+def groups_that_are_a_text(dataset: Dataset) -> None:
+    odd(dataset, "PerFrameFunctionalGroupsSequence", "LO", b"abcdefg ")
+
+
 @pytest.mark.parametrize(
     ("damage", "refusal", "sentence"),
     [
+        (segment_of_two_numbers, UnreadableFile, "no SegmentNumber"),
+        (frame_of_two_segments, UnreadableFile, "Frame 1 has no ReferencedSegmentNumber"),
+        (two_largest_fractions, UnreadableFile, "MaximumFractionalValue"),
+        (
+            oriented_by(b"1 "),
+            SegmentationMismatch,
+            "references 0 slices of the series, so its place is unknown",
+        ),
+        (oriented_by(b"1\\0\\0\\0\\1\\nan "), SegmentationMismatch, "so its place is unknown"),
+        (groups_that_are_a_text, UnreadableFile, "has 0 items"),
         (no_place, SegmentationMismatch, "references 0 slices of the series, so its place is unknown"),
         (smaller_without_place, SegmentationMismatch, "18 x 12 pixels, the slices of the series 18 x 13"),
         (another_class, UnreadableFile, "SOPClassUID 1.2.840.10008.5.1.4.1.1.4 is no Segmentation"),
@@ -386,6 +432,7 @@ def without_pixels(dataset: Dataset) -> None:
         (without_pixels, UnreadablePixels, "cannot be decoded"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 def test_a_broken_segmentation_is_refused_with_a_sentence(stack, damage, refusal, sentence):
     dataset = saved(ours(stack))
     damage(dataset)
@@ -402,6 +449,20 @@ def test_our_reader_and_highdicoms_agree_on_our_own_output(stack):
         for found in (theirs, labels)
     ]
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_the_number_of_a_frame_is_needed_only_of_a_multi_frame_image(stack, kind):
+    dataset = ours(stack)
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        del groups.PlanePositionSequence
+        odd(groups.DerivationImageSequence[0].SourceImageSequence[0], "ReferencedFrameNumber", "IS", b"abc ")
+    if kind == "single-frame":
+        labels, _ = seg.read(dataset, stack)
+        assert np.array_equal(labels.array, on(stack, numbers(1, 2, 3)))
+    else:
+        with pytest.raises(SegmentationMismatch, match="references 7 slices of the series"):
+            seg.read(dataset, stack)
 
 
 @single_frame_only
