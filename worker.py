@@ -372,7 +372,7 @@ def verify_stored_segs(runner: Runner) -> None:
 def check_presence(sessions: sessionmaker[Session], archive: Archive, then: datetime) -> None:
     """Ask for some of the SEG objects that were not asked for since then. Raises: ArchiveError.
 
-    One that the archive cannot answer about does not hold up the others, and is asked for again when they are.
+    One that the archive cannot answer about does not hold up the others; it is asked for again with them.
     """
     for stored in outbox.not_checked_since(sessions, then, PRESENCE_CHECKS):
         present = None

@@ -537,6 +537,11 @@ ATTACKS = (
             "tests/test_segmentationui.py::test_of_two_segmentations_of_one_series_in_an_upload_one_is_measured_and_the_answer_says_so",
         ),
     ),
+    Attack(
+        "a batch that is cancelled after somebody asked for one of its studies by itself",
+        "API",
+        (f"{BATCHES}test_a_job_of_a_batch_that_somebody_asked_for_by_itself_later_is_not_cancelled_with_it",),
+    ),
     # What is killed.
     Attack("a worker killed in each stage of a segmentation", "worker", (f"{ROW}[worker killed in",)),
     Attack(

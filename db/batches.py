@@ -64,7 +64,7 @@ def cancel(sessions: sessionmaker[Session], batch_id: str, actor: str | None) ->
             .join(Batch, Batch.id == BatchJob.batch_ref)
             .where(Batch.cancelled_at.is_(None), Batch.id != batch_id)
         )
-        # A job that every batch joined was asked for by itself.
+        # A job that every batch joined was asked for by itself, before or since.
         made_by_a_batch = select(BatchJob.job_ref).where(~BatchJob.joined)
         cancellable = (
             select(Job)

@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Row, and_, bindparam, or_, select
+from sqlalchemy import Connection, Integer, Row, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
 from db.database import current_time, insert_for, reading, reading_rows, writing
-from db.tables import ACTIVE_STATES, ONE_ACTIVE_JOB, Job, JobState, Segmentation
+from db.tables import ACTIVE_STATES, ONE_ACTIVE_JOB, BatchJob, Job, JobState, Segmentation
 from errors import (
     DeadlineExceeded,
     JobInterrupted,
@@ -68,7 +68,7 @@ def submit(  # noqa: PLR0913 - the columns of a request
     the broker in either case: a second message about a job does no harm.
     """
     with writing(sessions) as session:
-        job, _ = add(
+        job, made = add(
             session,
             study_instance_uid,
             model_id,
@@ -77,7 +77,14 @@ def submit(  # noqa: PLR0913 - the columns of a request
             requested_by=requested_by,
             task=task,
         )
+        if not made:
+            _note_joined(session, job)
         return job
+
+
+def _note_joined(session: Session, job: Job) -> None:
+    """Have its batches know that somebody asked for the job by itself."""
+    session.execute(update(BatchJob).where(BatchJob.job_ref == job.id).values(joined=True))
 
 
 def add(  # noqa: PLR0913 - the columns of a request
@@ -303,6 +310,8 @@ def retry(sessions: sessionmaker[Session], job_id: str, actor: str | None = None
         )
         if made:
             again.segmentation_id = session.scalar(result)
+        else:
+            _note_joined(session, again)
         return again
 
 

@@ -326,7 +326,7 @@ class Batch(Base):
 
 
 class BatchJob(Base):
-    """A job of a batch. joined: it was active already, so that somebody else waits for it too."""
+    """A job of a batch. joined: somebody else waits for it too, who asked for it before or since."""
 
     __tablename__ = "batch_jobs"
 

@@ -50,6 +50,20 @@ def test_a_job_that_somebody_asked_for_by_itself_is_not_cancelled_with_a_batch(s
     assert set(states.values()) == {"cancelled"}
 
 
+@pytest.mark.parametrize("how", ["asked for", "retried"])
+def test_a_job_of_a_batch_that_somebody_asked_for_by_itself_later_is_not_cancelled_with_it(sessions, how):
+    before = jobs.submit(sessions, "1.2.3", "unetr", requested_by="bob")
+    jobs.cancel(sessions, before.id, "bob")
+    batch = batches.submit(sessions, STUDIES, "unetr", requested_by="ann")
+    if how == "retried":
+        joined = jobs.retry(sessions, before.id, "bob")
+    else:
+        joined = jobs.submit(sessions, "1.2.3", "unetr", requested_by="bob")
+    states = {job.id: job.state for job in batches.cancel(sessions, batch.id, "ann").jobs}
+    assert states.pop(joined.id) == "queued"
+    assert set(states.values()) == {"cancelled"}
+
+
 def test_overlapping_batches_asked_for_and_cancelled_at_once_all_end(sessions):
     studies = [f"1.2.{number}" for number in range(12)]
 
