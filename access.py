@@ -164,7 +164,7 @@ def command_line_actor() -> str:
 
 
 def manage_tokens(sessions: sessionmaker[Session], options: argparse.Namespace) -> None:
-    """Do what the command line asks. Raises: TokenExists, TokenNotFound."""
+    """Do what the command line asks. Raises: TokenExists, TokenNotFound, RequestError."""
     actor = command_line_actor()
     if options.action == "create":
         print(tokens.create(sessions, options.name, Role(options.role), actor))

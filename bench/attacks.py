@@ -727,6 +727,15 @@ ATTACKS = (
         ),
     ),
     Attack(
+        "a token's name of several lines or with a terminal's commands, and one with a backslash",
+        "command line, worker",
+        (
+            f"{ACCESS}test_a_token_s_name_is_a_line_of_text",
+            f"{ACCESS}test_a_token_has_any_name_that_users_have",
+            f"{CORRECTION}test_the_name_of_an_editor_is_written_without_what_dicom_takes_for_something_else",
+        ),
+    ),
+    Attack(
         "patient data in the tables of jobs, batches, workers and audit events",
         "database",
         (f"{WORKER}test_a_patient_is_named_in_no_job_and_no_audit_event",),

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+import unicodedata
 from datetime import UTC, datetime
 
 from sqlalchemy import Row, bindparam, func, select
@@ -11,9 +12,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import audit
 from db.database import reading, reading_rows, writing
 from db.tables import Role, Token
-from errors import TokenExists, TokenNotFound
+from errors import RequestError, TokenExists, TokenNotFound
 
 SECRET_BYTES = 32
+# Categories of characters: control, separators of lines and paragraphs, bytes that are not UTF-8.
+NOT_IN_A_NAME = ("Cc", "Zl", "Zp", "Cs")
 BY_SECRET = select(Token.name, Token.role).where(
     Token.sha256 == bindparam("sha256"), Token.revoked_at.is_(None)
 )
@@ -29,8 +32,10 @@ def create(
 ) -> str:
     """A new token's secret, which nobody can look up later. A name is never used twice.
 
-    Raises: TokenExists.
+    Raises: TokenExists, RequestError for a name that is empty or more than a line of text.
     """
+    if not name.strip() or any(unicodedata.category(character) in NOT_IN_A_NAME for character in name):
+        raise RequestError("The name of a token is empty, or has a control character or a line break in it.")
     secret = secret or new_secret()
     try:
         with writing(sessions) as session:

@@ -29,6 +29,7 @@ RESEARCH = "research use only"
 # Series numbers of a study's first result; those of the next one begin NUMBERS_PER_RESULT higher.
 FIRST_SERIES_NUMBER = {"SEG": 1000, "SR": 1001, "RTSTRUCT": 1002, "OT": 1003}
 NUMBERS_PER_RESULT = 10
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # +0900, as TimezoneOffsetFromUTC has it.
 UTC_OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)")
 # Dates and times of when an object was made; a structure set has no content date.
@@ -82,8 +83,8 @@ class Edition:
 
     def _description(self, subject: str, content: str, version: str, separator: str) -> str:
         words = f"version {version}" if self.corrected or self.version > 1 else ""
-        if self.editor:
-            words += f" by {self.editor}"
+        if name := plain(self.editor or "", "\\"):
+            words += f" by {name}"
         end = separator + RESEARCH
         for parts in ((subject, content, words), (subject, words)):
             description = ", ".join(part for part in parts if part)
@@ -158,7 +159,12 @@ def _set_times(dataset: Dataset, header: Dataset, edition: Edition) -> None:
 
 def person_name(user: str) -> str:
     """Return a user's name as a DICOM Person Name, without what has a meaning there."""
-    return re.sub(r"[\\^=\x00-\x1f\x7f]", " ", user)[:LONGEST_DESCRIPTION].strip()
+    return plain(user, "\\^=")[:LONGEST_DESCRIPTION].strip()
+
+
+def plain(user: str, special: str = "") -> str:
+    """Return a user's name without control characters and those that have a meaning in a DICOM text."""
+    return CONTROL.sub(" ", user).translate(dict.fromkeys(map(ord, special), " ")).strip()
 
 
 def drawn_part(stack: Stack, drawn: hd.Volume) -> tuple[Stack, hd.Volume]:

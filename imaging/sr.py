@@ -21,7 +21,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from imaging import codes
-from imaging.derived import FIRST_EDITION, RESEARCH, Edition, bare, inherit, person_name
+from imaging.derived import FIRST_EDITION, RESEARCH, Edition, bare, inherit, person_name, plain
 from imaging.seg import METASTASES, Algorithm, Subject
 from imaging.seg_read import code_of
 from imaging.stack import Stack
@@ -207,7 +207,7 @@ def _context(edition: Edition) -> sr.ObservationContext:
             observer_identifying_attributes=sr.PersonObserverIdentifyingAttributes(
                 # highdicom wants the separator of family and given name.
                 name=f"{person_name(edition.editor)}^",
-                login_name=edition.editor,
+                login_name=plain(edition.editor),
             ),
         )
     return sr.ObservationContext(observer_person_context=person, observer_device_context=device)

@@ -517,6 +517,24 @@ def test_tokens_by_the_command_line(app, monkeypatch, tmp_path, capsys):
     assert app.test_client().get("/jobs", headers=header).status_code == 401
 
 
+@pytest.mark.parametrize("name", ["", "  ", "line\nbreak", "tab\tname", "\x1b[31mred", "a\u2028b", "\udcff"])
+def test_a_token_s_name_is_a_line_of_text(name, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    assert api.main(["token", "create", name]) == 2
+    written = capsys.readouterr()
+    assert (written.out, written.err.splitlines()[-1][:13]) == ("", "bad_request: ")
+    api.main(["token", "list"])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["HOSPITAL\\mueller", "Zoë\N{IDEOGRAPHIC SPACE}放射線科", "a@b.org"])
+def test_a_token_has_any_name_that_users_have(name, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    assert api.main(["token", "create", name]) == 0
+    api.main(["token", "list"])
+    assert f"{name}: reader" in capsys.readouterr().out
+
+
 def test_without_authentication_everything_is_open_and_the_log_complains(tmp_path, caplog):
     app = api.create_app(Settings(_env_file=None, data_dir=tmp_path, auth="off"))
     assert app.test_client().get("/jobs").status_code == 200

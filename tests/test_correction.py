@@ -1,5 +1,6 @@
 """What a person makes of a segmentation becomes its next version, by a job, whole or not at all."""
 
+import re
 import subprocess
 import threading
 from collections import Counter
@@ -566,6 +567,39 @@ def test_a_long_name_of_an_editor_is_shortened_in_the_description_only(place):
     assert len(encoded.SeriesDescription) <= 64
     assert "version 2+ by someone" in encoded.SeriesDescription
     assert encoded.ContentCreatorName == editor
+
+
+@pytest.mark.parametrize(
+    ("editor", "described", "person"),
+    [
+        ("HOSP\\ann", " by HOSP ann, research", "HOSP ann"),
+        ("Ann=Bob^C", " by Ann=Bob^C, research", "Ann Bob C"),
+        # Of a token that was made before control characters were refused.
+        ("a\nb\tc\x1b[1m", " by a b c [1m, research", "a b c [1m"),
+        ("\\", ", research", ""),
+    ],
+)
+def test_the_name_of_an_editor_is_written_without_what_dicom_takes_for_something_else(
+    place, editor, described, person
+):
+    task = {"correct": place.first, "rename": {"1": "pons"}, "delete": []}
+    corrected = place.run(task, by=editor).segmentation_id
+    place.run({"rtstruct": corrected}, by=editor)
+    document = place.document(corrected)
+    assert document["corrected_by"] == editor
+    encoded, report, structures = (
+        place.stored(one["sop_instance_uid"]) for one in (document["segmentation"], *document["companions"])
+    )
+    for dataset, version in ((encoded, "2+"), (report, "2+"), (structures, "2")):
+        assert f"version {version}{described}" in dataset.SeriesDescription
+    assert encoded.ContentCreatorName == structures.OperatorsName == person
+    (login,) = [
+        item.TextValue
+        for item in report.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "128774"
+    ]
+    # A text in which a backslash means nothing.
+    assert login == re.sub(r"[\n\t\x1b]", " ", editor)
 
 
 def in_archive(place, dataset):
