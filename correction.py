@@ -173,6 +173,8 @@ def perform(job: Job, rooms: Rooms, report: Report, lease: JobLease) -> str:
         # It was measured when it was made.
         measurements.adopt(rooms.sessions, lease.job_id, lease.owner, known)
         return known
+    if task["corrects"] is not None:
+        measurements.refuse_superseded(rooms.sessions, task["corrects"])
     with run.stages("fetch"):
         given, series_uid = _given(task["measure"], run)
     corrected = task["corrects"] or measurements.newest(rooms.sessions, job.study_instance_uid, series_uid)

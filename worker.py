@@ -38,7 +38,7 @@ import explanation
 import logs
 from db import jobs, outbox, workers
 from db.database import AWAY, open_database
-from db.tables import Job
+from db.tables import Job, JobState
 from errors import (
     ArchiveError,
     ArchiveRefused,
@@ -241,6 +241,7 @@ class Runner:
         try:
             job = jobs.claim(self.sessions, job_id, owner, settings.lease_s, settings.max_attempts)
             if job is None:
+                self._discard_cancelled(job_id)
                 return
             logger.info("job %s: attempt %d", job_id, job.attempts)
             with Lease(self.sessions, job_id, owner, settings, self.stopping) as lease:
@@ -263,9 +264,7 @@ class Runner:
             raise
         except JobCancelled:
             jobs.mark_cancelled(self.sessions, job.id, owner)
-            # It is still on the screen of the person who cancelled.
-            rooms = Rooms(open_archive(self.settings), self.sessions, self.settings)
-            correction.discard_drawing(job, rooms, after_success=False)
+            self._discard_cancelled(job.id)
             logger.info("job %s: cancelled", job.id)
         except JobInterrupted:
             jobs.postpone(self.sessions, job.id, owner, job.stage or "fetch", delay_s=0.0)
@@ -280,6 +279,13 @@ class Runner:
             logger.error("job %s: %s", job.id, _type_and_place(error))
             unforeseen = MetScopeError(f"MetScope itself failed ({type(error).__name__}).")
             jobs.fail(self.sessions, job.id, owner, unforeseen.code, unforeseen.message)
+
+    def _discard_cancelled(self, job_id: str) -> None:
+        """Delete what was drawn for a cancelled job: the person who cancelled still has it on the screen."""
+        job = jobs.get(self.sessions, job_id)
+        if job.state == JobState.CANCELLED:
+            rooms = Rooms(open_archive(self.settings), self.sessions, self.settings)
+            correction.discard_drawing(job, rooms, after_success=False)
 
     def _ask_again(self, job: Job, owner: str, error: ArchiveError) -> None:
         """An archive that is away for a moment, for its restart, does not fail a job."""

@@ -82,12 +82,12 @@ def measure_segmentation(path: schemas.StudyPath, body: schemas.MeasurementForm)
 def submit_measurement(study_instance_uid: str, sop_instance_uid: str, corrects: str | None) -> Job:
     """The job for a SEG in the archive. corrects: a segmentation; None: the newest of the SEG's series.
 
-    Raises: SegmentationNotFound, SegmentationSuperseded.
+    Where that has a newer version the job fails, and what was drawn goes with the next success.
+    Raises: SegmentationNotFound.
     """
     document: dict[str, Any] = {"series_instance_uid": None, "model": measurements.BY_HAND}
     if corrects is not None:
         document = measurements.document(context().sessions, corrects)
-        measurements.refuse_superseded(context().sessions, corrects)
     task = {"measure": sop_instance_uid, "corrects": corrects}
     return _submit({**document, "study_instance_uid": study_instance_uid}, task)
 

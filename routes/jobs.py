@@ -98,7 +98,10 @@ def get_job(path: schemas.JobPath) -> Response:
 )
 def cancel_job(path: schemas.JobPath) -> Response:
     """Cancel a job; a running one ends within seconds"""
-    return _job(jobs.cancel(context().sessions, path.job_id, g.actor))
+    job = jobs.cancel(context().sessions, path.job_id, g.actor)
+    # A worker deletes what was drawn for it.
+    context().announcer.tell(job.id)
+    return _job(job)
 
 
 @routes.post("/jobs/<job_id>/retry", responses={202: schemas.JobAnswer})

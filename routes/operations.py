@@ -113,8 +113,6 @@ def show_operations() -> Response:
 @routes.post("/operations/jobs/<job_id>/<action>", responses={303: None})
 def act_on_job(path: schemas.ActionPath) -> AnyResponse:
     """A button of the operations page"""
-    if path.action == "retry":
-        context().announcer.tell(jobs.retry(context().sessions, path.job_id, g.actor).id)
-    else:
-        jobs.cancel(context().sessions, path.job_id, g.actor)
+    act = jobs.retry if path.action == "retry" else jobs.cancel
+    context().announcer.tell(act(context().sessions, path.job_id, g.actor).id)
     return redirect("/operations", 303)

@@ -12,6 +12,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 import correction
+from api import create_app
 from bench import rows
 from db import jobs, measurements, outbox
 from db.tables import AuditEvent, Segmentation
@@ -625,6 +626,37 @@ def test_what_the_panel_saved_to_be_measured_leaves_the_archive_once_it_is(place
     unchanged = place.measure(from_elsewhere)
     assert (unchanged.state, unchanged.segmentation_id) == ("done", third.segmentation_id)
     assert in_archive(place, from_elsewhere)
+
+
+def test_what_was_drawn_for_a_job_that_was_cancelled_in_the_queue_leaves_the_archive(place):
+    drawing = redrawn(place, place.first, 1, "METSCOPE_DRAWING")
+    place.archive.store([drawing])
+    task = {"measure": str(drawing.SOPInstanceUID), "corrects": place.first}
+    job = jobs.submit(place.sessions, place.study, MODEL, requested_by="dr", task=task)
+    assert jobs.cancel(place.sessions, job.id, "dr").state == "cancelled"
+    # Its message, or that of the cancellation, still reaches a worker.
+    place.runner.run(job.id)
+    assert jobs.get(place.sessions, job.id).state == "cancelled"
+    assert not in_archive(place, drawing)
+
+
+def test_what_was_drawn_on_a_version_that_was_superseded_leaves_the_archive_with_the_next_success(place):
+    api = create_app(place.settings.model_copy(update={"auth": "off"})).test_client()
+
+    def measure(drawing, corrects):
+        place.archive.store([drawing])
+        asked = {"sop_instance_uid": str(drawing.SOPInstanceUID), "corrects": corrects}
+        job = api.post(f"/measurements/{place.study}", json=asked).json
+        place.runner.run(job["id"])
+        return jobs.get(place.sessions, job["id"])
+
+    late = redrawn(place, place.first, 1, "METSCOPE_DRAWING")
+    second = place.correct(rename={"1": "pons"}).segmentation_id
+    assert measure(late, place.first).error_code == "segmentation_superseded"
+    assert in_archive(place, late)
+    again = redrawn(place, second, 2, "METSCOPE_DRAWING")
+    assert measure(again, second).state == "done"
+    assert [in_archive(place, one) for one in (late, again)] == [False, False]
 
 
 def test_an_archive_that_may_not_be_deleted_in_keeps_what_was_drawn(place, monkeypatch):
