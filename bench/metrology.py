@@ -40,6 +40,7 @@ ACQUISITIONS: list[tuple[str, tuple[float, float, float]]] = [
     ("axial", (3.0, 1.0, 1.0)),
     ("axial", (5.0, 0.9, 0.9)),
     ("sagittal", (1.0, 1.0, 1.0)),
+    ("sagittal", (5.0, 0.9, 0.9)),
     ("coronal", (1.5, 0.9, 0.9)),
     ("oblique 35°", (1.0, 1.0, 1.0)),
 ]

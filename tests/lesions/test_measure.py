@@ -84,6 +84,15 @@ def test_known_diameters_and_volumes_are_found(orientation, spacing_mm, bias_mm,
     assert abs(bias[2]) <= 2.0
 
 
+@pytest.mark.parametrize(("diameter_mm", "measurable"), [(8.0, 0), (9.0, 0), (12.0, 30), (16.0, 30)])
+def test_thick_slices_along_another_axis_make_no_lesion_longer(diameter_mm, measurable):
+    random, semi_axes_mm = np.random.default_rng(4), np.full(3, diameter_mm / 2)
+    spheres = [Ellipsoid(random.uniform(-5, 5, 3), semi_axes_mm, np.eye(3)) for _ in range(30)]
+    measured = [measure_one(to_mask(one, ORIENTATIONS["sagittal"], (5.0, 0.9, 0.9))) for one in spheres]
+    assert abs(np.mean([one.long_axis_mm - diameter_mm for one in measured])) < 1.0
+    assert sum(one.measurable for one in measured) == measurable
+
+
 def test_small_lesions_are_neither_shrunk_nor_lost():
     found = errors("axial", (1.0, 1.0, 1.0), (4, 8), count=30, seed=5)
     assert len(found) == 30
