@@ -604,7 +604,7 @@ ROWS = {
     ),
     "SEG whose source is absent": Row("no_candidate_series", a_seg_alone),
     "SEG without positions whose source is absent": refused_seg(
-        "segmentation_mismatch", "derived from image .* which the series lacks",
+        "segmentation_mismatch", "drawn on image .* which the series lacks",
         as_edited_in_ohif, onto=another_series,
     ),
     "series truncated": by_dicomweb(
