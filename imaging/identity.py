@@ -21,6 +21,7 @@ CONTENT_KEYWORDS = (
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SegmentSequence",
     "ContentSequence", "StructureSetROISequence", "ROIContourSequence",
+    "FloatPixelData", "DoubleFloatPixelData",
 )  # fmt: skip
 # What decides how the bytes of PixelData become an image.
 PIXEL_KEYWORDS = (

@@ -3,6 +3,7 @@
 import os
 from copy import deepcopy
 
+import numpy as np
 import pytest
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
@@ -253,6 +254,19 @@ def test_storing_again_changes_nothing(folder):
     archive.store(stored)
     archive.store(stored)
     assert len(archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)) == 2
+
+
+def test_a_map_of_other_values_is_other_content(folder):
+    archive = open_folder(folder)
+    (stored,) = fake_pacs.tiny_series(1)
+    del stored.PixelData
+    stored.FloatPixelData = np.zeros(stored.Rows * stored.Columns, np.float32).tobytes()
+    archive.store([stored])
+    other = deepcopy(stored)
+    other.FloatPixelData = np.ones(stored.Rows * stored.Columns, np.float32).tobytes()
+    archive.store([stored])
+    with pytest.raises(AlreadyStored, match=stored.SOPInstanceUID):
+        archive.store([other])
 
 
 def test_what_is_there_is_never_replaced_by_other_content_or_another_patient(folder):
