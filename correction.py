@@ -28,10 +28,10 @@ from db.numbering import (
 )
 from db.tables import ACTIVE_STATES, Job
 from errors import (
-    ArchiveError,
     DeletionUnavailable,
     InstanceNotFound,
     LesionNotFound,
+    MetScopeError,
     SegmentationMismatch,
 )
 from imaging import rtstruct, seg
@@ -193,7 +193,8 @@ def discard_drawing(job: Job, rooms: Rooms, after_success: bool) -> None:
     """Delete in the archive what the panel in the viewer saved for the job.
 
     After a success, which holds all that was drawn, what the same person drew on the same series for earlier
-    jobs that failed goes too. An archive keeps it that MetScope may not delete in, or that is away.
+    jobs that failed goes too. It stays in an archive that MetScope may not delete in,
+    that is away, or that has the study no more as it was.
     """
     uid = (job.task or {}).get("measure")
     if uid is None:
@@ -216,7 +217,7 @@ def discard_drawing(job: Job, rooms: Rooms, after_success: bool) -> None:
                     audit.note(session, job.requested_by, "drawing.delete", drawing)
     except DeletionUnavailable:
         pass
-    except ArchiveError as error:
+    except MetScopeError as error:
         logger.warning("job %s: what was drawn stays in the archive: %s", job.id, error.code)
 
 

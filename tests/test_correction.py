@@ -1,6 +1,7 @@
 """What a person makes of a segmentation becomes its next version, by a job, whole or not at all."""
 
 import re
+import shutil
 import subprocess
 import threading
 from collections import Counter
@@ -628,7 +629,7 @@ def test_what_the_panel_saved_to_be_measured_leaves_the_archive_once_it_is(place
     assert in_archive(place, from_elsewhere)
 
 
-def test_what_was_drawn_for_a_job_that_was_cancelled_in_the_queue_leaves_the_archive(place):
+def test_what_was_drawn_for_a_job_that_was_cancelled_in_the_queue_leaves_the_archive(place, caplog):
     drawing = redrawn(place, place.first, 1, "METSCOPE_DRAWING")
     place.archive.store([drawing])
     task = {"measure": str(drawing.SOPInstanceUID), "corrects": place.first}
@@ -638,6 +639,12 @@ def test_what_was_drawn_for_a_job_that_was_cancelled_in_the_queue_leaves_the_arc
     place.runner.run(job.id)
     assert jobs.get(place.sessions, job.id).state == "cancelled"
     assert not in_archive(place, drawing)
+    # Nor is there anything to be done where the study itself has left.
+    shutil.rmtree(place.settings.data_dir / "archive" / place.study)
+    caplog.clear()
+    place.runner.run(job.id)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "study_not_found" in caplog.text
 
 
 def test_what_was_drawn_on_a_version_that_was_superseded_leaves_the_archive_with_the_next_success(place):
