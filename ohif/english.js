@@ -57,7 +57,7 @@ export default {
   delete: 'Delete',
   delete_really: 'Delete {name}? A new version without it is stored; this one stays in the PACS.',
   keep: 'Cancel',
-  edited: 'The lesions were drawn anew. Their measurements are still those from before.',
+  edited: 'The segmentation has unsaved edits. The measurements shown are from before the edits.',
   measure: 'Save and measure',
   edited_series: 'Drawn in the viewer, measured by MetScope in a series of its own',
   no_change: 'Nothing has changed.',

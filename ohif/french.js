@@ -57,7 +57,7 @@ export default {
   delete: 'Supprimer',
   delete_really: 'Supprimer {name} ? Une nouvelle version sans elle est enregistrée ; celle-ci reste dans le PACS.',
   keep: 'Annuler',
-  edited: 'Les lésions ont été redessinées. Leurs mesures sont encore celles d’avant.',
+  edited: 'La segmentation a été modifiée sans être enregistrée. Les mesures affichées datent d’avant.',
   measure: 'Enregistrer et mesurer',
   edited_series: 'Dessiné dans le visualiseur, mesuré par MetScope dans une autre série',
   no_change: 'Rien n’a changé.',

@@ -127,6 +127,16 @@ export async function show(app, document, over) {
   return over() ? null : id
 }
 
+/** Lay a new, empty segmentation over the document's images, and show these first where no viewport does; the viewer's id of
+ * the segmentation. */
+export async function blank(app, document, label) {
+  if (!isInView(app, document)) await open(app, document)
+  const viewportId = viewportIds(app).find(id => shows(app, id, document))
+  const { displaySetInstanceUID } = imagesOf(app, document)
+  const options = { displaySetInstanceUID, label, createInitialSegment: true }
+  return app.commandsManager.run('createLabelmapForViewport', { viewportId, options })
+}
+
 async function lay(app, viewportId, id, over) {
   const { segmentationService } = app.servicesManager.services
   const goBack = placeOf(app, viewportId)

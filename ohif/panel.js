@@ -146,6 +146,7 @@ export class Panel {
     this.busy = busy
     this.start.disabled = busy || !this.may
     for (const button of this.result.querySelectorAll('[data-job]')) button.disabled = busy || !this.may
+    if (this.document) this.draw()
   }
 
   /** The button. */
@@ -240,7 +241,7 @@ export class Panel {
       }
       await this.hide()
       this.loadedId = null
-    }
+    } else this.loadedId = before?.id ?? null
     this.trouble.replaceChildren()
     this.document = document
     // What is shown says whose it is; drawn by hand, it is no model's.
@@ -318,21 +319,22 @@ export class Panel {
     const uncertainty = lacks('OT') && isServed
       ? [job('uncertainty', () => service.uncertaintyMap(document.id), { title: text('uncertainty_hint') })]
       : []
-    if (!document.lesions.length) {
-      const none = make('p', { className: 'note' }, text('no_lesion'))
-      this.result.replaceChildren(...choice, none, make('div', { className: 'buttons' }, ...uncertainty), ...notes)
-      return
-    }
     this.notice = make(
       'div', { role: 'status', className: 'acts', hidden: true }, make('div', {}, text('edited')),
       make('div', { className: 'buttons' }, job('measure', () => this.measure(), { className: 'first' })),
     )
+    const draw = make('button', { onclick: () => this.openDrawing(), title: text('draw_hint', { tab: drawingTab(this.app) }) }, text('draw'))
+    if (!document.lesions.length) {
+      const none = make('p', { className: 'note' }, text('no_lesion'))
+      this.result.replaceChildren(...choice, this.notice, none, make('div', { className: 'buttons' }, draw, ...uncertainty), ...notes)
+      this.draw()
+      return
+    }
     this.toggleButton = make('button', { onclick: () => this.toggle() }, text(this.shownId ? 'hide' : 'show'))
     this.toggleButton.dataset.toggle = ''
     const buttons = make(
       'div', { className: 'buttons' }, this.toggleButton,
-      make('button', { onclick: () => this.openDrawing(), title: text('draw_hint', { tab: drawingTab(this.app) }) }, text('draw')),
-      this.outlinesButton(), make('button', { onclick: () => this.save() }, text('csv')),
+      draw, this.outlinesButton(), make('button', { onclick: () => this.save() }, text('csv')),
       ...(lacks('RTSTRUCT')
         ? [job('structure_set', () => service.structureSet(document.id), { title: text('structure_set_hint') })]
         : []),
@@ -384,11 +386,11 @@ export class Panel {
   draw() {
     const { document, shownId, list } = this
     if (shownId) drawAxes(this.app, shownId, document.lesions)
-    if (!document.lesions.length) return
     const edited = this.isEdited()
     this.notice.hidden = !edited
-    // A correction begins with what is stored: what is only drawn would be lost.
-    list.mayCorrect = this.may && !edited
+    if (!document.lesions.length) return
+    // A correction begins with what is stored: what is only drawn would be lost. Another job may change what is stored.
+    list.mayCorrect = this.may && !edited && !this.busy
     this.toggleButton.replaceChildren(text(shownId ? 'hide' : 'show'))
     list.draw(lesion => (shownId ? overlay.colour(this.app, shownId, lesion) : ''))
   }
@@ -403,7 +405,7 @@ export class Panel {
   async go(lesion) {
     this.trouble.replaceChildren()
     // A viewport that gets the overlay goes back to the slice that it showed.
-    await this.laying
+    await Promise.all([this.turn, this.laying])
     if (overlay.jump(this.app, this.document, lesion)) return
     const open = async () => {
       await overlay.open(this.app, this.document)
@@ -430,7 +432,7 @@ export class Panel {
   }
 
   correct(changes) {
-    return this.busy ? null : this.wait(() => service.correct(this.document.id, changes))
+    return this.wait(() => service.correct(this.document.id, changes))
   }
 
   /** The job that measures what was drawn. */
@@ -487,8 +489,17 @@ export class Panel {
     }
   }
 
-  /** The viewer's tab with the tools to draw. */
-  openDrawing() {
+  /** Open the viewer's tab with the tools to draw; where there is nothing to be drawn on, with a new segmentation. */
+  async openDrawing() {
+    if (!this.document.lesions.length && !this.loadedId) {
+      try {
+        this.loadedId = await overlay.blank(this.app, this.document, text('edited_series'))
+      } catch (error) {
+        this.complain(text('not_on_screen', { reason: error.message }))
+        return
+      }
+      laid.set(this.study, { document: this.document.id, id: this.loadedId })
+    }
     this.app.servicesManager.services.panelService.activatePanel(editing.PANEL, true)
   }
 }

@@ -338,6 +338,36 @@ def test_what_is_drawn_in_the_viewer_becomes_the_next_version(page, site, head):
     assert_companions_open(page, second)
 
 
+def test_where_no_lesion_is_left_a_missed_one_is_drawn(page, site, head):
+    panel, study = segmented(page, site, head)
+    first = newest(site, study)
+    for lesion in first["lesions"]:
+        panel.get_by_role("cell", name=lesion["name"]).click()
+        panel.get_by_role("button", name="Delete").click()
+        panel.get_by_role("button", name="Delete").click()
+        expect(panel.get_by_role("cell", name=lesion["name"], exact=True)).to_be_hidden()
+        expect(panel.get_by_role("progressbar")).to_be_hidden()
+    expect(panel.get_by_text("No lesion was found.")).to_be_visible()
+    assert newest(site, study)["lesions"] == []
+    panel.get_by_role("button", name="Draw").click()
+    wait_until(lambda: page.evaluate(ON_SCREEN) != [[]], "a segmentation to draw on")
+    ((shown,),) = page.evaluate(ON_SCREEN)
+    # The viewer stays where the last one was.
+    place = first["lesions"][-1]["centroid_lps_mm"]
+    paint(page, shown, "MetScopeBrush", "Sphere", 6, place)
+    (count,) = page.evaluate(COUNTS, shown).values()
+    page.evaluate(OUR_PANEL)
+    panel.get_by_role("button", name="Save and measure").click()
+    expect(panel.get_by_text("Version 5, corrected by first:")).to_be_visible()
+    (drawn,) = newest(site, study)["lesions"]
+    assert drawn["volume_ml"] == pytest.approx(count * VOXEL_MM * 2.4 * 2.4 / 1000)
+    assert drawn["centroid_lps_mm"] == pytest.approx(place, abs=VOXEL_MM)
+    expect(panel.get_by_role("button", name="Hide")).to_be_visible()
+    # What was drawn on is gone: the stored one alone lies over the images.
+    ((stored,),) = page.evaluate(ON_SCREEN)
+    assert stored != shown
+
+
 def test_a_dab_on_a_head_of_the_usual_size_is_saved_and_measured(page, site, all_visits):
     """The object that the viewer saves is larger than what nginx lets pass to the API itself."""
     study = site.add(all_visits.later.images[POST])
