@@ -435,8 +435,9 @@ class CandidateAnswer(Answer):
     modality: str
     score: float
     reasons: list[str]
-    refused: str | None = Field(description="Code of the reason why this series cannot be used")
+    refused: str | None = Field(description="Code of the reason why MetScope does not choose this series")
     message: str | None
+    selectable: bool = Field(description="Whether a request may name this series, with a warning if refused")
     warnings: list[str]
     sequence: str | None = Field(
         description="T1, T1 post-contrast, T2, FLAIR, or null where none is recognised"

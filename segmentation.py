@@ -643,7 +643,8 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
     }
     (options.out / "lesions.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(
-        f"{len(result.lesions)} lesions, {document['total_volume_ml']} ml; files in {options.out}. "
+        f"{len(result.lesions)} {'lesion' if len(result.lesions) == 1 else 'lesions'}, "
+        f"{document['total_volume_ml']} ml; files in {options.out}. "
         "Research use only."
     )
 

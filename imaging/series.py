@@ -82,6 +82,11 @@ class Candidate:
     sequence: str | None
     undecided: bool = False
 
+    @property
+    def selectable(self) -> bool:
+        """Whether a request may name the series: what it seems to be is overruled then, with a warning."""
+        return self.refused is None or self.refused in REFUSED_BY_KIND - NOT_FOR_THE_CALLER.keys()
+
 
 def rank(series: Iterable[Sequence[Dataset]]) -> list[Candidate]:
     """Judge each series by the headers of its instances; candidates first, the best of them first."""

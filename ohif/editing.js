@@ -4,6 +4,9 @@ import { text } from './texts.js'
 
 const SMALLEST_MM = 0.5, LARGEST_MM = 50, USUAL_MM = 3
 const SHAPES = ['Circular', 'Sphere']
+const USUAL_TOOL = 'WindowLevel'
+// The viewer's button that leads back to the list of studies.
+const WAY_OUT = '[data-cy=return-to-work-list]'
 
 /** A segmentation's panel with tools. */
 export const PANEL = '@ohif/extension-cornerstone.panelModule.panelSegmentationWithToolsLabelMap'
@@ -99,6 +102,51 @@ export function markEdited(id) {
 // What this page saved to be measured.
 const saved = new Set()
 
+/** Forget what was drawn: the segmentation is what is stored, or is gone. */
+export function discard(id) {
+  edited.delete(id)
+  saved.delete(id)
+  asLoaded.delete(id)
+}
+
+/** Give the mouse back to the viewer's usual tool, where the brush or the eraser has it. */
+export function putToolsDown(app) {
+  const { toolGroupService } = app.servicesManager.services
+  const isOurs = name => SHAPES.some(shape => [`${shape}Brush`, `${shape}Eraser`].includes(name))
+  if (!TOOL_GROUPS.some(group => isOurs(toolGroupService.getActivePrimaryMouseButtonTool(group)))) return
+  app.commandsManager.run('setToolActiveToolbar', { toolName: USUAL_TOOL, toolGroupIds: TOOL_GROUPS })
+}
+
+/** Ask before an unsaved drawing is left by the viewer's own ways, which load no page; returns what ends that. */
+function guardWayOut() {
+  const mayLeave = () => !edited.size || window.confirm(text('leave_really'))
+  const stay = event => { event.preventDefault(); event.stopImmediatePropagation() }
+  const onClick = event => {
+    if (event.target.closest?.(WAY_OUT) && !mayLeave()) stay(event)
+  }
+  // The viewer numbers the entries of the browser's history.
+  let at = window.history.state?.idx
+  let isGoingBack = false
+  const onHistory = event => {
+    const to = event.state?.idx
+    if (isGoingBack) {
+      isGoingBack = false
+      stay(event)
+    } else if (mayLeave()) at = to
+    else {
+      stay(event)
+      isGoingBack = true
+      window.history.go(at > to ? at - to : -1)
+    }
+  }
+  window.addEventListener('click', onClick, true)
+  window.addEventListener('popstate', onHistory, true)
+  return () => {
+    window.removeEventListener('click', onClick, true)
+    window.removeEventListener('popstate', onHistory, true)
+  }
+}
+
 /** What was drawn and saved here is on the screen alone again, because it was not measured. */
 export function takeBack(id) {
   if (saved.delete(id)) markEdited(id)
@@ -120,7 +168,9 @@ export function watch(app) {
   // The browser asks whether the page is to be left.
   const onLeave = event => edited.size && event.preventDefault()
   window.addEventListener('beforeunload', onLeave)
+  const endGuard = guardWayOut()
   return () => {
+    endGuard()
     window.removeEventListener('beforeunload', onLeave)
     cornerstone.eventTarget.removeEventListener(drawn, onDrawn)
     unsubscribe()

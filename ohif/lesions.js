@@ -4,7 +4,7 @@ import { lesionsOf, nameOf, problemOf, sureness, totals } from './table.js'
 import { number, phrase, text } from './texts.js'
 
 const COLUMNS = [
-  ['number', 'lesion'], ['volume_ml', 'volume'], ['long_axis_mm', 'axes'], ['measurable', 'measurable'],
+  ['name', 'lesion'], ['volume_ml', 'volume'], ['long_axis_mm', 'axes'], ['measurable', 'measurable'],
   ['confidence', 'confidence'],
 ]
 // Which of the two probabilities the confidence is.
@@ -12,11 +12,11 @@ const hintOf = ({ confidence, mean_probability: mean }) =>
   (confidence !== null ? 'calibrated' : mean !== null ? 'not_calibrated' : 'not_by_a_model')
 
 export class Lesions {
-  /** element: to be filled. on: what the user's acts call: go(lesion), rename(lesion, name), erase(lesion). */
+  /** element: to be filled. on: what the user's acts call: go(lesion), mark(lesion), rename(lesion, name), erase(lesion). */
   constructor(element, on) {
     this.on = on
     this.document = null
-    this.order = { key: 'number', descending: false }
+    this.order = { key: 'name', descending: false }
     this.filter = { words: '', measurable: false }
     this.selected = null
     // Whether lesions may be renamed and deleted.
@@ -79,6 +79,7 @@ export class Lesions {
 
   mark(lesion) {
     this.selected = lesion.tracking_uid
+    this.on.mark(lesion)
     this.draw(this.colour)
   }
 

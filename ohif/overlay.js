@@ -161,6 +161,21 @@ export async function hide(app, id) {
   }
 }
 
+/** Take it off the images and forget what was drawn on it: shown again, it comes from the PACS. */
+export async function forget(app, id) {
+  await hide(app, id)
+  const { displaySetService, segmentationService } = app.servicesManager.services
+  segmentationService.remove(id)
+  // By these the viewer takes it for read already.
+  const displaySet = displaySetService.getDisplaySetByUID(id)
+  if (displaySet) displaySet.segments = {}
+}
+
+/** The brush and the eraser draw this lesion. */
+export function activate(app, id, { number }) {
+  app.servicesManager.services.segmentationService.setActiveSegment(id, number)
+}
+
 async function takeOff(app, viewportId, id) {
   const goBack = placeOf(app, viewportId)
   const changed = new Promise(done => {

@@ -30,6 +30,12 @@ const keepKeys = event => { if (event.key === ' ' || event.key === 'Enter') even
 const hintOf = ({ reasons, refused, message }) =>
   [...reasons.map(reason => phrase(reason)), refused && errorText({ code: refused, message })].filter(Boolean).join('\n')
 
+/** What a series is called among those to choose from. */
+function seriesText({ description, series_instance_uid: uid, refused, selectable }) {
+  const series = description || uid
+  return refused && selectable ? text('unfit', { series }) : series
+}
+
 /** What the viewer calls its tab with the tools to draw. */
 const drawingTab = ({ servicesManager }) =>
   servicesManager.services.panelService.getPanelData(editing.PANEL).label
@@ -89,6 +95,7 @@ export class Panel {
   }
 
   async open() {
+    editing.putToolsDown(this.app)
     const { name, role, version } = await service.session()
     this.entitle()
     const operations = make('a', { href: '/operations', target: '_blank' }, text('operations'))
@@ -130,15 +137,18 @@ export class Panel {
     // Its own page does not say which is its main part.
     document.querySelector('[data-cy=viewport-grid]')?.setAttribute('role', 'main')
     this.title.textContent = overlay.studyTitle(this.app, this.study)
-    if (this.document) this.madeOf.textContent = text('made_of', { ...this.images(), when: moment(this.document.created_at) })
+    if (this.document) {
+      const made = this.document.corrected_by ? 'made_of_corrected' : 'made_of'
+      this.madeOf.textContent = text(made, { ...this.images(), when: moment(this.document.created_at) })
+    }
     if (this.isOutOfView && overlay.isInView(this.app, this.document)) this.trouble.replaceChildren()
   }
 
   /** The study's series, to choose from. */
   offer(candidates) {
     this.series.append(...candidates.filter(({ modality }) => modality === 'MR').map(candidate =>
-      make('option', { value: candidate.series_instance_uid, disabled: Boolean(candidate.refused), title: hintOf(candidate) },
-        candidate.description || candidate.series_instance_uid)))
+      make('option', { value: candidate.series_instance_uid, disabled: !candidate.selectable, title: hintOf(candidate) },
+        seriesText(candidate))))
   }
 
   /** Whether something runs; nothing else can be started meanwhile. */
@@ -181,7 +191,7 @@ export class Panel {
     if (ended.kind === 'measurement' && ended.state !== 'done') editing.takeBack(this.loadedId)
     if (ended.state === 'failed') throw new service.ServiceError(ended.error.code, ended.error.message)
     if (ended.state === 'cancelled') {
-      this.complain(text('cancelled'))
+      this.tellAside(text('cancelled'))
       return
     }
     const found = await service.segmentation(ended.result)
@@ -191,13 +201,14 @@ export class Panel {
     await Promise.all(found.companions.map(one => overlay.displaySetOf(this.app, this.study, one)))
       .catch(error => console.warn(error.message))
     if (ended.kind === 'segmentation' && this.shownId) this.list.select(found.lesions[0])
-    if (ADDING.has(ended.kind) || new Date(found.created_at) >= new Date(ended.started_at)) return
-    if (ended.kind === 'segmentation') {
-      this.complain(
+    if (ADDING.has(ended.kind)) this.tellAside(text('added'))
+    else if (new Date(found.created_at) >= new Date(ended.created_at)) return
+    else if (ended.kind === 'segmentation') {
+      this.tellAside(
         text('nothing_new', { when: moment(found.created_at) }), ' ',
         make('button', { onclick: () => this.segment(true) }, text('segment_again')),
       )
-    } else this.complain(text('no_change'))
+    } else this.tellAside(text('no_change'))
   }
 
   tell(job) {
@@ -239,7 +250,8 @@ export class Panel {
         if (this.results) this.results.value = this.document.id
         return false
       }
-      await this.hide()
+      if (editing.isEdited(before.id)) await this.forget(before.id)
+      else await this.hide()
       this.loadedId = null
     } else this.loadedId = before?.id ?? null
     this.trouble.replaceChildren()
@@ -257,7 +269,11 @@ export class Panel {
     try {
       this.shownId = await overlay.show(this.app, this.document, () => this.closed)
       this.loadedId = this.shownId ?? this.loadedId
-      if (this.shownId) laid.set(this.study, { document: this.document.id, id: this.shownId })
+      if (this.shownId) {
+        laid.set(this.study, { document: this.document.id, id: this.shownId })
+        const selected = this.document.lesions.find(lesion => lesion.tracking_uid === this.list.selected)
+        if (selected) overlay.activate(this.app, this.shownId, selected)
+      }
       // What changed meanwhile.
       if (this.changed) this.again()
     } catch (error) {
@@ -274,6 +290,24 @@ export class Panel {
     // What is being laid is taken off as well.
     await this.laying
     await overlay.hide(this.app, id)
+  }
+
+  /** Give up what was drawn on a segmentation. */
+  async forget(id) {
+    if (laid.has(this.study)) await this.hide()
+    await overlay.forget(this.app, id)
+    editing.discard(id)
+  }
+
+  /** The segmentation as it is stored, without what was drawn. */
+  async discard() {
+    if (!window.confirm(text('discard_really'))) return
+    await this.inTurn(async () => {
+      await this.forget(this.loadedId)
+      this.loadedId = null
+      await this.show()
+    })
+    this.draw()
   }
 
   isEdited() {
@@ -310,10 +344,11 @@ export class Panel {
     }
     const notes = [
       ...(document.corrected_by ? [text('corrected', { version: document.version, who: document.corrected_by })] : []),
-      ...changesOf(document), ...document.warnings.map(warning => phrase(warning)),
+      ...changesOf(document),
     ].map(line => make('p', { className: 'note' }, line))
     notes.push(...this.history(job))
-    const choice = this.choice()
+    const warnings = document.warnings.map(warning => make('p', { className: 'warning' }, phrase(warning)))
+    const choice = [...this.choice(), ...warnings]
     const lacks = modality => !document.companions.some(one => one.modality === modality)
     const isServed = [...this.model.options].some(option => option.value === document.model.id)
     const uncertainty = lacks('OT') && isServed
@@ -321,7 +356,8 @@ export class Panel {
       : []
     this.notice = make(
       'div', { role: 'status', className: 'acts', hidden: true }, make('div', {}, text('edited')),
-      make('div', { className: 'buttons' }, job('measure', () => this.measure(), { className: 'first' })),
+      make('div', { className: 'buttons' }, job('measure', () => this.measure(), { className: 'first' }),
+        make('button', { onclick: () => this.discard() }, text('discard'))),
     )
     const draw = make('button', { onclick: () => this.openDrawing(), title: text('draw_hint', { tab: drawingTab(this.app) }) }, text('draw'))
     if (!document.lesions.length) {
@@ -344,6 +380,7 @@ export class Panel {
     const before = this.list
     this.list = new Lesions(table, {
       go: lesion => this.go(lesion),
+      mark: lesion => this.shownId && overlay.activate(this.app, this.shownId, lesion),
       rename: (lesion, name) => this.correct({ rename: [{ number: lesion.number, name }] }),
       erase: lesion => this.correct({ erase: [lesion.number] }),
     })
@@ -357,8 +394,13 @@ export class Panel {
     const heads = resultsOf(this.documents)
     // An older version may be what is shown.
     const shown = heads.some(({ id }) => id === this.document.id) ? heads : [this.document, ...heads]
+    const areOfOneSeries = new Set(shown.map(document => document.series_instance_uid)).size === 1
+    const nameOf = document => {
+      const result = resultText(document, this.models)
+      return areOfOneSeries ? result : text('result_of', { result, series: this.seriesOf(document) })
+    }
     this.results = make('select', { ariaLabel: text('result_label') }, ...shown.map(document =>
-      make('option', { value: document.id, selected: document.id === this.document.id }, resultText(document, this.models))))
+      make('option', { value: document.id, selected: document.id === this.document.id }, nameOf(document))))
     this.results.onchange = () => this.present(shown.find(({ id }) => id === this.results.value))
     this.entitle()
     return [
@@ -397,8 +439,12 @@ export class Panel {
 
   /** What the series and its day are called, of the images that were segmented. */
   images() {
-    const { SeriesDescription: series, StudyDate: date } = overlay.attributesOf(this.app, this.document)
-    return { series: series || this.document.series_instance_uid, day: day(date) }
+    const { StudyDate: date } = overlay.attributesOf(this.app, this.document)
+    return { series: this.seriesOf(this.document), day: day(date) }
+  }
+
+  seriesOf(document) {
+    return overlay.attributesOf(this.app, document).SeriesDescription || document.series_instance_uid
   }
 
   /** Bring the lesion onto the screen, or say why it does not come. */
@@ -466,6 +512,12 @@ export class Panel {
   complain(...content) {
     this.isOutOfView = false
     this.trouble.replaceChildren(make('div', { role: 'alert' }, ...content))
+  }
+
+  /** Say what is no fault. */
+  tellAside(...content) {
+    this.isOutOfView = false
+    this.trouble.replaceChildren(make('div', { role: 'status', className: 'told' }, ...content))
   }
 
   fail(error) {

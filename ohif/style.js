@@ -11,6 +11,8 @@ export const STYLE = `
 .metscope .title { font-weight: 600; overflow-wrap: anywhere; } .metscope button[aria-pressed=true] { background: #1d2a6b; }
 .metscope progress { accent-color: #348cfd; width: 100%; }
 .metscope [role=alert] { background: #3a0d12; border-radius: 4px; margin: 8px 0; overflow-wrap: anywhere; padding: 8px; }
+.metscope .told { background: #10143f; border-radius: 4px; margin: 8px 0; overflow-wrap: anywhere; padding: 8px; }
+.metscope .warning { border-left: 3px solid #f5b33e; margin-top: 8px; overflow-wrap: anywhere; padding-left: 6px; }
 .metscope table { border-collapse: collapse; font-variant-numeric: tabular-nums; table-layout: fixed; width: 100%; }
 .metscope th { padding: 0; text-align: left; vertical-align: bottom; width: 18%; } .metscope th:first-child { width: 28%; }
 .metscope th:nth-child(2) { width: 14%; } .metscope th:nth-child(3) { width: 22%; }
@@ -20,7 +22,7 @@ export const STYLE = `
 .metscope th button { color: #a3b1c9; font-size: 11px; font-weight: 400; letter-spacing: -.2px; padding: 4px 0 4px 2px; } .metscope td:first-child { padding: 0; }
 .metscope td button { -webkit-box-orient: vertical; -webkit-line-clamp: 2; display: -webkit-box; overflow-wrap: anywhere; }
 .metscope [aria-sort=ascending] button::after { content: ' ▲' / ''; } .metscope [aria-sort=descending] button::after { content: ' ▼' / ''; }
-.metscope tbody tr { cursor: pointer; } .metscope tbody tr:hover, .metscope tbody tr.selected { background: #1d2a6b; }
+.metscope tbody tr { cursor: pointer; } .metscope tbody tr:hover { background: #12173f; } .metscope tbody tr.selected { background: #1d2a6b; }
 .metscope .swatch { border-radius: 2px; display: inline-block; height: 10px; margin-right: 6px; width: 10px; }
 .metscope .sieve { align-items: center; display: flex; gap: 8px; margin-bottom: 4px; } .metscope .sieve label { margin: 0; }
 .metscope .sieve input[type=search] { flex: 1; min-width: 0; }

@@ -13,13 +13,14 @@ const CENTROID = ['centroid_l_mm', 'centroid_p_mm', 'centroid_s_mm']
 export const sureness = lesion => lesion.confidence ?? lesion.mean_probability
 
 const valueOf = (lesion, key) => (key === 'confidence' ? sureness(lesion) : lesion[key])
+const byName = (a, b) => nameOf(a).localeCompare(nameOf(b), undefined, { numeric: true, sensitivity: 'base' })
 
 /** The lesions in that order, equal ones by their number; those whose names hold the words, and are measurable. */
 export function lesionsOf(document, { key, descending }, { words = '', measurable = false } = {}) {
   const sign = descending ? -1 : 1
   return document.lesions
     .filter(lesion => nameOf(lesion).toLowerCase().includes(words.toLowerCase()) && (lesion.measurable || !measurable))
-    .sort((a, b) => sign * (valueOf(a, key) - valueOf(b, key)) || a.number - b.number)
+    .sort((a, b) => sign * (key === 'name' ? byName(a, b) : valueOf(a, key) - valueOf(b, key)) || a.number - b.number)
 }
 
 /** What a correction made of the lesions, a line for each. */
@@ -66,7 +67,8 @@ export function problemOf(name, lesion, document) {
 /** The job's stage in words, with the time that is left where it is known. */
 export function stageText(job) {
   const stage = text(`stage_${job.stage ?? 'queued'}`)
-  if (job.estimate_s === null) return stage
+  // One that takes longer than those before it has none left.
+  if (!job.estimate_s) return stage
   return text('remaining', { stage, seconds: Math.ceil(job.estimate_s) })
 }
 

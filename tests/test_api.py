@@ -392,6 +392,7 @@ def test_reading_routes_answer(service):
 def test_a_body_that_is_not_json_and_a_wrong_method_are_refused_in_the_same_shape(service):
     form = service.post("/segmentation/1.2.3", data={"force": "1"})
     assert (form.status_code, form.json()["error"]["code"]) == (415, "unsupported_media_type")
+    assert "Content-Type: application/json" in form.json()["error"]["message"]
     wrong = requests.delete(f"{service.url}/jobs", headers=service.headers, timeout=30)
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert "GET" in wrong.headers["Allow"]

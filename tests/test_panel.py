@@ -51,6 +51,14 @@ OBJECTS_ON_SCREEN = """() => {
         segmentationService.getSegmentationRepresentations(viewportId).map(
             one => displaySetService.getDisplaySetByUID(one.segmentationId).SOPInstanceUID))
 }"""
+# An entry of the browser's history before the page, as the viewer's list of studies leaves one.
+EARLIER_ENTRY = """() => {
+    const { state } = history
+    history.replaceState({ ...state, idx: state.idx - 1 }, '')
+    history.pushState(state, '')
+}"""
+SEGMENTS = """id => Object.values(window.services.segmentationService.getSegmentation(id).segments)
+    .map(segment => segment.segmentIndex)"""
 ADD_SEGMENT = "segmentationId => window.commandsManager.run('addSegment', { segmentationId })"
 
 
@@ -242,7 +250,8 @@ def test_what_a_person_corrected_comes_before_what_another_model_found_later(sit
 def test_who_segments_again_is_told_that_nothing_is_new_and_may_insist(site, study, page):
     panel = opened(page, site, study)
     segment(panel).click()
-    expect(panel.get_by_role("alert")).to_contain_text("Nothing new: the images were segmented before.")
+    expect(panel.get_by_text("Nothing new: the images were segmented before.")).to_be_visible()
+    expect(panel.get_by_role("alert")).to_have_count(0)
     assert newest(site, study)["version"] == 1
     panel.get_by_role("button", name="Segment again all the same").click()
     expect(panel.get_by_text("History: 2 versions")).to_be_visible()
@@ -269,6 +278,60 @@ def test_a_page_with_an_unsaved_drawing_is_not_left_without_a_question(site, stu
     expect(panel.get_by_role("button", name="Save and measure")).to_be_visible()
     page.reload()
     assert questions == ["beforeunload"]
+
+
+def test_the_viewers_own_ways_out_ask_before_they_lose_a_drawing(site, study, page):
+    panel = opened(page, site, study)
+    page.evaluate(EARLIER_ENTRY)
+    ((shown,),) = page.evaluate(ON_SCREEN)
+    page.evaluate(ADD_SEGMENT, shown)
+    save = panel.get_by_role("button", name="Save and measure")
+    expect(save).to_be_visible()
+    questions: list[str] = []
+    answers = iter(["stay", "stay", "leave"])
+
+    def reply(dialog: Dialog) -> None:
+        questions.append(dialog.message)
+        if next(answers) == "leave":
+            dialog.accept()
+        else:
+            dialog.dismiss()
+
+    page.on("dialog", reply)
+    address = page.evaluate("location.href")
+    page.locator("[data-cy=return-to-work-list]").click()
+    assert len(questions) == 1
+    page.evaluate("history.back()")
+    # Questions arrive only while the page is asked something.
+    wait_until(
+        lambda: page.evaluate("location.href") == address and len(questions) == 2,
+        "another question, and the same page",
+    )
+    expect(save).to_be_visible()
+    assert set(questions) == {"The segmentation has unsaved edits. Leave without saving them?"}
+    page.locator("[data-cy=return-to-work-list]").click()
+    expect(panel).to_have_count(0)
+    assert len(questions) == 3
+
+
+def test_a_drawing_is_discarded_after_a_question(site, study, page):
+    panel = opened(page, site, study)
+    ((shown,),) = page.evaluate(ON_SCREEN)
+    page.evaluate(ADD_SEGMENT, shown)
+    discard = panel.get_by_role("button", name="Discard")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    discard.click()
+    expect(discard).to_be_visible()
+    page.once("dialog", lambda dialog: dialog.accept())
+    discard.click()
+    expect(discard).to_be_hidden()
+    wait_for_overlay(page)
+    shown_names(panel).first.click()
+    expect(panel.get_by_role("button", name="Rename")).to_be_visible()
+    # It is what is stored: three lesions, and no fourth segment.
+    ((again,),) = page.evaluate(ON_SCREEN)
+    assert page.evaluate(SEGMENTS, again) == [1, 2, 3]
+    assert newest(site, study)["version"] == 1
 
 
 @pytest.mark.away

@@ -163,6 +163,19 @@ def test_lesions_lie_on_the_images_that_were_segmented_and_on_no_others(page, si
     settle(page, [[stored], []])
 
 
+def test_a_series_that_looks_unsuitable_can_be_chosen_and_its_result_names_it(page, site, visits):
+    visit = visits.later
+    panel = open_study(page, site, visit.study)
+    chosen = segmented(page, site, panel, visit)
+    assert chosen["series_instance_uid"] == visit.series[POST]
+    panel.get_by_label("Series").select_option(f"{DESCRIPTIONS['FLAIR']} (looks unsuitable)")
+    segment(panel).first.click()
+    expect(panel.locator(".warning").first).to_contain_text("although: The series is a FLAIR")
+    assert newest(site, visit.study)["series_instance_uid"] == visit.series["FLAIR"]
+    names = panel.get_by_label("Result").locator("option").all_inner_texts()
+    assert {name.split(", ")[-1] for name in names} == {DESCRIPTIONS["FLAIR"], DESCRIPTIONS[POST]}
+
+
 def test_two_studies_side_by_side_keep_their_own_lesions_and_the_panel_follows(page, site, visits):
     earlier, later = visits.earlier, visits.later
     panel = go_to(page, site, later.study, earlier.study)

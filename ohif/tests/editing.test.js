@@ -15,7 +15,7 @@ beforeEach(() => {
   segments = { 1: { segmentIndex: 1, label: 'Metastasis 1' } }
   stored = []
   viewer = new EventTarget()
-  globalThis.window = new EventTarget()
+  globalThis.window = Object.assign(new EventTarget(), { history: { state: { idx: 0 } } })
   const libraries = {
     cornerstone: { eventTarget: viewer },
     cornerstoneTools: { Enums: { Events: { SEGMENTATION_DATA_MODIFIED: DRAWN } } },
