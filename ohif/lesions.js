@@ -16,7 +16,8 @@ export class Lesions {
   constructor(element, on) {
     this.on = on
     this.document = null
-    this.order = { key: 'name', descending: false }
+    // As MetScope numbers them: by volume, the largest first, what was drawn later after that.
+    this.order = { key: 'number', descending: false }
     this.filter = { words: '', measurable: false }
     this.selected = null
     // Whether lesions may be renamed and deleted.
