@@ -171,9 +171,10 @@ export async function forget(app, id) {
   if (displaySet) displaySet.segments = {}
 }
 
-/** The brush and the eraser draw this lesion. */
+/** The brush and the eraser draw this lesion, where the viewer has the segmentation. */
 export function activate(app, id, { number }) {
-  app.servicesManager.services.segmentationService.setActiveSegment(id, number)
+  const { segmentationService } = app.servicesManager.services
+  if (segmentationService.getSegmentation(id)) segmentationService.setActiveSegment(id, number)
 }
 
 async function takeOff(app, viewportId, id) {

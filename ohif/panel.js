@@ -269,11 +269,8 @@ export class Panel {
     try {
       this.shownId = await overlay.show(this.app, this.document, () => this.closed)
       this.loadedId = this.shownId ?? this.loadedId
-      if (this.shownId) {
-        laid.set(this.study, { document: this.document.id, id: this.shownId })
-        const selected = this.document.lesions.find(lesion => lesion.tracking_uid === this.list.selected)
-        if (selected) overlay.activate(this.app, this.shownId, selected)
-      }
+      if (this.shownId) laid.set(this.study, { document: this.document.id, id: this.shownId })
+      this.activate()
       // What changed meanwhile.
       if (this.changed) this.again()
     } catch (error) {
@@ -331,7 +328,15 @@ export class Panel {
     } catch {
       // A viewport that went before it was there.
     }
-    if (!this.closed) this.draw()
+    if (this.closed) return
+    this.activate()
+    this.draw()
+  }
+
+  /** The brush and the eraser draw the lesion that is selected. */
+  activate() {
+    const selected = this.document.lesions.find(lesion => lesion.tracking_uid === this.list.selected)
+    if (this.shownId && selected) overlay.activate(this.app, this.shownId, selected)
   }
 
   /** What is there to be done with the segmentation, and its lesions. */
@@ -380,7 +385,7 @@ export class Panel {
     const before = this.list
     this.list = new Lesions(table, {
       go: lesion => this.go(lesion),
-      mark: lesion => this.shownId && overlay.activate(this.app, this.shownId, lesion),
+      mark: () => this.activate(),
       rename: (lesion, name) => this.correct({ rename: [{ number: lesion.number, name }] }),
       erase: lesion => this.correct({ erase: [lesion.number] }),
     })
