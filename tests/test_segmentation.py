@@ -488,7 +488,7 @@ def test_a_model_s_lesions_are_written(kind, models, series_folder, tmp_path, mo
         }
     else:
         assert uid is None
-    assert capsys.readouterr().out.startswith(f"{count} lesions, ")
+    assert capsys.readouterr().out.startswith("1 lesion, " if count == 1 else f"{count} lesions, ")
 
 
 def test_the_command_line_reports_too_that_nothing_was_found(series_folder, tmp_path, monkeypatch):
