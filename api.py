@@ -66,9 +66,9 @@ LONGEST_RETENTION_DAYS = 36_500
 RETRY_AFTER_S = 5
 # Beside what Flask says of these statuses.
 WHAT_TO_DO = {
-    405: ("Use a method that the header Allow names.",),
-    413: ("Send less at once.",),
-    415: ("Send the body as JSON, with the header Content-Type: application/json.",),
+    405: "Use a method that the header Allow names.",
+    413: "Send less at once.",
+    415: "Send the body as JSON, with the header Content-Type: application/json.",
 }
 UPLOADS = {"studies.upload_studies", "segmentationui.upload_dicom"}
 # Bodies that are not JSON.
@@ -131,7 +131,7 @@ def answer_error(error: Exception) -> Response:
         status, code, message, details = error.status, error.code, error.message, error.details
     elif isinstance(error, HTTPException) and error.code is not None:
         status, code, details = error.code, error.name.lower().replace(" ", "_"), {}
-        message = " ".join((error.description or error.name, *WHAT_TO_DO.get(error.code, ())))
+        message = f"{error.description or error.name} {WHAT_TO_DO.get(error.code, '')}".rstrip()
     else:
         logger.error(_type_and_place(error))
         unforeseen = MetScopeError(f"MetScope itself failed ({type(error).__name__}).")

@@ -253,7 +253,9 @@ export class Panel {
       if (editing.isEdited(before.id)) await this.forget(before.id)
       else await this.hide()
       this.loadedId = null
-    } else this.loadedId = before?.id ?? null
+    } else if (before) this.loadedId = before.id
+    // What is hidden may have been drawn on.
+    else if (this.document?.id !== document.id) this.loadedId = null
     this.trouble.replaceChildren()
     this.document = document
     // What is shown says whose it is; drawn by hand, it is no model's.
