@@ -550,15 +550,18 @@ export class Panel {
 
   /** Open the viewer's tab with the tools to draw; where there is nothing to be drawn on, with a new segmentation. */
   async openDrawing() {
-    if (!this.document.lesions.length && !this.loadedId) {
-      try {
-        this.loadedId = await overlay.blank(this.app, this.document, text('edited_series'))
-      } catch (error) {
-        this.complain(text('not_on_screen', { reason: error.message }))
-        return
-      }
-      laid.set(this.study, { document: this.document.id, id: this.loadedId })
+    try {
+      await this.inTurn(() => this.makeDrawable())
+    } catch (error) {
+      this.complain(text('not_on_screen', { reason: error.message }))
+      return
     }
     this.app.servicesManager.services.panelService.activatePanel(editing.PANEL, true)
+  }
+
+  async makeDrawable() {
+    if (this.document.lesions.length || this.loadedId) return
+    this.loadedId = await overlay.blank(this.app, this.document, text('edited_series'))
+    laid.set(this.study, { document: this.document.id, id: this.loadedId })
   }
 }

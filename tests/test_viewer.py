@@ -352,7 +352,7 @@ def test_where_no_lesion_is_left_a_missed_one_is_drawn(page, site, head):
         expect(panel.get_by_role("progressbar")).to_be_hidden()
     expect(panel.get_by_text("No lesion was found.")).to_be_visible()
     assert newest(site, study)["lesions"] == []
-    panel.get_by_role("button", name="Draw").click()
+    panel.get_by_role("button", name="Draw").evaluate("draw => { draw.click(); draw.click() }")
     wait_until(lambda: page.evaluate(ON_SCREEN) != [[]], "a segmentation to draw on")
     ((shown,),) = page.evaluate(ON_SCREEN)
     # The viewer stays where the last one was.

@@ -30,6 +30,7 @@ from unetr.predict import Prediction
 from unetr.spec import default_model
 from worker import Runner, check_presence, repeat, run_housekeeping
 
+DEADLINE_S = 600.0  # far longer than any test waits: a slow machine does not reach it
 LESION_ML = 10 * 10 * 5 * 8 / 1000.0  # voxels of 2 x 2 x 2 mm
 
 
@@ -506,10 +507,18 @@ def test_a_worker_that_has_a_job_takes_no_second_one(site):
     assert (site.job(first).state, site.job(second).state) == ("done", "queued")
 
 
-def test_a_job_that_takes_too_long_fails_and_leaves_nothing(tmp_path):
-    site = Site(tmp_path, job_deadline_s=3.0)
+@pytest.fixture
+def let_the_deadline_pass(monkeypatch):
+    """What moves the worker's clock past its job's deadline, in the stage that calls it."""
+    clock = time.monotonic
+    return lambda: monkeypatch.setattr(worker.time, "monotonic", lambda: clock() + DEADLINE_S)
+
+
+def test_a_job_that_takes_too_long_fails_and_leaves_nothing(tmp_path, let_the_deadline_pass):
+    site = Site(tmp_path, job_deadline_s=DEADLINE_S)
 
     def slow(volume, on_progress):
+        let_the_deadline_pass()
         for _ in range(100):
             time.sleep(0.1)
             on_progress(0.5)
@@ -524,7 +533,7 @@ def test_a_job_that_takes_too_long_fails_and_leaves_nothing(tmp_path):
 
 
 HANGING = """
-import sys, threading
+import sys, threading, time
 import worker
 from orthanc.dicomweb import open_archive
 from segmentation import Services
@@ -532,6 +541,8 @@ from settings import Settings
 from unetr.spec import default_model
 
 def hang(volume, on_progress):
+    clock = time.monotonic
+    time.monotonic = lambda: clock() + runner.settings.job_deadline_s
     threading.Event().wait()
 
 def opener(settings, model_id):
@@ -545,7 +556,7 @@ runner.run(sys.argv[2])
 
 
 def test_a_worker_that_hangs_in_foreign_code_ends_itself(tmp_path):
-    site = Site(tmp_path, job_deadline_s=2.0)
+    site = Site(tmp_path, job_deadline_s=DEADLINE_S)
     job_id = site.submit()
     ended = subprocess.run(
         [sys.executable, "-c", HANGING, site.settings.model_dump_json(), job_id],
@@ -556,12 +567,13 @@ def test_a_worker_that_hangs_in_foreign_code_ends_itself(tmp_path):
     assert (site.job(job_id).state, site.job(job_id).error_code) == ("failed", "deadline_exceeded")
 
 
-def test_a_result_that_waits_for_the_archive_is_not_ended_by_the_deadline(tmp_path):
-    site = Site(tmp_path, job_deadline_s=3.0)
+def test_a_result_that_waits_for_the_archive_is_not_ended_by_the_deadline(tmp_path, let_the_deadline_pass):
+    site = Site(tmp_path, job_deadline_s=DEADLINE_S)
 
     class Slow(FolderArchive):
         def store(self, instances):
-            time.sleep(site.settings.job_deadline_s + site.settings.lease_s)
+            let_the_deadline_pass()
+            time.sleep(site.settings.lease_s)
             super().store(instances)
 
     job_id = site.submit()
