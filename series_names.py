@@ -195,7 +195,13 @@ class Vocabulary:
     def _scanner(self) -> re.Pattern[str]:
         """Find phrases and words with a slash, runs of letters and digits, and signs; else what separates."""
         phrases = sorted((word for word in self._roles if not word.isalnum()), key=len, reverse=True)
-        spelled = [r"[\W_]+".join(map(re.escape, phrase.split())) for phrase in phrases]
+        # "s/ KM" is "sin KM" and not the Czech "s KM".
+        spelled = [
+            r"[\W_]+".join(
+                re.escape(word) + ("(?!/)" if f"{word}/" in self._roles else "") for word in phrase.split()
+            )
+            for phrase in phrases
+        ]
         ended = [phrase + (r"(?![^\W_])" if phrase[-1].isalnum() else "") for phrase in spelled]
         return re.compile(
             rf"(?<![^\W_])(?P<phrase>{'|'.join(ended)})|(?P<run>[^\W_]+)|(?P<sign>[{re.escape(SIGNS)}])|(?P<gap>[^\w{re.escape(SIGNS)}]+|_)"

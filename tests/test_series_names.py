@@ -56,7 +56,8 @@ MORE_PROVEN = [
     "T1 inject\N{LATIN SMALL LETTER E}\u0301",
 ]  # fmt: skip
 MORE_DENIED = [
-    "T1 sin contraste", "T1 S/C", "T1 S/ CONTRASTE", "T1 voor contrast", "T1 geen contrast", "T1 nativně",
+    "T1 sin contraste", "T1 S/C", "T1 S/ CONTRASTE", "T1 S/ KM", "T1 s/KM", "T1 S/ k.l.",
+    "T1 voor contrast", "T1 geen contrast", "T1 nativně",
     "T1 przed kontrastem", "T1 kontrast öncesi", "T1 kontrastsız", "T1 KONTRASTSIZ", "T1 KONTRAST YOK",
     "T1 ei tehostetta", "T1 ennen tehostetta", "T1 tehosteetta", "T1 до контраста", "T1 平扫",
     "T1 造影前", "T1 造影なし",
@@ -150,16 +151,13 @@ def test_no_proof_of_contrast_survives_a_negation(  # noqa: PLR0917
     assert read(spelled(negated, case, blank)).contrast != "proven"
 
 
-@settings(max_examples=500, deadline=None)
-@given(
-    agent=st.sampled_from(["Gadovist", "8 ml Dotarem", "gadopentetate dimeglumine", "contrast", "KM"]),
-    negation=st.sampled_from(words_of("without", "not", "plain")),
-    between=st.sampled_from([" ", ", ", " (", " - ", ": "]),
-    before=st.booleans(),
-)
-def test_no_agent_that_is_negated_is_one(agent, negation, between, before):
+@pytest.mark.parametrize("negation", words_of("without", "not", "plain"))
+@pytest.mark.parametrize("agent", ["Gadovist", "8 ml Dotarem", "gadopentetate dimeglumine", "contrast", "KM"])
+def test_no_agent_that_is_negated_is_one(agent, negation):
     assert of_agent(agent) == "proven"
-    assert of_agent(f"{negation}{between}{agent}" if before else f"{agent}{between}{negation}") == "denied"
+    for between in (" ", ", ", " (", " - ", ": "):
+        assert of_agent(f"{negation}{between}{agent}") == "denied"
+        assert of_agent(f"{agent}{between}{negation}") == "denied"
 
 
 @settings(max_examples=300, deadline=None)
