@@ -17,13 +17,13 @@ from tqdm import tqdm
 import settings
 from db import measurements
 from imaging import seg
+from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import Stack, to_stack
 from lesions.measure import measure
 from reports.overlay import save_overlay
 from segmentation import Request, Services, deliver, open_services, segment_series
-from unetr import synth
-from unetr.phantom import SeriesOptions, to_instances
-from unetr.scores import match
+from unetr.evaluation.scores import match
+from unetr.synthesis import metastases
 
 FOLDER = Path("demo")
 SEED = 2026
@@ -37,7 +37,7 @@ def main() -> None:
         data_dir=FOLDER, dicomweb_url="", database_url="", broker_url="", model_path=None
     )
     print(f"Making a synthetic study of {SHAPE[0]} slices (seed {SEED}) ...")
-    head = synth.head(synth.grid(SHAPE, SPACING_MM), SEED)
+    head = metastases.head(metastases.grid(SHAPE, SPACING_MM), SEED)
     study = to_instances(head.image, SeriesOptions(description="T1 MPRAGE post contrast", contrast=True))
 
     started = time.perf_counter()
@@ -101,7 +101,7 @@ def _path_of(document: dict[str, Any]) -> str:
     return str(next((FOLDER / "archive").rglob(f"*{uid}*"), "none: no lesion was found"))
 
 
-def _print_table(head: synth.Head, labels: hd.Volume, stack: Stack, document: dict[str, Any]) -> None:
+def _print_table(head: metastases.Head, labels: hd.Volume, stack: Stack, document: dict[str, Any]) -> None:
     truth = {lesion.number: lesion for lesion in measure(head.labels, stack.slices)}
     found = {lesion["number"]: lesion for lesion in document["lesions"]}
     outcome = match(head.labels, labels)

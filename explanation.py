@@ -25,8 +25,8 @@ from segmentation import (
     idempotency_key,
     source_of_fetched,
 )
-from unetr.explain import explain
 from unetr.predict import Predictor
+from unetr.uncertainty import explain
 
 
 def perform(job: Job, services: Services, report: Report, lease: JobLease) -> str:

@@ -15,8 +15,8 @@ from imaging.derived import FIRST_EDITION, Edition
 from imaging.stack import Stack
 from lesions.measure import MM3_PER_ML, Identity, Lesion, components, measure, objects
 from unetr.confidence import confidence
-from unetr.explain import most_bits
 from unetr.spec import ConceptCode, Label, ModelSpec
+from unetr.uncertainty import most_bits
 
 # CID 7150 and 7166: category and type of a segment whose own SEG gives none.
 UNSPECIFIED = Code("85756007", "SCT", "Tissue")

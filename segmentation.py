@@ -68,10 +68,10 @@ from results import (
 )
 from settings import Settings, load
 from unetr.checkpoint_cache import with_served_model
-from unetr.explain import explain, lesion_entropies, most_bits
 from unetr.predict import Prediction, Predictor
 from unetr.preprocess import head_mask
 from unetr.spec import ModelSpec, default_model, served_models
+from unetr.uncertainty import explain, lesion_entropies, most_bits
 from version import VERSION
 
 Report = Callable[[str, float], None]

@@ -3,24 +3,25 @@ without it, on held-out heads.
 
     python -m bench.ablation --out FOLDER [--heads 4]
 
-Trains the configuration "ablation" with all of them, then once without each (``unetr.kinds.COMPONENTS``;
-with ``size_exponent`` 0) on the same seeds, evaluates all on held-out heads of every kind and prints a table.
-About ten minutes for each of them on two cores. FOLDER keeps everything: a stopped run goes on there.
+Trains the configuration "ablation" with all of them, then once without each
+(``unetr.synthesis.cohorts.COMPONENTS``; with ``size_exponent`` 0) on the same seeds, evaluates all on
+held-out heads of every kind and prints a table. About ten minutes for each of them on two cores. FOLDER keeps
+everything: a stopped run goes on there.
 """
 
 import argparse
 from pathlib import Path
 
 from settings import load
-from unetr.comparison import compare
-from unetr.config import TrainingConfig, load_config
-from unetr.evaluate import chosen_heads, evaluate
-from unetr.export import export
-from unetr.judged import Case
-from unetr.kinds import COMPONENTS, HELD_OUT_SEED, KINDS
+from unetr.evaluation.case_scores import Case
+from unetr.evaluation.comparison import compare
+from unetr.evaluation.evaluate import chosen_heads, evaluate
+from unetr.evaluation.summary import Summary, summarise
 from unetr.spec import ModelSpec
-from unetr.summary import Summary, summarise
-from unetr.train import Run, train
+from unetr.synthesis.cohorts import COHORTS, COMPONENTS, HELD_OUT_SEED
+from unetr.training.config import TrainingConfig, load_config
+from unetr.training.export import export
+from unetr.training.train import Run, train
 
 CONFIG = "ablation"
 FIGURE = "lesion-wise Dice"
@@ -62,8 +63,8 @@ def main() -> None:
     ways = (None, *COMPONENTS, SIZE)
     specs = [trained(without, options.out) for without in ways]
     everything, *others = evaluate(specs, heads, options.out / "evaluation", load().device)
-    print(f"\n| trained | {' | '.join(KINDS)} | all | p | sensitivity | false positives |")
-    print("|---" * (len(KINDS) + 5) + "|")
+    print(f"\n| trained | {' | '.join(COHORTS)} | all | p | sensitivity | false positives |")
+    print("|---" * (len(COHORTS) + 5) + "|")
     for without, spec, cases in zip(ways, specs, (everything, *others), strict=True):
         name = f"without {without}" if without else "with everything"
         print(row(name, summarise(spec, cases), cases, everything))

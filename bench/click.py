@@ -13,7 +13,7 @@ from statistics import median
 from playwright.sync_api import sync_playwright
 
 from bench.viewer import CHROMIUM, FLAGS, NEWEST, SEED, SHAPE, SPACING_MM, Site
-from unetr import synth
+from unetr.synthesis import metastases
 
 CLICKS = 5
 GOAL_S, SERVER_GOAL_S = 12.0, 5.0
@@ -24,7 +24,10 @@ LOOK_MS = 5000
 def main() -> int:
     site = Site(NEWEST)
     try:
-        studies = [site.add(synth.head(synth.grid(SHAPE, SPACING_MM), SEED + n).image) for n in range(CLICKS)]
+        studies = [
+            site.add(metastases.head(metastases.grid(SHAPE, SPACING_MM), SEED + n).image)
+            for n in range(CLICKS)
+        ]
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             page = browser.new_context(viewport={"width": 1600, "height": 900}, locale="en-GB").new_page()

@@ -17,15 +17,15 @@ import nncf
 import numpy as np
 
 from settings import load
-from unetr import kinds
 from unetr.backends import Array, Backend, Logit, load_backends, openvino_backend, openvino_model
-from unetr.evaluate import find_model
+from unetr.evaluation.evaluate import find_model
+from unetr.evaluation.scores import overlap
 from unetr.network import build, load_weights
 from unetr.predict import Predictor
 from unetr.preprocess import Mask, prepare
-from unetr.scores import overlap
 from unetr.sliding import Progress
 from unetr.spec import Axis, Crop, ModelSpec
+from unetr.synthesis import cohorts
 
 KINDS = ("ordinary", "other contrast", "noisy", "oblique")
 CALIBRATION_HEADS = 6
@@ -64,8 +64,8 @@ def calibration(predictor: Predictor) -> list[Array]:
         seen.append(window[None].copy())
         return np.zeros((len(predictor.spec.labels), *window.shape[1:]), dtype=np.float32)
 
-    for seed in range(kinds.TRAINING_SEED, kinds.TRAINING_SEED + CALIBRATION_HEADS):
-        prepared = prepare(kinds.training_head(seed).image, predictor.spec)
+    for seed in range(cohorts.TRAINING_SEED, cohorts.TRAINING_SEED + CALIBRATION_HEADS):
+        prepared = prepare(cohorts.training_head(seed).image, predictor.spec)
         Predictor(predictor.spec, remember, predictor.brain_backend).logits(prepared)
     chosen = np.random.default_rng(0).permutation(len(seen))[:CALIBRATION_WINDOWS]
     return [seen[index] for index in chosen]
@@ -101,14 +101,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What cropping and int8 cost and save.")
     parser.add_argument("--model", required=True, help="id of a served model, or its JSON file")
     parser.add_argument("--heads", type=int, default=2, help="of each kind")
-    parser.add_argument("--first-seed", type=int, default=kinds.HELD_OUT_SEED)
+    parser.add_argument("--first-seed", type=int, default=cohorts.HELD_OUT_SEED)
     options = parser.parse_args()
     predictors = list(ways(find_model(options.model, load())))
     seconds: dict[str, list[float]] = {name: [] for name, _, _ in predictors}
     dice: dict[str, list[float]] = {name: [] for name, _, _ in predictors}
     heads = [(kind, options.first_seed + number) for kind in KINDS for number in range(options.heads)]
     for kind, seed in heads:
-        head = kinds.head(kind, seed)
+        head = cohorts.head(kind, seed)
         for name, predictor, _ in predictors:
             started = time.perf_counter()
             mask = predictor(head.image).mask

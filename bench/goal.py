@@ -2,8 +2,9 @@
 
     python -m bench.goal [--heads 14] [--first-seed 3000200] [--out FOLDER]
 
-Evaluates it as unetr.evaluate does, prints the same tables, then each goal with what was measured. The exit
-status is 1 where one is missed. FOLDER keeps the cases and the report; a run that was stopped goes on there.
+Evaluates it as `python -m unetr evaluate` does, prints the same tables, then each goal with what was
+measured. The exit status is 1 where one is missed. FOLDER keeps the cases and the report; a run that was
+stopped goes on there.
 """
 
 import argparse
@@ -16,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from settings import load
-from unetr.evaluate import chosen_heads, evaluate, folder_of
-from unetr.judged import Case
-from unetr.kinds import HELD_OUT_SEED
-from unetr.report import save_report, table
+from unetr.evaluation.case_scores import Case
+from unetr.evaluation.evaluate import chosen_heads, evaluate, folder_of
+from unetr.evaluation.report import save_report, table
+from unetr.evaluation.summary import Summary, summarise
 from unetr.spec import default_model
-from unetr.summary import Summary, summarise
+from unetr.synthesis.cohorts import HELD_OUT_SEED
 
 # metscope-unet was looked at on seeds before this one while it was trained on.
 FIRST_SEED = HELD_OUT_SEED + 200

@@ -17,9 +17,9 @@ from sqlalchemy import NullPool, create_engine, text
 from bench.models import tiny_model
 from bench.parts import Orthanc, Part, PostgreSQL, Redis
 from bench.service import Api, Worker, made
+from imaging.phantom import SeriesOptions, to_instances
 from orthanc.dicomweb import open_archive
 from settings import Settings, load
-from unetr.phantom import SeriesOptions, to_instances
 
 MODEL = "tiny"
 LEASE_S = 3.0

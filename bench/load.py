@@ -30,11 +30,11 @@ from bench.service import api, backends, settings_in, working
 from db import jobs
 from db.database import open_database
 from db.tables import Job, JobState, Segmentation
+from imaging.phantom import to_instances
 from orthanc.dicomweb import open_archive
 from settings import Settings
-from unetr import synth
-from unetr.phantom import to_instances
 from unetr.spec import default_model
+from unetr.synthesis import metastases
 
 VIEWERS, THINK_S, MEASURED_S = 50, (0.5, 1.0), 60.0
 POST_PERIOD_S = 0.33
@@ -109,7 +109,7 @@ def latencies(postgresql: PostgreSQL, redis: Redis) -> bool:
             broker_url=redis.url,
         )
         paths = fill(settings)
-        head = synth.head(synth.grid((60, 256, 256), (3.0, 0.9, 0.9)), 2026)
+        head = metastases.head(metastases.grid((60, 256, 256), (3.0, 0.9, 0.9)), 2026)
         instances = to_instances(head.image)
         open_archive(settings).store(instances)
         with api(settings) as (url, headers), working(settings, [None]):

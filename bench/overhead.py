@@ -21,15 +21,15 @@ from bench.service import api, backends, settings_in, working
 from db import jobs, measurements
 from db.database import open_database
 from db.tables import ACTIVE_STATES
+from imaging.phantom import to_instances
 from orthanc.dicomweb import Archive, open_archive
 from settings import Settings
-from unetr import synth
-from unetr.phantom import to_instances
+from unetr.synthesis import metastases
 
 JOBS = 20
 GOAL_S = 0.5
 JOB_LIMIT_S = 300.0
-HEAD = synth.HeadOptions(lesion_count=(5, 5), diameter_mm=(10.0, 25.0))
+HEAD = metastases.HeadOptions(lesion_count=(5, 5), diameter_mm=(10.0, 25.0))
 
 
 def store_s(archive: Archive, study_uid: str, seg_series_uid: str) -> float:
@@ -73,7 +73,7 @@ def measure(folder: Path) -> NDArray[np.float64]:
                 dicomweb_user=orthanc.user,
                 dicomweb_password=orthanc.password,
             )
-            head = synth.head(synth.grid((60, 256, 256), (3.0, 0.9, 0.9)), 2026, HEAD)
+            head = metastases.head(metastases.grid((60, 256, 256), (3.0, 0.9, 0.9)), 2026, HEAD)
             instances = to_instances(head.image)
             open_archive(settings).store(instances)
             study_uid = str(instances[0].StudyInstanceUID)

@@ -14,9 +14,9 @@ from functools import partial
 import torch
 
 from settings import load
-from unetr import kinds
 from unetr.predict import Predictor
 from unetr.spec import served_models
+from unetr.synthesis import cohorts
 
 
 def seconds(act: Callable[[], object]) -> float:
@@ -33,7 +33,7 @@ def main() -> None:
     settings = load()
     models = served_models(settings.models_dir, settings.model_path)
     predictors = {name: Predictor.load(spec, settings.device) for name, spec in models.items()}
-    image = kinds.head("ordinary", kinds.HELD_OUT_SEED).image
+    image = cohorts.head("ordinary", cohorts.HELD_OUT_SEED).image
     taken: dict[str, list[float]] = {name: [] for name in predictors}
     for predictor in predictors.values():
         predictor(image)
@@ -45,8 +45,8 @@ def main() -> None:
         print(f"{name}: median {statistics.median(times):.2f} s, worst {max(times):.2f} s")
     torch.set_num_threads(1)
     made = [
-        seconds(partial(kinds.training_head, seed))
-        for seed in range(kinds.VALIDATION_SEED, kinds.VALIDATION_SEED + 2 * options.rounds)
+        seconds(partial(cohorts.training_head, seed))
+        for seed in range(cohorts.VALIDATION_SEED, cohorts.VALIDATION_SEED + 2 * options.rounds)
     ]
     print(f"a head to train on, on one core: median {statistics.median(made):.2f} s")
 

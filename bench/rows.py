@@ -5,10 +5,10 @@ from collections.abc import Callable
 import highdicom as hd
 import numpy as np
 
+from imaging.phantom import SeriesOptions, to_instances
 from orthanc.dicomweb import open_archive
 from segmentation import Predict, Services
 from settings import Settings
-from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Prediction
 from unetr.spec import default_model, served_models
 from worker import Runner

@@ -22,10 +22,10 @@ from scipy import ndimage
 from bench.parts import ROOT, Orthanc, free_port
 from bench.service import made
 from bench.viewer import Embedded
+from imaging.phantom import SeriesOptions, to_instances
 from orthanc.dicomweb import open_archive
 from settings import load
-from unetr import synth
-from unetr.phantom import SeriesOptions, to_instances
+from unetr.synthesis import metastases
 
 # Slices, rows, columns.
 SIZES = ((176, 256, 256), (200, 512, 512), (300, 1024, 1024))
@@ -36,7 +36,7 @@ JOB_LIMIT_S = 600.0
 
 def head(shape: tuple[int, int, int]) -> hd.Volume:
     """Return the head of SEED, uint16 (slice, row, column), its field of view cut into that many voxels."""
-    coarse = synth.head(synth.grid(COARSE_SHAPE, COARSE_MM), SEED).image
+    coarse = metastases.head(metastases.grid(COARSE_SHAPE, COARSE_MM), SEED).image
     factors = np.array(shape) / COARSE_SHAPE
     if (factors == 1.0).all():
         return coarse

@@ -22,10 +22,10 @@ from pydicom import Dataset
 
 from bench.parts import ROOT, Nginx, Orthanc, Part, PartMissing, free_port
 from bench.service import Ours, made
+from imaging.phantom import SeriesOptions, to_instances
 from orthanc.dicomweb import open_archive
 from settings import Settings, load
-from unetr import synth
-from unetr.phantom import SeriesOptions, to_instances
+from unetr.synthesis import metastases
 
 VIEWERS = ROOT / "ohif" / "viewers"
 OLDEST, NEWEST = (
@@ -170,7 +170,7 @@ def main() -> int:
         site = Site(port=port_to_listen_on(os.environ.get("PORT")))
         try:
             print("Making a synthetic study ...", flush=True)
-            study = site.add(synth.head(synth.grid(SHAPE, SPACING_MM), SEED).image)
+            study = site.add(metastases.head(metastases.grid(SHAPE, SPACING_MM), SEED).image)
             print(
                 f"The study      {site.url}/metscope?StudyInstanceUIDs={study}",
                 f"The study list {site.url}/",

@@ -110,7 +110,7 @@ def fetch_studies(archive: Archive, studies: Mapping[str, Inputs], out: Path, se
         except MetScopeError as error:
             print(f"  {error.code}: {error.message}", file=sys.stderr)
             exit_code = exit_code or error.exit_code
-    print(f"To look at them: python -m unetr.explore {out} --layout dicom --out data-sheet")
+    print(f"To look at them: python -m unetr explore {out} --layout dicom --out data-sheet")
     return exit_code
 
 

@@ -1,4 +1,4 @@
-"""Labelled series out of the archive into a folder, as ``unetr.datasets`` reads them.
+"""Labelled series out of the archive into a folder, as ``unetr.data.datasets`` reads them.
 
     FOLDER/STUDY/SERIES/INSTANCE.dcm
 

@@ -17,7 +17,7 @@ from bench.viewer import CHROMIUM, FLAGS, NEWEST, OLDEST, Site
 from settings import load
 from tests.browser import opened_page
 from tests.visits import BRIGHTEST_TISSUE, LESION, Visits, make_visits, save_bright_model
-from unetr import synth
+from unetr.synthesis import metastases
 
 # A model that finds nothing.
 SILENT = "silent"
@@ -112,10 +112,10 @@ def visits(site: Site, all_visits: Visits) -> Iterator[Visits]:
 
 
 @pytest.fixture(scope="session")
-def head() -> synth.Head:
+def head() -> metastases.Head:
     """A small head whose three lesions are brighter than all else."""
-    options = synth.HeadOptions(lesion_count=(3, 3), diameter_mm=(18, 30), pose=False)
-    dim = synth.head(synth.grid((64, 96, 96), (2.5, 2.4, 2.4)), 2026, options)
+    options = metastases.HeadOptions(lesion_count=(3, 3), diameter_mm=(18, 30), pose=False)
+    dim = metastases.head(metastases.grid((64, 96, 96), (2.5, 2.4, 2.4)), 2026, options)
     tissue = np.clip(dim.image.array / dim.image.array.max() * BRIGHTEST_TISSUE, 0, BRIGHTEST_TISSUE)
     bright = np.where(dim.labels.array > 0, LESION, tissue).round().astype(np.uint16)
     return replace(dim, image=dim.image.with_array(bright))

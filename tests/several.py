@@ -17,10 +17,10 @@ from pydicom.uid import generate_uid
 import segmentation
 from api import create_app
 from db import jobs, measurements
+from imaging.phantom import SeriesOptions, to_instances
 from orthanc.dicomweb import open_archive
 from settings import Settings
 from unetr.network import build, save_weights
-from unetr.phantom import SeriesOptions, to_instances
 from unetr.spec import ModelSpec
 from worker import Runner
 

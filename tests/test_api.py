@@ -37,13 +37,13 @@ from bench.parts import free_port, self_signed, wait_until
 from bench.rows import add_study, threshold_runner
 from db import jobs, outbox
 from db.tables import Outbox
+from imaging.phantom import SeriesOptions, to_instances
 from orthanc import part10
 from orthanc.dicomweb import open_archive
 from routes.shared import ARCHIVE_REQUESTS, THREADS, UPLOADS_AT_ONCE, WAITING_REQUESTS
 from settings import Settings
 from tests import fake_pacs
-from unetr import synth
-from unetr.phantom import SeriesOptions, to_instances
+from unetr.synthesis import metastases
 
 ROOT = Path(__file__).parents[1]
 SHIPPED, SILENT = "metscope-compact", "silent"
@@ -609,8 +609,8 @@ def test_a_wrong_setting_stops_the_start_with_its_name(tmp_path):
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory, orthanc, postgresql) -> Iterator[Service]:
     """The same with a real Orthanc and a real PostgreSQL, and a head in which there is something to find."""
-    options = synth.HeadOptions(lesion_count=(3, 3), diameter_mm=(18.0, 25.0))
-    head = synth.head(synth.grid((64, 96, 96), (2.5, 2.4, 2.4)), 2026, options)
+    options = metastases.HeadOptions(lesion_count=(3, 3), diameter_mm=(18.0, 25.0))
+    head = metastases.head(metastases.grid((64, 96, 96), (2.5, 2.4, 2.4)), 2026, options)
     yield from serve(
         tmp_path_factory.mktemp("hospital"),
         head.image,

@@ -14,7 +14,7 @@ from bench.service import made
 from bench.viewer import Embedded
 from imaging import nifti
 from tests.published import published_checkpoint
-from unetr import synth
+from unetr.synthesis import metastases
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def head_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("head") / "head.nii.gz"
-    image = synth.head(synth.grid((40, 48, 40), (4.0, 4.0, 4.0)), 5).image
+    image = metastases.head(metastases.grid((40, 48, 40), (4.0, 4.0, 4.0)), 5).image
     nifti.write_values(image.with_array(image.array.astype(np.float32)), path)
     return path
 

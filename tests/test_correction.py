@@ -19,13 +19,13 @@ from db import jobs, measurements, outbox
 from db.tables import AuditEvent, Segmentation
 from errors import DeletionUnavailable
 from imaging import seg
+from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from orthanc.dicomweb import open_archive
 from orthanc.folder import FolderArchive
 from segmentation import JobLease, Rooms
 from settings import Settings
 from tests import fake_pacs
-from unetr.phantom import SeriesOptions, to_instances
 
 MODELS = Settings(_env_file=None).models_dir
 # One that tells how probable it is that a lesion is one.

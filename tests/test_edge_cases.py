@@ -51,6 +51,7 @@ import segmentation
 from bench.parts import free_port
 from errors import MetScopeError, UnreadableFile
 from imaging import seg
+from imaging.phantom import SeriesOptions, to_instances
 from imaging.series import Candidate
 from imaging.stack import Stack, to_stack
 from orthanc import part10
@@ -63,7 +64,6 @@ from tests.imaging.test_seg_read import as_edited_in_ohif, renumbered
 from tests.orthanc.test_faults import archive_at
 from tests.orthanc.test_orthanc import archive_of
 from tests.test_segmentation import threshold
-from unetr.phantom import SeriesOptions, to_instances
 from unetr.spec import default_model
 
 AXIAL = SERIES["axial"][0]

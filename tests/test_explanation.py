@@ -13,11 +13,11 @@ from bench.parts import wait_until
 from db import jobs, measurements, outbox
 from errors import OutOfMemory
 from imaging import series
+from imaging.phantom import SeriesOptions, to_instances
 from orthanc.dicomweb import open_archive
 from segmentation import Services
 from settings import Settings
 from tests.clock import later
-from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Predictor
 from unetr.spec import Crop, PostProcessing, ScaleRange, default_model
 from worker import Runner

@@ -38,11 +38,11 @@ from db import jobs, tokens
 from db.database import AWAY, open_database, writing
 from db.jobs import requeue_expired
 from db.tables import Job, Role
+from imaging.phantom import SeriesOptions, to_instances
 from orthanc.dicomweb import open_archive
 from segmentation import Predict, Services
 from settings import Settings
 from tests import fake_pacs
-from unetr.phantom import SeriesOptions, to_instances
 from unetr.spec import default_model
 from worker import Runner, run_housekeeping
 

@@ -80,6 +80,14 @@ def test_importing_the_api_loads_no_torch():
     assert python("import sys, api; print(*({'torch', 'openvino'} & set(sys.modules)))") == ""
 
 
+def test_a_served_model_loads_nothing_of_how_it_was_made():
+    """Neither synthetic studies nor data sets, training or evaluation."""
+    made_by = tuple(f"unetr.{path.parent.name}" for path in sorted((ROOT / "unetr").glob("*/__init__.py")))
+    assert len(made_by) == 4
+    code = f"import sys, api, worker; print(*(name for name in sys.modules if name.startswith({made_by!r})))"
+    assert python(code) == ""
+
+
 def test_what_the_make_targets_run_needs_only_requirements_txt():
     """demo, serve and viewer are set up without the tools of requirements-dev.txt."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
@@ -105,7 +113,7 @@ IN_THE_IMAGE = (
     "requirements.txt", "series_names.toml", "orthanc/init.sh", "ohif/extension.js", "ohif/fetch.sh",
     "ohif/package.json",
     "db/migrations/script.py.mako", "reports/templates/login.html", "unetr/configs/metscope-unet.yaml",
-    "unetr/templates/evaluation.html", "unetr/weights/metscope-unet.json",
+    "unetr/evaluation/templates/evaluation.html", "unetr/weights/metscope-unet.json",
     "unetr/weights/metscope-unet.safetensors", "unetr/weights/metscope-unet.golden.npy",
 )  # fmt: skip
 

@@ -23,6 +23,7 @@ from db.tables import AuditEvent, Job, Outbox, Segmentation
 from errors import ArchiveUnreachable
 from imaging import rtstruct
 from imaging import seg as segs
+from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc import part10
@@ -31,7 +32,6 @@ from orthanc.folder import FolderArchive
 from settings import Settings
 from tests import fake_pacs
 from tests.imaging.test_rtstruct import segments_of
-from unetr.phantom import SeriesOptions, to_instances
 from unetr.spec import default_model
 
 VOXEL_ML = 0.008

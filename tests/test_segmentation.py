@@ -26,13 +26,13 @@ from db import measurements
 from db.database import open_database
 from errors import ArchiveUnreachable, ModelNotFound
 from imaging import nifti, rtstruct, seg
+from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc.dicomweb import open_archive
 from results import lesions_of_segments
 from segmentation import Request, Services, Stages, deliver, find_spec, segment_series
 from settings import Settings
-from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Prediction
 from unetr.spec import default_model
 

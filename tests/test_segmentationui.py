@@ -24,6 +24,7 @@ from bench.parts import wait_until
 from db import jobs, measurements, tokens
 from db.tables import AuditEvent, JobState, Outbox, Patient, Role
 from imaging import rtstruct, seg
+from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc import part10
@@ -31,7 +32,6 @@ from orthanc.dicomweb import open_archive
 from routes.shared import WAITING_REQUESTS
 from settings import Settings
 from tests import fake_pacs
-from unetr.phantom import SeriesOptions, to_instances
 
 JSON = {"Content-Type": "application/json"}
 VOXEL_ML = 0.008

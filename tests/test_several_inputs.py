@@ -13,10 +13,10 @@ from pydicom.uid import generate_uid
 
 import segmentation
 from imaging import nifti, seg
+from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from segmentation import Services
 from tests import several
-from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Predictor
 from unetr.spec import ModelSpec
 

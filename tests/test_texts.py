@@ -11,12 +11,12 @@ import pytest
 
 from bench.parts import ROOT
 from imaging import files, inputs, series
+from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from lesions.measurability import judge
-from unetr import synth
 from unetr.brain import find_brain
-from unetr.phantom import SeriesOptions, to_instances
 from unetr.spec import load_spec
+from unetr.synthesis import metastases
 
 # Each line of its input in French.
 TRANSLATE = f"""
@@ -64,7 +64,7 @@ def test_every_reason_why_a_lesion_is_measurable_or_not_is_told_in_french():
 
 @pytest.mark.parametrize("description", ["T1 MPRAGE post Gd", "t1_mprage_sag"])
 def test_what_speaks_for_a_series_is_told_in_french(description):
-    grid = synth.grid((60, 32, 32), (2.5, 3.0, 3.0))
+    grid = metastases.grid((60, 32, 32), (2.5, 3.0, 3.0))
     volume = grid.with_array(np.arange(60 * 32 * 32, dtype=np.uint16).reshape(60, 32, 32))
     instances = to_instances(volume, SeriesOptions(description=description))
     (candidate,) = series.rank([instances])
@@ -75,7 +75,7 @@ def test_what_speaks_for_a_series_is_told_in_french(description):
 
 
 def test_every_warning_of_a_result_is_told_in_french():
-    grid = synth.grid((24, 32, 32), (5.0, 6.0, 6.0))
+    grid = metastases.grid((24, 32, 32), (5.0, 6.0, 6.0))
     volume = grid.with_array(np.arange(24 * 32 * 32, dtype=np.uint16).reshape(24, 32, 32))
     post = to_instances(volume, SeriesOptions(description="T1 MPRAGE post Gd"))
     for header in post:

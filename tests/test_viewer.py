@@ -17,12 +17,12 @@ from bench.viewer import Site
 from db import tokens
 from db.database import open_database
 from db.tables import Role
+from imaging.phantom import to_instances
 from orthanc.dicomweb import open_archive
 from tests.browser import ON_SCREEN, go_to, log_in, newest, open_study, segment
 from tests.conftest import COARSE, SILENT
 from tests.visits import POST
-from unetr import synth
-from unetr.phantom import to_instances
+from unetr.synthesis import metastases
 
 VOXEL_MM = 2.5
 # Of every segment its centre, in mm, as the viewer goes to it.
@@ -126,7 +126,7 @@ SHOWN = """() => {
 }"""
 
 
-def segmented(page: Page, site: Site, head: synth.Head) -> tuple[Locator, str]:
+def segmented(page: Page, site: Site, head: metastases.Head) -> tuple[Locator, str]:
     """The panel of a study whose lesions are on the screen, and the study."""
     study = site.add(head.image)
     panel = open_study(page, site, study)

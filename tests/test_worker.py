@@ -20,12 +20,12 @@ from bench.parts import PostgreSQL, wait_until
 from db import jobs, measurements, outbox
 from db.tables import AuditEvent, Base, Batch, Job, Lesion, Measurement, Outbox, Segmentation, Worker
 from errors import ArchiveRefused, ArchiveTimeout, ArchiveUnreachable, StoreFailed
+from imaging.phantom import SeriesOptions, to_instances
 from orthanc.dicomweb import open_archive
 from orthanc.folder import FolderArchive
 from segmentation import Services
 from settings import Settings
 from tests.clock import later
-from unetr.phantom import SeriesOptions, to_instances
 from unetr.predict import Prediction
 from unetr.spec import default_model
 from worker import Runner, check_presence, repeat, run_housekeeping

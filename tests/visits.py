@@ -18,9 +18,9 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 from scipy import ndimage
 
+from imaging.phantom import SeriesOptions, to_instances
 from tests.several import BRAIN, label, save_model
-from unetr import synth
-from unetr.phantom import SeriesOptions, to_instances
+from unetr.synthesis import metastases
 
 Pixels = NDArray[np.uint16]
 
@@ -142,10 +142,12 @@ def _visit(
 def _heads(cache: Path) -> dict[str, hd.Volume]:
     """The head without lesions as each series shows it: dark fluid in T1 and FLAIR, bright fluid in T2."""
     path = cache / f"heads-{SEED}.npz"
-    coarse = synth.grid(tuple(n // 2 for n in SHAPE), tuple(2 * mm for mm in SPACING_MM))
+    coarse = metastases.grid(tuple(n // 2 for n in SHAPE), tuple(2 * mm for mm in SPACING_MM))
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            image = synth.head(coarse, SEED, synth.HeadOptions(lesion_count=(0, 0), pose=False)).image.array
+            image = metastases.head(
+                coarse, SEED, metastases.HeadOptions(lesion_count=(0, 0), pose=False)
+            ).image.array
             tissue = np.clip(image / np.quantile(image, 0.9999) * BRIGHTEST_TISSUE, 0, BRIGHTEST_TISSUE)
             inverse = np.where(tissue > 40, 1.2 * BRIGHTEST_TISSUE - tissue, tissue)
             values = {

@@ -7,18 +7,18 @@ from errors import MetScopeError
 
 # Where each step is; imported only when it is asked for.
 STEPS = {
-    "check": ("unetr.lessons", "check"),
-    "explore": ("unetr.explore", "main"),
-    "pipeline": ("unetr.lessons", "pipeline"),
-    "build": ("unetr.lessons", "build"),
-    "train": ("unetr.train", "main"),
-    "export": ("unetr.export", "main"),
+    "check": ("unetr.tutorial", "check"),
+    "explore": ("unetr.data.explore", "main"),
+    "pipeline": ("unetr.tutorial", "pipeline"),
+    "build": ("unetr.tutorial", "build"),
+    "train": ("unetr.training.train", "main"),
+    "export": ("unetr.training.export", "main"),
     "import": ("unetr.import_checkpoint", "main"),
-    "operating_point": ("unetr.operating_point", "main"),
-    "evaluate": ("unetr.evaluate", "main"),
-    "infer": ("unetr.lessons", "infer"),
-    "visualize": ("unetr.lessons", "visualize"),
-    "download_msd": ("unetr.download_msd", "main"),
+    "operating_point": ("unetr.evaluation.operating_point", "main"),
+    "evaluate": ("unetr.evaluation.evaluate", "main"),
+    "infer": ("unetr.tutorial", "infer"),
+    "visualize": ("unetr.tutorial", "visualize"),
+    "download_msd": ("unetr.data.download_msd", "main"),
 }
 
 

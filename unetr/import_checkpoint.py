@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from errors import WeightsInvalid
-from unetr.export import write_model
-from unetr.network import build, fill, list_keys
+from unetr.network import build, fill, list_keys, write_model
 from unetr.spec import (
     PATCH,
     ConceptCode,

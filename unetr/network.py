@@ -1,10 +1,13 @@
 """A model's networks, and their weights on disk."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
@@ -132,3 +135,27 @@ def list_keys(keys: Sequence[str]) -> str:
     """Join the first names, and count the others, for a message."""
     more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
     return ", ".join(keys[:NAMED_KEYS]) + more
+
+
+def write_model(spec: ModelSpec, networks: torch.nn.ModuleDict, models_dir: Path) -> ModelSpec:
+    """Write weights, specification and golden answer; returns the specification with the weights' hash."""
+    models_dir.mkdir(parents=True, exist_ok=True)
+    sha256 = save_weights(networks, models_dir / spec.weights.file)
+    spec = spec.model_copy(
+        update={"weights": spec.weights.model_copy(update={"sha256": sha256}), "folder": models_dir}
+    )
+    content = json.dumps(spec.model_dump(mode="json", exclude_none=True), indent=2)
+    (models_dir / f"{spec.id}.json").write_text(content + "\n")
+    np.save(models_dir / f"{spec.id}.golden.npy", golden_logits(spec))
+    return spec
+
+
+def golden_logits(spec: ModelSpec) -> NDArray[np.float32]:
+    """The lesion network's logits (class, x, y, z) of a window of seeded noise, at every fourth voxel."""
+    network = build(spec)["lesion"]
+    load_network(network, spec.weights_path, "lesion")
+    shape = (len(spec.inputs), *spec.window.shape)
+    window = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    with torch.inference_mode():
+        logits = network.eval()(torch.from_numpy(window)[None])[0]
+    return np.asarray(logits[:, ::4, ::4, ::4].numpy(), dtype=np.float32)

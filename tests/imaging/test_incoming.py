@@ -35,7 +35,7 @@ from pydicom.uid import (
 from errors import UploadRefused
 from imaging.files import MIB
 from imaging.incoming import Limits, instances
-from unetr.phantom import SeriesOptions, to_instances
+from imaging.phantom import SeriesOptions, to_instances
 
 ROOT = Path(__file__).parents[2]
 ARRAY = np.random.default_rng(6).integers(0, 4000, (3, 20, 15)).astype(np.uint16)

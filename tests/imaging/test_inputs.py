@@ -7,7 +7,7 @@ from pydicom import Dataset
 
 import errors
 from imaging.inputs import choose_inputs, covered
-from unetr.phantom import SeriesOptions, to_instances
+from imaging.phantom import SeriesOptions, to_instances
 
 SEQUENCES = ("FLAIR", "T1", "T1 post-contrast", "T2")
 

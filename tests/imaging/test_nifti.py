@@ -27,8 +27,8 @@ from errors import (
     UnreadableFile,
 )
 from imaging import nifti
+from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import Stack, to_stack
-from unetr.phantom import SeriesOptions, to_instances
 
 SHAPE = (6, 14, 11)
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -21,10 +21,10 @@ from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile
 from imaging import codes, parametric_map, rtstruct, rtstruct_read, seg, sr
 from imaging.labelled import labelled_series
 from imaging.outlines import outlines
+from imaging.phantom import to_instances
 from imaging.stack import Stack, to_stack
 from lesions.measure import Lesion, measure
 from tests.imaging.test_seg import SERIES, concatenation
-from unetr.phantom import to_instances
 
 ALGORITHM = seg.Algorithm("metscope-unetr-compact", "1.2", "5f" * 32)
 SHAPE = (9, 30, 22)

@@ -22,8 +22,8 @@ from pydicom.uid import RLELossless, generate_uid
 
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, UnreadablePixels
 from imaging import codes, seg
+from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import Stack, to_stack
-from unetr.phantom import SeriesOptions, to_instances
 
 DCMQI = Path(sys.prefix) / "bin"
 SHAPE = (7, 18, 13)

@@ -8,8 +8,8 @@ from highdicom import Volume
 from pydicom import Dataset
 
 import errors
+from imaging.phantom import SeriesOptions, to_instances
 from imaging.series import HEAD_EXTENT_SCORE, TIE, choose, rank
-from unetr.phantom import SeriesOptions, to_instances
 
 AFFINE = np.array([[0, 0, 8.0, -120], [0, 8.0, 0, -120], [1.2, 0, 0, -70], [0, 0, 0, 1]])
 

@@ -23,8 +23,8 @@ from pydicom.uid import (
 from scipy.spatial.transform import Rotation
 
 import errors
+from imaging.phantom import SeriesOptions, compress, to_instances
 from imaging.stack import to_stack
-from unetr.phantom import SeriesOptions, compress, to_instances
 
 CODECS = (JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, RLELossless)
 MARKER = (7, 20, 9)

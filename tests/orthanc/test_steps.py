@@ -18,7 +18,7 @@ from orthanc.__main__ import main
 from orthanc.dicomweb import open_archive
 from orthanc.fetch import fetch
 from tests import fake_pacs, labelled, several
-from unetr.datasets import cases
+from unetr.data.datasets import cases
 
 PATIENT = "LEARNER-7"
 DATE = "20250314"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.models import tiny_model
-from unetr import synth
 from unetr.spec import ModelSpec, PostProcessing, ScaleRange, load_spec
+from unetr.synthesis import metastases
 
 SPEC_FILE = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
 
@@ -35,14 +35,14 @@ def coarse_model(tmp_path: Path) -> Path:
     return folder / "tiny.json"
 
 
-def make_coarse_head(kind: str, seed: int) -> synth.Head:
+def make_coarse_head(kind: str, seed: int) -> metastases.Head:
     """A head of 6 mm voxels, without a lesion where its kind says so."""
     count = (0, 0) if kind == "no lesion" else (3, 5)
-    options = synth.HeadOptions(lesion_count=count, diameter_mm=(9.0, 30.0))
-    return synth.head(synth.grid((30, 36, 30), (6.0, 6.0, 6.0)), seed, options)
+    options = metastases.HeadOptions(lesion_count=count, diameter_mm=(9.0, 30.0))
+    return metastases.head(metastases.grid((30, 36, 30), (6.0, 6.0, 6.0)), seed, options)
 
 
 @pytest.fixture(scope="session")
-def coarse_head() -> Callable[[str, int], synth.Head]:
+def coarse_head() -> Callable[[str, int], metastases.Head]:
     """Makes heads that cost nothing."""
     return make_coarse_head

@@ -8,9 +8,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from errors import JobCancelled
-from unetr.explain import explain
 from unetr.predict import Predictor
 from unetr.spec import ModelSpec, PostProcessing, Window
+from unetr.uncertainty import explain
 
 SHAPE, SPACING_MM = (48, 90, 76), (1.9, 1.0, 1.2)
 TURN = Rotation.from_euler("xyz", [-20, 8, 17], degrees=True).as_matrix()

@@ -12,11 +12,12 @@ from imaging import seg
 from imaging.sequences import FLAIR, T1, T1_POST_CONTRAST, T2
 from imaging.stack import to_stack
 from tests import several
-from unetr import config, export, glioma, spine, train
-from unetr.material import GENERATORS
-from unetr.network import build, load_weights
+from unetr.network import build, golden_logits, load_weights
 from unetr.preprocess import prepare, resample_labels
 from unetr.spec import ModelSpec, load_spec
+from unetr.synthesis import glioma, spine
+from unetr.training import config, export, train
+from unetr.training.preparation import GENERATORS
 
 # Of cases that no training sees.
 SEED = 5_000_000
@@ -73,7 +74,7 @@ def test_a_tiny_model_learns_its_labels_and_is_exported(tmp_path, one_thread, ca
     named = [f"dice_{label.name}" for label in spec.labels] if len(spec.labels) > 1 else []
     assert header.split(",")[5:] == named
     assert_served(spec, generator, least, tmp_path)
-    assert np.abs(export.golden(spec) - np.load(tmp_path / "models" / f"{name}-tiny.golden.npy")).max() == 0.0
+    assert np.abs(golden_logits(spec) - np.load(tmp_path / "models" / f"{name}-tiny.golden.npy")).max() == 0.0
 
 
 def assert_served(spec: ModelSpec, generator: str, least: float, folder: Path) -> None:

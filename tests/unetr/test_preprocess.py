@@ -9,9 +9,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from errors import VolumeTooLarge
-from unetr import synth
 from unetr.preprocess import normalise, prepare
 from unetr.spec import ClipPercentiles, DivideByMaximum, ModelSpec, ScaleRange, ZScore, load_spec
+from unetr.synthesis import metastases
 
 SPEC_FILE = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
 BLOB_RADIUS_MM = 9.0
@@ -150,7 +150,7 @@ def test_intensity_steps_do_what_their_names_say():
 @pytest.mark.parametrize(("scale", "offset"), [(1, -1000), (1, 1000), (0.004, -0.7)])
 def test_what_value_air_has_does_not_matter(scale, offset, spec):
     """Shifted by a rescale intercept, or made z-scores."""
-    image = synth.head(synth.grid((48, 56, 48), (4.0, 4.0, 4.0)), 3).image
+    image = metastases.head(metastases.grid((48, 56, 48), (4.0, 4.0, 4.0)), 3).image
     expected = prepare(image, spec).volume
     array = (image.array.astype(np.float64) * scale + offset).astype(np.float32)
     changed = prepare(image.with_array(array), spec).volume

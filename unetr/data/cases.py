@@ -1,0 +1,109 @@
+"""A labelled study, as every layout of unetr/data/datasets.py is read to, and what is asked of it."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import highdicom as hd
+import numpy as np
+
+from errors import DataRefused, MetScopeError
+
+LARGEST_VALUE = 255
+
+
+@dataclass(frozen=True)
+class Case:
+    """One labelled study, all of it on one grid, (slice, row, column), affine index -> LPS mm.
+
+    images: float32, by the name of the sequence (``imaging.sequences.SEQUENCES``, or as the data set has it).
+    truth: uint8 label values, 0 background; it may be empty. brain: uint8, 1 in the brain, where it is known.
+    """
+
+    id: str
+    images: Mapping[str, hd.Volume]
+    truth: hd.Volume
+    brain: hd.Volume | None = None
+
+
+@dataclass(frozen=True)
+class BadCase:
+    """A case that cannot be learnt from. reason: one sentence."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A case that has not been read yet.
+
+    patient: a text that is another for another patient. files: those that it is read from. read: raises
+    MetScopeError; it can be sent to another process.
+    """
+
+    id: str
+    patient: str
+    files: tuple[Path, ...]
+    read: Callable[[], Case]
+
+    def load(self) -> Case | BadCase:
+        try:
+            return self.read()
+        except MetScopeError as error:
+            return BadCase(self.id, error.found)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a caller wants of each case.
+
+    labels: new values by the data set's own; those not named stay, 0 leaves out. "merge": all become 1.
+    sequences: the images to read, which must all be there; None: every one that the layout promises.
+    """
+
+    labels: Mapping[int, int] | Literal["merge"] = field(default_factory=dict)
+    sequences: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        pairs = () if isinstance(self.labels, str) else self.labels.items()
+        if not all(0 <= value <= LARGEST_VALUE for pair in pairs for value in pair):
+            raise ValueError(f"label values are 0 to {LARGEST_VALUE}, not {self.labels}")
+
+    def of(self, promised: Collection[str]) -> list[str]:
+        """The sequences to read, of those that are promised. Raises: DataRefused."""
+        missing = [name for name in self.sequences or () if name not in promised]
+        if missing:
+            raise DataRefused(f"There is no {missing[0]} among {', '.join(promised) or 'no sequences'}.")
+        return list(promised if self.sequences is None else self.sequences)
+
+
+def truth_of(drawn: hd.Volume, known: Collection[int], wanted: Wanted) -> hd.Volume:
+    """The label volume, uint8, with the values that the caller wants.
+
+    drawn: integers from 0; all 0 where somebody looked and found nothing. known: the values that the layout
+    knows, beside 0. Raises: DataRefused where a value is neither known nor named by the caller.
+    """
+    values = np.unique(drawn.array[drawn.array > 0]).tolist()
+    renamed = dict.fromkeys(known, 1) if isinstance(wanted.labels, str) else wanted.labels
+    odd = [value for value in values if value not in known and value not in renamed]
+    if odd:
+        raise DataRefused(
+            f"The label holds the value {odd[0]}; the layout knows {', '.join(map(str, sorted(known)))}."
+        )
+    new = np.arange(LARGEST_VALUE + 1, dtype=np.uint8)
+    for value, other in renamed.items():
+        new[value] = other
+    return drawn.with_array(new[drawn.array])
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders of a layout that has one for each case, hidden ones left out. Raises: DataRefused."""
+    try:
+        found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise DataRefused(f"{folder} cannot be read: {error.strerror}.") from error
+    if not found:
+        raise DataRefused(f"{folder} holds no folder; this layout has one for each case.")
+    return found

@@ -1,0 +1,145 @@
+"""A data sheet of labelled studies: what is in them, before anything learns from them.
+
+    python -m unetr explore                                   a few synthetic heads, to see what it does
+    python -m unetr explore FOLDER --layout msd --out SHEET   also nnunet, brats, dicom (docs/training.md)
+
+SHEET takes data-sheet.html, one page with tables and figures that needs no other file; cases.csv, a row for
+each case; cases.json, everything, each lesion too. A case that cannot be learnt from is named, and why.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from errors import MetScopeError
+from imaging.sequences import T1_POST_CONTRAST
+from unetr.data.data_sheet import PERCENTILES, Picture, Sheet, describe, findings, picture
+from unetr.data.datasets import LAYOUTS, BadCase, Case, cases
+from unetr.data.explore_page import PICTURES, page
+from unetr.synthesis import metastases
+
+SYNTHETIC = "synthetic"
+# As several protocols would acquire them: shape, spacing in mm, plane.
+HEADS = (
+    ((88, 104, 88), (2.0, 2.0, 2.0), "axial"),
+    ((76, 88, 104), (2.2, 2.0, 2.0), "sagittal"),
+    ((44, 104, 88), (4.0, 2.0, 2.0), "axial"),
+)
+SYNTHETIC_SEED = 4_000_000
+FIELDS = (
+    "id", "reason", "slices", "rows", "columns", "spacing_mm", "orientation", "sequences", "lesions",
+    "largest_long_axis_mm", "labelled_ml",
+)  # fmt: skip
+
+
+def explore(found: Iterable[Case | BadCase], out: Path, title: str) -> tuple[list[Sheet], list[BadCase]]:
+    """Read every case once, write the sheet into the folder ``out``; returns the good and the bad cases."""
+    sheets: list[Sheet] = []
+    bad: list[BadCase] = []
+    pictures: list[Picture] = []
+    for case in tqdm(found, unit=" cases", disable=None, leave=False):
+        if isinstance(case, BadCase):
+            bad.append(case)
+            continue
+        sheets.append(describe(case))
+        if len(pictures) < PICTURES:
+            pictures.append(picture(case))
+    out.mkdir(parents=True, exist_ok=True)
+    everything = {
+        "percentiles": PERCENTILES,
+        "cases": [asdict(sheet) for sheet in sheets],
+        "bad_cases": [asdict(one) for one in bad],
+    }
+    (out / "cases.json").write_text(json.dumps(everything, indent=1), encoding="utf-8")
+    _write_csv(sheets, bad, out / "cases.csv")
+    (out / "data-sheet.html").write_text(page(title, sheets, bad, pictures), encoding="utf-8")
+    return sheets, bad
+
+
+def synthetic() -> Iterator[Case]:
+    """A few heads that MetScope makes itself (unetr/synthesis); every lesion has the value 1."""
+    for number, (shape, spacing_mm, plane) in enumerate(HEADS, start=1):
+        head = metastases.head(metastases.grid(shape, spacing_mm, plane), SYNTHETIC_SEED + number)
+        truth = head.labels.with_array((head.labels.array > 0).astype(np.uint8))
+        yield Case(f"synthetic-{number}-{plane}", {T1_POST_CONTRAST: head.image}, truth)
+
+
+def _write_csv(sheets: Sequence[Sheet], bad: Sequence[BadCase], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        for sheet in sheets:
+            writer.writerow({
+                "id": sheet.id,
+                **dict(zip(("slices", "rows", "columns"), sheet.shape, strict=True)),
+                "spacing_mm": " x ".join(f"{mm:g}" for mm in sheet.spacing_mm),
+                "orientation": sheet.orientation,
+                "sequences": ", ".join(sheet.intensities),
+                "lesions": len(sheet.lesions),
+                "largest_long_axis_mm": max((one.long_axis_mm for one in sheet.lesions), default=0.0),
+                "labelled_ml": round(sum(sheet.label_ml.values()), 6),
+            })  # fmt: skip
+        writer.writerows(asdict(one) for one in bad)
+
+
+def label_values(texts: Sequence[str]) -> Mapping[int, int] | Literal["merge"]:
+    """New label values from the command line: ["merge"], or ["4=3", "2=0"]. Raises: ValueError."""
+    if list(texts) == ["merge"]:
+        return "merge"
+    pairs = (text.split("=") for text in texts)
+    return {int(value): int(other) for value, other in pairs}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 0 done, bad cases or not, 2 usage, 3 another layout."""
+    parser = argparse.ArgumentParser(
+        prog="python -m unetr explore", description="Make a data sheet of labelled studies."
+    )
+    parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="without it, synthetic heads")
+    parser.add_argument("--layout", choices=[*LAYOUTS, SYNTHETIC], default=SYNTHETIC)
+    parser.add_argument("--out", type=Path, default=Path("data-sheet"), metavar="SHEET", help="a folder")
+    parser.add_argument(
+        "--labels", nargs="+", default=[], metavar="OLD=NEW", help="4=3 renames, 2=0 leaves out; or: merge"
+    )
+    parser.add_argument("--sequences", nargs="+", metavar="NAME", help='these alone, e.g. "T1 post-contrast"')
+    options = parser.parse_args(arguments)
+    if (options.folder is None) != (options.layout == SYNTHETIC):
+        parser.error("FOLDER and --layout belong together")
+    if options.folder is None:
+        print("No folder is named: a few synthetic heads are made, which MetScope draws with exact labels.")
+        found: Iterable[Case | BadCase] = synthetic()
+    else:
+        print(f"Reading {options.folder} case by case, as the layout {options.layout} has them.")
+        try:
+            found = cases(options.folder, options.layout, label_values(options.labels), options.sequences)
+        except ValueError as error:
+            parser.error(f"--labels: {error}")
+    return _run(found, options.out, options.folder.resolve().name if options.folder else "synthetic heads")
+
+
+def _run(found: Iterable[Case | BadCase], out: Path, title: str) -> int:
+    try:
+        sheets, bad = explore(found, out, title)
+    except MetScopeError as error:
+        print(f"{error.code}: {error.message}", file=sys.stderr)
+        return error.exit_code
+    print(f"\n{len(sheets)} cases can be learnt from, {len(bad)} cannot{':' if bad else '.'}")
+    for one in bad:
+        print(f"  {one.id}: {one.reason}")
+    for sentence in findings(sheets) if sheets else ():
+        print(f"- {sentence}")
+    print(f"\nThe page with the figures: {out / 'data-sheet.html'}")
+    print(f"The tables: {out / 'cases.csv'}, {out / 'cases.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

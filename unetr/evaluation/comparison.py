@@ -1,0 +1,55 @@
+"""Two models on the same heads."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from unetr.evaluation.case_scores import BINS_MM, Case, found_of
+from unetr.evaluation.statistics import (
+    Difference,
+    Estimate,
+    bootstrap,
+    mean,
+    paired_bootstrap,
+    paired_wilcoxon,
+    ratio,
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One figure of both models: the model less the one it is held against."""
+
+    name: str
+    against: Estimate
+    model: Estimate
+    difference: Difference
+
+
+def compare(against: Sequence[Case], cases: Sequence[Case]) -> tuple[Compared, ...]:
+    """Each figure of both, on the same heads in the same order.
+
+    Sensitivities, which are no means over heads, by a paired bootstrap; figures of heads by Wilcoxon's test.
+    """
+    rows = []
+    for name, low_mm, high_mm in BINS_MM:
+        new, old = found_of(cases, low_mm, high_mm), found_of(against, low_mm, high_mm)
+        rows.append(
+            Compared(
+                f"sensitivity, {name}",
+                bootstrap(ratio, *old),
+                bootstrap(ratio, *new),
+                paired_bootstrap(ratio, old, new),
+            )
+        )
+    figures: tuple[tuple[str, Callable[[Case], float | None]], ...] = (
+        ("false positives per head", lambda case: float(case.false_positives)),
+        ("lesion-wise Dice", lambda case: case.lesion_wise.dice),
+        ("lesion-wise HD95, mm", lambda case: case.lesion_wise.hd95_mm),
+        ("Dice of a head", lambda case: case.overall.dice if case.overall else None),
+    )
+    for name, figure in figures:
+        old_values, new_values = [figure(case) for case in against], [figure(case) for case in cases]
+        rows.append(
+            Compared(name, mean(old_values), mean(new_values), paired_wilcoxon(old_values, new_values))
+        )
+    return tuple(rows)

@@ -1,0 +1,148 @@
+"""Evaluate a model on synthetic heads of several kinds, alone or against another one.
+
+    python -m unetr evaluate --model ID_OR_JSON_PATH --out FOLDER [--against ID_OR_JSON_PATH] [--heads 10]
+        [--first-seed 3000000] [--kinds "ordinary,no lesion"]
+
+FOLDER takes a JSON file for each head and model, then report.json and report.html. A run that was stopped
+goes on where it was when it is started again. docs/models.md says what each figure means.
+"""
+
+import argparse
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from errors import BrainNotFound, ModelNotFound, RequestError
+from imaging.sequences import T1_POST_CONTRAST
+from settings import Settings, load
+from unetr.evaluation.case_scores import CANDIDATES, CASE, Case, Truth, judge, store, with_pictures
+from unetr.evaluation.report import save_report, table
+from unetr.evaluation.summary import summarise
+from unetr.predict import Prediction, Predictor
+from unetr.spec import ModelSpec, load_spec, served_models
+from unetr.synthesis import cohorts, metastases
+
+MakeHead = Callable[[str, int], metastases.Head]
+# A change of what a case holds, or of how it is reckoned: stored cases are not used again.
+CASES_VERSION = 1
+
+
+def find_model(name: str, settings: Settings) -> ModelSpec:
+    """The model of that id, or of that JSON file. Raises: ModelNotFound, ModelSpecInvalid."""
+    if name.endswith(".json"):
+        return load_spec(Path(name))
+    models = served_models(settings.models_dir, settings.model_path)
+    if name not in models:
+        raise ModelNotFound(f"There is no model {name!r}; there are {', '.join(models)}.")
+    return models[name]
+
+
+def find_model_of_heads(name: str, settings: Settings) -> ModelSpec:
+    """Return a model that the synthetic heads can measure.
+
+    Raises: ModelNotFound, ModelSpecInvalid; RequestError for a model of other images.
+    """
+    spec = find_model(name, settings)
+    require_model_of_heads(spec)
+    return spec
+
+
+def require_model_of_heads(spec: ModelSpec) -> None:
+    """Raise RequestError unless the model finds one kind of lesion in post-contrast T1 alone."""
+    if spec.inputs != (T1_POST_CONTRAST,) or len(spec.labels) > 1:
+        raise RequestError(
+            f"The synthetic heads are post-contrast T1 with metastases; {spec.id} segments "
+            f"{', '.join(label.name for label in spec.labels)} in {', '.join(spec.inputs)}."
+        )
+
+
+def folder_of(spec: ModelSpec, out: Path) -> Path:
+    """Where the cases of a model lie: another threshold or other weights have another folder."""
+    content = f"{CASES_VERSION} {CANDIDATES.model_dump_json()} {spec.model_dump_json()}"
+    return out / f"{spec.id}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def evaluate(
+    specs: Sequence[ModelSpec],
+    heads: Sequence[tuple[str, int]],
+    out: Path,
+    device: str,
+    make_head: MakeHead = cohorts.head,
+) -> list[list[Case]]:
+    """The cases of each model, in the order of the heads (kind, seed); those stored in ``out`` stay.
+
+    One head is held at a time. Raises: WeightsInvalid, ModelError, OutOfMemory.
+    """
+    predictor = functools.cache(lambda index: Predictor.load(specs[index], device))
+    cases: list[list[Case]] = [[] for _ in specs]
+    for number, (kind, seed) in enumerate(heads, start=1):
+        truth = functools.cache(functools.partial(_truth, kind, seed, make_head))
+        for index, spec in enumerate(specs):
+            folder = folder_of(spec, out)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{kind}-{seed}.json".replace(" ", "-")
+            if not path.exists():
+                store(_case(truth(), predictor(index), folder), path)
+                print(f"{spec.id}: {number} of {len(heads)} heads, {kind} {seed}", flush=True)
+            cases[index].append(CASE.validate_json(path.read_bytes()))
+    return cases
+
+
+def _truth(kind: str, seed: int, make_head: MakeHead) -> Truth:
+    head = make_head(kind, seed)
+    diameters_mm = {lesion.number: lesion.diameter_mm for lesion in head.lesions}
+    return Truth(kind, seed, head.image, head.labels, diameters_mm)
+
+
+def _case(truth: Truth, predictor: Predictor, folder: Path) -> Case:
+    """Predict one head and judge it; where the model refuses it, nothing was found."""
+    started = time.perf_counter()
+    refused = False
+    try:
+        prediction, candidates = predictor.variants(truth.image, [predictor.spec.postprocessing, CANDIDATES])
+    except BrainNotFound:
+        refused = True
+        nothing = np.zeros(truth.image.spatial_shape, dtype=np.float32)
+        prediction = candidates = Prediction(
+            truth.image.with_array(nothing.astype(np.uint8)), truth.image.with_array(nothing)
+        )
+    seconds = time.perf_counter() - started
+    case = replace(judge(truth, prediction, candidates, predictor.spec), seconds=seconds, refused=refused)
+    return with_pictures(case, truth, prediction, folder)
+
+
+def chosen_heads(names: str, heads: int, first_seed: int) -> list[tuple[str, int]]:
+    """(kind, seed) of so many heads of each kind; names: divided by commas, empty for all kinds."""
+    wanted = names.split(",") if names else list(cohorts.COHORTS)
+    if unknown := [name for name in wanted if name not in cohorts.COHORTS]:
+        raise SystemExit(f"no kind {', '.join(unknown)}; there are {', '.join(cohorts.COHORTS)}")
+    return [(name, first_seed + number) for name in wanted for number in range(heads)]
+
+
+def main(arguments: Sequence[str] | None = None, make_head: MakeHead = cohorts.head) -> None:
+    parser = argparse.ArgumentParser(description="Evaluate a model on synthetic heads.")
+    parser.add_argument("--model", required=True, help="id of a served model, or its JSON file")
+    parser.add_argument("--against", help="another model, for a paired comparison")
+    parser.add_argument("--heads", type=int, default=10, help="of each kind")
+    parser.add_argument("--first-seed", type=int, default=cohorts.HELD_OUT_SEED)
+    parser.add_argument("--kinds", default="", help="divided by commas; all by default")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the cases and the report")
+    options = parser.parse_args(arguments)
+    settings = load()
+    specs = [find_model_of_heads(name, settings) for name in (options.model, options.against) if name]
+    heads = chosen_heads(options.kinds, options.heads, options.first_seed)
+    cases = evaluate(specs, heads, options.out, settings.device, make_head)
+    against = (summarise(specs[1], cases[1]), cases[1]) if options.against else None
+    summary = summarise(specs[0], cases[0], against)
+    save_report(summary, cases[0], folder_of(specs[0], options.out), options.out)
+    print(table(summary))
+    print(f"\n{options.out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

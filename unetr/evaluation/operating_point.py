@@ -1,0 +1,250 @@
+"""Choose a model's thresholds and fit its confidence on validation heads, and write both into its spec.
+
+    python -m unetr operating_point --model ID_OR_JSON_PATH --out FOLDER [--heads 48] [--first-seed 2500000]
+        [--false-positives 1.0]
+
+Of all thresholds, seed thresholds and smallest volumes, those are taken that find most lesions of 3 mm or
+more with at most so many false positives per head, or but one in a hundred fewer; of these the one whose
+lesions are as large as the true ones. The model's JSON file is changed in place: the values of
+``postprocessing`` and ``confidence``, nothing else. The heads are such as are trained on, of other seeds: the
+kinds that evaluate.py judges by stay unseen. FOLDER takes the cases at the chosen point, from which the
+confidence is fitted.
+Thresholds are compared on the model's own grid, as ``unetr.predict`` applies them.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+
+from errors import BrainNotFound
+from lesions.measure import MM3_PER_ML
+from settings import load
+from unetr.confidence import fit
+from unetr.evaluation.case_scores import COUNTED_FROM_MM, Case
+from unetr.evaluation.evaluate import MakeHead, evaluate, find_model_of_heads
+from unetr.evaluation.scores import HIT_FRACTION, match
+from unetr.predict import Predictor, peaks_of
+from unetr.preprocess import prepare, resample_labels
+from unetr.spec import Confidence, ModelSpec, PostProcessing, logit
+from unetr.synthesis import cohorts, metastases
+
+# Of the validation's heads, which training itself looks at, these are the later ones.
+FIRST_SEED = cohorts.VALIDATION_SEED + 500_000
+KIND = "as trained on"
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
+SEEDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999)
+SMALLEST_MM3 = (5.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 50.0, 80.0, 120.0)
+# Of the sensitivity, which outlines of the right size are worth.
+TOLERANCE = 0.01
+TINY = 1e-9
+FIELDS = re.compile(r'"postprocessing":\s*\{[^{}]*\}(\s*,\s*"confidence":\s*(\{[^{}]*\}|null))?')
+
+
+@dataclass(frozen=True)
+class Point:
+    """A choice, the sensitivity of lesions from 3 mm and the false positives per head that it gave.
+
+    volume_ratio: found over true volume, the median of the lesions found.
+    """
+
+    postprocessing: PostProcessing
+    sensitivity: float
+    false_positives: float
+    volume_ratio: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One head at one threshold. volumes_mm3, peaks, false: of each component, 1 less than its number.
+
+    peaks: the highest logit. true_mm3, shares: of each true lesion from 3 mm its volume, and what of it each
+    component covers, by number.
+    """
+
+    volumes_mm3: NDArray[np.float64]
+    peaks: NDArray[np.float32]
+    false: NDArray[np.bool_]
+    true_mm3: tuple[float, ...]
+    shares: tuple[dict[int, float], ...]
+
+
+def cut(head: metastases.Head, predictor: Predictor) -> dict[float, Cut]:
+    """The components of a head by threshold; the predictor's own must be the lowest of all.
+
+    A head that the model refuses has none. Raises: OutOfMemory.
+    """
+    prepared = prepare(head.image, predictor.spec)
+    try:
+        logits = predictor.logits(prepared).array
+    except BrainNotFound:
+        logits = np.full(prepared.volume.spatial_shape, -np.inf, dtype=np.float32)
+    truth = resample_labels(head.labels, prepared)
+    visible = set(np.unique(head.labels.array).tolist())
+    counted = [
+        lesion
+        for lesion in head.lesions
+        if lesion.diameter_mm >= COUNTED_FROM_MM and lesion.number in visible
+    ]
+    cuts = {}
+    for threshold in THRESHOLDS:
+        parts = cc3d.connected_components(logits > logit(threshold), connectivity=26, out_dtype=np.uint32)
+        outcome = match(truth, truth.with_array(parts.astype(np.int32)))
+        cuts[threshold] = Cut(
+            volumes_mm3=np.asarray(np.bincount(parts.ravel())[1:] * truth.voxel_volume, dtype=float),
+            peaks=peaks_of(logits, parts),
+            false=np.isin(np.arange(1, int(parts.max()) + 1), outcome.false_numbers),
+            true_mm3=tuple(lesion.volume_ml * MM3_PER_ML for lesion in counted),
+            shares=tuple(dict(outcome.shares.get(lesion.number, {})) for lesion in counted),
+        )
+    return cuts
+
+
+def points(cuts: Sequence[dict[float, Cut]]) -> Iterator[Point]:
+    """Every choice and what it gives over the heads."""
+    lesions = sum(len(head[THRESHOLDS[0]].shares) for head in cuts)
+    for threshold in THRESHOLDS:
+        for seed in (None, *(seed for seed in SEEDS if seed > threshold)):
+            for smallest_mm3 in SMALLEST_MM3:
+                false = 0
+                ratios = []
+                for head in cuts:
+                    part = head[threshold]
+                    kept = part.volumes_mm3 >= smallest_mm3
+                    if seed is not None:
+                        kept &= part.peaks > logit(seed)
+                    false += int((kept & part.false).sum())
+                    for true_mm3, shares in zip(part.true_mm3, part.shares, strict=True):
+                        touching = [number for number in shares if kept[number - 1]]
+                        if sum(shares[number] for number in touching) >= HIT_FRACTION:
+                            ratios.append(sum(part.volumes_mm3[n - 1] for n in touching) / true_mm3)
+                choice = PostProcessing(
+                    threshold=threshold, seed_threshold=seed, minimum_volume_mm3=smallest_mm3
+                )
+                yield Point(
+                    choice,
+                    len(ratios) / max(lesions, 1),
+                    false / max(len(cuts), 1),
+                    float(np.median(ratios)) if ratios else 0.0,
+                )
+
+
+def best(found: Sequence[Point], false_positives: float) -> Point:
+    """Of the most sensitive points within the rate the one whose lesions are as large as the true ones.
+
+    Of equals the one with the fewest false positives, then the simplest. Where no point is within the rate,
+    the one with the fewest false positives.
+    """
+    allowed = [point for point in found if point.false_positives <= false_positives]
+    if not allowed:
+        return min(found, key=lambda point: (point.false_positives, -point.sensitivity))
+    most = max(point.sensitivity for point in allowed)
+    return min(
+        [point for point in allowed if point.sensitivity >= most - TOLERANCE],
+        key=lambda point: (
+            max(point.volume_ratio, 1.0 / max(point.volume_ratio, TINY)),
+            point.false_positives,
+            point.postprocessing.seed_threshold is not None,
+        ),
+    )
+
+
+def fit_confidence(cases: Sequence[Case]) -> Confidence | None:
+    """The calibration of the components of these cases; None where all or none of them are lesions."""
+    found = [component for case in cases for component in case.components]
+    if len({component.real for component in found}) < 2:
+        return None
+    return fit(
+        [component.mean_probability for component in found],
+        [component.volume_ml * MM3_PER_ML for component in found],
+        [component.real for component in found],
+    )
+
+
+def write(path: Path, postprocessing: PostProcessing, confidence: Confidence | None) -> None:
+    """Change these two fields of a spec's file and leave the rest of its text as it is.
+
+    Raises: ValueError where the file would then say something else.
+    """
+    text = path.read_text(encoding="utf-8")
+    between = ",\n  " if "\n" in text.strip() else ", "
+    fields: dict[str, Any] = {"postprocessing": postprocessing.model_dump(exclude_none=True)}
+    if confidence is not None:
+        fields["confidence"] = confidence.model_dump()
+    written = between.join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+    changed = FIELDS.sub(lambda _: written, text, count=1)
+    spec = ModelSpec.model_validate_json(changed)
+    if (spec.postprocessing, spec.confidence) != (postprocessing, confidence):
+        raise ValueError(f"{path.name} has no field postprocessing that can be changed in place")
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(changed, encoding="utf-8")
+    unfinished.rename(path)
+
+
+def validation_head(kind: str, seed: int) -> metastases.Head:
+    """The head of that seed; there is one kind."""
+    return cohorts.training_head(seed)
+
+
+def main(arguments: Sequence[str] | None = None, make_head: MakeHead = validation_head) -> None:
+    parser = argparse.ArgumentParser(description="Choose a model's operating point.")
+    parser.add_argument("--model", required=True, help="id of a served model, or its JSON file")
+    parser.add_argument("--heads", type=int, default=48)
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--false-positives", type=float, default=1.0, help="at most so many per head")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the cases at the chosen point")
+    options = parser.parse_args(arguments)
+    settings = load()
+    spec = find_model_of_heads(options.model, settings)
+    heads = [(KIND, options.first_seed + number) for number in range(options.heads)]
+    lowest = PostProcessing(threshold=THRESHOLDS[0], minimum_volume_mm3=0.0)
+    predictor = Predictor.load(spec.model_copy(update={"postprocessing": lowest}), settings.device)
+    cuts = []
+    for number, (kind, seed) in enumerate(heads, start=1):
+        cuts.append(cut(make_head(kind, seed), predictor))
+        print(f"{number} of {len(heads)} heads, {seed}", flush=True)
+    found = list(points(cuts))
+    chosen = best(found, options.false_positives)
+    print(_table(found, chosen))
+    update = {"postprocessing": chosen.postprocessing, "confidence": None}
+    cases = evaluate([spec.model_copy(update=update)], heads, options.out, settings.device, make_head)[0]
+    confidence = fit_confidence(cases)
+    write(spec.folder / f"{spec.id}.json", chosen.postprocessing, confidence)
+    print(f"\nWritten into {spec.id}.json: {chosen.postprocessing}; {confidence}")
+
+
+def _table(found: Sequence[Point], chosen: Point) -> str:
+    """The chosen point and, for comparison, the best of each threshold without a seed threshold."""
+    rows = [
+        best(
+            [
+                point
+                for point in found
+                if point.postprocessing.threshold == threshold and point.postprocessing.seed_threshold is None
+            ],
+            chosen.false_positives,
+        )
+        for threshold in THRESHOLDS
+    ]
+    lines = [
+        "| threshold | seed | smallest, mm3 | sensitivity from 3 mm | false positives a head | volume ratio |"
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for point in [*rows, chosen]:
+        choice = point.postprocessing
+        lines.append(
+            f"| {choice.threshold:g} | {choice.seed_threshold or '–'} | {choice.minimum_volume_mm3:g} "
+            f"| {point.sensitivity:.3f} | {point.false_positives:.2f} | {point.volume_ratio:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

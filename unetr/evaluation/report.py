@@ -1,0 +1,76 @@
+"""The report of an evaluation: report.json for machines, report.html for people, one file without links."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import TypeAdapter
+
+from unetr.evaluation.case_scores import Case
+from unetr.evaluation.figures import agreement_figure, froc_figure, reliability_figure
+from unetr.evaluation.statistics import Difference, Estimate, Froc
+from unetr.evaluation.summary import Summary, agreement_pairs
+
+SUMMARY = TypeAdapter(Summary)
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def save_report(summary: Summary, cases: Sequence[Case], pictures: Path, folder: Path) -> None:
+    """Write report.json and report.html into the folder. pictures: the folder with the failures' pictures."""
+    (folder / "report.json").write_bytes(SUMMARY.dump_json(summary, indent=1))
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["estimate"] = written
+    pairs = agreement_pairs(cases)
+    page = environment.get_template("evaluation.html").render(
+        summary=summary,
+        froc=froc_figure([_curve(each) for each in (summary, summary.against) if each is not None]),
+        agreement={
+            name: agreement_figure(name, [pair for case in pairs[name] for pair in case], agreement)
+            for name, agreement in summary.agreement.items()
+        },
+        calibration={name: reliability_figure(name, found) for name, found in summary.calibration.items()},
+        pictures={
+            failure.picture: base64.b64encode((pictures / failure.picture).read_bytes()).decode()
+            for failure in summary.failures
+        },
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _curve(summary: Summary) -> tuple[str, Froc, tuple[float, float]]:
+    everyone = summary.kinds[-1]
+    point = (everyone.false_positives.value or 0.0, everyone.sensitivity.value or 0.0)
+    return f"{summary.model.id} {summary.model.version}", summary.froc, point
+
+
+def written(estimate: Estimate | Difference, digits: int = 2) -> str:
+    """A figure and its interval as a reader wants them; a dash where there is none."""
+    if estimate.value is None:
+        return "–"
+    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
+
+
+def table(summary: Summary) -> str:
+    """The main figures as Markdown."""
+    lines = [
+        "| true diameter | lesions | sensitivity | Dice of found | HD95, mm | false positives per head |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {each.name} | {each.lesions} | {written(each.sensitivity)} | {written(each.dice)} "
+        f"| {written(each.hd95_mm, 1)} | {written(each.false_positives)} |"
+        for each in summary.bins
+    ]
+    lines += ["", "| kind | heads | sensitivity from 3 mm | false positives per head | lesion-wise Dice |"]
+    lines.append("|---|---|---|---|---|")
+    lines += [
+        f"| {kind.name} | {kind.heads} | {written(kind.sensitivity)} | {written(kind.false_positives)} "
+        f"| {written(kind.lesion_wise_dice)} |"
+        for kind in summary.kinds
+    ]
+    free = summary.lesion_free
+    lines += ["", f"Heads without a lesion: {free.heads}, of which {free.none_reported} with none reported."]
+    return "\n".join(lines)

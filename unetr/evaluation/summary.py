@@ -1,0 +1,284 @@
+"""What many cases say about a model, and about two models on the same cases."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lesions.measure import MM3_PER_ML
+from unetr.evaluation.case_scores import BINS_MM, COUNTED_FROM_MM, Case, Component, TrueLesion, found_of
+from unetr.evaluation.comparison import Compared, compare
+from unetr.evaluation.statistics import (
+    Agreement,
+    Estimate,
+    Froc,
+    Reliability,
+    binned,
+    bland_altman,
+    bootstrap,
+    froc,
+    mean,
+    ratio,
+    reliability,
+)
+from unetr.spec import Axis, ModelSpec
+
+RULES = (
+    "Found: predicted components cover a tenth or more of a true lesion's voxels. False positive: a "
+    "component that touches no true lesion. Dice, HD95 and surface Dice (1 mm) of a lesion: against the "
+    "component that overlaps it most, found lesions only. Lesion-wise Dice and HD95: by the rules of "
+    "BraTS-METS 2023 (arXiv 2306.00838), where what is missed or invented counts 0 and 374 mm. Diameters: of "
+    "the sphere of equal volume. Intervals: 95 %, percentile bootstrap of 2000 resamples of whole heads."
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model, over which mirror images its output was averaged, and how it was cut."""
+
+    id: str
+    version: str
+    sha256: str
+    threshold: float
+    seed_threshold: float | None
+    minimum_volume_mm3: float
+    minimum_native_voxels: int
+    mirroring_axes: tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Lesions of a range of true diameters; false positives per head of that range of their own diameter."""
+
+    name: str
+    lesions: int
+    found: int
+    sensitivity: Estimate
+    dice: Estimate
+    hd95_mm: Estimate
+    surface_dice: Estimate
+    false_positives: Estimate
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The heads of one kind, or all. sensitivity: of lesions from 3 mm. The others are means over heads."""
+
+    name: str
+    heads: int
+    lesions: int
+    sensitivity: Estimate
+    false_positives: Estimate
+    lesion_wise_dice: Estimate
+    lesion_wise_hd95_mm: Estimate
+    dice: Estimate
+    hd95_mm: Estimate
+    surface_dice: Estimate
+    seconds: Estimate
+
+
+@dataclass(frozen=True)
+class LesionFree:
+    """Heads without a lesion, and in how many of them none is reported."""
+
+    heads: int
+    none_reported: int
+    share: Estimate
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A failure worth a picture. size_mm: true diameter of a missed lesion, long axis of a false positive."""
+
+    what: str
+    kind: str
+    seed: int
+    size_mm: float
+    probability: float | None
+    picture: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that the report says.
+
+    unseen: lesions that are not counted because no voxel shows them. refused: heads without an answer.
+    agreement, calibration: by what is compared. against: what the other model's report says.
+    """
+
+    research_use_only: bool
+    rules: str
+    model: Model
+    first_seed: int
+    last_seed: int
+    unseen: int
+    refused: int
+    bins: tuple[Bin, ...]
+    kinds: tuple[Kind, ...]
+    lesion_free: LesionFree
+    froc: Froc
+    agreement: dict[str, Agreement]
+    calibration: dict[str, Reliability]
+    failures: tuple[Failed, ...]
+    against: "Summary | None"
+    comparison: tuple[Compared, ...]
+
+
+MOST_FAILURES = 8
+
+
+def summarise(
+    spec: ModelSpec,
+    cases: Sequence[Case],
+    against: "tuple[Summary, Sequence[Case]] | None" = None,
+) -> Summary:
+    """Sum up the cases of a model, at least one; against: another model's, same heads in the same order."""
+    names = dict.fromkeys(case.kind for case in cases)
+    groups = [(name, [case for case in cases if case.kind == name]) for name in names]
+    free = [case for case in cases if not case.lesions and not case.unseen]
+    return Summary(
+        research_use_only=True,
+        rules=RULES,
+        model=_model(spec),
+        first_seed=min(case.seed for case in cases),
+        last_seed=max(case.seed for case in cases),
+        unseen=sum(case.unseen for case in cases),
+        refused=sum(case.refused for case in cases),
+        bins=tuple(_bin(cases, *each) for each in BINS_MM),
+        kinds=tuple(_kind(name, group) for name, group in [*groups, ("all", cases)]),
+        lesion_free=LesionFree(
+            heads=len(free),
+            none_reported=sum(not case.components for case in free),
+            share=mean([float(not case.components) for case in free]),
+        ),
+        froc=froc(
+            [[lesion.candidate_score for lesion in case.lesions_of(COUNTED_FROM_MM)] for case in cases],
+            [case.false_scores for case in cases],
+        ),
+        agreement={
+            name: bland_altman([[difference for _, difference in case] for case in pairs])
+            for name, pairs in agreement_pairs(cases).items()
+        },
+        calibration=_calibration(cases),
+        failures=_failures(cases),
+        against=against[0] if against else None,
+        comparison=compare(against[1], cases) if against else (),
+    )
+
+
+def agreement_pairs(cases: Sequence[Case]) -> dict[str, list[list[tuple[float, float]]]]:
+    """By what is compared and by case: mean of the true and the predicted value, and predicted less true.
+
+    Found lesions only. A component that takes two lesions for one is compared with each.
+    """
+    pairs: dict[str, list[list[tuple[float, float]]]] = {}
+    for name, value, relative in (
+        ("volume, ml", lambda lesion: lesion.volume_ml, False),
+        ("volume, % of the mean", lambda lesion: lesion.volume_ml, True),
+        ("longest diameter, mm", lambda lesion: lesion.long_axis_mm, False),
+    ):
+        pairs[name] = [_pairs(case, value, relative) for case in cases]
+    return pairs
+
+
+def _pairs(
+    case: Case, value: Callable[[TrueLesion | Component], float], relative: bool
+) -> list[tuple[float, float]]:
+    components = {component.number: component for component in case.components}
+    found = []
+    for lesion in case.lesions:
+        if not lesion.found or lesion.partner is None:
+            continue
+        true, predicted = value(lesion), value(components[lesion.partner])
+        middle = (true + predicted) / 2.0
+        found.append((middle, (predicted - true) * (100.0 / middle if relative else 1.0)))
+    return found
+
+
+def _model(spec: ModelSpec) -> Model:
+    return Model(
+        spec.id,
+        spec.version,
+        spec.weights.sha256,
+        mirroring_axes=spec.mirroring_axes,
+        **spec.postprocessing.model_dump(),
+    )
+
+
+def _bin(cases: Sequence[Case], name: str, low_mm: float, high_mm: float) -> Bin:
+    hits, totals = found_of(cases, low_mm, high_mm)
+    scores = [
+        [lesion.overlap for lesion in case.lesions_of(low_mm, high_mm) if lesion.found and lesion.overlap]
+        for case in cases
+    ]
+    counts = [len(some) for some in scores]
+    false = [
+        sum(
+            low_mm <= _diameter_mm(component) < high_mm for component in case.components if not component.real
+        )
+        for case in cases
+    ]
+    return Bin(
+        name=name,
+        lesions=sum(totals),
+        found=sum(hits),
+        sensitivity=bootstrap(ratio, hits, totals),
+        dice=bootstrap(ratio, [sum(score.dice for score in some) for some in scores], counts),
+        hd95_mm=bootstrap(ratio, [sum(score.hd95_mm or 0.0 for score in some) for some in scores], counts),
+        surface_dice=bootstrap(
+            ratio, [sum(score.surface_dice or 0.0 for score in some) for some in scores], counts
+        ),
+        false_positives=mean(false),
+    )
+
+
+def _diameter_mm(component: Component) -> float:
+    return float((6.0 * component.volume_ml * MM3_PER_ML / np.pi) ** (1.0 / 3.0))
+
+
+def _kind(name: str, cases: Sequence[Case]) -> Kind:
+    overall = [case.overall for case in cases]
+    return Kind(
+        name=name,
+        heads=len(cases),
+        lesions=sum(len(case.lesions) for case in cases),
+        sensitivity=bootstrap(ratio, *found_of(cases, COUNTED_FROM_MM)),
+        false_positives=mean([case.false_positives for case in cases]),
+        lesion_wise_dice=mean([case.lesion_wise.dice for case in cases]),
+        lesion_wise_hd95_mm=mean([case.lesion_wise.hd95_mm for case in cases]),
+        dice=mean([score.dice if score else None for score in overall]),
+        hd95_mm=mean([score.hd95_mm if score else None for score in overall]),
+        surface_dice=mean([score.surface_dice if score else None for score in overall]),
+        seconds=mean([case.seconds for case in cases]),
+    )
+
+
+def _calibration(cases: Sequence[Case]) -> dict[str, Reliability]:
+    found = {
+        "mean probability of a lesion": [
+            binned([c.mean_probability for c in case.components], [c.real for c in case.components])
+            for case in cases
+        ],
+        "probability of voxels around candidates": [np.array(case.voxels) for case in cases],
+    }
+    rated = [[c for c in case.components if c.confidence is not None] for case in cases]
+    if any(rated):
+        found["confidence of a lesion"] = [
+            binned([c.confidence or 0.0 for c in some], [c.real for c in some]) for some in rated
+        ]
+    return {name: reliability(*np.stack(sums, axis=1)) for name, sums in found.items()}
+
+
+def _failures(cases: Sequence[Case]) -> tuple[Failed, ...]:
+    """The largest missed lesions, then the largest false positives."""
+    failures = [
+        Failed(failure.what, case.kind, case.seed, failure.size_mm, failure.probability, name)
+        for case in cases
+        for name, failure in case.pictures.items()
+    ]
+    failures.sort(key=lambda failure: -failure.size_mm)
+    return tuple(
+        failure
+        for what in ("missed", "false")
+        for failure in [each for each in failures if each.what == what][:MOST_FAILURES]
+    )

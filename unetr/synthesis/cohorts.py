@@ -1,0 +1,145 @@
+"""Kinds of synthetic heads: those that models are trained on, and those held out to judge them.
+
+The held-out kinds go further than the training: tilts of 15 to 25 degrees and more noise occur in no head
+that is trained on; of spin echo's contrast the training's ranges only touch the edge.
+Seeds of training, of validation and of the held-out heads are apart (``TRAINING_SEED``,
+``VALIDATION_SEED``, ``HELD_OUT_SEED``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from unetr.synthesis import metastases
+from unetr.synthesis.metastases import Head, HeadOptions
+
+TRAINING_SEED = 1_000_000
+VALIDATION_SEED = 2_000_000
+HELD_OUT_SEED = 3_000_000
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """shape: (slices, rows, columns). spacing_mm: likewise. tilt_deg: range of tilts, either way."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    plane: str
+    tilt_deg: tuple[float, float] = (0.0, 0.0)
+
+    def head(self, seed: int, options: HeadOptions) -> Head:
+        """The head of that seed, acquired so."""
+        rng = np.random.default_rng((seed, 2))
+        tilt_deg = float(rng.choice([-1.0, 1.0]) * rng.uniform(*self.tilt_deg))
+        return metastases.head(
+            metastases.grid(self.shape, self.spacing_mm, self.plane, tilt_deg), seed, options
+        )
+
+
+SOME = HeadOptions(lesion_count=(2, 12))
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """One kind of held-out heads; its acquisitions take turns."""
+
+    acquisitions: tuple[Acquisition, ...]
+    options: HeadOptions = SOME
+
+
+AXIAL = Acquisition((176, 256, 256), (1.0, 0.94, 0.94), "axial")
+SAGITTAL = Acquisition((170, 240, 240), (1.0, 1.0, 1.0), "sagittal")
+CORONAL = Acquisition((140, 220, 220), (1.4, 1.0, 1.0), "coronal")
+
+COHORTS = {
+    # Gradient echo at 1 mm, with skull.
+    "ordinary": Cohort((AXIAL, SAGITTAL)),
+    # Spin echo: grey matter like white, bright fluid, vessels hardly brighter than the brain.
+    "other contrast": Cohort(
+        (AXIAL, CORONAL),
+        replace(SOME, grey=(0.9, 1.05), fluid=(0.42, 0.55), vessels=(0.6, 1.3)),
+    ),
+    # Noise of 6 to 9 % of white matter, blurred.
+    "noisy": Cohort(
+        (AXIAL, SAGITTAL),
+        replace(SOME, noise=(0.06, 0.09), blur_mm=(0.6, 0.9)),
+    ),
+    # Slices of 3 and of 5 mm.
+    "thick slices": Cohort(
+        (
+            Acquisition((60, 256, 256), (3.0, 0.9, 0.9), "axial"),
+            Acquisition((36, 256, 256), (5.0, 0.9, 0.9), "axial"),
+        ),
+    ),
+    # Tilted by 15 to 25 degrees.
+    "oblique": Cohort(
+        tuple(replace(plane, tilt_deg=(15.0, 25.0)) for plane in (AXIAL, CORONAL, SAGITTAL)),
+    ),
+    # The brain alone.
+    "skull stripped": Cohort((AXIAL, SAGITTAL), replace(SOME, skull=False)),
+    # With a resection cavity.
+    "after surgery": Cohort((AXIAL, SAGITTAL), replace(SOME, cavity=True)),
+    # Without a lesion.
+    "no lesion": Cohort((AXIAL, SAGITTAL, CORONAL), HeadOptions(lesion_count=(0, 0))),
+}
+
+
+def head(kind: str, seed: int) -> Head:
+    """The head of that kind and seed. Raises: KeyError for a kind that is not in ``KINDS``."""
+    chosen = COHORTS[kind]
+    return chosen.acquisitions[seed % len(chosen.acquisitions)].head(seed, chosen.options)
+
+
+# Shape, spacing, plane, greatest tilt, and the share of the heads that are trained on.
+TRAINED = (
+    (Acquisition((164, 200, 168), (1.1, 1.1, 1.1), "axial", (0.0, 12.0)), 0.25),
+    (Acquisition((152, 184, 152), (1.2, 1.2, 1.2), "sagittal", (0.0, 12.0)), 0.15),
+    (Acquisition((180, 224, 192), (1.0, 1.0, 1.0), "axial"), 0.15),
+    (Acquisition((60, 200, 170), (3.0, 1.1, 1.1), "axial"), 0.15),
+    (Acquisition((45, 210, 180), (4.0, 1.0, 1.0), "axial"), 0.08),
+    (Acquisition((36, 210, 180), (5.0, 1.0, 1.0), "axial"), 0.12),
+    (Acquisition((90, 176, 168), (2.0, 1.0, 1.1), "coronal", (0.0, 12.0)), 0.1),
+)
+WITHOUT_LESIONS = 0.1
+WITHOUT_SKULL = 0.15
+WITH_CAVITY = 0.25
+
+# What can be left out of the heads that are trained on, to see what it is good for; what is there instead.
+COMPONENTS: Mapping[str, Mapping[str, object]] = {
+    # Grey matter and fluid always as dark, vessels always as bright.
+    "contrast": {"grey": (0.78, 0.78), "fluid": (0.25, 0.25), "vessels": (1.6, 1.6)},
+    "noise": {"noise": (0.02, 0.02), "blur_mm": (0.3, 0.3)},
+    "pose": {"pose": False},
+    # Vessels, venous sinuses and choroid plexus take up no contrast agent.
+    "vessels": {"vessels": (0.0, 0.0)},
+    "stripping": {"skull": True},
+    "cavities": {"cavity": False},
+    # All heads axial, at 1.1 mm, not tilted.
+    "acquisitions": {},
+}
+
+
+def training_head(seed: int, without: str | None = None) -> Head:
+    """A head to train on: every property varies at once, small lesions are many.
+
+    without: one of ``COMPONENTS``; the head is that of the same seed in all else.
+    """
+    rng = np.random.default_rng((seed, 3))
+    acquisition = TRAINED[rng.choice(len(TRAINED), p=[share for _, share in TRAINED])][0]
+    if without == "acquisitions":
+        acquisition = replace(TRAINED[0][0], tilt_deg=(0.0, 0.0))
+    options = HeadOptions(
+        lesion_count=(0, 0) if rng.random() < WITHOUT_LESIONS else (3, 30),
+        diameter_mm=(2.0, 30.0),
+        skull=bool(rng.random() >= WITHOUT_SKULL),
+        grey=(0.6, 0.95),
+        fluid=(0.1, 0.45),
+        vessels=(0.9, 2.4),
+        noise=(0.01, 0.06),
+        blur_mm=(0.2, 0.7),
+        cavity=bool(rng.random() < WITH_CAVITY),
+    )
+    if without is not None:
+        options = replace(options, **COMPONENTS[without])  # type: ignore[arg-type]
+    return acquisition.head(seed, options)

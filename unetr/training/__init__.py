@@ -1,0 +1,1 @@
+"""From labelled studies to a model that the service serves: configuration, preparation, training, export."""

@@ -1,0 +1,186 @@
+"""How models are trained: YAML files in ``unetr/configs``, or the reader's own."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from errors import ModelSpecInvalid
+from unetr.spec import ModelSpec
+from unetr.synthesis.cohorts import COMPONENTS
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+NO_WEIGHTS = "0" * 64
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Course(_Part):
+    """How one network of the model is trained.
+
+    start_from: weights to begin with, a safetensors file; its path begins at the configuration.
+    learning_rate: its peak, after ``warm_up`` steps; then a cosine to a hundredth. cross_entropy: its weight
+    beside Dice's 1. foreground: how much more a voxel of the label counts in it. size_exponent: small
+    lesions are seen and count more, by 1 over their volume to that power (see ``unetr.training.samples``).
+    """
+
+    network: Literal["lesion", "brain"]
+    start_from: Path | None = None
+    steps: PositiveInt
+    batch: PositiveInt
+    learning_rate: PositiveFloat
+    warm_up: int = Field(60, ge=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    cross_entropy: float = Field(1.0, ge=0)
+    foreground: PositiveFloat = 1.0
+    size_exponent: float = Field(0.0, ge=0)
+
+
+class _Data(_Part):
+    """weight: how often windows are cut from these cases, relative to the other entries of the data.
+
+    labels: new values by the data's own; those not named stay, 0 leaves out; "merge" makes all 1.
+    """
+
+    weight: PositiveFloat = 1.0
+    labels: dict[int, int] | Literal["merge"] = {}
+
+
+class Generated(_Data):
+    """Cases that are made, by their seeds (``unetr.training.preparation``). training, validation: how many.
+
+    without: a component of the synthesis that is left out of metastases' heads
+    (``unetr.synthesis.cohorts.COMPONENTS``).
+    """
+
+    generator: Literal["metastases", "glioma", "spine"]
+    training: PositiveInt
+    validation: int = Field(ge=0)
+    without: str | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.without is not None and (self.generator != "metastases" or self.without not in COMPONENTS):
+            raise ValueError(f"without is for metastases, and one of {', '.join(COMPONENTS)}")
+        return self
+
+
+class Labelled(_Data):
+    """Cases of a folder in a layout of ``unetr.data.datasets``; its path begins at the configuration.
+
+    validation: about the share of the patients that is held out. seed: of this division.
+    """
+
+    folder: Path
+    layout: Literal["nnunet", "msd", "brats", "dicom"]
+    validation: float = Field(ge=0, lt=1)
+    seed: int = 1
+
+
+def _kind_of(entry: object) -> str:
+    fields = entry if isinstance(entry, dict) else vars(entry)
+    return "folder" if "folder" in fields else "generator"
+
+
+Data = Annotated[
+    Annotated[Generated, Tag("generator")] | Annotated[Labelled, Tag("folder")], Discriminator(_kind_of)
+]
+
+
+class TrainingConfig(_Part):
+    """A model and how it comes about. spec: as ``unetr.spec`` has it, but for its weights.
+
+    windows: held-out ones, by which the learning is followed every ``validate_every`` steps.
+    """
+
+    spec: ModelSpec
+    data: tuple[Data, ...] = Field(min_length=1)
+    courses: tuple[Course, ...] = Field(min_length=1)
+    seed: int = 1
+    validate_every: PositiveInt = 200
+    windows: PositiveInt = 32
+
+
+def load_config(name_or_path: str) -> TrainingConfig:
+    """Read one configuration, of ``unetr/configs`` by its name or any by its path.
+
+    A configuration may inherit from a ``base``, which may have one itself, and list only its overrides. A
+    network with a different name replaces the base's network entirely.
+    Raises: ModelSpecInvalid naming file and field.
+    """
+    path = _path(name_or_path, Path())
+    content = _content(path)
+    if isinstance(content.get("spec"), dict):
+        weights = {"file": f"{content['spec'].get('id')}.safetensors", "sha256": NO_WEIGHTS}
+        content["spec"].setdefault("weights", weights)
+    try:
+        config = TrainingConfig.model_validate(content)
+    except ValidationError as error:
+        fields = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ModelSpecInvalid(f"{path.name}: {fields}.") from error
+    if any(course.network == "brain" for course in config.courses) and config.spec.brain is None:
+        raise ModelSpecInvalid(f"{path.name}: courses train the brain's network, but spec.brain is missing.")
+    return config
+
+
+def _path(name_or_path: str, folder: Path) -> Path:
+    shipped = CONFIGS / f"{name_or_path}.yaml"
+    return shipped if shipped.exists() else folder / name_or_path
+
+
+def _content(path: Path, inheriting: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the fields of a file merged into those of its base; inheriting: the files that lead to it."""
+    if path.resolve() in inheriting:
+        raise ModelSpecInvalid(f"{path.name}: base: {path.name} inherits from itself.")
+    content = _read(path)
+    if "base" not in content:
+        return content
+    base = _path(str(content.pop("base")), path.parent)
+    return _merged(_content(base, (*inheriting, path.resolve())), content)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        known = ", ".join(sorted(known.stem for known in CONFIGS.glob("*.yaml")))
+        raise ModelSpecInvalid(f"There is no configuration {str(path)!r}; there are: {known}.") from error
+    except yaml.YAMLError as error:
+        raise ModelSpecInvalid(f"{path.name} is no YAML: {error}.") from error
+    if not isinstance(content, dict):
+        raise ModelSpecInvalid(f"{path.name} holds no fields.")
+    # Before a base is merged: paths begin at the file in which they stand.
+    for name, field in (("courses", "start_from"), ("data", "folder")):
+        for entry in content.get(name) or ():
+            if isinstance(entry, dict) and isinstance(entry.get(field), str):
+                entry[field] = path.parent / entry[field]
+    return content
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The base with the changes, field by field; a list is another list, and so is what has another name."""
+    both = {
+        key: _merged(base[key], value) if _alike(base.get(key), value) else value
+        for key, value in changes.items()
+    }
+    return base | both
+
+
+def _alike(base: object, change: object) -> bool:
+    """A network's arguments are no other network's."""
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return False
+    return change.get("name", base.get("name")) == base.get("name")

@@ -1,0 +1,201 @@
+"""What a network learns from: made heads and labelled cases, each prepared once and kept on disk.
+
+Of labelled cases whole patients are held out, by a hash of the patient and a stated seed: which they are does
+not change as cases are added, so that a model which goes on learning is not judged by what it has seen.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from errors import DataRefused
+from imaging.sequences import T1_POST_CONTRAST
+from unetr.data.cases import BadCase, Case, Source, Wanted, truth_of
+from unetr.data.datasets import sources
+from unetr.preprocess import prepare, resample_labels
+from unetr.spec import ModelSpec
+from unetr.synthesis import cohorts, glioma, spine
+from unetr.training.config import Generated, Labelled
+from unetr.training.samples import Sample, arrays, load
+
+# Of the arrays in a prepared folder; one more wherever they change.
+ARRAYS_VERSION = 2
+KEY_DIGITS = 16
+HELD_OUT_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class Material:
+    """A case before it is prepared. key: what beside the spec decides what it becomes, as a text."""
+
+    id: str
+    key: str
+    read: Callable[[], Case | BadCase]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The samples of one entry of a configuration's data, and the cases that could not be learnt from.
+
+    negatives: in how many samples nothing is labelled.
+    """
+
+    name: str
+    weight: float
+    training: list[Sample]
+    held_out: list[Sample]
+    bad: list[BadCase]
+
+    @property
+    def negatives(self) -> int:
+        return sum(len(sample.values) == 0 for sample in (*self.training, *self.held_out))
+
+
+def metastases(seed: int, spacing_mm: float, without: str | None = None) -> Case:
+    """A head with brain metastases, all of them 1, as one of several protocols would acquire it.
+
+    without: a component that is left out, of ``unetr.synthesis.cohorts.COMPONENTS``.
+    """
+    head = cohorts.training_head(seed, without)
+    truth = head.labels.with_array((head.labels.array > 0).astype(np.uint8))
+    return Case(str(seed), {T1_POST_CONTRAST: head.image}, truth, head.brain)
+
+
+# By the name in a configuration: makes the case of a seed at about a spacing, in mm, or at its own.
+GENERATORS: Mapping[str, Callable[[int, float], Case]] = {
+    "metastases": metastases,
+    "glioma": glioma.case,
+    "spine": spine.case,
+}
+
+
+def gather(data: Generated | Labelled, spec: ModelSpec, folder: Path, processes: int) -> Group:
+    """Prepare what one entry of the data names, as far as it is not in the folder yet.
+
+    processes: that work side by side; 0: this one does it. Raises: DataRefused where the folder of the data
+    has another layout, or no case can be learnt from.
+    """
+    bad: list[BadCase] = []
+    if isinstance(data, Generated):
+        training, held_out = generated(data, spec)
+        name = f"made ({data.generator})"
+    else:
+        training, held_out, bad = labelled(data, spec)
+        name = data.folder.name
+    refused = _make_all(folder, [*training, *held_out], spec, processes)
+    bad += refused.values()
+    group = Group(
+        name,
+        data.weight,
+        [load(path_of(folder, one, spec)) for one in training if one.id not in refused],
+        [load(path_of(folder, one, spec)) for one in held_out if one.id not in refused],
+        bad,
+    )
+    if not group.training:
+        reason = f", as {bad[0].id}: {bad[0].reason}" if bad else ": one patient alone is held out."
+        raise DataRefused(f"None of the cases of {name} can be learnt from{reason}")
+    return group
+
+
+def generated(data: Generated, spec: ModelSpec) -> tuple[list[Material], list[Material]]:
+    """The made cases, to learn from and held out."""
+    spacing_mm = min(spec.spacing_mm)
+
+    def made(seed: int) -> Material:
+        read = partial(_generate, data, seed, spacing_mm)
+        left_out = (data.without,) if data.without else ()
+        return Material(str(seed), repr((data.generator, data.labels, seed, *left_out)), read)
+
+    first, first_held_out = cohorts.TRAINING_SEED, cohorts.VALIDATION_SEED
+    training = [made(seed) for seed in range(first, first + data.training)]
+    return training, [made(seed) for seed in range(first_held_out, first_held_out + data.validation)]
+
+
+def _generate(data: Generated, seed: int, spacing_mm: float) -> Case:
+    generator = partial(metastases, without=data.without) if data.without else GENERATORS[data.generator]
+    case = generator(seed, spacing_mm)
+    known = np.unique(case.truth.array[case.truth.array > 0]).tolist()
+    return Case(case.id, case.images, truth_of(case.truth, known, Wanted(data.labels)), case.brain)
+
+
+def labelled(data: Labelled, spec: ModelSpec) -> tuple[list[Material], list[Material], list[BadCase]]:
+    """The cases of a folder, to learn from and held out, and those of which it is plain that they are bad.
+
+    Raises: DataRefused.
+    """
+    found = list(sources(data.folder, data.layout, data.labels, spec.inputs))
+    cases = [one for one in found if isinstance(one, Source)]
+    apart = held_out_patients({one.patient for one in cases}, data.validation, data.seed)
+    training, held_out = (
+        [Material(one.id, _identity(one, data), one.load) for one in cases if (one.patient in apart) is held]
+        for held in (False, True)
+    )
+    return training, held_out, [one for one in found if isinstance(one, BadCase)]
+
+
+def held_out_patients(patients: set[str], share: float, seed: int) -> set[str]:
+    """About that share of the patients, at least one where any shall be."""
+    if not patients or not share:
+        return set()
+    place = {
+        one: int(hashlib.sha256(f"{seed}:{one}".encode()).hexdigest()[:HELD_OUT_DIGITS], 16)
+        for one in patients
+    }
+    chosen = {one for one in patients if place[one] < share * 16**HELD_OUT_DIGITS}
+    return chosen or {min(patients, key=lambda one: place[one])}
+
+
+def _identity(source: Source, data: Labelled) -> str:
+    """Changes with a file of the case, and with what is wanted of it."""
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
+    return repr((source.id, data.labels, files))
+
+
+def path_of(folder: Path, material: Material, spec: ModelSpec) -> Path:
+    """Where that case is, prepared for that spec."""
+    brain = spec.brain.factor if spec.brain is not None else None
+    labels = [(label.value, label.whole) for label in spec.labels]
+    steps = (spec.acquired_intensity, spec.resampling, spec.intensity)
+    grid = (spec.orientation, spec.spacing_mm, steps, spec.crop, spec.inputs)
+    parts = repr((ARRAYS_VERSION, grid, labels, brain, material.key))
+    return folder / hashlib.sha256(parts.encode()).hexdigest()[:KEY_DIGITS]
+
+
+def _make_all(
+    folder: Path, materials: Sequence[Material], spec: ModelSpec, processes: int
+) -> dict[str, BadCase]:
+    """Prepare those that are not there; by their ids those that cannot be."""
+    missing = [(folder, one, spec) for one in materials if not path_of(folder, one, spec).exists()]
+    if processes and missing:
+        with get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
+            made = pool.starmap(make, missing, chunksize=1)
+    else:
+        made = [make(*one) for one in missing]
+    return {bad.id: bad for bad in made if bad is not None}
+
+
+def make(folder: Path, material: Material, spec: ModelSpec) -> BadCase | None:
+    """Read one case, prepare it as inference does and save it; or say why it cannot be learnt from."""
+    case = material.read()
+    if isinstance(case, BadCase):
+        return case
+    largest, known = int(case.truth.array.max()), len(spec.labels)
+    if largest > known:
+        return BadCase(case.id, f"The label holds the value {largest}; {spec.id} has 1 to {known}.")
+    first, *others = (case.images[name] for name in spec.inputs)
+    prepared = prepare(first, spec, others)
+    truth = resample_labels(case.truth, prepared).array.astype(np.uint8)
+    brain = resample_labels(case.brain, prepared).array > 0 if case.brain is not None else None
+    path = path_of(folder, material, spec)
+    unfinished = path.with_suffix(".part")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays(prepared, truth, brain, spec).items():
+        np.save(unfinished / f"{name}.npy", array)
+    unfinished.rename(path)
+    return None

@@ -1,0 +1,210 @@
+"""The steps of a model for learners: each runs alone, on a synthetic head, and says what it does and why.
+
+python -m unetr check        is everything there that the others need?
+python -m unetr pipeline     what becomes of a volume before a network sees it
+python -m unetr build        the network of a configuration, and what goes in and comes out
+python -m unetr infer        find the lesions of a head, and compare them with the truth
+python -m unetr visualize    look at what infer found
+"""
+
+import argparse
+import importlib.metadata
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from errors import RequestError
+from imaging import nifti
+from lesions.measure import MM3_PER_ML, components
+from settings import load
+from unetr.evaluation.evaluate import find_model, require_model_of_heads
+from unetr.evaluation.pictures import save_picture
+from unetr.evaluation.scores import match
+from unetr.network import build as build_networks
+from unetr.network import load_weights
+from unetr.predict import Predictor
+from unetr.preprocess import head_mask, prepare
+from unetr.sliding import windows
+from unetr.spec import ModelSpec, default_model, served_models
+from unetr.synthesis import cohorts, metastases
+from unetr.training.config import load_config
+
+LIBRARIES = ("torch", "monai", "lightning", "highdicom", "openvino", "numpy", "scipy")
+SEED = cohorts.HELD_OUT_SEED + 1
+IMAGE, TRUTH, FOUND = "image.nii.gz", "truth.nii.gz", "found.nii.gz"
+
+
+def check(arguments: Sequence[str]) -> None:
+    """Versions, the device, and that each model's weights are those of its specification."""
+    _parser("check", "Look whether everything is there.").parse_args(arguments)
+    print("The libraries that the steps stand on:")
+    for name in LIBRARIES:
+        try:
+            print(f"  {name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            print(f"  {name} is missing; `make training` installs it (only training needs it)")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    print(f"Networks run on {gpu or 'the CPU: there is no CUDA device, which is slower and gives the same'}.")
+    settings = load()
+    for spec in served_models(settings.models_dir, settings.model_path).values():
+        load_weights(build_networks(spec), spec.weights_path, spec.weights.sha256)
+        print(f"Model {spec.id} {spec.version}: its weights fit its specification and its hash.")
+    head = metastases.head(metastases.grid((22, 26, 22), (8.0, 8.0, 8.0)), SEED)
+    print(f"A synthetic head can be made: {_shape(head.image)}. All is well.")
+
+
+def pipeline(arguments: Sequence[str]) -> None:
+    """Orientation, resampling, crop, intensities and windows, with numbers and a picture."""
+    parser = _parser("pipeline", "What becomes of a volume before a network sees it.")
+    _of_model(parser)
+    parser.add_argument("--out", type=Path, default=Path("lesson"), help="folder for pipeline.png")
+    options = parser.parse_args(arguments)
+    spec, image = _model(options.model), _head().image
+    print(f"Acquired: {_shape(image)}, values {_range(image.array)}: whatever this scanner calls bright.")
+    prepared = prepare(image, spec).volume
+    print(f"Head: {head_mask(image.array).mean():.0%} of the voxels; the rest is air and is cropped away.")
+    print(
+        f"Turned so that the axes run to {spec.orientation}, resampled to the spacing of its training, "
+        f"cropped: {_shape(prepared)}. Its affine still leads to the patient's mm."
+    )
+    steps = ", then ".join(
+        step.step.replace("_", " ") for step in (*spec.acquired_intensity, *spec.intensity)
+    )
+    print(f"Intensities ({steps}): values {_range(prepared.array)}, the same for every scanner.")
+    count = len(list(windows(prepared.spatial_shape, spec.window)))
+    print(
+        f"A network sees windows of {'x'.join(map(str, spec.window.shape))} voxels that overlap by "
+        f"{spec.window.overlap:.0%}: {count} for the whole head, fewer where a brain is sought first."
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    _draw(image, prepared, options.out / "pipeline.png")
+    print(f"{options.out / 'pipeline.png'} shows the head before and after.")
+
+
+def build(arguments: Sequence[str]) -> None:
+    """The networks of a configuration with random weights: their size, and one window through each."""
+    parser = _parser("build", "Build the networks of a configuration.")
+    parser.add_argument("--config", default="tiny", help="a name in unetr/configs, or a file")
+    spec = load_config(parser.parse_args(arguments).config).spec
+    shapes = {"lesion": (len(spec.inputs), *spec.window.shape)}
+    if spec.brain:
+        shapes["brain"] = (1, *spec.brain.window.shape)
+    for name, network in build_networks(spec).items():
+        print(f"{name}: {type(network).__name__} of MONAI, {_count(network):,} weights, random as yet.")
+        for part, module in network.named_children():
+            print(f"  {part}: {type(module).__name__}, {_count(module):,} weights")
+        window = torch.zeros(1, *shapes[name])
+        started = time.perf_counter()
+        with torch.inference_mode():
+            answer = network.eval()(window)
+        print(
+            f"  in {tuple(window.shape)} (batch, channel, x, y, z), out {tuple(answer.shape)}: at each voxel "
+            f"a score of the background and of each label; {time.perf_counter() - started:.2f} s"
+        )
+
+
+def infer(arguments: Sequence[str]) -> None:
+    """Find the lesions of a synthetic head or of a NIfTI file, and write image, truth and what was found."""
+    parser = _parser("infer", "Find the lesions of a head.")
+    _of_model(parser)
+    parser.add_argument("--image", type=Path, help="a NIfTI file; a synthetic head with its truth otherwise")
+    parser.add_argument("--out", type=Path, default=Path("lesson"), help="folder for the NIfTI files")
+    options = parser.parse_args(arguments)
+    spec = _model(options.model)
+    if len(spec.inputs) > 1:
+        raise RequestError(
+            f"{spec.id} needs {', '.join(spec.inputs)}; give them to segmentation.py with --input NAME=FILE."
+        )
+    if not options.image:
+        require_model_of_heads(spec)
+    head = None if options.image else _head()
+    image = head.image if head else nifti.read_stack(options.image).volume
+    print(f"{spec.title} {spec.version} looks at {_shape(image)}.")
+    started = time.perf_counter()
+    found = components(Predictor.load(spec)(image).mask)
+    number = int(found.array.max())
+    print(f"It found {number} lesions in {time.perf_counter() - started:.1f} s, the loading included.")
+    options.out.mkdir(parents=True, exist_ok=True)
+    nifti.write_values(image, options.out / IMAGE)
+    nifti.write_labels(found, options.out / FOUND)
+    (options.out / TRUTH).unlink(missing_ok=True)
+    if head:
+        nifti.write_labels(head.labels, options.out / TRUTH)
+        outcome = match(head.labels, found)
+        for lesion in head.lesions:
+            hit = outcome.covered.get(lesion.number, 0.0)
+            print(f"  true lesion of {lesion.diameter_mm:4.1f} mm: {hit:.0%} of it covered")
+        print(f"  {len(outcome.false_numbers)} of what it found touch no true lesion (false positives)")
+    print(f"{options.out} holds {IMAGE} and {FOUND}, which any viewer of NIfTI opens. Research use only.")
+
+
+def visualize(arguments: Sequence[str]) -> None:
+    """A picture of three planes through each lesion that infer found, with the truth where it is known."""
+    parser = _parser("visualize", "Look at what infer found.")
+    parser.add_argument("--run", type=Path, default=Path("lesson"), help="the folder that infer wrote")
+    folder = parser.parse_args(arguments).run
+    stack = nifti.read_stack(folder / IMAGE)
+    found = nifti.read_mask(folder / FOUND, stack)
+    known = (folder / TRUTH).exists()
+    truth = nifti.read_mask(folder / TRUTH, stack) if known else found.with_array(np.zeros_like(found.array))
+    for number in range(1, int(found.array.max()) + 1):
+        voxels = np.argwhere(found.array == number)
+        centre = found.map_indices_to_reference(voxels.mean(0)[None])[0]
+        path = folder / f"lesion-{number}.png"
+        save_picture(stack.volume, truth, found, centre, path)
+        volume_ml = len(voxels) * found.voxel_volume / MM3_PER_ML
+        print(f"{path}: {volume_ml:.2f} ml around {np.rint(centre).astype(int)} mm (LPS)")
+    print("Red: found. Green: true." if known else "Red: found. The truth is not known.")
+
+
+def _parser(step: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"python -m unetr {step}", description=description)
+
+
+def _of_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="id of a served model, or its JSON file; the default model otherwise")
+
+
+def _model(name: str | None) -> ModelSpec:
+    settings = load()
+    return find_model(name, settings) if name else default_model(settings.models_dir, settings.model_path)
+
+
+def _head() -> metastases.Head:
+    print(
+        f"Making a synthetic head (seed {SEED}), so that nobody's images are needed and the truth is known."
+    )
+    return cohorts.head("ordinary", SEED)
+
+
+def _shape(volume: hd.Volume) -> str:
+    spacing = " x ".join(f"{side:.3g}" for side in volume.spacing)
+    return f"{' x '.join(map(str, volume.spatial_shape))} voxels of {spacing} mm"
+
+
+def _range(array: NDArray[np.float32]) -> str:
+    return f"{array.min():.1f} to {array.max():.1f}"
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _draw(before: hd.Volume, after: hd.Volume, path: Path) -> None:
+    """The middle axial slice of both, in true proportions, the patient's right on the left."""
+    figure = Figure(figsize=(8, 4.5), facecolor="black")
+    pairs = (("acquired", before), ("prepared", after))
+    for axes, (name, volume) in zip(figure.subplots(1, 2), pairs, strict=True):
+        turned = volume.to_patient_orientation("LPH")
+        cut = turned.array[:, :, turned.spatial_shape[2] // 2].T
+        axes.imshow(cut, cmap="gray", aspect=turned.spacing[1] / turned.spacing[0])
+        axes.set_title(f"{name}: {_shape(volume)}", color="white", size=8)
+        axes.set_axis_off()
+    figure.tight_layout()
+    figure.savefig(path)
