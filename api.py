@@ -39,7 +39,6 @@ from werkzeug.wrappers import Response as AnyResponse
 import access
 import broker
 import logs
-import schemas
 from db import retention, tokens
 from db.database import AWAY, open_connections, open_database
 from errors import (
@@ -55,10 +54,11 @@ from errors import (
 from imaging import incoming
 from routes import corrections, jobs, operations, results, segmentationui, session, studies
 from routes.shared import THREADS, Context, answer, blueprint
+from schemas.errors import ErrorAnswer, ErrorBody
 from settings import Settings, load
 from supervisor import Supervisor
 from unetr import checkpoint_cache
-from unetr.spec import default_model, invalid_specs
+from unetr.served import default_model, invalid_specs
 from version import VERSION
 
 LARGEST_BODY_BYTES = 128 * 1024
@@ -88,7 +88,7 @@ def create_app(settings: Settings) -> OpenAPI:
         info=Info(title="MetScope", version=VERSION, description="Brain metastases. For research use only."),
         doc_ui=False,
         security_schemes={"token": {"type": "http", "scheme": "bearer"}},
-        validation_error_model=schemas.ErrorAnswer,
+        validation_error_model=ErrorAnswer,
         validation_error_callback=_refuse_form,
         template_folder=str(Path(__file__).parent / "reports" / "templates"),
     )
@@ -136,8 +136,8 @@ def answer_error(error: Exception) -> Response:
         logger.error(_type_and_place(error))
         unforeseen = MetScopeError(f"MetScope itself failed ({type(error).__name__}).")
         status, code, message, details = unforeseen.status, unforeseen.code, unforeseen.message, {}
-    body = schemas.ErrorBody(code=code, message=message, details=details)
-    response = answer(schemas.ErrorAnswer(error=body), status)
+    body = ErrorBody(code=code, message=message, details=details)
+    response = answer(ErrorAnswer(error=body), status)
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = (
             'Basic realm="MetScope", charset="UTF-8"' if access.is_page() else "Bearer"

@@ -15,13 +15,14 @@ import highdicom as hd
 from tqdm import tqdm
 
 import settings
-from db import measurements
+from context import ModelServices, open_services
+from db import segmentations
 from imaging import seg
 from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import Stack, to_stack
 from lesions.measure import measure
 from reports.overlay import save_overlay
-from segmentation import Request, Services, deliver, open_services, segment_series
+from segmentation import Request, deliver, segment_series
 from unetr.evaluation.scores import match
 from unetr.synthesis import metastases
 
@@ -50,7 +51,7 @@ def main() -> None:
     request = Request(study[0].StudyInstanceUID)
     segmentation_id = _segment(request, services)
     cold_s = time.perf_counter() - loaded
-    document = measurements.document(services.sessions, segmentation_id)
+    document = segmentations.document(services.sessions, segmentation_id)
     again = time.perf_counter()
     _segment(Request(request.study_instance_uid, force=True), services)
     warm_s = time.perf_counter() - again
@@ -71,7 +72,7 @@ def main() -> None:
     print("Research use only. Not for diagnosis.")
 
 
-def _segment(request: Request, services: Services) -> str:
+def _segment(request: Request, services: ModelServices) -> str:
     with tqdm(total=100, unit="%", disable=None, leave=False) as bar:
 
         def report(stage: str, fraction: float) -> None:
@@ -85,7 +86,7 @@ def _segment(request: Request, services: Services) -> str:
 
 
 def _read_back(
-    services: Services, study_instance_uid: str, document: dict[str, Any], stack: Stack
+    services: ModelServices, study_instance_uid: str, document: dict[str, Any], stack: Stack
 ) -> hd.Volume:
     """Label volume of the SEG as the archive gives it back; empty where none was stored."""
     series_instance_uid = document["segmentation"]["series_instance_uid"]

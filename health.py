@@ -22,9 +22,9 @@ from db import workers
 from db.database import writing
 from db.tables import Worker
 from errors import MetScopeError
-from orthanc.dicomweb import open_archive
+from orthanc.archive import open_archive
 from settings import Settings
-from unetr.spec import default_model, invalid_specs
+from unetr.served import default_model, invalid_specs
 
 PATIENCE_S = 2.0
 PROBE_BYTES = 64 * 1024

@@ -21,21 +21,19 @@ import uuid
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from celery import Celery, signals
 from celery.platforms import EX_FAILURE, SecurityWarning
 from sqlalchemy.orm import Session, sessionmaker
 
 import broker
-import correction
-import explanation
 import logs
+import tasks
+from context import Connections, JobLease, JobRun, ModelServices, Stages, find_spec, open_services
 from db import jobs, outbox, workers
 from db.database import AWAY, open_database
 from db.tables import Job, JobState
@@ -53,34 +51,15 @@ from errors import (
     SegmentationNotFound,
     SettingsError,
 )
-from orthanc.dicomweb import Archive, open_archive
-from segmentation import (
-    JobLease,
-    Request,
-    Rooms,
-    Services,
-    deliver,
-    find_spec,
-    follow_patient,
-    open_services,
-    segment_series,
-)
+from lease import BEATS_PER_LEASE, STAGES, STOP_LIMIT_S, Lease
+from orthanc.archive import Archive, open_archive
+from segmentation import deliver, follow_patient
 from settings import Settings, load
+from tasks.drawings import discard_drawing
 from unetr import checkpoint_cache
 
-STAGES = {  # where each stage begins and how much of the whole job it takes
-    "fetch": (0.0, 0.1),
-    "read": (0.1, 0.05),
-    "predict": (0.15, 0.7),
-    "measure": (0.85, 0.05),
-    "encode": (0.9, 0.05),
-    "store": (0.95, 0.05),
-}
-PROGRESS_PERIOD_S = 0.5
-BEATS_PER_LEASE = 4
 FIRST_ARCHIVE_DELAY_S = 5.0
 LONGEST_ARCHIVE_DELAY_S = 600.0
-STOP_LIMIT_S = 15.0
 PAUSE_AFTER_FAILURE_S = 1.0
 NICENESS = 5
 AUTOGROUP = Path("/proc/self/autogroup")
@@ -90,87 +69,6 @@ PRESENCE_CHECKS = 100
 logger = logging.getLogger("metscope.worker")
 
 
-class Lease:
-    """A claimed job, ours while the ``with`` block runs: a thread renews the lease."""
-
-    def __init__(
-        self,
-        sessions: sessionmaker[Session],
-        job_id: str,
-        owner: str,
-        settings: Settings,
-        stopping: threading.Event,
-    ) -> None:
-        self.holder = JobLease(job_id, owner)
-        self._sessions = sessions
-        self._settings = settings
-        self._stopping = stopping
-        self._cancelled = threading.Event()
-        self._lost = threading.Event()
-        self._over = threading.Event()
-        self._thread = threading.Thread(
-            target=copy_context().run, args=(self._renew,), name=f"lease-{job_id}", daemon=True
-        )
-        self._stage: str | None = None
-        self._written_at = 0.0
-        self._started = time.monotonic()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def report(self, stage: str, fraction: float) -> None:
-        """Write how far the stage is, 0..1, at most every half second.
-
-        Raises: JobCancelled when a person has asked for that, JobInterrupted when the worker is to stop,
-        LeaseLost when another worker has the job.
-        """
-        job_id, owner = self.holder.job_id, self.holder.owner
-        if self._stopping.is_set():
-            raise JobInterrupted(f"The worker of job {job_id} is being stopped.")
-        if self._lost.is_set():
-            raise LeaseLost(f"The lease of job {job_id} ran out.")
-        now = time.monotonic()
-        if self._cancelled.is_set() or (
-            (stage != self._stage or now - self._written_at >= PROGRESS_PERIOD_S)
-            and self._write(job_id, owner, stage, fraction)
-        ):
-            raise JobCancelled(f"Job {job_id} was cancelled in stage {stage}.")
-
-    def _write(self, job_id: str, owner: str, stage: str, fraction: float) -> bool:
-        self._stage, self._written_at = stage, time.monotonic()
-        begin, share = STAGES[stage]
-        return jobs.progress(self._sessions, job_id, owner, stage, begin + share * fraction)
-
-    def _renew(self) -> None:
-        job_id, owner = self.holder.job_id, self.holder.owner
-        lease_s, deadline_s = self._settings.lease_s, self._settings.job_deadline_s
-        while not self._over.wait(lease_s / BEATS_PER_LEASE):
-            running_s = time.monotonic() - self._started
-            try:
-                if jobs.heartbeat(self._sessions, job_id, owner, lease_s, deadline_s, running_s):
-                    self._cancelled.set()
-            except LeaseLost:
-                self._lost.set()
-                self._end_if_stuck()
-                return
-            except Exception as error:  # noqa: BLE001 - the next beat may succeed
-                logger.warning("job %s: heartbeat failed: %s", job_id, type(error).__name__)
-
-    def _end_if_stuck(self) -> None:
-        # Another worker may have the job by now. A thread that hangs in foreign code cannot be stopped, so
-        # this process ends, and who started it starts it again.
-        if not self._over.wait(max(STOP_LIMIT_S, self._settings.lease_s)):
-            logger.critical("job %s: its worker hangs and is ended", self.holder.job_id)
-            os._exit(1)
-
-
 class Runner:
     """Runs jobs; keeps each model that a job asked for loaded, once per process.
 
@@ -178,14 +76,14 @@ class Runner:
     """
 
     def __init__(
-        self, settings: Settings, opener: Callable[[Settings, str | None], Services] = open_services
+        self, settings: Settings, opener: Callable[[Settings, str | None], ModelServices] = open_services
     ) -> None:
         self.settings = settings
         self._opener = opener
         self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4()}"
         self.sessions = open_database(settings.sqlalchemy_url)
         self.stopping = threading.Event()
-        self._services: dict[str, Services] = {}
+        self._services: dict[str, ModelServices] = {}
         # One job at a time, whoever brings it: a message, or the look into the database.
         self._working = threading.Lock()
         self.model_problem: str | None = None
@@ -204,12 +102,12 @@ class Runner:
         else:
             self._keep(services)
 
-    def _keep(self, services: Services) -> None:
+    def _keep(self, services: ModelServices) -> None:
         self._services[services.spec.id] = services
         self.model_problem = None
         logger.info("model %s %s is loaded", services.spec.id, services.spec.version)
 
-    def _services_of(self, model_id: str) -> Services:
+    def _services_of(self, model_id: str) -> ModelServices:
         """Return the model's services, opened again where its files have been replaced since.
 
         Raises: ModelError.
@@ -259,7 +157,7 @@ class Runner:
     def _attempt(self, job: Job, lease: Lease) -> None:
         owner = lease.holder.owner
         try:
-            self._segment(job, lease)
+            self._perform(job, lease)
         except (LeaseLost, *AWAY):
             raise
         except JobCancelled:
@@ -284,8 +182,8 @@ class Runner:
         """Delete what was drawn for a cancelled job: the person who cancelled still has it on the screen."""
         job = jobs.get(self.sessions, job_id)
         if job.state == JobState.CANCELLED:
-            rooms = Rooms(open_archive(self.settings), self.sessions, self.settings)
-            correction.discard_drawing(job, rooms, after_success=False)
+            connections = Connections(open_archive(self.settings), self.sessions, self.settings)
+            discard_drawing(job, connections, after_success=False)
 
     def _ask_again(self, job: Job, owner: str, error: ArchiveError) -> None:
         """An archive that is away for a moment, for its restart, does not fail a job."""
@@ -297,28 +195,19 @@ class Runner:
         jobs.postpone(self.sessions, job.id, owner, "fetch", delay_s, counts=True)
         logger.warning("job %s: not fetched: %s; again in %.0f s", job.id, error.code, delay_s)
 
-    def _segment(self, job: Job, lease: Lease) -> None:
+    def _perform(self, job: Job, lease: Lease) -> None:
         started = time.monotonic()
-        rooms = Rooms(open_archive(self.settings), self.sessions, self.settings)
-        segmentation_id = job.segmentation_id
-        task = job.task or {}
-        explains = "uncertainty" in task
+        connections = Connections(open_archive(self.settings), self.sessions, self.settings)
         # What is recorded only has to be stored, whether or not its model is still served.
-        if segmentation_id is None and (not task or explains or "inputs" in task):
-            rooms = services = self._services_of(job.model_id)
-            if explains:
-                segmentation_id = explanation.perform(job, services, lease.report, lease.holder)
-            else:
-                request = Request(
-                    job.study_instance_uid, job.series_instance_uid, job.force, task.get("inputs", {})
-                )
-                segmentation_id = segment_series(request, services, lease.report, lease.holder)
-        elif segmentation_id is None:
-            segmentation_id = correction.perform(job, rooms, lease.report, lease.holder)
-        self._store(job, segmentation_id, rooms, lease.holder)
+        segmentation_id = job.segmentation_id
+        if segmentation_id is None:
+            model = partial(self._services_of, job.model_id)
+            run = JobRun(job, connections, lease.holder, Stages(lease.report), model)
+            segmentation_id = tasks.perform(run)
+        self._store(job, segmentation_id, connections, lease.holder)
         logger.info("job %s: %.1f s", job.id, time.monotonic() - started)
 
-    def _store(self, job: Job, segmentation_id: str, services: Rooms, holder: JobLease) -> None:
+    def _store(self, job: Job, segmentation_id: str, services: Connections, holder: JobLease) -> None:
         # The result is recorded, so a wish to cancel comes too late: what the database has, the archive gets.
         jobs.progress(self.sessions, job.id, holder.owner, "store", STAGES["store"][0])
         try:
@@ -329,11 +218,11 @@ class Runner:
             jobs.postpone(self.sessions, job.id, holder.owner, "store", delay_s)
             logger.warning("job %s: not stored: %s; again in %.0f s", job.id, error.code, delay_s)
         else:
-            correction.discard_drawing(job, services, after_success=True)
+            discard_drawing(job, services, after_success=True)
             jobs.finish(self.sessions, job.id, holder.owner, segmentation_id)
 
     @staticmethod
-    def _deliver(segmentation_id: str, services: Rooms, holder: JobLease) -> None:
+    def _deliver(segmentation_id: str, services: Connections, holder: JobLease) -> None:
         try:
             deliver(segmentation_id, services)
         except IdentityConflict:

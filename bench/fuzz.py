@@ -39,9 +39,9 @@ from bench.rows import add_study, threshold_runner
 from bench.service import settings_in
 from db import jobs, tokens
 from db.tables import JobState, Role
-from schemas import LONGEST_WAIT_S
+from schemas.common import LONGEST_WAIT_S
 from settings import Settings
-from unetr.spec import default_model
+from unetr.served import default_model
 from worker import Runner
 
 Case = schemathesis.Case[Any]

@@ -21,7 +21,7 @@ from unetr.evaluation.case_scores import Case
 from unetr.evaluation.evaluate import chosen_heads, evaluate, folder_of
 from unetr.evaluation.report import save_report, table
 from unetr.evaluation.summary import Summary, summarise
-from unetr.spec import default_model
+from unetr.served import default_model
 from unetr.synthesis.cohorts import HELD_OUT_SEED
 
 # metscope-unet was looked at on seeds before this one while it was trained on.

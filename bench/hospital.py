@@ -18,7 +18,7 @@ from bench.models import tiny_model
 from bench.parts import Orthanc, Part, PostgreSQL, Redis
 from bench.service import Api, Worker, made
 from imaging.phantom import SeriesOptions, to_instances
-from orthanc.dicomweb import open_archive
+from orthanc.archive import open_archive
 from settings import Settings, load
 
 MODEL = "tiny"

@@ -31,9 +31,9 @@ from db import jobs
 from db.database import open_database
 from db.tables import Job, JobState, Segmentation
 from imaging.phantom import to_instances
-from orthanc.dicomweb import open_archive
+from orthanc.archive import open_archive
 from settings import Settings
-from unetr.spec import default_model
+from unetr.served import default_model
 from unetr.synthesis import metastases
 
 VIEWERS, THINK_S, MEASURED_S = 50, (0.5, 1.0), 60.0

@@ -18,11 +18,11 @@ from pydicom.uid import generate_uid
 
 from bench.parts import Orthanc, wait_until
 from bench.service import api, backends, settings_in, working
-from db import jobs, measurements
+from db import jobs, segmentations
 from db.database import open_database
 from db.tables import ACTIVE_STATES
 from imaging.phantom import to_instances
-from orthanc.dicomweb import Archive, open_archive
+from orthanc.archive import Archive, open_archive
 from settings import Settings
 from unetr.synthesis import metastases
 
@@ -50,7 +50,7 @@ def run_job(api_url: str, headers: dict[str, str], settings: Settings, study_uid
     job = jobs.get(sessions, job_id)
     if job.segmentation_id is None or job.started_at is None or job.finished_at is None:
         raise RuntimeError(f"{job.error_code}: {job.error_message}")
-    document = measurements.document(sessions, job.segmentation_id)
+    document = segmentations.document(sessions, job.segmentation_id)
     sessions.kw["bind"].dispose()
     whole = (job.finished_at - job.created_at).total_seconds()
     waiting = (job.started_at - job.created_at).total_seconds()

@@ -15,7 +15,7 @@ import torch
 
 from settings import load
 from unetr.predict import Predictor
-from unetr.spec import served_models
+from unetr.served import served_models
 from unetr.synthesis import cohorts
 
 

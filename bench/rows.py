@@ -5,12 +5,12 @@ from collections.abc import Callable
 import highdicom as hd
 import numpy as np
 
+from context import ModelServices, Predict
 from imaging.phantom import SeriesOptions, to_instances
-from orthanc.dicomweb import open_archive
-from segmentation import Predict, Services
+from orthanc.archive import open_archive
 from settings import Settings
 from unetr.predict import Prediction
-from unetr.spec import default_model, served_models
+from unetr.served import default_model, served_models
 from worker import Runner
 
 SHAPE = (12, 32, 64)
@@ -47,10 +47,10 @@ def threshold(volume: hd.Volume, _on_progress: Callable[[float], None], *_others
 def threshold_runner(settings: Settings, predictor: Predict = threshold) -> Runner:
     """Return a worker within this process whose model is the predictor."""
 
-    def open_services(_settings: Settings, model_id: str | None) -> Services:
+    def open_services(_settings: Settings, model_id: str | None) -> ModelServices:
         default = default_model(settings.models_dir, settings.model_path)
         spec = served_models(settings.models_dir, settings.model_path).get(model_id or default.id, default)
-        return Services(open_archive(settings), runner.sessions, settings, predictor, spec)
+        return ModelServices(open_archive(settings), runner.sessions, settings, predictor, spec)
 
     runner = Runner(settings, open_services)
     return runner

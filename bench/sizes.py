@@ -23,7 +23,7 @@ from bench.parts import ROOT, Orthanc, free_port
 from bench.service import made
 from bench.viewer import Embedded
 from imaging.phantom import SeriesOptions, to_instances
-from orthanc.dicomweb import open_archive
+from orthanc.archive import open_archive
 from settings import load
 from unetr.synthesis import metastases
 

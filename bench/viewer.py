@@ -23,7 +23,7 @@ from pydicom import Dataset
 from bench.parts import ROOT, Nginx, Orthanc, Part, PartMissing, free_port
 from bench.service import Ours, made
 from imaging.phantom import SeriesOptions, to_instances
-from orthanc.dicomweb import open_archive
+from orthanc.archive import open_archive
 from settings import Settings, load
 from unetr.synthesis import metastases
 

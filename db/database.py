@@ -25,7 +25,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from db.tables import Base, storable
+from db.column_types import storable
+from db.tables import Base
 from errors import SettingsError
 
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Select, exists, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import audit, jobs, measurements
+from db import audit, jobs, segmentations
 from db.database import current_time, insert_for, writing
 from db.tables import ACTIVE_STATES, Companion, Job, Outbox, Segmentation, Series, Study, StudyDeletion
 from errors import SegmentationNotFound, SegmentationNotStored, StudyNotFound
@@ -36,7 +36,7 @@ def begin(sessions: sessionmaker[Session], segmentation_id: str, actor: str | No
         if session.scalar(select(exists().where(Outbox.segmentation_ref == segmentation_id))):
             raise SegmentationNotStored(f"Segmentation {segmentation_id} still waits for the archive.")
         if segmentation.deleted_at is None:
-            measurements.mark_deleted(session, segmentation, actor)
+            segmentations.mark_deleted(session, segmentation, actor)
         companions = select(Companion.sop_instance_uid).where(Companion.segmentation_ref == segmentation_id)
         uids = (*session.scalars(companions), segmentation.sop_instance_uid)
         return StoredObjects(segmentation.series.study.study_instance_uid, tuple(filter(None, uids)))
@@ -105,7 +105,7 @@ def finish_study(sessions: sessionmaker[Session], study_instance_uid: str, actor
         for job in session.scalars(_active(study_instance_uid).with_for_update()):
             jobs.end_as_failed(session, job, deleted)
         for segmentation in session.scalars(recorded):
-            measurements.mark_deleted(session, segmentation, actor)
+            segmentations.mark_deleted(session, segmentation, actor)
             segmentation.stored_at = None
         _forget(session, study_instance_uid)
         audit.note(session, actor, "study.delete", study_instance_uid)

@@ -11,19 +11,18 @@ JobNotFound when it does not exist.
 """
 
 import hashlib
-import json
-import statistics
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Row, and_, bindparam, or_, select, update
+from sqlalchemy import Integer, Row, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
 from db.database import current_time, insert_for, reading, reading_rows, writing
 from db.tables import ACTIVE_STATES, ONE_ACTIVE_JOB, BatchJob, Job, JobState, Segmentation
+from db.tasks import SEGMENT, Task
 from errors import (
     DeadlineExceeded,
     JobInterrupted,
@@ -34,7 +33,6 @@ from errors import (
     MetScopeError,
 )
 
-JOBS_IN_AN_ESTIMATE = 20
 NEWEST = (
     select(*Job.__table__.columns)
     .order_by(Job.created_at.desc(), Job.id)
@@ -42,14 +40,6 @@ NEWEST = (
 )
 OF_STATE = Job.state == bindparam("state")
 OF_STUDY = Job.study_instance_uid == bindparam("study_instance_uid")
-LATEST_DONE = (
-    select(Job.started_at, Job.finished_at)
-    .join(Segmentation, Segmentation.id == Job.segmentation_id)
-    .where(Job.state == JobState.DONE, Job.model_id == bindparam("model_id"))
-    .where(Segmentation.created_at >= Job.started_at, Job.task.is_(None))
-    .order_by(Job.finished_at.desc())
-    .limit(JOBS_IN_AN_ESTIMATE)
-)
 
 
 def submit(  # noqa: PLR0913 - the columns of a request
@@ -60,11 +50,11 @@ def submit(  # noqa: PLR0913 - the columns of a request
     series_instance_uid: str | None = None,
     force: bool = False,
     requested_by: str | None = None,
-    task: dict[str, Any] | None = None,
+    task: Task = SEGMENT,
 ) -> Job:
     """A queued job. Without force: the active job of an identical request, where there is one.
 
-    series_instance_uid: None leaves the choice to the job. task: what else than to segment. Send the id to
+    series_instance_uid: None leaves the choice to the job. Send the id to
     the broker in either case: a second message about a job does no harm.
     """
     with writing(sessions) as session:
@@ -95,12 +85,12 @@ def add(  # noqa: PLR0913 - the columns of a request
     series_instance_uid: str | None,
     force: bool,
     requested_by: str | None,
-    task: dict[str, Any] | None = None,
+    task: Task = SEGMENT,
 ) -> tuple[Job, bool]:
     """``submit`` inside a transaction that does more: the job, and whether it was made now."""
     request_key = "/".join((study_instance_uid, series_instance_uid or "", model_id))
-    if task is not None:
-        request_key += "/" + hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()
+    if task != SEGMENT:
+        request_key += "/" + hashlib.sha256(task.model_dump_json().encode()).hexdigest()
     active = (
         select(Job)
         .where(Job.request_key == request_key, Job.state.in_(ACTIVE_STATES), ~Job.cancel_requested)
@@ -387,44 +377,6 @@ def list_jobs(
     values = {"limit": limit, "state": state, "study_instance_uid": study_instance_uid}
     with reading_rows(sessions) as connection:
         return connection.execute(query, values).all()
-
-
-def estimate_s(sessions: sessionmaker[Session], job: Job) -> float | None:
-    """Seconds that the job still needs once it runs: the median of the same model's latest done jobs, less
-    the time the present attempt has run; never below 0. None when it has ended or none was done before.
-
-    Left out: jobs that found their result already made (adopted, or postponed for the archive).
-    """
-    return estimates_s(sessions, [job])[0]
-
-
-def estimates_s(sessions: sessionmaker[Session], some: Sequence[Job | Row[Any]]) -> list[float | None]:
-    """``estimate_s`` of each, by one query for each model."""
-    models = {job.model_id for job in some if job.state in ACTIVE_STATES}
-    if not models:
-        return [None] * len(some)
-    with reading_rows(sessions) as connection:
-        medians_s = {model_id: _median_s(connection, model_id) for model_id in models}
-        now = current_time(connection)
-
-    def left_s(job: Job | Row[Any]) -> float | None:
-        median_s = medians_s.get(job.model_id)
-        if job.state not in ACTIVE_STATES or median_s is None or job.task is not None:
-            return None
-        running_since = job.started_at if job.state == JobState.RUNNING else None
-        elapsed_s = (now - running_since).total_seconds() if running_since else 0.0
-        return max(0.0, median_s - elapsed_s)
-
-    return [left_s(job) for job in some]
-
-
-def _median_s(connection: Connection, model_id: str) -> float | None:
-    durations_s = [
-        (finished_at - started_at).total_seconds()
-        for started_at, finished_at in connection.execute(LATEST_DONE, {"model_id": model_id})
-        if started_at is not None and finished_at is not None
-    ]
-    return statistics.median(durations_s) if durations_s else None
 
 
 def owned(session: Session, job_id: str, owner: str) -> Job:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
 from db.database import current_time, reading, writing
-from db.measurements import locked
+from db.segmentations import locked
 from db.tables import Companion, Outbox, Segmentation, Series, Study
 
 

@@ -14,10 +14,10 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.valuerep import DA, TM
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
-from db.database import insert_for
+from db.database import insert_for, reading
 from db.tables import Patient, Segmentation, Series, Study, StudyDeletion
 from errors import IdentityConflict, StudyNotFound
 from imaging.identity import PatientKey, patient_of, same_patient
@@ -188,6 +188,21 @@ def _contents_under_another_patient(session: Session, source: Source) -> dict[st
         if not same_patient(PatientKey(patient_id, issuer), source.patient):
             recorded[series_uid].add(content_sha256)
     return recorded
+
+
+def series_to_prove(sessions: sessionmaker[Session], source: Source) -> list[str]:
+    """Return the study's other series whose images would prove that its PatientID was corrected."""
+    with reading(sessions) as session:
+        return unproven_series(session, source)
+
+
+def check_patient(sessions: sessionmaker[Session], source: Source) -> None:
+    """Raise IdentityConflict or StudyNotFound where ``db.recording`` would, before anything is
+    computed.
+    """
+    with reading(sessions) as session:
+        require_kept(session, source.study_instance_uid)
+        require_correction(session, source)
 
 
 def _upsert(

@@ -5,69 +5,23 @@ A change here needs a migration under ``db/migrations/versions``; a test compare
 UTC and timezone-aware on both databases. Lengths in mm, volumes in ml, points in LPS mm.
 """
 
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime, time
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
     CheckConstraint,
-    DateTime,
-    Dialect,
     ForeignKey,
     Index,
     MetaData,
-    String,
-    TypeDecorator,
     UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time: aware going in, UTC coming out. SQLite keeps no zone, so it stores plain UTC."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"{value} has no time zone")
-        utc = value.astimezone(UTC)
-        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def storable(value: Any) -> Any:
-    """Return the text, or what holds texts as JSON does, with a mark for what no database column can hold.
-
-    Headers and JSON of an archive may have NUL and halves of UTF-16 pairs, which PostgreSQL refuses.
-    """
-    if isinstance(value, str):
-        if value.isascii() and "\0" not in value:
-            return value
-        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {storable(key): storable(item) for key, item in value.items()}
-    return [storable(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-class Text(TypeDecorator[str]):
-    """A text that comes back as ``storable`` leaves it."""
-
-    impl = String
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        cleaned: str | None = storable(value)
-        return cleaned
+from db.column_types import TaskColumn, Text, UtcDateTime
+from db.tasks import Task
 
 
 class Base(DeclarativeBase):
@@ -264,7 +218,6 @@ class Job(Base):
     """A request for a segmentation and how far it has come; the truth that the broker's messages hint at.
 
     request_key: study, series and model asked for; at most one unforced job per key is active.
-    task: what else than to segment (correction.perform); null for a segmentation.
     started_at: when the present attempt began. queued_at: when a message was last due to be sent.
     lease_owner may change the job until another worker claims it after lease_expires_at.
     """
@@ -289,7 +242,7 @@ class Job(Base):
     study_instance_uid: Mapped[str]
     series_instance_uid: Mapped[str | None]
     model_id: Mapped[str]
-    task: Mapped[dict[str, Any] | None]
+    task: Mapped[Task] = mapped_column(TaskColumn)
     force: Mapped[bool]
     requested_by: Mapped[str | None]
     state: Mapped[str]

@@ -25,9 +25,9 @@ from imaging.frames import text
 from imaging.labelled import is_seg, labelled_series
 from imaging.sequences import sequence_of
 from imaging.series import Candidate, choose, rank
-from orthanc.dicomweb import Archive, open_archive
+from orthanc.archive import Archive, open_archive
 from orthanc.fetch import Inputs, fetch
-from unetr.spec import default_model, served_models
+from unetr.served import default_model, served_models
 
 # By option, the attribute that the archive is asked for.
 FILTERS = {"patient": "PatientID", "date": "StudyDate", "modality": "ModalitiesInStudy"}

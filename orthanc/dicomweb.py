@@ -1,13 +1,11 @@
 """The archive by its URL: DICOMweb (QIDO-RS, WADO-RS, STOW-RS; DICOM PS3.18) or a folder of files."""
 
-import json
 import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal, Protocol
-from urllib.parse import quote, urlsplit
-from urllib.request import url2pathname
+from typing import Any, Literal
+from urllib.parse import quote
 
 from pydicom import Dataset
 
@@ -25,15 +23,11 @@ from imaging.files import PIXEL_KEYWORDS
 from imaging.frames import MULTI_FRAME, SUPPORTED, text
 from imaging.series import UnreadSeries
 from orthanc import dicom_json, multipart, part10
-from orthanc.folder import FolderArchive
-from orthanc.transport import BACKOFF_S, WORTH_REPEATING, Limits, Params, Reply, Transport
-from settings import Settings
+from orthanc.replies import JSON, read_instances, read_json, read_lookup, read_object, read_store_answer
+from orthanc.transport import BACKOFF_S, WORTH_REPEATING, Params, Transport
 
 logger = logging.getLogger(__name__)
 
-JSON = "application/dicom+json"
-# The headers of 10 000 slices take a fifth of it.
-LARGEST_JSON_BYTES = 256 << 20
 # Any transfer syntax: without it Orthanc answers 500 for JPEG 2000 and transcodes JPEG-LS and RLE.
 INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 # Of Orthanc's own REST API.
@@ -47,69 +41,6 @@ STUDY_FIELDS = [
 # What every MR image has: where a header lacks one, the archive keeps it apart or does not know its type.
 IMAGE_KEYWORDS = ("Rows", "Columns", "PhotometricInterpretation", "BitsAllocated")
 PLANE_KEYWORDS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-
-
-class Archive(Protocol):
-    """Where images come from and results go. Every method may raise an ArchiveError."""
-
-    def search_studies(self, **filters: str) -> list[Dataset]:
-        """Study-level attributes of the matching studies. filters: DICOM keyword = value, with * and ?."""
-
-    def series_headers(self, study_uid: str, series_uids: Collection[str] = ()) -> list[list[Dataset]]:
-        """Return per series the header of every instance, without pixel data; only of series_uids, if any.
-
-        A series whose headers the archive refuses is an UnreadSeries, unless there is no other; one of a
-        study with damaged files is a DamagedSeries.
-        Raises: StudyNotFound, SeveralPatients, ArchiveIncomplete (fewer series are listed than there are).
-        """
-
-    def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
-        """Every instance of a series, complete, in no particular order.
-
-        Raises: StudyNotFound, SeriesNotFound, ArchiveIncomplete (fewer than are listed), ArchiveRefused (of
-        another study or series), InconsistentImages (of several patients).
-        """
-
-    def store(self, instances: Sequence[Dataset]) -> None:
-        """Return when each instance is in the archive and found there by a query; storing again is harmless.
-
-        Nothing is replaced. Raises: StoreFailed, naming the SOP Instance UIDs and the archive's reason;
-        AlreadyStored where it has other content under an instance's UIDs, IdentityConflict where it has the
-        study under another patient.
-        """
-
-    def has_instance(self, study_uid: str, sop_uid: str) -> bool:
-        """Whether a query finds the instance."""
-
-    def delete_instance(self, study_uid: str, sop_uid: str) -> None:
-        """Return when the archive does not hold the instance any more; one that is absent is no error.
-
-        Raises: DeletionUnavailable.
-        """
-
-    def delete_study(self, study_uid: str) -> None:
-        """Return when the archive does not hold the study any more; one that is absent is no error.
-
-        Raises: DeletionUnavailable.
-        """
-
-    def check(self) -> None:
-        """Return quickly if the archive is there and lets us in."""
-
-
-def open_archive(settings: Settings) -> Archive:
-    """The archive that settings.archive_url names. Raises: ArchiveUnreachable if a folder cannot be made."""
-    url = urlsplit(settings.archive_url)
-    if url.scheme == "file":
-        return FolderArchive(url2pathname(url.path))
-    limits = Limits(
-        settings.dicomweb_connect_timeout_s,
-        settings.dicomweb_read_timeout_s,
-        settings.dicomweb_total_timeout_s,
-    )
-    user, password = settings.dicomweb_user, settings.dicomweb_password.get_secret_value()
-    rest = Transport(settings.orthanc_url, user, password, limits) if settings.orthanc_url else None
-    return DicomwebArchive(Transport(settings.archive_url, user, password, limits), rest)
 
 
 class DicomwebArchive:
@@ -179,7 +110,7 @@ class DicomwebArchive:
 
     def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
         count = self._count(study_uid, series_uid)
-        received = self._transport.get(_path(study_uid, series_uid), INSTANCES, _read_instances) or {}
+        received = self._transport.get(_path(study_uid, series_uid), INSTANCES, read_instances) or {}
         identity.check_received(list(received.values()), study_uid, series_uid)
         if len(received) == count:
             return list(received.values())
@@ -210,7 +141,7 @@ class DicomwebArchive:
     def _listed(self, study_uid: str, series_uid: str) -> list[str]:
         # Metadata rather than a query on instances, whose answer many servers cut to a page; only asked for
         # where the counts differ, because Orthanc needs longer for it than for the pixels.
-        entries = self._transport.get(_path(study_uid, series_uid) + "/metadata", JSON, _read_json) or []
+        entries = self._transport.get(_path(study_uid, series_uid) + "/metadata", JSON, read_json) or []
         return list(dict.fromkeys(dicom_json.sop_instance_uid(entry) for entry in entries))
 
     def store(self, instances: Sequence[Dataset]) -> None:
@@ -259,7 +190,7 @@ class DicomwebArchive:
 
     def _send(self, instances: Sequence[Dataset]) -> None:
         content_type, body = multipart.encode([part10.encode(instance) for instance in instances])
-        status, answer = self._transport.post("studies", content_type, body, _read_store_answer)
+        status, answer = self._transport.post("studies", content_type, body, read_store_answer)
         # The status alone proves nothing: Orthanc answers 200 with a FailedSOPSequence.
         failed = {
             str(item.get("ReferencedSOPInstanceUID")): int(item.get("FailureReason") or 0)
@@ -323,14 +254,14 @@ class DicomwebArchive:
 
     def _lookup(self, kind: Literal["Instance", "Study"], uid: str) -> list[str]:
         """Return Orthanc's own paths of what has that UID."""
-        found = self._rest_api.post("tools/lookup", "text/plain", uid.encode(), _read_lookup)
+        found = self._rest_api.post("tools/lookup", "text/plain", uid.encode(), read_lookup)
         return [f"{PATHS[kind]}/{quote(one['ID'], safe='')}" for one in found if one["Type"] == kind]
 
     def _rest_json(self, path: str) -> dict[str, Any]:
-        return self._rest_api.get(path, "application/json", _read_object) or {"MainDicomTags": {}}
+        return self._rest_api.get(path, "application/json", read_object) or {"MainDicomTags": {}}
 
     def check(self) -> None:
-        if self._transport.probe("studies?limit=1", JSON, _read_json) is None:
+        if self._transport.probe("studies?limit=1", JSON, read_json) is None:
             raise ArchiveRefused(
                 "The archive answered 404: DICOMWEB_URL is not the root of a DICOMweb service."
             )
@@ -356,7 +287,7 @@ class DicomwebArchive:
             offset += len(page)
 
     def _query(self, path: str, params: Params | None = None) -> list[Dataset]:
-        entries = self._transport.get(path, JSON, _read_json, params) or []
+        entries = self._transport.get(path, JSON, read_json, params) or []
         try:
             return dicom_json.to_datasets(entries)
         except RecursionError:
@@ -396,76 +327,3 @@ def _without_pixels(instance: Dataset) -> Dataset:
         if keyword in instance:
             del instance[keyword]
     return instance
-
-
-def _read_json(reply: Reply) -> list[dict[str, Any]]:
-    body = _body(reply)
-    if not body:
-        return []
-    try:
-        entries = json.loads(body)
-    except (ValueError, RecursionError):
-        entries = None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ArchiveRefused(
-            f"The archive answered {reply.content_type or 'no media type'} where JSON was asked for."
-        )
-    return entries
-
-
-def _body(reply: Reply) -> bytes:
-    """Return an answer in JSON. Raises: ArchiveRefused where it does not end."""
-    body = bytearray()
-    for chunk in reply.chunks:
-        body += chunk
-        if len(body) > LARGEST_JSON_BYTES:
-            raise ArchiveRefused(f"The archive's JSON is larger than {LARGEST_JSON_BYTES >> 20} MiB.")
-    return bytes(body)
-
-
-def _read_lookup(reply: Reply) -> list[dict[str, Any]]:
-    if reply.status != 200:
-        raise ArchiveRefused(f"Orthanc's REST API (ORTHANC_URL) answered HTTP {reply.status}.")
-    return _read_json(reply)
-
-
-def _read_object(reply: Reply) -> dict[str, Any]:
-    try:
-        answer = json.loads(b"".join(reply.chunks))
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict) or "MainDicomTags" not in answer:
-        raise ArchiveRefused("Orthanc's REST API (ORTHANC_URL) does not answer as Orthanc's does.")
-    return answer
-
-
-def _read_store_answer(reply: Reply) -> tuple[int, Dataset]:
-    body = _body(reply)
-    try:
-        answer = dicom_json.to_datasets([json.loads(body)])[0]
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        # Some archives answer in XML or not at all; the query afterwards decides.
-        answer = Dataset()
-    return reply.status, answer
-
-
-def _read_instances(reply: Reply) -> dict[str, Dataset]:
-    media_type, boundary = multipart.media_type(reply.content_type)
-    if media_type == "multipart/related" and boundary:
-        contents: Iterable[bytes] = multipart.parts(reply.chunks, boundary)
-    elif media_type == "application/dicom":
-        # A series of one instance comes without the multipart wrapping from some archives.
-        contents = [b"".join(reply.chunks)]
-    else:
-        raise ArchiveRefused(f"The archive answered {media_type} where DICOM instances were asked for.")
-    received: dict[str, Dataset] = {}
-    for content in contents:
-        try:
-            instance = part10.read(content)
-            received[str(instance.SOPInstanceUID)] = instance
-        except part10.UNREADABLE as error:
-            raise ArchiveRefused(
-                f"The archive served {len(content)} bytes that are no whole DICOM instance: "
-                f"{type(error).__name__}."
-            ) from None
-    return received

@@ -21,7 +21,7 @@ from imaging.labelled import is_seg, labelled_series, newest
 from imaging.sequences import T1_POST_CONTRAST, sequence_of
 from imaging.series import UnreadSeries
 from orthanc import part10
-from orthanc.dicomweb import Archive
+from orthanc.archive import Archive
 from orthanc.folder import UID_PATTERN
 
 UNFINISHED = ".part"

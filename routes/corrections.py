@@ -8,21 +8,32 @@ from typing import Any
 
 from flask import Response, g
 
-import schemas
-from db import jobs, measurements
+from db import jobs, segmentations
 from db.tables import Job
+from db.tasks import (
+    CorrectTask,
+    MeasureTask,
+    RestoreTask,
+    StructureSetTask,
+    Task,
+    UncertaintyTask,
+)
 from errors import LesionNameTaken, LesionNotFound
 from routes.jobs import answer_with
 from routes.shared import blueprint, context
+from schemas.common import StudyPath, WaitForm
+from schemas.corrections import CorrectionForm, MeasurementForm
+from schemas.jobs import JobAnswer
+from schemas.results import SegmentationPath
 
 routes = blueprint("corrections")
 
 
 @routes.post(
     "/segmentations/<segmentation_id>/corrections",
-    responses={200: schemas.JobAnswer, 202: schemas.JobAnswer},
+    responses={200: JobAnswer, 202: JobAnswer},
 )
-def correct_segmentation(path: schemas.SegmentationPath, body: schemas.CorrectionForm) -> Response:
+def correct_segmentation(path: SegmentationPath, body: CorrectionForm) -> Response:
     """Rename or delete lesions: a job that stores a new version of the segmentation
 
     200 where the job ended within wait_s, else 202. The version before stays as it is.
@@ -36,8 +47,8 @@ def submit_correction(segmentation_id: str, rename: Mapping[int, str], delete: S
 
     Raises: SegmentationNotFound, SegmentationSuperseded, LesionNotFound, LesionNameTaken.
     """
-    document = measurements.document(context().sessions, segmentation_id)
-    measurements.refuse_superseded(context().sessions, segmentation_id)
+    document = segmentations.document(context().sessions, segmentation_id)
+    segmentations.refuse_superseded(context().sessions, segmentation_id)
     known = {lesion["number"] for lesion in document["lesions"]}
     unknown = {*rename, *delete} - known
     if unknown:
@@ -46,30 +57,32 @@ def submit_correction(segmentation_id: str, rename: Mapping[int, str], delete: S
     names = Counter(rename.get(lesion["number"], lesion["name"]).casefold() for lesion in kept)
     if taken := [name for name in rename.values() if names[name.casefold()] > 1]:
         raise LesionNameTaken(f"Another lesion is called {taken[0]!r}.")
-    renamed = {str(number): name for number, name in rename.items()}
-    return _submit(document, {"correct": segmentation_id, "rename": renamed, "delete": sorted(delete)})
+    task = CorrectTask(
+        segmentation_id=segmentation_id, rename=dict(sorted(rename.items())), delete=tuple(sorted(delete))
+    )
+    return _submit(document, task)
 
 
 @routes.post(
     "/segmentations/<segmentation_id>/restore",
-    responses={200: schemas.JobAnswer, 202: schemas.JobAnswer},
+    responses={200: JobAnswer, 202: JobAnswer},
 )
-def restore_segmentation(path: schemas.SegmentationPath, body: schemas.WaitForm) -> Response:
+def restore_segmentation(path: SegmentationPath, body: WaitForm) -> Response:
     """Make an earlier version the newest again: a job that stores its lesions as a new version
 
     The versions in between stay as they are. The job's result is the newest version where nothing differs.
     """
-    document = measurements.document(context().sessions, path.segmentation_id)
-    newest = measurements.newest_version(context().sessions, path.segmentation_id)
-    task = {"restore": path.segmentation_id, "corrects": newest}
+    document = segmentations.document(context().sessions, path.segmentation_id)
+    newest = segmentations.newest_version(context().sessions, path.segmentation_id)
+    task = RestoreTask(segmentation_id=path.segmentation_id, corrects=newest)
     return answer_with(_submit(document, task), body.wait_s)
 
 
 @routes.post(
     "/measurements/<study_instance_uid>",
-    responses={200: schemas.JobAnswer, 202: schemas.JobAnswer},
+    responses={200: JobAnswer, 202: JobAnswer},
 )
-def measure_segmentation(path: schemas.StudyPath, body: schemas.MeasurementForm) -> Response:
+def measure_segmentation(path: StudyPath, body: MeasurementForm) -> Response:
     """Measure a SEG that was drawn or edited elsewhere and saved in the archive: a job
 
     Lesions are matched to those of the newest version by the voxels that they share, and keep their names.
@@ -85,18 +98,18 @@ def submit_measurement(study_instance_uid: str, sop_instance_uid: str, corrects:
     Where that has a newer version the job fails, and what was drawn goes with the next success.
     Raises: SegmentationNotFound.
     """
-    document: dict[str, Any] = {"series_instance_uid": None, "model": measurements.BY_HAND}
+    document: dict[str, Any] = {"series_instance_uid": None, "model": segmentations.BY_HAND}
     if corrects is not None:
-        document = measurements.document(context().sessions, corrects)
-    task = {"measure": sop_instance_uid, "corrects": corrects}
+        document = segmentations.document(context().sessions, corrects)
+    task = MeasureTask(sop_instance_uid=sop_instance_uid, corrects=corrects)
     return _submit({**document, "study_instance_uid": study_instance_uid}, task)
 
 
 @routes.post(
     "/segmentations/<segmentation_id>/rtstruct",
-    responses={200: schemas.JobAnswer, 202: schemas.JobAnswer},
+    responses={200: JobAnswer, 202: JobAnswer},
 )
-def make_structure_set(path: schemas.SegmentationPath, body: schemas.WaitForm) -> Response:
+def make_structure_set(path: SegmentationPath, body: WaitForm) -> Response:
     """Store the lesions as an RT Structure Set too: a job
 
     Its result is the segmentation, whose companions name the structure set. There is one for each version.
@@ -106,32 +119,32 @@ def make_structure_set(path: schemas.SegmentationPath, body: schemas.WaitForm) -
 
 def submit_structure_set(segmentation_id: str) -> Job:
     """The job. Raises: SegmentationNotFound, LesionNotFound."""
-    document = measurements.document(context().sessions, segmentation_id)
+    document = segmentations.document(context().sessions, segmentation_id)
     if not document["lesions"]:
         raise LesionNotFound(f"Segmentation {segmentation_id} has no lesions.")
-    return _submit(document, {"rtstruct": segmentation_id})
+    return _submit(document, StructureSetTask(segmentation_id=segmentation_id))
 
 
 @routes.post(
     "/segmentations/<segmentation_id>/uncertainty",
-    responses={200: schemas.JobAnswer, 202: schemas.JobAnswer},
+    responses={200: JobAnswer, 202: JobAnswer},
 )
-def make_uncertainty_map(path: schemas.SegmentationPath, body: schemas.WaitForm) -> Response:
+def make_uncertainty_map(path: SegmentationPath, body: WaitForm) -> Response:
     """Store how sure the model was, voxel by voxel, as a Parametric Map: a job
 
     Its result is the segmentation, whose companions name the map, of modality OT. There is one for each
     version.
     """
-    document = measurements.document(context().sessions, path.segmentation_id)
+    document = segmentations.document(context().sessions, path.segmentation_id)
     served = [
         {"id": spec.id, "version": spec.version, "sha256": spec.weights.sha256}
         for spec in context().models.values()
     ]
-    measurements.refuse_other_model(document, served)
-    return answer_with(_submit(document, {"uncertainty": path.segmentation_id}), body.wait_s)
+    segmentations.refuse_other_model(document, served)
+    return answer_with(_submit(document, UncertaintyTask(segmentation_id=path.segmentation_id)), body.wait_s)
 
 
-def _submit(document: Mapping[str, Any], task: dict[str, Any]) -> Job:
+def _submit(document: Mapping[str, Any], task: Task) -> Job:
     return jobs.submit(
         context().sessions,
         document["study_instance_uid"],

@@ -4,11 +4,22 @@ import time
 
 from flask import Response, g
 
-import schemas
-from db import batches, jobs
+from db import batches, estimates, jobs
 from db.tables import ACTIVE_STATES, Batch, Job
+from db.tasks import SegmentTask
 from errors import InvalidForm
 from routes.shared import answer, blueprint, context
+from schemas.common import LARGEST_BATCH, StudyPath
+from schemas.jobs import (
+    BatchAnswer,
+    BatchForm,
+    BatchPath,
+    JobAnswer,
+    JobPath,
+    JobsAnswer,
+    JobsQuery,
+    SegmentationForm,
+)
 from unetr.spec import ModelSpec
 
 WAIT_POLL_S = 0.1
@@ -18,9 +29,9 @@ routes = blueprint("jobs")
 
 @routes.post(
     "/segmentation/<study_instance_uid>",
-    responses={200: schemas.JobAnswer, 202: schemas.JobAnswer},
+    responses={200: JobAnswer, 202: JobAnswer},
 )
-def request_segmentation(path: schemas.StudyPath, body: schemas.SegmentationForm) -> Response:
+def request_segmentation(path: StudyPath, body: SegmentationForm) -> Response:
     """Segment a study: a job, to be polled at its Location
 
     200 where the job ended within wait_s, else 202. The series, if none is given, is chosen by the job.
@@ -35,12 +46,12 @@ def request_segmentation(path: schemas.StudyPath, body: schemas.SegmentationForm
         series_instance_uid=body.series_instance_uid,
         force=body.force,
         requested_by=g.actor,
-        task={"inputs": body.inputs} if body.inputs else None,
+        task=SegmentTask(inputs=body.inputs),
     )
     return answer_with(job, body.wait_s)
 
 
-def _check_inputs(body: schemas.SegmentationForm, spec: ModelSpec) -> None:
+def _check_inputs(body: SegmentationForm, spec: ModelSpec) -> None:
     """Raises: InvalidForm for inputs that the model has not, or that contradict the rest of the form."""
     unknown = sorted(body.inputs.keys() - set(spec.inputs))
     if unknown:
@@ -75,28 +86,28 @@ def wait_for_end(job: Job, wait_s: float) -> Job:
 
 
 def _job(job: Job, status: int = 200) -> Response:
-    return answer(schemas.JobAnswer.of(job, jobs.estimate_s(context().sessions, job)), status)
+    return answer(JobAnswer.of(job, estimates.estimate_s(context().sessions, job)), status)
 
 
-@routes.get("/jobs", responses={200: schemas.JobsAnswer})
-def list_jobs(query: schemas.JobsQuery) -> Response:
+@routes.get("/jobs", responses={200: JobsAnswer})
+def list_jobs(query: JobsQuery) -> Response:
     """The newest jobs"""
     sessions = context().sessions
     found = jobs.list_jobs(sessions, query.limit, query.state, query.study_instance_uid)
-    return answer(schemas.JobsAnswer.of(found, jobs.estimates_s(sessions, found)))
+    return answer(JobsAnswer.of(found, estimates.estimates_s(sessions, found)))
 
 
-@routes.get("/jobs/<job_id>", responses={200: schemas.JobAnswer})
-def get_job(path: schemas.JobPath) -> Response:
+@routes.get("/jobs/<job_id>", responses={200: JobAnswer})
+def get_job(path: JobPath) -> Response:
     """How far a job has come"""
     return _job(jobs.get(context().sessions, path.job_id))
 
 
 @routes.post(
     "/jobs/<job_id>/cancel",
-    responses={200: schemas.JobAnswer},
+    responses={200: JobAnswer},
 )
-def cancel_job(path: schemas.JobPath) -> Response:
+def cancel_job(path: JobPath) -> Response:
     """Cancel a job; a running one ends within seconds"""
     job = jobs.cancel(context().sessions, path.job_id, g.actor)
     # A worker deletes what was drawn for it.
@@ -104,16 +115,16 @@ def cancel_job(path: schemas.JobPath) -> Response:
     return _job(job)
 
 
-@routes.post("/jobs/<job_id>/retry", responses={202: schemas.JobAnswer})
-def retry_job(path: schemas.JobPath) -> Response:
+@routes.post("/jobs/<job_id>/retry", responses={202: JobAnswer})
+def retry_job(path: JobPath) -> Response:
     """Request again what a failed or cancelled job was asked for; another job"""
     job = jobs.retry(context().sessions, path.job_id, g.actor)
     context().announcer.tell(job.id)
     return _job(job, 202)
 
 
-@routes.post("/batches", responses={202: schemas.BatchAnswer})
-def request_batch(body: schemas.BatchForm) -> Response:
+@routes.post("/batches", responses={202: BatchAnswer})
+def request_batch(body: BatchForm) -> Response:
     """Segment several studies, listed or found by a query: a batch of jobs"""
     model = context().model_id(body.model)
     batch = batches.submit(context().sessions, _studies(body), model, force=body.force, requested_by=g.actor)
@@ -124,29 +135,29 @@ def request_batch(body: schemas.BatchForm) -> Response:
     return response
 
 
-def _studies(body: schemas.BatchForm) -> list[str]:
+def _studies(body: BatchForm) -> list[str]:
     """Raises: ArchiveBusy, InvalidForm where the query finds none, or more than a batch may have."""
     if body.query is None:
         return body.study_instance_uids or []
     with context().asking_archive() as archive:
         found = archive.search_studies(**body.query.filters())
-    if not 0 < len(found) <= schemas.LARGEST_BATCH:
-        raise InvalidForm(f"query: it finds {len(found)} studies; a batch has 1 to {schemas.LARGEST_BATCH}.")
+    if not 0 < len(found) <= LARGEST_BATCH:
+        raise InvalidForm(f"query: it finds {len(found)} studies; a batch has 1 to {LARGEST_BATCH}.")
     return [str(study.StudyInstanceUID) for study in found]
 
 
-@routes.get("/batches/<batch_id>", responses={200: schemas.BatchAnswer})
-def get_batch(path: schemas.BatchPath) -> Response:
+@routes.get("/batches/<batch_id>", responses={200: BatchAnswer})
+def get_batch(path: BatchPath) -> Response:
     """How far a batch has come, and what became of each study"""
     return _batch(batches.get(context().sessions, path.batch_id))
 
 
-@routes.post("/batches/<batch_id>/cancel", responses={200: schemas.BatchAnswer})
-def cancel_batch(path: schemas.BatchPath) -> Response:
+@routes.post("/batches/<batch_id>/cancel", responses={200: BatchAnswer})
+def cancel_batch(path: BatchPath) -> Response:
     """Cancel what a batch still has to do; what is recorded stays"""
     return _batch(batches.cancel(context().sessions, path.batch_id, g.actor))
 
 
 def _batch(batch: Batch, status: int = 200) -> Response:
     found = batches.count_lesions(context().sessions, batch.jobs)
-    return answer(schemas.BatchAnswer.of(batch, found), status)
+    return answer(BatchAnswer.of(batch, found), status)

@@ -5,12 +5,13 @@ from werkzeug.wrappers import Response as AnyResponse
 
 import access
 import metrics
-import schemas
 from db import audit, batches, jobs, outbox
 from db.database import reading
 from db.tables import JobState, Role
 from routes.shared import answer, blueprint, context
 from routes.texts import language, texts
+from schemas.jobs import ActionPath
+from schemas.operations import AuditAnswer, AuditEventAnswer, AuditQuery, LiveAnswer, ReadyAnswer, RolePath
 from version import VERSION
 
 JOBS_SHOWN = 25
@@ -19,7 +20,7 @@ routes = blueprint("operations")
 
 
 @routes.get("/auth/<role>", responses={204: None})
-def check_access(path: schemas.RolePath) -> Response:
+def check_access(path: RolePath) -> Response:
     """204 where the request's token has that role, for a proxy in front of the archive
 
     nginx asks this (auth_request) before it passes a request on to Orthanc with Orthanc's own credentials.
@@ -29,17 +30,17 @@ def check_access(path: schemas.RolePath) -> Response:
     return Response(status=204)
 
 
-@routes.get("/health/live", security=[], responses={200: schemas.LiveAnswer})
+@routes.get("/health/live", security=[], responses={200: LiveAnswer})
 def live() -> Response:
     """The API answers"""
-    return answer(schemas.LiveAnswer(live=True))
+    return answer(LiveAnswer(live=True))
 
 
-@routes.get("/health/ready", security=[], responses={200: schemas.ReadyAnswer, 503: schemas.ReadyAnswer})
+@routes.get("/health/ready", security=[], responses={200: ReadyAnswer, 503: ReadyAnswer})
 def ready() -> Response:
     """Whether a request would be worked on now; 503 with the reasons where not"""
     report = context().health.report()
-    body = schemas.ReadyAnswer.model_validate(
+    body = ReadyAnswer.model_validate(
         {
             "ready": not any(report.troubles.values()),
             "checks": {
@@ -59,15 +60,15 @@ def tell_metrics() -> Response:
     return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@routes.get("/audit", responses={200: schemas.AuditAnswer})
-def list_audit_events(query: schemas.AuditQuery) -> Response:
+@routes.get("/audit", responses={200: AuditAnswer})
+def list_audit_events(query: AuditQuery) -> Response:
     """The audit trail, newest first: who changed what, for admins"""
     # One more than asked for tells whether there is a next page.
     question = query.model_dump() | {"limit": query.limit + 1}
     events = audit.events(context().sessions, **question)
-    shown = [schemas.AuditEventAnswer.model_validate(e, from_attributes=True) for e in events[: query.limit]]
+    shown = [AuditEventAnswer.model_validate(e, from_attributes=True) for e in events[: query.limit]]
     more = len(events) > len(shown)
-    return answer(schemas.AuditAnswer(events=shown, next_before=shown[-1].id if more else None))
+    return answer(AuditAnswer(events=shown, next_before=shown[-1].id if more else None))
 
 
 @routes.get("/operations", responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}})
@@ -95,7 +96,6 @@ def show_operations() -> Response:
         missing=missing,
         sections=sections,
         shown=JOBS_SHOWN,
-        kind_of=schemas.kind_of,
         lesions=batches.count_lesions(sessions, listed),
         # Only the proxy that serves the viewer sends this.
         viewer="X-Forwarded-Proto" in request.headers,
@@ -111,7 +111,7 @@ def show_operations() -> Response:
 
 
 @routes.post("/operations/jobs/<job_id>/<action>", responses={303: None})
-def act_on_job(path: schemas.ActionPath) -> AnyResponse:
+def act_on_job(path: ActionPath) -> AnyResponse:
     """A button of the operations page"""
     act = jobs.retry if path.action == "retry" else jobs.cancel
     context().announcer.tell(act(context().sessions, path.job_id, g.actor).id)

@@ -12,8 +12,7 @@ from typing import Any
 from flask import Response, g, jsonify, request
 from pydicom import Dataset
 
-import schemas
-from db import deletion, jobs, measurements
+from db import deletion, jobs, patients, segmentations
 from db.tables import ACTIVE_STATES, Job, JobState
 from errors import (
     JobCancelled,
@@ -33,6 +32,7 @@ from routes.jobs import wait_for_end
 from routes.results import ALL
 from routes.shared import answer, blueprint, context, note_read
 from routes.studies import Stored, store_files
+from schemas.common import StudyPath
 
 # nginx gives up after an hour.
 LONGEST_WAIT_S = 3000.0
@@ -46,7 +46,7 @@ routes = blueprint("segmentationui", "/segmentationui")
 
 
 @routes.post("/segmentation/<study_instance_uid>", responses={200: shapes.SuccessAnswer})
-def segment_and_wait(path: schemas.StudyPath) -> Response:
+def segment_and_wait(path: StudyPath) -> Response:
     """Segment a study with the default model
 
     The lesions are stored as an RT Structure Set too: of no other object does the front-end rename or delete
@@ -56,7 +56,7 @@ def segment_and_wait(path: schemas.StudyPath) -> Response:
     model = context().model_id(None)
     job = jobs.submit(sessions, path.study_instance_uid, model, requested_by=g.actor)
     (segmentation_id,) = _results([job])
-    document = measurements.document(sessions, segmentation_id)
+    document = segmentations.document(sessions, segmentation_id)
     companions = {one["modality"] for one in document["companions"]}
     if document["lesions"] and "RTSTRUCT" not in companions:
         _results([submit_structure_set(segmentation_id)])
@@ -86,7 +86,7 @@ def _newest(roi: shapes.Roi) -> tuple[str, int]:
     Raises: SegmentationNotFound, LesionNotFound; SegmentationSuperseded where the series is that of the
     images and does not tell whose number it is.
     """
-    versions = measurements.segmentations_of_study(context().sessions, roi.study_instance_uid)
+    versions = segmentations.segmentations_of_study(context().sessions, roi.study_instance_uid)
     possible = [one for one in versions if roi.serie_instance_uid in _series(one)]
     if not possible:
         raise SegmentationNotFound(f"The study has no segmentation in series {roi.serie_instance_uid}.")
@@ -128,7 +128,7 @@ def upload_dicom(form: shapes.DicomForm) -> Response:
         series_uid = _labelled_series(one)
         # One of a series that has a result may be any object, or an older version: it corrects nothing by
         # itself. Of several of one series the second would correct the first.
-        if series_uid is None or not measurements.newest(
+        if series_uid is None or not segmentations.newest(
             context().sessions, one.study_instance_uid, series_uid
         ):
             measured.setdefault((one.study_instance_uid, series_uid), one)
@@ -248,7 +248,7 @@ def look_up(raw: shapes.LookupBody) -> Response:
     The front-end downloads a structure set so. A reader's token is enough.
     """
     uid = request.get_data(as_text=True).strip()
-    if measurements.place_of_object(context().sessions, uid) is None:
+    if segmentations.place_of_object(context().sessions, uid) is None:
         return jsonify([])
     return jsonify([{"ID": uid, "Path": f"/instances/{uid}", "Type": "Instance"}])
 
@@ -260,7 +260,7 @@ def look_up(raw: shapes.LookupBody) -> Response:
 def get_object(path: shapes.ObjectPath) -> Response:
     """The file of an object that MetScope made, as the archive has it"""
     uid = path.sop_instance_uid
-    place = measurements.place_of_object(context().sessions, uid)
+    place = segmentations.place_of_object(context().sessions, uid)
     if place is None:
         raise SegmentationNotFound(f"MetScope made no object {uid}.")
     with context().asking_archive() as archive:
@@ -275,12 +275,12 @@ def get_object(path: shapes.ObjectPath) -> Response:
 @routes.get("/followup-patients", responses={200: shapes.FollowupPatientsAnswer})
 def list_followup_patients() -> Response:
     """The patients with results"""
-    patients = measurements.patients(context().sessions)
+    found = patients.patients(context().sessions)
     note_read("patients", ALL)
     return jsonify(
         [
             {"id": one["patient_id"], "name": one["name"], "date": one["birth_date"], "sexe": one["sex"]}
-            for one in patients
+            for one in found
         ]
     )
 
@@ -288,7 +288,7 @@ def list_followup_patients() -> Response:
 @routes.get("/followup-etudes", responses={200: shapes.FollowupEtudesAnswer})
 def list_followup_etudes(query: shapes.EtudesQuery) -> Response:
     """The studies with results, all or a patient's, by date"""
-    studies = measurements.segmented_studies(context().sessions, query.patient_id)
+    studies = patients.segmented_studies(context().sessions, query.patient_id)
     note_read("studies", *([one["study_instance_uid"] for one in studies] if query.patient_id else [ALL]))
     return jsonify([{"id_study": one["study_instance_uid"], "date": one["study_date"]} for one in studies])
 
@@ -296,7 +296,7 @@ def list_followup_etudes(query: shapes.EtudesQuery) -> Response:
 @routes.get("/followup-series", responses={200: shapes.FollowupSeriesAnswer})
 def list_followup_series(query: shapes.SeriesQuery) -> Response:
     """The series that were segmented, all or a study's"""
-    found = measurements.segmented_series(context().sessions, query.study_instance_uid)
+    found = patients.segmented_series(context().sessions, query.study_instance_uid)
     note_read("studies", query.study_instance_uid or ALL)
     return jsonify(found)
 
@@ -304,7 +304,7 @@ def list_followup_series(query: shapes.SeriesQuery) -> Response:
 @routes.get("/followup-metastases", responses={200: shapes.FollowupMetastasesAnswer})
 def list_followup_metastases(query: shapes.MetastasesQuery) -> Response:
     """The lesions of the newest segmentation of a series, or of every series"""
-    lesions = measurements.lesions_of_series(context().sessions, query.series_instance_uid)
+    lesions = segmentations.lesions_of_series(context().sessions, query.series_instance_uid)
     note_read("lesions", query.series_instance_uid or ALL)
     return jsonify([_metastase(lesion) for lesion in lesions])
 

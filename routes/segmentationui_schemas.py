@@ -6,7 +6,7 @@ from flask_openapi3.models import RawModel
 from flask_openapi3.models.file import FileStorage
 from pydantic import Field, RootModel
 
-from schemas import Answer, Form, Name, Query, Text, Uid
+from schemas.common import Answer, Form, Name, Query, Text, Uid
 
 UIDS_PATTERN = r"^[0-9]+(\.[0-9]+)*(,[0-9]+(\.[0-9]+)*)*$"
 

@@ -6,10 +6,10 @@ from flask import Response, g, redirect, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 import access
-import schemas
 from db import tokens
 from routes.shared import answer, blueprint, context
 from routes.texts import language, texts
+from schemas.session import LoginForm, SessionAnswer
 from version import VERSION
 
 LONGEST_SESSION_S = 12 * 3600
@@ -20,10 +20,10 @@ OWN_ADDRESS = re.compile(r"/(?![/\\])[!-~]*")
 routes = blueprint("session")
 
 
-@routes.get("/session", responses={200: schemas.SessionAnswer})
+@routes.get("/session", responses={200: SessionAnswer})
 def tell_session() -> Response:
     """Who asks, with which role, and of which version the service is"""
-    return answer(schemas.SessionAnswer(name=g.actor, role=g.role, version=VERSION))
+    return answer(SessionAnswer(name=g.actor, role=g.role, version=VERSION))
 
 
 @routes.get(
@@ -42,7 +42,7 @@ def show_login() -> Response:
     security=[],
     responses={303: None, 401: {"content": {"text/html": {"schema": {"type": "string"}}}}},
 )
-def log_in(form: schemas.LoginForm) -> AnyResponse:
+def log_in(form: LoginForm) -> AnyResponse:
     """The page's button: a cookie with the token, and to the address ``next``"""
     access.refuse_other_sites()
     if tokens.find(context().sessions, form.token) is None:

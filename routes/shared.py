@@ -14,13 +14,14 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session, sessionmaker
 
 import broker
-import schemas
 from db import audit
 from errors import ArchiveBusy, ModelNotFound
 from health import Health
-from orthanc.dicomweb import Archive, open_archive
+from orthanc.archive import Archive, open_archive
+from schemas.errors import ErrorAnswer
 from settings import Settings
-from unetr.spec import ModelSpec, default_model, served_models
+from unetr.served import default_model, served_models
+from unetr.spec import ModelSpec
 
 THREADS = 24
 # Together fewer than there are threads: the rest is for health, for a proxy's auth_request and for lists.
@@ -127,7 +128,7 @@ def blueprint(name: str, url_prefix: str | None = None) -> APIBlueprint:
         name,
         url_prefix=url_prefix,
         abp_security=[{"token": []}],
-        abp_responses={422: schemas.ErrorAnswer, "default": schemas.ErrorAnswer},
+        abp_responses={422: ErrorAnswer, "default": ErrorAnswer},
         operation_id_callback=_operation_id,
     )
 

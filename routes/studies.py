@@ -10,13 +10,13 @@ from flask import Response, g
 from flask_openapi3.models.file import FileStorage
 from pydicom import Dataset
 
-import schemas
 from db import audit
 from db.database import writing
 from errors import UploadBusy
 from imaging import incoming
 from imaging.files import MIB
 from routes.shared import answer, blueprint, context
+from schemas.studies import UploadAnswer, UploadForm
 
 # Each part of a form is an open file; who has more slices sends a ZIP archive of them.
 MOST_FILES = 500
@@ -35,15 +35,15 @@ class Stored:
     modality: str
 
 
-@routes.post("/studies", responses={200: schemas.UploadAnswer})
-def upload_studies(form: schemas.UploadForm) -> Response:
+@routes.post("/studies", responses={200: UploadAnswer})
+def upload_studies(form: UploadForm) -> Response:
     """Store DICOM files, and ZIP archives of them, in the archive
 
     Every file is read before the first one is stored. Where the archive fails on the way, send them again.
     """
     counts = Counter(one.study_instance_uid for one in store_files(form.files))
     studies = [{"study_instance_uid": uid, "instances": count} for uid, count in sorted(counts.items())]
-    return answer(schemas.UploadAnswer.model_validate({"studies": studies}))
+    return answer(UploadAnswer.model_validate({"studies": studies}))
 
 
 def store_files(uploaded: Sequence[FileStorage]) -> list[Stored]:

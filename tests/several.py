@@ -14,11 +14,11 @@ import torch
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-import segmentation
+import context
 from api import create_app
-from db import jobs, measurements
+from db import jobs, segmentations
 from imaging.phantom import SeriesOptions, to_instances
-from orthanc.dicomweb import open_archive
+from orthanc.archive import open_archive
 from settings import Settings
 from unetr.network import build, save_weights
 from unetr.spec import ModelSpec
@@ -191,7 +191,7 @@ def study_of(volumes: Mapping[str, hd.Volume], **others: Mapping[str, object]) -
 class Site:
     """A data folder, a worker and the API, with the models of a folder."""
 
-    def __init__(self, folder: Path, models: Path, opener=segmentation.open_services) -> None:
+    def __init__(self, folder: Path, models: Path, opener=context.open_services) -> None:
         weights = next(iter(sorted(models.glob("*.safetensors"))), None)
         self.settings = Settings(
             _env_file=None, data_dir=folder, models_dir=models, model_path=weights, auth="off"
@@ -216,7 +216,7 @@ class Site:
 
     def document(self, job) -> dict:
         assert (job.state, job.error_message) == ("done", None)
-        return measurements.document(self.sessions, job.segmentation_id)
+        return segmentations.document(self.sessions, job.segmentation_id)
 
     def stored(self, document: dict, modality: str = "SEG") -> Dataset:
         made = document["segmentation"]

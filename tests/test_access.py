@@ -19,12 +19,13 @@ import api
 from access import OPEN_ENDPOINTS, PAGES, make_first_token
 from bench import rows
 from bench.parts import wait_until
-from db import jobs, measurements, tokens
+from db import jobs, segmentations, tokens
 from db.database import open_database
 from db.tables import AuditEvent, Role, Token
+from db.tasks import CorrectTask, MeasureTask, RestoreTask, StructureSetTask, UncertaintyTask
 from errors import SettingsError, TokenExists, TokenNotFound
 from settings import LOOPBACK, Settings, load
-from unetr.spec import default_model
+from unetr.served import default_model
 from version import VERSION
 
 RANK = {"reader": 0, "operator": 1, "admin": 2}
@@ -243,11 +244,11 @@ def test_the_operations_page_shows_what_failed_and_why_and_asks_again(app, sessi
 def test_the_operations_page_says_what_each_job_is_for(app, sessions, bearer):
     tasks = {
         "segmentation": None,
-        "correction": {"correct": "x", "rename": {}, "delete": [1]},
-        "measurement": {"measure": "1.2.3.4", "corrects": None},
-        "restoration": {"restore": "x", "corrects": "y"},
-        "structure set": {"rtstruct": "x"},
-        "uncertainty map": {"uncertainty": "x"},
+        "correction": CorrectTask(segmentation_id="x", rename={}, delete=[1]),
+        "measurement": MeasureTask(sop_instance_uid="1.2.3.4", corrects=None),
+        "restoration": RestoreTask(segmentation_id="x", corrects="y"),
+        "structure set": StructureSetTask(segmentation_id="x"),
+        "uncertainty map": UncertaintyTask(segmentation_id="x"),
     }
     for task in tasks.values():
         jobs.submit(sessions, "1.2.3", "unetr", task=task)
@@ -388,7 +389,7 @@ def result(settings):
     runner = rows.threshold_runner(settings)
     job = jobs.submit(runner.sessions, study, default_model(settings.models_dir).id)
     runner.run(job.id)
-    return measurements.segmentations_of_study(runner.sessions, study)[0]
+    return segmentations.segmentations_of_study(runner.sessions, study)[0]
 
 
 def reads(app, bearer, count: int) -> list[tuple[str, str, str]]:

@@ -39,7 +39,7 @@ from db import jobs, outbox
 from db.tables import Outbox
 from imaging.phantom import SeriesOptions, to_instances
 from orthanc import part10
-from orthanc.dicomweb import open_archive
+from orthanc.archive import open_archive
 from routes.shared import ARCHIVE_REQUESTS, THREADS, UPLOADS_AT_ONCE, WAITING_REQUESTS
 from settings import Settings
 from tests import fake_pacs

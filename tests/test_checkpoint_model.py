@@ -8,7 +8,7 @@ import pytest
 import requests
 import torch
 
-import segmentation
+import cli
 from bench.parts import free_port
 from bench.service import made
 from bench.viewer import Embedded
@@ -34,7 +34,7 @@ def head_file(tmp_path_factory) -> Path:
 def run(head_file: Path, out: Path, model: Path, monkeypatch) -> int:
     monkeypatch.setenv("MODEL_PATH", str(model))
     monkeypatch.setenv("DATA_DIR", str(out / "data"))
-    return segmentation.main([str(head_file), "--out", str(out)])
+    return cli.main([str(head_file), "--out", str(out)])
 
 
 def test_the_command_line_imports_it_once(checkpoint, head_file, tmp_path, monkeypatch):

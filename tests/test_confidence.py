@@ -8,17 +8,19 @@ import highdicom as hd
 import numpy as np
 import pytest
 
-import segmentation
+import cli
 from api import create_app
 from bench import rows
 from bench.models import tiny_model
+from context import ModelServices
 from db import jobs
+from db.tasks import CorrectTask
 from imaging import nifti
-from orthanc.dicomweb import open_archive
-from segmentation import Services
+from orthanc.archive import open_archive
 from settings import Settings
 from unetr.predict import Prediction
-from unetr.spec import Confidence, default_model
+from unetr.served import default_model
+from unetr.spec import Confidence
 from worker import Runner
 
 CALIBRATION = Confidence(intercept=-6.0, mean_logit=1.5, log_volume=0.8)
@@ -46,7 +48,7 @@ def documents(request, tmp_path):
     spec = default_model(settings.models_dir).model_copy(update={"confidence": request.param})
     study = rows.add_study(settings, 1)
     runner = Runner(
-        settings, lambda *_: Services(open_archive(settings), runner.sessions, settings, doubtful, spec)
+        settings, lambda *_: ModelServices(open_archive(settings), runner.sessions, settings, doubtful, spec)
     )
     client = create_app(settings).test_client()
 
@@ -56,7 +58,7 @@ def documents(request, tmp_path):
         return jobs.get(runner.sessions, job.id).segmentation_id
 
     first = run(None)
-    second = run({"correct": first, "rename": {"1": "pons"}, "delete": [2]})
+    second = run(CorrectTask(segmentation_id=first, rename={1: "pons"}, delete=[2]))
     paths = f"/segmentations/{first}", f"/segmentations/{second}", "/patients/BENCH-1/lesions"
     return request.param, [client.get(path).json["lesions"] for path in paths]
 
@@ -84,7 +86,7 @@ def test_the_command_line_writes_it_into_json_and_csv(tmp_path, monkeypatch):
     image = rows.image(1)
     nifti.write_values(image.with_array(image.array.astype(np.float32)), tmp_path / "head.nii.gz")
     out = tmp_path / "out"
-    assert segmentation.main([str(tmp_path / "head.nii.gz"), "--out", str(out), "--model", "tiny"]) == 0
+    assert cli.main([str(tmp_path / "head.nii.gz"), "--out", str(out), "--model", "tiny"]) == 0
     lesions = json.loads((out / "lesions.json").read_text())["lesions"]
     assert lesions
     for lesion in lesions:

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-import correction
+import tasks
 from api import create_app
 from bench import rows
-from db import jobs, measurements, outbox
+from context import Connections, JobLease, JobRun, Stages
+from db import jobs, outbox, patients, segmentations
 from db.tables import AuditEvent, Segmentation
+from db.tasks import CorrectTask, MeasureTask, RestoreTask, StructureSetTask
 from errors import DeletionUnavailable
 from imaging import seg
 from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
-from orthanc.dicomweb import open_archive
+from orthanc.archive import open_archive
 from orthanc.folder import FolderArchive
-from segmentation import JobLease, Rooms
 from settings import Settings
 from tests import fake_pacs
 
@@ -53,15 +54,17 @@ class Place:
         return jobs.get(self.sessions, job.id)
 
     def correct(self, rename=None, delete=(), of=None):
-        return self.run({"correct": of or self.first, "rename": rename or {}, "delete": list(delete)})
+        return self.run(
+            CorrectTask(segmentation_id=of or self.first, rename=rename or {}, delete=list(delete))
+        )
 
     def measure(self, dataset, corrects=None):
         """A SEG that somebody saved in the archive."""
         self.archive.store([dataset])
-        return self.run({"measure": str(dataset.SOPInstanceUID), "corrects": corrects})
+        return self.run(MeasureTask(sop_instance_uid=str(dataset.SOPInstanceUID), corrects=corrects))
 
     def document(self, segmentation_id):
-        return measurements.document(self.sessions, segmentation_id)
+        return segmentations.document(self.sessions, segmentation_id)
 
     def stack(self):
         series = self.document(self.first)["series_instance_uid"]
@@ -119,7 +122,7 @@ def changes(document):
 
 
 def test_a_renamed_lesion_is_called_so_in_rows_seg_and_report_and_is_measured_the_same(place):
-    job = place.correct(rename={"2": "left frontal"})
+    job = place.correct(rename={2: "left frontal"})
     assert (job.state, job.error_code) == ("done", None)
     before, after = place.document(place.first), place.document(job.segmentation_id)
     assert (after["version"], after["corrects"], after["corrected_by"]) == (2, place.first, "dr")
@@ -152,7 +155,7 @@ def test_a_deleted_lesion_is_gone_and_the_others_keep_name_identity_place_and_co
     assert changes(after) == [("deleted", "Metastasis 1", None), ("deleted", "Metastasis 3", None)]
     earlier, labels = place.labels(place.first), place.labels(job.segmentation_id)
     np.testing.assert_array_equal(labels > 0, np.isin(earlier, [2, 4, 5]))
-    patient = measurements.lesions_of_patient(place.sessions, "BENCH-1")
+    patient = patients.lesions_of_patient(place.sessions, "BENCH-1")
     assert [lesion["colour"] for lesion in patient] == [seg.PALETTE[number - 1] for number in (2, 4, 5)]
     stored = place.stored(after["segmentation"]["sop_instance_uid"])
     shown = [tuple(item.RecommendedDisplayCIELabValue) for item in stored.SegmentSequence]
@@ -173,9 +176,9 @@ def test_the_last_lesion_deleted_leaves_a_version_without_a_seg(place):
 
 
 def test_an_earlier_version_comes_back_as_the_next_one_with_every_name_voxel_and_number(place):
-    renamed = place.correct(rename={"2": "left frontal"}).segmentation_id
+    renamed = place.correct(rename={2: "left frontal"}).segmentation_id
     deleted = place.correct(delete=[1, 3], of=renamed).segmentation_id
-    job = place.run({"restore": place.first, "corrects": deleted}, by="dr two")
+    job = place.run(RestoreTask(segmentation_id=place.first, corrects=deleted), by="dr two")
     assert (job.state, job.error_code) == ("done", None)
     first, restored = place.document(place.first), place.document(job.segmentation_id)
     assert (restored["version"], restored["corrects"], restored["corrected_by"]) == (4, deleted, "dr two")
@@ -186,7 +189,7 @@ def test_an_earlier_version_comes_back_as_the_next_one_with_every_name_voxel_and
         ("restored", None, "Metastasis 3"),
     ]
     np.testing.assert_array_equal(place.labels(job.segmentation_id), place.labels(place.first))
-    assert measurements.colours(place.sessions, job.segmentation_id) == measurements.colours(
+    assert segmentations.colours(place.sessions, job.segmentation_id) == segmentations.colours(
         place.sessions, place.first
     )
     stored = place.stored(restored["segmentation"]["sop_instance_uid"])
@@ -198,11 +201,11 @@ def test_an_earlier_version_comes_back_as_the_next_one_with_every_name_voxel_and
 
 def test_lesions_that_were_all_deleted_come_back_and_the_newest_version_stays_as_it_is(place):
     deleted = place.correct(delete=[1, 2, 3, 4, 5]).segmentation_id
-    restored = place.run({"restore": place.first, "corrects": deleted}).segmentation_id
+    restored = place.run(RestoreTask(segmentation_id=place.first, corrects=deleted)).segmentation_id
     assert place.document(restored)["lesions"] == place.document(place.first)["lesions"]
-    again = place.run({"restore": restored, "corrects": restored})
+    again = place.run(RestoreTask(segmentation_id=restored, corrects=restored))
     assert (again.state, again.segmentation_id) == ("done", restored)
-    superseded = place.run({"restore": place.first, "corrects": deleted})
+    superseded = place.run(RestoreTask(segmentation_id=place.first, corrects=deleted))
     assert superseded.error_code == "segmentation_superseded"
 
 
@@ -259,7 +262,7 @@ def test_an_edited_seg_is_measured_again_and_its_lesions_are_who_they_were(place
     stored = place.stored(after["segmentation"]["sop_instance_uid"])
     told = {item.SegmentLabel: item.SegmentAlgorithmType for item in stored.SegmentSequence}
     assert [told[f"Metastasis {n}"] for n in (2, 3, 6)] == ["SEMIAUTOMATIC", "AUTOMATIC", "MANUAL"]
-    history = measurements.segmentations_of_study(place.sessions, place.study)
+    history = segmentations.segmentations_of_study(place.sessions, place.study)
     assert [(one["version"], one["corrected_by"]) for one in history] == [(2, "dr"), (1, None)]
 
 
@@ -267,16 +270,16 @@ def test_a_seg_saved_as_it_was_changes_nothing(place):
     names = {number: f"Metastasis {number}" for number in range(1, 6)}
     job = place.measure(place.saved_by_a_viewer(place.labels(place.first), names))
     assert (job.state, job.segmentation_id) == ("done", place.first)
-    assert len(measurements.segmentations_of_study(place.sessions, place.study)) == 1
+    assert len(segmentations.segmentations_of_study(place.sessions, place.study)) == 1
 
 
 def test_an_older_version_of_metscope_s_own_undoes_nothing(place):
     second = place.correct(delete=[1]).segmentation_id
     uid = place.document(place.first)["segmentation"]["sop_instance_uid"]
-    job = place.run({"measure": uid, "corrects": None})
+    job = place.run(MeasureTask(sop_instance_uid=uid, corrects=None))
     assert (job.state, job.segmentation_id) == ("done", place.first)
     series = place.document(place.first)["series_instance_uid"]
-    assert measurements.newest(place.sessions, place.study, series) == second
+    assert segmentations.newest(place.sessions, place.study, series) == second
 
 
 def test_a_correction_keeps_what_the_result_was_warned_of(place):
@@ -313,7 +316,7 @@ def test_a_lesion_named_in_the_viewer_is_called_so(place):
 
 
 def test_a_seg_of_a_study_that_was_never_segmented_is_by_hand(place):
-    measurements.delete_segmentation(place.sessions, place.first, "admin")
+    segmentations.delete_segmentation(place.sessions, place.first, "admin")
     labels = np.zeros(rows.SHAPE, np.uint8)
     labels[5:8, 10:14, 4:8], labels[5:8, 10:14, 16:24] = 1, 2
     stack = to_stack(
@@ -341,11 +344,11 @@ def test_a_seg_of_a_study_that_was_never_segmented_is_by_hand(place):
 
 
 def test_only_the_newest_version_is_corrected(place):
-    second = place.correct(rename={"1": "pons"}).segmentation_id
+    second = place.correct(rename={1: "pons"}).segmentation_id
     late = place.correct(delete=[2])
     assert (late.state, late.error_code) == ("failed", "segmentation_superseded")
     assert place.correct(delete=[2], of=second).state == "done"
-    assert [one["version"] for one in measurements.segmentations_of_study(place.sessions, place.study)] == [
+    assert [one["version"] for one in segmentations.segmentations_of_study(place.sessions, place.study)] == [
         3,
         2,
         1,
@@ -353,7 +356,7 @@ def test_only_the_newest_version_is_corrected(place):
 
 
 def test_of_two_corrections_at_once_one_is_made_and_the_other_refused(place):
-    tasks = [{"correct": place.first, "rename": {}, "delete": [number]} for number in (1, 2)]
+    tasks = [CorrectTask(segmentation_id=place.first, rename={}, delete=[number]) for number in (1, 2)]
     asked = [jobs.submit(place.sessions, place.study, MODEL, task=task).id for task in tasks]
     runners = [rows.threshold_runner(place.settings) for _ in asked]
     with ThreadPoolExecutor(2) as pool:
@@ -363,7 +366,7 @@ def test_of_two_corrections_at_once_one_is_made_and_the_other_refused(place):
         ("done", None),
         ("failed", "segmentation_superseded"),
     ]
-    history = measurements.segmentations_of_study(place.sessions, place.study)
+    history = segmentations.segmentations_of_study(place.sessions, place.study)
     assert [(one["version"], len(one["lesions"])) for one in history] == [(2, 4), (1, 5)]
     assert sum(len(series) for series in place.series("SEG")) == 2
 
@@ -383,7 +386,10 @@ def test_of_two_first_segs_of_a_series_at_once_one_is_measured_and_the_other_ref
     overtaken, other = (rows.threshold_runner(settings) for _ in range(2))
     slow, quick = (
         jobs.submit(
-            other.sessions, study, "by-hand", task={"measure": str(one.SOPInstanceUID), "corrects": None}
+            other.sessions,
+            study,
+            "by-hand",
+            task=MeasureTask(sop_instance_uid=str(one.SOPInstanceUID), corrects=None),
         )
         for one in drawn
     )
@@ -403,7 +409,7 @@ def test_of_two_first_segs_of_a_series_at_once_one_is_measured_and_the_other_ref
         ("failed", "segmentation_superseded"),
         ("done", None),
     ]
-    (document,) = measurements.segmentations_of_study(other.sessions, study)
+    (document,) = segmentations.segmentations_of_study(other.sessions, study)
     assert [lesion["name"] for lesion in document["lesions"]] == ["pons"]
     assert open_archive(settings).has_instance(study, drawn[0].SOPInstanceUID)
 
@@ -412,17 +418,17 @@ def test_an_object_that_is_not_there_or_no_seg_is_refused_and_nothing_recorded(p
     (image,) = [h for one in place.archive.series_headers(place.study) for h in one if h.Modality == "MR"]
     wrong = {"1.2.3.4": "instance_not_found", str(image.SOPInstanceUID): "segmentation_mismatch"}
     for uid, code in wrong.items():
-        job = place.run({"measure": uid, "corrects": None})
+        job = place.run(MeasureTask(sop_instance_uid=uid, corrects=None))
         assert (job.state, job.error_code) == ("failed", code)
-    assert len(measurements.segmentations_of_study(place.sessions, place.study)) == 1
+    assert len(segmentations.segmentations_of_study(place.sessions, place.study)) == 1
 
 
 def test_a_structure_set_is_made_once_and_follows_a_correction(place):
     for _ in range(2):
-        job = place.run({"rtstruct": place.first})
+        job = place.run(StructureSetTask(segmentation_id=place.first))
         assert (job.state, job.error_code, job.segmentation_id) == ("done", None, place.first)
     assert [one["modality"] for one in place.document(place.first)["companions"]] == ["SR", "RTSTRUCT"]
-    corrected = place.document(place.correct(rename={"1": "pons"}, delete=[2]).segmentation_id)
+    corrected = place.document(place.correct(rename={1: "pons"}, delete=[2]).segmentation_id)
     (made,) = [one for one in corrected["companions"] if one["modality"] == "RTSTRUCT"]
     structures = place.stored(made["sop_instance_uid"])
     assert [roi.ROIName for roi in structures.StructureSetROISequence] == [
@@ -433,7 +439,7 @@ def test_a_structure_set_is_made_once_and_follows_a_correction(place):
 
 
 def test_dciodvfy_finds_no_error_in_what_a_correction_stores(place, tmp_path):
-    place.run({"rtstruct": place.first})
+    place.run(StructureSetTask(segmentation_id=place.first))
     labels = place.labels(place.first)
     labels[labels == 1] = 0
     labels[1:3, 25:29, 50:56] = 1
@@ -460,7 +466,7 @@ def test_who_deletes_every_lesion_leaves_a_report_that_says_so_and_may_restore_t
     place = Place(tmp_path, report_no_lesion=True)
     (before,) = place.document(place.first)["companions"]
     # A rename begins a series that later changes of the same person go on in.
-    renamed = place.correct(rename={"1": "pons"}).segmentation_id
+    renamed = place.correct(rename={1: "pons"}).segmentation_id
     emptied = place.document(place.correct(delete=[1, 2, 3, 4, 5], of=renamed).segmentation_id)
     (companion,) = emptied["companions"]
     assert (companion["modality"], companion["stored"]) == ("SR", True)
@@ -469,7 +475,7 @@ def test_who_deletes_every_lesion_leaves_a_report_that_says_so_and_may_restore_t
     (named,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
     (predecessor,) = place.document(renamed)["companions"]
     assert named.ReferencedSOPInstanceUID == predecessor["sop_instance_uid"]
-    restored = place.run({"restore": place.first, "corrects": emptied["id"]})
+    restored = place.run(RestoreTask(segmentation_id=place.first, corrects=emptied["id"]))
     assert (restored.state, restored.error_code) == ("done", None)
     assert len(place.document(restored.segmentation_id)["lesions"]) == 5
     assert len(place.series("SR")) == 4
@@ -477,19 +483,21 @@ def test_who_deletes_every_lesion_leaves_a_report_that_says_so_and_may_restore_t
 
 
 def test_a_correction_that_was_recorded_is_stored_after_its_worker_vanished(place):
-    task = {"correct": place.first, "rename": {}, "delete": [1]}
+    task = CorrectTask(segmentation_id=place.first, rename={}, delete=[1])
     job_id = jobs.submit(place.sessions, place.study, MODEL, task=task).id
     gone = JobLease(job_id, "gone")
     job = jobs.claim(place.sessions, job_id, gone.owner, 0.001, 3)
-    rooms = Rooms(place.archive, place.sessions, place.settings)
-    recorded = correction.perform(job, rooms, lambda stage, fraction: None, gone)
+    connections = Connections(place.archive, place.sessions, place.settings)
+    stages = Stages(lambda stage, fraction: None)
+    run = JobRun(job, connections, gone, stages, lambda: pytest.fail("a correction needs no model"))
+    recorded = tasks.perform(run)
     assert place.document(recorded)["segmentation"]["stored"] is False
     place.runner.run(job_id)
     job = jobs.get(place.sessions, job_id)
     assert (job.state, job.segmentation_id) == ("done", recorded)
     assert place.document(recorded)["segmentation"]["stored"] is True
     assert [one["stored"] for one in place.document(recorded)["companions"]] == [True]
-    assert len(measurements.segmentations_of_study(place.sessions, place.study)) == 2
+    assert len(segmentations.segmentations_of_study(place.sessions, place.study)) == 2
 
 
 def redrawn(place, segmentation_id, number, label=None):
@@ -502,12 +510,12 @@ def redrawn(place, segmentation_id, number, label=None):
 
 
 def test_names_and_deletions_of_one_person_share_a_series_and_each_series_says_what_it_is(place):
-    renamed = place.correct(rename={"1": "pons"}).segmentation_id
+    renamed = place.correct(rename={1: "pons"}).segmentation_id
     for number in (2, 3):
         renamed = place.correct(rename={str(number): f"name {number}"}, of=renamed).segmentation_id
     deleted = place.correct(delete=[5], of=renamed).segmentation_id
     drawn = place.measure(redrawn(place, deleted, 1)).segmentation_id
-    task = {"correct": drawn, "rename": {"1": "pons, left"}, "delete": []}
+    task = CorrectTask(segmentation_id=drawn, rename={1: "pons, left"}, delete=[])
     by_another = place.run(task, by="a.colleague").segmentation_id
     ours = [series for series in place.series("SEG") if series[0].Manufacturer == "MetScope"]
     assert [[one.InstanceNumber for one in series] for series in ours] == [[1], [2, 3, 4, 5], [6], [7]]
@@ -541,7 +549,7 @@ def test_names_and_deletions_of_one_person_share_a_series_and_each_series_says_w
 
 
 def test_a_version_refers_to_the_one_before_in_seg_and_report(place):
-    second = place.document(place.correct(rename={"1": "pons"}).segmentation_id)
+    second = place.document(place.correct(rename={1: "pons"}).segmentation_id)
     first = place.document(place.first)
     encoded = place.stored(second["segmentation"]["sop_instance_uid"])
     (source,) = encoded.SourceInstanceSequence
@@ -563,7 +571,7 @@ def test_a_version_refers_to_the_one_before_in_seg_and_report(place):
 
 def test_a_long_name_of_an_editor_is_shortened_in_the_description_only(place):
     editor = "someone.with-a.very.long.name@radiology.example.org"
-    task = {"correct": place.first, "rename": {"1": "pons"}, "delete": []}
+    task = CorrectTask(segmentation_id=place.first, rename={1: "pons"}, delete=[])
     document = place.document(place.run(task, by=editor).segmentation_id)
     encoded = place.stored(document["segmentation"]["sop_instance_uid"])
     assert len(encoded.SeriesDescription) <= 64
@@ -584,9 +592,9 @@ def test_a_long_name_of_an_editor_is_shortened_in_the_description_only(place):
 def test_the_name_of_an_editor_is_written_without_what_dicom_takes_for_something_else(
     place, editor, described, person
 ):
-    task = {"correct": place.first, "rename": {"1": "pons"}, "delete": []}
+    task = CorrectTask(segmentation_id=place.first, rename={1: "pons"}, delete=[])
     corrected = place.run(task, by=editor).segmentation_id
-    place.run({"rtstruct": corrected}, by=editor)
+    place.run(StructureSetTask(segmentation_id=corrected), by=editor)
     document = place.document(corrected)
     assert document["corrected_by"] == editor
     encoded, report, structures = (
@@ -610,7 +618,7 @@ def in_archive(place, dataset):
 
 def test_what_the_panel_saved_to_be_measured_leaves_the_archive_once_it_is(place):
     failed = redrawn(place, place.first, 1, "METSCOPE_DRAWING")
-    second = place.correct(rename={"1": "pons"}).segmentation_id
+    second = place.correct(rename={1: "pons"}).segmentation_id
     assert place.measure(failed, place.first).error_code == "segmentation_superseded"
     # The only copy of what was drawn.
     assert in_archive(place, failed)
@@ -632,7 +640,7 @@ def test_what_the_panel_saved_to_be_measured_leaves_the_archive_once_it_is(place
 def test_what_was_drawn_for_a_job_that_was_cancelled_in_the_queue_leaves_the_archive(place, caplog):
     drawing = redrawn(place, place.first, 1, "METSCOPE_DRAWING")
     place.archive.store([drawing])
-    task = {"measure": str(drawing.SOPInstanceUID), "corrects": place.first}
+    task = MeasureTask(sop_instance_uid=str(drawing.SOPInstanceUID), corrects=place.first)
     job = jobs.submit(place.sessions, place.study, MODEL, requested_by="dr", task=task)
     assert jobs.cancel(place.sessions, job.id, "dr").state == "cancelled"
     # Its message, or that of the cancellation, still reaches a worker.
@@ -658,7 +666,7 @@ def test_what_was_drawn_on_a_version_that_was_superseded_leaves_the_archive_with
         return jobs.get(place.sessions, job["id"])
 
     late = redrawn(place, place.first, 1, "METSCOPE_DRAWING")
-    second = place.correct(rename={"1": "pons"}).segmentation_id
+    second = place.correct(rename={1: "pons"}).segmentation_id
     assert measure(late, place.first).error_code == "segmentation_superseded"
     assert in_archive(place, late)
     again = redrawn(place, second, 2, "METSCOPE_DRAWING")
@@ -693,7 +701,7 @@ def test_no_two_lesions_of_a_patient_share_an_identifier_though_their_jobs_run_a
     labels[1:3, 25:29, 50:56] = 6
     names = {number: f"Metastasis {number}" for number in range(1, 6)} | {6: "Segment 6"}
     drawn = place.measure(place.saved_by_a_viewer(labels, names)).segmentation_id
-    lesions = measurements.lesions_of_patient(place.sessions, "BENCH-1")
+    lesions = patients.lesions_of_patient(place.sessions, "BENCH-1")
     by_study = Counter(lesion["study_instance_uid"] for lesion in lesions)
     assert by_study == {place.study: 6, studies[0]: 5, studies[1]: 5}
     expected = {f"BM-{number}" for number in range(1, 17)}
@@ -701,7 +709,7 @@ def test_no_two_lesions_of_a_patient_share_an_identifier_though_their_jobs_run_a
     assert {lesion["name"] for lesion in lesions} == {name.replace("BM-", "Metastasis ") for name in expected}
     assert "Metastasis 16" in by_name(place.document(drawn))
     for study in studies:
-        (document,) = measurements.segmentations_of_study(place.sessions, study)
+        (document,) = segmentations.segmentations_of_study(place.sessions, study)
         told = {lesion["tracking_id"] for lesion in document["lesions"]}
         (report,) = [one[0] for one in place.archive.series_headers(study) if one[0].Modality == "SR"]
         report = place.archive.retrieve_series(study, report.SeriesInstanceUID)[0]

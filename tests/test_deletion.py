@@ -7,12 +7,13 @@ import requests
 
 from api import create_app
 from bench import rows
-from db import jobs, measurements
+from context import ModelServices
+from db import jobs, segmentations
+from db.tasks import CorrectTask, StructureSetTask
 from errors import ArchiveUnreachable
-from orthanc.dicomweb import open_archive
-from segmentation import Services
+from orthanc.archive import open_archive
 from settings import Settings
-from unetr.spec import default_model
+from unetr.served import default_model
 from worker import Runner
 
 
@@ -78,7 +79,7 @@ class Site:
         return sorted(series["MainDicomTags"]["Modality"] for series in found)
 
     def recorded(self):
-        return measurements.segmentations_of_study(self.sessions, self.study)
+        return segmentations.segmentations_of_study(self.sessions, self.study)
 
 
 @pytest.fixture
@@ -89,7 +90,9 @@ def site(tmp_path, orthanc):
 def test_no_structure_set_is_left_of_a_segmentation_that_is_deleted_while_it_is_made(site):
     made = site.run().segmentation_id
     ended = []
-    answer = site.delete(f"/segmentations/{made}", lambda: ended.append(site.run({"rtstruct": made})))
+    answer = site.delete(
+        f"/segmentations/{made}", lambda: ended.append(site.run(StructureSetTask(segmentation_id=made)))
+    )
     assert answer.status_code == 204
     assert (ended[0].state, ended[0].error_code) == ("failed", "segmentation_not_found")
     assert site.in_orthanc() == ["MR"]
@@ -98,7 +101,7 @@ def test_no_structure_set_is_left_of_a_segmentation_that_is_deleted_while_it_is_
 
 def test_no_correction_is_left_of_a_segmentation_that_is_deleted_while_it_is_made(site):
     made = site.run().segmentation_id
-    task = {"correct": made, "rename": {"1": "pons"}, "delete": []}
+    task = CorrectTask(segmentation_id=made, rename={1: "pons"}, delete=[])
     answer = site.delete(f"/segmentations/{made}", lambda: site.run(task))
     assert answer.status_code == 204
     assert site.in_orthanc() == ["MR"]
@@ -129,7 +132,7 @@ def test_a_job_that_read_the_images_before_their_deletion_records_nothing_after_
     def opener(settings, model_id):
         spec = default_model(settings.models_dir, settings.model_path)
         held = Held(open_archive(settings), None)
-        return Services(held, site.sessions, settings, rows.threshold, spec)
+        return ModelServices(held, site.sessions, settings, rows.threshold, spec)
 
     runner = Runner(site.settings, opener)
     worker = threading.Thread(target=lambda: runner.run(site.submit()))
@@ -192,7 +195,7 @@ def test_a_deletion_that_a_process_left_unfinished_is_finished_by_the_same_reque
 def test_a_report_that_nothing_was_found_is_deleted_with_its_segmentation(tmp_path, orthanc):
     site = Site(tmp_path, orthanc, report_no_lesion=True)
     made = site.run().segmentation_id
-    task = {"correct": made, "rename": {}, "delete": [1, 2, 3, 4, 5]}
+    task = CorrectTask(segmentation_id=made, rename={}, delete=[1, 2, 3, 4, 5])
     emptied = site.run(task).segmentation_id
     assert site.in_orthanc() == ["MR", "SEG", "SR", "SR"]
     url = f"/segmentations/{emptied}"

@@ -46,7 +46,9 @@ from pydicom.uid import (
 )
 from scipy.spatial import KDTree
 
-import results
+import cli
+import context
+import findings
 import segmentation
 from bench.parts import free_port
 from errors import MetScopeError, UnreadableFile
@@ -55,7 +57,7 @@ from imaging.phantom import SeriesOptions, to_instances
 from imaging.series import Candidate
 from imaging.stack import Stack, to_stack
 from orthanc import part10
-from orthanc.dicomweb import Archive
+from orthanc.archive import Archive
 from orthanc.folder import FolderArchive
 from settings import Settings
 from tests import fake_pacs
@@ -64,7 +66,7 @@ from tests.imaging.test_seg_read import as_edited_in_ohif, renumbered
 from tests.orthanc.test_faults import archive_at
 from tests.orthanc.test_orthanc import archive_of
 from tests.test_segmentation import threshold
-from unetr.spec import default_model
+from unetr.served import default_model
 
 AXIAL = SERIES["axial"][0]
 # The phantom's lesions, the largest first: as MetScope numbers them.
@@ -218,7 +220,7 @@ class Passed:
     chosen: Candidate
     instances: list[Dataset]
     stack: Stack
-    result: results.Result
+    result: findings.Findings
     encoded: Dataset | None
 
 
@@ -226,9 +228,9 @@ def passed_through(archive: Archive, study_uid: str, series_uid: str | None = No
     request = segmentation.Request(study_uid, series_uid)
     (chosen,), (instances,) = segmentation.fetch(request, archive, SPEC)
     stack = to_stack(instances)
-    stages = segmentation.Stages(lambda stage, fraction: None)
+    stages = context.Stages(lambda stage, fraction: None)
     result = segmentation.segment([stack], threshold, SPEC, 10.0, stages)
-    return Passed(chosen, instances, stack, result, results.encode(result, SPEC))
+    return Passed(chosen, instances, stack, result, findings.encode(result, SPEC))
 
 
 def from_the_archive(archive: Archive, dataset: Dataset) -> Dataset:
@@ -712,7 +714,7 @@ def folder_with_a_damaged_file(tmp_path, request) -> Path:
 @pytest.mark.parametrize("folder_with_a_damaged_file", [0], indirect=True)
 def test_a_damaged_file_of_a_folder_is_a_warning_that_names_it(folder_with_a_damaged_file, tmp_path, capsys):
     warning = "Damaged files that could not be read: 1 (000.dcm)."
-    assert segmentation.main([str(folder_with_a_damaged_file), "--dry-run"]) == 0
+    assert cli.main([str(folder_with_a_damaged_file), "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["warnings"] == [warning]
     stack = to_stack([dcmread(path) for path in folder_with_a_damaged_file.glob("00[1-8].dcm")])
     mask = nibabel.Nifti1Image(
@@ -720,13 +722,13 @@ def test_a_damaged_file_of_a_folder_is_a_warning_that_names_it(folder_with_a_dam
     )
     nibabel.save(mask, tmp_path / "mask.nii.gz")
     arguments = ["--out", str(tmp_path / "out"), "--from-mask", str(tmp_path / "mask.nii.gz")]
-    assert segmentation.main([str(folder_with_a_damaged_file), *arguments]) == 0
+    assert cli.main([str(folder_with_a_damaged_file), *arguments]) == 0
     assert json.loads((tmp_path / "out" / "lesions.json").read_text())["warnings"] == [warning]
 
 
 @pytest.mark.parametrize("folder_with_a_damaged_file", [4], indirect=True)
 def test_a_gap_that_a_damaged_file_leaves_is_refused_with_its_name(folder_with_a_damaged_file, capsys):
-    assert segmentation.main([str(folder_with_a_damaged_file), "--dry-run"]) == 3
+    assert cli.main([str(folder_with_a_damaged_file), "--dry-run"]) == 3
     refusal = json.loads(capsys.readouterr().out)["refusal"]
     assert "3.0 mm between slices 4 and 5" in refusal["message"]
     assert "could not be read: 1 (004.dcm)." in refusal["message"]
@@ -742,14 +744,14 @@ def two_patients(tmp_path, request) -> tuple[Path, list[Dataset], list[Dataset]]
 
 def test_of_two_patients_in_a_folder_one_has_to_be_named(two_patients, tmp_path, capsys):
     folder, ours, theirs = two_patients
-    assert segmentation.main([str(folder), "--out", str(tmp_path / "out")]) == 3
+    assert cli.main([str(folder), "--out", str(tmp_path / "out")]) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(r"ambiguous_series: .* holds series of 2 patients", line)
     assert not (tmp_path / "out").exists()
     for instances in (ours, theirs):
         uid = str(instances[0].SeriesInstanceUID)
         assert uid in line
-        assert segmentation.main([str(folder), "--series", uid, "--dry-run"]) == 0
+        assert cli.main([str(folder), "--series", uid, "--dry-run"]) == 0
         assert json.loads(capsys.readouterr().out)["chosen"] == uid
     assert "PHANTOM" not in line
 
@@ -762,7 +764,7 @@ def test_a_name_that_is_a_formula_is_text_in_the_table(tmp_path, request):
         segment.SegmentLabel = label
     encoded.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
     arguments = ["--from-seg", str(tmp_path / "seg.dcm"), "--out", str(tmp_path / "out")]
-    assert segmentation.main([str(tmp_path / "images"), *arguments]) == 0
+    assert cli.main([str(tmp_path / "images"), *arguments]) == 0
     rows = list(csv.DictReader((tmp_path / "out" / "lesions.csv").read_text().splitlines()))
     assert [row["name"] for row in rows] == ["'=1+1", "'+1", "'@A1", "one"]
 
@@ -797,7 +799,7 @@ def test_a_slice_that_breaks_off_is_a_damaged_file_with_its_name(syntax, lost, t
     archive = Place(tmp_path, request).archive(instances)
     file = tmp_path / "archive" / "004.dcm"
     file.write_bytes(file.read_bytes()[:-lost])
-    assert segmentation.main([str(file.parent), "--dry-run"]) == 3
+    assert cli.main([str(file.parent), "--dry-run"]) == 3
     refusal = json.loads(capsys.readouterr().out)["refusal"]
     assert refusal["code"] == "unreadable_file"
     assert f"{file} is not a DICOM file, or it is damaged" in refusal["message"]
@@ -811,7 +813,7 @@ def test_a_slice_that_breaks_off_in_its_header_is_a_damaged_file_with_its_name(t
     archive = Place(tmp_path, request).archive(instances)
     file = tmp_path / "archive" / "004.dcm"
     file.write_bytes(file.read_bytes()[:-1600])
-    assert segmentation.main([str(file.parent), "--dry-run"]) == 3
+    assert cli.main([str(file.parent), "--dry-run"]) == 3
     assert "could not be read: 1 (004.dcm)" in json.loads(capsys.readouterr().out)["refusal"]["message"]
     with pytest.raises(MetScopeError, match=f"{instances[4].SOPInstanceUID[-12:]} .* damaged") as caught:
         passed_through(archive, str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID))
@@ -842,7 +844,7 @@ def test_a_file_nested_thousands_deep_spoils_no_other(defined, tmp_path, request
     instances, other = series(), series()
     archive = Place(tmp_path, request).archive(instances)
     (tmp_path / "archive" / "000 deep.dcm").write_bytes(nested_thousands_deep(other[0], defined))
-    assert segmentation.main([str(tmp_path / "archive"), "--dry-run"]) == 0
+    assert cli.main([str(tmp_path / "archive"), "--dry-run"]) == 0
     warnings = json.loads(capsys.readouterr().out)["warnings"]
     assert warnings == ["Damaged files that could not be read: 1 (000 deep.dcm)."]
     studies = {study.StudyInstanceUID for study in archive.search_studies()}
@@ -864,7 +866,7 @@ def test_a_file_without_a_uid_or_with_two_of_it_is_a_damaged_file(keyword, value
     else:
         del other[keyword]
     other.save_as(tmp_path / "archive" / "000 odd.dcm", enforce_file_format=False)
-    assert segmentation.main([str(tmp_path / "archive"), "--dry-run"]) == 0
+    assert cli.main([str(tmp_path / "archive"), "--dry-run"]) == 0
     warnings = json.loads(capsys.readouterr().out)["warnings"]
     assert warnings == ["Damaged files that could not be read: 1 (000 odd.dcm)."]
     assert [study.StudyInstanceUID for study in archive.search_studies()] == [instances[0].StudyInstanceUID]
@@ -877,7 +879,7 @@ def test_a_seg_nested_thousands_deep_is_a_damaged_file(defined, tmp_path, reques
     deep = tmp_path / "deep.dcm"
     deep.write_bytes(nested_thousands_deep(instances[0], defined))
     arguments = ["--from-seg", str(deep), "--out", str(tmp_path / "out")]
-    assert segmentation.main([str(tmp_path / "archive"), *arguments]) == 3
+    assert cli.main([str(tmp_path / "archive"), *arguments]) == 3
     assert f"unreadable_file: {deep} is not a DICOM file, or it is damaged" in capsys.readouterr().err
 
 
@@ -892,7 +894,7 @@ def test_files_without_preamble_and_prefix_are_read(syntax, tmp_path, request, c
         content = file.read_bytes()
         file.with_suffix("").write_bytes(content[144 + int.from_bytes(content[140:144], "little") :])
         file.unlink()
-    assert segmentation.main([str(tmp_path / "archive"), "--dry-run"]) == 0
+    assert cli.main([str(tmp_path / "archive"), "--dry-run"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["shape"], plan["warnings"]) == (list(SHAPE), [])
     passed = passed_through(archive, str(instances[0].StudyInstanceUID))

@@ -10,16 +10,18 @@ import pytest
 
 from api import create_app
 from bench.parts import wait_until
-from db import jobs, measurements, outbox
+from context import ModelServices
+from db import jobs, outbox, segmentations
+from db.tasks import CorrectTask, UncertaintyTask
 from errors import OutOfMemory
 from imaging import series
 from imaging.phantom import SeriesOptions, to_instances
-from orthanc.dicomweb import open_archive
-from segmentation import Services
+from orthanc.archive import open_archive
 from settings import Settings
 from tests.clock import later
 from unetr.predict import Predictor
-from unetr.spec import Crop, PostProcessing, ScaleRange, default_model
+from unetr.served import default_model
+from unetr.spec import Crop, PostProcessing, ScaleRange
 from worker import Runner
 
 GREY, BRIGHT, LEVEL, STEEPNESS = 300.0, 900.0, 0.5, 10.0
@@ -75,7 +77,7 @@ class Site:
 
     def _open(self, _settings, _model_id):
         predictor = Predictor(self.spec, self._backend)
-        return Services(self.archive, self.sessions, self.settings, predictor, self.spec)
+        return ModelServices(self.archive, self.sessions, self.settings, predictor, self.spec)
 
     def _backend(self, window):
         self.windows += 1
@@ -163,21 +165,25 @@ def test_a_deleted_segmentation_takes_its_map_out_of_the_archive(site):
 
 def test_what_no_model_drew_and_what_a_model_drew_that_is_gone_cannot_be_asked(site):
     with site.sessions.begin() as session:
-        row = measurements.locked(session, site.first)
+        row = segmentations.locked(session, site.first)
         row.model_sha256 = "0" * 64
     gone = site.ask()
     assert (gone.status_code, gone.json["error"]["code"]) == (409, "uncertainty_unavailable")
     assert site.spec.id in gone.json["error"]["message"]
     with site.sessions.begin() as session:
-        row = measurements.locked(session, site.first)
-        row.model_id, row.model_version, row.model_sha256 = measurements.BY_HAND.values()
+        row = segmentations.locked(session, site.first)
+        row.model_id, row.model_version, row.model_sha256 = segmentations.BY_HAND.values()
     drawn = site.ask()
     assert (drawn.status_code, drawn.json["error"]["code"]) == (409, "uncertainty_unavailable")
     assert "drawn by hand" in drawn.json["error"]["message"]
     missing = site.ask("no-such-segmentation")
     assert (missing.status_code, missing.json["error"]["code"]) == (404, "segmentation_not_found")
     # A job that was asked for before the model was exchanged.
-    late = site.run(jobs.submit(site.sessions, site.study, site.spec.id, task={"uncertainty": site.first}).id)
+    late = site.run(
+        jobs.submit(
+            site.sessions, site.study, site.spec.id, task=UncertaintyTask(segmentation_id=site.first)
+        ).id
+    )
     assert (late.state, late.error_code) == ("failed", "uncertainty_unavailable")
 
 
@@ -237,7 +243,7 @@ def test_a_worker_that_dies_at_a_map_ends_in_one_map(site, stage):
 
 def test_a_corrected_segmentation_has_a_map_of_its_own_when_asked(site):
     site.run(site.ask().json["id"])
-    task = {"correct": site.first, "rename": {"1": "pons"}, "delete": []}
+    task = CorrectTask(segmentation_id=site.first, rename={1: "pons"}, delete=[])
     second = site.run(jobs.submit(site.sessions, site.study, site.spec.id, task=task).id).segmentation_id
     assert [one["modality"] for one in site.document(second)["companions"]] == ["SR"]
     assert site.run(site.ask(second).json["id"]).state == "done"

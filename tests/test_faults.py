@@ -34,16 +34,16 @@ from bench.models import tiny_model
 from bench.parts import PostgreSQL, frozen, hung, wait_until
 from bench.rows import add_study, image, threshold
 from bench.service import Api
+from context import ModelServices, Predict
 from db import jobs, tokens
 from db.database import AWAY, open_database, writing
 from db.jobs import requeue_expired
 from db.tables import Job, Role
 from imaging.phantom import SeriesOptions, to_instances
-from orthanc.dicomweb import open_archive
-from segmentation import Predict, Services
+from orthanc.archive import open_archive
 from settings import Settings
 from tests import fake_pacs
-from unetr.spec import default_model
+from unetr.served import default_model
 from worker import Runner, run_housekeeping
 
 END_LIMIT_S = 90.0
@@ -653,8 +653,8 @@ class Desk:
     def __init__(self, settings: Settings, study: str, predictor: Predict = threshold) -> None:
         spec = default_model(settings.models_dir, settings.model_path)
 
-        def opener(_settings: Settings, _model_id: str | None) -> Services:
-            return Services(open_archive(settings), self.sessions, settings, predictor, spec)
+        def opener(_settings: Settings, _model_id: str | None) -> ModelServices:
+            return ModelServices(open_archive(settings), self.sessions, settings, predictor, spec)
 
         self.runner = Runner(settings, opener)
         self.sessions, self.settings, self.study = self.runner.sessions, settings, study

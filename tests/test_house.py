@@ -17,9 +17,9 @@ FLOORS = {
     "imaging": 1, "settings": 1,
     "lesions": 2,
     "unetr": 3, "orthanc": 3, "db": 3, "broker": 3, "reports": 3,
-    "results": 4, "schemas": 4, "access": 4, "metrics": 4, "health": 4,
+    "context": 4, "findings": 4, "lease": 5, "schemas": 4, "access": 4, "metrics": 4, "health": 4,
     "segmentation": 5,
-    "correction": 6, "explanation": 6, "routes": 6, "demo": 6,
+    "cli": 6, "tasks": 6, "routes": 6, "demo": 6,
     "worker": 7, "api": 7,
 }  # fmt: skip
 # What `python -m orthanc` runs is a command: it may use the other rooms of its floor.

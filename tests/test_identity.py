@@ -16,10 +16,11 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from sqlalchemy import select
 
-import segmentation
+import cli
 from bench import rows
-from db import batches, jobs, measurements
+from db import batches, jobs, patients, segmentations
 from db.tables import AuditEvent, Job, Outbox, Segmentation
+from db.tasks import CorrectTask, MeasureTask, StructureSetTask
 from errors import ArchiveUnreachable
 from imaging import rtstruct
 from imaging import seg as segs
@@ -27,12 +28,12 @@ from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc import part10
-from orthanc.dicomweb import open_archive
+from orthanc.archive import open_archive
 from orthanc.folder import FolderArchive
 from settings import Settings
 from tests import fake_pacs
 from tests.imaging.test_rtstruct import segments_of
-from unetr.spec import default_model
+from unetr.served import default_model
 
 VOXEL_ML = 0.008
 SHAPE = (8, 24, 24)
@@ -103,16 +104,16 @@ class Site:
 
     def document(self, job):
         assert (job.state, job.error_code) == ("done", None), job.error_message
-        return measurements.document(self.sessions, job.segmentation_id)
+        return segmentations.document(self.sessions, job.segmentation_id)
 
     def patients(self):
         """By PatientID, the volumes of the lesions that are listed."""
         return {
             one["patient_id"]: [
                 lesion["volume_ml"]
-                for lesion in measurements.lesions_of_patient(self.sessions, one["patient_id"], one["issuer"])
+                for lesion in patients.lesions_of_patient(self.sessions, one["patient_id"], one["issuer"])
             ]
-            for one in measurements.patients(self.sessions)
+            for one in patients.patients(self.sessions)
         }
 
     def audited(self, action):
@@ -165,9 +166,11 @@ def test_replaced_pixels_under_the_same_uids_are_segmented_anew(site):
     assert (first["version"], second["version"]) == (1, 2)
     # What was measured on the images of before says nothing about these.
     site.put(with_uids_of(head(6, patient_id="A"), before))
-    late = site.run(study_of(before), task={"correct": second["id"], "rename": {"1": "x"}, "delete": []})
+    late = site.run(
+        study_of(before), task=CorrectTask(segmentation_id=second["id"], rename={1: "x"}, delete=[])
+    )
     assert (late.state, late.error_code) == ("failed", "segmentation_mismatch")
-    structures = site.run(study_of(before), task={"rtstruct": second["id"]})
+    structures = site.run(study_of(before), task=StructureSetTask(segmentation_id=second["id"]))
     assert (structures.state, structures.error_code) == ("failed", "segmentation_mismatch")
 
 
@@ -181,7 +184,7 @@ def test_one_series_uid_in_the_studies_of_two_patients_is_two_series(site):
     assert_shows(documents[1], other, 8)
     assert [document["version"] for document in documents] == [1, 1]
     assert site.patients() == {"A": [pytest.approx(volume_ml(4))], "B": [pytest.approx(volume_ml(8))]}
-    task = {"correct": documents[0]["id"], "rename": {"1": "left frontal"}, "delete": []}
+    task = CorrectTask(segmentation_id=documents[0]["id"], rename={1: "left frontal"}, delete=[])
     assert_shows(site.document(site.run(study_of(first), task=task)), first, 4)
     assert_shows(site.document(site.segment(other)), other, 8)
 
@@ -201,14 +204,14 @@ def test_a_known_study_uid_with_another_patient_and_other_images_is_refused(site
     assert (refused.state, refused.error_code) == ("failed", "identity_conflict")
     assert refused.stage == "fetch"
     assert "B" not in refused.error_message.replace("by", "")
-    assert measurements.segmentations_of_study(site.sessions, study_of(first)) == [before]
+    assert segmentations.segmentations_of_study(site.sessions, study_of(first)) == [before]
     assert site.patients() == {"A": [pytest.approx(volume_ml(4))]}
     # Other series of the study prove nothing either.
     second = changed(head(6, patient_id="Q"), StudyInstanceUID=study_of(first))
     site.put(second)
     assert site.segment(second).error_code == "identity_conflict"
     # Without the old results nothing contradicts the archive.
-    measurements.delete_segmentation(site.sessions, before["id"], "admin")
+    segmentations.delete_segmentation(site.sessions, before["id"], "admin")
     assert_shows(site.document(site.segment(other)), other, 8)
 
 
@@ -219,7 +222,7 @@ def test_a_patient_id_corrected_in_the_archive_takes_the_results_along(site, how
     first = site.document(site.segment(wrong))
     right = corrected_in_the_archive(site, "RIGHT")
     if how == "corrected":
-        task = {"correct": first["id"], "rename": {"1": "pons"}, "delete": []}
+        task = CorrectTask(segmentation_id=first["id"], rename={1: "pons"}, delete=[])
         again = site.document(site.run(study_of(wrong), task=task))
     else:
         again = site.document(site.segment(wrong, force=how == "forced"))
@@ -266,7 +269,7 @@ def run_away_from_the_archive(site, monkeypatch, instances, kind):
     task = None
     if kind == "correction":
         first = site.document(site.segment(instances))["id"]
-        task = {"correct": first, "rename": {"1": "pons"}, "delete": []}
+        task = CorrectTask(segmentation_id=first, rename={1: "pons"}, delete=[])
     with monkeypatch.context() as away:
         away.setattr(FolderArchive, "store", store_nothing)
         job = site.run(study_of(instances), task=task)
@@ -331,7 +334,7 @@ def test_a_retry_makes_a_result_again_that_was_deleted_before_it_was_stored(site
     corrected_in_the_archive(site, "OTHER")
     site.put(changed(with_uids_of(head(8), right), PatientID="OTHER"))
     assert run_again(site, job).state == "failed"
-    measurements.delete_segmentation(site.sessions, job.segmentation_id, "admin")
+    segmentations.delete_segmentation(site.sessions, job.segmentation_id, "admin")
     document = site.document(run_again(site, jobs.retry(site.sessions, job.id, "dr")))
     assert document["id"] != job.segmentation_id
     assert stored_patients(site, document) == {"OTHER"}
@@ -364,7 +367,7 @@ def test_an_issuer_that_only_some_headers_name_does_not_part_the_patient(site):
     for instances in (named, other):
         site.put(instances)
         site.document(site.segment(instances))
-    (patient,) = measurements.patients(site.sessions)
+    (patient,) = patients.patients(site.sessions)
     assert (patient["patient_id"], patient["issuer"], patient["studies"]) == ("A", "Hospital A", 1)
 
 
@@ -375,7 +378,7 @@ def test_a_series_with_images_of_two_patients_is_refused(site):
     refused = site.segment(mixed)
     assert (refused.state, refused.error_code) == ("failed", "inconsistent_images")
     assert "2 patients" in refused.error_message
-    assert measurements.patients(site.sessions) == []
+    assert patients.patients(site.sessions) == []
 
 
 def test_another_patient_s_images_than_the_archive_lists_are_refused(tmp_path):
@@ -387,7 +390,7 @@ def test_another_patient_s_images_than_the_archive_lists_are_refused(tmp_path):
         refused = site.segment(images)
         assert (refused.state, refused.error_code) == ("failed", "archive_refused")
         assert pacs.asked("stow") == 0
-    assert measurements.patients(site.sessions) == []
+    assert patients.patients(site.sessions) == []
 
 
 def drawn_on(images):
@@ -462,7 +465,7 @@ def test_a_seg_is_measured_on_the_series_whose_images_it_names(site, named_by):
 
 
 def measuring(seg, corrects=None):
-    return {"measure": str(seg.SOPInstanceUID), "corrects": corrects}
+    return MeasureTask(sop_instance_uid=str(seg.SOPInstanceUID), corrects=corrects)
 
 
 def contoured_on(images):
@@ -571,7 +574,7 @@ def test_a_structure_set_that_is_not_of_one_series_of_its_patient_is_refused(sit
     site.put([*images, *flair, structures])
     refused = site.run(study_of(images), task=measuring(structures))
     assert (refused.state, refused.error_code) == ("failed", "segmentation_mismatch")
-    assert measurements.patients(site.sessions) == []
+    assert patients.patients(site.sessions) == []
 
 
 def of_no_series(seg, images, other):
@@ -598,8 +601,8 @@ def test_a_seg_that_is_not_of_one_series_of_its_study_is_refused_and_changes_not
     for corrects in (None, before["id"]):
         refused = site.run(str(seg.StudyInstanceUID), task=measuring(seg, corrects))
         assert (refused.state, refused.error_code) == ("failed", "segmentation_mismatch")
-    assert measurements.segmentations_of_study(site.sessions, study_of(images)) == [before]
-    assert measurements.segmentations_of_study(site.sessions, study_of(other)) == []
+    assert segmentations.segmentations_of_study(site.sessions, study_of(images)) == [before]
+    assert segmentations.segmentations_of_study(site.sessions, study_of(other)) == []
 
 
 def test_a_copied_study_s_seg_is_not_taken_for_the_original_s(site):
@@ -611,7 +614,7 @@ def test_a_copied_study_s_seg_is_not_taken_for_the_original_s(site):
         series = site.archive.retrieve_series(study_of(images), headers[0].SeriesInstanceUID)
         site.put(changed(series, StudyInstanceUID=copy, PatientID="B"))
     uid = first["segmentation"]["sop_instance_uid"]
-    measured = site.document(site.run(copy, task={"measure": uid, "corrects": None}))
+    measured = site.document(site.run(copy, task=MeasureTask(sop_instance_uid=uid, corrects=None)))
     assert measured["study_instance_uid"] == copy
     assert site.patients() == {"A": [pytest.approx(volume_ml(4))], "B": [pytest.approx(volume_ml(4))]}
 
@@ -637,11 +640,11 @@ def test_a_folder_with_series_of_several_is_asked_about(tmp_path, capsys, others
         other = changed(other, PatientID="A", SeriesInstanceUID=series_of(first))
     for number, instance in enumerate([*first, *other]):
         instance.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
-    assert segmentation.main([str(tmp_path), "--dry-run"]) == 3
+    assert cli.main([str(tmp_path), "--dry-run"]) == 3
     refusal = json.loads(capsys.readouterr().out)["refusal"]
     assert refusal["code"] == "ambiguous_series"
     assert "2 patients" in refusal["message"] or "2 studies" in refusal["message"]
-    named = segmentation.main([str(tmp_path), "--dry-run", "--series", series_of(other)])
+    named = cli.main([str(tmp_path), "--dry-run", "--series", series_of(other)])
     assert named == (0 if others == "another patient" else 3)
     plan = json.loads(capsys.readouterr().out)
     assert plan["chosen"] == (series_of(other) if named == 0 else None)
@@ -680,16 +683,16 @@ class History:
             (job,) = batches.submit(self.site.sessions, [study], self.site.model).jobs
             self.site.runner.run(job.id)
             return
-        newest = measurements.newest(self.site.sessions, study, series)
+        newest = segmentations.newest(self.site.sessions, study, series)
         if action == "correct" and newest is None:
             return
         asked = {"force": action == "force", "series_instance_uid": series}
         if action == "correct":
-            asked = {"task": {"correct": newest, "rename": {"1": "pons"}, "delete": []}}
+            asked = {"task": CorrectTask(segmentation_id=newest, rename={1: "pons"}, delete=[])}
         job = self.site.run(study, **asked)
         if job.state == "done":
             patient, columns = self.present[place]
-            document = measurements.document(self.site.sessions, job.segmentation_id)
+            document = segmentations.document(self.site.sessions, job.segmentation_id)
             found = [lesion["volume_ml"] for lesion in document["lesions"]]
             assert (document["study_instance_uid"], document["series_instance_uid"]) == (study, series)
             assert found == pytest.approx([volume_ml(columns)])
@@ -699,7 +702,7 @@ class History:
         """Ids of the segmentations whose lesions are the patient's."""
         if patient not in self.site.patients():
             return {}
-        lesions = measurements.lesions_of_patient(self.site.sessions, patient)
+        lesions = patients.lesions_of_patient(self.site.sessions, patient)
         return {lesion["segmentation_id"]: lesion for lesion in lesions}
 
     def check(self):
@@ -711,7 +714,7 @@ class History:
                 columns = round(lesion["volume_ml"] / volume_ml(1))
                 assert patient in self.owners[place, columns]
         for study in {uids[0] for uids in places}:
-            for document in measurements.segmentations_of_study(self.site.sessions, study):
+            for document in segmentations.segmentations_of_study(self.site.sessions, study):
                 assert document["study_instance_uid"] == study
 
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Dialog, Locator, Page, Route, expect
 
 from bench.parts import wait_until
 from bench.viewer import Site
-from orthanc.dicomweb import open_archive
+from orthanc.archive import open_archive
 from tests.browser import ON_SCREEN, busy_machine, go_to, newest, open_study, segment, type_over, walk_to
 from tests.conftest import COARSE
 

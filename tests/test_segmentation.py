@@ -19,22 +19,25 @@ from pydicom.sr.codedict import codes as dictionary
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid
 from scipy.spatial.transform import Rotation
 
-import results
+import cli
+import context
+import findings
 import segmentation
 from bench.models import tiny_model
-from db import measurements
+from context import ModelServices, Stages, find_spec
+from db import segmentations
 from db.database import open_database
 from errors import ArchiveUnreachable, ModelNotFound
+from findings import lesions_of_segments
 from imaging import nifti, rtstruct, seg
 from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from lesions.measure import measure
-from orthanc.dicomweb import open_archive
-from results import lesions_of_segments
-from segmentation import Request, Services, Stages, deliver, find_spec, segment_series
+from orthanc.archive import open_archive
+from segmentation import Request, deliver, segment_series
 from settings import Settings
 from unetr.predict import Prediction
-from unetr.spec import default_model
+from unetr.served import default_model
 
 DIRECTIONS = {
     "axial": ((0, 0, 1), (0, 1, 0), (1, 0, 0)),
@@ -84,7 +87,7 @@ def balls_of(volume: hd.Volume) -> list[tuple[np.ndarray, float]]:
 
 
 @pytest.fixture
-def services(tmp_path, orthanc) -> Services:
+def services(tmp_path, orthanc) -> ModelServices:
     settings = Settings(
         _env_file=None,
         data_dir=tmp_path,
@@ -94,7 +97,7 @@ def services(tmp_path, orthanc) -> Services:
     )
     spec = default_model(settings.models_dir)
     sessions = open_database(settings.sqlalchemy_url)
-    return Services(open_archive(settings), sessions, settings, threshold, spec)
+    return ModelServices(open_archive(settings), sessions, settings, threshold, spec)
 
 
 GEOMETRIES = {
@@ -130,7 +133,7 @@ def test_from_the_pacs_to_a_seg_in_the_pacs_and_back_nothing_moves(geometry, ser
     study_uid = str(instances[0].StudyInstanceUID)
     segmentation_id = segment_series(Request(study_uid), services, lambda stage, fraction: None)
     deliver(segmentation_id, services)
-    document = measurements.document(services.sessions, segmentation_id)
+    document = segmentations.document(services.sessions, segmentation_id)
     assert document["segmentation"]["stored"] is True
 
     stored = services.archive.retrieve_series(study_uid, document["segmentation"]["series_instance_uid"])
@@ -150,12 +153,12 @@ def test_from_the_pacs_to_a_seg_in_the_pacs_and_back_nothing_moves(geometry, ser
         assert lesion["tracking_uid"] == segment.tracking_uid
 
 
-def with_settings(services: Services, **settings: Any) -> Services:
+def with_settings(services: ModelServices, **settings: Any) -> ModelServices:
     changed = services.settings.model_copy(update=settings)
     return replace(services, settings=changed, archive=open_archive(changed))
 
 
-def without_balls(services: Services) -> str:
+def without_balls(services: ModelServices) -> str:
     """A study in the archive in which there is nothing to find; its UID."""
     volume = head("axial", (1.5, 1.0, 1.0))
     instances = to_instances(volume.with_array(np.minimum(volume.array, 120)), SeriesOptions())
@@ -167,14 +170,14 @@ def test_a_study_without_lesions_leaves_a_report_in_the_pacs_that_says_so(servic
     services = with_settings(services, report_no_lesion=True)
     study_uid = without_balls(services)
     segmentation_id = segment_series(Request(study_uid), services, lambda stage, fraction: None)
-    (companion,) = measurements.document(services.sessions, segmentation_id)["companions"]
+    (companion,) = segmentations.document(services.sessions, segmentation_id)["companions"]
     assert (companion["modality"], companion["stored"]) == ("SR", False)
     # Port 9 (discard) has no archive: the report waits, and is stored under the same UID.
     away = with_settings(services, dicomweb_url="http://127.0.0.1:9/dicom-web")
     with pytest.raises(ArchiveUnreachable):
         deliver(segmentation_id, away)
     deliver(segmentation_id, services)
-    document = measurements.document(services.sessions, segmentation_id)
+    document = segmentations.document(services.sessions, segmentation_id)
     assert document["lesions"] == []
     assert document["segmentation"]["sop_instance_uid"] is None
     assert document["companions"] == [companion | {"stored": True}]
@@ -191,7 +194,7 @@ def test_a_study_without_lesions_leaves_a_report_in_the_pacs_that_says_so(servic
     assert again == segmentation_id
     forced = segment_series(Request(study_uid, force=True), services, lambda stage, fraction: None)
     deliver(forced, services)
-    assert measurements.document(services.sessions, forced)["version"] == 2
+    assert segmentations.document(services.sessions, forced)["version"] == 2
     reports = [one for one in services.archive.series_headers(study_uid) if one[0].Modality == "SR"]
     assert len({one[0].SeriesNumber for one in reports}) == len(reports) == 2
 
@@ -202,7 +205,7 @@ def test_without_the_settings_a_study_without_lesions_leaves_nothing(settings, s
     study_uid = without_balls(services)
     segmentation_id = segment_series(Request(study_uid), services, lambda stage, fraction: None)
     deliver(segmentation_id, services)
-    assert measurements.document(services.sessions, segmentation_id)["companions"] == []
+    assert segmentations.document(services.sessions, segmentation_id)["companions"] == []
     assert [one[0].Modality for one in services.archive.series_headers(study_uid)] == ["MR"]
 
 
@@ -227,7 +230,7 @@ def mask_file(tmp_path_factory) -> Path:
 
 
 def test_a_mask_is_measured_without_a_model(series_folder, mask_file, tmp_path):
-    status = segmentation.main([str(series_folder), "--out", str(tmp_path), "--from-mask", str(mask_file)])
+    status = cli.main([str(series_folder), "--out", str(tmp_path), "--from-mask", str(mask_file)])
     assert status == 0
     document = json.loads((tmp_path / "lesions.json").read_text())
     assert document["model"] is None
@@ -248,9 +251,9 @@ def test_a_mask_is_measured_without_a_model(series_folder, mask_file, tmp_path):
 
 def test_a_seg_read_again_keeps_identities_and_measures_the_same(series_folder, mask_file, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    segmentation.main([str(series_folder), "--out", str(first), "--from-mask", str(mask_file)])
+    cli.main([str(series_folder), "--out", str(first), "--from-mask", str(mask_file)])
     arguments = [str(series_folder), "--out", str(second), "--from-seg", str(first / "segmentation.dcm")]
-    assert segmentation.main(arguments) == 0
+    assert cli.main(arguments) == 0
     before, after = (json.loads((f / "lesions.json").read_text())["lesions"] for f in (first, second))
     for key in ("number", "name", "tracking_id", "tracking_uid", "volume_ml", "long_axis_mm"):
         assert [lesion[key] for lesion in after] == [lesion[key] for lesion in before]
@@ -276,16 +279,16 @@ def test_a_file_that_is_not_there_is_said_not_to_be_there(given, series_folder, 
     missing = tmp_path / "missing.nii.gz"
     source = series_folder if given else missing
     options = [given, str(missing)] if given else []
-    assert segmentation.main([str(source), "--out", str(tmp_path / "out"), *options]) == 3
+    assert cli.main([str(source), "--out", str(tmp_path / "out"), *options]) == 3
     assert capsys.readouterr().err.startswith(f"unreadable_file: There is no {missing}.")
 
 
 def test_a_given_segmentation_is_never_written_over(series_folder, mask_file, tmp_path, capsys):
     out = tmp_path / "out"
-    segmentation.main([str(series_folder), "--out", str(out), "--from-mask", str(mask_file)])
+    cli.main([str(series_folder), "--out", str(out), "--from-mask", str(mask_file)])
     given = out / "segmentation.dcm"
     before = given.read_bytes()
-    assert segmentation.main([str(series_folder), "--out", str(out), "--from-seg", str(given)]) == 2
+    assert cli.main([str(series_folder), "--out", str(out), "--from-seg", str(given)]) == 2
     assert "would be written over" in capsys.readouterr().err
     assert given.read_bytes() == before
 
@@ -314,7 +317,7 @@ def test_a_seg_by_another_tool_is_measured_lesion_by_lesion(series_folder, mask_
     )  # fmt: skip
     out = tmp_path / "out"
     arguments = [str(series_folder), "--out", str(out), "--from-seg", str(tmp_path / "foreign.dcm")]
-    assert segmentation.main(arguments) == 0
+    assert cli.main(arguments) == 0
     document = json.loads((out / "lesions.json").read_text())
     truth = balls_of(head("axial", (1.5, 1.0, 1.0)))
     for lesion, (centroid, volume_ml) in zip(document["lesions"], truth, strict=True):
@@ -339,16 +342,16 @@ def test_an_untracked_segment_is_split_and_a_tracked_one_kept_whole():
 def drawn_by_a_model(series_folder) -> Dataset:
     """The SEG of the balls as MetScope writes one after a prediction."""
     stack = to_stack([dcmread(path) for path in series_folder.glob("*.dcm")])
-    stages = segmentation.Stages(lambda stage, fraction: None)
+    stages = context.Stages(lambda stage, fraction: None)
     spec = default_model(Settings(_env_file=None).models_dir)
-    return results.encode(segmentation.segment([stack], threshold, spec, 10.0, stages), spec)
+    return findings.encode(segmentation.segment([stack], threshold, spec, 10.0, stages), spec)
 
 
 def measured_again(dataset: Dataset, series_folder: Path, folder: Path) -> Dataset:
     """What --from-seg makes of it."""
     dataset.save_as(folder / "given.dcm", enforce_file_format=True)
     arguments = ["--out", str(folder / "again"), "--from-seg", str(folder / "given.dcm")]
-    assert segmentation.main([str(series_folder), *arguments]) == 0
+    assert cli.main([str(series_folder), *arguments]) == 0
     return dcmread(folder / "again" / "segmentation.dcm")
 
 
@@ -413,7 +416,7 @@ def test_a_foreign_seg_read_again_keeps_what_its_segments_are(drawn_by_a_model, 
         assert "SegmentationAlgorithmIdentificationSequence" not in item
     # A segment that does not say what it is does not become a metastasis.
     assert third.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Tissue"
-    assert dictionary.SCT.Tissue == results.UNSPECIFIED
+    assert dictionary.SCT.Tissue == findings.UNSPECIFIED
 
 
 def code_item(value: str, meaning: str) -> Dataset:
@@ -431,9 +434,9 @@ def test_no_segmentation_of_an_earlier_run_stays(series_folder, mask_file, tmp_p
         [str(series_folder), "--out", str(out), "--from-mask", str(empty)],
         [str(mask_file), "--out", str(out), "--from-mask", str(mask_file)],
     ):
-        assert segmentation.main(with_lesions) == 0
+        assert cli.main(with_lesions) == 0
         assert len(list(out.glob("*.dcm"))) == 2
-        assert segmentation.main(without_seg) == 0
+        assert cli.main(without_seg) == 0
         assert list(out.glob("*.dcm")) == []
 
 
@@ -458,7 +461,7 @@ def test_a_model_s_lesions_are_written(kind, models, series_folder, tmp_path, mo
         volume = head("axial", (1.5, 1.0, 1.0))
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
         nibabel.save(nibabel.Nifti1Image(volume.array.astype(np.float32), affine), given)
-    assert segmentation.main([str(given), "--out", str(out), "--model", "tiny"]) == 0
+    assert cli.main([str(given), "--out", str(out), "--model", "tiny"]) == 0
     with_seg = kind == "DICOM" and count > 0
     assert {path.name for path in out.iterdir()} == {
         "segmentation.nii.gz", "lesions.json", "lesions.csv", "overlay.png",
@@ -496,7 +499,7 @@ def test_the_command_line_reports_too_that_nothing_was_found(series_folder, tmp_
     for name, value in (("MODELS_DIR", str(folder)), ("DEVICE", "cpu"), ("REPORT_NO_LESION", "true")):
         monkeypatch.setenv(name, value)
     out = tmp_path / "out"
-    assert segmentation.main([str(series_folder), "--out", str(out), "--model", "tiny"]) == 0
+    assert cli.main([str(series_folder), "--out", str(out), "--model", "tiny"]) == 0
     assert [path.name for path in out.glob("*.dcm")] == ["measurements.dcm"]
     assert "none found" in dcmread(out / "measurements.dcm").SeriesDescription
 
@@ -514,7 +517,7 @@ def test_an_explanation_is_written_beside_the_rest_and_gone_with_the_next_run(
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
         nibabel.save(nibabel.Nifti1Image(volume.array.astype(np.float32), affine), given)
     arguments = [str(given), "--out", str(out), "--model", "tiny"]
-    assert segmentation.main([*arguments, "--explain"]) == 0
+    assert cli.main([*arguments, "--explain"]) == 0
     written = {"entropy.nii.gz", "planes.png", "mesh.html"}
     written |= {"uncertainty.dcm"} if kind == "DICOM" else set()
     assert written <= {path.name for path in out.iterdir()}
@@ -530,7 +533,7 @@ def test_an_explanation_is_written_beside_the_rest_and_gone_with_the_next_run(
         to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
         grid = hd.VolumeGeometry(to_lps[:, [2, 1, 0, 3]], entropy.shape[::-1], "PATIENT")
         assert np.array_equal(found.match_geometry(grid).array, entropy.transpose(2, 1, 0))
-    assert segmentation.main(arguments) == 0
+    assert cli.main(arguments) == 0
     assert written.isdisjoint(path.name for path in out.iterdir())
     assert "mean_entropy_bits" not in json.loads((out / "lesions.json").read_text())
 
@@ -539,7 +542,7 @@ def test_an_explanation_is_written_beside_the_rest_and_gone_with_the_next_run(
 def test_an_explanation_without_its_libraries_is_a_usage_error_that_says_how_to_get_them(
     absent, series_folder, tmp_path
 ):
-    code = f"import sys; sys.modules[{absent!r}] = None; import segmentation; sys.exit(segmentation.main())"
+    code = f"import sys; sys.modules[{absent!r}] = None; import cli; sys.exit(cli.main())"
     done = subprocess.run(
         [sys.executable, "-c", code, str(series_folder), "--out", str(tmp_path / "out"), "--explain"],
         cwd=Path(segmentation.__file__).parent, capture_output=True, text=True, check=False,
@@ -553,7 +556,7 @@ def test_an_explanation_without_its_libraries_is_a_usage_error_that_says_how_to_
 def test_only_a_model_can_be_explained(series_folder, mask_file, tmp_path):
     given = ["--from-mask", str(mask_file), "--explain"]
     with pytest.raises(SystemExit) as ended:
-        segmentation.main([str(series_folder), "--out", str(tmp_path), *given])
+        cli.main([str(series_folder), "--out", str(tmp_path), *given])
     assert ended.value.code == 2
 
 
@@ -569,7 +572,7 @@ def test_the_model_of_model_path_may_be_asked_for_by_its_id(tmp_path):
 
 
 def test_a_dry_run_says_what_would_be_taken_and_where_it_lies(series_folder, capsys):
-    assert segmentation.main([str(series_folder), "--dry-run"]) == 0
+    assert cli.main([str(series_folder), "--dry-run"]) == 0
     plan = json.loads(capsys.readouterr().out)
     volume = head("axial", (1.5, 1.0, 1.0))
     assert plan["shape"] == [50, 76, 76]
@@ -585,7 +588,7 @@ def test_a_dry_run_of_a_ct_prints_the_refusal(series_folder, tmp_path, capsys):
         dataset = dcmread(path)
         dataset.Modality = "CT"
         dataset.save_as(tmp_path / path.name)
-    assert segmentation.main([str(tmp_path), "--dry-run"]) == 3
+    assert cli.main([str(tmp_path), "--dry-run"]) == 3
     plan = json.loads(capsys.readouterr().out)
     assert plan["chosen"] is None
     assert plan["candidates"][0]["refused"] == "unsupported_modality"
@@ -607,7 +610,7 @@ def test_what_cannot_be_done_ends_with_its_code_and_no_files(
     arguments, status, code, series_folder, tmp_path, capsys
 ):
     places = {"missing": tmp_path / "nowhere", "series": series_folder, "out": tmp_path / "out"}
-    assert segmentation.main([argument.format(**places) for argument in arguments]) == status
+    assert cli.main([argument.format(**places) for argument in arguments]) == status
     assert capsys.readouterr().err.startswith(f"{code}: ")
     assert not (tmp_path / "out").exists()
 
@@ -633,12 +636,12 @@ def test_a_damaged_file_is_passed_over_in_a_folder_and_refused_alone(damage, ser
         (tmp_path / path.name).symlink_to(path)
     broken = tmp_path / "broken"
     broken.write_bytes(damaged((series_folder / "0.dcm").read_bytes())[damage])
-    assert segmentation.main([str(tmp_path), "--dry-run"]) == 0
+    assert cli.main([str(tmp_path), "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["shape"] == [50, 76, 76]
-    assert segmentation.main([str(broken), "--dry-run"]) == 3
+    assert cli.main([str(broken), "--dry-run"]) == 3
     assert capsys.readouterr().err.startswith("unreadable_file: ")
     arguments = ["--out", str(tmp_path / "out"), "--from-seg", str(broken)]
-    assert segmentation.main([str(series_folder), *arguments]) == 3
+    assert cli.main([str(series_folder), *arguments]) == 3
     assert capsys.readouterr().err.startswith("unreadable_file: ")
 
 
@@ -649,7 +652,7 @@ def test_a_file_that_is_damaged_behind_its_pixels_is_refused(series_folder, tmp_
     data = last.read_bytes()
     last.unlink()
     last.write_bytes(data + b"\xfc\xff\xfc\xffOB\x00\x00\x01")
-    assert segmentation.main([str(tmp_path), "--dry-run"]) == 3
+    assert cli.main([str(tmp_path), "--dry-run"]) == 3
     assert json.loads(capsys.readouterr().out)["refusal"]["code"] == "unreadable_file"
 
 
@@ -662,7 +665,7 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error_before_the_model_is_asked
     (models / "tiny.safetensors").unlink()
     monkeypatch.setenv("MODELS_DIR", str(models))
     (tmp_path / "file").write_text("kept")
-    assert segmentation.main([str(series_folder), "--out", out.format(file=tmp_path / "file")]) == 2
+    assert cli.main([str(series_folder), "--out", out.format(file=tmp_path / "file")]) == 2
     message = capsys.readouterr().err
     assert message.startswith("bad_request: --out ")
     assert message.count("\n") == 1
@@ -687,7 +690,7 @@ def test_a_phantom_is_refused_instead_of_reported_without_lesions(tmp_path, caps
     affine = np.diag([2.0, 2.0, 2.0, 1.0])[[2, 1, 0, 3]]
     image = hd.Volume(np.clip(ball, 0.0, None).astype(np.float32), affine, "PATIENT")
     nifti.write_values(image, tmp_path / "phantom.nii.gz")
-    assert segmentation.main([str(tmp_path / "phantom.nii.gz"), "--out", str(tmp_path / "out")]) == 3
+    assert cli.main([str(tmp_path / "phantom.nii.gz"), "--out", str(tmp_path / "out")]) == 3
     told = capsys.readouterr().err
     assert told.startswith("brain_not_found: ")
     assert "as regular as a phantom" in told

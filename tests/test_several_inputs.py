@@ -11,11 +11,11 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
-import segmentation
+import cli
+from context import ModelServices
 from imaging import nifti, seg
 from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
-from segmentation import Services
 from tests import several
 from unetr.predict import Predictor
 from unetr.spec import ModelSpec
@@ -130,7 +130,7 @@ def spine_site(tmp_path, models) -> several.Site:
     spec = ModelSpec.model_validate(content)
 
     def opener(settings, _model_id):
-        return Services(site.archive, site.sessions, settings, Predictor(spec, by_level), spec)
+        return ModelServices(site.archive, site.sessions, settings, Predictor(spec, by_level), spec)
 
     folder = tmp_path / "models"
     folder.mkdir()
@@ -326,7 +326,7 @@ def command_line(models, monkeypatch):
     monkeypatch.setenv("MODEL_PATH", str(models / "whole-tumour.safetensors"))
 
     def run(*arguments: object) -> int:
-        return segmentation.main([str(argument) for argument in arguments])
+        return cli.main([str(argument) for argument in arguments])
 
     return run
 

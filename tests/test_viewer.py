@@ -18,7 +18,7 @@ from db import tokens
 from db.database import open_database
 from db.tables import Role
 from imaging.phantom import to_instances
-from orthanc.dicomweb import open_archive
+from orthanc.archive import open_archive
 from tests.browser import ON_SCREEN, go_to, log_in, newest, open_study, segment
 from tests.conftest import COARSE, SILENT
 from tests.visits import POST

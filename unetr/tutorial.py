@@ -30,8 +30,9 @@ from unetr.network import build as build_networks
 from unetr.network import load_weights
 from unetr.predict import Predictor
 from unetr.preprocess import head_mask, prepare
+from unetr.served import default_model, served_models
 from unetr.sliding import windows
-from unetr.spec import ModelSpec, default_model, served_models
+from unetr.spec import ModelSpec
 from unetr.synthesis import cohorts, metastases
 from unetr.training.config import load_config
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from alembic import context
 
-from db.tables import Base, UtcDateTime
+from db.column_types import UtcDateTime
+from db.tables import Base
 
 
 def _render(kind: str, item: Any, _context: object) -> str | Literal[False]:

@@ -14,13 +14,13 @@ from pydicom.uid import generate_uid
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import jobs
+from db import jobs, recording
 from db.database import open_database
-from db.measurements import NewSegmentation
 from db.source import source_of
 from db.tables import Base
 from imaging.stack import SliceReference
 from lesions.measure import Lesion, components, measure
+from tests.recorded import seg_object
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -124,8 +124,8 @@ def header() -> Dataset:
 
 
 @pytest.fixture
-def new(header: Dataset, two_boxes: list[Lesion]) -> NewSegmentation:
-    return NewSegmentation(
+def new(header: Dataset, two_boxes: list[Lesion]) -> recording.NewSegmentation:
+    return recording.NewSegmentation(
         source=source_of(header),
         model_id="unetr",
         model_version="1",
@@ -133,9 +133,7 @@ def new(header: Dataset, two_boxes: list[Lesion]) -> NewSegmentation:
         reasons=["post-contrast", "3D"],
         warnings=["Slice thickness differs from spacing."],
         lesions=two_boxes,
-        seg_sop_instance_uid=generate_uid(),
-        seg_series_instance_uid=generate_uid(),
-        encoded=b"a DICOM file",
+        seg=seg_object(generate_uid()),
         idempotency_key="key-1",
         timings_s={"fetch": 0.25, "predict": 3.5},
         peak_memory_mb=812.5,

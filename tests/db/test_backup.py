@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from db import jobs, measurements, outbox
+from db import jobs, outbox, recording, segmentations
 from db.database import open_database
 
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
@@ -18,23 +18,23 @@ def shell(command: str, folder: Path, **environment: str) -> None:
 
 def fill(sessions, new):
     """A result that waits for the archive, and a job that is running."""
-    recorded = measurements.record(sessions, new)
+    recorded = recording.record(sessions, new)
     job_id = jobs.submit(sessions, "1.2.3", "unetr", requested_by="reader").id
     jobs.claim(sessions, job_id, "a", 60.0, 3)
     return recorded, job_id
 
 
 def spoil(sessions, recorded):
-    measurements.delete_segmentation(sessions, recorded, None)
+    segmentations.delete_segmentation(sessions, recorded, None)
     jobs.submit(sessions, "1.2.9", "unetr")
 
 
 def check(url, new, recorded, job_id):
     """All is as it was at the backup, and the running job's lease runs out."""
     sessions = open_database(url)
-    lesions = measurements.document(sessions, recorded)["lesions"]
+    lesions = segmentations.document(sessions, recorded)["lesions"]
     assert lesions == [lesion.to_dict() for lesion in new.lesions]
-    assert outbox.pending(sessions, recorded) == {new.seg_sop_instance_uid: new.encoded}
+    assert outbox.pending(sessions, recorded) == {new.seg.sop_instance_uid: new.seg.encoded}
     assert [(job.id, job.state) for job in jobs.list_jobs(sessions)] == [(job_id, "running")]
     sessions.kw["bind"].dispose()
 

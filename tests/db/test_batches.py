@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, select
 
-from db import batches, jobs, measurements
+from db import batches, jobs, recording
 from db.tables import Batch, Job
 from errors import BatchNotFound
 
@@ -34,7 +34,7 @@ def test_cancelling_ends_what_is_not_recorded_and_spares_what_another_batch_wait
     other = batches.submit(sessions, ["1.2.9", "1.2.7"], "unetr")
     by_study = {job.study_instance_uid: job.id for job in batch.jobs}
     jobs.claim(sessions, by_study["1.2.3"], "a", 60.0, 3)
-    measurements.record(sessions, new, by_study["1.2.3"], "a")
+    recording.record(sessions, new, by_study["1.2.3"], "a")
     cancelled = batches.cancel(sessions, batch.id, "reader")
     states = {job.study_instance_uid: job.state for job in cancelled.jobs}
     assert states == {"1.2.3": "running", "1.2.5": "cancelled", "1.2.9": "queued"}
@@ -87,10 +87,10 @@ def test_a_batch_does_not_join_a_job_that_is_being_cancelled(sessions, job_id):
 def test_lesions_are_counted_by_result(sessions, new):
     batch = batches.submit(sessions, STUDIES, "unetr")
     results = {}
-    empty = replace(new, lesions=[], seg_sop_instance_uid=None, encoded=None, idempotency_key="another")
+    empty = replace(new, lesions=[], seg=None, idempotency_key="another")
     for job, run in zip(batch.jobs[:2], (new, empty), strict=True):
         jobs.claim(sessions, job.id, "a", 60.0, 3)
-        results[measurements.record(sessions, run, job.id, "a")] = len(run.lesions)
+        results[recording.record(sessions, run, job.id, "a")] = len(run.lesions)
     assert batches.count_lesions(sessions, batches.get(sessions, batch.id).jobs) == results
     assert sorted(results.values()) == [0, 2]
 

@@ -12,13 +12,22 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.util import CommandError
-from sqlalchemy import CheckConstraint, delete, inspect, select, text
+from sqlalchemy import JSON, CheckConstraint, column, delete, inspect, select, table, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from db import jobs, measurements, outbox
+from db import jobs, outbox, recording, segmentations
 from db.database import alembic_config, migrating, open_database, writing
 from db.tables import AuditEvent, Base, Job, Outbox, Study
+from db.tasks import (
+    CorrectTask,
+    MeasureTask,
+    RestoreTask,
+    SegmentTask,
+    StructureSetTask,
+    UncertaintyTask,
+)
 from errors import SettingsError
+from tests.recorded import seg_object
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,8 +49,8 @@ def test_the_migrated_schema_is_that_of_the_tables(sessions):
 def test_migrations_go_down_and_up_again_on_data(empty_url, new):
     sessions = open_database(empty_url)
     jobs.submit(sessions, "1.2.3", "unetr")
-    recorded = measurements.record(sessions, new)
-    outbox.mark_stored(sessions, recorded, [new.seg_sop_instance_uid])
+    recorded = recording.record(sessions, new)
+    outbox.mark_stored(sessions, recorded, [new.seg.sop_instance_uid])
     engine = sessions.kw["bind"]
     with migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "base")
@@ -49,17 +58,17 @@ def test_migrations_go_down_and_up_again_on_data(empty_url, new):
     with migrating(engine) as connection:
         command.upgrade(alembic_config(connection), "head")
     assert jobs.list_jobs(sessions) == []
-    measurements.record(sessions, new)
+    recording.record(sessions, new)
     engine.dispose()
 
 
 def test_a_seg_that_waits_survives_the_migration_of_its_file_into_the_database(empty_url, new, tmp_path):
     sessions = open_database(empty_url)
-    waiting = measurements.record(sessions, new)
+    waiting = recording.record(sessions, new)
     engine = sessions.kw["bind"]
     with pytest.raises(CommandError, match="wait in the outbox"), migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0002")
-    assert outbox.pending(sessions, waiting) == {new.seg_sop_instance_uid: new.encoded}
+    assert outbox.pending(sessions, waiting) == {new.seg.sop_instance_uid: new.seg.encoded}
     with sessions.begin() as session:
         session.execute(delete(Outbox))
     with migrating(engine) as connection:
@@ -73,8 +82,8 @@ def test_a_seg_that_waits_survives_the_migration_of_its_file_into_the_database(e
     (tmp_path / "elsewhere").rename(tmp_path / "seg.dcm")
     with migrating(engine) as connection:
         command.upgrade(alembic_config(connection), "head")
-    assert outbox.pending(sessions, waiting) == {new.seg_sop_instance_uid: b"an older file"}
-    lesions = measurements.document(sessions, waiting)["lesions"]
+    assert outbox.pending(sessions, waiting) == {new.seg.sop_instance_uid: b"an older file"}
+    lesions = segmentations.document(sessions, waiting)["lesions"]
     assert lesions == [lesion.to_dict() for lesion in new.lesions]
     with pytest.raises(IntegrityError), sessions.begin() as session:
         session.execute(text("DELETE FROM segmentations"))
@@ -84,25 +93,25 @@ def test_a_seg_that_waits_survives_the_migration_of_its_file_into_the_database(e
 def test_lesions_survive_the_migration_that_brings_their_confidence(empty_url, new):
     sessions = open_database(empty_url)
     sure = [replace(lesion, mean_probability=0.9, confidence=0.81237) for lesion in new.lesions]
-    recorded = measurements.record(sessions, replace(new, lesions=sure))
-    outbox.mark_stored(sessions, recorded, [new.seg_sop_instance_uid])
-    before = measurements.document(sessions, recorded)["lesions"]
+    recorded = recording.record(sessions, replace(new, lesions=sure))
+    outbox.mark_stored(sessions, recorded, [new.seg.sop_instance_uid])
+    before = segmentations.document(sessions, recorded)["lesions"]
     assert [lesion["confidence"] for lesion in before] == [0.8124, 0.8124]
     engine = sessions.kw["bind"]
     with migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0005")
     with migrating(engine) as connection:
         command.upgrade(alembic_config(connection), "head")
-    after = measurements.document(sessions, recorded)["lesions"]
+    after = segmentations.document(sessions, recorded)["lesions"]
     assert after == [lesion | {"confidence": None} for lesion in before]
     engine.dispose()
 
 
 def test_a_series_uid_may_occur_in_several_studies_from_its_migration_on(empty_url, new):
     sessions = open_database(empty_url)
-    recorded = measurements.record(sessions, new)
-    outbox.mark_stored(sessions, recorded, [new.seg_sop_instance_uid])
-    before = measurements.document(sessions, recorded)
+    recorded = recording.record(sessions, new)
+    outbox.mark_stored(sessions, recorded, [new.seg.sop_instance_uid])
+    before = segmentations.document(sessions, recorded)
     engine = sessions.kw["bind"]
     with migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0007")
@@ -114,15 +123,48 @@ def test_a_series_uid_may_occur_in_several_studies_from_its_migration_on(empty_u
             connection.execute(copy)
     with migrating(engine) as connection:
         command.upgrade(alembic_config(connection), "head")
-    assert measurements.document(sessions, recorded) == before
+    assert segmentations.document(sessions, recorded) == before
     elsewhere = replace(new.source, study_instance_uid="1.2.9", patient_id="MS-2")
-    other = measurements.record(sessions, replace(new, source=elsewhere, seg_sop_instance_uid="1.9"))
+    other = recording.record(sessions, replace(new, source=elsewhere, seg=seg_object("1.9")))
     outbox.mark_stored(sessions, other, ["1.9"])
-    assert measurements.document(sessions, other)["study_instance_uid"] == "1.2.9"
-    assert measurements.newest(sessions, "1.2.3", "1.2.3.4") == recorded
+    assert segmentations.document(sessions, other)["study_instance_uid"] == "1.2.9"
+    assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == recorded
     with pytest.raises(CommandError, match="several studies"), migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0007")
-    assert measurements.document(sessions, recorded) == before
+    assert segmentations.document(sessions, recorded) == before
+    engine.dispose()
+
+
+# What a job's row had before its task named its kind, and what it has now.
+TASKS_BEFORE = [
+    (None, SegmentTask()),
+    ({"inputs": {"T1": "1.2", "FLAIR": "1.3"}}, SegmentTask(inputs={"T1": "1.2", "FLAIR": "1.3"})),
+    (
+        {"correct": "s-1", "rename": {"2": "pons"}, "delete": [1, 3]},
+        CorrectTask(segmentation_id="s-1", rename={2: "pons"}, delete=(1, 3)),
+    ),
+    ({"measure": "1.2.9", "corrects": None}, MeasureTask(sop_instance_uid="1.2.9")),
+    ({"measure": "1.2.9", "corrects": "s-1"}, MeasureTask(sop_instance_uid="1.2.9", corrects="s-1")),
+    ({"restore": "s-1", "corrects": "s-2"}, RestoreTask(segmentation_id="s-1", corrects="s-2")),
+    ({"rtstruct": "s-1"}, StructureSetTask(segmentation_id="s-1")),
+    ({"uncertainty": "s-1"}, UncertaintyTask(segmentation_id="s-1")),
+]
+
+
+def test_a_job_of_each_kind_survives_the_migration_that_names_its_kind(empty_url):
+    sessions = open_database(empty_url)
+    ids = [jobs.submit(sessions, f"1.2.{n}", "unetr", task=now).id for n, (_, now) in enumerate(TASKS_BEFORE)]
+    rows = table("jobs", column("id"), column("task", JSON(none_as_null=True)))
+    engine = sessions.kw["bind"]
+    with migrating(engine) as connection:
+        command.downgrade(alembic_config(connection), "0008")
+        before = dict(connection.execute(select(rows.c.id, rows.c.task)).tuples().all())
+        assert [before[job_id] for job_id in ids] == [old for old, _ in TASKS_BEFORE]
+        for job_id, (old, _) in zip(ids, TASKS_BEFORE, strict=True):
+            connection.execute(rows.update().where(rows.c.id == job_id).values(task=old))
+    with migrating(engine) as connection:
+        command.upgrade(alembic_config(connection), "head")
+    assert [jobs.get(sessions, job_id).task for job_id in ids] == [now for _, now in TASKS_BEFORE]
     engine.dispose()
 
 

@@ -11,10 +11,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from db import jobs, measurements, workers
+from db import estimates, jobs, recording, workers
 from db.tables import Job, JobState
+from db.tasks import (
+    CorrectTask,
+    MeasureTask,
+    RestoreTask,
+    SegmentTask,
+    StructureSetTask,
+    UncertaintyTask,
+)
 from errors import JobCancelled, JobNotCancellable, JobNotFound, LeaseLost
 from tests.clock import later
+from tests.recorded import seg_object
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = 60.0
@@ -144,7 +153,7 @@ def test_of_many_threads_exactly_one_gets_the_job(sessions, job_id):
 def test_an_expired_lease_passes_to_another_and_the_first_owner_can_change_nothing(sessions, new, job_id):
     jobs.claim(sessions, job_id, "a", 0.0, 3)
     assert jobs.claim(sessions, job_id, "b", LEASE_S, 3).attempts == 2
-    segmentation_id = measurements.record(sessions, new)
+    segmentation_id = recording.record(sessions, new)
     for change in (
         lambda: jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S, 1.0),
         lambda: jobs.progress(sessions, job_id, "a", "predict", 0.5),
@@ -152,7 +161,7 @@ def test_an_expired_lease_passes_to_another_and_the_first_owner_can_change_nothi
         lambda: jobs.fail(sessions, job_id, "a", "model_error", "No."),
         lambda: jobs.postpone(sessions, job_id, "a", "store", 1.0),
         lambda: jobs.mark_cancelled(sessions, job_id, "a"),
-        lambda: measurements.adopt(sessions, job_id, "a", segmentation_id),
+        lambda: recording.adopt(sessions, job_id, "a", segmentation_id),
     ):
         with pytest.raises(LeaseLost, match=job_id):
             change()
@@ -190,7 +199,7 @@ def test_progress_is_visible_to_others(sessions, job_id):
 
 def test_a_finished_job_has_its_result(sessions, new, job_id):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
-    segmentation_id = measurements.record(sessions, new, job_id, "a")
+    segmentation_id = recording.record(sessions, new, job_id, "a")
     jobs.finish(sessions, job_id, "a", segmentation_id)
     job = jobs.get(sessions, job_id)
     assert (job.state, job.progress, job.segmentation_id) == ("done", 1.0, segmentation_id)
@@ -207,13 +216,36 @@ def test_a_failed_job_keeps_the_error(sessions, job_id):
     assert job.finished_at is not None
 
 
+KINDS = [
+    SegmentTask(inputs={"FLAIR": "1.3"}),
+    CorrectTask(segmentation_id="s-1", rename={2: "pons"}, delete=(1,)),
+    MeasureTask(sop_instance_uid="1.2.9", corrects="s-1"),
+    RestoreTask(segmentation_id="s-1", corrects="s-2"),
+    StructureSetTask(segmentation_id="s-1"),
+    UncertaintyTask(segmentation_id="s-1"),
+]
+
+
+@pytest.mark.parametrize("task", KINDS, ids=lambda task: task.kind)
+def test_a_job_that_is_tried_again_does_what_it_was_asked_for(sessions, task):
+    first = jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4", task=task)
+    jobs.claim(sessions, first.id, "a", LEASE_S, 3)
+    jobs.fail(sessions, first.id, "a", "archive_unreachable", "The archive is away.")
+    again = jobs.retry(sessions, first.id, "dr")
+    assert again.id != first.id
+    assert (again.task, again.series_instance_uid, again.requested_by) == (task, "1.2.3.4", "dr")
+    # Who asks once more joins it; who asks for something else does not.
+    assert jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4", task=task).id == again.id
+    assert jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4").id != again.id
+
+
 def test_a_message_that_quotes_what_no_database_holds_ends_its_job_all_the_same(sessions):
-    job_id = jobs.submit(sessions, "1.2.3", "unetr", task={"inputs": {"T1": "a\0b \ud800"}}).id
+    job_id = jobs.submit(sessions, "1.2.3", "unetr", task=SegmentTask(inputs={"T1": "a\0b"})).id
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     jobs.fail(sessions, job_id, "a", "ambiguous_series", "T1\0 post \ud800 Müller")
     job = jobs.get(sessions, job_id)
     assert (job.state, job.error_message) == ("failed", "T1\ufffd post ? Müller")
-    assert job.task == {"inputs": {"T1": "a\ufffdb ?"}}
+    assert job.task == SegmentTask(inputs={"T1": "a\ufffdb"})
 
 
 def test_a_postponed_job_waits_costs_no_attempt_and_comes_back(sessions, job_id):
@@ -261,13 +293,13 @@ def test_a_cancelled_job_records_nothing(sessions, job_id, new):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     jobs.cancel(sessions, job_id)
     with pytest.raises(JobCancelled):
-        measurements.record(sessions, new, job_id, "a")
+        recording.record(sessions, new, job_id, "a")
     assert jobs.get(sessions, job_id).segmentation_id is None
 
 
 def test_a_job_whose_result_is_recorded_is_stored_and_not_cancelled(sessions, job_id, new):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
-    segmentation_id = measurements.record(sessions, new, job_id, "a")
+    segmentation_id = recording.record(sessions, new, job_id, "a")
     assert jobs.postpone(sessions, job_id, "a", "store", 0.0).state == "queued"
     with pytest.raises(JobNotCancellable, match="already recorded"):
         jobs.cancel(sessions, job_id)
@@ -309,7 +341,7 @@ def test_a_job_whose_result_is_recorded_is_not_given_up_however_often_its_worker
     sessions, new, job_id
 ):
     jobs.claim(sessions, job_id, "a", LEASE_S, 2)
-    segmentation_id = measurements.record(sessions, new, job_id, "a")
+    segmentation_id = recording.record(sessions, new, job_id, "a")
     for _ in range(4):
         assert requeued(sessions, LEASE_S + 1, 2) == [job_id]
         assert jobs.claim(sessions, job_id, "b", LEASE_S, 2) is not None
@@ -397,12 +429,12 @@ def test_jobs_are_listed_newest_first_by_state_and_study(sessions):
 
 def run(sessions, new, study: str, seconds: float, model_id: str = "unetr", adopted: bool = False) -> None:
     """A job that is done after so many seconds."""
-    of_study = replace(new, seg_sop_instance_uid=f"1.2.{study}", idempotency_key=study)
-    result = measurements.record(sessions, of_study) if adopted else None
+    of_study = replace(new, seg=seg_object(f"1.2.{study}"), idempotency_key=study)
+    result = recording.record(sessions, of_study) if adopted else None
     job = jobs.submit(sessions, study, model_id)
     jobs.claim(sessions, job.id, "a", LEASE_S, 3)
     if result is None:
-        result = measurements.record(sessions, of_study, job.id, "a")
+        result = recording.record(sessions, of_study, job.id, "a")
     jobs.finish(sessions, job.id, "a", result)
     with sessions.begin() as session:
         row = session.get_one(Job, job.id)
@@ -410,7 +442,7 @@ def run(sessions, new, study: str, seconds: float, model_id: str = "unetr", adop
 
 
 def test_without_history_there_is_no_estimate(sessions, job_id):
-    assert jobs.estimate_s(sessions, jobs.get(sessions, job_id)) is None
+    assert estimates.estimate_s(sessions, jobs.get(sessions, job_id)) is None
 
 
 def test_the_estimate_is_the_median_of_the_model_s_jobs_less_the_time_elapsed(sessions, new, job_id):
@@ -418,13 +450,13 @@ def test_the_estimate_is_the_median_of_the_model_s_jobs_less_the_time_elapsed(se
         run(sessions, new, study, seconds)
     run(sessions, new, "4", 1.0, model_id="other")
     run(sessions, new, "5", 0.1, adopted=True)
-    assert jobs.estimate_s(sessions, jobs.get(sessions, job_id)) == pytest.approx(20.0)
+    assert estimates.estimate_s(sessions, jobs.get(sessions, job_id)) == pytest.approx(20.0)
     job = jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     job.started_at -= timedelta(seconds=12)
-    assert jobs.estimate_s(sessions, job) == pytest.approx(8.0, abs=0.5)
+    assert estimates.estimate_s(sessions, job) == pytest.approx(8.0, abs=0.5)
     job.started_at -= timedelta(seconds=60)
-    assert jobs.estimate_s(sessions, job) == 0.0
-    assert jobs.estimate_s(sessions, jobs.mark_cancelled(sessions, job_id, "a")) is None
+    assert estimates.estimate_s(sessions, job) == 0.0
+    assert estimates.estimate_s(sessions, jobs.mark_cancelled(sessions, job_id, "a")) is None
 
 
 def test_the_database_itself_refuses_a_second_active_job_of_one_request(sessions, job_id):

@@ -7,9 +7,10 @@ from pathlib import Path
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from db import jobs, measurements, outbox, workers
+from db import jobs, outbox, recording, workers
 from db.tables import Job
 from metrics import exposition
+from tests.recorded import seg_object
 
 ALERTS = yaml.safe_load((Path(__file__).parents[2] / "docs" / "alerts.yml").read_text())
 
@@ -33,10 +34,10 @@ def test_an_empty_database_has_no_jobs_and_nothing_waits(sessions):
 def test_jobs_failures_stages_and_outbox_are_counted(sessions, new):
     for number, seconds in ((1, 2.0), (2, 4.0)):
         run = replace(
-            new, seg_sop_instance_uid=f"1.{number}", timings_s={"predict": seconds, "fetch": 0.5},
+            new, seg=seg_object(f"1.{number}"), timings_s={"predict": seconds, "fetch": 0.5},
             peak_memory_mb=100.0 * number,
         )  # fmt: skip
-        recorded = measurements.record(sessions, run)
+        recorded = recording.record(sessions, run)
     outbox.mark_stored(sessions, recorded, [f"1.{number}"])
     outbox.note_presence(sessions, recorded, present=False)
     workers.seen(sessions, "a", [])

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from db import measurements
+from db import recording, segmentations
 from db.numbering import Numbering, NumberingOutdated, first_version, next_numbering, place_of_result
 from db.source import Source
+from tests.recorded import seg_object
 
 
 def elsewhere(source: Source, study: str, patient_id: str = "MS-1") -> Source:
@@ -17,7 +18,7 @@ def elsewhere(source: Source, study: str, patient_id: str = "MS-1") -> Source:
 
 def test_numbers_go_on_across_a_patient_s_studies_and_models_and_start_again_for_another(sessions, new):
     assert next_numbering(sessions, new.source, "unetr") == Numbering(1, 0, frozenset())
-    recorded = measurements.record(sessions, new)
+    recorded = recording.record(sessions, new)
     used = frozenset({"BM-1", "BM-2"})
     assert {lesion.tracking_id for lesion in new.lesions} == used
     assert next_numbering(sessions, new.source, "unetr") == Numbering(2, 1, used)
@@ -25,7 +26,7 @@ def test_numbers_go_on_across_a_patient_s_studies_and_models_and_start_again_for
     assert next_numbering(sessions, elsewhere(new.source, "1.2.8"), "unetr") == Numbering(1, 0, used)
     another_patient = elsewhere(new.source, "1.2.9", "MS-2")
     assert next_numbering(sessions, another_patient, "unetr") == Numbering(1, 0, frozenset())
-    measurements.delete_segmentation(sessions, recorded, "admin")
+    segmentations.delete_segmentation(sessions, recorded, "admin")
     assert next_numbering(sessions, new.source, "unetr").tracking_ids == used
 
 
@@ -36,10 +37,10 @@ def test_of_two_results_recorded_at_once_one_has_to_choose_again(sessions, new):
 
     def record(study: str) -> None:
         source = elsewhere(new.source, study)
-        result = replace(new, source=source, seg_sop_instance_uid=f"{study}.2", numbering=numbering)
+        result = replace(new, source=source, seg=seg_object(f"{study}.2"), numbering=numbering)
         together.wait()
         try:
-            measurements.record(sessions, result)
+            recording.record(sessions, result)
             outcomes.append("recorded")
         except NumberingOutdated:
             outcomes.append("outdated")
@@ -54,16 +55,16 @@ def test_of_two_results_recorded_at_once_one_has_to_choose_again(sessions, new):
 
 def test_nothing_of_an_outdated_result_is_recorded(sessions, new):
     numbering = next_numbering(sessions, new.source, new.model_id)
-    measurements.record(sessions, replace(new, numbering=numbering))
+    recording.record(sessions, replace(new, numbering=numbering))
     with pytest.raises(NumberingOutdated):
-        measurements.record(sessions, replace(new, seg_sop_instance_uid="1.9", numbering=numbering))
-    assert len(measurements.segmentations_of_study(sessions, "1.2.3")) == 1
+        recording.record(sessions, replace(new, seg=seg_object("1.9"), numbering=numbering))
+    assert len(segmentations.segmentations_of_study(sessions, "1.2.3")) == 1
 
 
 def test_each_result_of_a_study_has_its_place_and_each_series_its_first_version(sessions, new):
-    first = measurements.record(sessions, new)
-    other_model = measurements.record(sessions, replace(new, model_id="b", seg_sop_instance_uid="1.9"))
+    first = recording.record(sessions, new)
+    other_model = recording.record(sessions, replace(new, model_id="b", seg=seg_object("1.9")))
     assert [place_of_result(sessions, one) for one in (first, other_model)] == [0, 1]
-    same_series = replace(new, seg_sop_instance_uid="1.10")
-    measurements.record(sessions, same_series)
-    assert first_version(sessions, new.seg_series_instance_uid) == 1
+    same_series = replace(new, seg=seg_object("1.10"))
+    recording.record(sessions, same_series)
+    assert first_version(sessions, new.seg.series_instance_uid) == 1

@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select
 
-from db import batches, jobs, measurements
+from db import batches, jobs, recording, segmentations
 from db.retention import purge
 from db.tables import AuditEvent, Base, Job, Segmentation
+from tests.recorded import seg_object
 
 NOW = datetime.now(UTC)
 LONG_AGO, LIMIT = NOW - timedelta(days=100), NOW - timedelta(days=90)
@@ -35,7 +36,7 @@ def done(sessions, new):
     """A batch of one job that is done, and its result."""
     job = batches.submit(sessions, ["1.2.3"], "unetr").jobs[0]
     jobs.claim(sessions, job.id, "a", 60.0, 3)
-    recorded = measurements.record(sessions, new, job.id, "a")
+    recorded = recording.record(sessions, new, job.id, "a")
     jobs.finish(sessions, job.id, "a", recorded)
     return recorded
 
@@ -49,7 +50,7 @@ def backdate(sessions, table, **times):
 
 def test_a_result_deleted_long_ago_takes_its_patient_and_its_job_along(sessions, new):
     recorded = done(sessions, new)
-    measurements.delete_segmentation(sessions, recorded, "admin")
+    segmentations.delete_segmentation(sessions, recorded, "admin")
     backdate(sessions, Segmentation, deleted_at=LONG_AGO)
     purge(sessions, LIMIT, "admin")
     left = counts(sessions)
@@ -67,33 +68,33 @@ def test_results_that_nobody_deleted_stay_when_their_jobs_go(sessions, new):
     after = counts(sessions)
     assert {name: after[name] for name in OF_RESULTS} == {name: before[name] for name in OF_RESULTS}
     assert (after["jobs"], purged["jobs"], purged["segmentations"]) == (0, 1, 0)
-    assert measurements.document(sessions, recorded)["lesions"]
+    assert segmentations.document(sessions, recorded)["lesions"]
 
 
 def test_what_is_young_or_active_stays(sessions, new):
     recorded = done(sessions, new)
-    other = measurements.record(sessions, replace(new, seg_sop_instance_uid="1.2", idempotency_key="other"))
-    measurements.delete_segmentation(sessions, recorded, "admin")
+    other = recording.record(sessions, replace(new, seg=seg_object("1.2"), idempotency_key="other"))
+    segmentations.delete_segmentation(sessions, recorded, "admin")
     active = jobs.submit(sessions, "1.2.9", "unetr")
     backdate(sessions, Job, created_at=LONG_AGO)
     before = counts(sessions)
     assert set(purge(sessions, LIMIT, "admin").values()) == {0}
     assert counts(sessions) == before | {"audit_events": before["audit_events"] + 1}
     assert jobs.get(sessions, active.id).state == "queued"
-    assert measurements.document(sessions, other)
+    assert segmentations.document(sessions, other)
 
 
 def test_a_correction_outlives_the_version_before_it(sessions, new):
-    companion = measurements.NewCompanion("SR", "1.8", "1.2", b"report")
-    first = measurements.record(sessions, replace(new, companions=[companion]))
-    correction = measurements.Correction(first, "dr", [{"change": "drawn"}])
-    second = measurements.record(sessions, replace(new, seg_sop_instance_uid="1.9", correction=correction))
-    measurements.delete_segmentation(sessions, first, "admin")
+    companion = recording.NewObject("SR", "1.8", "1.2", b"report")
+    first = recording.record(sessions, replace(new, companions=[companion]))
+    correction = recording.Correction(first, "dr", [{"change": "drawn"}])
+    second = recording.record(sessions, replace(new, seg=seg_object("1.9"), correction=correction))
+    segmentations.delete_segmentation(sessions, first, "admin")
     with sessions.begin() as session:
         session.get_one(Segmentation, first).deleted_at = LONG_AGO
     purged = purge(sessions, LIMIT, "admin")
     assert (purged["segmentations"], purged["companions"]) == (1, 1)
-    document = measurements.document(sessions, second)
+    document = segmentations.document(sessions, second)
     assert (document["corrects"], document["corrected_by"], document["changes"]) == (
         None,
         "dr",
@@ -104,8 +105,8 @@ def test_a_correction_outlives_the_version_before_it(sessions, new):
 def test_a_deleted_result_that_a_job_is_still_at_work_on_waits_for_the_next_purge(sessions, new):
     job = jobs.submit(sessions, "1.2.3", "unetr")
     jobs.claim(sessions, job.id, "a", 60.0, 3)
-    recorded = measurements.record(sessions, new, job.id, "a")
-    measurements.delete_segmentation(sessions, recorded, "admin")
+    recorded = recording.record(sessions, new, job.id, "a")
+    segmentations.delete_segmentation(sessions, recorded, "admin")
     backdate(sessions, Segmentation, deleted_at=LONG_AGO)
     purge(sessions, LIMIT, "admin")
     assert counts(sessions)["segmentations"] == 1

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import segmentation
+import cli
 from errors import (
     ConstantPixels,
     GantryTilt,
@@ -265,7 +265,7 @@ def test_a_file_is_read_by_its_content_not_by_its_name(tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         assert np.array_equal(nifti.read_stack(tmp_path / name).volume.array, NOISE.transpose(2, 1, 0))
-        assert segmentation.main([str(tmp_path / name), "--dry-run"]) == 0
+        assert cli.main([str(tmp_path / name), "--dry-run"]) == 0
 
 
 def test_lengths_other_than_mm_are_refused(tmp_path):

@@ -20,7 +20,7 @@ from errors import (
     StudyNotFound,
 )
 from imaging.series import rank
-from orthanc.dicomweb import Archive, open_archive
+from orthanc.archive import Archive, open_archive
 from tests import fake_pacs
 from tests.fake_pacs import FakePacs
 

@@ -34,9 +34,9 @@ from errors import (
 )
 from imaging.series import rank
 from imaging.stack import to_stack
-from orthanc.dicomweb import Archive, open_archive
+from orthanc.archive import Archive, open_archive
 from tests import fake_pacs
-from unetr.spec import default_model
+from unetr.served import default_model
 
 
 @pytest.fixture

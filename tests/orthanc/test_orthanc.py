@@ -36,7 +36,7 @@ from errors import (
 )
 from imaging.series import rank
 from orthanc import part10
-from orthanc.dicomweb import Archive, open_archive
+from orthanc.archive import Archive, open_archive
 from tests import fake_pacs
 
 

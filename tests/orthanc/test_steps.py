@@ -10,12 +10,12 @@ import pytest
 from pydicom.uid import generate_uid
 from werkzeug import Request, Response
 
-import segmentation
+import cli
 import settings
 from errors import ArchiveIncomplete, ArchiveRefused
 from orthanc import part10
 from orthanc.__main__ import main
-from orthanc.dicomweb import open_archive
+from orthanc.archive import open_archive
 from orthanc.fetch import fetch
 from tests import fake_pacs, labelled, several
 from unetr.data.datasets import cases
@@ -261,7 +261,7 @@ def test_sequences_are_looked_for_in_all_studies_of_the_patient(study, glioma_mo
     assert main(["fetch", "--out", str(out), "--patient", "GLIOMA-2"]) == 0
     assert {path.name for path in out.glob("*/*")} == {series_uid(instances) for instances in made.values()}
     capsys.readouterr()
-    assert segmentation.main([str(out), "--dry-run", "--model", "glioma"]) == 0
+    assert cli.main([str(out), "--dry-run", "--model", "glioma"]) == 0
     assert json.loads(capsys.readouterr().out)["inputs"] == {
         name: series_uid(instances) for name, instances in made.items()
     }

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 from errors import ArchiveRefused, ArchiveTimeout
-from orthanc import dicomweb
-from orthanc.dicomweb import open_archive
+from orthanc import archive, dicomweb
+from orthanc.archive import open_archive
 from settings import Settings
 
 Speech = Iterator[bytes]
@@ -50,7 +50,7 @@ def speaking(speech: Callable[[], Speech], pause_s: float) -> Iterator[str]:
         thread.join()
 
 
-def archive_at(url: str) -> dicomweb.Archive:
+def archive_at(url: str) -> archive.Archive:
     return open_archive(
         Settings(
             _env_file=None, dicomweb_url=url,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from errors import ModelNotFound, ModelSpecInvalid
-from unetr.spec import DEFAULT_MODEL, default_model, find_models, load_spec
+from unetr.served import DEFAULT_MODEL, default_model, find_models
+from unetr.spec import load_spec
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS_DIR = ROOT / "unetr" / "weights"

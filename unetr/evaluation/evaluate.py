@@ -24,7 +24,8 @@ from unetr.evaluation.case_scores import CANDIDATES, CASE, Case, Truth, judge, s
 from unetr.evaluation.report import save_report, table
 from unetr.evaluation.summary import summarise
 from unetr.predict import Prediction, Predictor
-from unetr.spec import ModelSpec, load_spec, served_models
+from unetr.served import served_models
+from unetr.spec import ModelSpec, load_spec
 from unetr.synthesis import cohorts, metastases
 
 MakeHead = Callable[[str, int], metastases.Head]

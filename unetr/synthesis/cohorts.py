@@ -86,7 +86,7 @@ COHORTS = {
 
 
 def head(kind: str, seed: int) -> Head:
-    """The head of that kind and seed. Raises: KeyError for a kind that is not in ``KINDS``."""
+    """The head of that kind and seed. Raises: KeyError for a kind that is not in ``COHORTS``."""
     chosen = COHORTS[kind]
     return chosen.acquisitions[seed % len(chosen.acquisitions)].head(seed, chosen.options)
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from imaging.sequences import FLAIR, T1, T1_POST_CONTRAST, T2
 from unetr.data.cases import Case
 from unetr.synthesis import metastases
-from unetr.synthesis.metastases import Anatomy, Array, HeadOptions, LesionShape
+from unetr.synthesis.lesion_shape import Array, LesionShape
+from unetr.synthesis.metastases import Anatomy, HeadOptions
 
 # Label values, as BraTS has them since 2023.
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 3

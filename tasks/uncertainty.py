@@ -6,62 +6,51 @@ from typing import Any
 
 from pydicom import Dataset
 
-from db import measurements
+from context import JobRun, ModelServices
+from db import recording, segmentations
 from db.numbering import place_of_result
-from db.tables import Job
+from db.tasks import UncertaintyTask
 from errors import UncertaintyUnavailable
+from findings import publish, uncertainty_map
 from imaging import parametric_map
 from imaging.derived import Edition
 from imaging.stack import to_stack
-from results import uncertainty_map
-from segmentation import (
-    JobLease,
-    Report,
-    Request,
-    Services,
-    Stages,
-    companion,
-    fetch,
-    idempotency_key,
-    source_of_fetched,
-)
+from segmentation import Request, fetch, idempotency_key, source_of_fetched
 from unetr.predict import Predictor
 from unetr.uncertainty import explain
 
 
-def perform(job: Job, services: Services, report: Report, lease: JobLease) -> str:
-    """Make the map that the job's task asks for, {"uncertainty": segmentation id}, and record it; that id.
+def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
+    """Make the map of a segmentation and record it; returns the segmentation's id.
 
-    A segmentation that has one keeps it. ``report(stage, fraction)`` may raise JobCancelled.
-    Raises: SegmentationNotFound, UncertaintyUnavailable, InputRefused, ArchiveError, ModelError, LeaseLost;
-    nothing is recorded then.
+    A segmentation that has a map keeps it. Raises: SegmentationNotFound, UncertaintyUnavailable,
+    InputRefused, ArchiveError, ModelError, LeaseLost, JobCancelled; nothing is recorded then.
     """
-    segmentation_id: str = (job.task or {})["uncertainty"]
+    segmentation_id, services, lease, stages = task.segmentation_id, run.model(), run.lease, run.stages
     sessions, spec, predictor = services.sessions, services.spec, services.predictor
-    document = measurements.document(sessions, segmentation_id)
+    document = segmentations.document(sessions, segmentation_id)
     if any(one["modality"] == parametric_map.MODALITY for one in document["companions"]):
-        measurements.adopt(sessions, lease.job_id, lease.owner, segmentation_id)
+        recording.adopt(sessions, lease.job_id, lease.owner, segmentation_id)
         return segmentation_id
     served = {"id": spec.id, "version": spec.version, "sha256": spec.weights.sha256}
-    measurements.refuse_other_model(document, [served])
+    segmentations.refuse_other_model(document, [served])
     if not isinstance(predictor, Predictor):
         raise TypeError("only a Predictor can tell how sure it is")
-    stages = Stages(report)
     with stages("fetch"):
         inputs = _inputs(document, services)
     with stages("read"):
         stack, *others = [to_stack(instances) for instances in inputs]
     with stages("predict"):
         further = [other.volume for other in others]
-        entropy = explain(predictor, stack.volume, partial(report, "predict"), others=further).entropy
+        entropy = explain(predictor, stack.volume, partial(stages.report, "predict"), others=further).entropy
     with stages("encode"):
         edition = Edition(document["version"], place=place_of_result(sessions, segmentation_id))
-        new = companion(uncertainty_map(stack, entropy, spec, edition), stack.headers[0])
-    measurements.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner)
+        new = publish(uncertainty_map(stack, entropy, spec, edition), stack.headers[0])
+    recording.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner)
     return segmentation_id
 
 
-def _inputs(document: Mapping[str, Any], services: Services) -> Sequence[Sequence[Dataset]]:
+def _inputs(document: Mapping[str, Any], services: ModelServices) -> Sequence[Sequence[Dataset]]:
     """The instances of each input that the segmentation was made of.
 
     The document names the first one's series. Raises: UncertaintyUnavailable where other series would be
@@ -80,9 +69,9 @@ def _inputs(document: Mapping[str, Any], services: Services) -> Sequence[Sequenc
         _, inputs = fetch(Request(study_uid, series_uid), services.archive, spec)
         source = source_of_fetched(inputs, services)
         key = idempotency_key(inputs, source, spec.digest)
-        if key != measurements.key(services.sessions, document["id"]):
+        if key != segmentations.key(services.sessions, document["id"]):
             raise UncertaintyUnavailable(
                 f"Segmentation {document['id']} was not made of the images that MetScope would choose now."
             )
-    measurements.check_images(services.sessions, document["id"], source)
+    segmentations.check_images(services.sessions, document["id"], source)
     return inputs

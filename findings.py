@@ -10,10 +10,14 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
-from imaging import parametric_map, rtstruct_read, seg, sr
+from db.recording import NewObject
+from imaging import parametric_map, rtstruct, rtstruct_read, seg, sr
 from imaging.derived import FIRST_EDITION, Edition
+from imaging.identity import check_derived
 from imaging.stack import Stack
 from lesions.measure import MM3_PER_ML, Identity, Lesion, components, measure, objects
+from orthanc import part10
+from settings import Settings
 from unetr.confidence import confidence
 from unetr.spec import ConceptCode, Label, ModelSpec
 from unetr.uncertainty import most_bits
@@ -32,7 +36,7 @@ LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
-class Result:
+class Findings:
     """labels: int32 lesion numbers (slice, row, column) on the stack's grid; lesions by label, then the
     largest first.
 
@@ -50,7 +54,7 @@ class Result:
 
 def measured(
     stack: Stack, mask: hd.Volume, probability: hd.Volume | None, spec: ModelSpec, measurable_ld_mm: float
-) -> Result:
+) -> Findings:
     """The objects of a mask and of the model's probabilities, both (slice, row, column) on the stack's grid.
 
     Of a model of one label every value of the mask is that label, else its own. measurable_ld_mm: the long
@@ -65,7 +69,7 @@ def measured(
         labels, values = objects(mask, [label.value for label in spec.labels if label.whole])
         kinds = {number: by_value[value] for number, value in values.items()}
     lesions = measure(labels, stack.slices, probability, measurable_ld_mm, _identities(kinds))
-    return Result(stack, labels, [_with_confidence(lesion, spec) for lesion in lesions], kinds=kinds)
+    return Findings(stack, labels, [_with_confidence(lesion, spec) for lesion in lesions], kinds=kinds)
 
 
 def _with_confidence(lesion: Lesion, spec: ModelSpec) -> Lesion:
@@ -91,7 +95,7 @@ def last_number(label: Label, used: Collection[str]) -> int:
     return max((int(match[1]) for name in used if (match := numbered.fullmatch(name))), default=0)
 
 
-def numbered_after(result: Result, used: Collection[str]) -> Result:
+def numbered_after(result: Findings, used: Collection[str]) -> Findings:
     """Return a model's result with new identities, numbered after the tracking identifiers in use."""
     identities = _identities(result.kinds, used)
     lesions = [replace(lesion, **vars(identities[lesion.number])) for lesion in result.lesions]
@@ -146,7 +150,7 @@ def identities_of_segments(
 
 
 def encode(
-    result: Result, spec: ModelSpec, drawn_by_model: bool = True, edition: Edition = FIRST_EDITION
+    result: Findings, spec: ModelSpec, drawn_by_model: bool = True, edition: Edition = FIRST_EDITION
 ) -> Dataset | None:
     """The DICOM SEG, one segment per lesion; None without lesions.
 
@@ -173,7 +177,7 @@ def encode(
 
 
 def report_of(
-    result: Result,
+    result: Findings,
     encoded: Dataset | None,
     spec: ModelSpec,
     algorithm: seg.Algorithm | None,
@@ -204,6 +208,48 @@ def report_of(
         edition=edition,
         previous=previous,
         subject=subject_of(spec),
+    )
+
+
+def structure_set_of(
+    result: Findings,
+    encoded: Dataset,
+    algorithm: seg.Algorithm | None,
+    subject: seg.Subject,
+    edition: Edition,
+    previous: Dataset | None = None,
+) -> Dataset:
+    """Return the RT Structure Set of the lesions in the SEG; no algorithm: by hand. The stack has headers."""
+    return rtstruct.write(
+        result.stack,
+        encoded,
+        result.labels,
+        result.lesions,
+        algorithm,
+        sop_instance_uid=hd.UID(),
+        series_instance_uid=hd.UID(),
+        edition=replace(edition, continued=None),
+        previous=previous,
+        subject=subject,
+    )
+
+
+def has_report(encoded: Dataset | None, settings: Settings) -> bool:
+    """Tell whether a report is stored beside the SEG, or in place of one where no lesion was found."""
+    return settings.store_sr and (encoded is not None or settings.report_no_lesion)
+
+
+def publish(dataset: Dataset, source: Dataset) -> NewObject:
+    """Return an object as it goes into the database and from there into the archive.
+
+    source: an image that it was made of. Raises: IdentityConflict where it is of another patient or study.
+    """
+    check_derived(dataset, source)
+    return NewObject(
+        modality=dataset.Modality,
+        sop_instance_uid=dataset.SOPInstanceUID,
+        series_instance_uid=dataset.SeriesInstanceUID,
+        encoded=part10.encode(dataset),
     )
 
 

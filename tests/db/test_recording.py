@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import func, inspect, select
 from sqlalchemy.exc import IntegrityError
 
-from db import jobs, measurements, outbox
+from db import jobs, outbox, patients, recording, segmentations
 from db.tables import AuditEvent, Base, Measurement, Segmentation
 from db.tables import Lesion as LesionRow
 from errors import InvalidForm, LeaseLost, PatientNotFound, SegmentationNotFound, SegmentationSuperseded
 from lesions.measure import Lesion
+from tests.recorded import seg_object
 
 LEASE_S = 60.0
 
@@ -32,12 +33,12 @@ def of_study(new, study: str, on: date | None, seg: str, **changes):
     source = replace(
         new.source, study_instance_uid=study, series_instance_uid=f"{study}.4", study_date=on, **changes
     )
-    return replace(new, source=source, seg_sop_instance_uid=seg, idempotency_key=f"key-{seg}")
+    return replace(new, source=source, seg=seg_object(seg), idempotency_key=f"key-{seg}")
 
 
 def test_one_record_writes_every_row_and_the_job_s_result(sessions, new, job_id):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
-    segmentation_id = measurements.record(sessions, new, job_id, "a")
+    segmentation_id = recording.record(sessions, new, job_id, "a")
     assert rows(sessions) == {
         "patients": 1, "studies": 1, "series": 1, "segmentations": 1, "lesions": 2, "measurements": 2,
         "outbox": 1, "companions": 0, "jobs": 1, "audit_events": 1, "batches": 0, "batch_jobs": 0,
@@ -48,8 +49,8 @@ def test_one_record_writes_every_row_and_the_job_s_result(sessions, new, job_id)
 
 def test_the_document_says_what_was_measured(sessions, new):
     before = datetime.now(UTC)
-    segmentation_id = measurements.record(sessions, new)
-    document = measurements.document(sessions, segmentation_id)
+    segmentation_id = recording.record(sessions, new)
+    document = segmentations.document(sessions, segmentation_id)
     created_at = datetime.fromisoformat(document.pop("created_at"))
     assert before <= created_at <= datetime.now(UTC)
     assert [lesion["number"] for lesion in document["lesions"]] == [1, 2]
@@ -66,8 +67,8 @@ def test_the_document_says_what_was_measured(sessions, new):
         "reasons": ["post-contrast", "3D"],
         "model": {"id": "unetr", "version": "1", "sha256": "ab" * 32},
         "segmentation": {
-            "sop_instance_uid": new.seg_sop_instance_uid,
-            "series_instance_uid": new.seg_series_instance_uid,
+            "sop_instance_uid": new.seg.sop_instance_uid,
+            "series_instance_uid": new.seg.series_instance_uid,
             "stored": False,
             "missing_since": None,
         },
@@ -87,25 +88,25 @@ def test_every_field_of_a_lesion_has_a_column():
 
 
 def test_an_edited_lesion_shows_its_newest_measurement_and_keeps_the_old(sessions, new):
-    segmentation_id = measurements.record(sessions, new)
+    segmentation_id = recording.record(sessions, new)
     with sessions.begin() as session:
         row = session.scalars(select(Measurement).join(LesionRow).where(LesionRow.number == 2)).one()
         edited = {c.key: getattr(row, c.key) for c in inspect(Measurement).columns if c.key != "id"}
         session.add(Measurement(**edited | {"long_axis_mm": 7.25}))
-    lesions = measurements.document(sessions, segmentation_id)["lesions"]
+    lesions = segmentations.document(sessions, segmentation_id)["lesions"]
     assert lesions[1]["long_axis_mm"] == 7.25
     assert lesions[0] == new.lesions[0].to_dict()
     assert rows(sessions)["measurements"] == 3
 
 
 def test_zero_lesions_are_a_result_without_a_seg(sessions, new):
-    empty = replace(new, lesions=[], seg_sop_instance_uid=None, seg_series_instance_uid=None, encoded=None)
-    segmentation_id = measurements.record(sessions, empty)
-    document = measurements.document(sessions, segmentation_id)
+    empty = replace(new, lesions=[], seg=None)
+    segmentation_id = recording.record(sessions, empty)
+    document = segmentations.document(sessions, segmentation_id)
     assert (document["lesions"], document["total_volume_ml"]) == ([], 0)
     assert document["segmentation"]["sop_instance_uid"] is None
     assert outbox.pending(sessions, segmentation_id) == {}
-    measurements.record(sessions, empty)
+    recording.record(sessions, empty)
 
 
 def test_two_jobs_for_the_same_images_end_in_one_result_unless_one_insists(sessions, new):
@@ -114,16 +115,16 @@ def test_two_jobs_for_the_same_images_end_in_one_result_unless_one_insists(sessi
     ids = [jobs.submit(sessions, "1.2.3", "unetr", **request).id for request in asked]
     for id_ in ids:
         jobs.claim(sessions, id_, "a", LEASE_S, 3)
-    runs = [replace(new, seg_sop_instance_uid=f"1.2.{number}") for number in range(3)]
+    runs = [replace(new, seg=seg_object(f"1.2.{number}")) for number in range(3)]
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(
-            lambda job: measurements.record(sessions, job[1], job[0], "a"),
+            lambda job: recording.record(sessions, job[1], job[0], "a"),
             zip(ids[:2], runs[:2], strict=True),
         )
     assert first == second
     assert rows(sessions)["segmentations"] == rows(sessions)["outbox"] == 1
     assert [jobs.get(sessions, id_).segmentation_id for id_ in ids[:2]] == [first, first]
-    assert measurements.record(sessions, runs[2], ids[2], "a") != first
+    assert recording.record(sessions, runs[2], ids[2], "a") != first
 
 
 def test_a_lost_lease_writes_nothing(sessions, new, job_id):
@@ -132,7 +133,7 @@ def test_a_lost_lease_writes_nothing(sessions, new, job_id):
     before = rows(sessions)
     for owner in ("a", ""):
         with pytest.raises(LeaseLost):
-            measurements.record(sessions, new, job_id, owner)
+            recording.record(sessions, new, job_id, owner)
     assert rows(sessions) == before
     assert jobs.get(sessions, job_id).segmentation_id is None
 
@@ -142,19 +143,19 @@ def test_a_record_that_breaks_half_way_writes_nothing(sessions, new, job_id):
     before = rows(sessions)
     twice = replace(new, lesions=[new.lesions[0], new.lesions[0]])
     with pytest.raises(IntegrityError):
-        measurements.record(sessions, twice, job_id, "a")
+        recording.record(sessions, twice, job_id, "a")
     assert rows(sessions) == before
     assert jobs.get(sessions, job_id).segmentation_id is None
 
 
 def test_versions_count_up_per_series_and_model_and_are_never_used_twice(sessions, new):
     def record(seg: str, **changes) -> int:
-        changed = replace(new, seg_sop_instance_uid=seg, **changes)
-        return measurements.document(sessions, measurements.record(sessions, changed))["version"]
+        changed = replace(new, seg=seg_object(seg), **changes)
+        return segmentations.document(sessions, recording.record(sessions, changed))["version"]
 
     assert [record("1.1"), record("1.2"), record("1.3", model_id="other")] == [1, 2, 1]
-    newest = measurements.segmentations_of_study(sessions, "1.2.3")
-    measurements.delete_segmentation(
+    newest = segmentations.segmentations_of_study(sessions, "1.2.3")
+    segmentations.delete_segmentation(
         sessions, next(d["id"] for d in newest if d["segmentation"]["sop_instance_uid"] == "1.2"), "reader"
     )
     assert record("1.4") == 3
@@ -162,106 +163,101 @@ def test_versions_count_up_per_series_and_model_and_are_never_used_twice(session
 
 def test_simultaneous_results_of_one_series_get_different_versions(sessions, new):
     with ThreadPoolExecutor(4) as pool:
-        list(
-            pool.map(
-                lambda n: measurements.record(sessions, replace(new, seg_sop_instance_uid=f"1.{n}")), range(8)
-            )
-        )
-    versions = [d["version"] for d in measurements.segmentations_of_study(sessions, "1.2.3")]
+        list(pool.map(lambda n: recording.record(sessions, replace(new, seg=seg_object(f"1.{n}"))), range(8)))
+    versions = [d["version"] for d in segmentations.segmentations_of_study(sessions, "1.2.3")]
     assert sorted(versions) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert rows(sessions)["patients"] == 1
 
 
 def test_one_seg_cannot_be_recorded_twice(sessions, new):
-    measurements.record(sessions, new)
+    recording.record(sessions, new)
     with pytest.raises(IntegrityError):
-        measurements.record(sessions, new)
+        recording.record(sessions, new)
 
 
 def test_a_corrected_header_corrects_the_rows_and_an_absent_value_erases_nothing(sessions, new):
-    measurements.record(sessions, new)
+    recording.record(sessions, new)
     corrected = replace(new.source, patient_name="Müller^Anne", sex=None, study_date=date(2024, 3, 1))
-    measurements.record(sessions, replace(new, source=corrected, seg_sop_instance_uid="1.9"))
-    (patient,) = measurements.patients(sessions)
+    recording.record(sessions, replace(new, source=corrected, seg=seg_object("1.9")))
+    (patient,) = patients.patients(sessions)
     assert (patient["name"], patient["sex"], patient["last_study_date"]) == ("Müller^Anne", "F", "2024-03-01")
 
 
 def test_equal_input_is_found_until_it_is_deleted(sessions, new):
-    assert measurements.find_equal(sessions, "key-1") is None
-    first = measurements.record(sessions, new)
-    assert measurements.find_equal(sessions, "key-1") == first
-    second = measurements.record(sessions, replace(new, seg_sop_instance_uid="1.9"))
-    assert measurements.find_equal(sessions, "key-1") == second
-    measurements.delete_segmentation(sessions, second, None)
-    assert measurements.find_equal(sessions, "key-1") == first
-    assert measurements.find_equal(sessions, "key-2") is None
+    assert segmentations.find_equal(sessions, "key-1") is None
+    first = recording.record(sessions, new)
+    assert segmentations.find_equal(sessions, "key-1") == first
+    second = recording.record(sessions, replace(new, seg=seg_object("1.9")))
+    assert segmentations.find_equal(sessions, "key-1") == second
+    segmentations.delete_segmentation(sessions, second, None)
+    assert segmentations.find_equal(sessions, "key-1") == first
+    assert segmentations.find_equal(sessions, "key-2") is None
 
 
 def test_a_job_adopts_an_existing_result(sessions, new, job_id):
-    segmentation_id = measurements.record(sessions, new)
+    segmentation_id = recording.record(sessions, new)
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
-    measurements.adopt(sessions, job_id, "a", segmentation_id)
+    recording.adopt(sessions, job_id, "a", segmentation_id)
     assert jobs.get(sessions, job_id).segmentation_id == segmentation_id
-    measurements.delete_segmentation(sessions, segmentation_id, None)
+    segmentations.delete_segmentation(sessions, segmentation_id, None)
     with pytest.raises(SegmentationNotFound):
-        measurements.adopt(sessions, job_id, "a", segmentation_id)
+        recording.adopt(sessions, job_id, "a", segmentation_id)
 
 
 def test_deleting_hides_the_result_and_leaves_a_trace(sessions, new):
-    segmentation_id = measurements.record(sessions, new)
-    measurements.delete_segmentation(sessions, segmentation_id, "reader")
-    assert measurements.segmentations_of_study(sessions, "1.2.3") == []
-    assert measurements.patients(sessions) == []
-    assert measurements.lesions_of_patient(sessions, "MS-1") == []
+    segmentation_id = recording.record(sessions, new)
+    segmentations.delete_segmentation(sessions, segmentation_id, "reader")
+    assert segmentations.segmentations_of_study(sessions, "1.2.3") == []
+    assert patients.patients(sessions) == []
+    assert patients.lesions_of_patient(sessions, "MS-1") == []
     with sessions() as session:
         event = session.scalars(select(AuditEvent)).one()
         deleted_at = session.get_one(Segmentation, segmentation_id).deleted_at
     assert abs(deleted_at - event.at) < timedelta(seconds=9)
     assert (event.actor, event.action, event.subject) == ("reader", "segmentation.delete", segmentation_id)
-    assert event.details == {"sop_instance_uid": new.seg_sop_instance_uid}
+    assert event.details == {"sop_instance_uid": new.seg.sop_instance_uid}
     assert datetime.now(UTC) - event.at < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
     "function",
     [
-        measurements.document,
+        segmentations.document,
         outbox.store_failed,
-        measurements.refuse_superseded,
+        segmentations.refuse_superseded,
         partial(outbox.mark_stored, uids=["1.2"]),
     ],
 )
 def test_an_unknown_or_deleted_segmentation_is_not_found(sessions, new, function):
     with pytest.raises(SegmentationNotFound, match="no segmentation 1234"):
         function(sessions, "1234")
-    segmentation_id = measurements.record(sessions, new)
-    measurements.delete_segmentation(sessions, segmentation_id, "reader")
+    segmentation_id = recording.record(sessions, new)
+    segmentations.delete_segmentation(sessions, segmentation_id, "reader")
     with pytest.raises(SegmentationNotFound):
         function(sessions, segmentation_id)
     with pytest.raises(SegmentationNotFound):
-        measurements.delete_segmentation(sessions, segmentation_id, "reader")
+        segmentations.delete_segmentation(sessions, segmentation_id, "reader")
 
 
 def test_a_study_s_segmentations_newest_first(sessions, new):
     ids = [
-        measurements.record(sessions, replace(new, seg_sop_instance_uid=f"1.{n}", model_id=f"m{n}"))
-        for n in range(3)
+        recording.record(sessions, replace(new, seg=seg_object(f"1.{n}"), model_id=f"m{n}")) for n in range(3)
     ]
-    measurements.record(sessions, of_study(new, "1.2.9", None, "1.9"))
-    documents = measurements.segmentations_of_study(sessions, "1.2.3")
+    recording.record(sessions, of_study(new, "1.2.9", None, "1.9"))
+    documents = segmentations.segmentations_of_study(sessions, "1.2.3")
     assert [document["id"] for document in documents] == ids[::-1]
-    assert documents[0] == measurements.document(sessions, ids[2])
-    assert measurements.segmentations_of_study(sessions, "1.2.77") == []
+    assert documents[0] == segmentations.document(sessions, ids[2])
+    assert segmentations.segmentations_of_study(sessions, "1.2.77") == []
 
 
 def test_patients_are_listed_with_their_studies(sessions, new):
-    measurements.record(sessions, new)
-    measurements.record(sessions, replace(new, seg_sop_instance_uid="1.8"))
-    measurements.record(sessions, of_study(new, "1.2.9", date(2024, 6, 30), "1.9"))
-    measurements.record(
+    recording.record(sessions, new)
+    recording.record(sessions, replace(new, seg=seg_object("1.8")))
+    recording.record(sessions, of_study(new, "1.2.9", date(2024, 6, 30), "1.9"))
+    recording.record(
         sessions, of_study(new, "1.2.10", None, "1.10", patient_id="MS-0", birth_date=None, issuer="")
     )
-    assert measurements.patients(sessions) == [
+    assert patients.patients(sessions) == [
         {"patient_id": "MS-0", "issuer": "", "name": "Müller^Änne", "birth_date": None, "sex": "F",
          "studies": 1, "last_study_date": None},
         {"patient_id": "MS-1", "issuer": "Hospital A", "name": "Müller^Änne", "birth_date": "1950-04-12",
@@ -270,12 +266,12 @@ def test_patients_are_listed_with_their_studies(sessions, new):
 
 
 def test_a_patient_s_lesions_in_order_of_time(sessions, new):
-    later = measurements.record(sessions, of_study(new, "1.2.8", date(2024, 6, 30), "1.8"))
-    undated = measurements.record(sessions, of_study(new, "1.2.9", None, "1.9"))
-    superseded = measurements.record(sessions, new)
-    first = measurements.record(sessions, replace(new, seg_sop_instance_uid="1.7"))
-    measurements.record(sessions, of_study(new, "1.2.10", None, "1.10", patient_id="MS-2"))
-    lesions = measurements.lesions_of_patient(sessions, "MS-1")
+    later = recording.record(sessions, of_study(new, "1.2.8", date(2024, 6, 30), "1.8"))
+    undated = recording.record(sessions, of_study(new, "1.2.9", None, "1.9"))
+    superseded = recording.record(sessions, new)
+    first = recording.record(sessions, replace(new, seg=seg_object("1.7")))
+    recording.record(sessions, of_study(new, "1.2.10", None, "1.10", patient_id="MS-2"))
+    lesions = patients.lesions_of_patient(sessions, "MS-1")
     assert [(lesion["segmentation_id"], lesion["number"]) for lesion in lesions] == [
         (first, 1), (first, 2), (later, 1), (later, 2), (undated, 1), (undated, 2),
     ]  # fmt: skip
@@ -287,23 +283,23 @@ def test_a_patient_s_lesions_in_order_of_time(sessions, new):
     )
     assert (lesions[0]["model_id"], lesions[0]["volume_ml"]) == ("unetr", 1.92)
     assert lesions[0]["colour"] != lesions[1]["colour"]
-    measurements.delete_segmentation(sessions, first, None)
-    assert measurements.lesions_of_patient(sessions, "MS-1")[0]["segmentation_id"] == superseded
+    segmentations.delete_segmentation(sessions, first, None)
+    assert patients.lesions_of_patient(sessions, "MS-1")[0]["segmentation_id"] == superseded
 
 
 def test_two_people_with_one_identifier_are_never_mixed(sessions, new):
-    measurements.record(sessions, new)
-    elsewhere = measurements.record(sessions, of_study(new, "1.2.9", None, "1.9", issuer="Hospital B"))
+    recording.record(sessions, new)
+    elsewhere = recording.record(sessions, of_study(new, "1.2.9", None, "1.9", issuer="Hospital B"))
     with pytest.raises(InvalidForm, match="2 issuers") as raised:
-        measurements.lesions_of_patient(sessions, "MS-1")
+        patients.lesions_of_patient(sessions, "MS-1")
     assert "MS-1" not in raised.value.message
-    lesions = measurements.lesions_of_patient(sessions, "MS-1", issuer="Hospital B")
+    lesions = patients.lesions_of_patient(sessions, "MS-1", issuer="Hospital B")
     assert {lesion["segmentation_id"] for lesion in lesions} == {elsewhere}
 
 
 def test_an_unknown_patient_is_not_found_and_not_named(sessions):
     with pytest.raises(PatientNotFound) as raised:
-        measurements.lesions_of_patient(sessions, "MS-77")
+        patients.lesions_of_patient(sessions, "MS-77")
     assert "MS-77" not in raised.value.message
 
 
@@ -311,13 +307,13 @@ def test_no_patient_appears_in_a_log(sessions, new, job_id, caplog):
     caplog.set_level(logging.DEBUG)
     logging.getLogger("sqlalchemy").setLevel(logging.WARNING)
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
-    measurements.record(sessions, new, job_id, "a")
+    recording.record(sessions, new, job_id, "a")
     for text in ("Müller", "MS-1", "1950"):
         assert text not in caplog.text
 
 
 def test_a_correction_is_the_next_version_and_only_of_the_newest(sessions, new):
-    first = measurements.record(sessions, new)
+    first = recording.record(sessions, new)
     change = {
         "change": "renamed", "tracking_uid": new.lesions[0].tracking_uid, "name": "left frontal",
         "volume_ml": 1.92, "previous_name": "Metastasis 1", "previous_volume_ml": 1.92,
@@ -326,12 +322,12 @@ def test_a_correction_is_the_next_version_and_only_of_the_newest(sessions, new):
     corrected = replace(
         new,
         lesions=renamed,
-        seg_sop_instance_uid="1.9",
+        seg=seg_object("1.9"),
         colours={1: "#ff0000"},
-        correction=measurements.Correction(first, "dr", [change]),
+        correction=recording.Correction(first, "dr", [change]),
     )
-    second = measurements.record(sessions, corrected)
-    newest, oldest = measurements.segmentations_of_study(sessions, "1.2.3")
+    second = recording.record(sessions, corrected)
+    newest, oldest = segmentations.segmentations_of_study(sessions, "1.2.3")
     assert (newest["version"], newest["corrects"], newest["corrected_by"]) == (2, first, "dr")
     assert newest["changes"] == [change]
     assert (oldest["version"], oldest["corrects"], oldest["corrected_by"], oldest["changes"]) == (
@@ -341,70 +337,70 @@ def test_a_correction_is_the_next_version_and_only_of_the_newest(sessions, new):
         [],
     )
     assert [lesion["name"] for lesion in oldest["lesions"]] == ["Metastasis 1", "Metastasis 2"]
-    told = measurements.lesions_of_patient(sessions, "MS-1")
+    told = patients.lesions_of_patient(sessions, "MS-1")
     assert [(lesion["name"], lesion["colour"]) for lesion in told] == [
         ("left frontal", "#ff0000"),
         ("Metastasis 2", "#56b4e9"),
     ]
     # Who asks again for the images and the model gets the result as it was corrected.
-    assert measurements.find_equal(sessions, new.idempotency_key) == second
-    assert measurements.newest(sessions, "1.2.3", "1.2.3.4") == second
+    assert segmentations.find_equal(sessions, new.idempotency_key) == second
+    assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == second
     with pytest.raises(SegmentationSuperseded):
-        measurements.record(sessions, replace(corrected, seg_sop_instance_uid="1.10"))
-    assert len(measurements.segmentations_of_study(sessions, "1.2.3")) == 2
-    measurements.delete_segmentation(sessions, second, "dr")
-    assert measurements.newest(sessions, "1.2.3", "1.2.3.4") == first
-    measurements.refuse_superseded(sessions, first)
+        recording.record(sessions, replace(corrected, seg=seg_object("1.10")))
+    assert len(segmentations.segmentations_of_study(sessions, "1.2.3")) == 2
+    segmentations.delete_segmentation(sessions, second, "dr")
+    assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == first
+    segmentations.refuse_superseded(sessions, first)
 
 
 def test_what_a_person_corrected_is_the_series_result_although_another_model_found_something_later(
     sessions, new
 ):
-    first = measurements.record(sessions, new)
-    correction = measurements.Correction(first, "dr", [])
-    corrected = measurements.record(sessions, replace(new, seg_sop_instance_uid="1.9", correction=correction))
-    other = replace(new, model_id="other", idempotency_key="other", seg_sop_instance_uid="1.10")
-    later = measurements.record(sessions, other)
-    assert measurements.newest(sessions, "1.2.3", "1.2.3.4") == corrected
-    measurements.delete_segmentation(sessions, corrected, "dr")
-    assert measurements.newest(sessions, "1.2.3", "1.2.3.4") == later
-    assert measurements.newest_version(sessions, first) == first
+    first = recording.record(sessions, new)
+    correction = recording.Correction(first, "dr", [])
+    corrected = recording.record(sessions, replace(new, seg=seg_object("1.9"), correction=correction))
+    other = replace(new, model_id="other", idempotency_key="other", seg=seg_object("1.10"))
+    later = recording.record(sessions, other)
+    assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == corrected
+    segmentations.delete_segmentation(sessions, corrected, "dr")
+    assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == later
+    assert segmentations.newest_version(sessions, first) == first
 
 
 def test_a_companion_is_added_once_and_waits_for_the_archive(sessions, new, job_id):
-    recorded = measurements.record(sessions, new)
+    recorded = recording.record(sessions, new)
     for number in range(2):
         job = jobs.submit(sessions, "1.2.3", "unetr", force=True).id
         jobs.claim(sessions, job, "a", LEASE_S, 3)
-        made = measurements.NewCompanion("RTSTRUCT", f"1.5.{number}", "1.5", b"structures")
-        measurements.add_companion(sessions, recorded, made, job, "a")
+        made = recording.NewObject("RTSTRUCT", f"1.5.{number}", "1.5", b"structures")
+        recording.add_companion(sessions, recorded, made, job, "a")
         assert jobs.get(sessions, job).segmentation_id == recorded
-    assert measurements.document(sessions, recorded)["companions"] == [
+    assert segmentations.document(sessions, recorded)["companions"] == [
         {"modality": "RTSTRUCT", "sop_instance_uid": "1.5.0", "series_instance_uid": "1.5", "stored": False}
     ]
     assert outbox.pending(sessions, recorded) == {
-        new.seg_sop_instance_uid: new.encoded,
+        new.seg.sop_instance_uid: new.seg.encoded,
         "1.5.0": b"structures",
     }
     with pytest.raises(LeaseLost):
-        measurements.add_companion(sessions, recorded, made, job_id, "b")
+        recording.add_companion(sessions, recorded, made, job_id, "b")
 
 
 def test_a_series_counts_once_what_a_person_corrected_before_the_newest_result_of_a_model(sessions, new):
-    first = measurements.record(sessions, new)
-    other_model = measurements.record(sessions, replace(new, model_id="b", seg_sop_instance_uid="1.8"))
-    told = measurements.lesions_of_patient(sessions, "MS-1")
+    first = recording.record(sessions, new)
+    other_model = recording.record(sessions, replace(new, model_id="b", seg=seg_object("1.8")))
+    told = patients.lesions_of_patient(sessions, "MS-1")
     assert {(lesion["segmentation_id"], lesion["model_id"]) for lesion in told} == {(other_model, "b")}
     change = {"change": "deleted", "tracking_uid": new.lesions[1].tracking_uid, "name": None,
               "volume_ml": None, "previous_name": "Metastasis 2", "previous_volume_ml": 0.036}  # fmt: skip
     corrected = replace(
         new,
         lesions=new.lesions[:1],
-        seg_sop_instance_uid="1.9",
-        correction=measurements.Correction(first, "dr", [change]),
+        seg=seg_object("1.9"),
+        correction=recording.Correction(first, "dr", [change]),
     )
-    second = measurements.record(sessions, corrected)
-    measurements.record(sessions, replace(new, model_id="c", seg_sop_instance_uid="1.10"))
-    told = measurements.lesions_of_patient(sessions, "MS-1")
+    second = recording.record(sessions, corrected)
+    recording.record(sessions, replace(new, model_id="c", seg=seg_object("1.10")))
+    told = patients.lesions_of_patient(sessions, "MS-1")
     assert [(lesion["segmentation_id"], lesion["model_id"]) for lesion in told] == [(second, "unetr")]
-    assert measurements.newest(sessions, "1.2.3", "1.2.3.4") == second
+    assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == second

@@ -1,0 +1,374 @@
+"""The command line: a folder or a file of images, without archive and database.
+
+python segmentation.py INPUT --out DIR [--model ID] [--series UID] [--input NAME=UID ...] [--dry-run]
+                       [--from-seg FILE | --from-mask FILE | --explain]
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+from pydicom import Dataset
+from tqdm import tqdm
+
+from context import Stages, find_spec
+from db.documents import SCHEMA_VERSION
+from errors import (
+    AmbiguousSeries,
+    InputRefused,
+    MetScopeError,
+    MissingSequence,
+    RequestError,
+    SegmentationMismatch,
+)
+from findings import (
+    Findings,
+    algorithm_of,
+    encode,
+    identities_of_segments,
+    label_of_drawn,
+    lesions_of_segments,
+    measured,
+    read_drawn,
+    report_of,
+    uncertainty_map,
+)
+from imaging import files, nifti, series
+from imaging.frames import text
+from imaging.stack import Stack, to_stack
+from lesions.measure import ML_DECIMALS, Lesion, measure
+from reports.overlay import save_overlay, save_planes
+from reports.tables import save_csv
+from segmentation import choose, segment, warnings_of
+from settings import Settings, load
+from unetr.checkpoint_cache import with_served_model
+from unetr.predict import Predictor
+from unetr.preprocess import head_mask
+from unetr.spec import ModelSpec
+from unetr.uncertainty import explain, lesion_entropies, most_bits
+
+SaveMesh = Callable[[hd.Volume, hd.Volume, Sequence[Lesion], Path, str], None]
+
+# What --explain writes besides.
+EXPLANATION = ("uncertainty.dcm", "entropy.nii.gz", "planes.png", "mesh.html")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What INPUT holds: the headers of each series, or a NIfTI file.
+
+    warnings: of damaged files, which may be images of any series.
+    """
+
+    path: Path
+    headers: Sequence[Sequence[Dataset]] = ()
+    warnings: Sequence[str] = ()
+
+    @staticmethod
+    def open(path: Path) -> "Source":
+        """Raises: UnreadableFile."""
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            return Source(path)
+        found = files.read_headers(path)
+        return Source(path, found.series, found.warnings)
+
+    def choose(
+        self, names: Sequence[str], given: Mapping[str, str], spec: ModelSpec
+    ) -> tuple[list[series.Candidate], list[Stack]]:
+        """The series of the named inputs, none of a NIfTI file, and their stacks.
+
+        given: by name the caller's choice: Series Instance UIDs, or NIfTI files beside a NIfTI file, which is
+        the first input. Raises: InputRefused, SeriesNotFound.
+        """
+        if not self.headers:
+            missing = [name for name in names[1:] if name not in given]
+            if missing:
+                raise MissingSequence(
+                    f"{self.path.name} is one volume, and the {', '.join(missing)} is missing."
+                )
+            paths = [self.path, *(Path(given[name]) for name in names[1:])]
+            return [], [nifti.read_stack(path) for path in paths]
+        try:
+            headers = self._of_one_patient(given.get(names[0]))
+            chosen = choose(headers, names, given, spec)
+            by_uid = {str(instances[0].SeriesInstanceUID): instances for instances in headers}
+            stacks = [to_stack(files.with_pixels(by_uid[one.series_instance_uid])) for one in chosen]
+        except InputRefused as refusal:
+            raise files.with_warnings(refusal, self.warnings) from None
+        return [replace(chosen[0], warnings=(*chosen[0].warnings, *self.warnings)), *chosen[1:]], stacks
+
+    def _of_one_patient(self, series_uid: str | None) -> Sequence[Sequence[Dataset]]:
+        """Return the headers of that series' patient. Raises: AmbiguousSeries where it has to be named."""
+        patients: dict[str, list[Sequence[Dataset]]] = {}
+        for instances in self.headers:
+            # A study without PatientID is its own patient.
+            patient = text(instances[0], "PatientID") or text(instances[0], "StudyInstanceUID")
+            patients.setdefault(patient, []).append(instances)
+        by_patient = [{str(of_series[0].SeriesInstanceUID) for of_series in p} for p in patients.values()]
+        if series_uid is None and len(patients) > 1:
+            listed = "; ".join(", ".join(sorted(uids)) for uids in by_patient)
+            raise AmbiguousSeries(
+                f"{self.path} holds series of {len(patients)} patients, and --series names none: {listed}."
+            )
+        of_patient = [p for p, uids in zip(patients.values(), by_patient, strict=True) if series_uid in uids]
+        return of_patient[0] if of_patient else self.headers
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 0 done, 2 usage, 3 input refused, 4 archive, 5 model."""
+    parser = argparse.ArgumentParser(
+        prog="segmentation.py", description="Segment and measure brain metastases."
+    )
+    parser.add_argument("input", type=Path, metavar="INPUT", help="DICOM folder or file, or NIfTI file")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument("--model", metavar="ID", help="a model's id; without it, the default model")
+    parser.add_argument(
+        "--series", metavar="UID", help="the series to segment; without it, the best candidate"
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        dest="inputs",
+        type=_input,
+        metavar="NAME=UID",
+        help="the series of one of the model's inputs; beside a NIfTI INPUT, NAME=FILE; may be repeated",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be segmented, as JSON")
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument(
+        "--from-seg",
+        type=Path,
+        metavar="FILE",
+        help="measure this DICOM SEG or RT Structure Set, without a model",
+    )
+    given.add_argument(
+        "--from-mask", type=Path, metavar="FILE", help="measure this NIfTI mask, without a model"
+    )
+    given.add_argument(
+        "--explain",
+        action="store_true",
+        help="also write how sure the model is: a map, a picture, a page",
+    )
+    options = parser.parse_args(arguments)
+    if options.out is None and not options.dry_run:
+        parser.error("--out DIR is needed")
+    try:
+        save_mesh = _save_mesh() if options.explain else None
+        source = Source.open(options.input)
+        if options.dry_run:
+            return _dry_run(source, options)
+        _run(source, options, save_mesh)
+    except MetScopeError as error:
+        print(f"{error.code}: {error.message}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _input(text: str) -> tuple[str, str]:
+    """NAME=UID as a pair."""
+    name, _, chosen = text.partition("=")
+    if not name or not chosen:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=UID")
+    return name, chosen
+
+
+def _given_inputs(options: argparse.Namespace, spec: ModelSpec) -> dict[str, str]:
+    """By name, those that were given. Raises: RequestError for a name that is no input of the model."""
+    given = dict(options.inputs)
+    unknown = sorted(given.keys() - set(spec.inputs))
+    if unknown:
+        raise RequestError(f"{spec.id} has no input {unknown[0]!r}; it has: {', '.join(spec.inputs)}.")
+    return given | ({spec.inputs[0]: options.series} if options.series else {})
+
+
+def _dry_run(source: Source, options: argparse.Namespace) -> int:
+    """Print what would be segmented, or why nothing would, as JSON."""
+    spec = find_spec(with_served_model(load()), options.model)
+    plan: dict[str, Any] = {
+        "candidates": [
+            {
+                "series_instance_uid": candidate.series_instance_uid,
+                "description": candidate.description,
+                "score": candidate.score,
+                "reasons": list(candidate.reasons),
+                "refused": candidate.refused,
+                "sequence": candidate.sequence,
+            }
+            for candidate in series.rank(source.headers)
+        ],
+        "chosen": None, "inputs": {}, "modality": None, "shape": None, "spacing_mm": None, "affine_lps": None,
+        "frame_of_reference_uid": None, "warnings": [], "refusal": None,
+    }  # fmt: skip
+    exit_code = 0
+    try:
+        chosen, stacks = source.choose(spec.inputs, _given_inputs(options, spec), spec)
+        volume = stacks[0].volume
+        uids = [one.series_instance_uid for one in chosen]
+        plan |= {
+            "chosen": uids[0] if uids else None,
+            "inputs": dict(zip(spec.inputs, uids, strict=False)),
+            "modality": chosen[0].modality if chosen else None,
+            "shape": list(volume.spatial_shape),
+            "spacing_mm": list(volume.spacing),
+            "affine_lps": volume.affine.tolist(),
+            "frame_of_reference_uid": volume.frame_of_reference_uid,
+            "warnings": warnings_of(chosen, stacks, spec),
+        }
+    except MetScopeError as error:
+        plan["refusal"] = {"code": error.code, "message": error.message}
+        exit_code = error.exit_code
+    print(json.dumps(plan, indent=2))
+    return exit_code
+
+
+def _save_mesh() -> SaveMesh:
+    """What draws surfaces, which only who asks for them needs to have installed. Raises: RequestError."""
+    try:
+        from reports.mesh import save_mesh  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise RequestError(
+            f"--explain needs {error.name}, which is not installed: "
+            "python -m pip install -r requirements-training.txt."
+        ) from error
+    return save_mesh
+
+
+def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None) -> None:
+    """Segment, or measure a given segmentation, and write the files into ``options.out``.
+
+    save_mesh: where the segmentation is to be explained.
+    """
+    settings = with_served_model(load())
+    spec = find_spec(settings, options.model)
+    given = options.from_seg or options.from_mask
+    names = ("segmentation.dcm", "segmentation.nii.gz", "measurements.dcm", *EXPLANATION)
+    written = {(options.out / name).resolve() for name in names}
+    if given is not None and given.resolve() in written:
+        raise RequestError(f"{given} would be written over; choose another folder for --out.")
+    predictor: Predictor | None = None
+    with tqdm(total=100, unit="%", disable=None, leave=False) as bar:
+
+        def show(stage: str, fraction: float) -> None:
+            bar.set_description(stage)
+            bar.update(round(100 * fraction) - bar.n)
+
+        stages = Stages(show)
+        with stages("read"):
+            # What was drawn needs the images that it was drawn on, and no others.
+            count = 1 if given else len(spec.inputs)
+            chosen, stacks = source.choose(spec.inputs[:count], _given_inputs(options, spec), spec)
+            warnings = warnings_of(chosen, stacks, spec)
+            if options.from_mask is not None:
+                warnings += nifti.form_warnings(options.from_mask)
+        if given is None:
+            _make_folder(options.out)
+            with stages("load"):
+                predictor = Predictor.load(spec, settings.device)
+            result = segment(stacks, predictor, spec, settings.measurable_ld_mm, stages)
+        else:
+            with stages("measure"):
+                result = _measure_given(stacks[0], options, spec, settings)
+            _make_folder(options.out)
+        with stages("encode"):
+            encoded = encode(result, spec, drawn_by_model=given is None) if stacks[0].headers else None
+            report = None
+            if encoded is not None or (stacks[0].headers and settings.report_no_lesion):
+                report = report_of(result, encoded, spec, None if given else algorithm_of(spec))
+            _write(result, {"segmentation": encoded, "measurements": report}, options.out)
+        explained: dict[str, Any] = {}
+        if predictor is not None and save_mesh is not None:
+            with stages("explain"):
+                others = [stack.volume for stack in stacks[1:]]
+                explained = _explain(result, others, predictor, stages, save_mesh, options.out)
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "model": None if given else {"id": spec.id, "version": spec.version, "sha256": spec.weights.sha256},
+        "series_instance_uid": chosen[0].series_instance_uid if chosen else None,
+        "segmentation": {"sop_instance_uid": encoded and encoded.SOPInstanceUID, "stored": False},
+        "lesions": [lesion.to_dict() for lesion in result.lesions],
+        "total_volume_ml": round(sum(lesion.volume_ml for lesion in result.lesions), ML_DECIMALS),
+        "warnings": [*warnings, *result.warnings],
+        "timings_s": stages.timings_s,
+        "peak_memory_mb": stages.peaks_mb,
+        "research_use_only": True,
+        **explained,
+    }
+    (options.out / "lesions.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(
+        f"{len(result.lesions)} {'lesion' if len(result.lesions) == 1 else 'lesions'}, "
+        f"{document['total_volume_ml']} ml; files in {options.out}. "
+        "Research use only."
+    )
+
+
+def _make_folder(out: Path) -> None:
+    """Raises: RequestError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--out {out} cannot be made: {error.strerror}.") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise RequestError(f"--out {out} cannot be written.")
+
+
+def _measure_given(
+    stack: Stack, options: argparse.Namespace, spec: ModelSpec, settings: Settings
+) -> Findings:
+    """Measure a mask or a SEG. A tracked segment is one lesion; any other is split into components.
+
+    Raises: UnreadableFile, UnreadablePixels, SegmentationMismatch.
+    """
+    if options.from_mask is not None:
+        mask = nifti.read_mask(options.from_mask, stack)
+        if (highest := int(mask.array.max())) > len(spec.labels) > 1:
+            raise SegmentationMismatch(
+                f"The mask has the value {highest}; {spec.id} has {len(spec.labels)} labels."
+            )
+        return measured(stack, mask, None, spec, settings.measurable_ld_mm)
+    labels, sources = lesions_of_segments(*read_drawn(files.read(options.from_seg), stack))
+    identities = identities_of_segments(sources, label_of_drawn(spec))
+    lesions = measure(labels, stack.slices, None, settings.measurable_ld_mm, identities)
+    return Findings(stack, labels, lesions, sources)
+
+
+def _write(result: Findings, objects: Mapping[str, Dataset | None], out: Path) -> None:
+    # Those of an earlier run would belong to other lesions.
+    for name in (*(f"{name}.dcm" for name in objects), *EXPLANATION):
+        (out / name).unlink(missing_ok=True)
+    for name, dataset in objects.items():
+        if dataset is not None:
+            dataset.save_as(out / f"{name}.dcm", enforce_file_format=True)
+    nifti.write_labels(result.labels, out / "segmentation.nii.gz")
+    save_csv(result.lesions, out / "lesions.csv")
+    save_overlay(result.stack.volume, result.labels, result.lesions, out / "overlay.png")
+
+
+def _explain(
+    result: Findings,
+    others: Sequence[hd.Volume],
+    predictor: Predictor,
+    stages: Stages,
+    save_mesh: SaveMesh,
+    out: Path,
+) -> dict[str, Any]:
+    """Write how sure the model was, and the pictures; what lesions.json says of it."""
+    volume, spec = result.stack.volume, predictor.spec
+    explanation = explain(predictor, volume, partial(stages.report, "explain"), others=others)
+    nifti.write_values(explanation.entropy, out / "entropy.nii.gz")
+    if result.stack.headers:
+        made = uncertainty_map(result.stack, explanation.entropy, spec)
+        made.save_as(out / "uncertainty.dcm", enforce_file_format=True)
+    bits = most_bits(len(spec.labels))
+    save_planes(volume, result.labels, explanation.entropy, result.lesions, out / "planes.png", bits)
+    around = explanation.region if spec.brain else volume.with_array(head_mask(volume.array))
+    save_mesh(around, result.labels, result.lesions, out / "mesh.html", spec.subject)
+    entropies = lesion_entropies(explanation.entropy, result.labels)
+    return {"mean_entropy_bits": {number: round(bits, 3) for number, bits in entropies.items()}}

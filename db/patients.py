@@ -1,0 +1,130 @@
+"""Which patients, studies and series have results, and a patient's lesions."""
+
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from db.database import reading_rows
+from db.documents import SEGMENTATIONS, fetch, lesion_of, place_of
+from db.segmentations import is_result_of_its_series
+from db.tables import Patient, Segmentation, Series, Study
+from errors import InvalidForm, PatientNotFound
+
+PATIENTS = (
+    select(
+        Patient.patient_id,
+        Patient.issuer,
+        Patient.name,
+        Patient.birth_date,
+        Patient.sex,
+        func.count(Study.id.distinct()),
+        func.max(Study.study_date),
+    )
+    .join(Study, Study.patient_ref == Patient.id)
+    .join(Series, Series.study_ref == Study.id)
+    .join(Segmentation, Segmentation.series_ref == Series.id)
+    .where(Segmentation.deleted_at.is_(None))
+    .group_by(Patient.id)
+    .order_by(Patient.patient_id, Patient.issuer)
+)
+
+
+def patients(sessions: sessionmaker[Session]) -> list[dict[str, Any]]:
+    """Patients with a segmentation: patient_id, issuer, name, birth_date, sex, studies (how many),
+    last_study_date. Dates are ISO 8601 or None; sorted by patient_id.
+    """
+    with reading_rows(sessions) as connection:
+        found = connection.execute(PATIENTS).all()
+    return [
+        {
+            "patient_id": patient_id,
+            "issuer": issuer,
+            "name": name,
+            "birth_date": birth_date and birth_date.isoformat(),
+            "sex": sex,
+            "studies": studies,
+            "last_study_date": last_study_date and last_study_date.isoformat(),
+        }
+        for patient_id, issuer, name, birth_date, sex, studies, last_study_date in found
+    ]
+
+
+def segmented_studies(sessions: sessionmaker[Session], patient_id: str | None = None) -> list[dict[str, Any]]:
+    """Return the studies with a segmentation, all or a patient's: study_instance_uid, study_date, by date.
+
+    Dates are ISO 8601 or None. Empty for a patient never segmented.
+    Raises: InvalidForm where several issuers use this patient_id.
+    """
+    query = (
+        select(Study.patient_ref, Study.study_instance_uid, Study.study_date)
+        .join(Study.patient)
+        .join(Series, Series.study_ref == Study.id)
+        .join(Segmentation, Segmentation.series_ref == Series.id)
+        .where(Segmentation.deleted_at.is_(None))
+        .distinct()
+        .order_by(Study.study_date.asc().nulls_last(), Study.study_instance_uid)
+    )
+    if patient_id is not None:
+        query = query.where(Patient.patient_id == patient_id)
+    with reading_rows(sessions) as connection:
+        found = connection.execute(query).all()
+    issuers = len({row.patient_ref for row in found})
+    if patient_id is not None and issuers > 1:
+        raise InvalidForm(f"{issuers} issuers use this patient identifier.")
+    return [
+        {
+            "study_instance_uid": row.study_instance_uid,
+            "study_date": row.study_date and row.study_date.isoformat(),
+        }
+        for row in found
+    ]
+
+
+def segmented_series(
+    sessions: sessionmaker[Session], study_instance_uid: str | None = None
+) -> list[dict[str, str]]:
+    """Return the series with a segmentation, all or a study's: series_instance_uid, study_instance_uid."""
+    query = (
+        select(Series.series_instance_uid, Study.study_instance_uid)
+        .join(Study, Study.id == Series.study_ref)
+        .where(Series.id.in_(select(Segmentation.series_ref).where(Segmentation.deleted_at.is_(None))))
+        .order_by(Study.id, Series.id)
+    )
+    if study_instance_uid is not None:
+        query = query.where(Study.study_instance_uid == study_instance_uid)
+    with reading_rows(sessions) as connection:
+        return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def lesions_of_patient(
+    sessions: sessionmaker[Session], patient_id: str, issuer: str | None = None
+) -> list[dict[str, Any]]:
+    """The patient's lesions by study date and time (undated studies last), then by number.
+
+    Each as in the document, and colour, study_instance_uid, study_date, series_instance_uid,
+    series_description, segmentation_id, model_id. One result counts per series: what a person corrected or
+    drew, else the newest, of whatever model.
+    issuer: needed only where several issuers use this patient_id.
+    Raises: PatientNotFound; InvalidForm when the issuer is needed.
+    """
+    known = select(Patient.id).where(Patient.patient_id == patient_id)
+    if issuer is not None:
+        known = known.where(Patient.issuer == issuer)
+    with reading_rows(sessions) as connection:
+        refs = connection.scalars(known).all()
+        if not refs:
+            raise PatientNotFound("No patient with this identifier has been segmented.")
+        if len(refs) > 1:
+            raise InvalidForm(f"issuer: {len(refs)} issuers use this patient identifier; name one.")
+        query = SEGMENTATIONS.where(Study.patient_ref == refs[0], is_result_of_its_series()).order_by(
+            Study.study_date.asc().nulls_last(),
+            Study.study_time.asc().nulls_last(),
+            Segmentation.created_at,
+        )
+        found = fetch(connection, query, {})
+    return [
+        lesion_of(row) | place_of(segmentation) | {"colour": row.colour}
+        for segmentation, lesions in found
+        for row in lesions
+    ]

@@ -1,0 +1,282 @@
+"""Recorded segmentations: which is the newest, what each holds as the API tells it, and their deletion."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydicom import Dataset
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, func, or_, select
+from sqlalchemy.orm import Session, aliased, sessionmaker
+
+from db import audit, tables
+from db.database import current_time, reading, reading_rows, writing
+from db.documents import SEGMENTATIONS, documents, fetch, lesion_of
+from db.source import Source, header_of
+from db.tables import Companion, Outbox, Segmentation, Series, Study
+from errors import (
+    InvalidForm,
+    SegmentationMismatch,
+    SegmentationNotFound,
+    SegmentationSuperseded,
+    UncertaintyUnavailable,
+)
+
+# The model of what was drawn where no model had been.
+BY_HAND = {"id": "by-hand", "version": "", "sha256": ""}
+ONE = SEGMENTATIONS.where(Segmentation.id == bindparam("id"))
+OF_STUDY = SEGMENTATIONS.where(Study.study_instance_uid == bindparam("study_instance_uid")).order_by(
+    Segmentation.created_at.desc(), Segmentation.version.desc()
+)
+
+
+def newest(sessions: sessionmaker[Session], study_instance_uid: str, series_instance_uid: str) -> str | None:
+    """Return the id of the series' result: what a person corrected last, else what a model found last.
+
+    Only the newest version of each model counts. None where the series was never segmented.
+    """
+    query = (
+        select(Segmentation.id)
+        .join(Segmentation.series)
+        .join(Series.study)
+        .where(Study.study_instance_uid == study_instance_uid)
+        .where(Series.series_instance_uid == series_instance_uid, _is_newest_version(present=True))
+        .where(Segmentation.deleted_at.is_(None), Segmentation.missing_since.is_(None))
+        .order_by(*_preference(Segmentation))
+        .limit(1)
+    )
+    with reading(sessions) as session:
+        return session.scalar(query)
+
+
+def newest_version(sessions: sessionmaker[Session], segmentation_id: str) -> str:
+    """Return the id of the newest version of a segmentation: its own where there is no newer one.
+
+    Raises: SegmentationNotFound.
+    """
+    with reading(sessions) as session:
+        segmentation = _found(session.get(Segmentation, segmentation_id), segmentation_id)
+        return session.scalar(_newer(segmentation).order_by(Segmentation.version.desc())) or segmentation_id
+
+
+def of_seg(sessions: sessionmaker[Session], study_instance_uid: str, sop_instance_uid: str) -> str | None:
+    """Return the id of the study's segmentation that the SEG shows; None if MetScope did not make it."""
+    query = (
+        select(Segmentation.id)
+        .join(Segmentation.series)
+        .join(Series.study)
+        .where(Study.study_instance_uid == study_instance_uid)
+        .where(Segmentation.sop_instance_uid == sop_instance_uid, Segmentation.deleted_at.is_(None))
+    )
+    with reading(sessions) as session:
+        return session.scalar(query)
+
+
+def colours(sessions: sessionmaker[Session], segmentation_id: str) -> dict[int, str]:
+    """Of its lesions, #rrggbb by number."""
+    query = select(tables.Lesion.number, tables.Lesion.colour).where(
+        tables.Lesion.segmentation_ref == segmentation_id
+    )
+    with reading(sessions) as session:
+        return {row.number: row.colour for row in session.execute(query)}
+
+
+def key(sessions: sessionmaker[Session], segmentation_id: str) -> str:
+    """Its idempotency key. Raises: SegmentationNotFound."""
+    with reading(sessions) as session:
+        return _found(session.get(Segmentation, segmentation_id), segmentation_id).idempotency_key
+
+
+def check_images(sessions: sessionmaker[Session], segmentation_id: str, source: Source) -> None:
+    """Raise SegmentationMismatch where the images were replaced since the segmentation was made of them.
+
+    Rows of before 0008 do not tell. Raises: SegmentationNotFound.
+    """
+    with reading(sessions) as session:
+        recorded = _found(session.get(Segmentation, segmentation_id), segmentation_id).content_sha256
+    if recorded is not None and recorded != source.content_sha256:
+        raise SegmentationMismatch(
+            f"The archive's images of series {source.series_instance_uid} are no longer those that "
+            f"segmentation {segmentation_id} was made of. Segment the series again."
+        )
+
+
+def patient(sessions: sessionmaker[Session], segmentation_id: str) -> Dataset:
+    """Return the patient it is recorded under, as the elements of a header. Raises: SegmentationNotFound."""
+    with reading(sessions) as session:
+        segmentation = _found(session.get(Segmentation, segmentation_id), segmentation_id)
+        return header_of(segmentation.series.study.patient)
+
+
+def refuse_superseded(sessions: sessionmaker[Session], segmentation_id: str) -> None:
+    """Raises: SegmentationSuperseded where there is a newer version, SegmentationNotFound."""
+    with reading(sessions) as session:
+        refuse_newer(session, _found(session.get(Segmentation, segmentation_id), segmentation_id))
+
+
+def _newer(segmentation: Segmentation) -> Select[str]:
+    return present_in(segmentation.series_ref).where(
+        Segmentation.model_id == segmentation.model_id, Segmentation.version > segmentation.version
+    )
+
+
+def present_in(series_ref: int) -> Select[str]:
+    """Return the query for a result of the series that is neither deleted nor missing in the archive."""
+    present = Segmentation.deleted_at.is_(None), Segmentation.missing_since.is_(None)
+    return select(Segmentation.id).where(Segmentation.series_ref == series_ref, *present).limit(1)
+
+
+def refuse_newer(session: Session, segmentation: Segmentation) -> None:
+    if session.scalar(_newer(segmentation)) is not None:
+        raise SegmentationSuperseded(f"Segmentation {segmentation.id} has a newer version.")
+
+
+def refuse_other_model(document: Mapping[str, Any], served: Sequence[Mapping[str, str]]) -> None:
+    """Raises: UncertaintyUnavailable where none of the models served, {id, version, sha256}, made it."""
+    model = document["model"]
+    if model == BY_HAND:
+        raise UncertaintyUnavailable(f"Segmentation {document['id']} was drawn by hand.")
+    if model not in served:
+        raise UncertaintyUnavailable(
+            f"Segmentation {document['id']} was made by {model['id']} {model['version']} (weights "
+            f"{model['sha256'][:12]}), which is not served any more."
+        )
+
+
+def find_equal(sessions: sessionmaker[Session], idempotency_key: str) -> str | None:
+    """Id of the newest segmentation with that key that is neither deleted nor missing in the archive."""
+    with reading(sessions) as session:
+        return session.scalar(equal_to(idempotency_key))
+
+
+def document(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, Any]:
+    """The segmentation as the API gives it (docs/api.md). Raises: SegmentationNotFound, also when deleted."""
+    with reading_rows(sessions) as connection:
+        found = documents(connection, ONE, {"id": segmentation_id})
+    if not found:
+        raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
+    return found[0]
+
+
+def segmentations_of_study(sessions: sessionmaker[Session], study_instance_uid: str) -> list[dict[str, Any]]:
+    """Documents, newest first; none for a study never segmented (the archive knows the others)."""
+    with reading_rows(sessions) as connection:
+        return documents(connection, OF_STUDY, {"study_instance_uid": study_instance_uid})
+
+
+def lesions_of_series(
+    sessions: sessionmaker[Session], series_instance_uid: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the lesions of a series' result (``newest``), or of each series'; each has its colour too.
+
+    Raises: InvalidForm where several studies have such a series.
+    """
+    query = SEGMENTATIONS.where(
+        _is_newest_version(present=True), Segmentation.missing_since.is_(None)
+    ).order_by(*_preference(Segmentation))
+    if series_instance_uid is not None:
+        query = query.where(Series.series_instance_uid == series_instance_uid)
+    newest_lesions: dict[tuple[str, str], Sequence[Any]] = {}
+    with reading_rows(sessions) as connection:
+        for segmentation, lesions in fetch(connection, query, {}):
+            uids = segmentation.study_instance_uid, segmentation.source_series_instance_uid
+            newest_lesions.setdefault(uids, lesions)
+    if series_instance_uid is not None and len(newest_lesions) > 1:
+        raise InvalidForm(f"{len(newest_lesions)} studies have a series {series_instance_uid}.")
+    return [lesion_of(row) | {"colour": row.colour} for rows in newest_lesions.values() for row in rows]
+
+
+def place_of_object(sessions: sessionmaker[Session], sop_instance_uid: str) -> tuple[str, str] | None:
+    """Return the UIDs of the study and series of a SEG or companion; None: MetScope did not make it."""
+    seg = Segmentation.sop_instance_uid == sop_instance_uid
+    companion = Companion.sop_instance_uid == sop_instance_uid
+    query = (
+        select(
+            Study.study_instance_uid,
+            case((seg, Segmentation.series_instance_uid), else_=Companion.series_instance_uid),
+        )
+        .select_from(Segmentation)
+        .join(Series, Series.id == Segmentation.series_ref)
+        .join(Study, Study.id == Series.study_ref)
+        .outerjoin(Companion, and_(Companion.segmentation_ref == Segmentation.id, companion))
+        .where(Segmentation.deleted_at.is_(None), or_(seg, companion))
+    )
+    with reading_rows(sessions) as connection:
+        row = connection.execute(query).first()
+    return row and (row[0], row[1])
+
+
+def delete_segmentation(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> None:
+    """Mark it deleted, so that nothing lists it any more, and note who did. Raises: SegmentationNotFound."""
+    with writing(sessions) as session:
+        mark_deleted(session, locked(session, segmentation_id), actor)
+
+
+def mark_deleted(session: Session, segmentation: Segmentation, actor: str | None) -> None:
+    """``delete_segmentation`` of a locked one."""
+    segmentation.deleted_at = current_time(session)
+    session.execute(delete(Outbox).where(Outbox.segmentation_ref == segmentation.id))
+    uid = segmentation.sop_instance_uid
+    audit.note(session, actor, "segmentation.delete", segmentation.id, sop_instance_uid=uid)
+
+
+def locked(session: Session, segmentation_id: str) -> Segmentation:
+    """The segmentation, locked until the transaction ends.
+
+    Raises: SegmentationNotFound, also when it is deleted.
+    """
+    return _found(session.get(Segmentation, segmentation_id, with_for_update=True), segmentation_id)
+
+
+def _found(segmentation: Segmentation | None, segmentation_id: str) -> Segmentation:
+    if segmentation is None or segmentation.deleted_at is not None:
+        raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
+    return segmentation
+
+
+def equal_to(idempotency_key: str) -> Select[str]:
+    return (
+        select(Segmentation.id)
+        .where(
+            Segmentation.idempotency_key == idempotency_key,
+            Segmentation.deleted_at.is_(None),
+            Segmentation.missing_since.is_(None),
+        )
+        .order_by(Segmentation.created_at.desc(), Segmentation.version.desc())
+        .limit(1)
+    )
+
+
+def _is_newest_version(
+    of: type[Segmentation] = Segmentation, *, present: bool = False
+) -> ColumnElement[bool]:
+    """Return the condition that there is no newer version. present: none that the archive has, either."""
+    other = aliased(Segmentation)
+    newest = select(func.max(other.version)).where(
+        other.series_ref == of.series_ref,
+        other.model_id == of.model_id,
+        other.deleted_at.is_(None),
+    )
+    if present:
+        newest = newest.where(other.missing_since.is_(None))
+    return of.version == newest.scalar_subquery()
+
+
+def is_result_of_its_series() -> ColumnElement[bool]:
+    """Return the condition that it is what its series counts as, of all results of whatever model."""
+    other = aliased(Segmentation)
+    first = (
+        select(other.id)
+        .where(
+            other.series_ref == Segmentation.series_ref,
+            other.deleted_at.is_(None),
+            _is_newest_version(other),
+        )
+        .order_by(*_preference(other))
+        .limit(1)
+    )
+    return Segmentation.id == first.scalar_subquery()
+
+
+def _preference(of: type[Segmentation]) -> tuple[ColumnElement[Any], ...]:
+    """Return the order in which results count: what a person corrected or drew first, then the newest."""
+    by_a_person = of.corrects.is_not(None) | of.corrected_by.is_not(None)
+    return by_a_person.desc(), of.created_at.desc(), of.version.desc()

@@ -1,0 +1,41 @@
+"""The root of the tree of errors."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+
+class MetScopeError(Exception):
+    """Base of the tree. ``details`` holds JSON-able facts and never patient data."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    exit_code: ClassVar[int] = 1
+    advice: ClassVar[str] = "Tell the engineer who runs MetScope."
+
+    def __init__(self, found: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(found)
+        self.found = found
+        self.details = dict(details or {})
+
+    @property
+    def message(self) -> str:
+        """What was found, then what to do about it."""
+        return f"{self.found.rstrip()} {self.advice}"
+
+
+class SettingsError(MetScopeError):
+    code = "settings_invalid"
+    exit_code = 2
+    advice = "Correct it in .env or in the environment and start again."
+
+
+def recorded(code: str, message: str) -> MetScopeError:
+    """The error that a job's row holds."""
+    kind = next((one for one in _tree(MetScopeError) if one.code == code), MetScopeError)
+    return kind(message.removesuffix(kind.advice))
+
+
+def _tree(base: type[MetScopeError]) -> Iterator[type[MetScopeError]]:
+    yield base
+    for child in base.__subclasses__():
+        yield from _tree(child)

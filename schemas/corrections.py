@@ -1,0 +1,51 @@
+"""What a person changes in a segmentation."""
+
+from typing import Annotated, Self
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from schemas.common import LARGEST_BATCH, Form, Name, Text, Uid, WaitS
+
+
+class Renaming(Form):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    number: int = Field(ge=1, description="Of the lesion")
+    name: Name
+
+
+class CorrectionForm(Form):
+    """Lesions to be called otherwise, and lesions that are none."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    rename: list[Renaming] = Field([], max_length=LARGEST_BATCH)
+    delete: list[Annotated[int, Field(ge=1)]] = Field(
+        [], max_length=LARGEST_BATCH, description="Numbers of lesions"
+    )
+    wait_s: WaitS = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        renamed = [one.number for one in self.rename]
+        if not renamed and not self.delete:
+            raise ValueError("give a lesion to rename or to delete")
+        if len({*renamed, *self.delete}) < len(renamed) + len(self.delete):
+            raise ValueError("name each lesion once")
+        return self
+
+
+class MeasurementForm(Form):
+    """A SEG in the archive that a person drew or edited."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    sop_instance_uid: Uid = Field(description="SOPInstanceUID (0008,0018) of the SEG")
+    corrects: Text | None = Field(
+        None, description="The segmentation that was edited; null: the newest of the SEG's series, if any"
+    )
+    wait_s: WaitS = None

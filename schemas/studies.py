@@ -1,0 +1,25 @@
+"""Studies that are uploaded."""
+
+from flask_openapi3.models.file import FileStorage
+from pydantic import (
+    Field,
+)
+
+from schemas.common import Answer, Form
+
+
+class UploadForm(Form):
+    """DICOM files and ZIP archives of them."""
+
+    files: list[FileStorage] = Field(description="The field may be repeated")
+
+
+class UploadedStudy(Answer):
+    study_instance_uid: str
+    instances: int
+
+
+class UploadAnswer(Answer):
+    """What was stored."""
+
+    studies: list[UploadedStudy]

@@ -1,0 +1,52 @@
+"""An RT Structure Set beside the SEG: a job of its own."""
+
+from context import JobRun
+from db import recording, segmentations
+from db.numbering import (
+    place_of_result,
+)
+from db.tasks import StructureSetTask
+from errors import (
+    LesionNotFound,
+)
+from findings import (
+    Findings,
+    publish,
+    structure_set_of,
+    subject_of,
+)
+from imaging import seg
+from imaging.derived import Edition
+from tasks.correction import measure_drawn, spec_of
+from tasks.edits import as_it_is
+from tasks.versions import fetch_earlier
+
+
+def add_structure_set(task: StructureSetTask, run: JobRun) -> str:
+    """Store the lesions of a segmentation as contours too; returns the segmentation's id.
+
+    Raises: LesionNotFound without lesions; InputRefused, ArchiveError, InstanceNotFound,
+    SegmentationNotFound, LeaseLost, JobCancelled; nothing is recorded then.
+    """
+    segmentation_id = task.segmentation_id
+    images, earlier = fetch_earlier(segmentation_id, run)
+    document, encoded = earlier.document, earlier.encoded
+    if encoded is None:
+        raise LesionNotFound(f"Segmentation {segmentation_id} has no lesions.")
+    with run.stages("encode"):
+        lesions = measure_drawn(images.stack, earlier, as_it_is(earlier), (), run.connections)
+        model, algorithm = document["model"], None
+        if document["corrected_by"] is None and model != segmentations.BY_HAND:
+            algorithm = seg.Algorithm(model["id"], model["version"], model["sha256"])
+        result = Findings(images.stack, earlier.labels, lesions)
+        edition = Edition(
+            document["version"],
+            document["corrected_by"],
+            corrected=bool(document["changes"]),
+            place=place_of_result(run.connections.sessions, segmentation_id),
+        )
+        subject = subject_of(spec_of(earlier, run.connections))
+        made = structure_set_of(result, encoded, algorithm, subject, edition)
+    lease, new = run.lease, publish(made, images.stack.headers[0])
+    recording.add_companion(run.connections.sessions, segmentation_id, new, lease.job_id, lease.owner)
+    return segmentation_id

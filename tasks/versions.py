@@ -1,0 +1,134 @@
+"""Recorded versions and what was drawn, with their images, from the archive."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, RTStructureSetStorage
+
+from context import Connections, JobRun
+from db import outbox, segmentations
+from db.source import Source
+from errors import (
+    InstanceNotFound,
+    SegmentationMismatch,
+)
+from imaging import seg
+from imaging.frames import text
+from imaging.labelled import labelled_series
+from imaging.stack import Stack, to_stack
+from orthanc import part10
+from segmentation import source_of_fetched
+
+
+@dataclass(frozen=True)
+class Images:
+    """A series as it came from the archive: whose it is, and its stack."""
+
+    instances: Sequence[Dataset]
+    source: Source
+    stack: Stack
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What is corrected. document: as recorded. encoded: its SEG, None without lesions. labels: lesion
+    numbers on the stack's grid.
+
+    sources: the SEG's segments by lesion number. colours: #rrggbb by lesion number.
+    """
+
+    document: Mapping[str, Any]
+    encoded: Dataset | None
+    labels: hd.Volume
+    sources: Mapping[int, seg.Segment]
+    colours: Mapping[int, str]
+
+    def lesion(self, number: int) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = next(one for one in self.document["lesions"] if one["number"] == number)
+        return found
+
+    def companion(self, modality: str) -> Dataset | None:
+        """Return the UIDs of its companion of that modality, SR or RTSTRUCT."""
+        uids = next((one for one in self.document["companions"] if one["modality"] == modality), None)
+        if uids is None:
+            return None
+        in_space = any(lesion["slice"]["index"] is None for lesion in self.document["lesions"])
+        report_class = Comprehensive3DSRStorage if in_space else ComprehensiveSRStorage
+        companion = Dataset()
+        companion.SOPClassUID = report_class if modality == "SR" else RTStructureSetStorage
+        companion.SOPInstanceUID = uids["sop_instance_uid"]
+        companion.SeriesInstanceUID = uids["series_instance_uid"]
+        companion.StudyInstanceUID = self.document["study_instance_uid"]
+        return companion
+
+
+def fetch_images(study_uid: str, series_uid: str, run: JobRun) -> Images:
+    with run.stages("fetch"):
+        instances = run.connections.archive.retrieve_series(study_uid, series_uid)
+        source = source_of_fetched([instances], run.connections)
+    with run.stages("read"):
+        return Images(instances, source, to_stack(instances))
+
+
+def fetch_earlier(segmentation_id: str, run: JobRun) -> tuple[Images, Earlier]:
+    """Return a recorded segmentation and the images that it was made of.
+
+    Raises: SegmentationNotFound, SegmentationMismatch where they have been replaced since.
+    """
+    document = segmentations.document(run.connections.sessions, segmentation_id)
+    images = fetch_images(document["study_instance_uid"], document["series_instance_uid"], run)
+    segmentations.check_images(run.connections.sessions, segmentation_id, images.source)
+    return images, read_version(segmentation_id, images.stack, run.connections)
+
+
+def read_version(segmentation_id: str, stack: Stack, connections: Connections) -> Earlier:
+    """A recorded segmentation of the stack. Raises: SegmentationNotFound, InstanceNotFound."""
+    document = segmentations.document(connections.sessions, segmentation_id)
+    segments: Sequence[seg.Segment] = ()
+    encoded = None
+    labels = stack.volume.with_array(np.zeros(stack.volume.spatial_shape, np.int32))
+    if document["lesions"]:
+        encoded = _recorded_seg(document, connections)
+        labels, segments = seg.read(encoded, stack)
+    sources = {segment.number: segment for segment in segments}
+    colours = segmentations.colours(connections.sessions, segmentation_id)
+    return Earlier(document, encoded, labels, sources, colours)
+
+
+def fetch_drawn(uid: str, run: JobRun) -> tuple[Dataset, str]:
+    """Return a SEG or structure set of the archive, and of which series of its study it is.
+
+    Raises: InstanceNotFound, InputRefused.
+    """
+    study_uid = run.job.study_instance_uid
+    study = run.connections.archive.series_headers(study_uid)
+    headers = [header for series in study for header in series]
+    found = next((header for header in headers if text(header, "SOPInstanceUID") == uid), None)
+    if found is None:
+        raise InstanceNotFound(f"Study {study_uid} has no object {uid} in the archive.")
+    given = _instance(study_uid, text(found, "SeriesInstanceUID"), uid, run.connections)
+    series_uid = labelled_series(given, study)
+    if series_uid is None:
+        raise SegmentationMismatch(f"Object {uid} does not say which series of the study it is of.")
+    if not any(text(header, "SeriesInstanceUID") == series_uid for header in headers):
+        raise SegmentationMismatch(f"Object {uid} is of series {series_uid}, which its study does not have.")
+    return given, series_uid
+
+
+def _recorded_seg(document: Mapping[str, Any], connections: Connections) -> Dataset:
+    recorded = document["segmentation"]
+    if encoded := outbox.pending(connections.sessions, document["id"]).get(recorded["sop_instance_uid"]):
+        return part10.read(encoded)
+    study_uid, series_uid = document["study_instance_uid"], recorded["series_instance_uid"]
+    return _instance(study_uid, series_uid, recorded["sop_instance_uid"], connections)
+
+
+def _instance(study_uid: str, series_uid: str, uid: str, connections: Connections) -> Dataset:
+    for instance in connections.archive.retrieve_series(study_uid, series_uid):
+        if instance.SOPInstanceUID == uid:
+            return instance
+    raise InstanceNotFound(f"Series {series_uid} has no object {uid} in the archive.")
