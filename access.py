@@ -1,9 +1,9 @@
-"""The door of the API: who comes in, with which role, and what a browser may do with the answers.
+"""Access control of the API: tokens, their roles, and what a browser may do with the answers.
 
-A request carries ``Authorization: Bearer TOKEN``; a browser that has logged in sends the token in a cookie,
-and for the pages also as the password of Basic authentication. One rule for every route, so that a new one
-is shut unless it is opened here: reading needs a reader, POST an operator, DELETE and the audit trail an
-admin; health and the login need none.
+A request carries ``Authorization: Bearer TOKEN``. A browser that has logged in sends the token in a cookie;
+for pages it may also send it as the password of Basic authentication. One rule covers every route, so that a
+new one is closed unless it is opened here: reading needs a reader, POST an operator, DELETE and the audit
+trail an admin; health and login need no token.
 """
 
 import argparse
@@ -31,16 +31,16 @@ OPEN_ENDPOINTS = {
     "session.log_out",
 }
 RANKS = {role: rank for rank, role in enumerate(Role)}
-# POST, because what they are asked for stands in the body; they change nothing.
+# POST, because the query is in the body; they change nothing.
 READING_ENDPOINTS = {"segmentationui.look_up"}
 ADMINS_ENDPOINTS = {"operations.list_audit_events"}
 ROLE_OF_METHOD = {"GET": Role.READER, "HEAD": Role.READER, "POST": Role.OPERATOR, "DELETE": Role.ADMIN}
 HEADERS = {
-    # What the API tells is about patients: no proxy and no browser is to keep it.
+    # Answers hold patient data: no proxy or browser may keep them.
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "SAMEORIGIN",
-    # With no-referrer a browser would not say that a form is on this very site.
+    # With no-referrer a browser would not tell that a form is on this site.
     "Referrer-Policy": "same-origin",
 }
 
@@ -48,14 +48,14 @@ logger = logging.getLogger("metscope.access")
 
 
 def guard(app: Flask, settings: Settings, sessions: sessionmaker[Session]) -> None:
-    """Have every request of the app checked, and every answer protected."""
+    """Check every request to the app, and add protective headers to every answer."""
     if settings.auth == "off":
-        logger.warning("AUTH=off: whoever reaches %s:%d may do everything", settings.host, settings.port)
+        logger.warning("AUTH=off: anyone who can reach %s:%d has full access", settings.host, settings.port)
 
     @app.before_request
     def check() -> None:
         g.actor, g.role = ANONYMOUS, Role.ADMIN
-        # A browser asks with OPTIONS, and without a token, whether it may ask at all.
+        # A browser's preflight request (OPTIONS) carries no token.
         if (
             settings.auth == "token"
             and request.endpoint not in OPEN_ENDPOINTS
@@ -79,36 +79,37 @@ def _needed_role() -> Role:
 
 
 def admit(sessions: sessionmaker[Session], needed: Role, method: str | None = None) -> tuple[str, Role]:
-    """Name and role of the request's token. method: of the request that a proxy asks about, else of this one.
+    """Check the request's token and return its name and role.
 
+    method: that of the request that a proxy asks about; None: of this request.
     Raises: Unauthorized, Forbidden.
     """
     found = tokens.find(sessions, _secret())
     if found is None:
         raise Unauthorized("The token is unknown or revoked.")
     name, role = found
-    # A browser sends password and cookie along by itself.
+    # A browser sends password and cookie automatically.
     by_itself = request.authorization is None or request.authorization.type != "bearer"
     if by_itself and (method or request.method) not in {"GET", "HEAD"}:
         refuse_other_sites()
     if RANKS[Role(role)] < RANKS[needed]:
-        raise Forbidden(f"Token {name} has the role {role}; this needs {needed}.")
+        raise Forbidden(f"Token {name} has the role {role}; this request needs the role {needed}.")
     return name, Role(role)
 
 
 def refuse_other_sites() -> None:
-    """Raises: Forbidden where the request does not come from a page of this site, which a browser tells."""
+    """Raise Forbidden unless the browser's headers show that the request comes from a page of this site."""
     site = request.headers.get("Sec-Fetch-Site")
-    # On a connection that is not safe it says less. The header, because Flask has no host for names such as
-    # met_scope; "null", the origin of a page that hides its own, has no host either.
+    # Without TLS a browser may send only Origin. It is compared with the Host header, because Flask has no
+    # host for names like met_scope; "null", the origin of a page that hides its own, has no host either.
     origin = request.headers.get("Origin", "").partition("://")[2]
     is_here = origin != "" and origin == request.headers.get("Host")
     if site != "same-origin" and (site is not None or not is_here):
-        raise Forbidden("The form is on another site.")
+        raise Forbidden("The form was sent from another site.")
 
 
 def is_page() -> bool:
-    """Whether the request is for a page that people open in a browser."""
+    """Return whether the request is for a page that users open in a browser."""
     return request.path.startswith(PAGES)
 
 
@@ -118,23 +119,23 @@ def _secret() -> str:
         return authorization.token
     if authorization is not None and authorization.type == "basic" and authorization.password and is_page():
         return authorization.password
-    # Once asked for a password, a browser sends it to every address.
+    # For other addresses the cookie counts: a browser that was asked for a password sends it everywhere.
     if cookie := request.cookies.get(COOKIE):
         return cookie
-    raise Unauthorized("The request carries no token.")
+    raise Unauthorized("The request has no token.")
 
 
 def make_first_token(settings: Settings, sessions: sessionmaker[Session]) -> Path | None:
-    """At the first start with AUTH=token: an admin's token in a file that only this user can read.
+    """Create an admin's token at the first start with AUTH=token, in a file that only this user can read.
 
-    Returns the file; None where tokens have been made before.
+    Returns the file; None if tokens have been created before, or with AUTH=off.
     """
     if settings.auth == "off" or tokens.are_there_any(sessions):
         return None
     secret = tokens.new_secret()
     path = settings.first_token_path
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written before the row, under another name until the row is there: mode 0600, and never a lost secret.
+    # Written before the row, so that the secret is never lost; mode 0600, and renamed once the row is there.
     descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     with os.fdopen(descriptor, "w") as file:
         file.write(secret + "\n")
@@ -147,24 +148,26 @@ def make_first_token(settings: Settings, sessions: sessionmaker[Session]) -> Pat
 
 
 def add_token_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """``token create NAME --role ROLE``, ``token list`` and ``token revoke NAME``."""
-    actions = commands.add_parser("token", help="manage the tokens that let callers in").add_subparsers(
+    """Add ``token create NAME --role ROLE``, ``token list`` and ``token revoke NAME``."""
+    actions = commands.add_parser("token", help="manage access tokens").add_subparsers(
         dest="action", required=True
     )
-    create = actions.add_parser("create", help="print a new token; it cannot be shown again")
-    create.add_argument("name", metavar="NAME", help="whose it is; jobs and the audit trail show it")
+    create = actions.add_parser("create", help="create a token and print it; it cannot be shown again")
+    create.add_argument(
+        "name", metavar="NAME", help="name of its owner; shown in jobs and in the audit trail"
+    )
     create.add_argument("--role", choices=[str(role) for role in Role], default=str(Role.READER))
-    actions.add_parser("list", help="names, roles and dates")
-    actions.add_parser("revoke", help="shut a token out").add_argument("name", metavar="NAME")
+    actions.add_parser("list", help="list names, roles and dates")
+    actions.add_parser("revoke", help="revoke a token").add_argument("name", metavar="NAME")
 
 
 def command_line_actor() -> str:
-    """Who uses the command line, for the audit trail."""
+    """Return the user of the command line, for the audit trail."""
     return f"command line, user {os.getuid()}"
 
 
 def manage_tokens(sessions: sessionmaker[Session], options: argparse.Namespace) -> None:
-    """Do what the command line asks. Raises: TokenExists, TokenNotFound, RequestError."""
+    """Run a ``token`` command. Raises: TokenExists, TokenNotFound, RequestError."""
     actor = command_line_actor()
     if options.action == "create":
         print(tokens.create(sessions, options.name, Role(options.role), actor))
@@ -173,4 +176,4 @@ def manage_tokens(sessions: sessionmaker[Session], options: argparse.Namespace) 
     else:
         for token in tokens.list_tokens(sessions):
             revoked = f", revoked {token.revoked_at:%Y-%m-%d}" if token.revoked_at else ""
-            print(f"{token.name}: {token.role}, made {token.created_at:%Y-%m-%d}{revoked}")
+            print(f"{token.name}: {token.role}, created {token.created_at:%Y-%m-%d}{revoked}")

@@ -1,12 +1,12 @@
-"""The web API: takes requests for segmentations, answers with jobs and measured lesions.
+"""The web API: it takes requests for segmentations and answers with jobs and measured lesions.
 
-    python api.py            serve it, with one worker process beside it
+    python api.py            serve it, with one worker process
     python api.py token …    create, list and revoke the tokens that let callers in
-    python api.py purge …    remove for good what was deleted, and the jobs that ended, long ago
+    python api.py purge …    permanently remove what was deleted, and the jobs that ended, long ago
     gunicorn 'api:wsgi()'    serve it without a worker
 
 The API itself reads and writes SQL, asks the archive for headers, and sends messages to the worker; it never
-loads a model. Every error, whatever its cause, is answered by one handler in one shape:
+loads a model. One handler answers every error, whatever its cause, in one form:
 ``{"error": {"code", "message", "details"}}``.
 """
 
@@ -51,7 +51,7 @@ from errors import (
     Unauthorized,
     UploadBusy,
 )
-from imaging import incoming
+from imaging import upload_parts
 from routes import corrections, jobs, operations, results, segmentationui, session, studies
 from routes.shared import THREADS, Context, answer, blueprint
 from schemas.errors import ErrorAnswer, ErrorBody
@@ -64,16 +64,16 @@ from version import VERSION
 LARGEST_BODY_BYTES = 128 * 1024
 LONGEST_RETENTION_DAYS = 36_500
 RETRY_AFTER_S = 5
-# Beside what Flask says of these statuses.
+# Added to Flask's own text for these statuses.
 WHAT_TO_DO = {
-    405: "Use a method that the header Allow names.",
-    413: "Send less at once.",
+    405: "Use one of the methods in the Allow header.",
+    413: "Send a smaller request.",
     415: "Send the body as JSON, with the header Content-Type: application/json.",
 }
 UPLOADS = {"studies.upload_studies", "segmentationui.upload_dicom"}
-# Bodies that are not JSON.
+# Endpoints whose body is not JSON.
 OTHER_BODIES = {"session.log_in", "session.log_out", "segmentationui.look_up"}
-# As many as gunicorn lets wait. A client beyond them waits for minutes, even where the API is idle again.
+# gunicorn's default. A client beyond this number waits for minutes, even if the API is idle again.
 WAITING_CONNECTIONS = 2048
 REHEARSED = ("/jobs", "/jobs/0", "/patients", "/segmentations/0", "/studies/0/segmentations")
 
@@ -82,7 +82,7 @@ documents = blueprint("documents")
 
 
 def create_app(settings: Settings) -> OpenAPI:
-    """The Flask application. Raises: SettingsError when the database cannot be opened."""
+    """Create the Flask application. Raises: SettingsError if database or broker cannot be opened."""
     app = OpenAPI(
         "metscope",
         info=Info(title="MetScope", version=VERSION, description="Brain metastases. For research use only."),
@@ -115,7 +115,7 @@ def create_app(settings: Settings) -> OpenAPI:
 
 def _log_model_problems(settings: Settings) -> None:
     for problem in invalid_specs(settings.models_dir):
-        logger.warning("a model is skipped: %s: %s", problem.code, problem.message)
+        logger.warning("model skipped: %s: %s", problem.code, problem.message)
     try:
         default_model(settings.models_dir, settings.model_path)
     except MetScopeError as error:
@@ -123,7 +123,7 @@ def _log_model_problems(settings: Settings) -> None:
 
 
 def answer_error(error: Exception) -> Response:
-    """The one handler: ours, Flask's and those that nobody foresaw, in the one shape."""
+    """Answer any error, our own, Flask's or an unforeseen one, in the same form."""
     if isinstance(error, AWAY):
         logger.error("the database does not answer (%s)", type(error).__name__)
         error = DatabaseUnavailable("The database does not answer.")
@@ -134,7 +134,7 @@ def answer_error(error: Exception) -> Response:
         message = f"{error.description or error.name} {WHAT_TO_DO.get(error.code, '')}".rstrip()
     else:
         logger.error(_type_and_place(error))
-        unforeseen = MetScopeError(f"MetScope itself failed ({type(error).__name__}).")
+        unforeseen = MetScopeError(f"An internal error occurred in MetScope ({type(error).__name__}).")
         status, code, message, details = unforeseen.status, unforeseen.code, unforeseen.message, {}
     body = ErrorBody(code=code, message=message, details=details)
     response = answer(ErrorAnswer(error=body), status)
@@ -152,7 +152,7 @@ def answer_error(error: Exception) -> Response:
 
 
 def _type_and_place(error: BaseException) -> str:
-    """What is logged of a fault: its own text may quote patient data."""
+    """Return what is logged of a fault: type and place, because its text may quote patient data."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
@@ -169,10 +169,10 @@ def _check_body() -> None:
     if request.endpoint in OTHER_BODIES:
         return
     if request.endpoint in UPLOADS:
-        request.max_content_length = incoming.Limits.upload_bytes
+        request.max_content_length = upload_parts.UploadLimits.upload_bytes
         request.max_form_parts = studies.MOST_FILES
         return
-    # Flask-OpenAPI's own reading takes a body of another type, or one that is not JSON, for an absent one.
+    # Flask-OpenAPI treats a body of another type, or one that is not JSON, as an absent one.
     if not request.get_data(cache=True):
         return
     try:
@@ -180,25 +180,25 @@ def _check_body() -> None:
     except UnsupportedMediaType:
         raise
     except (BadRequest, RecursionError):
-        raise RequestError("The body is not valid JSON, or nested too deeply.") from None
+        raise RequestError("The request body is not valid JSON or is nested too deeply.") from None
 
 
 @documents.get(
     "/openapi.json", responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}}
 )
 def openapi_document() -> Response:
-    """This document"""
+    """Return this document"""
     return jsonify(cast(OpenAPI, current_app).api_doc)
 
 
 @documents.get("/docs", responses={302: None})
 def docs() -> AnyResponse:
-    """The API in the browser, to read and to try; it needs nothing from the internet"""
+    """Show the API in the browser, to read and to try; needs no internet access"""
     return redirect("/docs/swagger")
 
 
 def wsgi() -> OpenAPI:
-    """The application for a WSGI server, by the settings of the environment. Raises: SettingsError."""
+    """Return the application for a WSGI server, configured by the environment. Raises: SettingsError."""
     settings = load()
     _start(settings)
     settings = checkpoint_cache.with_served_model_or_log(settings)
@@ -210,17 +210,17 @@ def wsgi() -> OpenAPI:
 
 def _start(settings: Settings) -> None:
     logs.configure(settings.log_format)
-    # What is written is about patients, for this user alone.
+    # Files hold patient data, so only this user may read them.
     os.umask(0o077)
 
 
 def _say_where_the_first_token_is(settings: Settings, app: OpenAPI) -> None:
     if path := access.make_first_token(settings, app.extensions["metscope"].sessions):
-        logger.warning("the first start made an admin's token: %s", path)
+        logger.warning("the first start created an admin token: %s", path)
 
 
 def _warm_up(app: OpenAPI) -> None:
-    """Connect and have statements compiled, which the first requests would wait for."""
+    """Connect and compile statements, so that the first requests do not wait for that."""
     context: Context = app.extensions["metscope"]
     open_connections(context.sessions)
     broker.connect(context.celery)
@@ -228,13 +228,13 @@ def _warm_up(app: OpenAPI) -> None:
     for path in REHEARSED:
         with app.test_request_context(path), suppress(MetScopeError):
             app.dispatch_request()
-    # What is loaded by now stays; to look through all of it again and again holds up every thread.
+    # Loaded objects stay: without freeze, each garbage collection scans them and stops every thread.
     gc.collect()
     gc.freeze()
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM. Raises: SettingsError when HOST:PORT cannot be listened on."""
+    """Serve until SIGINT or SIGTERM. Raises: SettingsError if the server cannot listen on HOST:PORT."""
     app = create_app(settings)
     _say_where_the_first_token_is(settings, app)
     server = _listen(settings, app)
@@ -261,7 +261,7 @@ def serve(settings: Settings) -> None:
 
 
 class LoggingServer(Server):
-    """Cheroot's own lines, by the same log as all others."""
+    """A Cheroot server that writes its own messages to our log."""
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         error = sys.exc_info()[1] if traceback else None
@@ -269,7 +269,7 @@ class LoggingServer(Server):
 
 
 def _listen(settings: Settings, app: OpenAPI) -> LoggingServer:
-    """Raises: SettingsError when HOST:PORT cannot be listened on, or the certificate cannot be used."""
+    """Return a server that listens on HOST:PORT. Raises: SettingsError, also for an unusable certificate."""
     server = LoggingServer(
         (settings.host, settings.port), app,
         numthreads=THREADS, server_name="MetScope", request_queue_size=WAITING_CONNECTIONS,
@@ -278,12 +278,13 @@ def _listen(settings: Settings, app: OpenAPI) -> LoggingServer:
         if settings.tls_certificate is not None:
             server.ssl_adapter = BuiltinSSLAdapter(str(settings.tls_certificate), str(settings.tls_key))
     except (OSError, SSLError) as error:
-        raise SettingsError(f"TLS_CERTIFICATE, TLS_KEY cannot be used: {type(error).__name__}.") from None
+        raise SettingsError(f"TLS_CERTIFICATE and TLS_KEY cannot be used: {type(error).__name__}.") from None
     try:
         server.prepare()
     except OSError as error:
         raise SettingsError(
-            f"HOST {settings.host}, PORT {settings.port} cannot be listened on: {error.strerror or error}."
+            f"MetScope cannot listen on HOST {settings.host}, PORT {settings.port}: "
+            f"{error.strerror or error}."
         ) from None
     return server
 
@@ -301,13 +302,13 @@ def _days(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="api.py", description="Serve MetScope's web API.")
     commands = parser.add_subparsers(dest="command")
     access.add_token_commands(commands)
-    purge = commands.add_parser("purge", help="remove for good what was deleted long ago, and old jobs")
+    purge = commands.add_parser("purge", help="permanently remove old jobs and results deleted long ago")
     purge.add_argument(
-        "--days", type=_days, metavar="N", required=True, help="keep what is younger; 1 or more"
+        "--days", type=_days, metavar="N", required=True, help="keep what is younger than N days; at least 1"
     )
     options = parser.parse_args(arguments)
     try:

@@ -1,8 +1,8 @@
-"""The Celery application: how the API wakes a worker.
+"""The Celery application, by which the API wakes a worker.
 
-SQL holds the truth about every job (db/jobs.py); a message says no more than "look at job N". A message
-that is lost or arrives twice therefore does no harm: a worker claims the job by lease before it works, and
-announces waiting jobs again by itself. That is why messages are acknowledged early and no result is kept.
+SQL is authoritative for every job (db/jobs.py); a message only says "look at job N". A message that is lost
+or arrives twice therefore does no harm: a worker claims the job by lease before it works, and looks for
+waiting jobs by itself. That is why messages are acknowledged early and no result is kept.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ from settings import Settings
 
 SEGMENT = "metscope.segment"
 QUEUE = "metscope"
-# Which host is all the same to this transport, but kombu warns without one.
+# This transport ignores the host, but kombu warns without one.
 FOLDER_URL = "filesystem://localhost"
 FOLDER_POLL_S = 0.1
-# Redis answers within milliseconds, or hangs.
+# Redis answers within milliseconds, or it hangs.
 REDIS_LIMITS = {"socket_connect_timeout": 2.0, "socket_timeout": 5.0, "socket_keepalive": True}
 CONNECT_LIMIT_S = 2.0
-# A broker that was away is not asked again for so long: the workers find the jobs in the database.
+# Pause after a failed announcement; meanwhile the workers find the jobs in the database.
 SILENCE_S = 10.0
 PROBE_KEY = "metscope.ready"
 
@@ -36,7 +36,7 @@ logger = logging.getLogger("metscope.broker")
 
 
 def create(settings: Settings) -> Celery:
-    """The application on BROKER_URL; without one, on folders in DATA_DIR, which are created.
+    """Return the application on BROKER_URL; without one, on folders in DATA_DIR, which are created.
 
     Raises: SettingsError.
     """
@@ -57,7 +57,7 @@ def create(settings: Settings) -> Celery:
 
 
 def announce(app: Celery, job_id: str) -> bool:
-    """Tell the workers about a job. False: the broker is away; the job waits in SQL until a worker looks."""
+    """Announce a job to the workers. False: the broker is away; the job waits in SQL until a worker looks."""
     try:
         app.send_task(
             SEGMENT, args=[job_id], retry=True, retry_policy={"max_retries": 1, "interval_start": 0.1}
@@ -68,7 +68,7 @@ def announce(app: Celery, job_id: str) -> bool:
 
 
 class Announcer:
-    """Announces jobs from a thread of its own, so that no request waits for a broker that hangs."""
+    """A thread that announces jobs, so that no request waits for a broker that hangs."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -76,7 +76,7 @@ class Announcer:
         self._silent_until = 0.0
 
     def tell(self, job_id: str) -> None:
-        """Return at once; the workers hear of the job within milliseconds, or find it in the database."""
+        """Announce a job in the background; the workers get it within milliseconds, or find it in SQL."""
         self._executor.submit(self._announce, job_id)
 
     def _announce(self, job_id: str) -> None:
@@ -85,21 +85,23 @@ class Announcer:
         try:
             told = announce(self._app, job_id)
         except Exception as error:  # noqa: BLE001 - whatever a transport raises, the job is recorded
-            logger.error("job %s: not announced: %s", job_id, type(error).__name__)
+            logger.error("job %s: could not be announced: %s", job_id, type(error).__name__)
             told = False
         if not told:
             self._silent_until = time.monotonic() + SILENCE_S
-            logger.warning("job %s: the broker is away; a worker will find the job in the database", job_id)
+            logger.warning(
+                "job %s: the broker is unreachable; a worker will find the job in the database", job_id
+            )
 
 
 def connect(app: Celery) -> None:
-    """Have the first announcement not wait for it; nothing where the broker is away."""
+    """Connect before the first announcement; do nothing if the broker is away."""
     with contextlib.suppress(OperationalError), app.producer_pool.acquire(block=True) as producer:
         producer.connection.ensure_connection(max_retries=1, interval_start=0)
 
 
 def trouble(app: Celery) -> str | None:
-    """None when the broker takes messages, else a sentence that says why not."""
+    """Return None if the broker takes messages, otherwise a sentence that says why not."""
     folder = app.conf.broker_transport_options.get("data_folder_out")
     if folder is not None:
         return None if os.access(folder, os.W_OK) else "The queue's folder in DATA_DIR cannot be written."
@@ -107,12 +109,12 @@ def trouble(app: Celery) -> str | None:
         with app.connection_for_write(connect_timeout=CONNECT_LIMIT_S) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0)
             if connection.transport.driver_type == "redis":
-                # Refused where its memory is full, its disk fails, or it is a copy of another.
+                # Fails if its memory is full, its disk fails, or it is a read-only replica.
                 connection.default_channel.client.set(PROBE_KEY, 1, ex=60)
     except OperationalError:
         return "The broker of BROKER_URL does not answer."
     except (RedisError, OSError) as error:
-        return f"The broker of BROKER_URL takes no messages ({type(error).__name__})."
+        return f"The broker of BROKER_URL does not accept messages ({type(error).__name__})."
     return None
 
 

@@ -1,4 +1,4 @@
-"""The command line: a folder or a file of images, without archive and database.
+"""The command line: segments a folder or a file of images, without archive and database.
 
 python segmentation.py INPUT --out DIR [--model ID] [--series UID] [--input NAME=UID ...] [--dry-run]
                        [--from-seg FILE | --from-mask FILE | --explain]
@@ -56,15 +56,15 @@ from unetr.uncertainty import explain, lesion_entropies, most_bits
 
 SaveMesh = Callable[[hd.Volume, hd.Volume, Sequence[Lesion], Path, str], None]
 
-# What --explain writes besides.
+# The additional files that --explain writes.
 EXPLANATION = ("uncertainty.dcm", "entropy.nii.gz", "planes.png", "mesh.html")
 
 
 @dataclass(frozen=True)
-class Source:
-    """What INPUT holds: the headers of each series, or a NIfTI file.
+class InputFiles:
+    """The content of INPUT: the headers of each series, or a NIfTI file.
 
-    warnings: of damaged files, which may be images of any series.
+    warnings: about damaged files, which may be images of any series.
     """
 
     path: Path
@@ -72,26 +72,26 @@ class Source:
     warnings: Sequence[str] = ()
 
     @staticmethod
-    def open(path: Path) -> "Source":
-        """Raises: UnreadableFile."""
+    def open(path: Path) -> "InputFiles":
+        """Read the headers of a DICOM folder or file, or take a NIfTI file. Raises: UnreadableFile."""
         if path.name.lower().endswith((".nii", ".nii.gz")):
-            return Source(path)
+            return InputFiles(path)
         found = files.read_headers(path)
-        return Source(path, found.series, found.warnings)
+        return InputFiles(path, found.series, found.warnings)
 
     def choose(
         self, names: Sequence[str], given: Mapping[str, str], spec: ModelSpec
     ) -> tuple[list[series.Candidate], list[Stack]]:
-        """The series of the named inputs, none of a NIfTI file, and their stacks.
+        """Choose the series of the named inputs (none for a NIfTI file) and read their stacks.
 
-        given: by name the caller's choice: Series Instance UIDs, or NIfTI files beside a NIfTI file, which is
-        the first input. Raises: InputRefused, SeriesNotFound.
+        given: the caller's choice by input name: Series Instance UIDs, or NIfTI files if INPUT, the first
+        input, is one. Raises: InputRefused, SeriesNotFound.
         """
         if not self.headers:
             missing = [name for name in names[1:] if name not in given]
             if missing:
                 raise MissingSequence(
-                    f"{self.path.name} is one volume, and the {', '.join(missing)} is missing."
+                    f"{self.path.name} contains only one volume; the {', '.join(missing)} is missing."
                 )
             paths = [self.path, *(Path(given[name]) for name in names[1:])]
             return [], [nifti.read_stack(path) for path in paths]
@@ -105,17 +105,18 @@ class Source:
         return [replace(chosen[0], warnings=(*chosen[0].warnings, *self.warnings)), *chosen[1:]], stacks
 
     def _of_one_patient(self, series_uid: str | None) -> Sequence[Sequence[Dataset]]:
-        """Return the headers of that series' patient. Raises: AmbiguousSeries where it has to be named."""
+        """Return the headers of that series' patient. Raises: AmbiguousSeries if it must be named."""
         patients: dict[str, list[Sequence[Dataset]]] = {}
         for instances in self.headers:
-            # A study without PatientID is its own patient.
+            # A study without PatientID counts as a patient of its own.
             patient = text(instances[0], "PatientID") or text(instances[0], "StudyInstanceUID")
             patients.setdefault(patient, []).append(instances)
         by_patient = [{str(of_series[0].SeriesInstanceUID) for of_series in p} for p in patients.values()]
         if series_uid is None and len(patients) > 1:
             listed = "; ".join(", ".join(sorted(uids)) for uids in by_patient)
             raise AmbiguousSeries(
-                f"{self.path} holds series of {len(patients)} patients, and --series names none: {listed}."
+                f"{self.path} contains series of {len(patients)} patients. "
+                f"Choose one with --series: {listed}."
             )
         of_patient = [p for p, uids in zip(patients.values(), by_patient, strict=True) if series_uid in uids]
         return of_patient[0] if of_patient else self.headers
@@ -139,9 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dest="inputs",
         type=_input,
         metavar="NAME=UID",
-        help="the series of one of the model's inputs; beside a NIfTI INPUT, NAME=FILE; may be repeated",
+        help="the series for one of the model's inputs; with a NIfTI INPUT, NAME=FILE; may be repeated",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be segmented, as JSON")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be segmented, as JSON")
     given = parser.add_mutually_exclusive_group()
     given.add_argument(
         "--from-seg",
@@ -155,14 +156,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given.add_argument(
         "--explain",
         action="store_true",
-        help="also write how sure the model is: a map, a picture, a page",
+        help="also write the model's uncertainty: a map, a picture and a web page",
     )
     options = parser.parse_args(arguments)
     if options.out is None and not options.dry_run:
-        parser.error("--out DIR is needed")
+        parser.error("--out DIR is required")
     try:
         save_mesh = _save_mesh() if options.explain else None
-        source = Source.open(options.input)
+        source = InputFiles.open(options.input)
         if options.dry_run:
             return _dry_run(source, options)
         _run(source, options, save_mesh)
@@ -173,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _input(text: str) -> tuple[str, str]:
-    """NAME=UID as a pair."""
+    """Parse NAME=UID into a pair."""
     name, _, chosen = text.partition("=")
     if not name or not chosen:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=UID")
@@ -181,7 +182,7 @@ def _input(text: str) -> tuple[str, str]:
 
 
 def _given_inputs(options: argparse.Namespace, spec: ModelSpec) -> dict[str, str]:
-    """By name, those that were given. Raises: RequestError for a name that is no input of the model."""
+    """Return the given inputs by name. Raises: RequestError for a name that the model does not have."""
     given = dict(options.inputs)
     unknown = sorted(given.keys() - set(spec.inputs))
     if unknown:
@@ -189,8 +190,8 @@ def _given_inputs(options: argparse.Namespace, spec: ModelSpec) -> dict[str, str
     return given | ({spec.inputs[0]: options.series} if options.series else {})
 
 
-def _dry_run(source: Source, options: argparse.Namespace) -> int:
-    """Print what would be segmented, or why nothing would, as JSON."""
+def _dry_run(source: InputFiles, options: argparse.Namespace) -> int:
+    """Print as JSON what would be segmented, or why nothing would be; return the exit code."""
     spec = find_spec(with_served_model(load()), options.model)
     plan: dict[str, Any] = {
         "candidates": [
@@ -230,7 +231,7 @@ def _dry_run(source: Source, options: argparse.Namespace) -> int:
 
 
 def _save_mesh() -> SaveMesh:
-    """What draws surfaces, which only who asks for them needs to have installed. Raises: RequestError."""
+    """Import the surface renderer, which only --explain needs. Raises: RequestError if it is missing."""
     try:
         from reports.mesh import save_mesh  # noqa: PLC0415
     except ModuleNotFoundError as error:
@@ -241,10 +242,10 @@ def _save_mesh() -> SaveMesh:
     return save_mesh
 
 
-def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None) -> None:
+def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | None) -> None:
     """Segment, or measure a given segmentation, and write the files into ``options.out``.
 
-    save_mesh: where the segmentation is to be explained.
+    save_mesh: the surface renderer for --explain; None without it.
     """
     settings = with_served_model(load())
     spec = find_spec(settings, options.model)
@@ -252,7 +253,7 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
     names = ("segmentation.dcm", "segmentation.nii.gz", "measurements.dcm", *EXPLANATION)
     written = {(options.out / name).resolve() for name in names}
     if given is not None and given.resolve() in written:
-        raise RequestError(f"{given} would be written over; choose another folder for --out.")
+        raise RequestError(f"{given} would be overwritten; choose another folder for --out.")
     predictor: Predictor | None = None
     with tqdm(total=100, unit="%", disable=None, leave=False) as bar:
 
@@ -262,7 +263,7 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
 
         stages = Stages(show)
         with stages("read"):
-            # What was drawn needs the images that it was drawn on, and no others.
+            # A given segmentation needs only the images that it was drawn on.
             count = 1 if given else len(spec.inputs)
             chosen, stacks = source.choose(spec.inputs[:count], _given_inputs(options, spec), spec)
             warnings = warnings_of(chosen, stacks, spec)
@@ -278,10 +279,7 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
                 result = _measure_given(stacks[0], options, spec, settings)
             _make_folder(options.out)
         with stages("encode"):
-            encoded = encode(result, spec, drawn_by_model=given is None) if stacks[0].headers else None
-            report = None
-            if encoded is not None or (stacks[0].headers and settings.report_no_lesion):
-                report = report_of(result, encoded, spec, None if given else algorithm_of(spec))
+            encoded, report = _encode(result, spec, settings, drawn_by_model=given is None)
             _write(result, {"segmentation": encoded, "measurements": report}, options.out)
         explained: dict[str, Any] = {}
         if predictor is not None and save_mesh is not None:
@@ -310,11 +308,11 @@ def _run(source: Source, options: argparse.Namespace, save_mesh: SaveMesh | None
 
 
 def _make_folder(out: Path) -> None:
-    """Raises: RequestError."""
+    """Create the folder and check that it is writable. Raises: RequestError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RequestError(f"--out {out} cannot be made: {error.strerror}.") from error
+        raise RequestError(f"--out {out} cannot be created: {error.strerror}.") from error
     if not os.access(out, os.W_OK | os.X_OK):
         raise RequestError(f"--out {out} cannot be written.")
 
@@ -322,15 +320,16 @@ def _make_folder(out: Path) -> None:
 def _measure_given(
     stack: Stack, options: argparse.Namespace, spec: ModelSpec, settings: Settings
 ) -> Findings:
-    """Measure a mask or a SEG. A tracked segment is one lesion; any other is split into components.
+    """Measure a mask, SEG or structure set.
 
-    Raises: UnreadableFile, UnreadablePixels, SegmentationMismatch.
+    A tracked segment is one lesion; any other is split into components. Raises: UnreadableFile,
+    UnreadablePixels, SegmentationMismatch.
     """
     if options.from_mask is not None:
         mask = nifti.read_mask(options.from_mask, stack)
         if (highest := int(mask.array.max())) > len(spec.labels) > 1:
             raise SegmentationMismatch(
-                f"The mask has the value {highest}; {spec.id} has {len(spec.labels)} labels."
+                f"The mask contains the value {highest}, but {spec.id} has only {len(spec.labels)} labels."
             )
         return measured(stack, mask, None, spec, settings.measurable_ld_mm)
     labels, sources = lesions_of_segments(*read_drawn(files.read(options.from_seg), stack))
@@ -339,8 +338,20 @@ def _measure_given(
     return Findings(stack, labels, lesions, sources)
 
 
+def _encode(
+    result: Findings, spec: ModelSpec, settings: Settings, drawn_by_model: bool
+) -> tuple[Dataset | None, Dataset | None]:
+    """Encode SEG and report, each None where there is none to write; both None for a NIfTI file."""
+    if not result.stack.headers:
+        return None, None
+    encoded = encode(result, spec, drawn_by_model=drawn_by_model)
+    if encoded is None and not settings.report_no_lesion:
+        return None, None
+    return encoded, report_of(result, encoded, spec, algorithm_of(spec) if drawn_by_model else None)
+
+
 def _write(result: Findings, objects: Mapping[str, Dataset | None], out: Path) -> None:
-    # Those of an earlier run would belong to other lesions.
+    # Files of an earlier run would describe other lesions.
     for name in (*(f"{name}.dcm" for name in objects), *EXPLANATION):
         (out / name).unlink(missing_ok=True)
     for name, dataset in objects.items():
@@ -359,7 +370,7 @@ def _explain(
     save_mesh: SaveMesh,
     out: Path,
 ) -> dict[str, Any]:
-    """Write how sure the model was, and the pictures; what lesions.json says of it."""
+    """Write the uncertainty map and the pictures; return the entries for lesions.json."""
     volume, spec = result.stack.volume, predictor.spec
     explanation = explain(predictor, volume, partial(stages.report, "explain"), others=others)
     nifti.write_values(explanation.entropy, out / "entropy.nii.gz")

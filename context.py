@@ -1,4 +1,4 @@
-"""What a request or a job runs with: archive, database, settings, a model; its stages, with their times."""
+"""The context of a request or job: archive, database, settings, a model; its stages with their times."""
 
 import resource
 import time
@@ -24,7 +24,7 @@ Report = Callable[[str, float], None]
 
 
 class Predict(Protocol):
-    """A model. others: of its further inputs, in the order of its specification."""
+    """A model. others: volumes of its further inputs, in the order of its specification."""
 
     def __call__(
         self, volume: hd.Volume, on_progress: Callable[[float], None], /, *others: hd.Volume
@@ -33,7 +33,7 @@ class Predict(Protocol):
 
 @dataclass(frozen=True)
 class Connections:
-    """What every request and every job needs."""
+    """The archive, database and settings that every request and job needs."""
 
     archive: Archive
     sessions: sessionmaker[Session]
@@ -42,7 +42,7 @@ class Connections:
 
 @dataclass(frozen=True)
 class ModelServices(Connections):
-    """What a segmentation needs besides: a loaded model."""
+    """The connections and a loaded model, for a segmentation."""
 
     predictor: Predict
     spec: ModelSpec
@@ -50,7 +50,7 @@ class ModelServices(Connections):
 
 @dataclass(frozen=True)
 class JobLease:
-    """The job on whose behalf a result is recorded, and who holds its lease."""
+    """The job for which a result is recorded, and the owner of its lease."""
 
     job_id: str
     owner: str
@@ -58,9 +58,9 @@ class JobLease:
 
 @dataclass
 class Stages:
-    """Reports each stage as it begins and keeps its seconds and its peak memory, MB.
+    """The stages of a job: each is reported as it begins; its seconds and peak memory, MB, are kept.
 
-    The peak is that of the stage where Linux lets a process reset it, else that of the process so far.
+    The peak is that of the stage if Linux lets the process reset it, otherwise that of the process so far.
     """
 
     report: Report
@@ -79,20 +79,26 @@ class Stages:
 
 @dataclass(frozen=True)
 class JobRun:
-    """One job in work. stages: reports how far it is; that may raise JobCancelled.
+    """A job being run. stages: reports the progress, which may raise JobCancelled.
 
-    model: opens what the job's model needs. Raises: ModelError.
+    connections: ModelServices if the job's task needs its model.
     """
 
     job: Job
     connections: Connections
     lease: JobLease
     stages: Stages
-    model: Callable[[], ModelServices]
+
+    @property
+    def services(self) -> ModelServices:
+        """Return the connections with the job's model. Raises: TypeError if the task needs no model."""
+        if not isinstance(self.connections, ModelServices):
+            raise TypeError(f"a job of kind {self.job.task.kind} is run without its model")
+        return self.connections
 
 
 def open_services(settings: Settings, model_id: str | None = None) -> ModelServices:
-    """Open archive and database and load the model. Raises: ModelNotFound, ModelError, SettingsError."""
+    """Open archive and database, and load the model. Raises: ModelNotFound, ModelError, SettingsError."""
     spec = find_spec(settings, model_id)
     return ModelServices(
         archive=open_archive(settings),
@@ -104,12 +110,12 @@ def open_services(settings: Settings, model_id: str | None = None) -> ModelServi
 
 
 def find_spec(settings: Settings, model_id: str | None) -> ModelSpec:
-    """The spec of that model, or of the default one. Raises: ModelNotFound, ModelSpecInvalid."""
+    """Return the spec of that model, or of the default one. Raises: ModelNotFound, ModelSpecInvalid."""
     if model_id is None:
         return default_model(settings.models_dir, settings.model_path)
     models = served_models(settings.models_dir, settings.model_path)
     if model_id not in models:
-        raise ModelNotFound(f"There is no model {model_id!r}; there are: {', '.join(sorted(models))}.")
+        raise ModelNotFound(f"There is no model {model_id!r}. Available models: {', '.join(sorted(models))}.")
     return models[model_id]
 
 

@@ -1,9 +1,9 @@
-"""The main job on the embedded defaults: a synthetic study becomes a stored SEG and measured lesions.
+"""The demo: segments a synthetic study on the embedded defaults, stores the SEG and measures the lesions.
 
     make demo
 
-No server is needed: the archive is a folder, the database a file, both under ``demo/``. The table compares
-what is read back from the archive and the database with the truth the study was made from.
+No server is needed: the archive is a folder and the database a file, both under ``demo/``. The table compares
+the results read back from archive and database with the truth that the study was made from.
 """
 
 import shutil
@@ -18,13 +18,13 @@ import settings
 from context import ModelServices, open_services
 from db import segmentations
 from imaging import seg
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import Stack, to_stack
 from lesions.measure import measure
 from reports.overlay import save_overlay
 from segmentation import Request, deliver, segment_series
 from unetr.evaluation.scores import match
 from unetr.synthesis import metastases
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 FOLDER = Path("demo")
 SEED = 2026
@@ -37,14 +37,14 @@ def main() -> None:
     configuration = settings.load(
         data_dir=FOLDER, dicomweb_url="", database_url="", broker_url="", model_path=None
     )
-    print(f"Making a synthetic study of {SHAPE[0]} slices (seed {SEED}) ...")
+    print(f"Creating a synthetic study of {SHAPE[0]} slices (seed {SEED}) ...")
     head = metastases.head(metastases.grid(SHAPE, SPACING_MM), SEED)
     study = to_instances(head.image, SeriesOptions(description="T1 MPRAGE post contrast", contrast=True))
 
     started = time.perf_counter()
     services = open_services(configuration)
     services.archive.store(study)
-    # A name for the README's commands: the folder's own is a UID.
+    # A fixed path for the README's commands; the archive names its folders by UID.
     first = study[0]
     (FOLDER / "series").symlink_to(Path("archive") / first.StudyInstanceUID / first.SeriesInstanceUID)
     loaded = time.perf_counter()
@@ -60,7 +60,7 @@ def main() -> None:
     labels = _read_back(services, request.study_instance_uid, document, stack)
     save_overlay(stack.volume, labels, measure(labels, stack.slices), FOLDER / "overlay.png")
     _print_table(head, labels, stack, document)
-    print("(true ml: of the shape that was drawn; true mm: the long axis measured on its exact mask;")
+    print("(true ml: volume of the simulated shape; true mm: long axis measured on its exact mask;")
     print(" sure: the lesion's confidence, or its mean probability where the model has no calibration)")
     print(
         f"\nOpened in {loaded - started:.1f} s; first segmentation {cold_s:.1f} s, the next {warm_s:.1f} s."
@@ -88,7 +88,7 @@ def _segment(request: Request, services: ModelServices) -> str:
 def _read_back(
     services: ModelServices, study_instance_uid: str, document: dict[str, Any], stack: Stack
 ) -> hd.Volume:
-    """Label volume of the SEG as the archive gives it back; empty where none was stored."""
+    """Return the label volume of the SEG as read back from the archive; empty if none was stored."""
     series_instance_uid = document["segmentation"]["series_instance_uid"]
     if series_instance_uid is None:
         return stack.volume.with_array((stack.volume.array * 0).astype("int32"))
@@ -133,7 +133,7 @@ def _print_table(head: metastases.Head, labels: hd.Volume, stack: Stack, documen
 
 
 def _sureness(lesion: dict[str, Any]) -> float:
-    """As the viewer shows it."""
+    """Return the confidence, or without one the mean probability, as the viewer shows it."""
     sureness: float = lesion["mean_probability"] if lesion["confidence"] is None else lesion["confidence"]
     return sureness
 

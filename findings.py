@@ -1,4 +1,4 @@
-"""What was found in a stack: its lesions, and the DICOM objects that say so."""
+"""The findings in a stack: its lesions, and the DICOM objects that describe them."""
 
 import re
 from collections import Counter
@@ -22,26 +22,26 @@ from unetr.confidence import confidence
 from unetr.spec import ConceptCode, Label, ModelSpec
 from unetr.uncertainty import most_bits
 
-# CID 7150 and 7166: category and type of a segment whose own SEG gives none.
+# CID 7150 and 7166: category and type of a segment whose SEG gives none.
 UNSPECIFIED = Code("85756007", "SCT", "Tissue")
-# What is drawn anew in a segmentation of several labels: nobody says of which it is.
+# Lesions that a person adds to a segmentation with several labels: their label is unknown.
 UNLABELLED = ConceptCode(
     value=UNSPECIFIED.value, scheme=UNSPECIFIED.scheme_designator, meaning=UNSPECIFIED.meaning
 )
 FINDING = Label(value=1, name="Finding", category=UNLABELLED, type=UNLABELLED)
-# What viewers call a segment that nobody has named.
+# Default names that viewers give to segments.
 UNNAMED = re.compile(r"\s*(Segment \d+)?\s*")
-# Of Segment Label, a DICOM Long String.
+# Length of Segment Label, a DICOM Long String.
 LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
 class Findings:
-    """labels: int32 lesion numbers (slice, row, column) on the stack's grid; lesions by label, then the
-    largest first.
+    """The lesions of a stack. labels: int32 lesion numbers (slice, row, column) on the stack's grid.
 
-    sources: by lesion number, the segments of the SEG that was measured; empty where there was none.
-    kinds: by lesion number, the labels; empty where a SEG was measured. warnings: of the model.
+    lesions: by label, then the largest first. sources: the segments of the measured SEG by lesion number;
+    empty if no SEG was measured. kinds: the labels by lesion number; empty if a SEG was measured.
+    warnings: of the model.
     """
 
     stack: Stack
@@ -55,10 +55,10 @@ class Findings:
 def measured(
     stack: Stack, mask: hd.Volume, probability: hd.Volume | None, spec: ModelSpec, measurable_ld_mm: float
 ) -> Findings:
-    """The objects of a mask and of the model's probabilities, both (slice, row, column) on the stack's grid.
+    """Measure the objects of a mask. mask, probability: (slice, row, column) on the stack's grid.
 
-    Of a model of one label every value of the mask is that label, else its own. measurable_ld_mm: the long
-    axis from which a lesion is measurable.
+    If the model has only one label, every value of the mask means that label; otherwise each value is a
+    label's. measurable_ld_mm: the long axis, mm, from which a lesion is measurable.
     """
     if len(spec.labels) == 1:
         only = spec.labels[0]
@@ -90,7 +90,7 @@ def _identities(kinds: Mapping[int, Label], used: Collection[str] = ()) -> dict[
 
 
 def last_number(label: Label, used: Collection[str]) -> int:
-    """Return the highest number among those of the tracking identifiers that are the label's; 0: none is."""
+    """Return the highest number among the label's tracking identifiers in use; 0 without any."""
     numbered = re.compile(rf"{re.escape(label.tracking or label.name)}-(\d+)")
     return max((int(match[1]) for name in used if (match := numbered.fullmatch(name))), default=0)
 
@@ -103,7 +103,7 @@ def numbered_after(result: Findings, used: Collection[str]) -> Findings:
 
 
 def identity(label: Label, number: int) -> Identity:
-    """A new object's, the number-th of its label."""
+    """Return the identity of a new object, the number-th of its label."""
     tracking = label.tracking or label.name
     if label.whole:
         return Identity(label.name, tracking, str(hd.UID()))
@@ -111,13 +111,13 @@ def identity(label: Label, number: int) -> Identity:
 
 
 def read_drawn(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[seg.Segment]]:
-    """Return what a SEG or an RT Structure Set shows, as ``seg.read`` does."""
+    """Read the segments of a SEG or an RT Structure Set, as ``seg.read`` does."""
     reader = rtstruct_read.read if rtstruct_read.is_structure_set(dataset) else seg.read
     return reader(dataset, stack)
 
 
 def label_of_drawn(spec: ModelSpec) -> Label:
-    """Return what a lesion is that a person drew: the model's label where it has only one."""
+    """Return the label of a hand-drawn lesion: the model's if it has only one, otherwise FINDING."""
     label = spec.labels[0] if len(spec.labels) == 1 else FINDING
     return label.model_copy(update={"whole": False})
 
@@ -125,11 +125,11 @@ def label_of_drawn(spec: ModelSpec) -> Label:
 def identities_of_segments(
     sources: Mapping[int, seg.Segment], label: Label, used: Collection[str] = ()
 ) -> dict[int, Identity]:
-    """Return by lesion number who the lesions of a SEG are that was not made by correcting a result.
+    """Return by lesion number the identities of the lesions of a SEG that does not correct a result.
 
-    A tracked segment is the lesion that it says. The others keep their segment's label, with a number where
-    several share it; without a label they are named and numbered as the label of a model.
-    sources: the segments, by the lesions' numbers. used: tracking identifiers.
+    The lesion of a tracked segment keeps its identity. The others keep their segment's label, with a number
+    if several share it; without a label they are named and numbered after the given label.
+    sources: the segments by lesion number. used: tracking identifiers in use.
     """
     last = last_number(label, used)
     lesions_of = Counter(source.number for source in sources.values())
@@ -152,9 +152,9 @@ def identities_of_segments(
 def encode(
     result: Findings, spec: ModelSpec, drawn_by_model: bool = True, edition: Edition = FIRST_EDITION
 ) -> Dataset | None:
-    """The DICOM SEG, one segment per lesion; None without lesions.
+    """Encode the DICOM SEG, one segment per lesion; None without lesions.
 
-    A lesion that was measured from a SEG is what that SEG says, drawn by whom it says.
+    A lesion measured from a SEG keeps the description of that SEG, including the algorithm or person.
     """
     if not result.lesions:
         return None
@@ -184,8 +184,10 @@ def report_of(
     edition: Edition = FIRST_EDITION,
     previous: Dataset | None = None,
 ) -> Dataset:
-    """The DICOM SR that gives the volumes and diameters of the lesions in the SEG, or without a SEG says that
-    there are none; no algorithm: by hand. The stack has headers.
+    """Return the DICOM SR with the volumes and diameters of the lesions in the SEG.
+
+    encoded: None to report that there are no lesions. algorithm: None if drawn by hand. The stack has
+    headers.
     """
     if encoded is None:
         return sr.write_negative(
@@ -219,7 +221,10 @@ def structure_set_of(
     edition: Edition,
     previous: Dataset | None = None,
 ) -> Dataset:
-    """Return the RT Structure Set of the lesions in the SEG; no algorithm: by hand. The stack has headers."""
+    """Return the RT Structure Set of the lesions in the SEG. algorithm: None if drawn by hand.
+
+    The stack has headers.
+    """
     return rtstruct.write(
         result.stack,
         encoded,
@@ -235,14 +240,14 @@ def structure_set_of(
 
 
 def has_report(encoded: Dataset | None, settings: Settings) -> bool:
-    """Tell whether a report is stored beside the SEG, or in place of one where no lesion was found."""
+    """Tell whether a report is stored with the SEG, or instead of a SEG if there are no lesions."""
     return settings.store_sr and (encoded is not None or settings.report_no_lesion)
 
 
 def publish(dataset: Dataset, source: Dataset) -> NewObject:
-    """Return an object as it goes into the database and from there into the archive.
+    """Return an object encoded for the database, from which it goes to the archive.
 
-    source: an image that it was made of. Raises: IdentityConflict where it is of another patient or study.
+    source: an image that it was made of. Raises: IdentityConflict if that is of another patient or study.
     """
     check_derived(dataset, source)
     return NewObject(
@@ -256,7 +261,7 @@ def publish(dataset: Dataset, source: Dataset) -> NewObject:
 def uncertainty_map(
     stack: Stack, entropy: hd.Volume, spec: ModelSpec, edition: Edition = FIRST_EDITION
 ) -> Dataset:
-    """The DICOM Parametric Map of how sure the model was; the stack has headers."""
+    """Return the DICOM Parametric Map of the model's uncertainty. The stack has headers."""
     return parametric_map.write(
         stack,
         entropy,
@@ -270,24 +275,24 @@ def uncertainty_map(
 
 
 def subject_of(spec: ModelSpec) -> seg.Subject:
-    """What the model's objects are about."""
+    """Return the subject and anatomy of the objects that the model finds."""
     return seg.Subject(spec.subject, None if spec.anatomy is None else code_of(spec.anatomy))
 
 
 def code_of(concept: ConceptCode) -> Code:
-    """As DICOM objects take it."""
+    """Return the concept as a DICOM code."""
     return Code(concept.value, concept.scheme, concept.meaning)
 
 
 def algorithm_of(spec: ModelSpec) -> seg.Algorithm:
-    """What SEG, report and map say drew what is in them."""
+    """Return the algorithm that SEG, report and map name as their author."""
     return seg.Algorithm(spec.title, spec.version, spec.weights.sha256, {"model": spec.id})
 
 
 def _segment_of(lesion: Lesion, label: Label, source: seg.Segment | None) -> seg.Segment:
     category, type_ = code_of(label.category), code_of(label.type)
     if source is not None:
-        # Its own codes, where it has any, are in ``described`` and go before.
+        # Its own codes, if it has any, are in ``described`` and take precedence.
         category = type_ = UNSPECIFIED
     return seg.Segment(
         number=lesion.number,
@@ -303,7 +308,7 @@ def _segment_of(lesion: Lesion, label: Label, source: seg.Segment | None) -> seg
 def lesions_of_segments(
     labels: hd.Volume, segments: Sequence[seg.Segment]
 ) -> tuple[hd.Volume, dict[int, seg.Segment]]:
-    """Lesions 1..n, largest first, of a SEG's segments, and the segment that each lesion is (of)."""
+    """Return the lesions 1..n of a SEG's segments, largest first, and the segment of each lesion."""
     tracked = [s.number for s in segments if s.tracking_id and s.tracking_uid]
     loose = np.where(np.isin(labels.array, tracked), 0, labels.array)
     parts = components(labels.with_array(loose)).array

@@ -1,7 +1,7 @@
-"""Whether the parts are there that a job needs, asked without any request waiting for a part that hangs.
+"""Health checks of the parts that a job needs; no request waits for a part that hangs.
 
-Each part is looked at in a thread of its own. Requests that come meanwhile share that look, and wait for it
-PATIENCE_S at most: what has not answered by then is in trouble, and says so until it answers.
+Each part is checked in a thread of its own. Requests that arrive meanwhile share that check and wait for it
+PATIENCE_S at most: a part that has not answered by then is reported as failing until it answers.
 """
 
 import os
@@ -32,24 +32,24 @@ PROBE_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Report:
-    """By part: its trouble, None where it works, and a note worth reading; and the workers that live."""
+    """The state of the parts. troubles: by part, None if it works. notes: by part. workers: the live ones."""
 
     troubles: dict[str, str | None]
     notes: dict[str, str]
     workers: list[Worker]
 
     def reason(self, part: str) -> str | None:
-        """Return what there is to say about the part; None: nothing."""
+        """Return the trouble and the note of the part; None if it has neither."""
         return " ".join(filter(None, (self.troubles[part], self.notes.get(part)))) or None
 
     @property
     def loaded_models(self) -> list[str]:
-        """Ids of the models that a worker holds in memory."""
+        """Return the ids of the models that a worker has in memory."""
         return sorted({model for worker in self.workers for model in worker.loaded_models})
 
 
 class Health:
-    """Looks at the parts of one process, whatever number of requests ask."""
+    """The checks of one process, shared by all of its requests."""
 
     def __init__(self, settings: Settings, sessions: sessionmaker[Session], celery: Celery) -> None:
         self._settings = settings
@@ -69,7 +69,7 @@ class Health:
         self._looks: dict[str, tuple[Future[str | None], float]] = {}
 
     def report(self) -> Report:
-        """Return what is known within PATIENCE_S from the beginning of each look."""
+        """Return what is known within PATIENCE_S of the start of each check."""
         with self._lock:
             for name, check in self._checks.items():
                 if name not in self._looks or self._looks[name][0].done():
@@ -85,11 +85,11 @@ class Health:
         try:
             with writing(self._sessions) as session:
                 self._living = workers.living(session, self._settings.lease_s)
-                # Changes no row, but is refused where nothing may be written.
+                # Changes no row, but fails if the database is read-only.
                 session.execute(update(Worker).where(false()).values(seen_at=Worker.seen_at))
         except SQLAlchemyError as error:
             cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-            return f"The database does not answer, or takes no changes ({type(cause).__name__})."
+            return f"The database does not answer or is not writable ({type(cause).__name__})."
         return None
 
     def _archive(self) -> str | None:
@@ -118,7 +118,7 @@ class Health:
 
     def _worker(self, living: list[Worker], *, known: bool) -> str | None:
         if not known:
-            return "Not known while the database does not answer."
+            return "Unknown while the database does not answer."
         if not living:
             return f"No worker has been seen for {self._settings.lease_s:.0f} s."
         problems = [worker.model_problem for worker in living]

@@ -1,4 +1,4 @@
-"""The lease on a job in work, which a thread renews, and what the job reports under it."""
+"""The lease on a running job, which a thread renews, and the progress that the job reports."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from errors import (
 )
 from settings import Settings
 
-STAGES = {  # where each stage begins and how much of the whole job it takes
+STAGES = {  # the start of each stage and its share of the whole job
     "fetch": (0.0, 0.1),
     "read": (0.1, 0.05),
     "predict": (0.15, 0.7),
@@ -29,14 +29,14 @@ STAGES = {  # where each stage begins and how much of the whole job it takes
 }
 PROGRESS_PERIOD_S = 0.5
 BEATS_PER_LEASE = 4
-# A job that is to stop and does not is ended with its process.
+# A job that does not stop within this time is ended with its process.
 STOP_LIMIT_S = 15.0
 
 logger = logging.getLogger("metscope.worker")
 
 
 class Lease:
-    """A claimed job, ours while the ``with`` block runs: a thread renews the lease."""
+    """The lease on a claimed job: a thread renews it while the ``with`` block runs."""
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class Lease:
         self._thread.join()
 
     def report(self, stage: str, fraction: float) -> None:
-        """Write how far the stage is, 0..1, at most every half second.
+        """Record the progress of the stage, 0..1, at most every half second.
 
-        Raises: JobCancelled when a person has asked for that, JobInterrupted when the worker is to stop,
-        LeaseLost when another worker has the job.
+        Raises: JobCancelled if a user has cancelled the job, JobInterrupted if the worker is to stop,
+        LeaseLost if another worker may have the job.
         """
         job_id, owner = self.holder.job_id, self.holder.owner
         if self._stopping.is_set():
@@ -110,7 +110,7 @@ class Lease:
 
     def _end_if_stuck(self) -> None:
         # Another worker may have the job by now. A thread that hangs in foreign code cannot be stopped, so
-        # this process ends, and who started it starts it again.
+        # this process ends and its supervisor restarts it.
         if not self._over.wait(max(STOP_LIMIT_S, self._settings.lease_s)):
-            logger.critical("job %s: its worker hangs and is ended", self.holder.job_id)
+            logger.critical("job %s: its worker does not respond and is terminated", self.holder.job_id)
             os._exit(1)

@@ -1,4 +1,4 @@
-"""What a process writes to standard error, as text or as a line of JSON each, with the job it is about."""
+"""The log of a process on standard error: text, or JSON lines with the id of the job."""
 
 import logging
 import re
@@ -11,12 +11,12 @@ from pythonjsonlogger.json import JsonFormatter
 
 FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-# Loud about what is of no use to who reads the log.
+# Chatty third-party loggers.
 QUIETER = {"alembic": logging.WARNING, "celery": logging.WARNING, "kombu": logging.ERROR}
-# They quote the headers of images, and queries.
+# Loggers that quote queries and the headers of images.
 INDISCREET = {"pydicom", "urllib3"}
 
-# Where a warning of pydicom begins to quote.
+# The start of the quoted values in a warning of pydicom.
 VALUES = re.compile(r"['\"(:]")
 
 logger = logging.getLogger("metscope.logs")
@@ -24,9 +24,9 @@ job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 
 
 def configure(log_format: Literal["text", "json"]) -> None:
-    """To be called once by each process."""
+    """Configure the log; each process calls this once."""
     handler = logging.StreamHandler()
-    # Not by a level: pydicom sets its own when it is imported.
+    # A filter, not a level: pydicom sets its own level when it is imported.
     handler.addFilter(lambda record: record.name.partition(".")[0] not in INDISCREET)
     if log_format == "json":
         names = {"asctime": "time", "levelname": "level", "name": "logger"}
@@ -41,7 +41,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
 
 
 def log_odd_headers() -> None:
-    """Write what pydicom warns of into the log: each of its complaints once, without the values it quotes."""
+    """Log the warnings of pydicom, each kind once and without the values that it quotes."""
     seen: set[tuple[str, int]] = set()
     show = warnings.showwarning
 

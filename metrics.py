@@ -1,6 +1,6 @@
-"""What Prometheus is told. Everything is read from SQL at the scrape, so every API process tells the same.
+"""Metrics for Prometheus, read from SQL at each scrape, so that every API process reports the same.
 
-No label holds a UID, an identifier or a name of a patient.
+No label contains a UID, or an identifier or name of a patient.
 """
 
 from collections.abc import Iterable
@@ -44,7 +44,7 @@ LATELY = timedelta(hours=1)
 
 
 def exposition(sessions: sessionmaker[Session], lease_s: float) -> bytes:
-    """Prometheus's text format. lease_s: a worker that is silent for so long does not count."""
+    """Return the metrics in Prometheus's text format. lease_s: workers silent for longer do not count."""
     registry = CollectorRegistry()
     registry.register(_Snapshot(sessions, lease_s))
     return generate_latest(registry)
@@ -63,7 +63,7 @@ class _Snapshot(Collector):
             yield from _archive(session)
             yield from _latest(session)
             living = len(workers.living(session, self._lease_s))
-            yield GaugeMetricFamily("metscope_workers", "Workers that live.", living)
+            yield GaugeMetricFamily("metscope_workers", "Live workers.", living)
 
 
 def _jobs(session: Session) -> GaugeMetricFamily:
@@ -76,7 +76,7 @@ def _jobs(session: Session) -> GaugeMetricFamily:
 
 
 def _failures(session: Session) -> GaugeMetricFamily:
-    # Gauges and not counters: rows go when they are purged.
+    # Gauges, not counters: a purge removes rows.
     failed = (Job.state == JobState.FAILED) & (Job.finished_at > current_time(session) - LATELY)
     query = select(Job.error_code, func.count()).where(failed).group_by(Job.error_code)
     counted = dict.fromkeys(OUR_OWN_FAILURES, 0) | dict(session.execute(query).all())
@@ -88,7 +88,7 @@ def _failures(session: Session) -> GaugeMetricFamily:
 
 
 def _waiting(session: Session) -> GaugeMetricFamily:
-    # Those that wait for the archive are told by the outbox.
+    # Jobs that wait for the archive are counted by the outbox.
     startable = (Job.state == JobState.QUEUED) & Job.not_before.is_(None)
     oldest = session.scalar(select(func.min(Job.created_at)).where(startable))
     age_s = (current_time(session) - oldest).total_seconds() if oldest else 0.0
@@ -97,9 +97,9 @@ def _waiting(session: Session) -> GaugeMetricFamily:
 
 def _archive(session: Session) -> Iterable[GaugeMetricFamily]:
     waiting, missing = outbox.count(session), outbox.count_missing(session)
-    text = "Segmentations that the archive has not confirmed."
+    text = "Objects (SEG, report, others) that the archive has not confirmed."
     yield GaugeMetricFamily("metscope_outbox_segmentations", text, waiting)
-    text = "Stored segmentations that the archive has no more."
+    text = "Stored segmentations missing from the archive."
     yield GaugeMetricFamily("metscope_missing_segmentations", text, missing)
 
 

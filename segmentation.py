@@ -1,4 +1,4 @@
-"""One segmentation request, top to bottom: images from the archive, rows in the database."""
+"""A segmentation request from start to end: images from the archive, rows in the database."""
 
 import hashlib
 import logging
@@ -49,10 +49,10 @@ logger = logging.getLogger("metscope.segmentation")
 
 @dataclass(frozen=True)
 class Request:
-    """What to segment. ``force`` computes anew although an equal result exists.
+    """A segmentation to compute. ``force``: compute it even if an equal result exists.
 
-    series_instance_uid: of the model's first input. inputs: series of its inputs, by their names. What
-    neither says is chosen.
+    series_instance_uid: series of the model's first input. inputs: series by input name. Inputs that neither
+    names are selected automatically.
     """
 
     study_instance_uid: str
@@ -64,11 +64,11 @@ class Request:
 def segment_series(
     request: Request, services: ModelServices, report: Report, job: JobLease | None = None
 ) -> str:
-    """From the archive to rows in the database: fetch, read, predict, measure, encode, record.
+    """Segment a series of the archive: fetch, read, predict, measure, encode, record.
 
-    Returns the segmentation's id; that of an equal, earlier result unless ``request.force``. The SEG then
+    Returns the segmentation's id; that of an equal earlier result unless ``request.force``. The SEG then
     waits in the outbox for ``deliver``. ``report(stage, fraction)`` may raise JobCancelled.
-    Raises: InputRefused, ArchiveError, ModelError, LeaseLost; nothing is recorded then.
+    Raises: InputRefused, ArchiveError, ModelError, LeaseLost; then nothing is recorded.
     """
     stages = Stages(report)
     with stages("fetch"):
@@ -76,7 +76,7 @@ def segment_series(
         source = source_of_fetched(instances, services)
         key = idempotency_key(instances, source, services.spec.digest)
         equal = None if request.force else find_equal(services, key)
-        # One that is deleted meanwhile is computed again.
+        # A result that is deleted in the meantime is computed again.
         with suppress(SegmentationNotFound):
             if equal is not None:
                 if job is not None:
@@ -112,7 +112,7 @@ def segment_series(
             companions=[publish(one, instances[0][0]) for one in companions],
             numbering=numbering,
         )
-        # Another job of this patient may have taken the numbers meanwhile.
+        # Another job for this patient may have taken the numbers in the meantime.
         with suppress(NumberingOutdated):
             if job is None:
                 return recording.record(services.sessions, new)
@@ -120,7 +120,7 @@ def segment_series(
 
 
 def find_equal(services: Connections, key: str) -> str | None:
-    """Id of an equal result whose SEG, if it was stored, is still in the archive. Raises: ArchiveError."""
+    """Find an equal result whose SEG, if stored, is still in the archive. Raises: ArchiveError."""
     equal = segmentations.find_equal(services.sessions, key)
     stored = outbox.stored(services.sessions, equal) if equal is not None else None
     if stored is None or services.archive.has_instance(stored.study_instance_uid, stored.sop_instance_uid):
@@ -130,9 +130,9 @@ def find_equal(services: Connections, key: str) -> str | None:
 
 
 def deliver(segmentation_id: str, services: Connections) -> None:
-    """Store what the outbox has of a segmentation in the archive and note each confirmation, the SEG first.
+    """Store a segmentation's objects from the outbox in the archive, SEG first; note each confirmation.
 
-    A companion that the archive refuses again and again, a report where it takes none, is given up.
+    A companion that the archive keeps refusing, e.g. because it takes no reports, is given up.
     Raises: ArchiveError; the outbox keeps the other objects, under the same UIDs, for the next attempt.
     """
     sessions = services.sessions
@@ -140,22 +140,26 @@ def deliver(segmentation_id: str, services: Connections) -> None:
         dataset = part10.read(encoded)
         patient = segmentations.patient(sessions, segmentation_id)
         if not same_patient(patient_of(dataset), patient_of(patient)):
-            # The archive has corrected the PatientID while the object waited.
+            # The PatientID was corrected in the archive while the object waited.
             dataset.update(patient)
         try:
             services.archive.store([dataset])
         except StoreFailed as error:
             if not outbox.give_up(sessions, segmentation_id, uid, services.settings.max_attempts):
                 raise
-            logger.warning("segmentation %s: a companion is given up: %s", segmentation_id, error.code)
+            logger.warning(
+                "segmentation %s: a companion object could not be stored and is abandoned: %s",
+                segmentation_id,
+                error.code,
+            )
         else:
             outbox.mark_stored(sessions, segmentation_id, [uid])
 
 
 def follow_patient(segmentation_id: str, services: Connections, job: JobLease) -> None:
-    """Look at the segmentation's images again, and record it under the patient that they name now.
+    """Fetch the segmentation's images again, and record it under the patient that they name now.
 
-    Raises: IdentityConflict where they are not those that were segmented, StudyNotFound, SeriesNotFound,
+    Raises: IdentityConflict if they are not the images that were segmented, StudyNotFound, SeriesNotFound,
     SegmentationNotFound, ArchiveError, LeaseLost.
     """
     document = segmentations.document(services.sessions, segmentation_id)
@@ -167,14 +171,14 @@ def follow_patient(segmentation_id: str, services: Connections, job: JobLease) -
 def fetch(
     request: Request, archive: Archive, spec: ModelSpec
 ) -> tuple[list[series.Candidate], list[list[Dataset]]]:
-    """The series of each of the model's inputs and their instances.
+    """Fetch the series of each of the model's inputs: the chosen candidates and their instances.
 
-    Geometry is refused by headers, before pixels travel.
+    A wrong geometry is refused from the headers, before pixels are transferred.
     """
     study_uid = request.study_instance_uid
     first = {spec.inputs[0]: request.series_instance_uid} if request.series_instance_uid else {}
     given = {**request.inputs, **first}
-    # Where the caller names every input, the study's other series do not matter.
+    # If the caller names every input, the study's other series do not matter.
     named = set(given.values()) if given.keys() >= set(spec.inputs) else set()
     headers = archive.series_headers(study_uid, named)
     try:
@@ -187,14 +191,16 @@ def fetch(
     for instances in inputs:
         series_uid = text(instances[0], "SeriesInstanceUID")
         if not same_patient(patient_of(instances[0]), patients[series_uid]):
-            raise ArchiveRefused(f"The archive lists series {series_uid} and serves another patient's.")
+            raise ArchiveRefused(
+                f"The archive lists series {series_uid} but served images of another patient."
+            )
     return chosen, inputs
 
 
 def source_of_fetched(inputs: Sequence[Sequence[Dataset]], connections: Connections) -> Source:
-    """Return whose images these are. A study that is recorded under another patient is looked at again.
+    """Return the patient and study of the images. A study recorded under another patient is checked again.
 
-    Raises: IdentityConflict where its images are not those that were segmented, ArchiveError.
+    Raises: IdentityConflict if its images are not those that were segmented, ArchiveError.
     """
     sessions, archive = connections.sessions, connections.archive
     contents = {text(instances[0], "SeriesInstanceUID"): content_digest(instances) for instances in inputs}
@@ -203,7 +209,7 @@ def source_of_fetched(inputs: Sequence[Sequence[Dataset]], connections: Connecti
         with suppress(SeriesNotFound):
             instances = archive.retrieve_series(source.study_instance_uid, series_uid)
             corrected = same_patient(patient_of(instances[0]), patient_of(inputs[0][0]))
-            # Where the archive still names the other patient, nothing was corrected, whatever the images are.
+            # If the archive still names the other patient, nothing was corrected, even if the images match.
             proof = {series_uid: content_digest(instances) if corrected else ""}
             source = replace(source, contents={**source.contents, **proof})
     check_patient(sessions, source)
@@ -213,13 +219,13 @@ def source_of_fetched(inputs: Sequence[Sequence[Dataset]], connections: Connecti
 def choose(
     headers: Sequence[Sequence[Dataset]], names: Sequence[str], given: Mapping[str, str], spec: ModelSpec
 ) -> list[series.Candidate]:
-    """``choose_inputs`` for the named inputs of a model. Raises: InputRefused, SeriesNotFound."""
+    """Choose the series of the named inputs by ``choose_inputs``. Raises: InputRefused, SeriesNotFound."""
     return choose_inputs(headers, names, given, head=subject_of(spec).anatomy == codes.BRAIN)
 
 
 def idempotency_key(inputs: Sequence[Sequence[Dataset]], source: Source, model_digest: str) -> str:
     """Return the SHA-256 of the study, of each input's series, SOP Instance UIDs and content, and of the
-    model's specification. Neither the order of an input's instances nor the patient matters.
+    model's specification. It does not depend on the order of an input's instances or on the patient.
     """
     parts = [model_digest, source.study_instance_uid]
     for instances in inputs:
@@ -230,7 +236,7 @@ def idempotency_key(inputs: Sequence[Sequence[Dataset]], source: Source, model_d
 
 
 def warnings_of(chosen: Sequence[series.Candidate], stacks: Sequence[Stack], spec: ModelSpec) -> list[str]:
-    """Of every input, and of how they lie together. Raises: InputsApart."""
+    """Return the warnings about each input and about their relative position. Raises: InputsApart."""
     of_series = [*(w for one in chosen for w in one.warnings), *(w for one in stacks for w in one.warnings)]
     return list(dict.fromkeys([*of_series, *check_together(stacks, spec.inputs[: len(stacks)])]))
 
@@ -238,7 +244,7 @@ def warnings_of(chosen: Sequence[series.Candidate], stacks: Sequence[Stack], spe
 def segment(
     stacks: Sequence[Stack], predictor: Predict, spec: ModelSpec, measurable_ld_mm: float, stages: Stages
 ) -> Findings:
-    """Predict the stacks of the model's inputs and measure what is found in the first."""
+    """Run the model on the stacks of its inputs and measure the findings in the first stack."""
     first, *others = stacks
     with stages("predict"):
         prediction = predictor(
@@ -252,7 +258,7 @@ def segment(
 if __name__ == "__main__":
     from cli import main
 
-    # What is written is about patients, for this user alone.
+    # The files hold patient data: only this user may read them.
     os.umask(0o077)
     logs.log_odd_headers()
     sys.exit(main())

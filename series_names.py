@@ -1,9 +1,8 @@
-"""The name of a series: which sequence it names, and what it says of a contrast agent, in many languages.
+"""Names of series: which sequence a name means, and what it says about a contrast agent, in many languages.
 
-The words stand in ``series_names.toml``. A name is cut into words of that file, also where nothing separates
-them ("T1ohneKM"). Each word has a role, written as one letter, and the patterns below look for roles. So a
-negation in any language of the file counts wherever it stands, and a name with a word that is not understood
-proves nothing.
+The words are in ``series_names.toml``. A name is cut into words of that file, even if nothing separates them
+("T1ohneKM"). Each word has a role, written as one letter, and the patterns below search for roles. So a
+negation in any language of the file counts at any place, and a name with an unknown word proves nothing.
 """
 
 import re
@@ -20,7 +19,7 @@ WORDS_FILE = Path(__file__).with_suffix(".toml")
 Contrast = Literal["proven", "denied", "unknown"]
 Groups = Mapping[str, tuple[str, ...]]
 
-# The letter of each role of a word. Of a word with several roles the first in this order counts.
+# The letter of each role. If a word has several roles, the first in this order counts.
 ROLES = {
     "without": "O", "not": "N", "plain": "L", "pre": "R", "before": "B", "post": "P", "with": "W",
     "agent": "G", "short_agent": "c", "t1_agent": "p", "with_agent": "w", "after": "A", "both": "&",
@@ -29,7 +28,7 @@ ROLES = {
 UNDERSTOOD, NOT_UNDERSTOOD = "n", "?"
 WITH_OR_SHORT_AGENT, SIGNED_OR_FILLER = "K", "i"
 SIGNS = "+-/&\N{PLUS-MINUS SIGN}"
-# What a file of words may hold: groups by table. The order of the kinds is that in which they are looked for.
+# What a file of words may contain: groups by table. The kinds are searched in this order.
 GROUPS: Mapping[str, Collection[str]] = {
     "words": ROLES,
     "kinds": (
@@ -41,66 +40,66 @@ GROUPS: Mapping[str, Collection[str]] = {
     "sequences": ("T1", "FLAIR", "T2"),
     "body": ("other", "head"),
 }  # fmt: skip
-# Roles of the words that may be glued to others although they are short: "KM", "T1", "FS".
+# Roles whose words may be glued to others even if they are short: "KM", "T1", "FS".
 GLUED_ROLES = ("G", "T", "F")
 SHORTEST_GLUED = 3
-# DICOM allows 64 characters in a name; what is longer is not cut into words.
+# DICOM allows 64 characters in a name; a longer run is not cut into words.
 LONGEST_RUN = 64
 
-# Patterns of roles. A blank is any separator.
+# Patterns of roles. A blank stands for any separator.
 FILLERS = "[fi /+-]*"
 ANY_AGENT = "[GcK]"
 TECHNIQUE = r"(?:[OWwN]|(?<![wWONPRAB] )(?<![wWONPRAB])K)[f -]+F(?:[f -]*F)*"
 OCCASION = "[RPBA][ /-]*X(?:[ -]?X)*"
 WITH, BEFORE, AFTER = "[WwK]", "[RB]", "[AP]"
-# "W WO" needs no word between, "WO CON" is "without contrast" (English "con") and not "without and with".
+# "W WO" needs no word between; "WO CON" is "without contrast" (English "con"), not "without and with".
 BESIDE, AND = "[ &/+-]*", "[ +-]*[&/][ &/+-]*"
 WITH_AND_WITHOUT = f"[Ww]{BESIDE}O|O{BESIDE}[Ww]|K{AND}O|O{AND}K"
 BEFORE_AND_AFTER = f"{BEFORE}{BESIDE}{AFTER}|{AFTER}{BESIDE}{BEFORE}"
 BOTH = f"(?:{WITH_AND_WITHOUT}|{BEFORE_AND_AFTER})(?:{FILLERS}{ANY_AGENT}+)?"
 PLUS_OR_MINUS = "± ?[GcKgi]"
 NEUTRAL = re.compile(f"{TECHNIQUE}|{OCCASION}|{BOTH}|{PLUS_OR_MINUS}")
-# A minus sign stands right behind the agent; in front of it, the sign may be a dash as well.
+# A minus sign directly follows the agent; before the agent, the sign may be a dash.
 MINUS = "[GcKgi]-(?![A-Za-z?])"
 DENIAL = re.compile(f"[ONBR]{FILLERS}{ANY_AGENT}+|G[ -]?[OB]|{MINUS}|[OLR]")
 PLUS = r"\+ ?[GcKgi]|[GcKgi]\+"
 PROOF = re.compile(f"[GP]|T ?c|T.*p|(?:{WITH}|A){FILLERS}{ANY_AGENT}|W$|{PLUS}")
-# What leaves contrast unproven beside a proof: words that are not understood, negations of something else.
+# Leaves contrast unproven despite a proof: unknown words, and negations that concern other words.
 DOUBT = re.compile(r"[?NB]|& ?[GcK]|(?:(?<= )|^)-[GcKgi]")
 
-# Roles of the words of a ContrastBolusAgent that say that none was given.
+# Roles of words in ContrastBolusAgent that say that no agent was given.
 NO_AGENT = frozenset("ONLRB")
-# The stem of the names of all agents with gadolinium (WHO, International Nonproprietary Names).
+# The stem in the names of all gadolinium agents (WHO, International Nonproprietary Names).
 GADOLINIUM = "gado"
 
 # "m.d.c.", "i.v."
 ABBREVIATION = re.compile(r"(?<![^\W_])(?:[^\W\d_]\.){2,}[^\W\d_]?(?![^\W_])")
-# Letters whose accent Unicode does not take for a mark.
+# Letters that Unicode does not decompose into a letter and an accent.
 WITHOUT_MARK = str.maketrans("ıøłđ", "iold", "") | {ord("æ"): "ae", ord("œ"): "oe"}
 SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile("[\N{HYPHEN}-\N{HORIZONTAL BAR}\N{MINUS SIGN}]"), "-"),
     (ABBREVIATION, lambda match: match.group().replace(".", "")),
     (re.compile(r"\+\s?/?\s?-"), "\N{PLUS-MINUS SIGN}"),
     (re.compile(r"(?<=t2)\s?\*"), "star"),
-    # An amount of nothing.
+    # An amount of zero.
     (re.compile(r"(?<![\d.,])0+(?:[.,]0+)?\s?(?:ml|cc|mmol)(?![^\W\d_])"), " without "),
     (re.compile(r"w\s?/\s?o(?:ut)?(?=t[12]|[\W\d_]|$)"), " without "),
     # "T1W/O": the W belongs to both.
     (re.compile(r"(?<=t[12])w(?=\s?/?\s?o(?![^\W_]))"), " w"),
 )  # fmt: skip
-# Parameters, as "p2", "3t".
+# Parameters, e.g. "p2", "3t".
 PARAMETER = re.compile(r"[a-z]\d+|\d+[a-z]")
-# Short words with a digit ("3D") or an ideograph or a Korean syllable may be glued to others too.
+# Short words with a digit ("3D"), an ideograph or a Korean syllable may be glued to others too.
 GLUED = re.compile("[0-9\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff]")
 
 
 class Reading(NamedTuple):
-    """What a name says.
+    """The meaning of a name.
 
-    sequence: T1, T2 or FLAIR; "" where it says none, or another kind. other: the group of that kind, as
-    ``diffusion``, else "". word: that says so. derived, elsewhere: the word that says that the image was
-    computed, that it shows another part of the body. contrast_words: what proves or denies contrast.
-    not_understood: the words that leave a proof of contrast open.
+    sequence: T1, T2 or FLAIR; "" if the name says none of them, or another kind. other: the group of that
+    kind, e.g. ``diffusion``, or "". word: the words that say so. derived, elsewhere: the words that say that
+    the image was computed, or that it shows another part of the body. contrast_words: the words that prove or
+    deny contrast. not_understood: the unknown words that leave a proof of contrast open.
     """
 
     sequence: str
@@ -119,8 +118,8 @@ class _Token(NamedTuple):
 
 
 def fold(name: str) -> str:
-    """The name without differences of case, width and accent."""
-    # Decomposed and folded twice: folding can give marks of its own (Turkish capital I with a dot).
+    """Return the name without differences of case, width and accent."""
+    # Normalised before and after folding, which can add marks (Turkish capital I with a dot).
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name).casefold())
     plain = "".join(mark for mark in decomposed if not unicodedata.combining(mark))
     plain = plain.translate(WITHOUT_MARK)
@@ -140,7 +139,7 @@ class Vocabulary:
 
     @staticmethod
     def of(*documents: Mapping[str, Any]) -> "Vocabulary":
-        """Join documents. Raises: ValueError for one that is not of the form of ``series_names.toml``."""
+        """Join documents. Raises: ValueError for one without the form of ``series_names.toml``."""
         tables: dict[str, dict[str, tuple[str, ...]]] = {table.name: {} for table in fields(Vocabulary)}
         for document in documents:
             for table, group, words in _entries(document):
@@ -149,7 +148,7 @@ class Vocabulary:
         return Vocabulary(**tables)
 
     def read(self, name: str) -> Reading:
-        """Return what a name says."""
+        """Return the meaning of a name."""
         tokens = list(self._tokens(name))
         words = " ".join(token.text for token in tokens if token.text not in SIGNS)
         other, word = _first(self.kinds, words)
@@ -166,7 +165,7 @@ class Vocabulary:
         )
 
     def of_agent(self, value: str) -> Contrast:
-        """Return whether the value of ContrastBolusAgent names an agent, denies one, or says neither."""
+        """Return whether the value of ContrastBolusAgent names an agent, denies one, or does neither."""
         tokens = list(self._tokens(value))
         if any(token.role in NO_AGENT for token in tokens):
             return "denied"
@@ -174,13 +173,13 @@ class Vocabulary:
         return "proven" if is_named else "unknown"
 
     def is_head(self, body_part: str) -> bool:
-        """Return whether a BodyPartExamined is the head, or the brain."""
+        """Return whether a BodyPartExamined is the head or the brain."""
         words = " ".join(re.findall(r"[^\W_]+", fold(body_part)))
         return bool(_first({"head": self.body["head"]}, words)[1])
 
     @cached_property
     def _roles(self) -> Mapping[str, str]:
-        """The letter of the role of each word or phrase."""
+        """Return the letter of the role of each word or phrase."""
         roles: dict[str, set[str]] = {}
         for role, words in self.words.items():
             for word in words:
@@ -193,7 +192,7 @@ class Vocabulary:
 
     @cached_property
     def _scanner(self) -> re.Pattern[str]:
-        """Find phrases and words with a slash, runs of letters and digits, and signs; else what separates."""
+        """Return the pattern for phrases, words with a slash, runs of letters and digits, signs and gaps."""
         phrases = sorted((word for word in self._roles if not word.isalnum()), key=len, reverse=True)
         # "s/ KM" is "sin KM" and not the Czech "s KM".
         spelled = [
@@ -204,11 +203,12 @@ class Vocabulary:
         ]
         ended = [phrase + (r"(?![^\W_])" if phrase[-1].isalnum() else "") for phrase in spelled]
         return re.compile(
-            rf"(?<![^\W_])(?P<phrase>{'|'.join(ended)})|(?P<run>[^\W_]+)|(?P<sign>[{re.escape(SIGNS)}])|(?P<gap>[^\w{re.escape(SIGNS)}]+|_)"
+            rf"(?<![^\W_])(?P<phrase>{'|'.join(ended)})|(?P<run>[^\W_]+)"
+            rf"|(?P<sign>[{re.escape(SIGNS)}])|(?P<gap>[^\w{re.escape(SIGNS)}]+|_)"
         )
 
     def _tokens(self, name: str) -> Iterator[_Token]:
-        """Cut a name into words and signs, and one token of role " " for each mark that separates them."""
+        """Yield the words and signs of a name, and one token of role " " for each gap between them."""
         folded = fold(name)
         for spelling, replacement in SPELLINGS:
             folded = spelling.sub(replacement, folded)
@@ -226,7 +226,7 @@ class Vocabulary:
                 yield _Token(" ", " ")
 
     def _cut(self, run: str) -> list[_Token]:
-        """Cut a run of letters and digits into the fewest words; keep it whole where that cannot be done."""
+        """Cut a run of letters and digits into the fewest words; keep it whole if that is not possible."""
         if run in self._roles:
             return [_Token(run, self._roles[run])]
         if run.isdigit() or _first(self.kinds, run)[1]:
@@ -243,7 +243,7 @@ class Vocabulary:
         return cuts[-1] or [_Token(run, whole)]
 
     def _role_of_part(self, run: str, start: int, end: int) -> str:
-        """Return the role of that part of a run as a word; "" where it is not one."""
+        """Return the role of that part of a run as a word; "" if it is not a word."""
         part = run[start:end]
         stands_alone = _is_seam(run, start) and _is_seam(run, end)
         if part.isdigit():
@@ -254,7 +254,7 @@ class Vocabulary:
 
 
 def _contrast(tokens: Sequence[_Token]) -> tuple[Contrast, str, str]:
-    """Return what the roles say of contrast, in which words, and which words are not understood."""
+    """Return what the roles say about contrast, the words that say it, and the unknown words."""
     roles = NEUTRAL.sub(_blot, "".join(token.role for token in tokens))
     denial = DENIAL.search(roles)
     rest = DENIAL.sub(_blot, roles)
@@ -278,7 +278,7 @@ def _blot(match: re.Match[str]) -> str:
 
 
 def _first(groups: Groups, words: str) -> tuple[str, str]:
-    """Return the first group of which a pattern is among the words, and what it matched; else two ""."""
+    """Return the first group with a pattern among the words, and the match; two empty strings without one."""
     for group, patterns in groups.items():
         if match := _pattern(patterns).search(words):
             return group, match.group()
@@ -295,7 +295,7 @@ def _pattern(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _entries(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[str]]]:
-    """Yield table, group and words. Raises: ValueError for another form."""
+    """Yield table, group and words of a document. Raises: ValueError for another form."""
     for table, groups in document.items():
         languages = groups.values() if table == "words" and isinstance(groups, dict) else [groups]
         for language in languages:
@@ -310,7 +310,7 @@ def _entries(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[s
 
 
 def _is_seam(run: str, position: int) -> bool:
-    """Return whether a run begins, ends or changes between letters, digits and scripts there."""
+    """Return whether a run begins, ends, or changes between letters, digits and scripts at a position."""
     if position in (0, len(run)):
         return True
     before, after = run[position - 1], run[position]
@@ -330,7 +330,7 @@ def _letter(roles: set[str]) -> str:
 
 
 def load(path: Path) -> Vocabulary:
-    """Return the shipped words with those of a file. Raises: ValueError, OSError."""
+    """Return the shipped words joined with those of a file. Raises: ValueError, OSError."""
     try:
         return Vocabulary.of(_SHIPPED, tomllib.loads(path.read_text(encoding="utf-8")))
     except UnicodeDecodeError as error:
@@ -338,22 +338,22 @@ def load(path: Path) -> Vocabulary:
 
 
 def use(path: Path | None) -> None:
-    """Read names by the words of that file too from now on; None: by the shipped ones alone."""
+    """Put the words of that file into use, with the shipped ones; None: the shipped ones alone."""
     _in_use[0] = _DEFAULT if path is None else load(path)
 
 
 def read(name: str) -> Reading:
-    """Return what a name says, by the words in use."""
+    """Return the meaning of a name, by the words in use."""
     return _in_use[0].read(name)
 
 
 def of_agent(value: str) -> Contrast:
-    """Return whether the value of ContrastBolusAgent names an agent, denies one, or says neither."""
+    """Return whether the value of ContrastBolusAgent names an agent, denies one, or does neither."""
     return _in_use[0].of_agent(value)
 
 
 def is_head(body_part: str) -> bool:
-    """Return whether a BodyPartExamined is the head, or the brain, by the words in use."""
+    """Return whether a BodyPartExamined is the head or the brain, by the words in use."""
     return _in_use[0].is_head(body_part)
 
 

@@ -1,9 +1,9 @@
-"""Every setting of MetScope, typed and validated in one place.
+"""The settings of MetScope, typed and validated in one place.
 
 Values come from the environment, then from ``.env`` in the working directory, then from files in the
 folder that SECRETS_DIR names (one per setting, named like it in lower case: a container's secrets), then
-from the defaults here; ``.env.example`` lists them all. ``load()`` is called once by each entry point; a
-value that cannot be used stops the start with its name and the remedy, as does a misspelt name in ``.env``.
+from the defaults here; ``.env.example`` lists them all. Each entry point calls ``load()`` once. An unusable
+value aborts the start with its name and the remedy, as does a misspelt name in ``.env``.
 """
 
 import os
@@ -20,14 +20,14 @@ from errors import SettingsError
 ROOT = Path(__file__).parent
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 BROKERS = ("redis://", "rediss://", "amqp://", "amqps://")
-# docker compose reads the same .env; these names are its own.
+# docker compose reads the same .env; names with this prefix are its own.
 COMPOSE_PREFIX = "METSCOPE_"
-# How alike a name must be to count as misspelt: CORS_ORIGIN for CORS_ORIGINS, but not PGPORT for PORT.
+# Similarity from which a name counts as misspelt: CORS_ORIGIN for CORS_ORIGINS, but not PGPORT for PORT.
 ALIKE = 0.82
 
 
 class Settings(BaseSettings):
-    """Names are those of the environment variables, in lower case."""
+    """The settings; a field is named like its environment variable, in lower case."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -60,7 +60,7 @@ class Settings(BaseSettings):
         "UNETR is imported at the start. Empty: the shipped model.",
     )
     series_names: Path | None = Field(
-        None, description="TOML file with further words of series names, as in series_names.toml."
+        None, description="TOML file with additional words in series names, as in series_names.toml."
     )
     device: str = Field(
         "auto",
@@ -71,14 +71,15 @@ class Settings(BaseSettings):
         "", description="Origins of web pages that may call the API, separated by commas."
     )
     segmentationui_api: bool = Field(
-        False, description="Answer the calls of SegmentationUI's front-end too, below /segmentationui."
+        False, description="Also answer the calls of SegmentationUI's front-end, below /segmentationui."
     )
     auth: Literal["token", "off"] = Field(
-        "token", description="Who may call the API: those with a token, or `off`: whoever reaches it."
+        "token",
+        description="Who may call the API. `token`: clients with a token; `off`: anyone who can reach it.",
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     allow_plain_http: bool = Field(
-        False, description="Listen beyond this machine without TLS, e.g. behind a proxy that has it."
+        False, description="Listen beyond this machine without TLS, e.g. behind a proxy with TLS."
     )
     tls_certificate: Path | None = Field(
         None, description="PEM file with the certificate chain: the API then speaks HTTPS."
@@ -90,14 +91,14 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, description="A job that was interrupted this often fails.")
     job_deadline_s: float = Field(3600.0, gt=0, description="A job that runs longer than this fails.")
     archive_check_h: float = Field(
-        24.0, gt=0, description="Each stored SEG is looked for in the archive this often, in hours."
+        24.0, gt=0, description="Hours between checks that each stored SEG is still in the archive."
     )
     store_sr: bool = Field(
-        True, description="Store a structured report with volumes and diameters beside each SEG."
+        True, description="Store a structured report with volumes and diameters with each SEG."
     )
     report_no_lesion: bool = Field(
         False,
-        description="Where no lesion was found, store a structured report that says so (with STORE_SR).",
+        description="If no lesion is found, store a structured report that says so (with STORE_SR).",
     )
     measurable_ld_mm: float = Field(
         10.0, gt=0, description="Smallest long axis of a measurable lesion (RANO-BM: 10 mm)."
@@ -132,7 +133,8 @@ class Settings(BaseSettings):
     def _models_folder(cls, folder: Path) -> Path:
         if not folder.is_dir():
             raise ValueError(
-                f"{folder} is no folder; name one with model specs, or leave it empty for the shipped models"
+                f"{folder} is not a folder; choose one with model specs, or leave it empty for the "
+                "shipped models"
             )
         return folder
 
@@ -146,13 +148,13 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _no_misspelt_name(cls, values: dict[str, object]) -> dict[str, object]:
-        # Among the names of no setting are those of .env, and none of the environment.
+        # pydantic passes unknown names from .env here, but not unknown environment variables.
         names = [name.upper() for name in cls.model_fields]
         misspelt = []
         for name in sorted({given.upper() for given in values} - set(names)):
             meant = get_close_matches(name, names, n=1, cutoff=ALIKE)
             if meant and not name.startswith(COMPOSE_PREFIX):
-                misspelt.append(f"{name} in .env is no setting, did you mean {meant[0]}?")
+                misspelt.append(f"{name} in .env is not a setting. Did you mean {meant[0]}?")
         if misspelt:
             raise ValueError(" ".join(misspelt) + " Correct the name or remove the line")
         return values
@@ -169,7 +171,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("TLS_CERTIFICATE and TLS_KEY: name both files or neither")
+            raise ValueError("TLS_CERTIFICATE and TLS_KEY: set both or neither")
         for path in (self.tls_certificate, self.tls_key):
             if path is not None and not path.is_file():
                 raise ValueError(f"TLS_CERTIFICATE, TLS_KEY: there is no file {path}")
@@ -192,29 +194,29 @@ class Settings(BaseSettings):
 
     @property
     def archive_url(self) -> str:
-        """The archive's URL with the embedded default filled in."""
+        """Return the archive's URL, by default that of the embedded archive."""
         return self.dicomweb_url or (self.data_dir.resolve() / "archive").as_uri()
 
     @property
     def sqlalchemy_url(self) -> str:
-        """The database's URL with the embedded default filled in."""
+        """Return the database's URL, by default that of SQLite in DATA_DIR."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'metscope.sqlite'}"
 
     @property
     def queue_dir(self) -> Path:
-        """The file-system broker's folder."""
+        """Return the folder of the file-system broker."""
         return self.data_dir.resolve() / "queue"
 
     @property
     def first_token_path(self) -> Path:
-        """Where the first start leaves the token that it makes."""
+        """Return the file for the token that the first start creates."""
         return self.data_dir.resolve() / "first.token"
 
 
 def load(**overrides: object) -> Settings:
-    """Read and validate the settings, and read series names by their words from now on.
+    """Read and validate the settings, and put their words for series names into use.
 
-    Raises: SettingsError naming each wrong one and its remedy.
+    Raises: SettingsError, naming each wrong setting and its remedy.
     """
     try:
         secrets_dir = os.environ.get("SECRETS_DIR")
@@ -228,5 +230,5 @@ def load(**overrides: object) -> Settings:
 def _sentence(item: dict[str, object]) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     location = item["loc"]
-    # What is wrong with several settings names them itself.
+    # A message about several settings names them itself.
     return f"{str(location[0]).upper()}: {message}" if isinstance(location, tuple) and location else message

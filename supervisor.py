@@ -1,4 +1,4 @@
-"""Keeps one child process alive: started, started again when it dies, stopped with its parent."""
+"""Supervision of one child process: it is restarted when it dies, and stopped with its parent."""
 
 import logging
 import subprocess
@@ -15,7 +15,7 @@ logger = logging.getLogger("metscope.supervisor")
 
 
 class Supervisor:
-    """Runs ``program``, which must end when its standard input is closed, in a thread's care."""
+    """A thread that keeps ``program`` running, which must end when its standard input is closed."""
 
     def __init__(self, program: Sequence[str]) -> None:
         self._program = program
@@ -26,7 +26,7 @@ class Supervisor:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return when the child is gone: of itself, or killed after STOP_LIMIT_S."""
+        """Stop the child; return when it has ended, by itself or killed after STOP_LIMIT_S."""
         self._stopping.set()
         self._thread.join()
 
@@ -39,12 +39,12 @@ class Supervisor:
                 return
             if time.monotonic() - started > LONGEST_RESTART_DELAY_S:
                 delay_s = FIRST_RESTART_DELAY_S
-            logger.error("the child process ended with status %d; again in %.0f s", status, delay_s)
+            logger.error("the child process ended with status %d; restart in %.0f s", status, delay_s)
             self._stopping.wait(delay_s)
             delay_s = min(2.0 * delay_s, LONGEST_RESTART_DELAY_S)
 
     def _run(self) -> int:
-        # A session of its own, so that Ctrl-C reaches the parent alone. The pipe closes even if the parent
+        # A session of its own, so that Ctrl-C reaches only the parent. The pipe closes even if the parent
         # is killed, and then the child ends too.
         with subprocess.Popen(self._program, stdin=subprocess.PIPE, start_new_session=True) as process:
             while process.poll() is None and not self._stopping.wait(POLL_S):

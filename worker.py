@@ -1,11 +1,11 @@
-"""Takes queued jobs, one after the other, and calls segmentation.py; the only process that loads a model.
+"""The worker: runs queued jobs one after the other; the only process that loads a model.
 
     python worker.py [--stop-at-eof]
 
-A message names a job; the worker claims it by lease, keeps the lease alive from a thread while it works,
-and writes progress. Killed at any point, it leaves a lease that runs out: another worker then takes the
-job, which starts over, or goes straight to storing where its result is already recorded. A worker that is
-free looks for waiting jobs in the database by itself, so that a broker that hangs costs seconds and no job.
+A message names a job. The worker claims it by lease, renews the lease from a thread while it works, and
+writes progress. If the worker is killed, its lease runs out and another worker takes the job, which starts
+over, or is only stored if its result is already recorded. A free worker also looks for waiting jobs in the
+database, so a broker that hangs delays jobs by seconds and loses none.
 """
 
 import argparse
@@ -34,7 +34,7 @@ import broker
 import logs
 import tasks
 from context import Connections, JobLease, JobRun, ModelServices, Stages, find_spec, open_services
-from db import jobs, outbox, workers
+from db import jobs, outbox, queue, workers
 from db.database import AWAY, open_database
 from db.tables import Job, JobState
 from errors import (
@@ -70,9 +70,9 @@ logger = logging.getLogger("metscope.worker")
 
 
 class Runner:
-    """Runs jobs; keeps each model that a job asked for loaded, once per process.
+    """The runner of jobs. It keeps each model that a job asked for loaded, once per process.
 
-    opener: gives the services of a model id; None means the default model.
+    opener: opens the services of a model id; None means the default model.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Runner:
         self.sessions = open_database(settings.sqlalchemy_url)
         self.stopping = threading.Event()
         self._services: dict[str, ModelServices] = {}
-        # One job at a time, whoever brings it: a message, or the look into the database.
+        # One job at a time, whether it comes from a message or was found in the database.
         self._working = threading.Lock()
         self.model_problem: str | None = None
 
@@ -93,7 +93,7 @@ class Runner:
         return tuple(self._services)
 
     def preload(self) -> None:
-        """Load the default model before a job asks. One that cannot be loaded fails its jobs, no more."""
+        """Load the default model before a job asks. If that fails, only the jobs for this model fail."""
         try:
             services = self._opener(self.settings, None)
         except MetScopeError as error:
@@ -108,7 +108,7 @@ class Runner:
         logger.info("model %s %s is loaded", services.spec.id, services.spec.version)
 
     def _services_of(self, model_id: str) -> ModelServices:
-        """Return the model's services, opened again where its files have been replaced since.
+        """Return the model's services, opened again if its files have been replaced since.
 
         Raises: ModelError.
         """
@@ -118,10 +118,10 @@ class Runner:
         return self._services[model_id]
 
     def run_waiting(self) -> None:
-        """Run the jobs that wait though this worker is free, until there are none."""
+        """Run waiting jobs from the database while there are any and this worker is free."""
         patience_s = self.settings.lease_s / BEATS_PER_LEASE
         while not self._working.locked() and not self.stopping.is_set():
-            job_id = jobs.next_waiting(self.sessions, patience_s)
+            job_id = queue.next_waiting(self.sessions, patience_s)
             if job_id is None:
                 return
             logger.info("job %s: found in the database", job_id)
@@ -147,9 +147,9 @@ class Runner:
         except LeaseLost as error:
             logger.warning("job %s: given up: %s", job_id, error.message)
         except JobNotFound:
-            logger.warning("job %s: a message names it, the database does not know it", job_id)
+            logger.warning("job %s: named in a message, but not in the database", job_id)
         except AWAY as error:
-            # Nothing can be written now, not even a failure: the lease runs out, and the job starts over.
+            # Not even a failure can be recorded now: the lease runs out, and the job starts over.
             logger.warning("job %s: the database does not answer: %s", job_id, type(error).__name__)
         except Exception as error:  # noqa: BLE001 - Celery would log the text, which may quote patient data
             logger.error("job %s: %s", job_id, _type_and_place(error))
@@ -166,49 +166,51 @@ class Runner:
             logger.info("job %s: cancelled", job.id)
         except JobInterrupted:
             jobs.postpone(self.sessions, job.id, owner, job.stage or "fetch", delay_s=0.0)
-            logger.info("job %s: handed back, this worker stops", job.id)
+            logger.info("job %s: returned to the queue, because this worker is stopping", job.id)
         except (ArchiveUnreachable, ArchiveTimeout) as error:
             self._ask_again(job, owner, error)
         except MetScopeError as error:
             jobs.fail(self.sessions, job.id, owner, error.code, error.message)
             logger.warning("job %s: failed: %s", job.id, error.code)
-        except Exception as error:  # noqa: BLE001 - a fault nobody foresaw ends its job and not the worker
+        except Exception as error:  # noqa: BLE001 - an unforeseen fault ends its job, not the worker
             # The exception's own text may quote the images' header, so only its type and place are logged.
             logger.error("job %s: %s", job.id, _type_and_place(error))
-            unforeseen = MetScopeError(f"MetScope itself failed ({type(error).__name__}).")
+            unforeseen = MetScopeError(f"An internal error occurred in MetScope ({type(error).__name__}).")
             jobs.fail(self.sessions, job.id, owner, unforeseen.code, unforeseen.message)
 
     def _discard_cancelled(self, job_id: str) -> None:
-        """Delete what was drawn for a cancelled job: the person who cancelled still has it on the screen."""
+        """Delete the drawing of a cancelled job: the user who cancelled still has it on the screen."""
         job = jobs.get(self.sessions, job_id)
         if job.state == JobState.CANCELLED:
             connections = Connections(open_archive(self.settings), self.sessions, self.settings)
             discard_drawing(job, connections, after_success=False)
 
     def _ask_again(self, job: Job, owner: str, error: ArchiveError) -> None:
-        """An archive that is away for a moment, for its restart, does not fail a job."""
+        """Postpone a job while the archive is unavailable, e.g. restarting; fail it after max_attempts."""
         if job.attempts >= self.settings.max_attempts:
             jobs.fail(self.sessions, job.id, owner, error.code, error.message)
             logger.warning("job %s: failed: %s", job.id, error.code)
             return
         delay_s = FIRST_ARCHIVE_DELAY_S * 2.0 ** (job.attempts - 1)
         jobs.postpone(self.sessions, job.id, owner, "fetch", delay_s, counts=True)
-        logger.warning("job %s: not fetched: %s; again in %.0f s", job.id, error.code, delay_s)
+        logger.warning("job %s: not fetched: %s; retry in %.0f s", job.id, error.code, delay_s)
 
     def _perform(self, job: Job, lease: Lease) -> None:
         started = time.monotonic()
-        connections = Connections(open_archive(self.settings), self.sessions, self.settings)
-        # What is recorded only has to be stored, whether or not its model is still served.
         segmentation_id = job.segmentation_id
+        # A recorded result only has to be stored, whether or not its model is still served.
+        if segmentation_id is None and tasks.needs_model(job.task):
+            connections: Connections = self._services_of(job.model_id)
+        else:
+            connections = Connections(open_archive(self.settings), self.sessions, self.settings)
         if segmentation_id is None:
-            model = partial(self._services_of, job.model_id)
-            run = JobRun(job, connections, lease.holder, Stages(lease.report), model)
+            run = JobRun(job, connections, lease.holder, Stages(lease.report))
             segmentation_id = tasks.perform(run)
         self._store(job, segmentation_id, connections, lease.holder)
         logger.info("job %s: %.1f s", job.id, time.monotonic() - started)
 
     def _store(self, job: Job, segmentation_id: str, services: Connections, holder: JobLease) -> None:
-        # The result is recorded, so a wish to cancel comes too late: what the database has, the archive gets.
+        # It is too late to cancel: a result that is recorded in the database must reach the archive.
         jobs.progress(self.sessions, job.id, holder.owner, "store", STAGES["store"][0])
         try:
             self._deliver(segmentation_id, services, holder)
@@ -216,7 +218,7 @@ class Runner:
             attempts = outbox.store_failed(self.sessions, segmentation_id)
             delay_s = min(FIRST_ARCHIVE_DELAY_S * 2.0 ** (attempts - 1), LONGEST_ARCHIVE_DELAY_S)
             jobs.postpone(self.sessions, job.id, holder.owner, "store", delay_s)
-            logger.warning("job %s: not stored: %s; again in %.0f s", job.id, error.code, delay_s)
+            logger.warning("job %s: not stored: %s; retry in %.0f s", job.id, error.code, delay_s)
         else:
             discard_drawing(job, services, after_success=True)
             jobs.finish(self.sessions, job.id, holder.owner, segmentation_id)
@@ -226,7 +228,7 @@ class Runner:
         try:
             deliver(segmentation_id, services)
         except IdentityConflict:
-            # The archive may have corrected the PatientID while the objects waited.
+            # The PatientID may have been corrected in the archive while the objects waited.
             follow_patient(segmentation_id, services, holder)
             deliver(segmentation_id, services)
 
@@ -236,38 +238,38 @@ def _type_and_place(error: Exception) -> str:
 
 
 def repeat(step: Callable[[], None], period_s: float, stopping: threading.Event) -> None:
-    """Take the step once per period until the worker stops, whatever goes wrong in it.
+    """Run the step once per period until the worker stops, whatever goes wrong in it.
 
-    Threads and not Celery's periodic tasks: they go on while a job keeps the solo worker busy, and need no
-    second process that could be left behind.
+    It runs in a thread, not as a Celery periodic task: a thread runs while a job keeps the solo worker busy,
+    and needs no second process that could be left behind.
     """
     while not stopping.is_set():
         try:
             step()
         except (ArchiveError, *AWAY) as error:
             logger.warning("%s: %s", threading.current_thread().name, type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - a thread that ends silently would be missed by nobody
+        except Exception as error:  # noqa: BLE001 - nobody would notice a thread that ends silently
             logger.error("%s: %s", threading.current_thread().name, _type_and_place(error))
         stopping.wait(period_s)
 
 
 def run_housekeeping(runner: Runner) -> None:
-    """Show that this worker lives, and queue the jobs again whose worker does not."""
+    """Record that this worker is alive, and requeue the jobs whose worker is not."""
     workers.seen(runner.sessions, runner.id, runner.loaded_models, runner.model_problem)
-    for job_id in jobs.requeue_expired(runner.sessions, runner.settings.max_attempts):
-        logger.info("job %s: its worker vanished; queued again", job_id)
+    for job_id in queue.requeue_expired(runner.sessions, runner.settings.max_attempts):
+        logger.info("job %s: its worker died; queued again", job_id)
 
 
 def verify_stored_segs(runner: Runner) -> None:
-    """Ask the archive, each SEG once per ARCHIVE_CHECK_H, whether it still has what it stored."""
+    """Ask the archive, for each SEG once per ARCHIVE_CHECK_H, whether it still has it."""
     period = timedelta(hours=runner.settings.archive_check_h)
     check_presence(runner.sessions, open_archive(runner.settings), datetime.now(UTC) - period)
 
 
 def check_presence(sessions: sessionmaker[Session], archive: Archive, then: datetime) -> None:
-    """Ask for some of the SEG objects that were not asked for since then. Raises: ArchiveError.
+    """Ask the archive for some of the SEG objects that were not checked since then. Raises: ArchiveError.
 
-    One that the archive cannot answer about does not hold up the others; it is asked for again with them.
+    An object that the archive cannot answer about does not hold up the others; it is checked again with them.
     """
     for stored in outbox.not_checked_since(sessions, then, PRESENCE_CHECKS):
         present = None
@@ -276,24 +278,24 @@ def check_presence(sessions: sessionmaker[Session], archive: Archive, then: date
         except ArchiveRefused as error:
             logger.warning("segmentation %s: not checked: %s", stored.segmentation_id, error.code)
         except ArchiveTimeout:
-            # It may be about this one alone: the next round begins with the one after it.
+            # The timeout may concern this object alone: the next round begins with the one after it.
             _note_presence(sessions, stored, None)
             raise
         if present is False:
-            # A proxy before an archive that is away may answer 404 to whatever is asked.
+            # A proxy in front of an archive that is down may answer 404 to every request.
             archive.check()
-            logger.warning("segmentation %s: the archive has its SEG no more", stored.segmentation_id)
+            logger.warning("segmentation %s: its SEG is missing from the archive", stored.segmentation_id)
         _note_presence(sessions, stored, present)
 
 
-def _note_presence(sessions: sessionmaker[Session], stored: outbox.Stored, present: bool | None) -> None:
-    # It may have been deleted meanwhile.
+def _note_presence(sessions: sessionmaker[Session], stored: outbox.StoredSeg, present: bool | None) -> None:
+    # The segmentation may have been deleted in the meantime.
     with suppress(SegmentationNotFound):
         outbox.note_presence(sessions, stored.segmentation_id, present)
 
 
 def stop_at_eof() -> None:
-    """Stop this process when the one that holds the other end of its standard input is gone."""
+    """Stop this process when the other end of its standard input is closed."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -302,7 +304,7 @@ def stop_at_eof() -> None:
 
 
 def serve(settings: Settings) -> int:
-    """Work until SIGTERM or SIGINT; the exit status. A job in work is handed back to the queue."""
+    """Run jobs until SIGTERM or SIGINT; return the exit status. A running job goes back to the queue."""
     app = broker.create(settings)
     runner = Runner(settings)
 
@@ -314,7 +316,7 @@ def serve(settings: Settings) -> int:
         runner.stopping.set()
 
     def keep_logging(**_: Any) -> None:
-        """Celery brings handlers and a format of its own unless somebody listens to this signal."""
+        """Keep our log handlers: Celery installs its own unless this signal has a receiver."""
 
     signals.setup_logging.connect(keep_logging)
     signals.worker_shutting_down.connect(stop)
@@ -332,7 +334,7 @@ def serve(settings: Settings) -> int:
     runner.preload()
     waiting = every(beat_s, "waiting jobs", runner.run_waiting)
     status = take_messages(app, runner.stopping)
-    # A job that it found by itself is handed back like any other.
+    # A job that was found in the database is handed back like any other.
     runner.stopping.set()
     waiting.join(STOP_LIMIT_S)
     with suppress(*AWAY):
@@ -341,12 +343,12 @@ def serve(settings: Settings) -> int:
 
 
 def take_messages(app: Celery, stopping: threading.Event) -> int:
-    """Take messages until this process is to stop; the exit status.
+    """Take messages until this process is to stop; return the exit status.
 
-    What lies in the queue and is no message ends Celery's worker, and another takes its place.
+    Anything in the queue that is not a message ends Celery's worker; a new one then replaces it.
     """
     while True:
-        # Without Celery's event loop, which after a Redis that went and came back may wait for ever.
+        # Without Celery's event loop, which may wait for ever after Redis has restarted.
         worker = app.Worker(
             pool="solo", use_eventloop=False, quiet=True,
             without_gossip=True, without_mingle=True, without_heartbeat=True,
@@ -357,23 +359,23 @@ def take_messages(app: Celery, stopping: threading.Event) -> int:
 
 
 def _give_way() -> None:
-    """The API answers people who wait; on a machine that both share it goes before a model."""
+    """Lower our priority: on a shared machine the API must stay responsive during inference."""
     os.nice(NICENESS)
-    # Linux weighs sessions first, and processes within them.
+    # Linux shares the CPU between sessions first, then between the processes of each.
     if os.getsid(0) == os.getpid():
         with suppress(OSError):
             AUTOGROUP.write_text(str(NICENESS))
 
 
 def main() -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(description="Runs MetScope's segmentation jobs.")
     parser.add_argument("--stop-at-eof", action="store_true", help="stop when standard input is closed")
     if parser.parse_args().stop_at_eof:
         threading.Thread(target=stop_at_eof, name="stop-at-eof", daemon=True).start()
-    # Celery warns of running as root, for fear of pickled messages; ours are JSON.
+    # Celery warns about running as root because of pickled messages; ours are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    # What is written is about patients, for this user alone.
+    # The files hold patient data: only this user may read them.
     os.umask(0o077)
     _give_way()
     try:

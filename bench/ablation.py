@@ -1,19 +1,19 @@
-"""What each component of the synthesis, and the loss's regard for size, is good for: a small network trained
-without it, on held-out heads.
+"""The benefit of each component of the synthesis and of the loss's size weighting: a small network is trained
+without it and evaluated on held-out heads.
 
     python -m bench.ablation --out FOLDER [--heads 4]
 
-Trains the configuration "ablation" with all of them, then once without each
-(``unetr.synthesis.cohorts.COMPONENTS``; with ``size_exponent`` 0) on the same seeds, evaluates all on
-held-out heads of every kind and prints a table. About ten minutes for each of them on two cores. FOLDER keeps
-everything: a stopped run goes on there.
+Trains the configuration "ablation" with all components, then once without each
+(``unetr.synthesis.cohorts.COMPONENTS``; with ``size_exponent`` 0) on the same seeds, evaluates all models on
+held-out heads of every kind and prints a table. Each takes about ten minutes on two cores. FOLDER keeps
+everything: a stopped run resumes there.
 """
 
 import argparse
 from pathlib import Path
 
 from settings import load
-from unetr.evaluation.case_scores import Case
+from unetr.evaluation.case_scores import ScoredCase
 from unetr.evaluation.comparison import compare
 from unetr.evaluation.evaluate import chosen_heads, evaluate
 from unetr.evaluation.summary import Summary, summarise
@@ -29,7 +29,7 @@ SIZE = "regard for size"
 
 
 def configuration(without: str | None) -> TrainingConfig:
-    """The training without that, or with everything."""
+    """Return the training configuration without that component, or with all of them."""
     config = load_config(CONFIG)
     if without == SIZE:
         courses = tuple(course.model_copy(update={"size_exponent": 0.0}) for course in config.courses)
@@ -39,14 +39,14 @@ def configuration(without: str | None) -> TrainingConfig:
 
 
 def trained(without: str | None, out: Path) -> ModelSpec:
-    """The model; trained where it is not in the folder yet."""
+    """Return the model; train it if it is not in the folder yet."""
     config, folder = configuration(without), out / (without or "everything")
     train(Run(config, folder))
     return export(config, folder, folder / "model")
 
 
-def row(name: str, summary: Summary, cases: list[Case], against: list[Case]) -> str:
-    """Lesion-wise Dice of each kind, then of all with its difference to everything."""
+def row(name: str, summary: Summary, cases: list[ScoredCase], against: list[ScoredCase]) -> str:
+    """Return a table row: lesion-wise Dice of each kind and of all, and its p against everything."""
     by_kind = " | ".join(f"{kind.lesion_wise_dice.value:.2f}" for kind in summary.kinds)
     whole = summary.kinds[-1]
     (figure,) = (one for one in compare(against, cases) if one.name == FIGURE)

@@ -1,7 +1,7 @@
-"""The long measurements behind what the documents claim: `make accept` writes docs/acceptance.md.
+"""The long measurements behind the claims of the documentation: `make accept` writes docs/acceptance.md.
 
-Each part is a command that anyone can run by itself; its last lines go into the document. Given titles,
-`python -m bench.accept Faults "Under load"`, only those parts run, and the other sections stay as they are.
+Each part is a command that can also be run by itself; its last lines go into the document. With titles,
+`python -m bench.accept Faults "Under load"`, only those parts run, and the other sections are kept.
 """
 
 import platform
@@ -17,7 +17,7 @@ DOCUMENT = Path("docs/acceptance.md")
 
 @dataclass(frozen=True)
 class Part:
-    """title, the command (python stands for this one), and how many of the last lines to keep."""
+    """A part: its title, its command (python is this interpreter), and how many of its last lines to keep."""
 
     title: str
     command: tuple[str, ...]
@@ -89,7 +89,7 @@ PARTS = (
 
 
 def run(part: Part) -> tuple[str, bool]:
-    """The part's section of the document, and whether it passed."""
+    """Run the part; return its section of the document and whether it passed."""
     started = time.perf_counter()
     program = sys.executable if part.command[0] == "python" else part.command[0]
     done = subprocess.run([program, *part.command[1:]], capture_output=True, text=True, check=False)
@@ -102,7 +102,7 @@ def run(part: Part) -> tuple[str, bool]:
 
 
 def main(titles: Sequence[str]) -> int:
-    """Run the parts with these titles, or all of them; the exit status is 1 if one of them failed."""
+    """Run the parts with these titles, or all parts; return exit status 1 if one of them failed."""
     known = [part.title for part in PARTS]
     if unknown := set(titles) - set(known):
         print(f"no part {sorted(unknown)}; there are {known}", file=sys.stderr)
@@ -110,14 +110,19 @@ def main(titles: Sequence[str]) -> int:
     text = DOCUMENT.read_text(encoding="utf-8")
     sections = dict(section.split("\n\n", 1) for section in text.split("\n## ")[1:])
     machine = f"{platform.system()}, Python {platform.python_version()}, {platform.machine()}"
-    heading = f"# Acceptance\n\nWritten by `make accept` ({machine}).\n"
+    named = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    )
+    heading = (
+        f"# Acceptance\n\nWritten by `make accept` ({machine}), last at commit {named.stdout.strip()}.\n"
+    )
     passed = True
     for part in PARTS:
         if titles and part.title not in titles:
             continue
         sections[part.title], part_passed = run(part)
         passed &= part_passed
-        # After each: hours of measuring are not lost when the last part is interrupted.
+        # Written after each part, so that an interruption does not lose hours of measurements.
         written = [f"\n## {title}\n\n{sections[title]}" for title in known if title in sections]
         DOCUMENT.write_text(heading + "".join(written), encoding="utf-8")
     return int(not passed)

@@ -1,9 +1,9 @@
-"""The attacks and faults that MetScope meets, each held off by its tests or accepted for its reason.
+"""The attacks and faults that MetScope must withstand, each covered by tests or accepted for a reason.
 
     python -m bench.attacks
 
-A line for each: held, FAILED, or accepted with the reason; then the count. All tests run in one pytest, so
-that the servers which several of them need start once. The exit status is 1 where one does not hold.
+Prints a line for each attack: held, FAILED, or accepted with the reason; then the counts. All tests run in
+one pytest process, so that shared servers start once. The exit status is 1 if one does not hold.
 """
 
 import sys
@@ -19,10 +19,10 @@ WITH_LONG_ONES = ("-m", "long or not long")
 
 @dataclass(frozen=True)
 class Attack:
-    """tried, through: the attack in plain words, and the part that meets it.
+    """An attack or fault. tried: in plain words. through: the parts that it meets.
 
-    tests: names of tests as pytest writes them. One without brackets means all its cases, one with them
-    those whose names begin so. accepted: why nothing is done, where there are none.
+    tests: names of tests as pytest writes them. A name without brackets means all cases of the test, one with
+    brackets the cases whose names begin with it. accepted: why nothing is done, if there are no tests.
     """
 
     tried: str
@@ -31,12 +31,12 @@ class Attack:
     accepted: str | None = None
 
     def tests_among(self, names: Iterable[str]) -> list[list[str]]:
-        """Return the names that each of its tests means."""
+        """Return for each of the attack's tests the names that it means."""
         listed = list(names)
         return [[name for name in listed if _means(test, name)] for test in self.tests]
 
     def verdict(self, outcomes: dict[str, str]) -> str:
-        """outcomes: by name of a test, ``passed`` or anything else."""
+        """Return HELD, FAILED or ACCEPTED. outcomes: by name of a test, ``passed`` or another outcome."""
         if self.accepted:
             return ACCEPTED
         tried = self.tests_among(outcomes)
@@ -53,7 +53,7 @@ CORRECTION, DELETION = "tests/test_correction.py::", "tests/test_deletion.py::"
 EDGE, FAULTS, HOUSE = "tests/test_edge_cases.py::", "tests/test_faults.py::", "tests/test_house.py::"
 IDENTITY, INCOMING = "tests/test_identity.py::", "tests/imaging/test_incoming.py::"
 BATCHES, DATABASE = "tests/db/test_batches.py::", "tests/db/test_database.py::"
-JOBS, MEASUREMENTS = "tests/db/test_jobs.py::", "tests/db/test_measurements.py::"
+JOBS, MEASUREMENTS = "tests/db/test_jobs.py::", "tests/db/test_recording.py::"
 FOLDER, ORTHANC = "tests/orthanc/test_folder.py::", "tests/orthanc/test_orthanc.py::"
 STACK, WORKER = "tests/test_stack.py::", "tests/test_worker.py::"
 ROW = f"{FAULTS}test_what_is_left_is_one_or_none"
@@ -64,7 +64,7 @@ REFUSED = f"{INCOMING}test_what_is_damaged_forged_or_something_else_is_refused_w
 TRICKLES = "tests/orthanc/test_transport.py::test_an_archive_that_trickles_meets_the_total_limit"
 
 ATTACKS = (
-    # The door.
+    # Access.
     Attack(
         "460 spellings of a path by each role, with #, .., //, ;, \\, NUL and their encodings, that lead out "
         "of a location to Orthanc's REST API, to delete a study or to shut Orthanc down",
@@ -134,7 +134,7 @@ ATTACKS = (
         "Orthanc",
         (f"{ORTHANC}test_no_stranger_stores_by_dicom",),
     ),
-    # The wrong patient.
+    # Data of the wrong patient.
     Attack(
         "two studies with the same SOP Instance UIDs",
         "worker, database",
@@ -215,7 +215,7 @@ ATTACKS = (
             f"{IDENTITY}test_a_retry_makes_a_result_again_that_was_deleted_before_it_was_stored",
         ),
     ),
-    # What fills the memory.
+    # Exhausted memory.
     Attack(
         "a small upload of few but huge voxels, for the grid of a model",
         "worker",
@@ -324,7 +324,7 @@ ATTACKS = (
         "reports",
         ("tests/reports/test_overlay.py::test_of_thousands_of_lesions_the_first_are_shown",),
     ),
-    # What hangs.
+    # Hanging parts.
     Attack(
         "Redis hung at 40 requests and 40 questions about health, and from a request to the end of its job",
         "API, worker, Redis",
@@ -407,7 +407,7 @@ ATTACKS = (
         "worker",
         (f"{WORKER}test_a_worker_that_hangs_in_foreign_code_ends_itself",),
     ),
-    # What is said of health, models and clocks.
+    # Health, models and clocks.
     Attack(
         "a database that takes no changes, asked about health and for a job",
         "API, PostgreSQL",
@@ -474,7 +474,7 @@ ATTACKS = (
         "worker",
         (f"{WORKER}test_segs_that_the_archive_never_answers_about_keep_no_lost_one_from_being_noticed",),
     ),
-    # What races.
+    # Races.
     Attack(
         "30 overlapping batches asked for and cancelled at once",
         "database",
@@ -542,7 +542,7 @@ ATTACKS = (
         "API",
         (f"{BATCHES}test_a_job_of_a_batch_that_somebody_asked_for_by_itself_later_is_not_cancelled_with_it",),
     ),
-    # What is killed.
+    # Killed parts.
     Attack("a worker killed in each stage of a segmentation", "worker", (f"{ROW}[worker killed in",)),
     Attack(
         "a worker killed at every attempt",
@@ -624,7 +624,7 @@ ATTACKS = (
             f"{WORKER}test_a_result_that_waits_for_the_archive_is_stored_though_its_model_is_not_served_any_more",
         ),
     ),
-    # What is forged.
+    # Forged input.
     Attack(
         "a checkpoint whose pickle calls something",
         "import of models",
@@ -702,7 +702,7 @@ ATTACKS = (
             "tests/test_fuzz.py::test_nothing_but_health_and_the_login_answers_generated_requests_without_a_token",
         ),
     ),
-    # What gets out.
+    # Leaks.
     Attack(
         "a patient's identifier in an address, under whatever spelling, for nginx's log",
         "nginx",
@@ -772,7 +772,7 @@ ATTACKS = (
 
 
 class Recorder:
-    """Runs no test but those that an attack names, and notes how each ends."""
+    """A pytest plugin that runs only the tests that an attack names and records their outcomes."""
 
     def __init__(self, attacks: Sequence[Attack]) -> None:
         self.attacks = attacks
@@ -785,18 +785,18 @@ class Recorder:
         items[:] = [item for item in items if item.nodeid in wanted]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        # Of starting, running and stopping the worst counts; what was skipped does not hold.
+        # The worst of setup, call and teardown counts; a skipped test does not hold.
         if report.outcome != "passed" or self.outcomes.get(report.nodeid, "passed") == "passed":
             self.outcomes[report.nodeid] = report.outcome
 
 
 def functions(attacks: Sequence[Attack]) -> list[str]:
-    """Return the names of all tests without their cases, those of a file together."""
+    """Return the sorted names of all tests, without their cases."""
     return sorted({test.partition("[")[0] for attack in attacks for test in attack.tests})
 
 
 def main() -> int:
-    """Try all attacks; the exit status."""
+    """Try all attacks, print the verdicts and return the exit status."""
     recorder = Recorder(ATTACKS)
     arguments = ["-q", "--no-header", *WITH_LONG_ONES, *functions(ATTACKS)]
     status = pytest.main(arguments, plugins=[recorder])

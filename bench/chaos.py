@@ -1,10 +1,10 @@
-"""Random faults against the whole service, and the count afterwards: nothing lost, nothing doubled.
+"""Random faults in the whole service, and a count afterwards: nothing lost, nothing duplicated.
 
     python -m bench.chaos [--rounds 100] [--seed 1]
 
-Each round asks for segmentations and breaks something: kills a worker or the API, stops, kills or freezes
-Orthanc, PostgreSQL or Redis, sends a message twice, cancels a job. In the end every part works again, every
-job must end, and the SEG objects in Orthanc must be those that the database knows, each once.
+Each round requests segmentations and breaks something: kills a worker or the API, stops, kills or freezes
+Orthanc, PostgreSQL or Redis, sends a message twice, cancels a job. At the end all parts work again, every job
+must end, and the SEG objects in Orthanc must be those that the database knows, each once.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ACTIVE = "SELECT id FROM jobs WHERE state IN ('queued', 'running')"
 
 
 class Chaos:
-    """What may happen to a hospital, and how often it did."""
+    """The faults that may happen to a hospital, and how often each did."""
 
     def __init__(self, hospital: Hospital, seed: int) -> None:
         self.hospital = hospital
@@ -37,7 +37,7 @@ class Chaos:
         self.celery = broker.create(hospital.settings)
 
     def round(self) -> None:
-        """Requests, then one fault, then a little time."""
+        """Send requests, then cause one fault."""
         for _ in range(self.random.randint(0, 2)):
             self.ask()
         time.sleep(self.random.uniform(0.0, 2.0))
@@ -111,8 +111,8 @@ class Chaos:
 
 
 def run(rounds: int, seed: int) -> list[str]:
-    """Print what happened and what is left; sentences about what was lost or doubled."""
-    # Enough attempts that none is used up by chance: then every job must be done or cancelled.
+    """Run the rounds and print the outcome; return sentences about what was lost or duplicated."""
+    # So many attempts that none runs out by chance: every job must then be done or cancelled.
     hospital = Hospital(workers=2, MAX_ATTEMPTS="1000")
     try:
         chaos = Chaos(hospital, seed)

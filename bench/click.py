@@ -1,8 +1,10 @@
-"""From the click on *Segment* to the lesions on the image, in a real browser: `python -m bench.click`.
+"""The time from the click on *Segment* to the lesions on the image, in a real browser.
+
+    python -m bench.click
 
 A study of 256 x 256 x 176 and the default model on the newest viewer, with everything on this machine.
-What the server needs is the time between the job's row and its end; the rest is the viewer's: asking,
-fetching the SEG and drawing it. The first click also waits for the model to be loaded; it is told apart.
+The server's time is that from the job's creation to its end. The rest is the viewer's: polling, fetching
+the SEG and drawing it. The first click also waits for the model to load, so it is reported separately.
 """
 
 import sys
@@ -40,7 +42,7 @@ def main() -> int:
                 page.goto(f"{site.url}/metscope?StudyInstanceUIDs={study}")
                 panel = page.locator(".metscope")
                 panel.get_by_text("This study has not been segmented.").wait_for()
-                # Until the viewer has fetched and decoded the images, which it does without us too.
+                # The viewer fetches and decodes the images first, with or without MetScope.
                 page.wait_for_load_state("networkidle")
                 page.wait_for_timeout(LOOK_MS)
                 started = time.perf_counter()

@@ -1,11 +1,11 @@
-"""What a smaller field and int8 cost a trained model, and what they save, on held-out heads.
+"""The cost in accuracy and the savings of a smaller field and of int8, on held-out heads.
 
     python -m bench.faster --model ID_OR_JSON_PATH [--heads 2] [--first-seed 3000000]
 
-The same network over the whole volume, over the head's box, over the brain's box (as the service does) and
-there in int8 (NNCF, calibrated on windows of heads to train on), always in the brain that was found.
-For each way: windows and seconds of a head, Dice of all of a head's lesions, its mean and largest change
-against the first way. Needs `pip install nncf==3.4.0`; on a CPU.
+Runs the same network over the whole volume, over the head's box, over the brain's box (as the service does)
+and over that in int8 (NNCF, calibrated on windows of training heads), always in the detected brain.
+Prints for each: windows and seconds per head, Dice of all lesions of a head, its mean and largest change
+against the first. Needs `pip install nncf==3.4.0`; runs on a CPU.
 """
 
 import argparse
@@ -33,7 +33,7 @@ CALIBRATION_WINDOWS = 36
 
 
 class Everywhere(Predictor):
-    """Carries the network over all of what is prepared."""
+    """A predictor that runs the network over the whole prepared volume."""
 
     def logits_around(
         self,
@@ -57,7 +57,7 @@ class Counted:
 
 
 def calibration(predictor: Predictor) -> list[Array]:
-    """Windows of heads to train on, as the predictor would see them."""
+    """Return windows of training heads, as the predictor would see them."""
     seen: list[Array] = []
 
     def remember(window: Array) -> Array:
@@ -72,7 +72,7 @@ def calibration(predictor: Predictor) -> list[Array]:
 
 
 def int8(spec: ModelSpec, windows: list[Array]) -> Backend:
-    """The network of the lesions, quantized after its training."""
+    """Return the lesion network, quantized after its training."""
     networks = build(spec)
     load_weights(networks, spec.weights_path, spec.weights.sha256)
     model = openvino_model(Logit(networks["lesion"]).eval(), (len(spec.inputs), *spec.window.shape))
@@ -82,7 +82,7 @@ def int8(spec: ModelSpec, windows: list[Array]) -> Backend:
 
 
 def ways(spec: ModelSpec) -> Iterator[tuple[str, Predictor, Counted]]:
-    """Each with its predictor and what counts its windows."""
+    """Yield each variant's name, its predictor and the backend that counts its windows."""
     lesion, brain = load_backends(spec, "cpu")
     whole = spec.model_copy(update={"crop": Crop(to="none", margin_mm=0.0)})
     served = Predictor(spec, lesion, brain)

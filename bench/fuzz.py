@@ -1,12 +1,12 @@
-"""Generated requests against the whole API, each answer held against the API's own OpenAPI document.
+"""Generated requests to the whole API; each answer is checked against the API's own OpenAPI document.
 
     python -m bench.fuzz [--requests 5000]
 
-Schemathesis makes requests that fit the document and requests that do not; a part of them names studies,
-jobs and results that exist, or holds hostile text. They are sent four times: to SQLite and to PostgreSQL,
-with an admin's token and without one. A fault is an undocumented answer of the server's own failure (5xx),
-an answer that does not match the document (status, content type, headers, body), and, without a token, any
-answer but 401 outside /health and the login. The exit status is 1 where there is one.
+Schemathesis generates requests that fit the document and requests that do not; some of them name existing
+studies, jobs and results, or contain hostile text. They are sent four times: with SQLite and with PostgreSQL,
+with an admin's token and without one. A fault is an undocumented server error (5xx), an answer that does not
+match the document (status, content type, headers, body), or, without a token, any answer but 401 outside
+/health and the login. The exit status is 1 if there is a fault.
 """
 
 import argparse
@@ -45,7 +45,7 @@ from unetr.served import default_model
 from worker import Runner
 
 Case = schemathesis.Case[Any]
-EXAMPLES = 25  # of one operation, in one mode, before the next one's turn
+EXAMPLES = 25  # of one operation in one mode, before the turn of the next
 SHORT_WAIT_S = 0.01
 OPEN = ("/health/", "/login", "/logout")
 LEASE_S = 3600.0
@@ -60,7 +60,7 @@ CONFORMANCE = [
 
 @dataclass
 class Outcome:
-    """What was answered. faults: (operation, status, what is wrong) and the first request that shows it."""
+    """The answers. faults: (operation, status, fault) -> the first request that shows the fault."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     faults: dict[tuple[str, int, str], str] = field(default_factory=dict)
@@ -70,11 +70,11 @@ class Outcome:
         return self.statuses.total()
 
     def send(self, case: Case, headers: Mapping[str, str]) -> None:
-        """Send the request and hold its answer against the document."""
+        """Send the request and check its answer against the document."""
         body = case.body
         wait_s = body.get("wait_s") if isinstance(body, dict) else None
         if isinstance(body, dict) and isinstance(wait_s, int | float) and 0 < wait_s <= LONGEST_WAIT_S:
-            case.body = {**body, "wait_s": SHORT_WAIT_S}  # there is no worker, so nothing would end the wait
+            case.body = {**body, "wait_s": SHORT_WAIT_S}  # no worker would end the wait
         response = case.call(headers=dict(headers))
         status = response.status_code
         self.statuses[status] += 1
@@ -125,7 +125,7 @@ def fuzz(settings: Settings, requests: int, authorized: bool) -> Outcome:
 
 
 def _row(runner: Runner, turn: int, state: JobState) -> dict[str, str]:
-    """A job of a new study in that state; by name, what a path may hold to find it and its result."""
+    """Create a job in that state for a new study; return the path parameters that find it and its result."""
     study_uid = add_study(runner.settings, turn)
     model = default_model(runner.settings.models_dir, runner.settings.model_path)
     job = jobs.submit(runner.sessions, study_uid, model.id)
@@ -152,7 +152,7 @@ def _send(
     seed: int,
     send: Callable[[Case], None],
 ) -> None:
-    """Send up to ``count`` generated requests; values in path and query are replaced by name."""
+    """Send up to ``count`` generated requests; replace values in path and query by name."""
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -172,7 +172,7 @@ def _send(
 
 
 def report(name: str, outcome: Outcome) -> None:
-    """Print the counts and every fault with a request that shows it."""
+    """Print the counts, and every fault with a request that shows it."""
     statuses = ", ".join(f"{status}: {count}" for status, count in sorted(outcome.statuses.items()))
     print(f"{name}: {outcome.requests} requests, {len(outcome.faults)} faults ({statuses})", flush=True)
     for (operation, status, what), request in outcome.faults.items():

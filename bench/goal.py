@@ -1,10 +1,10 @@
-"""Whether the default model meets its goals on held-out heads of every kind.
+"""The check of the default model against its goals, on held-out heads of every kind.
 
     python -m bench.goal [--heads 14] [--first-seed 3000200] [--out FOLDER]
 
-Evaluates it as `python -m unetr evaluate` does, prints the same tables, then each goal with what was
-measured. The exit status is 1 where one is missed. FOLDER keeps the cases and the report; a run that was
-stopped goes on there.
+Evaluates the model as `python -m unetr evaluate` does, prints the same tables, then each goal with the
+measured value. The exit status is 1 if one is missed. FOLDER keeps the cases and the report; a stopped run
+resumes there.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from settings import load
-from unetr.evaluation.case_scores import Case
+from unetr.evaluation.case_scores import ScoredCase
 from unetr.evaluation.evaluate import chosen_heads, evaluate, folder_of
 from unetr.evaluation.report import save_report, table
 from unetr.evaluation.summary import Summary, summarise
 from unetr.served import default_model
 from unetr.synthesis.cohorts import HELD_OUT_SEED
 
-# metscope-unet was looked at on seeds before this one while it was trained on.
+# metscope-unet was evaluated on the seeds before this one during its training.
 FIRST_SEED = HELD_OUT_SEED + 200
 SENSITIVITIES = {"3-5 mm": 0.70, "5-10 mm": 0.90, "10 mm and more": 0.98}
 DICE_FROM_MM = 5.0
@@ -32,7 +32,7 @@ DICE_FROM_MM = 5.0
 
 @dataclass(frozen=True)
 class Goal:
-    """asked: the least that is good enough, or the most."""
+    """A goal. asked: the lowest measured value that meets it, or the highest (is_least False)."""
 
     what: str
     measured: float
@@ -44,8 +44,8 @@ class Goal:
         return self.measured >= self.asked if self.is_least else self.measured <= self.asked
 
 
-def goals(summary: Summary, cases: list[Case]) -> Iterator[Goal]:
-    """Each goal with what was measured."""
+def goals(summary: Summary, cases: list[ScoredCase]) -> Iterator[Goal]:
+    """Yield each goal with the measured value."""
     for each in summary.bins:
         if each.name in SENSITIVITIES:
             yield Goal(f"sensitivity, {each.name}", each.sensitivity.value or 0.0, SENSITIVITIES[each.name])

@@ -1,7 +1,7 @@
-"""The whole service on loopback, part by part to be stopped, killed and started again.
+"""The whole service on loopback, whose parts can be stopped, killed and restarted one by one.
 
-Orthanc, PostgreSQL, Redis, the API under gunicorn as docker-compose.yml starts it, and workers with a model
-that costs little. ``faults`` counts by UIDs what the database and Orthanc hold.
+Orthanc, PostgreSQL, Redis, the API under gunicorn as docker-compose.yml starts it, and workers with a tiny
+model. ``faults`` compares by UID the content of the database and of Orthanc.
 """
 
 import shutil
@@ -17,9 +17,9 @@ from sqlalchemy import NullPool, create_engine, text
 from bench.models import tiny_model
 from bench.parts import Orthanc, Part, PostgreSQL, Redis
 from bench.service import Api, Worker, made
-from imaging.phantom import SeriesOptions, to_instances
 from orthanc.archive import open_archive
 from settings import Settings, load
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 MODEL = "tiny"
 LEASE_S = 3.0
@@ -28,7 +28,7 @@ RESULTS = """
     JOIN series s ON s.id = g.series_ref JOIN studies t ON t.id = s.study_ref
     WHERE t.study_instance_uid = :study"""
 JOBS = "SELECT id, state, force, segmentation_id, error_code FROM jobs WHERE study_instance_uid = :study"
-# What must not be, by the sentence that says so: rows of a study's results and jobs.
+# Faults: sentence -> query for the rows of a study's results and jobs that have it.
 FAULTS = {
     "segmentations belong to no job": """
         SELECT id FROM results WHERE id NOT IN
@@ -52,7 +52,7 @@ FAULTS = {
 
 
 class Hospital:
-    """variables: settings of API and workers beside those that name the parts."""
+    """The running service. variables: settings of API and workers besides the addresses of the parts."""
 
     def __init__(self, workers: int = 1, **variables: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="metscope-hospital-"))
@@ -83,12 +83,12 @@ class Hospital:
             ours.start()
 
     def new_worker(self, **variables: str) -> Worker:
-        """Not started yet."""
+        """Return a new worker, not started yet."""
         folder = Path(tempfile.mkdtemp(prefix="worker-", dir=self.folder))
         return Worker(folder, self.variables | variables)
 
     def new_study(self) -> str:
-        """A study in Orthanc, its UID: a bright ball with a brighter one in it, 40 slices of 64 x 64."""
+        """Store a study in Orthanc and return its UID: a ball in noise, 40 slices of 64 x 64."""
         index = np.stack(np.meshgrid(np.arange(40), np.arange(64), np.arange(64), indexing="ij"), -1)
         from_centre_mm = (index - [20, 32, 32]) * [4.0, 3.0, 3.0]
         image = np.where(np.linalg.norm(from_centre_mm, axis=-1) < 80, 300.0, 5.0)
@@ -103,12 +103,12 @@ class Hospital:
             return connection.execute(text(query), parameters).all()
 
     def segs(self, study_instance_uid: str) -> list[str]:
-        """The SOP Instance UIDs of the SEG objects in Orthanc."""
+        """Return the SOP Instance UIDs of the study's SEG objects in Orthanc."""
         series = open_archive(self.settings).series_headers(study_instance_uid)
         return [str(h.SOPInstanceUID) for headers in series for h in headers if h.Modality == "SEG"]
 
     def faults(self, studies: Sequence[str]) -> list[str]:
-        """Sentences about what was lost or doubled; none where all is well."""
+        """Return sentences about what was lost or duplicated; empty if all is well."""
         found = []
         for study in studies:
             known = sorted(str(uid) for _, uid in self.rows(RESULTS, study=study))

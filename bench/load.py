@@ -1,9 +1,9 @@
-"""How the service does under load: `python -m bench.load`.
+"""The service under load: `python -m bench.load`.
 
-First, fifty viewers read while a worker infers without pause and another client asks for segmentations:
-the latencies. Then a queue of jobs is drained by one worker, by two, by two and by one, each kept to a core
-of its own: the throughput, and whether each job ran once and left one segmentation. The exit status is 1
-where a goal is missed: 99 of 100 GET within 50 ms and POST within 100 ms; no job lost or done twice.
+First, latencies: fifty viewers read while a worker infers without pause and another client requests
+segmentations. Then, throughput: one worker, two, two and one drain a queue of jobs, each on a core of its
+own; each job must run once and leave one segmentation. The exit status is 1 if a goal is missed: 99 of 100
+GET within 50 ms and POST within 100 ms; no job lost or done twice.
 """
 
 import http.client
@@ -30,11 +30,11 @@ from bench.service import api, backends, settings_in, working
 from db import jobs
 from db.database import open_database
 from db.tables import Job, JobState, Segmentation
-from imaging.phantom import to_instances
 from orthanc.archive import open_archive
 from settings import Settings
 from unetr.served import default_model
 from unetr.synthesis import metastases
+from unetr.synthesis.phantom import to_instances
 
 VIEWERS, THINK_S, MEASURED_S = 50, (0.5, 1.0), 60.0
 POST_PERIOD_S = 0.33
@@ -46,7 +46,7 @@ DRAIN_LIMIT_S = 1200.0
 
 @dataclass(eq=False)
 class Client(threading.Thread):
-    """Asks for one of the addresses again and again, after a pause each time, until ``over`` is set."""
+    """A client that requests one of the addresses after each pause, until ``over`` is set."""
 
     url: str
     headers: dict[str, str]
@@ -67,7 +67,7 @@ class Client(threading.Thread):
         while not self.over.wait(random.uniform(*self.pause_s)):  # noqa: S311 - no secret
             path = random.choice(self.paths)  # noqa: S311
             started = time.perf_counter()
-            # A new one for each request, as nginx opens them.
+            # A new connection for each request, as nginx opens them.
             connection = http.client.HTTPConnection(address, timeout=30)
             connection.request(self.method, path, body, headers)
             answer = connection.getresponse()
@@ -79,7 +79,7 @@ class Client(threading.Thread):
 
 
 def fill(settings: Settings) -> list[str]:
-    """SEGMENTATIONS done jobs with five lesions each, and OTHER_JOBS that failed; addresses for a viewer."""
+    """Add SEGMENTATIONS done jobs of five lesions and OTHER_JOBS failed ones; return viewer addresses."""
     runner = threshold_runner(settings)
     sessions, model = runner.sessions, default_model(settings.models_dir).id
     paths = ["/jobs", "/patients"]
@@ -101,7 +101,7 @@ def fill(settings: Settings) -> list[str]:
 
 
 def latencies(postgresql: PostgreSQL, redis: Redis) -> bool:
-    """Print them; whether the goals are met."""
+    """Measure and print the latencies; tell whether the goals are met."""
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_in(
             Path(folder),
@@ -116,7 +116,7 @@ def latencies(postgresql: PostgreSQL, redis: Redis) -> bool:
             over = threading.Event()
             post = [f"/segmentation/{instances[0].StudyInstanceUID}"]
             clients = [Client(url, headers, "POST", post, (POST_PERIOD_S, POST_PERIOD_S), over)]
-            # Each viewer looks at its own study, and at the lists.
+            # Each viewer reads its own study and the lists.
             for number in range(VIEWERS):
                 own = paths[2 + 3 * number : 5 + 3 * number]
                 clients.append(Client(url, headers, "GET", [*paths[:2], *own], THINK_S, over))
@@ -147,10 +147,10 @@ def _report(clients: Sequence[Client]) -> bool:
 
 @dataclass(frozen=True)
 class Drained:
-    """A queue after its end. jobs_per_s: from the first start to the last end.
+    """A drained queue. jobs_per_s: from the first start to the last end.
 
-    once: how many jobs are done, by one attempt, with a segmentation of their own. rows, segs: segmentations
-    in the database and SEG objects in the archive.
+    once: number of jobs done in one attempt, with a segmentation of their own. rows, segs: numbers of
+    segmentations in the database and SEG objects in the archive.
     """
 
     jobs_per_s: float
@@ -160,7 +160,7 @@ class Drained:
 
 
 def drain(settings: Settings, queue: int, studies: int, cores: Sequence[int | None]) -> Drained:
-    """Queue so many jobs for so many studies and let workers, one on each core, bring them to their end."""
+    """Put ``queue`` jobs for ``studies`` studies into the queue and drain it with one worker on each core."""
     sessions = open_database(settings.sqlalchemy_url)
     study_uids = [add_study(settings, number) for number in range(studies)]
     model, announcer = default_model(settings.models_dir).id, broker.create(settings)
@@ -191,11 +191,11 @@ def drain(settings: Settings, queue: int, studies: int, cores: Sequence[int | No
 
 
 def throughput(postgresql: PostgreSQL, redis: Redis) -> bool:
-    """Print it; whether every job ran once."""
+    """Measure and print the throughput; tell whether every job ran once."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     rates: dict[int, list[float]] = {1: [], 2: []}
     met = True
-    # In this order a machine that slows down or speeds up does not favour either.
+    # This order favours neither count on a machine that slows down or speeds up.
     for run, count in enumerate((1, 2, 2, 1)):
         with tempfile.TemporaryDirectory() as folder:
             settings = settings_in(

@@ -1,8 +1,8 @@
-"""How far measured diameters and volumes lie from known ones: `python -m bench.metrology`.
+"""The errors of measured diameters and volumes against known ones: `python -m bench.metrology`.
 
 Draws spheres and ellipsoids (axis-aligned and rotated, axes 1 : 0.5-1 : 0.5-1) at random sub-voxel
-offsets, sets each voxel that is filled by half or more, measures the mask, and prints bias and root
-mean square error by acquisition and by the largest diameter as a Markdown table.
+offsets, sets each voxel that is at least half filled, measures the mask, and prints bias and root
+mean square error by acquisition and largest diameter as a Markdown table.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SUBSAMPLE_MM = 0.35
 
 
 def _oblique(degrees: float) -> Floats:
-    """Axial slices turned about the patient's left-right axis."""
+    """Return the orientation of axial slices turned about the patient's left-right axis."""
     s, c = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
     return np.array([[0, -s, c], [0, c, s], [1, 0, 0]])
 
@@ -49,7 +49,7 @@ DIAMETERS_MM: list[tuple[float, float]] = [(5, 10), (10, 30)]
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """centre_mm: LPS. semi_axes_mm along the rows of `axes`, an orthonormal matrix in LPS."""
+    """An ellipsoid. centre_mm: LPS. semi_axes_mm: along the rows of `axes`, an orthonormal matrix in LPS."""
 
     centre_mm: Floats
     semi_axes_mm: Floats
@@ -60,16 +60,16 @@ class Ellipsoid:
         return float(4 / 3 * np.pi * self.semi_axes_mm.prod() / 1000)
 
     def axial_section(self) -> tuple[Floats, Floats]:
-        """Diameters in mm (longest first) and unit directions (x, y) of the largest axial section."""
+        """Return diameters, mm (longest first), and unit directions (x, y) of the largest axial section."""
         form = self.axes.T @ np.diag(self.semi_axes_mm**-2.0) @ self.axes
         values, vectors = np.linalg.eigh(form[:2, :2])
         return 2 / np.sqrt(values), vectors.T
 
 
 def to_mask(ellipsoid: Ellipsoid, orientation: Floats, spacing_mm: tuple[float, float, float]) -> hd.Volume:
-    """Bool volume around the ellipsoid's position, voxels set where half or more of them is inside.
+    """Return a bool volume around the ellipsoid; voxels are set that lie at least half inside.
 
-    The grid is fixed to LPS (0, 0, 0), so the offset from it is the ellipsoid's own.
+    The grid is fixed to LPS (0, 0, 0), so the sub-voxel offset is that of the ellipsoid.
     """
     spacing = np.array(spacing_mm)
     direction = orientation.T * spacing
@@ -94,7 +94,7 @@ def to_mask(ellipsoid: Ellipsoid, orientation: Floats, spacing_mm: tuple[float, 
 
 
 def ellipsoids(count: int, diameters_mm: tuple[float, float], seed: int) -> Iterator[Ellipsoid]:
-    """Spheres, ellipsoids along the patient's axes and rotated ones by turns, at random offsets."""
+    """Yield spheres, axis-aligned and rotated ellipsoids in turn, at random offsets."""
     random = np.random.default_rng(seed)
     for k in range(count):
         semi_axes_mm = np.full(3, random.uniform(*diameters_mm) / 2)
@@ -114,7 +114,7 @@ def errors(
     count: int,
     seed: int = 0,
 ) -> Floats:
-    """Measured minus true, (n, 3): long axis in mm, short axis in mm, volume in per cent of the true one."""
+    """Return measured minus true, (n, 3): long axis in mm, short axis in mm, volume in % of the true one."""
     rows = []
     for ellipsoid in ellipsoids(count, diameters_mm, seed):
         mask = to_mask(ellipsoid, ORIENTATIONS[orientation], spacing_mm)
@@ -134,7 +134,7 @@ def errors(
 
 
 def table(count: int) -> Iterator[str]:
-    """The lines of the Markdown table: `bias / RMSE` of each quantity."""
+    """Yield the lines of the Markdown table: `bias / RMSE` of each quantity."""
     yield "| acquisition | spacing, mm | diameter, mm | n | long axis, mm | short axis, mm | volume, % |"
     yield "|---|---|---|---|---|---|---|"
     for orientation, spacing_mm in ACQUISITIONS:

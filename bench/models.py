@@ -1,4 +1,4 @@
-"""A model that costs nothing, for measuring and testing all that is not the model."""
+"""A tiny model, for measurements and tests of everything but the model."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ TINY = {"img_size": [32, 32, 32], "feature_size": 2, "hidden_size": 24, "mlp_dim
 
 
 def tiny_model(folder: Path, name: str, minimum_volume_mm3: float) -> Path:
-    """A folder with one small, untrained network of that name; what it finds means nothing."""
+    """Create a folder with a small, untrained model of that name; its findings are meaningless."""
     folder.mkdir()
     content = json.loads(SHIPPED.read_text())
     content |= {

@@ -1,9 +1,9 @@
-"""What the service itself adds to a job: `python -m bench.overhead`.
+"""The time that the service itself adds to a job: `python -m bench.overhead`.
 
-One job after the other goes through the API, Redis, a worker with the shipped model, PostgreSQL and
-Orthanc. Its overhead is the time from its creation to its end, less its stages (fetch, read, predict,
-measure, encode) and less storing a SEG of the same content in Orthanc, timed by itself after the job. The
-exit status is 1 where the median is above the goal.
+Jobs go one after the other through the API, Redis, a worker with the shipped model, PostgreSQL and Orthanc.
+The overhead of a job is the time from its creation to its end, minus its stages (fetch, read, predict,
+measure, encode) and minus storing a SEG of the same content in Orthanc, timed separately after the job. The
+exit status is 1 if the median is above the goal.
 """
 
 import sys
@@ -21,10 +21,10 @@ from bench.service import api, backends, settings_in, working
 from db import jobs, segmentations
 from db.database import open_database
 from db.tables import ACTIVE_STATES
-from imaging.phantom import to_instances
 from orthanc.archive import Archive, open_archive
 from settings import Settings
 from unetr.synthesis import metastases
+from unetr.synthesis.phantom import to_instances
 
 JOBS = 20
 GOAL_S = 0.5
@@ -33,7 +33,7 @@ HEAD = metastases.HeadOptions(lesion_count=(5, 5), diameter_mm=(10.0, 25.0))
 
 
 def store_s(archive: Archive, study_uid: str, seg_series_uid: str) -> float:
-    """Seconds to store a copy of that SEG, which stays in the archive under another SOP Instance UID."""
+    """Measure the seconds to store a copy of the SEG, which stays in the archive under a new UID."""
     (seg,) = archive.retrieve_series(study_uid, seg_series_uid)
     seg.SOPInstanceUID = seg.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     started = time.perf_counter()
@@ -42,7 +42,7 @@ def store_s(archive: Archive, study_uid: str, seg_series_uid: str) -> float:
 
 
 def run_job(api_url: str, headers: dict[str, str], settings: Settings, study_uid: str) -> list[float]:
-    """Seconds: the whole, of it waiting for the worker, its stages, storing the SEG, the overhead."""
+    """Run a job; return seconds: whole, waiting for the worker, stages, storing the SEG, overhead."""
     address = f"{api_url}/segmentation/{study_uid}"
     job_id = requests.post(address, json={"force": True}, headers=headers, timeout=30).json()["id"]
     sessions = open_database(settings.sqlalchemy_url)
@@ -60,7 +60,7 @@ def run_job(api_url: str, headers: dict[str, str], settings: Settings, study_uid
 
 
 def measure(folder: Path) -> NDArray[np.float64]:
-    """The rows of ``run_job``, one for each job."""
+    """Run the jobs and return the rows of ``run_job``, one for each job."""
     orthanc = Orthanc(folder)
     orthanc.start()
     try:

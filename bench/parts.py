@@ -1,6 +1,6 @@
-"""Debian's Orthanc, PostgreSQL, Redis and nginx on loopback, to be started, killed and started again.
+"""Debian's Orthanc, PostgreSQL, Redis and nginx on loopback, which can be started, killed and restarted.
 
-The tests run against these. A missing package is an error that says what to install.
+The tests run against them. A missing package raises an error that says what to install.
 """
 
 import base64
@@ -26,11 +26,11 @@ START_LIMIT_S = 120.0
 
 
 class PartMissing(Exception):
-    """A Debian package is not installed, or its program does not start."""
+    """Raised when a Debian package is not installed or its program does not start."""
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listened on just now."""
+    """Return a port of 127.0.0.1 on which nothing listened just now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 def wait_until(ready: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
-    """Raises: AssertionError after limit_s."""
+    """Wait until ``ready`` returns true. Raises: AssertionError after limit_s."""
     deadline = time.monotonic() + limit_s
     while not ready():
         assert time.monotonic() < deadline, f"{what}: not within {limit_s:.0f} s"
@@ -46,7 +46,7 @@ def wait_until(ready: Callable[[], bool], what: str, limit_s: float = START_LIMI
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A new key and certificate for 127.0.0.1, PEM files in the folder."""
+    """Create a key and a certificate for 127.0.0.1 in the folder and return the PEM files."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
@@ -57,7 +57,7 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
 
 
 class Part(ABC):
-    """One server process, its data in ``folder``; the same data and ports each time it is started."""
+    """A server process with its data in ``folder``; data and ports are the same at each start."""
 
     how_to_stop = signal.SIGTERM
     start_limit_s = START_LIMIT_S
@@ -69,7 +69,7 @@ class Part(ABC):
     @property
     @abstractmethod
     def command(self) -> Sequence[str]:
-        """The program and its arguments."""
+        """Return the program and its arguments."""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -81,10 +81,10 @@ class Part(ABC):
 
     @abstractmethod
     def answers(self) -> bool:
-        """Whether it serves."""
+        """Tell whether the process serves requests."""
 
     def start(self) -> None:
-        """Start it and wait until it answers. Raises: PartMissing with the end of its log."""
+        """Start the process and wait until it answers. Raises: PartMissing with the end of its log."""
         log = self.folder / "log"
         with log.open("a") as output:
             self.process = subprocess.Popen(
@@ -99,7 +99,7 @@ class Part(ABC):
             time.sleep(0.1)
 
     def stop(self, how: signal.Signals | None = None) -> None:
-        """Stop it, by ``how`` or as it wants to be stopped, and wait; by SIGKILL its children too."""
+        """Stop the process by ``how`` or its usual signal, and wait; SIGKILL also kills its children."""
         if self.process is None:
             return
         if how == signal.SIGKILL:
@@ -116,7 +116,7 @@ class Part(ABC):
 
 @contextmanager
 def frozen(part: Part) -> Iterator[None]:
-    """Have the part say nothing, while it holds its connections."""
+    """Freeze the part while the ``with`` block runs; its connections stay open."""
     process = part.process
     assert process is not None
     process.send_signal(signal.SIGSTOP)
@@ -128,7 +128,7 @@ def frozen(part: Part) -> Iterator[None]:
 
 @contextmanager
 def hung(part: Part) -> Iterator[None]:
-    """``frozen`` with its child processes: PostgreSQL's go on answering while the first one sleeps."""
+    """Freeze the part with its child processes: PostgreSQL's would still answer if only the first slept."""
     with frozen(part):
         assert part.process is not None
         pid = part.process.pid
@@ -143,12 +143,12 @@ def hung(part: Part) -> Iterator[None]:
 
 
 class Orthanc(Part):
-    """Orthanc with the shipped orthanc.json and nothing but its environment."""
+    """Orthanc with the shipped orthanc.json, configured only by its environment."""
 
     user, password = "tester", "a-test-password"
 
     def __init__(self, folder: Path, **variables: str) -> None:
-        """variables: of the configuration, beside those of this class."""
+        """Choose free ports. variables: of the configuration, in addition to those of this class."""
         super().__init__(folder)
         self._variables = variables
         self.http_port, self.dicom_port = free_port(), free_port()
@@ -189,7 +189,7 @@ class Orthanc(Part):
 class PostgreSQL(Part):
     """A PostgreSQL cluster of its own, deleted by ``remove``."""
 
-    # PostgreSQL's "fast" shutdown: it does not wait for open sessions.
+    # PostgreSQL's "fast" shutdown, which does not wait for open sessions.
     how_to_stop = signal.SIGINT
 
     def __init__(self) -> None:
@@ -197,7 +197,7 @@ class PostgreSQL(Part):
         if not programs:
             raise PartMissing("apt-get install postgresql")
         self.programs = programs[-1].parent
-        # Under /tmp itself: pytest's own temporary folders are closed to the postgres user.
+        # Directly under /tmp: the postgres user cannot enter pytest's temporary folders.
         super().__init__(Path(tempfile.mkdtemp(prefix="metscope-postgresql-")))
         self.port = free_port()
         if self.run_as is not None:
@@ -221,13 +221,13 @@ class PostgreSQL(Part):
         return "postgres" if os.geteuid() == 0 else None
 
     def create(self, database: str) -> str:
-        """SQLAlchemy's URL of a new, empty database."""
+        """Create an empty database and return its SQLAlchemy URL."""
         with self.connect() as connection:
             connection.execute(f'CREATE DATABASE "{database}"'.encode())
         return self._url(database).replace("postgresql://", "postgresql+psycopg://")
 
     def connect(self) -> psycopg.Connection[tuple[object, ...]]:
-        """A connection that commits each statement. Raises: psycopg.OperationalError."""
+        """Open a connection that commits each statement. Raises: psycopg.OperationalError."""
         return psycopg.connect(self._url("postgres"), autocommit=True, connect_timeout=2)
 
     def answers(self) -> bool:
@@ -246,7 +246,7 @@ class PostgreSQL(Part):
 
 
 class Redis(Part):
-    """Redis with a password and without persistence: started again it is empty."""
+    """Redis with a password and without persistence: it is empty after a restart."""
 
     def __init__(self, folder: Path, password: str) -> None:
         super().__init__(folder)
@@ -266,7 +266,7 @@ class Redis(Part):
 
 
 class Nginx(Part):
-    """nginx with the stack's configuration, its ${METSCOPE_...} filled in as its container does."""
+    """nginx with the stack's configuration, whose ${METSCOPE_...} are filled in as in its container."""
 
     def __init__(
         self,
@@ -278,9 +278,9 @@ class Nginx(Part):
         tls: tuple[Path, Path] | None = None,
         **values: str,
     ):
-        """api: host:port. viewer: folder of the viewer's files. tls: key and certificate.
+        """Set the configuration's variables. values: variables that replace those set here.
 
-        values: of the configuration's variables, in place of the ones here.
+        api: host:port. viewer: folder of the viewer's files. tls: key and certificate.
         """
         super().__init__(folder)
         self.port = port or free_port()
@@ -311,7 +311,7 @@ class Nginx(Part):
             f"{kind}_temp_path {self.folder}; "
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
-        # As root, like the folders of tests and clones, which nobody else may read.
+        # Root owns the folders of tests and clones, and no other user may read them.
         user = "user root; " if os.geteuid() == 0 else ""
         (self.folder / "nginx.conf").write_text(
             f"{user}daemon off; pid {self.folder}/nginx.pid; error_log {self.folder}/nginx-error.log;\n"

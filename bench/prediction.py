@@ -1,8 +1,8 @@
-"""How long the served models take for a head of 256 x 256 x 176, and how long it takes to make one.
+"""The time that the served models take for a head of 256 x 256 x 176, and the time to synthesise a head.
 
     python -m bench.prediction [--rounds 5]
 
-Each round runs every model once, so that all share what else goes on on the machine. Loading is not counted.
+Each round runs every model once, so that other load on the machine affects all. Loading is not counted.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from unetr.synthesis import cohorts
 
 
 def seconds(act: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Measure how long ``act`` takes, s."""
     started = time.perf_counter()
     act()
     return time.perf_counter() - started

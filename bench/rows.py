@@ -1,4 +1,4 @@
-"""Studies, segmentations and jobs for the benches, made by the worker's own code and a threshold."""
+"""Studies, segmentations and jobs for the benchmarks, made by the worker's code with a threshold as model."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ import highdicom as hd
 import numpy as np
 
 from context import ModelServices, Predict
-from imaging.phantom import SeriesOptions, to_instances
 from orthanc.archive import open_archive
 from settings import Settings
 from unetr.predict import Prediction
 from unetr.served import default_model, served_models
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 from worker import Runner
 
 SHAPE = (12, 32, 64)
@@ -19,7 +19,7 @@ LESIONS = 5
 
 
 def image(seed: int) -> hd.Volume:
-    """Noise with LESIONS bright boxes, (slices, rows, columns) of 2 mm; no anatomy, but quick."""
+    """Return noise with LESIONS bright boxes, (slices, rows, columns) of 2 mm: no anatomy, but fast."""
     pixels = np.random.default_rng(seed).integers(80, 120, SHAPE).astype(np.uint16)
     for number in range(LESIONS):
         pixels[5:8, 10:14, 4 + 12 * number : 8 + 12 * number] = 2 * BRIGHT
@@ -28,7 +28,7 @@ def image(seed: int) -> hd.Volume:
 
 
 def add_study(settings: Settings, number: int) -> str:
-    """Put a study of patient BENCH-number into the archive, as one multi-frame instance; its UID."""
+    """Store a study of patient BENCH-number in the archive, as one multi-frame instance; return its UID."""
     options = SeriesOptions(enhanced="shared", patient_id=f"BENCH-{number}")
     instances = to_instances(image(number), options)
     open_archive(settings).store(instances)
@@ -36,7 +36,7 @@ def add_study(settings: Settings, number: int) -> str:
 
 
 def threshold(volume: hd.Volume, _on_progress: Callable[[float], None], *_others: hd.Volume) -> Prediction:
-    """Call whatever is bright a lesion."""
+    """Label all bright voxels as lesion."""
     bright = volume.array > BRIGHT
     return Prediction(
         mask=volume.with_array(bright.astype(np.uint8)),
@@ -45,7 +45,7 @@ def threshold(volume: hd.Volume, _on_progress: Callable[[float], None], *_others
 
 
 def threshold_runner(settings: Settings, predictor: Predict = threshold) -> Runner:
-    """Return a worker within this process whose model is the predictor."""
+    """Return a worker in this process whose model is the predictor."""
 
     def open_services(_settings: Settings, model_id: str | None) -> ModelServices:
         default = default_model(settings.models_dir, settings.model_path)

@@ -1,4 +1,4 @@
-"""The API under gunicorn and worker processes, as docker-compose.yml starts them, for benches and tests.
+"""The API under gunicorn and worker processes, as docker-compose.yml starts them, for benchmarks and tests.
 
 PostgreSQL and Redis are real; the archive is a folder unless the settings name another.
 """
@@ -22,13 +22,13 @@ LIVING = "SELECT 1 FROM workers WHERE id LIKE :process AND CAST(loaded_models AS
 
 
 def settings_in(folder: Path, **others: object) -> Settings:
-    """Settings with this data folder, whatever a .env here says."""
+    """Return settings with this data folder; a .env file is ignored."""
     return Settings(_env_file=None, data_dir=folder, **others)  # type: ignore[arg-type,call-arg]
 
 
 @contextmanager
 def backends() -> Iterator[tuple[PostgreSQL, Redis]]:
-    """Running PostgreSQL and Redis."""
+    """Start PostgreSQL and Redis, yield them and stop them."""
     with ExitStack() as stack:
         postgresql = PostgreSQL()
         stack.callback(postgresql.remove)
@@ -41,7 +41,7 @@ def backends() -> Iterator[tuple[PostgreSQL, Redis]]:
 
 @contextmanager
 def api(settings: Settings) -> Iterator[tuple[str, dict[str, str]]]:
-    """The running API: its URL, and the header that carries the first token."""
+    """Start the API, yield its URL and the header with the first token, and stop it."""
     running = Api(made(settings.data_dir / "api"), variables_of(settings))
     running.start()
     try:
@@ -52,7 +52,7 @@ def api(settings: Settings) -> Iterator[tuple[str, dict[str, str]]]:
 
 @contextmanager
 def working(settings: Settings, cores: Sequence[int | None]) -> Iterator[None]:
-    """As many worker processes, ready for jobs, each kept to its core; None: it may use all of them."""
+    """Run one worker process on each core, ready for jobs; None: a worker that may use all cores."""
     with ExitStack() as stack:
         for number, core in enumerate(cores):
             worker = Worker(made(settings.data_dir / f"worker-{number}"), variables_of(settings), core)
@@ -62,14 +62,14 @@ def working(settings: Settings, cores: Sequence[int | None]) -> Iterator[None]:
 
 
 def variables_of(settings: Settings) -> dict[str, str]:
-    """The environment that makes the same settings."""
+    """Return the environment variables that give the same settings."""
     given = settings.model_dump(include=settings.model_fields_set)
     secret = settings.dicomweb_password.get_secret_value()
     return {name.upper(): str(value) for name, value in given.items()} | {"DICOMWEB_PASSWORD": secret}
 
 
 class Ours(Part):
-    """One of our own processes; its settings are its environment."""
+    """A process of MetScope's own, configured by its environment."""
 
     start_limit_s = 120.0
 
@@ -83,7 +83,7 @@ class Ours(Part):
 
 
 class Api(Ours):
-    """The web API as compose starts it."""
+    """The web API as docker-compose.yml starts it."""
 
     def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
         super().__init__(folder, variables)
@@ -104,7 +104,7 @@ class Api(Ours):
 
 
 class Worker(Ours):
-    """A worker, on one core or on all; it answers when it has loaded its model."""
+    """A worker on one core or on all. It answers once it has loaded its model."""
 
     def __init__(self, folder: Path, variables: Mapping[str, str], core: int | None = None) -> None:
         super().__init__(folder, variables)
@@ -125,6 +125,6 @@ class Worker(Ours):
 
 
 def made(folder: Path) -> Path:
-    """The folder, which may be there."""
+    """Create the folder, which may exist already, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder

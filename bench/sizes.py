@@ -1,8 +1,8 @@
-"""Time and peak memory per stage for volumes as large as a hospital has, by command line and by service.
+"""Time and peak memory per stage for volumes of clinical sizes, by command line and by service.
 
     python -m bench.sizes
 
-The heads are synthetic, made coarse and interpolated to the size; the archive of the service is Orthanc.
+The heads are synthesised on a coarse grid and interpolated to the size. The service's archive is Orthanc.
 """
 
 import json
@@ -22,10 +22,10 @@ from scipy import ndimage
 from bench.parts import ROOT, Orthanc, free_port
 from bench.service import made
 from bench.viewer import Embedded
-from imaging.phantom import SeriesOptions, to_instances
 from orthanc.archive import open_archive
 from settings import load
 from unetr.synthesis import metastases
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 # Slices, rows, columns.
 SIZES = ((176, 256, 256), (200, 512, 512), (300, 1024, 1024))
@@ -35,7 +35,7 @@ JOB_LIMIT_S = 600.0
 
 
 def head(shape: tuple[int, int, int]) -> hd.Volume:
-    """Return the head of SEED, uint16 (slice, row, column), its field of view cut into that many voxels."""
+    """Return the head of SEED, uint16 (slice, row, column), resampled to a shape in its field of view."""
     coarse = metastases.head(metastases.grid(COARSE_SHAPE, COARSE_MM), SEED).image
     factors = np.array(shape) / COARSE_SHAPE
     if (factors == 1.0).all():
@@ -49,7 +49,7 @@ def head(shape: tuple[int, int, int]) -> hd.Volume:
 
 
 def by_command_line(study: Path, out: Path) -> dict[str, Any]:
-    """Run segmentation.py; the document it wrote, with the seconds of the whole process."""
+    """Run segmentation.py; return the document that it wrote, with the seconds of the whole process."""
     started = time.perf_counter()
     command = [sys.executable, str(ROOT / "segmentation.py"), str(study), "--out", str(out)]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
@@ -58,7 +58,7 @@ def by_command_line(study: Path, out: Path) -> dict[str, Any]:
 
 
 def by_service(instances: list[Any], folder: Path) -> dict[str, Any]:
-    """Store the study in Orthanc and have it segmented; the job's document, with the seconds of the job."""
+    """Store the study in Orthanc and segment it; return the job's document, with the seconds of the job."""
     orthanc = Orthanc(made(folder / "orthanc"))
     orthanc.start()
     variables = {
@@ -95,7 +95,7 @@ def by_service(instances: list[Any], folder: Path) -> dict[str, Any]:
 
 
 def row(name: str, document: dict[str, Any]) -> str:
-    """Return one line of the table: seconds and, where they are known, peak MB by stage."""
+    """Return one line of the table: seconds and, where known, peak MB by stage."""
     peaks = document.get("peak_memory_mb") or {}
     stages = ", ".join(
         f"{stage} {seconds:.1f} s" + (f" {peaks[stage]:.0f} MB" if stage in peaks else "")

@@ -1,7 +1,7 @@
-"""The viewer with everything behind it, on this machine alone: `make viewer`.
+"""The viewer with all its servers on this machine: `make viewer`.
 
-Orthanc, the API with its worker, and nginx with OHIF on one origin, in a folder that is removed at the end; a
-synthetic study is loaded. Ctrl-C stops it. The browser tests run against the same.
+Orthanc, the API with its worker, and nginx with OHIF on one origin, in a folder that is removed at the end,
+with a synthetic study loaded. Ctrl-C stops them. The browser tests run against the same servers.
 """
 
 import json
@@ -22,10 +22,10 @@ from pydicom import Dataset
 
 from bench.parts import ROOT, Nginx, Orthanc, Part, PartMissing, free_port
 from bench.service import Ours, made
-from imaging.phantom import SeriesOptions, to_instances
 from orthanc.archive import open_archive
 from settings import Settings, load
 from unetr.synthesis import metastases
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 VIEWERS = ROOT / "ohif" / "viewers"
 OLDEST, NEWEST = (
@@ -33,7 +33,7 @@ OLDEST, NEWEST = (
 )
 PORT, LAST_PORT = 8080, 65535
 CHROMIUM = "/usr/bin/chromium"
-# WebGL by the processor, and no talk with the browser's maker.
+# WebGL on the CPU, and no connections to the browser's vendor.
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -67,7 +67,7 @@ class Embedded(Ours):
 
 
 class Site:
-    """The running viewer. url: where a browser opens it. token: an admin's."""
+    """The running viewer. url: its address for a browser. token: an admin's."""
 
     def __init__(self, version: str = OLDEST, port: int | None = None, **variables: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="metscope-viewer-"))
@@ -104,18 +104,18 @@ class Site:
         part.start()
 
     def add(self, image: hd.Volume, **options: object) -> str:
-        """Put a study, of a patient of its own unless the options say whose, into Orthanc; its UID."""
+        """Store a study in Orthanc, of a new patient unless the options name one; return its UID."""
         options = {"patient_id": f"VIEWER-{next(self._patients)}"} | options
         instances = to_instances(image, SeriesOptions(**options))  # type: ignore[arg-type]
         self.store(instances)
         return str(instances[0].StudyInstanceUID)
 
     def store(self, instances: Sequence[Dataset]) -> None:
-        """Put instances into Orthanc."""
+        """Store instances in Orthanc."""
         open_archive(self.settings).store(instances)
 
     def clear(self, study: str) -> None:
-        """Leave of a study its images alone, as before anybody segmented it."""
+        """Delete a study's segmentations and all its objects except the images."""
         for document in self.ask(f"/studies/{study}/segmentations")["segmentations"]:
             address = f"{self.url}/segmentations/{document['id']}"
             requests.delete(address, headers=self._headers, timeout=60).raise_for_status()
@@ -125,13 +125,13 @@ class Site:
                 archive.delete_instance(study, header.SOPInstanceUID)
 
     def ask(self, path: str) -> Any:
-        """What the API answers to GET."""
+        """GET a path of the API and return the answer's JSON."""
         answer = requests.get(self.url + path, headers=self._headers, timeout=60)
         answer.raise_for_status()
         return answer.json()
 
     def ask_for(self, path: str, form: dict[str, Any]) -> None:
-        """POST to the API."""
+        """POST a form to the API."""
         requests.post(self.url + path, json=form, headers=self._headers, timeout=60).raise_for_status()
 
     @property
@@ -145,9 +145,9 @@ class Site:
 
 
 def port_to_listen_on(wanted: str | None) -> int:
-    """Return the port that was asked for; without one the usual port, or another where that is taken.
+    """Return the wanted port; without one the usual port, or a free one if that is taken.
 
-    Raises: PartMissing where the port asked for is none or is taken.
+    Raises: PartMissing if the wanted port is invalid or taken.
     """
     port = PORT
     if wanted is not None:
@@ -163,7 +163,7 @@ def port_to_listen_on(wanted: str | None) -> int:
 
 
 def main() -> int:
-    # Both end the wait below; before it they end the start, and what runs by then is stopped.
+    # SIGTERM, like Ctrl-C, ends the wait below, or the start; the parts that run by then are stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print("Starting Orthanc, MetScope and nginx ...", flush=True)
     try:
@@ -181,12 +181,13 @@ def main() -> int:
             )
             signal.pause()
         finally:
+            print("\nStopping ...", flush=True)
             site.close()
     except PartMissing as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print()
+        pass
     return 0
 
 

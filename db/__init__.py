@@ -1,1 +1,1 @@
-"""Results, jobs and audit in SQL. Knows no web, broker, archive or model."""
+"""Results, jobs and audit trail in SQL. Independent of web, broker, archive and models."""

@@ -1,5 +1,6 @@
-"""The trail: who did what to what, written in the transaction of the change itself; and who read what of a
-patient, written soon after.
+"""The audit trail: who changed what, and who read which patient data.
+
+A change is noted in its own transaction, a read soon after.
 """
 
 import atexit
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db.database import reading, writing
 from db.tables import AuditEvent
 
-# What the names of reads end with, and those of changes do not.
+# Names of reads end with it; names of changes do not.
 READ = ".read"
 PERIOD_S = 1.0
 MOST_WAITING = 10_000
@@ -25,17 +26,17 @@ logger = logging.getLogger("metscope.audit")
 
 
 def note(session: Session, actor: str | None, action: str, subject: str, **details: Any) -> None:
-    """One row. subject: the id or name of what was changed. Neither it nor details hold patient data."""
+    """Add a row. subject: the id or name of what was changed. Neither it nor details hold patient data."""
     session.add(
         AuditEvent(at=datetime.now(UTC), actor=actor, action=action, subject=subject, details=details)
     )
 
 
 class Reads:
-    """Reads of patient data on their way into the trail.
+    """Reads of patient data that wait to be written to the trail.
 
-    A thread writes what was noted within a second, so that no answer waits for it or for a database that is
-    locked or away; the notes wait then. A process that is killed loses those that wait.
+    A thread writes them within a second, so that no answer waits for a database that is slow, locked or
+    unreachable; the reads wait for it. A process that is killed loses those that wait.
     """
 
     def __init__(self, sessions: sessionmaker[Session]) -> None:
@@ -47,9 +48,11 @@ class Reads:
         self._thread: threading.Thread | None = None
 
     def note(self, actor: str, action: str, subject: str, **details: Any) -> None:
-        """Leave one row to be written. action: ends with ``READ``. As for ``note``, no patient data."""
+        """Queue one row for writing. action: ends with ``READ``. No patient data, as for ``note``."""
         if len(self._waiting) >= MOST_WAITING:
-            logger.error("a read is missing in the audit trail: %d wait for the database", MOST_WAITING)
+            logger.error(
+                "a read is missing from the audit trail: %d are waiting for the database", MOST_WAITING
+            )
             return
         self._waiting.append(
             {
@@ -62,7 +65,7 @@ class Reads:
         )
         self._noted.set()
         with self._starting:
-            # Only now: a thread does not live on in the processes that a server forks.
+            # Started only now: a thread does not survive in the processes that a server forks.
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="reads into the trail", daemon=True)
                 self._thread.start()
@@ -82,8 +85,8 @@ class Reads:
             try:
                 with writing(self._sessions) as session:
                     session.execute(insert(AuditEvent), rows)
-            except Exception as error:  # noqa: BLE001 - a thread that ends silently would be missed by nobody
-                logger.warning("%d reads wait for the database: %s", len(rows), type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - nobody would notice that the thread has ended
+                logger.warning("%d reads are waiting for the database: %s", len(rows), type(error).__name__)
                 self._waiting.extendleft(reversed(rows))
                 self._noted.set()
 
@@ -97,11 +100,11 @@ def events(
     kind: Literal["read", "change"] | None = None,
     **equal: str | None,
 ) -> list[AuditEvent]:
-    """Return the newest events.
+    """Return the newest events, newest first.
 
-    before: only those with a smaller id. since, until: only those from the one on and before the other.
+    before: only those with a smaller id. since, until: only those at or after since, and before until.
     kind: only reads of patient data, or only changes.
-    equal: only those whose column, as actor, action and subject, has this value; None: any.
+    equal: only those whose column (e.g. actor, action, subject) has this value; None: any.
     """
     query = select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)
     if before is not None:

@@ -1,4 +1,4 @@
-"""Requests for several studies at once, and how far they have come."""
+"""Batches: requests for several studies at once, and their progress."""
 
 import uuid
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, selectinload, sessionmaker
 
 from db import jobs
 from db.database import current_time, reading, writing
-from db.tables import ACTIVE_STATES, Batch, BatchJob, Job, Lesion
+from db.tables import ACTIVE_STATES, Batch, BatchJob, Job, LesionRow
 from errors import BatchNotFound
 
 
@@ -21,12 +21,15 @@ def submit(
     force: bool = False,
     requested_by: str | None = None,
 ) -> Batch:
-    """A batch with a job for each study, all or none; an active job of an identical request is joined."""
+    """Submit a batch with a job for each study in one transaction, and return it.
+
+    An active job of an identical request is joined.
+    """
     with writing(sessions) as session:
         batch = Batch(id=str(uuid.uuid4()), requested_by=requested_by, created_at=current_time(session))
         session.add(batch)
         session.flush()
-        # One order for all, so that two batches with the same studies do not wait for each other.
+        # Always in the same order, so that two batches with the same studies cannot deadlock.
         for uid in sorted(set(study_instance_uids)):
             job, made = jobs.add(
                 session, uid, model_id, series_instance_uid=None, force=force, requested_by=requested_by
@@ -36,7 +39,7 @@ def submit(
 
 
 def get(sessions: sessionmaker[Session], batch_id: str) -> Batch:
-    """With its jobs. Raises: BatchNotFound."""
+    """Return the batch with its jobs. Raises: BatchNotFound."""
     with reading(sessions) as session:
         batch = session.get(Batch, batch_id, options=[selectinload(Batch.jobs)])
         if batch is None:
@@ -45,13 +48,13 @@ def get(sessions: sessionmaker[Session], batch_id: str) -> Batch:
 
 
 def cancel(sessions: sessionmaker[Session], batch_id: str, actor: str | None) -> Batch:
-    """Cancel those of its jobs that can be cancelled and that nobody else waits for.
+    """Cancel the jobs of the batch that can be cancelled and that nobody outside it waits for.
 
     Raises: BatchNotFound.
     """
     of_batch = select(BatchJob.job_ref).where(BatchJob.batch_ref == batch_id)
     with writing(sessions) as session:
-        # Of two batches with the same jobs that are cancelled at once, the second sees that the first was.
+        # Locks all batches that share a job: of two cancelled at once, the second sees the first cancelled.
         sharing = select(BatchJob.batch_ref).where(BatchJob.job_ref.in_(of_batch))
         batches = select(Batch).where(Batch.id.in_(sharing) | (Batch.id == batch_id)).order_by(Batch.id)
         batch = {found.id: found for found in session.scalars(batches.with_for_update())}.get(batch_id)
@@ -64,7 +67,7 @@ def cancel(sessions: sessionmaker[Session], batch_id: str, actor: str | None) ->
             .join(Batch, Batch.id == BatchJob.batch_ref)
             .where(Batch.cancelled_at.is_(None), Batch.id != batch_id)
         )
-        # A job that every batch joined was asked for by itself, before or since.
+        # A job that every batch only joined was also requested on its own, earlier or later.
         made_by_a_batch = select(BatchJob.job_ref).where(~BatchJob.joined)
         cancellable = (
             select(Job)
@@ -78,7 +81,7 @@ def cancel(sessions: sessionmaker[Session], batch_id: str, actor: str | None) ->
 
 
 def _lock_active_jobs(session: Session, batch_id: str) -> None:
-    """Lock them in the order in which ``submit`` does: Python's, which a database uses only when told to."""
+    """Lock the active jobs in the order of ``submit``: Python's, for which PostgreSQL needs a collation."""
     uid: ColumnElement[str] = Job.study_instance_uid.expression
     if session.get_bind().dialect.name == "postgresql":
         uid = uid.collate("C")
@@ -92,12 +95,12 @@ def _lock_active_jobs(session: Session, batch_id: str) -> None:
 
 
 def count_lesions(sessions: sessionmaker[Session], some: Iterable[Job | Row[Any]]) -> dict[str, int]:
-    """Return how many lesions each segmentation has that the jobs led to, by its id."""
+    """Return the number of lesions of each segmentation that the jobs led to, by its id."""
     ids = [job.segmentation_id for job in some if job.segmentation_id is not None]
     query = (
-        select(Lesion.segmentation_ref, func.count())
-        .where(Lesion.segmentation_ref.in_(ids))
-        .group_by(Lesion.segmentation_ref)
+        select(LesionRow.segmentation_ref, func.count())
+        .where(LesionRow.segmentation_ref.in_(ids))
+        .group_by(LesionRow.segmentation_ref)
     )
     with reading(sessions) as session:
         return dict.fromkeys(ids, 0) | dict(session.execute(query).all())

@@ -1,4 +1,4 @@
-"""Column types that both databases keep alike: points in time, texts, a job's task."""
+"""Column types that both databases store alike: points in time, texts, tasks of jobs."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from db.tasks import TASKS, Task
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time: aware going in, UTC coming out. SQLite keeps no zone, so it stores plain UTC."""
+    """A point in time: aware when written, UTC when read. SQLite has no time zones and stores plain UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -35,9 +35,9 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 def storable(value: Any) -> Any:
-    """Return the text, or what holds texts as JSON does, with a mark for what no database column can hold.
+    """Return the text, or JSON value with texts, with marks in place of what no database column can hold.
 
-    Headers and JSON of an archive may have NUL and halves of UTF-16 pairs, which PostgreSQL refuses.
+    Headers and JSON of an archive may contain NUL and lone UTF-16 surrogates, which PostgreSQL refuses.
     """
     if isinstance(value, str):
         if value.isascii() and "\0" not in value:
@@ -49,7 +49,7 @@ def storable(value: Any) -> Any:
 
 
 class Text(TypeDecorator[str]):
-    """A text that comes back as ``storable`` leaves it."""
+    """A text, stored as ``storable`` returns it."""
 
     impl = String
     cache_ok = True
@@ -60,7 +60,7 @@ class Text(TypeDecorator[str]):
 
 
 class TaskColumn(TypeDecorator[Task]):
-    """A job's task, kept as JSON."""
+    """A job's task, stored as JSON."""
 
     impl = JSON(none_as_null=True)
     cache_ok = True

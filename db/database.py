@@ -1,7 +1,7 @@
-"""Opens the database: SQLite by default, PostgreSQL by URL; brings its tables up to date first.
+"""The database, SQLite by default or PostgreSQL by URL, and its sessions. Opening it migrates the tables.
 
-Nothing here waits without end for a PostgreSQL server: the server itself ends statements and waits for
-locks, and the client gives up a server that says nothing (``_BoundedConnection``).
+No wait for a PostgreSQL server is unlimited: the server itself ends long statements and lock waits, and the
+client closes its connection to a silent server (``_BoundedConnection``).
 """
 
 import json
@@ -31,20 +31,20 @@ from errors import SettingsError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 30_000
-# More than a worker's threads use at a time; the API passes its number of threads.
+# More than the threads of a worker use at a time; the API passes its number of threads.
 CONNECTIONS = 4
-# Each process takes at most this part of the connections that a PostgreSQL server allows.
+# Each process takes at most one in this many of the connections that a PostgreSQL server allows.
 CONNECTION_SHARES = 4
 CONNECT_LIMIT_S = 3
 POOL_LIMIT_S = 10
 LOCK_LIMIT_S = 4
 MIGRATION_LOCK_LIMIT_S = 120
 STATEMENT_LIMIT_S = 8
-# Longer than any statement may take: whoever says nothing for this long is hung.
+# Longer than any statement may take: a server that is silent for this long hangs.
 SILENCE_LIMIT_S = 10
-# A process that hangs in a transaction loses its locks.
+# The server then rolls back the transaction of a process that hangs, and frees its locks.
 IDLE_IN_TRANSACTION_LIMIT_S = 30
-# libpq's names: a peer that vanished without a word is noticed after a minute, unsent data after 15 s.
+# libpq's names. A vanished peer is noticed after a minute, unacknowledged data after 15 s.
 KEEPALIVE = {
     "keepalives": 1,
     "keepalives_idle": 30,
@@ -52,15 +52,15 @@ KEEPALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-# Any number that no other program on the server uses: it keeps two starting processes from migrating at once.
+# Key of the lock that keeps two starting processes from migrating at once. No other program may use it.
 MIGRATION_LOCK = 0x4D657453
-# What a database that is away, overloaded or a standby answers with.
+# Errors of a database that is unreachable, overloaded or a standby.
 AWAY = (OperationalError, InternalError, InterfaceError, PoolTimeoutError)
 FOR_WRITING = {
     "sqlite": {"sqlite_begin": "BEGIN IMMEDIATE"},
     "postgresql": {"isolation_level": "READ COMMITTED"},
 }
-# The smallest of the limits of the server, the database and the role, without those that are not set (-1).
+# The lowest limit of the server, the database and the role; a limit that is not set (-1) does not count.
 ALLOWED_CONNECTIONS = text("""
     SELECT min(allowed) FROM (
         SELECT current_setting('max_connections')::int
@@ -73,10 +73,10 @@ logger = logging.getLogger("metscope.database")
 
 
 def open_database(url: str, *, connections: int = CONNECTIONS, limited: bool = True) -> sessionmaker[Session]:
-    """Return sessions on an up-to-date database. The rows they return stay readable after the session.
+    """Return sessions on an up-to-date database. Their rows stay readable after the session.
 
     url: a SQLAlchemy URL; sqlite:////absolute/path or postgresql+psycopg://user:password@host/name.
-    connections: how many are kept at most; fewer where the PostgreSQL server allows only a few.
+    connections: the most that are kept open; fewer if the PostgreSQL server allows only a few.
     limited: False for a command whose statements may take long.
     Raises: SettingsError when the database cannot be reached, or was written by a newer MetScope.
     """
@@ -99,41 +99,43 @@ def open_database(url: str, *, connections: int = CONNECTIONS, limited: bool = T
     except OperationalError as error:
         raise SettingsError(f"DATABASE_URL {address!r} cannot be opened: {error.orig}.") from None
     except CommandError as error:
-        raise SettingsError(f"DATABASE_URL {address!r} cannot be brought to this version: {error}.") from None
+        raise SettingsError(
+            f"DATABASE_URL {address!r} cannot be upgraded to this version: {error}."
+        ) from None
     finally:
         engine.dispose()
     return sessionmaker(_engine(address, connections, limited), expire_on_commit=False)
 
 
 def open_connections(sessions: sessionmaker[Session]) -> None:
-    """Open as many as are kept, or as the server still has, so that no question waits for one."""
+    """Fill the connection pool, as far as the server has connections, so that no query waits for one."""
     engine = sessions.kw["bind"]
     with ExitStack() as opened:
         try:
             for _ in range(engine.pool.size()):
                 opened.enter_context(reading_rows(sessions))
         except AWAY as error:
-            logger.warning("not every database connection can be opened now: %s", type(error).__name__)
+            logger.warning("not all database connections could be opened: %s", type(error).__name__)
 
 
 def current_time(connection: Session | Connection) -> datetime:
-    """Return the time by the database's clock, the only one that all machines share.
+    """Return the time of the database's clock, the only one that all machines share.
 
-    SQLite runs within this process: its clock is this machine's, like that of all who may open the file.
+    SQLite runs within this process: its clock is this machine's, as for every process that opens the file.
     """
     bind = connection.get_bind() if isinstance(connection, Session) else connection
     if bind.dialect.name == "sqlite":
         return datetime.now(UTC)
-    # Not now(), which is when the transaction began: it may have waited for a lock since.
+    # Not now(), the start of the transaction: it may have waited for a lock since.
     time: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     return time.astimezone(UTC)
 
 
 @contextmanager
 def migrating(engine: Engine) -> Iterator[Connection]:
-    """One transaction for alembic.command, which no other process's can meet."""
+    """Provide a transaction for alembic.command; only one process at a time gets one."""
     with engine.connect().execution_options(**FOR_WRITING[engine.dialect.name]) as connection:
-        # To change a table SQLite makes another and drops the first, on which the rows of others depend.
+        # SQLite changes a table by copying and dropping it, while rows of other tables refer to it.
         _enforce_foreign_keys(connection, False)
         try:
             with connection.begin():
@@ -148,12 +150,12 @@ def migrating(engine: Engine) -> Iterator[Connection]:
 def _enforce_foreign_keys(connection: Connection, on: bool) -> None:
     dbapi_connection = connection.connection.dbapi_connection
     if connection.dialect.name == "sqlite" and dbapi_connection is not None:
-        # Without effect inside a transaction, so not through SQLAlchemy, which would begin one.
+        # The pragma has no effect inside a transaction, which SQLAlchemy would begin.
         dbapi_connection.cursor().execute(f"PRAGMA foreign_keys = {'ON' if on else 'OFF'}")
 
 
 def alembic_config(connection: Connection) -> Config:
-    """For alembic.command, on an open connection: no alembic.ini, no second place for the URL."""
+    """Return alembic's configuration on an open connection: no alembic.ini, no second place for the URL."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -162,24 +164,24 @@ def alembic_config(connection: Connection) -> Config:
 
 @contextmanager
 def reading(sessions: sessionmaker[Session]) -> Iterator[Session]:
-    """A session for questions alone: on PostgreSQL without a transaction around them (``_engine``)."""
+    """Provide a session for queries only; on PostgreSQL they run without a transaction (``_engine``)."""
     with sessions() as session:
         yield session
 
 
 @contextmanager
 def reading_rows(sessions: sessionmaker[Session]) -> Iterator[Connection]:
-    """The same for columns: a third of the time that objects take."""
+    """Provide a connection for queries of columns, which take a third of the time of objects."""
     with sessions.kw["bind"].connect() as connection:
         yield connection
 
 
 @contextmanager
 def writing(sessions: sessionmaker[Session]) -> Iterator[Session]:
-    """One transaction that writes: committed at the end, rolled back by an exception.
+    """Provide a transaction that writes: committed at the end, rolled back by an exception.
 
-    On SQLite it takes the write lock at once. A transaction that reads first and asks for the lock later
-    is refused without waiting when another process has written in between.
+    On SQLite it takes the write lock at once. A transaction that reads first and takes the lock later
+    fails without waiting if another process has written in between.
     """
     with sessions.begin() as session:
         session.connection(execution_options=FOR_WRITING[session.get_bind().dialect.name])
@@ -187,24 +189,24 @@ def writing(sessions: sessionmaker[Session]) -> Iterator[Session]:
 
 
 def insert_for(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT that takes ON CONFLICT, in the words of the session's database."""
+    """Return an INSERT that supports ON CONFLICT, in the dialect of the session's database."""
     return (
         postgresql.insert(table) if session.get_bind().dialect.name == "postgresql" else sqlite.insert(table)
     )
 
 
 class _BoundedConnection(psycopg.Connection[Any]):
-    """A connection that is closed where its server says nothing for SILENCE_LIMIT_S.
+    """A connection that is closed when its server is silent for SILENCE_LIMIT_S.
 
-    The timeouts of the server and of TCP do not help against a server that hangs: it does not look at
-    its clock, and its machine still acknowledges what arrives.
+    The timeouts of the server and of TCP do not help if the server hangs: it does not check its clock,
+    and its machine still acknowledges what arrives.
     """
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = SILENCE_LIMIT_S) -> RV:
         try:
             return super().wait(gen, interval, timeout)
         except psycopg.OperationalError as error:
-            # Without a code it is not the server's answer, but that there was none.
+            # An error without SQLSTATE means that the server did not answer.
             if error.sqlstate is None:
                 self.pgconn.finish()
             raise
@@ -212,8 +214,8 @@ class _BoundedConnection(psycopg.Connection[Any]):
 
 def _engine(address: URL, connections: int, limited: bool) -> Engine:
     if address.get_backend_name() == "postgresql":
-        # Questions go without a transaction, whose BEGIN and ROLLBACK would double the ways to the server.
-        # The connection used last is used next: what the server knows of it is still at hand.
+        # Queries run without a transaction: BEGIN and ROLLBACK would double the round trips.
+        # LIFO, because the server's caches for the connection used last are still warm.
         engine = create_engine(
             address,
             connect_args={"connect_timeout": CONNECT_LIMIT_S, **KEEPALIVE},
@@ -249,7 +251,7 @@ def _connect_bounded(
 
 
 def _limit_statements(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    # By statements and not by the startup options, which a connection pooler in between may refuse.
+    # Set by statements: a connection pooler in between may refuse startup options.
     try:
         cursor = connection.cursor()
         cursor.execute(f"SET statement_timeout = '{STATEMENT_LIMIT_S}s'")
@@ -258,13 +260,13 @@ def _limit_statements(connection: DBAPIConnection, _entry: ConnectionPoolEntry) 
         cursor.close()
         connection.commit()
     except psycopg.Error:
-        # SQLAlchemy drops a connection that cannot be made ready, and does not close it.
+        # SQLAlchemy drops a connection whose setup fails, but does not close it.
         connection.close()
         raise
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    # The driver's own BEGIN comes late and is always deferred; SQLAlchemy's documented way around it.
+    # The driver's own BEGIN comes late and is always deferred; this is SQLAlchemy's documented workaround.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")

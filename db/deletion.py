@@ -1,8 +1,8 @@
-"""Deleting what the archive has and what is recorded of it, so that no job brings any of it back.
+"""Deletion of segmentations and studies, from the archive and from the records, so that no job restores them.
 
-A segmentation is marked deleted before its objects go, and a study is entered as being deleted: from then on
-no job records anything of it. Where the archive fails, the mark is taken back. A process that dies on the way
-leaves the mark, and the same request finishes what it began.
+A segmentation is marked deleted before its objects are deleted, and a study is entered as being deleted: from
+then on no job records anything of it. If the archive fails, the mark is taken back. A process that dies in
+between leaves the mark, and the same request then completes the deletion.
 """
 
 from dataclasses import dataclass
@@ -18,23 +18,23 @@ from errors import SegmentationNotFound, SegmentationNotStored, StudyNotFound
 
 @dataclass(frozen=True)
 class StoredObjects:
-    """What the archive has of a segmentation: its companions, then the SEG."""
+    """The objects of a segmentation in the archive: its companions, then the SEG."""
 
     study_instance_uid: str
     sop_instance_uids: tuple[str, ...]
 
 
 def begin(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> StoredObjects:
-    """Mark a segmentation deleted and return what is to be deleted in the archive.
+    """Mark a segmentation deleted and return the objects to delete in the archive.
 
-    Raises: SegmentationNotFound; SegmentationNotStored where an object of it is still on its way there.
+    Raises: SegmentationNotFound; SegmentationNotStored if one of its objects still waits for the archive.
     """
     with writing(sessions) as session:
         segmentation = session.get(Segmentation, segmentation_id, with_for_update=True)
         if segmentation is None or (segmentation.deleted_at and not _is_stored(session, segmentation)):
             raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
         if session.scalar(select(exists().where(Outbox.segmentation_ref == segmentation_id))):
-            raise SegmentationNotStored(f"Segmentation {segmentation_id} still waits for the archive.")
+            raise SegmentationNotStored(f"Segmentation {segmentation_id} is still waiting for the archive.")
         if segmentation.deleted_at is None:
             segmentations.mark_deleted(session, segmentation, actor)
         companions = select(Companion.sop_instance_uid).where(Companion.segmentation_ref == segmentation_id)
@@ -43,7 +43,7 @@ def begin(sessions: sessionmaker[Session], segmentation_id: str, actor: str | No
 
 
 def finish(sessions: sessionmaker[Session], segmentation_id: str) -> None:
-    """Note that the archive has nothing of a deleted segmentation any more."""
+    """Record that the archive has no object of a deleted segmentation left."""
     gone = update(Segmentation).where(Segmentation.id == segmentation_id)
     companions = update(Companion).where(Companion.segmentation_ref == segmentation_id)
     with writing(sessions) as session:
@@ -52,7 +52,7 @@ def finish(sessions: sessionmaker[Session], segmentation_id: str) -> None:
 
 
 def _is_stored(session: Session, segmentation: Segmentation) -> bool:
-    """Whether the archive has its SEG, or a companion: all that there is without lesions."""
+    """Return whether the archive has its SEG or a companion; without lesions there are only companions."""
     companion = exists().where(
         Companion.segmentation_ref == segmentation.id, Companion.stored_at.is_not(None)
     )
@@ -60,22 +60,23 @@ def _is_stored(session: Session, segmentation: Segmentation) -> bool:
 
 
 def undo(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> None:
-    """Take the mark back: the archive did not delete it."""
+    """Take the mark back, because the archive did not delete the segmentation."""
     with writing(sessions) as session:
         session.get_one(Segmentation, segmentation_id, with_for_update=True).deleted_at = None
         audit.note(session, actor, "segmentation.restore", segmentation_id)
 
 
 def begin_study(sessions: sessionmaker[Session], study_instance_uid: str, actor: str | None) -> None:
-    """Enter a study as being deleted. Raises: SegmentationNotStored where a job of it is not at its end, or
-    an object of it on its way into the archive.
+    """Enter a study as being deleted.
+
+    Raises: SegmentationNotStored if one of its jobs is active, or an object of it waits for the archive.
     """
     with writing(sessions) as session:
         entry = insert_for(session, StudyDeletion).values(
             study_instance_uid=study_instance_uid, requested_by=actor, created_at=current_time(session)
         )
         session.execute(entry.on_conflict_do_nothing())
-        # A job that is being recorded holds its row: this waits for it.
+        # Waits for a job whose result is being recorded: its row is locked.
         active = session.scalars(_active(study_instance_uid).with_for_update()).first()
         if active is not None:
             raise SegmentationNotStored(f"Job {active.id} of the study is {active.state}.")
@@ -88,7 +89,7 @@ def begin_study(sessions: sessionmaker[Session], study_instance_uid: str, actor:
             .limit(1)
         )
         if waiting is not None:
-            raise SegmentationNotStored(f"Segmentation {waiting} still waits for the archive.")
+            raise SegmentationNotStored(f"Segmentation {waiting} is still waiting for the archive.")
 
 
 def finish_study(sessions: sessionmaker[Session], study_instance_uid: str, actor: str | None) -> None:
@@ -112,7 +113,7 @@ def finish_study(sessions: sessionmaker[Session], study_instance_uid: str, actor
 
 
 def undo_study(sessions: sessionmaker[Session], study_instance_uid: str) -> None:
-    """Take the entry back: the archive did not delete the study."""
+    """Take the entry back, because the archive did not delete the study."""
     with writing(sessions) as session:
         _forget(session, study_instance_uid)
 

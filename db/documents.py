@@ -1,4 +1,4 @@
-"""A segmentation's rows as the JSON-able document that the API answers with."""
+"""The JSON-able document of a segmentation, made of its rows, as the API answers it."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, select
 
-from db.tables import Companion, Lesion, Measurement, Segmentation, Series, Study
+from db.tables import Companion, LesionRow, Measurement, Segmentation, Series, Study
 from lesions.measure import ML_DECIMALS
 
 SCHEMA_VERSION = 1
@@ -16,7 +16,7 @@ MEASURED = tuple(
     for column in Measurement.__table__.columns
     if column.key not in {"id", "lesion_ref", "created_at"}
 )
-# Those not deleted: their columns, and where their images belong.
+# Segmentations that are not deleted, with their study and series.
 SEGMENTATIONS = (
     select(
         *Segmentation.__table__.columns,
@@ -29,17 +29,17 @@ SEGMENTATIONS = (
     .join(Study, Study.id == Series.study_ref)
     .where(Segmentation.deleted_at.is_(None))
 )
-# Every measurement of every lesion, the newest last.
+# Every measurement of each lesion, the newest last.
 LESIONS = (
     select(
-        Lesion.segmentation_ref,
-        Lesion.colour,
-        *(getattr(Lesion, name) for name in IDENTITY),
+        LesionRow.segmentation_ref,
+        LesionRow.colour,
+        *(getattr(LesionRow, name) for name in IDENTITY),
         *(getattr(Measurement, name) for name in MEASURED),
     )
-    .join(Measurement, Measurement.lesion_ref == Lesion.id)
-    .where(Lesion.segmentation_ref.in_(bindparam("ids", expanding=True)))
-    .order_by(Lesion.segmentation_ref, Lesion.number, Measurement.id)
+    .join(Measurement, Measurement.lesion_ref == LesionRow.id)
+    .where(LesionRow.segmentation_ref.in_(bindparam("ids", expanding=True)))
+    .order_by(LesionRow.segmentation_ref, LesionRow.number, Measurement.id)
 )
 COMPANIONS = (
     select(*Companion.__table__.columns)
@@ -51,7 +51,7 @@ COMPANIONS = (
 def fetch(
     connection: Connection, query: Select[Any], parameters: dict[str, Any]
 ) -> list[tuple[Row[Any], list[Row[Any]]]]:
-    """The segmentations that a query by SEGMENTATIONS finds, each with its lesions by their number."""
+    """Return the segmentations that a query on SEGMENTATIONS finds, each with its lesions by number."""
     segmentations = connection.execute(query, parameters).all()
     lesions: dict[str, dict[int, Row[Any]]] = {row.id: {} for row in segmentations}
     for row in connection.execute(LESIONS, {"ids": list(lesions)}):
@@ -60,7 +60,7 @@ def fetch(
 
 
 def documents(connection: Connection, query: Select[Any], parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of the segmentations that a query by SEGMENTATIONS finds."""
+    """Return the documents of the segmentations that a query on SEGMENTATIONS finds."""
     found = fetch(connection, query, parameters)
     companions: dict[str, list[Row[Any]]] = {row.id: [] for row, _ in found}
     for row in connection.execute(COMPANIONS, {"ids": list(companions)}):
@@ -71,7 +71,7 @@ def documents(connection: Connection, query: Select[Any], parameters: dict[str, 
 def _document(
     segmentation: Row[Any], lesion_rows: Sequence[Row[Any]], companions: Sequence[Row[Any]]
 ) -> dict[str, Any]:
-    """The whole document; docs/api.md describes it."""
+    """Return the whole document; docs/api.md describes it."""
     lesions = [lesion_of(row) for row in lesion_rows]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -118,12 +118,12 @@ def _iso(at: datetime) -> str:
 
 
 def lesion_of(row: Row[Any]) -> dict[str, Any]:
-    """Its identity and its newest measurement."""
+    """Return the identity and the newest measurement of a lesion."""
     return {name: getattr(row, name) for name in (*IDENTITY, *MEASURED)}
 
 
 def place_of(segmentation: Row[Any]) -> dict[str, Any]:
-    """What a lesion outside its document needs to be found again: segmentation, model, study, series."""
+    """Return where a lesion outside its document comes from: segmentation, model, study, series."""
     return {
         "segmentation_id": segmentation.id,
         "model_id": segmentation.model_id,

@@ -1,4 +1,4 @@
-"""How long the jobs of a model take."""
+"""Estimates of the time that the jobs of a model take."""
 
 import statistics
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from db.tasks import SEGMENT
 
 JOBS_IN_AN_ESTIMATE = 20
 
-# Through the column's JSON: the database knows no kinds.
+# Read from the JSON, because the kind has no column of its own.
 IS_SEGMENTATION = type_coerce(Job.task, JSON)["kind"].as_string() == SEGMENT.kind
 
 LATEST_DONE = (
@@ -27,16 +27,17 @@ LATEST_DONE = (
 
 
 def estimate_s(sessions: sessionmaker[Session], job: Job) -> float | None:
-    """Seconds that the job still needs once it runs: the median of the same model's latest done jobs, less
-    the time the present attempt has run; never below 0. None when it has ended or none was done before.
+    """Return the seconds that the job still needs once it runs: the median of the model's latest done jobs,
+    less the time that the present attempt has run; never below 0. None if it has ended, if it is not a
+    segmentation, or if none was done before.
 
-    Left out: jobs that found their result already made (adopted, or postponed for the archive).
+    Jobs whose result already existed (adopted, or postponed for the archive) do not count.
     """
     return estimates_s(sessions, [job])[0]
 
 
 def estimates_s(sessions: sessionmaker[Session], some: Sequence[Job | Row[Any]]) -> list[float | None]:
-    """``estimate_s`` of each, by one query for each model."""
+    """Return ``estimate_s`` of each job, with one query per model."""
     models = {job.model_id for job in some if job.state in ACTIVE_STATES}
     if not models:
         return [None] * len(some)

@@ -1,13 +1,13 @@
-"""The truth about jobs: a broker's message only says "look at this one", the row says what is so.
+"""Job state. SQL is authoritative; a broker message only says "look at this job".
 
-A worker claims a job for a time (the lease) and renews the lease while it works. When it falls silent
-the lease runs out and another may claim the job; from then on the first one can change nothing. Every
-function is one transaction; rows come back detached. The time is the database's: workers on machines
-whose clocks differ agree on when a lease has run out.
+A worker claims a job for a time (the lease) and renews the lease while it works. If the worker falls silent,
+the lease runs out and another worker may claim the job; from then on the first one cannot change it. A
+function that takes ``sessions`` is one transaction and returns detached rows. The time is the database's, so
+that workers on machines whose clocks differ agree on when a lease has run out.
 
-``owner`` names one claim, not one worker: make it anew for each (host, process id and a random part).
-Functions that take an owner raise LeaseLost when the job is not running for that owner any more, and
-JobNotFound when it does not exist.
+``owner`` names one claim, not one worker: each claim needs a new one (host, process id and a random part).
+Functions that take an owner raise LeaseLost if the job is no longer running for that owner, and JobNotFound
+if it does not exist.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Integer, Row, and_, bindparam, or_, select, update
+from sqlalchemy import Integer, Row, bindparam, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import audit
@@ -52,10 +52,10 @@ def submit(  # noqa: PLR0913 - the columns of a request
     requested_by: str | None = None,
     task: Task = SEGMENT,
 ) -> Job:
-    """A queued job. Without force: the active job of an identical request, where there is one.
+    """Queue a job and return it. Without force, an active job of an identical request is returned instead.
 
-    series_instance_uid: None leaves the choice to the job. Send the id to
-    the broker in either case: a second message about a job does no harm.
+    series_instance_uid: None leaves the choice to the job. Send the id to the broker in either case: a second
+    message about a job does no harm.
     """
     with writing(sessions) as session:
         job, made = add(
@@ -73,7 +73,7 @@ def submit(  # noqa: PLR0913 - the columns of a request
 
 
 def _note_joined(session: Session, job: Job) -> None:
-    """Have its batches know that somebody asked for the job by itself."""
+    """Note in the batches of the job that it was also requested on its own."""
     session.execute(update(BatchJob).where(BatchJob.job_ref == job.id).values(joined=True))
 
 
@@ -87,7 +87,7 @@ def add(  # noqa: PLR0913 - the columns of a request
     requested_by: str | None,
     task: Task = SEGMENT,
 ) -> tuple[Job, bool]:
-    """``submit`` inside a transaction that does more: the job, and whether it was made now."""
+    """Do ``submit`` within a larger transaction; return the job, and whether it is new."""
     request_key = "/".join((study_instance_uid, series_instance_uid or "", model_id))
     if task != SEGMENT:
         request_key += "/" + hashlib.sha256(task.model_dump_json().encode()).hexdigest()
@@ -101,8 +101,8 @@ def add(  # noqa: PLR0913 - the columns of a request
     if not force and (job := session.scalar(active)):
         return job, False
     now, new_id = current_time(session), str(uuid.uuid4())
-    # Two processes may come this far at once: the index on active jobs lets one insert, the other
-    # meets that row. The SET changes nothing, but only an updated row is returned.
+    # Two processes may get here at once: the index on active jobs lets one insert, the other conflicts
+    # with that row. The SET changes nothing, but without an update the row is not returned.
     insertion = insert_for(session, Job).values(
         id=new_id,
         request_key=request_key,
@@ -133,9 +133,9 @@ def add(  # noqa: PLR0913 - the columns of a request
 def claim(
     sessions: sessionmaker[Session], job_id: str, owner: str, lease_s: float, max_attempts: int
 ) -> Job | None:
-    """The job, now running for this owner; None when another has it, or it must wait or has ended.
+    """Claim the job for this owner and return it; None if another has it, it must wait, or it has ended.
 
-    Counts an attempt. A job whose attempts are used up fails as job_interrupted instead.
+    A claim counts as an attempt. A job whose attempts are used up fails as job_interrupted instead.
     Raises: JobNotFound.
     """
     with writing(sessions) as session:
@@ -144,7 +144,7 @@ def claim(
         if job.state == JobState.QUEUED:
             if job.not_before is not None and job.not_before > now:
                 return None
-        elif not _expired(job, now) or _ended_after_interruption(session, job, max_attempts):
+        elif not _expired(job, now) or ended_after_interruption(session, job, max_attempts):
             return None
         job.state = JobState.RUNNING
         job.attempts += 1
@@ -163,18 +163,18 @@ def heartbeat(
     deadline_s: float,
     running_s: float,
 ) -> bool:
-    """Renew the lease. True: a person has asked to cancel the job.
+    """Renew the lease; return whether a user has asked to cancel the job.
 
-    running_s: how long the attempt has run, by a clock that nobody sets. One that runs for deadline_s and has
-    no recorded result yet ends the job, as deadline_exceeded.
-    Raises: LeaseLost, also then; JobNotFound.
+    running_s: how long the attempt has run, by a monotonic clock. If that exceeds deadline_s and no result is
+    recorded yet, the job fails as deadline_exceeded.
+    Raises: LeaseLost, also in that case; JobNotFound.
     """
     with writing(sessions) as session:
         job = owned(session, job_id, owner)
         job.heartbeat_at = now = current_time(session)
         job.lease_expires_at = now + timedelta(seconds=lease_s)
         if job.segmentation_id is None and running_s > deadline_s:
-            late = DeadlineExceeded(f"The job was in stage {job.stage} after {deadline_s:.0f} s.")
+            late = DeadlineExceeded(f"The job was still in stage '{job.stage}' after {deadline_s:.0f} s.")
             _end(session, job, JobState.FAILED, late.code, late.message)
         cancel_requested = job.cancel_requested
     if job.state != JobState.RUNNING:
@@ -183,9 +183,9 @@ def heartbeat(
 
 
 def progress(sessions: sessionmaker[Session], job_id: str, owner: str, stage: str, fraction: float) -> bool:
-    """Set the stage and how much of the whole job is done, 0..1; the lease stays as it is.
+    """Set the stage and the fraction of the whole job that is done, 0..1; leave the lease as it is.
 
-    True: a person has asked to cancel the job. Raises: LeaseLost, JobNotFound.
+    Returns whether a user has asked to cancel the job. Raises: LeaseLost, JobNotFound.
     """
     with writing(sessions) as session:
         job = owned(session, job_id, owner)
@@ -195,7 +195,7 @@ def progress(sessions: sessionmaker[Session], job_id: str, owner: str, stage: st
 
 
 def finish(sessions: sessionmaker[Session], job_id: str, owner: str, segmentation_id: str) -> Job:
-    """Done, with its result. Raises: LeaseLost, JobNotFound."""
+    """Mark the job done and record its result. Raises: LeaseLost, JobNotFound."""
     with writing(sessions) as session:
         job = owned(session, job_id, owner)
         job.segmentation_id = segmentation_id
@@ -205,7 +205,7 @@ def finish(sessions: sessionmaker[Session], job_id: str, owner: str, segmentatio
 
 
 def fail(sessions: sessionmaker[Session], job_id: str, owner: str, code: str, message: str) -> Job:
-    """Failed, with the code and sentence of the error. Raises: LeaseLost, JobNotFound."""
+    """Mark the job failed, with the code and message of the error. Raises: LeaseLost, JobNotFound."""
     with writing(sessions) as session:
         job = owned(session, job_id, owner)
         _end(session, job, JobState.FAILED, code, message)
@@ -213,12 +213,12 @@ def fail(sessions: sessionmaker[Session], job_id: str, owner: str, code: str, me
 
 
 def end_as_failed(session: Session, job: Job, error: MetScopeError) -> None:
-    """End a locked job, whoever holds it."""
+    """Mark a locked job failed, whatever its owner."""
     _end(session, job, JobState.FAILED, error.code, error.message)
 
 
 def mark_cancelled(sessions: sessionmaker[Session], job_id: str, owner: str) -> Job:
-    """Cancelled: the worker has seen the request and stopped. Raises: LeaseLost, JobNotFound."""
+    """Mark the job cancelled, after its worker has stopped on request. Raises: LeaseLost, JobNotFound."""
     with writing(sessions) as session:
         job = owned(session, job_id, owner)
         _end(session, job, JobState.CANCELLED)
@@ -234,9 +234,9 @@ def postpone(
     *,
     counts: bool = False,
 ) -> Job:
-    """Back into the queue until delay_s from now, for a stage that cannot be done yet.
+    """Return the job to the queue for at least delay_s, because a stage cannot be done yet.
 
-    counts: whether that was an attempt. A job that a person has asked to cancel is cancelled instead, unless
+    counts: whether this was an attempt. A job that a user has asked to cancel is cancelled instead, unless
     its result is already recorded. Raises: LeaseLost, JobNotFound.
     """
     with writing(sessions) as session:
@@ -246,16 +246,16 @@ def postpone(
         if _to_be_cancelled(job):
             _end(session, job, JobState.CANCELLED)
             return job
-        _queue_again(job, now)
+        queue_again(job, now)
         job.attempts -= not counts
         job.not_before = now + timedelta(seconds=delay_s)
         return job
 
 
 def cancel(sessions: sessionmaker[Session], job_id: str, actor: str | None = None) -> Job:
-    """A queued job is cancelled at once; a running one when its worker next asks. One whose result is
-    recorded goes on: what the database has, the archive gets.
+    """Cancel a queued job at once, a running one when its worker next asks.
 
+    A job whose result is recorded continues, so that the archive gets what the database has.
     Raises: JobNotFound, JobNotCancellable.
     """
     with writing(sessions) as session:
@@ -269,7 +269,7 @@ def cancel(sessions: sessionmaker[Session], job_id: str, actor: str | None = Non
 
 
 def ask_to_cancel(session: Session, job: Job, actor: str | None) -> None:
-    """``cancel`` of a locked job that can be cancelled."""
+    """Do ``cancel`` for a locked job that can be cancelled."""
     job.cancel_requested = True
     audit.note(session, actor, "job.cancel", job.id)
     if job.state == JobState.QUEUED:
@@ -277,9 +277,9 @@ def ask_to_cancel(session: Session, job: Job, actor: str | None) -> None:
 
 
 def retry(sessions: sessionmaker[Session], job_id: str, actor: str | None = None) -> Job:
-    """Another job with the request of one that failed or was cancelled.
+    """Queue another job with the request of one that failed or was cancelled, and return it.
 
-    Where its result is recorded, the other job has that result and only has to store it.
+    If the first job's result is recorded, the new job has that result and only has to store it.
     Raises: JobNotFound, JobNotRetryable.
     """
     job = get(sessions, job_id)
@@ -305,56 +305,8 @@ def retry(sessions: sessionmaker[Session], job_id: str, actor: str | None = None
         return again
 
 
-def requeue_expired(sessions: sessionmaker[Session], max_attempts: int) -> list[str]:
-    """Queue the running jobs again whose lease has run out; their ids, oldest first.
-
-    Those whose attempts are used up fail as job_interrupted instead. To be called every few seconds.
-    """
-    with writing(sessions) as session:
-        now = current_time(session)
-        _pull_back(session, now)
-        expired = select(Job).where(Job.state == JobState.RUNNING, Job.lease_expires_at <= now)
-        ids = []
-        for job in session.scalars(expired.order_by(Job.created_at).with_for_update(skip_locked=True)):
-            if not _ended_after_interruption(session, job, max_attempts):
-                _queue_again(job, now)
-                ids.append(job.id)
-        return ids
-
-
-def _pull_back(session: Session, now: datetime) -> None:
-    """Keep a lease or a delay as long as it was where the database's clock has been set back since."""
-    begun = Job.heartbeat_at > now, Job.state == JobState.RUNNING
-    queued = Job.queued_at > now, Job.state == JobState.QUEUED
-    ahead = select(Job).where(or_(and_(*begun), and_(*queued))).with_for_update(skip_locked=True)
-    for job in session.scalars(ahead):
-        if job.heartbeat_at is not None and job.lease_expires_at is not None:
-            job.lease_expires_at -= job.heartbeat_at - now
-            job.heartbeat_at = now
-        if job.not_before is not None:
-            job.not_before -= job.queued_at - now
-        job.queued_at = min(job.queued_at, now)
-
-
-def next_waiting(sessions: sessionmaker[Session], patience_s: float) -> str | None:
-    """Return the id of the oldest job that a free worker should take without being told; None: there is none.
-
-    Such a job's lease has run out, its delay has passed, or it has been queued for patience_s: its message
-    was lost, or the broker does not deliver.
-    """
-    with reading(sessions) as session:
-        now = current_time(session)
-        since = now - timedelta(seconds=patience_s)
-        due = or_(
-            and_(Job.state == JobState.RUNNING, Job.lease_expires_at <= now),
-            and_(Job.state == JobState.QUEUED, Job.not_before <= now),
-            and_(Job.state == JobState.QUEUED, Job.not_before.is_(None), Job.queued_at <= since),
-        )
-        return session.scalar(select(Job.id).where(due).order_by(Job.created_at, Job.id).limit(1))
-
-
 def get(sessions: sessionmaker[Session], job_id: str) -> Job:
-    """Raises: JobNotFound."""
+    """Return the job. Raises: JobNotFound."""
     with reading(sessions) as session:
         job = session.get(Job, job_id)
         if job is None:
@@ -368,7 +320,7 @@ def list_jobs(
     state: str | None = None,
     study_instance_uid: str | None = None,
 ) -> Sequence[Row[Any]]:
-    """The columns of the newest jobs, the newest first; state: one of JobState. None: of every one."""
+    """Return the columns of the newest jobs, newest first. state: one of JobState; None: any."""
     query = NEWEST
     if state is not None:
         query = query.where(OF_STATE)
@@ -380,7 +332,7 @@ def list_jobs(
 
 
 def owned(session: Session, job_id: str, owner: str) -> Job:
-    """The job, locked until the transaction ends. Raises: LeaseLost, JobNotFound."""
+    """Return the owner's running job, locked until the transaction ends. Raises: LeaseLost, JobNotFound."""
     job = _locked(session, job_id)
     if job.state != JobState.RUNNING or job.lease_owner != owner:
         raise LeaseLost(f"Job {job_id} is {job.state} and no longer held by {owner}.")
@@ -398,27 +350,8 @@ def _expired(job: Job, now: datetime) -> bool:
     return job.state == JobState.RUNNING and job.lease_expires_at is not None and job.lease_expires_at <= now
 
 
-def _ended_after_interruption(session: Session, job: Job, max_attempts: int) -> bool:
-    """End a job whose worker vanished, where there is nothing left to try; True if it was ended.
-
-    One whose result is recorded is never given up: it only has to be stored.
-    """
-    if _to_be_cancelled(job):
-        _end(session, job, JobState.CANCELLED)
-    elif job.attempts >= max_attempts and job.segmentation_id is None:
-        interrupted = JobInterrupted(f"The worker vanished in stage {job.stage}, {job.attempts} times.")
-        _end(session, job, JobState.FAILED, interrupted.code, interrupted.message)
-    return job.state != JobState.RUNNING
-
-
 def _to_be_cancelled(job: Job) -> bool:
     return job.cancel_requested and job.segmentation_id is None
-
-
-def _queue_again(job: Job, now: datetime) -> None:
-    job.state = JobState.QUEUED
-    job.queued_at = now
-    job.lease_owner = job.lease_expires_at = job.not_before = None
 
 
 def _end(
@@ -429,3 +362,22 @@ def _end(
     job.error_message = message
     job.finished_at = current_time(session)
     job.lease_owner = job.lease_expires_at = None
+
+
+def ended_after_interruption(session: Session, job: Job, max_attempts: int) -> bool:
+    """End a job whose worker vanished if nothing is left to try; return whether it was ended.
+
+    A job whose result is recorded is never given up: the result only has to be stored.
+    """
+    if _to_be_cancelled(job):
+        _end(session, job, JobState.CANCELLED)
+    elif job.attempts >= max_attempts and job.segmentation_id is None:
+        interrupted = JobInterrupted(f"The worker process died {job.attempts} times in stage '{job.stage}'.")
+        _end(session, job, JobState.FAILED, interrupted.code, interrupted.message)
+    return job.state != JobState.RUNNING
+
+
+def queue_again(job: Job, now: datetime) -> None:
+    job.state = JobState.QUEUED
+    job.queued_at = now
+    job.lease_owner = job.lease_expires_at = job.not_before = None

@@ -1,5 +1,5 @@
-"""The numbers that the next result of a patient takes: they are free when they are chosen, and must still be
-free when the result is recorded.
+"""The numbers of a patient's next result. They are free when they are chosen, and must still be free when the
+result is recorded.
 """
 
 from dataclasses import dataclass
@@ -9,18 +9,19 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db.database import reading
 from db.source import Source
-from db.tables import Lesion, Patient, Segmentation, Series, Study
+from db.tables import LesionRow, Patient, Segmentation, Series, Study
 
 
 class NumberingOutdated(Exception):
-    """Another result of the patient has been recorded since the numbers were chosen: choose again."""
+    """Raised when another result of the patient was recorded after the numbers were chosen: choose again."""
 
 
 @dataclass(frozen=True)
 class Numbering:
-    """version: of the next result of the series by the model. place: how many results the study has had.
+    """The numbers for a next result, and the tracking ids that it must not use for new lesions.
 
-    tracking_ids: of every lesion that any result of the patient ever had, by whatever model, in any version.
+    version: of the next result of the series by the model. place: number of results that the study has had.
+    tracking_ids: of every lesion in any result of the patient, by any model, in any version.
     """
 
     version: int = 1
@@ -29,23 +30,23 @@ class Numbering:
 
 
 def next_numbering(sessions: sessionmaker[Session], source: Source, model_id: str) -> Numbering:
-    """Return the numbering of a result of the source that is not recorded yet."""
+    """Return the numbering for a result of the source that is not recorded yet."""
     with reading(sessions) as session:
         return numbering_in(session, source, model_id)
 
 
 def numbering_in(session: Session, source: Source, model_id: str) -> Numbering:
-    """Return the same within a transaction; nobody else takes the numbers if it holds the patient's row."""
+    """Return the numbering in a transaction; nobody else takes the numbers if it locks the patient's row."""
     results = select(func.count(), func.max(Segmentation.version)).join(Segmentation.series)
     in_study = results.join(Series.study).where(Study.study_instance_uid == source.study_instance_uid)
     of_model = in_study.where(
         Series.series_instance_uid == source.series_instance_uid, Segmentation.model_id == model_id
     )
-    # The study may be recorded under another patient still, whose PatientID was corrected.
+    # The study may still be recorded under the patient that it had before its PatientID was corrected.
     of_patient = and_(Patient.patient_id == source.patient_id, Patient.issuer == source.issuer)
     tracking_ids = (
-        select(Lesion.tracking_id)
-        .join(Segmentation, Segmentation.id == Lesion.segmentation_ref)
+        select(LesionRow.tracking_id)
+        .join(Segmentation, Segmentation.id == LesionRow.segmentation_ref)
         .join(Segmentation.series)
         .join(Series.study)
         .join(Study.patient)
@@ -57,7 +58,7 @@ def numbering_in(session: Session, source: Source, model_id: str) -> Numbering:
 
 
 def place_of_result(sessions: sessionmaker[Session], segmentation_id: str) -> int:
-    """Return how many results the study had when this one was recorded."""
+    """Return the number of results that the study had before this one was recorded."""
     with reading(sessions) as session:
         result = session.get_one(Segmentation, segmentation_id)
         earlier = (
@@ -70,7 +71,7 @@ def place_of_result(sessions: sessionmaker[Session], segmentation_id: str) -> in
 
 
 def first_version(sessions: sessionmaker[Session], seg_series_instance_uid: str) -> int:
-    """Return the version that the first SEG of a series of SEGs shows."""
+    """Return the version of the first SEG in a series of SEGs."""
     query = select(func.min(Segmentation.version)).where(
         Segmentation.series_instance_uid == seg_series_instance_uid
     )

@@ -1,4 +1,4 @@
-"""Objects on their way into the archive, and whether the SEGs that arrived are still there."""
+"""Objects that wait for the archive, and the presence there of the SEGs that were stored."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from db.tables import Companion, Outbox, Segmentation, Series, Study
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredSeg:
     """A SEG that the archive has confirmed."""
 
     segmentation_id: str
@@ -23,7 +23,7 @@ class Stored:
 
 
 def pending(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, bytes]:
-    """DICOM files of the segmentation that the archive has not confirmed, by UID, the SEG first."""
+    """Return the segmentation's DICOM files that the archive has not confirmed, by UID, the SEG first."""
     waiting = (
         select(Outbox.sop_instance_uid, Outbox.encoded)
         .outerjoin(Companion, Companion.sop_instance_uid == Outbox.sop_instance_uid)
@@ -35,12 +35,12 @@ def pending(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, 
 
 
 def count(session: Session) -> int:
-    """How many objects wait."""
+    """Return the number of objects that wait for the archive."""
     return session.scalar(select(func.count()).select_from(Outbox)) or 0
 
 
 def mark_stored(sessions: sessionmaker[Session], segmentation_id: str, uids: Collection[str]) -> None:
-    """The archive has confirmed the objects with those SOP Instance UIDs: they leave the outbox.
+    """Record that the archive confirmed the objects with these SOP Instance UIDs; they leave the outbox.
 
     Raises: SegmentationNotFound.
     """
@@ -55,7 +55,7 @@ def mark_stored(sessions: sessionmaker[Session], segmentation_id: str, uids: Col
 
 
 def give_up(sessions: sessionmaker[Session], segmentation_id: str, uid: str, attempts: int) -> bool:
-    """Forget a companion where so many attempts to store it failed; False: not yet, or it is the SEG.
+    """Drop a companion after that many failed attempts to store it; False: too few yet, or it is the SEG.
 
     Raises: SegmentationNotFound.
     """
@@ -71,22 +71,22 @@ def give_up(sessions: sessionmaker[Session], segmentation_id: str, uid: str, att
 
 
 def store_failed(sessions: sessionmaker[Session], segmentation_id: str) -> int:
-    """Count a failed attempt to store; how many there are now. Raises: SegmentationNotFound."""
+    """Count a failed attempt to store and return their number. Raises: SegmentationNotFound."""
     with writing(sessions) as session:
         segmentation = locked(session, segmentation_id)
         segmentation.store_attempts += 1
         return segmentation.store_attempts
 
 
-def stored(sessions: sessionmaker[Session], segmentation_id: str) -> Stored | None:
-    """The segmentation's SEG in the archive; None where it has none, or it waits."""
+def stored(sessions: sessionmaker[Session], segmentation_id: str) -> StoredSeg | None:
+    """Return the segmentation's SEG in the archive; None if it has no SEG, or the SEG still waits."""
     with reading(sessions) as session:
         row = session.execute(_stored().where(Segmentation.id == segmentation_id)).one_or_none()
         return _of(row) if row is not None else None
 
 
-def not_checked_since(sessions: sessionmaker[Session], then: datetime, limit: int) -> list[Stored]:
-    """Stored segmentations that the archive was last asked about before that, oldest first."""
+def not_checked_since(sessions: sessionmaker[Session], then: datetime, limit: int) -> list[StoredSeg]:
+    """Return stored SEGs that the archive was last asked about before that time, oldest first."""
     last = func.coalesce(Segmentation.checked_at, Segmentation.stored_at)
     with reading(sessions) as session:
         return [_of(row) for row in session.execute(_stored().where(last < then).order_by(last).limit(limit))]
@@ -102,13 +102,13 @@ def _stored() -> Select[str, str, str | None]:
     )
 
 
-def _of(row: Row[str, str, str | None]) -> Stored:
+def _of(row: Row[str, str, str | None]) -> StoredSeg:
     segmentation_id, study_instance_uid, sop_instance_uid = row
-    return Stored(segmentation_id, study_instance_uid, str(sop_instance_uid))
+    return StoredSeg(segmentation_id, study_instance_uid, str(sop_instance_uid))
 
 
 def note_presence(sessions: sessionmaker[Session], segmentation_id: str, present: bool | None) -> None:
-    """Note what the archive answered when it was asked for a stored SEG; None: it could not say.
+    """Record whether the archive still has a stored SEG; None: it could not say.
 
     Raises: SegmentationNotFound.
     """
@@ -124,7 +124,7 @@ def note_presence(sessions: sessionmaker[Session], segmentation_id: str, present
 
 
 def count_missing(session: Session) -> int:
-    """How many stored SEG objects the archive has lost or was told to delete."""
+    """Return the number of stored SEGs that the archive has lost or was told to delete."""
     missing = select(func.count()).where(
         Segmentation.missing_since.is_not(None), Segmentation.deleted_at.is_(None)
     )

@@ -1,4 +1,4 @@
-"""Which patients, studies and series have results, and a patient's lesions."""
+"""Patients, studies and series that have results, and the lesions of a patient."""
 
 from typing import Any
 
@@ -31,8 +31,8 @@ PATIENTS = (
 
 
 def patients(sessions: sessionmaker[Session]) -> list[dict[str, Any]]:
-    """Patients with a segmentation: patient_id, issuer, name, birth_date, sex, studies (how many),
-    last_study_date. Dates are ISO 8601 or None; sorted by patient_id.
+    """Return the patients with a segmentation: patient_id, issuer, name, birth_date, sex, studies (their
+    number), last_study_date. Dates are ISO 8601 or None; sorted by patient_id.
     """
     with reading_rows(sessions) as connection:
         found = connection.execute(PATIENTS).all()
@@ -53,8 +53,8 @@ def patients(sessions: sessionmaker[Session]) -> list[dict[str, Any]]:
 def segmented_studies(sessions: sessionmaker[Session], patient_id: str | None = None) -> list[dict[str, Any]]:
     """Return the studies with a segmentation, all or a patient's: study_instance_uid, study_date, by date.
 
-    Dates are ISO 8601 or None. Empty for a patient never segmented.
-    Raises: InvalidForm where several issuers use this patient_id.
+    Dates are ISO 8601 or None. The list is empty for a patient without results.
+    Raises: InvalidForm if several issuers use this patient_id.
     """
     query = (
         select(Study.patient_ref, Study.study_instance_uid, Study.study_date)
@@ -100,12 +100,12 @@ def segmented_series(
 def lesions_of_patient(
     sessions: sessionmaker[Session], patient_id: str, issuer: str | None = None
 ) -> list[dict[str, Any]]:
-    """The patient's lesions by study date and time (undated studies last), then by number.
+    """Return the patient's lesions by study date and time (undated studies last), then by number.
 
-    Each as in the document, and colour, study_instance_uid, study_date, series_instance_uid,
-    series_description, segmentation_id, model_id. One result counts per series: what a person corrected or
-    drew, else the newest, of whatever model.
-    issuer: needed only where several issuers use this patient_id.
+    Each lesion is as in the document, with colour, study_instance_uid, study_date, series_instance_uid,
+    series_description, segmentation_id, model_id. One result counts per series: the one that a person
+    corrected or drew, otherwise the newest of any model.
+    issuer: needed only if several issuers use this patient_id.
     Raises: PatientNotFound; InvalidForm when the issuer is needed.
     """
     known = select(Patient.id).where(Patient.patient_id == patient_id)

@@ -1,4 +1,4 @@
-"""A result goes into the database by one transaction: its rows, its objects for the archive, its job."""
+"""Recording of a result in one transaction: its rows, its objects for the archive, its job."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from lesions.measure import Lesion
 
 @dataclass(frozen=True)
 class NewObject:
-    """A DICOM object that goes into the archive. encoded: the file."""
+    """A DICOM object to store in the archive. encoded: the file."""
 
     modality: str
     sop_instance_uid: str
@@ -33,9 +33,10 @@ class NewObject:
 
 @dataclass(frozen=True)
 class Correction:
-    """corrects: the segmentation before it. changes: what became of each lesion, as docs/api.md has it.
+    """A person's changes from one segmentation to the next.
 
-    restores: the older version whose lesions it has again.
+    corrects: the segmentation before; None: the series had no result. changes: what became of each lesion, as
+    docs/api.md describes it. restores: the older version whose lesions it takes over.
     """
 
     corrects: str | None
@@ -49,11 +50,11 @@ class NewSegmentation:
     """A finished run, ready to be recorded.
 
     reasons: why that series was chosen. timings_s: seconds per stage.
-    seg: None without lesions. companions: what is stored beside it, or in its place.
+    seg: None without lesions. companions: objects stored with the SEG, or instead of it.
     idempotency_key: equal for equal images and model.
-    colours: of lesions that do not have their number's, #rrggbb by number.
+    colours: #rrggbb by number, for lesions that do not have the colour of their number.
     correction: None for a run of a model.
-    numbering: where its version, series numbers and tracking identifiers come from; None: not needed.
+    numbering: the source of its version, series numbers and tracking identifiers; None: not needed.
     """
 
     source: Source
@@ -77,12 +78,13 @@ class NewSegmentation:
 def record(
     sessions: sessionmaker[Session], new: NewSegmentation, job_id: str | None = None, owner: str = ""
 ) -> str:
-    """Write every row of the result, the outbox entries and the job's segmentation_id, or nothing at all.
+    """Write all rows of the result, the outbox entries and the job's segmentation_id in one transaction.
 
-    job_id: the job that asked, held by owner; None for a run without a job. A job without force adopts an
-    equal result that another has recorded meanwhile. Returns the segmentation's id.
-    Raises: LeaseLost, JobNotFound, JobCancelled, IdentityConflict; SegmentationSuperseded where another
-    version has come since the one that is corrected, or a result since there was none; NumberingOutdated.
+    job_id: the job that the owner runs; None for a run without a job. A job without force adopts an equal
+    result that another job has recorded meanwhile. Returns the segmentation's id.
+    Raises: LeaseLost, JobNotFound, JobCancelled, StudyNotFound, IdentityConflict, NumberingOutdated;
+    SegmentationSuperseded if the corrected segmentation has a newer version, or the series, which had no
+    result, has one now.
     """
     with writing(sessions) as session:
         now = current_time(session)
@@ -90,17 +92,17 @@ def record(
         if job is not None and job.cancel_requested:
             raise JobCancelled(f"Job {job.id} was cancelled before its result was recorded.")
         series_ref = upsert_source(session, new.source, job.requested_by if job is not None else None)
-        # The upsert holds the series' row, so no other transaction can record the same images meanwhile.
+        # The upsert locks the series' row, so no other transaction can record the same images meanwhile.
         correction = new.correction or Correction(None, None, ())
         if new.correction is None and job is not None and not job.force:
-            # Locked at once: one that is deleted meanwhile is not equal any more.
+            # Locked at once: a result that is deleted meanwhile does not count as equal.
             equal = session.scalar(equal_to(new.idempotency_key).with_for_update())
             if equal is not None:
                 job.segmentation_id = equal
                 return equal
         elif new.correction is not None:
             _refuse_overtaken(session, new.correction, series_ref)
-        # Neither can another result of this patient.
+        # The upsert locks the patient's row too, so no other result can take these numbers.
         numbering = numbering_in(session, new.source, new.model_id)
         if new.numbering not in (None, numbering):
             raise NumberingOutdated
@@ -133,11 +135,7 @@ def record(
             _put_into_outbox(session, segmentation, new.seg)
         for companion in new.companions:
             _add_companion(session, segmentation, companion)
-        if correction.corrected_by is not None:
-            action = "segmentation.restore" if correction.restores else "segmentation.correct"
-            details = {"restores": correction.restores} if correction.restores else {}
-            changes = len(correction.changes)
-            audit.note(session, correction.corrected_by, action, segmentation.id, changes=changes, **details)
+        _note_correction(session, correction, segmentation.id)
         if job is not None:
             job.segmentation_id = segmentation.id
         return segmentation.id
@@ -146,10 +144,10 @@ def record(
 def add_companion(
     sessions: sessionmaker[Session], segmentation_id: str, new: NewObject, job_id: str, owner: str
 ) -> None:
-    """Write its row, the outbox entry and the job's segmentation_id, or nothing at all.
+    """Write a companion's row, its outbox entry and the job's segmentation_id in one transaction.
 
-    One of the same modality that another job has added meanwhile stays the only one.
-    Raises: LeaseLost, JobNotFound, JobCancelled, SegmentationNotFound.
+    If another job has added a companion of the same modality meanwhile, that one stays the only one.
+    Raises: LeaseLost, JobNotFound, JobCancelled, SegmentationNotFound, StudyNotFound.
     """
     with writing(sessions) as session:
         job = jobs.owned(session, job_id, owner)
@@ -173,10 +171,10 @@ def adopt(
     segmentation_id: str,
     source: Source | None = None,
 ) -> None:
-    """Give a running job an existing result, and its rows what the images' headers say now.
+    """Give a running job an existing result, and update patient, study and series from the images' headers.
 
-    source: of the images, where the job has fetched them. Raises: LeaseLost, JobNotFound,
-    SegmentationNotFound, IdentityConflict.
+    source: of the images, if the job has fetched them. Raises: LeaseLost, JobNotFound,
+    SegmentationNotFound, StudyNotFound, IdentityConflict.
     """
     with writing(sessions) as session:
         job = jobs.owned(session, job_id, owner)
@@ -185,14 +183,25 @@ def adopt(
             upsert_source(session, source, job.requested_by)
 
 
+def _note_correction(session: Session, correction: Correction, segmentation_id: str) -> None:
+    if correction.corrected_by is None:
+        return
+    action = "segmentation.restore" if correction.restores else "segmentation.correct"
+    details = {"restores": correction.restores} if correction.restores else {}
+    changes = len(correction.changes)
+    audit.note(session, correction.corrected_by, action, segmentation_id, changes=changes, **details)
+
+
 def _refuse_overtaken(session: Session, correction: Correction, series_ref: int) -> None:
-    """Raises: SegmentationSuperseded where a correction is not of the newest version, or a first version by
+    """Raise SegmentationSuperseded if a newer version than the corrected one exists, or if a first version by
     hand is of a series that has a result.
     """
     if correction.corrects is not None:
         refuse_newer(session, locked(session, correction.corrects))
     elif session.scalar(present_in(series_ref)) is not None:
-        raise SegmentationSuperseded("The series has got a result while the segmentation was measured.")
+        raise SegmentationSuperseded(
+            "Another result of the series was recorded while the segmentation was being measured."
+        )
 
 
 def _add_companion(session: Session, segmentation: Segmentation, new: NewObject) -> None:
@@ -214,9 +223,9 @@ def _put_into_outbox(session: Session, segmentation: Segmentation, new: NewObjec
     session.add(entry)
 
 
-def _lesion_row(lesion: Lesion, given_colour: str | None, now: datetime) -> tables.Lesion:
+def _lesion_row(lesion: Lesion, given_colour: str | None, now: datetime) -> tables.LesionRow:
     fields = lesion.to_dict()
-    return tables.Lesion(
+    return tables.LesionRow(
         **{name: fields[name] for name in IDENTITY},
         colour=given_colour or colour(lesion.number).hex,
         measurements=[tables.Measurement(**{name: fields[name] for name in MEASURED}, created_at=now)],

@@ -1,4 +1,4 @@
-"""What is kept for how long: the rows of deleted results, and of jobs that ended long ago."""
+"""Retention: removal of the rows of deleted results, and of jobs that ended long ago."""
 
 from datetime import datetime
 from typing import Any, cast
@@ -14,7 +14,7 @@ from db.tables import (
     BatchJob,
     Companion,
     Job,
-    Lesion,
+    LesionRow,
     Measurement,
     Outbox,
     Patient,
@@ -27,13 +27,13 @@ AT_ONCE = {"synchronize_session": False}
 
 
 def purge(sessions: sessionmaker[Session], before: datetime, actor: str) -> dict[str, int]:
-    """Remove for good what was deleted, and the jobs that ended, before that; how many rows, by table.
+    """Remove permanently what was deleted, and jobs that ended, before that time; return row counts by table.
 
-    Series, studies and patients go with their last segmentation. Results that nobody deleted stay, and so
-    does the audit trail, which holds no patient data.
+    Series, studies and patients are removed with their last segmentation. Results that were not deleted stay,
+    as does the audit trail, which holds no patient data.
     """
     with writing(sessions) as session:
-        # A job that is still at work on a deleted result needs its row; the next purge takes both.
+        # An active job on a deleted result still needs its row; the next purge removes both.
         at_work = exists().where(Job.segmentation_id == Segmentation.id, Job.state.in_(ACTIVE_STATES))
         is_deleted = (Segmentation.deleted_at < before) & ~at_work
         deleted = select(Segmentation.id).where(is_deleted)
@@ -41,14 +41,14 @@ def purge(sessions: sessionmaker[Session], before: datetime, actor: str) -> dict
             Job.state.not_in(ACTIVE_STATES),
             (Job.finished_at < before) | Job.segmentation_id.in_(deleted),
         )
-        lesions = select(Lesion.id).where(Lesion.segmentation_ref.in_(deleted))
+        lesions = select(LesionRow.id).where(LesionRow.segmentation_ref.in_(deleted))
         counts = {}
         for table, gone in (
             (BatchJob, BatchJob.job_ref.in_(old)),
             (Batch, ~exists().where(BatchJob.batch_ref == Batch.id)),
             (Job, Job.id.in_(old)),
             (Measurement, Measurement.lesion_ref.in_(lesions)),
-            (Lesion, Lesion.segmentation_ref.in_(deleted)),
+            (LesionRow, LesionRow.segmentation_ref.in_(deleted)),
             (Outbox, Outbox.segmentation_ref.in_(deleted)),
             (Companion, Companion.segmentation_ref.in_(deleted)),
             (Segmentation, is_deleted),

@@ -1,4 +1,4 @@
-"""Recorded segmentations: which is the newest, what each holds as the API tells it, and their deletion."""
+"""Recorded segmentations: their newest versions, their documents for the API, and their deletion."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from errors import (
     UncertaintyUnavailable,
 )
 
-# The model of what was drawn where no model had been.
+# Stands for the model of a segmentation that was drawn by hand, not by correcting a model's.
 BY_HAND = {"id": "by-hand", "version": "", "sha256": ""}
 ONE = SEGMENTATIONS.where(Segmentation.id == bindparam("id"))
 OF_STUDY = SEGMENTATIONS.where(Study.study_instance_uid == bindparam("study_instance_uid")).order_by(
@@ -29,9 +29,9 @@ OF_STUDY = SEGMENTATIONS.where(Study.study_instance_uid == bindparam("study_inst
 
 
 def newest(sessions: sessionmaker[Session], study_instance_uid: str, series_instance_uid: str) -> str | None:
-    """Return the id of the series' result: what a person corrected last, else what a model found last.
+    """Return the id of the series' result: the last that a person corrected or drew, otherwise the newest.
 
-    Only the newest version of each model counts. None where the series was never segmented.
+    Only the newest version of each model counts. None if the series has no result.
     """
     query = (
         select(Segmentation.id)
@@ -48,7 +48,7 @@ def newest(sessions: sessionmaker[Session], study_instance_uid: str, series_inst
 
 
 def newest_version(sessions: sessionmaker[Session], segmentation_id: str) -> str:
-    """Return the id of the newest version of a segmentation: its own where there is no newer one.
+    """Return the id of the newest version of a segmentation: its own if there is no newer one.
 
     Raises: SegmentationNotFound.
     """
@@ -58,7 +58,7 @@ def newest_version(sessions: sessionmaker[Session], segmentation_id: str) -> str
 
 
 def of_seg(sessions: sessionmaker[Session], study_instance_uid: str, sop_instance_uid: str) -> str | None:
-    """Return the id of the study's segmentation that the SEG shows; None if MetScope did not make it."""
+    """Return the id of the study's segmentation that the SEG shows; None if MetScope did not create it."""
     query = (
         select(Segmentation.id)
         .join(Segmentation.series)
@@ -71,43 +71,43 @@ def of_seg(sessions: sessionmaker[Session], study_instance_uid: str, sop_instanc
 
 
 def colours(sessions: sessionmaker[Session], segmentation_id: str) -> dict[int, str]:
-    """Of its lesions, #rrggbb by number."""
-    query = select(tables.Lesion.number, tables.Lesion.colour).where(
-        tables.Lesion.segmentation_ref == segmentation_id
+    """Return the colours of the segmentation's lesions, #rrggbb by number."""
+    query = select(tables.LesionRow.number, tables.LesionRow.colour).where(
+        tables.LesionRow.segmentation_ref == segmentation_id
     )
     with reading(sessions) as session:
         return {row.number: row.colour for row in session.execute(query)}
 
 
 def key(sessions: sessionmaker[Session], segmentation_id: str) -> str:
-    """Its idempotency key. Raises: SegmentationNotFound."""
+    """Return the segmentation's idempotency key. Raises: SegmentationNotFound."""
     with reading(sessions) as session:
         return _found(session.get(Segmentation, segmentation_id), segmentation_id).idempotency_key
 
 
 def check_images(sessions: sessionmaker[Session], segmentation_id: str, source: Source) -> None:
-    """Raise SegmentationMismatch where the images were replaced since the segmentation was made of them.
+    """Raise SegmentationMismatch if the series' images were replaced after they were segmented.
 
-    Rows of before 0008 do not tell. Raises: SegmentationNotFound.
+    Rows from before migration 0008 are not checked: they have no digest. Raises: SegmentationNotFound.
     """
     with reading(sessions) as session:
         recorded = _found(session.get(Segmentation, segmentation_id), segmentation_id).content_sha256
     if recorded is not None and recorded != source.content_sha256:
         raise SegmentationMismatch(
-            f"The archive's images of series {source.series_instance_uid} are no longer those that "
-            f"segmentation {segmentation_id} was made of. Segment the series again."
+            f"The archive's images of series {source.series_instance_uid} have changed since "
+            f"segmentation {segmentation_id} was created. Segment the series again."
         )
 
 
 def patient(sessions: sessionmaker[Session], segmentation_id: str) -> Dataset:
-    """Return the patient it is recorded under, as the elements of a header. Raises: SegmentationNotFound."""
+    """Return the segmentation's recorded patient, as header elements. Raises: SegmentationNotFound."""
     with reading(sessions) as session:
         segmentation = _found(session.get(Segmentation, segmentation_id), segmentation_id)
         return header_of(segmentation.series.study.patient)
 
 
 def refuse_superseded(sessions: sessionmaker[Session], segmentation_id: str) -> None:
-    """Raises: SegmentationSuperseded where there is a newer version, SegmentationNotFound."""
+    """Check that there is no newer version. Raises: SegmentationSuperseded, SegmentationNotFound."""
     with reading(sessions) as session:
         refuse_newer(session, _found(session.get(Segmentation, segmentation_id), segmentation_id))
 
@@ -119,7 +119,7 @@ def _newer(segmentation: Segmentation) -> Select[str]:
 
 
 def present_in(series_ref: int) -> Select[str]:
-    """Return the query for a result of the series that is neither deleted nor missing in the archive."""
+    """Return the query for any result of the series that is neither deleted nor missing in the archive."""
     present = Segmentation.deleted_at.is_(None), Segmentation.missing_since.is_(None)
     return select(Segmentation.id).where(Segmentation.series_ref == series_ref, *present).limit(1)
 
@@ -130,25 +130,25 @@ def refuse_newer(session: Session, segmentation: Segmentation) -> None:
 
 
 def refuse_other_model(document: Mapping[str, Any], served: Sequence[Mapping[str, str]]) -> None:
-    """Raises: UncertaintyUnavailable where none of the models served, {id, version, sha256}, made it."""
+    """Check that a served model, {id, version, sha256}, made the document. Raises: UncertaintyUnavailable."""
     model = document["model"]
     if model == BY_HAND:
         raise UncertaintyUnavailable(f"Segmentation {document['id']} was drawn by hand.")
     if model not in served:
         raise UncertaintyUnavailable(
-            f"Segmentation {document['id']} was made by {model['id']} {model['version']} (weights "
-            f"{model['sha256'][:12]}), which is not served any more."
+            f"Segmentation {document['id']} was created by {model['id']} {model['version']} (weights "
+            f"{model['sha256'][:12]}), which is no longer served."
         )
 
 
 def find_equal(sessions: sessionmaker[Session], idempotency_key: str) -> str | None:
-    """Id of the newest segmentation with that key that is neither deleted nor missing in the archive."""
+    """Return the id of the newest segmentation with that key, neither deleted nor missing in the archive."""
     with reading(sessions) as session:
         return session.scalar(equal_to(idempotency_key))
 
 
 def document(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, Any]:
-    """The segmentation as the API gives it (docs/api.md). Raises: SegmentationNotFound, also when deleted."""
+    """Return the segmentation's document (docs/api.md). Raises: SegmentationNotFound, also if deleted."""
     with reading_rows(sessions) as connection:
         found = documents(connection, ONE, {"id": segmentation_id})
     if not found:
@@ -157,7 +157,7 @@ def document(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str,
 
 
 def segmentations_of_study(sessions: sessionmaker[Session], study_instance_uid: str) -> list[dict[str, Any]]:
-    """Documents, newest first; none for a study never segmented (the archive knows the others)."""
+    """Return the documents, newest first; empty for a study without results, or one that does not exist."""
     with reading_rows(sessions) as connection:
         return documents(connection, OF_STUDY, {"study_instance_uid": study_instance_uid})
 
@@ -165,9 +165,9 @@ def segmentations_of_study(sessions: sessionmaker[Session], study_instance_uid: 
 def lesions_of_series(
     sessions: sessionmaker[Session], series_instance_uid: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return the lesions of a series' result (``newest``), or of each series'; each has its colour too.
+    """Return the lesions of the series' result (``newest``), or of every series', each with its colour.
 
-    Raises: InvalidForm where several studies have such a series.
+    Raises: InvalidForm if several studies have a series with this UID.
     """
     query = SEGMENTATIONS.where(
         _is_newest_version(present=True), Segmentation.missing_since.is_(None)
@@ -185,7 +185,7 @@ def lesions_of_series(
 
 
 def place_of_object(sessions: sessionmaker[Session], sop_instance_uid: str) -> tuple[str, str] | None:
-    """Return the UIDs of the study and series of a SEG or companion; None: MetScope did not make it."""
+    """Return the study and series UIDs of a SEG or companion; None if MetScope did not create it."""
     seg = Segmentation.sop_instance_uid == sop_instance_uid
     companion = Companion.sop_instance_uid == sop_instance_uid
     query = (
@@ -205,13 +205,13 @@ def place_of_object(sessions: sessionmaker[Session], sop_instance_uid: str) -> t
 
 
 def delete_segmentation(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> None:
-    """Mark it deleted, so that nothing lists it any more, and note who did. Raises: SegmentationNotFound."""
+    """Mark it deleted, so that it is no longer listed, and note the actor. Raises: SegmentationNotFound."""
     with writing(sessions) as session:
         mark_deleted(session, locked(session, segmentation_id), actor)
 
 
 def mark_deleted(session: Session, segmentation: Segmentation, actor: str | None) -> None:
-    """``delete_segmentation`` of a locked one."""
+    """Do ``delete_segmentation`` for a locked segmentation."""
     segmentation.deleted_at = current_time(session)
     session.execute(delete(Outbox).where(Outbox.segmentation_ref == segmentation.id))
     uid = segmentation.sop_instance_uid
@@ -219,9 +219,9 @@ def mark_deleted(session: Session, segmentation: Segmentation, actor: str | None
 
 
 def locked(session: Session, segmentation_id: str) -> Segmentation:
-    """The segmentation, locked until the transaction ends.
+    """Return the segmentation, locked until the transaction ends.
 
-    Raises: SegmentationNotFound, also when it is deleted.
+    Raises: SegmentationNotFound, also if it is deleted.
     """
     return _found(session.get(Segmentation, segmentation_id, with_for_update=True), segmentation_id)
 
@@ -248,7 +248,7 @@ def equal_to(idempotency_key: str) -> Select[str]:
 def _is_newest_version(
     of: type[Segmentation] = Segmentation, *, present: bool = False
 ) -> ColumnElement[bool]:
-    """Return the condition that there is no newer version. present: none that the archive has, either."""
+    """Return the condition that no newer version exists. present: ignore versions missing in the archive."""
     other = aliased(Segmentation)
     newest = select(func.max(other.version)).where(
         other.series_ref == of.series_ref,
@@ -261,7 +261,7 @@ def _is_newest_version(
 
 
 def is_result_of_its_series() -> ColumnElement[bool]:
-    """Return the condition that it is what its series counts as, of all results of whatever model."""
+    """Return the condition that it is the result of its series, among the results of all models."""
     other = aliased(Segmentation)
     first = (
         select(other.id)
@@ -277,6 +277,6 @@ def is_result_of_its_series() -> ColumnElement[bool]:
 
 
 def _preference(of: type[Segmentation]) -> tuple[ColumnElement[Any], ...]:
-    """Return the order in which results count: what a person corrected or drew first, then the newest."""
+    """Return the order of precedence: results that a person corrected or drew first, then the newest."""
     by_a_person = of.corrects.is_not(None) | of.corrected_by.is_not(None)
     return by_a_person.desc(), of.created_at.desc(), of.version.desc()

@@ -1,8 +1,8 @@
 """Patient, study and series: read from a DICOM header, written to their tables.
 
-A study stays with the patient it was recorded under. It goes over to another one only where its images prove
-that the archive has corrected the PatientID: those that were segmented are still the same. Other images under
-known UIDs are refused, and patients are never merged on the way.
+A study stays with the patient that it was recorded under. It moves to another patient only if its images
+prove that the archive has corrected the PatientID: the segmented images are still the same. Other images
+under known UIDs are refused, and patients are never merged.
 """
 
 from collections import defaultdict
@@ -27,9 +27,9 @@ NO_PATIENT_ID = "metscope:study"
 
 @dataclass(frozen=True)
 class Source:
-    """What was segmented. issuer: (0010,0021), empty where the header has none.
+    """The segmented series with its study and patient. issuer: (0010,0021), empty if the header has none.
 
-    contents: by SeriesInstanceUID, ``content_digest`` of the study's series that were fetched just now.
+    contents: ``content_digest`` by SeriesInstanceUID, of those of the study's series that were just fetched.
     """
 
     patient_id: str
@@ -56,10 +56,10 @@ class Source:
 
 
 def source_of(header: Dataset, contents: Mapping[str, str] | None = None) -> Source:
-    """Read the header of any instance of the series; an absent, empty or malformed attribute is None.
+    """Read the header of any instance of the series; an absent, empty or malformed attribute becomes None.
 
-    Without a PatientID the study stands for its patient (issuer NO_PATIENT_ID): nothing says that two
-    such studies show the same person, and a follow-up must not mix two.
+    Without a PatientID the study stands for its patient (issuer NO_PATIENT_ID): nothing proves that two of
+    these studies show the same person, and a follow-up must not mix two persons.
     """
     study_instance_uid = str(header.StudyInstanceUID)
     patient_id, issuer = patient_of(header)
@@ -81,7 +81,7 @@ def source_of(header: Dataset, contents: Mapping[str, str] | None = None) -> Sou
 
 
 def header_of(patient: Patient) -> Dataset:
-    """Return the elements that name a recorded patient; PatientID is empty where the study stands for one."""
+    """Return the header elements of a recorded patient; PatientID is empty if the study stands for one."""
     named = patient.issuer != NO_PATIENT_ID
     header = Dataset()
     header.PatientID, header.PatientName = patient.patient_id if named else "", patient.name or ""
@@ -95,7 +95,7 @@ def header_of(patient: Patient) -> Dataset:
 def upsert_source(session: Session, source: Source, actor: str | None = None) -> int:
     """Write patient, study and series; return the primary key of the series, whose row stays locked.
 
-    actor: on whose behalf a study goes over to another patient. Raises: IdentityConflict, StudyNotFound.
+    actor: on whose behalf a study moves to another patient. Raises: IdentityConflict, StudyNotFound.
     """
     require_kept(session, source.study_instance_uid)
     patient_ref = _patient_ref(session, source, source.patient)
@@ -126,7 +126,7 @@ def _study_ref(session: Session, source: Source, patient_ref: int, actor: str | 
     key = {"study_instance_uid": source.study_instance_uid}
     new = insert_for(session, Study).values(**key, patient_ref=patient_ref).on_conflict_do_nothing()
     session.execute(new)
-    # Locked before it is compared: of two that record it at once, the second meets the first one's patient.
+    # Locked before the comparison: of two concurrent recordings, the second sees the first one's patient.
     lock = select(Study).where(Study.study_instance_uid == source.study_instance_uid).with_for_update()
     study = session.scalars(lock, execution_options={"populate_existing": True}).one()
     if study.patient_ref != patient_ref:
@@ -138,7 +138,7 @@ def _study_ref(session: Session, source: Source, patient_ref: int, actor: str | 
         elif source.issuer:
             study.patient_ref = patient_ref
         else:
-            # This header does not name the issuer, an earlier one did.
+            # This header does not name the issuer, but an earlier one did.
             _patient_ref(session, source, recorded)
     for name, value in described.items():
         if value is not None:
@@ -148,14 +148,14 @@ def _study_ref(session: Session, source: Source, patient_ref: int, actor: str | 
 
 
 def require_kept(session: Session, study_instance_uid: str) -> None:
-    """Raise StudyNotFound where the study is being deleted: what would be recorded of it would reappear."""
+    """Raise StudyNotFound if the study is being deleted: a result recorded now would reappear."""
     if session.get(StudyDeletion, study_instance_uid) is not None:
         raise StudyNotFound(f"Study {study_instance_uid} is being deleted.")
 
 
 def require_correction(session: Session, source: Source) -> None:
-    """Raise IdentityConflict where a study with results is recorded under another patient, unless the images
-    that were fetched just now are those that were segmented: the archive has corrected the PatientID then.
+    """Raise IdentityConflict if a study with results is recorded under another patient, unless the images
+    just fetched are those that were segmented: then the archive has corrected the PatientID.
     """
     recorded = _contents_under_another_patient(session, source)
     fetched = [uid for uid in recorded if uid in source.contents]
@@ -168,14 +168,14 @@ def require_correction(session: Session, source: Source) -> None:
 
 
 def unproven_series(session: Session, source: Source) -> list[str]:
-    """Return the series whose images are to prove that the study's PatientID was corrected: those that were
-    segmented and not fetched just now; none where the study has no results under another patient.
+    """Return the series that must still prove that the study's PatientID was corrected: those that were
+    segmented but not just fetched. Empty if the study has no results under another patient.
     """
     return sorted(_contents_under_another_patient(session, source).keys() - source.contents.keys())
 
 
 def _contents_under_another_patient(session: Session, source: Source) -> dict[str, set[str | None]]:
-    """Return by series the digests of what was segmented; none under the source's own patient."""
+    """Return the digests of the segmented images by series; empty under the source's own patient."""
     query = (
         select(Patient.patient_id, Patient.issuer, Series.series_instance_uid, Segmentation.content_sha256)
         .join(Study, Study.patient_ref == Patient.id)
@@ -191,15 +191,13 @@ def _contents_under_another_patient(session: Session, source: Source) -> dict[st
 
 
 def series_to_prove(sessions: sessionmaker[Session], source: Source) -> list[str]:
-    """Return the study's other series whose images would prove that its PatientID was corrected."""
+    """Return the study's other series that can prove that its PatientID was corrected."""
     with reading(sessions) as session:
         return unproven_series(session, source)
 
 
 def check_patient(sessions: sessionmaker[Session], source: Source) -> None:
-    """Raise IdentityConflict or StudyNotFound where ``db.recording`` would, before anything is
-    computed.
-    """
+    """Raise IdentityConflict or StudyNotFound where ``db.recording`` would, before anything is computed."""
     with reading(sessions) as session:
         require_kept(session, source.study_instance_uid)
         require_correction(session, source)
@@ -208,7 +206,7 @@ def check_patient(sessions: sessionmaker[Session], source: Source) -> None:
 def _upsert(
     session: Session, table: type[Patient | Study | Series], key: dict[str, Any], values: dict[str, Any]
 ) -> int:
-    """Insert or update by key; an attribute that this header lacks keeps its earlier value."""
+    """Insert or update a row by key; an attribute that this header lacks keeps its earlier value."""
     known = {name: value for name, value in values.items() if value is not None}
     insertion = insert_for(session, table).values(**key, **known)
     return session.scalars(
@@ -218,7 +216,7 @@ def _upsert(
 
 def _text(header: Dataset, keyword: str) -> str | None:
     value = header.get(keyword)
-    # Some scanners pad with NUL, which PostgreSQL refuses inside a text.
+    # Some scanners pad with NUL, which PostgreSQL refuses in text.
     return (str(value).replace("\x00", "").strip() or None) if value is not None else None
 
 

@@ -25,7 +25,7 @@ from db.tasks import Task
 
 
 class Base(DeclarativeBase):
-    """Names every constraint, so that a later migration can drop it on either database."""
+    """Base of the tables. It names all constraints, so that a migration can drop them on either database."""
 
     metadata = MetaData(
         naming_convention={
@@ -45,7 +45,7 @@ class Base(DeclarativeBase):
 
 
 class Patient(Base):
-    """A person as an issuer knows them. issuer: (0010,0021), empty where the header has none."""
+    """A patient as an issuer identifies them. issuer: (0010,0021), empty if the header has none."""
 
     __tablename__ = "patients"
     __table_args__ = (UniqueConstraint("patient_id", "issuer"),)
@@ -59,7 +59,7 @@ class Patient(Base):
 
 
 class Study(Base):
-    """study_date and study_time are the scanner's local time, as DICOM gives them."""
+    """A study of a patient. study_date and study_time are the scanner's local time, as in DICOM."""
 
     __tablename__ = "studies"
 
@@ -74,7 +74,7 @@ class Study(Base):
 
 
 class Series(Base):
-    """A series that was segmented. Its UID may occur in another study too, where it is another series."""
+    """A series that was segmented. Another study may have a different series with the same UID."""
 
     __tablename__ = "series"
     __table_args__ = (UniqueConstraint("study_ref", "series_instance_uid"),)
@@ -89,16 +89,16 @@ class Series(Base):
 
 
 class Segmentation(Base):
-    """One run of one model on one series, or a person's correction of it.
+    """A segmentation of a series: one run of a model, or a person's correction of it.
 
     version: 1, 2, … per series and model; a number is never used twice.
-    content_sha256: ``imaging.identity.content_digest`` of the series; null in rows of before 0008.
-    corrects, corrected_by, changes: of a correction, the segmentation before it, who made it, and what became
+    content_sha256: ``imaging.identity.content_digest`` of the series; null in rows older than migration 0008.
+    corrects, corrected_by, changes: for a correction, the segmentation before it, its author, and what became
     of each lesion.
-    sop_instance_uid, series_instance_uid: those of the SEG; empty where no lesion was found.
-    stored_at: when the archive confirmed the SEG, which leaves the outbox then.
+    sop_instance_uid, series_instance_uid: those of the SEG; null if no lesion was found.
+    stored_at: when the archive confirmed the SEG, which then left the outbox.
     checked_at, missing_since: when the archive was last asked whether it still has the SEG, and since when
-    it has not.
+    the SEG is missing.
     """
 
     __tablename__ = "segmentations"
@@ -130,11 +130,11 @@ class Segmentation(Base):
     deleted_at: Mapped[datetime | None]
 
     series: Mapped[Series] = relationship()
-    lesions: Mapped[list["Lesion"]] = relationship(order_by="Lesion.number")
+    lesions: Mapped[list["LesionRow"]] = relationship(order_by="LesionRow.number")
 
 
 class Companion(Base):
-    """Another object made from a segmentation. modality: SR, RTSTRUCT or OT."""
+    """Another DICOM object made from a segmentation. modality: SR, RTSTRUCT or OT."""
 
     __tablename__ = "companions"
 
@@ -146,7 +146,7 @@ class Companion(Base):
 
 
 class Outbox(Base):
-    """An encoded SEG or companion that the archive has not confirmed; written with its row at once.
+    """An encoded SEG or companion that the archive has not confirmed; written together with its row.
 
     encoded: the DICOM file, the same bytes at every attempt to store them.
     """
@@ -158,7 +158,7 @@ class Outbox(Base):
     encoded: Mapped[bytes]
 
 
-class Lesion(Base):
+class LesionRow(Base):
     """A lesion of a segmentation. colour: #rrggbb, as the viewer draws it."""
 
     __tablename__ = "lesions"
@@ -176,7 +176,7 @@ class Lesion(Base):
 
 
 class Measurement(Base):
-    """One measurement of a lesion, field by field as the API gives it; the newest one holds."""
+    """A measurement of a lesion, with the fields of the API; the newest one is valid."""
 
     __tablename__ = "measurements"
 
@@ -203,6 +203,8 @@ class Measurement(Base):
 
 
 class JobState(StrEnum):
+    """The state of a job."""
+
     QUEUED = "queued"
     RUNNING = "running"
     DONE = "done"
@@ -215,10 +217,10 @@ ONE_ACTIVE_JOB = text("state IN ('queued', 'running') AND NOT force AND NOT canc
 
 
 class Job(Base):
-    """A request for a segmentation and how far it has come; the truth that the broker's messages hint at.
+    """A requested task, e.g. a segmentation, and its progress. Authoritative, unlike the broker's messages.
 
-    request_key: study, series and model asked for; at most one unforced job per key is active.
-    started_at: when the present attempt began. queued_at: when a message was last due to be sent.
+    request_key: the requested study, series, model and task; at most one unforced job per key is active.
+    started_at: when the present attempt began. queued_at: when the job was last put into the queue.
     lease_owner may change the job until another worker claims it after lease_expires_at.
     """
 
@@ -264,7 +266,7 @@ class Job(Base):
 
 
 class Batch(Base):
-    """Requests for several studies made at once."""
+    """A request for several studies at once."""
 
     __tablename__ = "batches"
 
@@ -279,7 +281,7 @@ class Batch(Base):
 
 
 class BatchJob(Base):
-    """A job of a batch. joined: somebody else waits for it too, who asked for it before or since."""
+    """A job of a batch. joined: it was also requested by others, before or after the batch."""
 
     __tablename__ = "batch_jobs"
 
@@ -289,7 +291,7 @@ class BatchJob(Base):
 
 
 class StudyDeletion(Base):
-    """A study that is being deleted in the archive: until that has ended nothing of it is recorded."""
+    """A study that is being deleted in the archive; until the deletion ends, nothing of it is recorded."""
 
     __tablename__ = "study_deletions"
 
@@ -299,9 +301,9 @@ class StudyDeletion(Base):
 
 
 class Worker(Base):
-    """A worker process that lives: it renews seen_at, and removes its row when it stops.
+    """A live worker process: it renews seen_at, and removes its row when it stops.
 
-    model_problem: why it could not load the default model; null where it could, or has not tried yet.
+    model_problem: why it could not load the default model; null if it could, or has not tried yet.
     """
 
     __tablename__ = "workers"
@@ -314,7 +316,7 @@ class Worker(Base):
 
 
 class Role(StrEnum):
-    """Who may what: a reader looks, an operator also asks for segmentations, an admin also deletes."""
+    """The role of a token: a reader views, an operator also requests segmentations, an admin also deletes."""
 
     READER = "reader"
     OPERATOR = "operator"
@@ -322,7 +324,7 @@ class Role(StrEnum):
 
 
 class Token(Base):
-    """A bearer token. sha256: hexadecimal, of its secret."""
+    """A bearer token. sha256: of its secret, hexadecimal."""
 
     __tablename__ = "tokens"
     __table_args__ = (CheckConstraint("role IN ('reader', 'operator', 'admin')", name="role"),)
@@ -336,7 +338,7 @@ class Token(Base):
 
 
 class AuditEvent(Base):
-    """Who did what to what, or read what of a patient. details hold no patient data."""
+    """An event of the audit trail: a change, or a read of patient data. details hold no patient data."""
 
     __tablename__ = "audit_events"
 

@@ -1,8 +1,10 @@
-"""What a job does: a class per kind, kept as JSON in the job's row. The package ``tasks`` does it."""
+"""The tasks of jobs: one class per kind, stored as JSON in the job's row. The package ``tasks`` runs them."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+Kind = Literal["segmentation", "correction", "measurement", "restoration", "rtstruct", "uncertainty"]
 
 
 class _Task(BaseModel):
@@ -10,9 +12,9 @@ class _Task(BaseModel):
 
 
 class SegmentTask(_Task):
-    """Segment a series with the job's model.
+    """The segmentation of a series with the job's model.
 
-    inputs: by name the series of the model's inputs; those that are not named are chosen.
+    inputs: the series by name of the model's input; inputs that are not named are selected automatically.
     """
 
     kind: Literal["segmentation"] = "segmentation"
@@ -20,7 +22,7 @@ class SegmentTask(_Task):
 
 
 class CorrectTask(_Task):
-    """Rename and delete lesions of a segmentation.
+    """The renaming and deletion of lesions of a segmentation.
 
     rename: new names by lesion number. delete: lesion numbers.
     """
@@ -32,9 +34,9 @@ class CorrectTask(_Task):
 
 
 class MeasureTask(_Task):
-    """Measure a SEG or a structure set that is in the archive.
+    """The measurement of a SEG or a structure set in the archive.
 
-    corrects: the id of the segmentation that it is the next version of; None: of the newest of its series.
+    corrects: the id of the segmentation that it is the next version of; None: the newest of its series.
     """
 
     kind: Literal["measurement"] = "measurement"
@@ -43,7 +45,7 @@ class MeasureTask(_Task):
 
 
 class RestoreTask(_Task):
-    """Make an earlier version the newest again. corrects: the id of the newest version."""
+    """The restoration of an earlier version as the newest. corrects: the id of the newest version."""
 
     kind: Literal["restoration"] = "restoration"
     segmentation_id: str
@@ -51,14 +53,14 @@ class RestoreTask(_Task):
 
 
 class StructureSetTask(_Task):
-    """Store an RT Structure Set beside the SEG of a segmentation."""
+    """The creation of an RT Structure Set, stored with the SEG of a segmentation."""
 
     kind: Literal["rtstruct"] = "rtstruct"
     segmentation_id: str
 
 
 class UncertaintyTask(_Task):
-    """Store a map of the model's uncertainty beside the SEG of a segmentation."""
+    """The creation of a map of the model's uncertainty, stored with the SEG of a segmentation."""
 
     kind: Literal["uncertainty"] = "uncertainty"
     segmentation_id: str
@@ -66,5 +68,5 @@ class UncertaintyTask(_Task):
 
 Task = SegmentTask | CorrectTask | MeasureTask | RestoreTask | StructureSetTask | UncertaintyTask
 TASKS: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Field(discriminator="kind")])
-# Of a job that leaves the choice of every series to its model.
+# A segmentation for which every input series is selected automatically.
 SEGMENT = SegmentTask()

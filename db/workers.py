@@ -1,6 +1,6 @@
-"""Which worker processes live; each renews its own row.
+"""The live worker processes; each renews its own row.
 
-python -m db.workers: whether a worker on this machine lives, by the exit status; for a health check.
+python -m db.workers: exit with 0 if a worker on this machine is alive, otherwise with 1; for a health check.
 """
 
 import socket
@@ -24,7 +24,7 @@ def seen(
     loaded_models: Sequence[str],
     model_problem: str | None = None,
 ) -> None:
-    """Note that the worker lives now. Forget those that vanished a day ago.
+    """Record that the worker is alive; remove the rows of workers that vanished a day ago.
 
     model_problem: why the default model could not be loaded.
     """
@@ -40,15 +40,15 @@ def seen(
 
 
 def gone(sessions: sessionmaker[Session], worker_id: str) -> None:
-    """The worker stops."""
+    """Remove the row of a worker that stops."""
     with writing(sessions) as session:
         session.execute(delete(Worker).where(Worker.id == worker_id))
 
 
 def living(session: Session, silent_s: float) -> list[Worker]:
-    """Return those seen within so many seconds, by their id.
+    """Return the workers seen within the last silent_s seconds, by id.
 
-    One that was seen as far in the future, before the database's clock was set back, counts when seen again.
+    A worker seen further in the future, before the database's clock was set back, counts when seen again.
     """
     now, silence = current_time(session), timedelta(seconds=silent_s)
     lately = Worker.seen_at.between(now - silence, now + silence)
@@ -56,7 +56,7 @@ def living(session: Session, silent_s: float) -> list[Worker]:
 
 
 def main() -> int:
-    """0 where a worker of this machine lives."""
+    """Return 0 if a worker of this machine is alive, otherwise 1."""
     settings = load()
     with Session(create_engine(settings.sqlalchemy_url)) as session:
         hosts = [worker.id.partition(":")[0] for worker in living(session, settings.lease_s)]

@@ -1,40 +1,17 @@
 """Every error that MetScope raises on purpose.
 
-Each class carries a stable ``code`` (documented in docs/api.md), the HTTP ``status`` it is answered
-with, the ``exit_code`` of the command line, and ``advice``: a sentence that tells a radiologist what
-to do. The message given at the raise says what was found, naming tag, slice or value.
+Each class has a stable ``code`` (documented in docs/api.md), the HTTP ``status`` of the answer, the
+``exit_code`` of the command line, and ``advice``: a sentence that tells a radiologist what to do.
+The message of the instance says what was found, with the tag, slice or value.
 
     MetScopeError
-    ├── SettingsError                 a setting is wrong; nothing starts
-    ├── RequestError                  the request itself is at fault
-    │   ├── InvalidForm
-    │   ├── UploadRefused
-    │   ├── Unauthorized
-    │   ├── Forbidden
-    │   ├── TokenExists
-    │   ├── NotFound
-    │   │   ├── StudyNotFound
-    │   │   ├── SeriesNotFound
-    │   │   ├── JobNotFound
-    │   │   ├── BatchNotFound
-    │   │   ├── SegmentationNotFound
-    │   │   ├── LesionNotFound
-    │   │   ├── InstanceNotFound
-    │   │   ├── PatientNotFound
-    │   │   ├── TokenNotFound
-    │   │   └── ModelNotFound
-    │   ├── JobNotCancellable
-    │   ├── JobNotRetryable
-    │   ├── SegmentationNotStored
-    │   ├── SegmentationSuperseded
-    │   ├── LesionNameTaken
-    │   └── UncertaintyUnavailable
-    ├── InputRefused                  the images are not what the model may be run on
+    ├── SettingsError                 a setting is wrong; MetScope does not start
+    ├── InputRefused                  the images are not suitable for the model
     │   ├── AmbiguousSeries
     │   ├── NoCandidateSeries
     │   ├── MissingSequence
-    │   ├── IdentityConflict          known UIDs come with another patient and other images
-    │   ├── InputsApart               the volumes of one request show different places
+    │   ├── IdentityConflict          an object contradicts the identity on record
+    │   ├── InputsApart               the volumes of one request cover different regions
     │   ├── UnsupportedModality
     │   ├── ContrastAbsent
     │   ├── DerivedSeries
@@ -61,29 +38,52 @@ to do. The message given at the raise says what was found, naming tag, slice or 
     │   ├── SegmentationMismatch
     │   ├── OverlappingSegments
     │   ├── TooManyLesions
-    │   └── DataRefused               a labelled study, or a folder of them, cannot be learnt from
-    ├── ArchiveError                  the PACS did not do what it was asked
+    │   └── DataRefused               a labelled study, or a folder of them, cannot be used for training
+    ├── EmptyLesion                   a lesion to measure has no voxels
+    ├── JobCancelled                  a user cancelled the job
+    ├── JobUnfinished                 a job did not end while its caller waited
+    ├── DeadlineExceeded              an attempt took too long
+    ├── LeaseLost                     another worker has taken the job over
+    ├── JobInterrupted                a worker vanished or is being stopped
+    ├── ModelError                    the model cannot be used
+    │   ├── ModelSpecInvalid
+    │   ├── WeightsInvalid
+    │   └── OutOfMemory
+    ├── RequestError                  the request itself is faulty
+    │   ├── InvalidForm
+    │   ├── UploadRefused
+    │   ├── Unauthorized
+    │   ├── Forbidden
+    │   ├── TokenExists
+    │   ├── NotFound
+    │   │   ├── StudyNotFound
+    │   │   ├── SeriesNotFound
+    │   │   ├── JobNotFound
+    │   │   ├── BatchNotFound
+    │   │   ├── SegmentationNotFound
+    │   │   ├── LesionNotFound
+    │   │   ├── InstanceNotFound
+    │   │   ├── PatientNotFound
+    │   │   ├── TokenNotFound
+    │   │   └── ModelNotFound
+    │   ├── JobNotCancellable
+    │   ├── JobNotRetryable
+    │   ├── SegmentationNotStored
+    │   ├── SegmentationSuperseded
+    │   ├── LesionNameTaken
+    │   └── UncertaintyUnavailable
+    ├── ArchiveError                  the PACS did not do what was requested
     │   ├── ArchiveUnreachable
     │   ├── ArchiveTimeout
     │   ├── ArchiveRefused
     │   ├── ArchiveIncomplete
     │   ├── StoreFailed
-    │   │   └── AlreadyStored         other content is there under the same UIDs
+    │   │   └── AlreadyStored         the archive has other content under the same UIDs
     │   └── DeletionUnavailable       the archive offers no way to delete
-    ├── DatabaseUnavailable           nothing can be read or written now
-    ├── ArchiveBusy                   others wait for the archive
-    ├── UploadBusy                    others are uploading
-    ├── DownloadFailed                a public data set did not arrive whole
-    ├── ModelError                    the model cannot be used
-    │   ├── ModelSpecInvalid
-    │   ├── WeightsInvalid
-    │   └── OutOfMemory
-    ├── EmptyLesion                   a measurement was asked of no voxels
-    ├── JobCancelled                  a person cancelled the job
-    ├── JobUnfinished                 whoever waited for a job waited too long
-    ├── DeadlineExceeded              an attempt took too long
-    ├── LeaseLost                     another worker has taken the job over
-    └── JobInterrupted                a worker vanished and the attempts are used up
+    ├── DatabaseUnavailable           the database does not answer
+    ├── ArchiveBusy                   too many requests wait for the archive
+    ├── UploadBusy                    too many uploads are in progress
+    └── DownloadFailed                a public data set was not downloaded completely
 """
 
 from errors.base import *

@@ -1,16 +1,16 @@
-"""The root of the tree of errors."""
+"""The root of the error classes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 
 class MetScopeError(Exception):
-    """Base of the tree. ``details`` holds JSON-able facts and never patient data."""
+    """Base of all errors. ``details`` holds JSON-able facts and never patient data."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     exit_code: ClassVar[int] = 1
-    advice: ClassVar[str] = "Tell the engineer who runs MetScope."
+    advice: ClassVar[str] = "Contact your MetScope administrator."
 
     def __init__(self, found: str, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(found)
@@ -19,18 +19,20 @@ class MetScopeError(Exception):
 
     @property
     def message(self) -> str:
-        """What was found, then what to do about it."""
+        """Return what happened, then what to do about it."""
         return f"{self.found.rstrip()} {self.advice}"
 
 
 class SettingsError(MetScopeError):
+    """Raised when a setting cannot be used; MetScope does not start."""
+
     code = "settings_invalid"
     exit_code = 2
     advice = "Correct it in .env or in the environment and start again."
 
 
 def recorded(code: str, message: str) -> MetScopeError:
-    """The error that a job's row holds."""
+    """Return the error that a job's row records by code and message."""
     kind = next((one for one in _tree(MetScopeError) if one.code == code), MetScopeError)
     return kind(message.removesuffix(kind.advice))
 

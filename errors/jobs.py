@@ -1,35 +1,47 @@
-"""Jobs that end before they are done."""
+"""Jobs that do not end with a result, and lesions that cannot be measured."""
 
 from errors.base import MetScopeError
 
 
 class EmptyLesion(MetScopeError):
+    """Raised when a lesion without voxels is measured."""
+
     code = "empty_lesion"
 
 
 class JobCancelled(MetScopeError):
+    """Raised when a user has cancelled the job."""
+
     status = 409
     code = "job_cancelled"
-    advice = "Request the segmentation again if you want it."
+    advice = "Request the segmentation again if you still need it."
 
 
 class JobUnfinished(MetScopeError):
+    """Raised when a job has not ended within the time that its caller waits."""
+
     status = 504
     code = "job_unfinished"
-    advice = "It goes on; ask again in a few minutes."
+    advice = "The job is still running. Check again in a few minutes."
 
 
 class DeadlineExceeded(MetScopeError):
+    """An attempt at a job that took longer than JOB_DEADLINE_S."""
+
     status = 504
     code = "deadline_exceeded"
-    advice = "Retry the job when the machine has less to do; a longer limit is JOB_DEADLINE_S."
+    advice = "Retry when the server is less busy, or raise JOB_DEADLINE_S."
 
 
 class LeaseLost(MetScopeError):
+    """Raised when a worker no longer holds the lease of its job."""
+
     code = "lease_lost"
-    advice = "Nothing to do: the worker that has the job now finishes it."
+    advice = "No action is needed: another worker is finishing the job."
 
 
 class JobInterrupted(MetScopeError):
+    """A job whose worker vanished or is being stopped."""
+
     code = "job_interrupted"
-    advice = "Request the segmentation again; if it stays so, tell the engineer who runs MetScope."
+    advice = "Request the segmentation again. If the problem persists, contact your MetScope administrator."

@@ -1,4 +1,4 @@
-"""DICOM in and out: instances to a stack, lesions to a SEG. Knows no web, database or network.
+"""DICOM input and output: instances to a stack, lesions to a SEG. Uses no web framework, database or network.
 
-`incoming` reads what people upload; `files` and `nifti` read what lies on disk.
+`incoming` reads uploads; `files` and `nifti` read files on disk.
 """

@@ -1,5 +1,5 @@
-"""What an object derived from a stack takes from its source: patient, study, clock, references to the images;
-and what it says of the version of the result that it shows.
+"""Attributes that an object derived from a stack inherits (patient, study, clock, references to the images),
+and its description of the version of the result that it shows.
 """
 
 import re
@@ -17,28 +17,28 @@ from pydicom.valuerep import DA, DS, TM, validate_value
 from imaging.frames import is_multi_frame, numbers
 from imaging.stack import Stack
 
-# Type 2 attributes of the patient and study modules: in every object, empty where nothing legal is known.
+# Type 2 attributes of the patient and study modules: present in every object, empty without a legal value.
 REQUIRED = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
     "ReferringPhysicianName", "StudyID", "AccessionNumber",
 )  # fmt: skip
 OPTIONAL = ("StudyDescription", "PatientAge", "IssuerOfPatientID")
-# Of a DICOM Long String, as descriptions are.
+# Characters of a DICOM Long String, the VR of descriptions.
 LONGEST_DESCRIPTION = 64
 RESEARCH = "research use only"
-# Series numbers of a study's first result; those of the next one begin NUMBERS_PER_RESULT higher.
+# Series numbers of a study's first result; each further result adds NUMBERS_PER_RESULT.
 FIRST_SERIES_NUMBER = {"SEG": 1000, "SR": 1001, "RTSTRUCT": 1002, "OT": 1003}
 NUMBERS_PER_RESULT = 10
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-# +0900, as TimezoneOffsetFromUTC has it.
+# TimezoneOffsetFromUTC, e.g. +0900.
 UTC_OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)")
-# Dates and times of when an object was made; a structure set has no content date.
+# Prefixes of the dates and times at which an object was created; a structure set has no content date.
 MADE = ("InstanceCreation", "Series", "Content")
 
 
 @dataclass(frozen=True)
 class OpenSeries:
-    """A series of a correction that goes on: the first version in it, its result's place, when it began."""
+    """A series that takes further versions of a correction: first version, place of the result, start."""
 
     first_version: int
     place: int
@@ -48,11 +48,11 @@ class OpenSeries:
 
 @dataclass(frozen=True)
 class Edition:
-    """Which version of a result an object shows, and in which series it is stored.
+    """The version of a result that an object shows, and the series that stores it.
 
-    version: from 1. editor: the user who corrected or drew; None: nobody did. corrected: by a person, named
-    or not. place: how many results the study had before, so that every result has its own series numbers.
-    continued: the series of the version before, for its SEG and report; None: new series.
+    version: from 1. editor: the user who corrected or drew it; None: nobody did. corrected: by a person,
+    named or not. place: number of results that the study had before, so that each result has its own series
+    numbers. continued: the series of the previous version, for its SEG and report; None: a new series.
     """
 
     version: int = 1
@@ -66,19 +66,19 @@ class Edition:
         return FIRST_SERIES_NUMBER[modality] + NUMBERS_PER_RESULT * place
 
     def series_instance_uid(self, previous: Dataset | None) -> str:
-        """Return that of the series that goes on after the previous version's object, else a new one."""
+        """Return the UID of the previous version's series if that is continued, otherwise a new one."""
         return str(previous.SeriesInstanceUID) if self.continued and previous is not None else str(hd.UID())
 
     def series_description(self, subject: str, content: str, *, may_go_on: bool = False) -> str:
-        """Return what the series shows, of which version, and who corrected it, in 64 characters.
+        """Return the content, version and editor of the series in at most 64 characters.
 
-        may_go_on: later versions may be stored in it.
+        may_go_on: the series may store later versions too.
         """
         version = str(self.continued.first_version if self.continued else self.version)
         return self._description(subject, content, version + "+" * (self.corrected and may_go_on), ", ")
 
     def content_description(self, subject: str, content: str) -> str:
-        """Return the same for this one instance."""
+        """Return the same description for this single instance."""
         return self._description(subject, content, str(self.version), "; ")
 
     def _description(self, subject: str, content: str, version: str, separator: str) -> str:
@@ -97,15 +97,15 @@ FIRST_EDITION = Edition()
 
 
 def place_of(seg: Dataset) -> int:
-    """Return the place of the result that a SEG of MetScope shows."""
+    """Return the place (see ``Edition``) of the result that a MetScope SEG shows."""
     return (int(seg.SeriesNumber) - FIRST_SERIES_NUMBER["SEG"]) // NUMBERS_PER_RESULT
 
 
 def bare(header: Dataset, stack: Stack) -> Dataset:
-    """The source image reduced to what highdicom needs to refer to it.
+    """Return the source image reduced to what highdicom needs to refer to it.
 
-    highdicom copies patient and study unchecked, logs an unusual patient's name and stumbles over header
-    values it does not expect, so it never sees the real headers.
+    highdicom copies patient and study unchecked, logs unusual patient names and breaks on unexpected header
+    values, so it never sees the real headers.
     """
     source = Dataset()
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
@@ -124,18 +124,20 @@ def bare(header: Dataset, stack: Stack) -> Dataset:
 
 
 def inherit(dataset: Dataset, header: Dataset, edition: Edition) -> None:
-    """Write, in place, patient and study of the source, empty where the value there is not legal DICOM, and
-    when the object was made: on the source's clock where its header tells the time zone, else on this one's.
+    """Write the source's patient and study and the creation time, in place.
+
+    Values that are not legal DICOM are written empty. The time is in the time zone that the source's header
+    states, otherwise in the local one.
     """
     _set_times(dataset, header, edition)
-    # Otherwise pydicom logs illegal values, which here are a birth date or an ID.
+    # pydicom would log illegal values, which here are a birth date or an ID.
     with config.disable_value_validation():
         for keyword in REQUIRED:
             setattr(dataset, keyword, _legal(header, keyword))
         for keyword in OPTIONAL:
             if value := _legal(header, keyword):
                 setattr(dataset, keyword, value)
-        # An archive files a study under its patient's ID: any other, legal or not, parts SEG and source.
+        # Archives file a study under its patient ID: any other value, legal or not, separates SEG and source.
         dataset.PatientID = header.get("PatientID", "")
 
 
@@ -143,7 +145,7 @@ def _set_times(dataset: Dataset, header: Dataset, edition: Edition) -> None:
     offset = _legal(header, "TimezoneOffsetFromUTC")
     zone = None
     if match := UTC_OFFSET.fullmatch(offset):
-        # It holds for every date and time of the object, those of the source's study too.
+        # It applies to all dates and times of the object, including those of the source's study.
         dataset.TimezoneOffsetFromUTC = offset
         distance = timedelta(hours=int(match[2]), minutes=int(match[3]))
         zone = timezone(-distance if match[1] == "-" else distance)
@@ -158,17 +160,17 @@ def _set_times(dataset: Dataset, header: Dataset, edition: Edition) -> None:
 
 
 def person_name(user: str) -> str:
-    """Return a user's name as a DICOM Person Name, without what has a meaning there."""
+    """Return a user's name as a DICOM Person Name, without the characters that have a meaning there."""
     return plain(user, "\\^=")[:LONGEST_DESCRIPTION].strip()
 
 
 def plain(user: str, special: str = "") -> str:
-    """Return a user's name without control characters and those that have a meaning in a DICOM text."""
+    """Return a user's name without control characters and ``special`` ones, which DICOM would interpret."""
     return CONTROL.sub(" ", user).translate(dict.fromkeys(map(ord, special), " ")).strip()
 
 
 def drawn_part(stack: Stack, drawn: hd.Volume) -> tuple[Stack, hd.Volume]:
-    """From the first slice that is not all 0 to the last: no frame shows or references what is outside."""
+    """Crop both to the span of slices that are not all 0, so that no frame shows or references the others."""
     slices = np.flatnonzero(drawn.array.any(axis=(1, 2)))
     part = slice(int(slices[0]), int(slices[-1]) + 1)
     # A multi-frame image has one header for all its slices.
@@ -178,7 +180,7 @@ def drawn_part(stack: Stack, drawn: hd.Volume) -> tuple[Stack, hd.Volume]:
 
 
 def sources(stack: Stack) -> list[Dataset]:
-    """Source images as highdicom wants them, reduced to what it needs and with the geometry of the volume."""
+    """Return the source images for highdicom, reduced to what it needs, with the geometry of the volume."""
     volume = stack.volume
     positions = volume.get_plane_positions()
     if stack.slices[0].frame is None:
@@ -188,8 +190,8 @@ def sources(stack: Stack) -> list[Dataset]:
             source.ImagePositionPatient = position[0].ImagePositionPatient
             source.update(volume.get_pixel_measures()[0])
         return images
-    # highdicom takes one multi-frame image: one whose frames are the slices of the volume, from however many
-    # instances they are. _reference_frames translates them to the frames of the real images.
+    # highdicom takes one multi-frame image, so its frames are the slices of the volume, whatever instances
+    # they come from. _reference_frames translates them to the frames of the real images.
     source = bare(stack.headers[0], stack)
     shared = Dataset()
     shared.PlaneOrientationSequence = volume.get_plane_orientation()
@@ -205,7 +207,7 @@ def sources(stack: Stack) -> list[Dataset]:
 
 
 def finished(encoded: hd.SOPClass, stack: Stack, edition: Edition) -> Dataset:
-    """A plain dataset with the patient and study of the source, and its real instances and frames."""
+    """Return a plain dataset with the patient and study of the source, and its real instances and frames."""
     dataset = Dataset(encoded)
     dataset.file_meta, dataset.preamble = encoded.file_meta, encoded.preamble
     inherit(dataset, stack.headers[0], edition)
@@ -215,7 +217,7 @@ def finished(encoded: hd.SOPClass, stack: Stack, edition: Edition) -> Dataset:
         _reference_frames(dataset, stack)
     thickness_mm = _slice_thickness_mm(stack)
     if thickness_mm is not None:
-        # highdicom knows the distance between slices only.
+        # highdicom only knows the distance between slices.
         measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
         measures.SliceThickness = DS(thickness_mm, auto_format=True)
     return dataset
@@ -227,7 +229,7 @@ def _thickness(item: Dataset) -> tuple[float, ...]:
 
 
 def _slice_thickness_mm(stack: Stack) -> float | None:
-    """Return the SliceThickness that all images of the source state; None where they do not agree."""
+    """Return the SliceThickness that all images of the source state; None if they do not agree."""
     values = set()
     for header in stack.headers:
         if is_multi_frame(header):
@@ -242,13 +244,13 @@ def _slice_thickness_mm(stack: Stack) -> float | None:
 
 
 def _reference_frames(dataset: Dataset, stack: Stack) -> None:
-    """In place: the instance and frame of each slice instead of the frame of ``sources``."""
+    """Replace the frames of ``sources`` by the instance and frame of each slice, in place."""
     references = {header.SOPInstanceUID: reference(header) for header in stack.headers}
     dataset.SourceImageSequence = list(references.values())
     dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = list(references.values())
     groups = dataset.PerFrameFunctionalGroupsSequence
     images = [item for group in groups for item in group.DerivationImageSequence[0].SourceImageSequence]
-    # By identity, as highdicom puts one and the same item into the frames of all segments of a slice.
+    # By identity: highdicom shares one item among the frames of all segments of a slice.
     for image in {id(image): image for image in images}.values():
         slice_ = stack.slices[image.ReferencedFrameNumber - 1]
         image.update(references[slice_.sop_instance_uid])
@@ -256,14 +258,14 @@ def _reference_frames(dataset: Dataset, stack: Stack) -> None:
 
 
 def reference(header: Dataset) -> Dataset:
-    """An item that names the image by its SOP class and instance."""
+    """Return an item that names the image by its SOP class and instance."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
     return item
 
 
 def _legal(header: Dataset, keyword: str) -> str:
-    """The header's value as text, or "" where it is missing, illegal for its VR or has several parts.
+    """Return the header's value as text, or "" if it is missing, illegal for its VR or has several parts.
 
     Bytes that are not in the header's character set are illegal too.
     """

@@ -1,4 +1,4 @@
-"""DICOM files on disk, read whole or not at all, and sorted into series."""
+"""DICOM files on disk, read completely or not at all, and grouped by series."""
 
 import struct
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from imaging.frames import text
 MIB = 2**20
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-# What pydicom raises for bytes that are not DICOM, or damaged, or a file that is still being copied.
+# Errors of pydicom for data that are not DICOM, or damaged, or a file that is still being copied.
 UNREADABLE = (
     InvalidDicomError,
     BytesLengthException,
@@ -38,27 +38,27 @@ UNREADABLE = (
     ValueError,
     struct.error,
 )
-# What an instance is known by.
+# UIDs that identify an instance.
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 PREAMBLE_BYTES = 128
 PREFIX = b"DICM"
-# What a file without preamble and prefix begins with: group 2 or 8, an element, then a VR or a length.
+# A file without preamble and prefix begins with group 2 or 8, an element, then a VR or a length.
 FIRST_GROUPS = (0x0002, 0x0008)
 FIRST_ELEMENT_BYTES = 8
-# Longer than any first element is; text that begins with these two characters claims far more.
+# Longer than any first element; a text file that begins with these two bytes claims far more.
 LONGEST_FIRST_VALUE = 0x10000
 VRS = {vr.value.encode() for vr in VR}
 
 
-# How many damaged files a warning names.
+# Number of damaged files that a warning names.
 DAMAGED_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds. series: headers without pixel data, each of which remembers its file.
+    """The DICOM content of a folder. series: headers without pixel data, each with its file name.
 
-    damaged: names, below the folder, of the files that are meant to be DICOM and cannot be read.
+    damaged: names, relative to the folder, of the files that are meant to be DICOM but cannot be read.
     """
 
     series: Sequence[Sequence[Dataset]]
@@ -66,12 +66,12 @@ class Found:
 
     @property
     def warnings(self) -> list[str]:
-        """That a series may lack images; none where every file could be read."""
+        """Return a warning that a series may lack images; empty if every file could be read."""
         return damage_warnings(self.damaged)
 
 
 class DamagedSeries(list[Dataset]):
-    """The instances of a series that could be read, in a study whose damaged files may be others of it."""
+    """The readable instances of a series; damaged files of its study may be further instances of it."""
 
     def __init__(self, instances: Iterable[Dataset], damaged: Sequence[str]) -> None:
         super().__init__(instances)
@@ -79,7 +79,7 @@ class DamagedSeries(list[Dataset]):
 
 
 def damage_warnings(damaged: Sequence[str]) -> list[str]:
-    """Return the sentence that names damaged files; none where there are none."""
+    """Return a list of one sentence that names the damaged files; empty without damaged files."""
     if not damaged:
         return []
     named = ", ".join(damaged[:DAMAGED_NAMED]) + (" ..." if damaged[DAMAGED_NAMED:] else "")
@@ -87,20 +87,20 @@ def damage_warnings(damaged: Sequence[str]) -> list[str]:
 
 
 def warnings_of(instances: Sequence[Dataset]) -> Sequence[str]:
-    """Return what is to be said of images that a series may lack."""
+    """Return the warnings about images that a series may lack."""
     return instances.warnings if isinstance(instances, DamagedSeries) else ()
 
 
 def with_warnings(refusal: InputRefused, warnings: Iterable[str]) -> InputRefused:
-    """Return the refusal with what may be its cause: a damaged file may be the slice that is missing."""
+    """Return the refusal with its possible cause: a damaged file may be the missing slice."""
     sentences = dict.fromkeys(sentence for sentence in warnings if sentence not in refusal.found)
     return type(refusal)(" ".join([refusal.found, *sentences]), refusal.details)
 
 
 def read_headers(path: Path) -> Found:
-    """The DICOM instances of a file or of a folder and its subfolders, by series.
+    """Read the headers of the DICOM instances of a file, or of a folder with its subfolders, by series.
 
-    Files that are no DICOM are passed over. Raises: UnreadableFile.
+    Files that are not DICOM are skipped. Raises: UnreadableFile.
     """
     if not path.exists():
         raise UnreadableFile(f"There is no {path}.")
@@ -119,7 +119,7 @@ def read_headers(path: Path) -> Found:
             series.setdefault(uids, []).append(header)
     found = Found(list(series.values()), damaged)
     if not series:
-        raise UnreadableFile(" ".join([f"{path} holds no DICOM image.", *found.warnings]))
+        raise UnreadableFile(" ".join([f"{path} contains no DICOM image.", *found.warnings]))
     return found
 
 
@@ -129,7 +129,7 @@ def with_pixels(headers: Sequence[Dataset]) -> list[Dataset]:
 
 
 def read(file: Path) -> Dataset:
-    """Read one instance, complete. Raises: UnreadableFile where it is missing, not DICOM or damaged."""
+    """Read one instance, complete. Raises: UnreadableFile if it is missing, not DICOM or damaged."""
     if not file.exists():
         raise UnreadableFile(f"There is no {file}.")
     try:
@@ -141,10 +141,10 @@ def read(file: Path) -> Dataset:
 
 
 def read_whole(source: Path | bytes) -> Dataset:
-    """Read a complete instance, with preamble and prefix or without. Raises: one of UNREADABLE."""
+    """Read a complete instance, with or without preamble and prefix. Raises: one of UNREADABLE."""
     if isinstance(source, bytes):
         instance = parse(BytesIO(source))
-        # Else it keeps the bytes of the file beside the values.
+        # Otherwise it keeps the bytes of the file in addition to the values.
         instance.buffer = None
     else:
         with source.open("rb") as file:
@@ -155,7 +155,7 @@ def read_whole(source: Path | bytes) -> Dataset:
 
 
 def read_header(path: Path, keywords: list[str] | None = None) -> Dataset:
-    """Read the elements before the pixel data, all or only those of keywords. Raises: one of UNREADABLE."""
+    """Read the elements before the pixel data, all or only ``keywords``. Raises: one of UNREADABLE."""
     with path.open("rb") as file:
         header = parse(file, header_only=True, keywords=keywords)
     header.filename = str(path)
@@ -163,17 +163,17 @@ def read_header(path: Path, keywords: list[str] | None = None) -> Dataset:
 
 
 def parse(file: BinaryIO, header_only: bool = False, keywords: list[str] | None = None) -> Dataset:
-    """Read a data set; ``check_whole`` tells whether it is cut off. Raises: one of UNREADABLE."""
+    """Read a data set; ``check_whole`` checks whether it is truncated. Raises: one of UNREADABLE."""
     start = file.read(PREAMBLE_BYTES + len(PREFIX))
     file.seek(0)
     dataset = dcmread(
         file, stop_before_pixels=header_only, specific_tags=keywords, force=has_dicom_start(start)
     )
-    # Where a value of undefined length breaks off, pydicom warns and returns nothing at all.
+    # If a value of undefined length is truncated, pydicom only warns and returns an empty data set.
     if not dataset:
         raise EOFError("no data elements")
     if "TransferSyntaxUID" not in dataset.file_meta and not _is_encapsulated(dataset):
-        # pydicom has told byte order and VRs from the first element.
+        # pydicom has inferred byte order and VRs from the first element.
         implicit, little = dataset.original_encoding
         native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
         dataset.file_meta.TransferSyntaxUID = native if little else ExplicitVRBigEndian
@@ -181,7 +181,7 @@ def parse(file: BinaryIO, header_only: bool = False, keywords: list[str] | None 
 
 
 def has_dicom_start(start: bytes) -> bool:
-    """Whether these first bytes are those of a DICOM file; old exports lack preamble and prefix."""
+    """Return whether these are the first bytes of a DICOM file; old exports lack preamble and prefix."""
     if start[PREAMBLE_BYTES : PREAMBLE_BYTES + len(PREFIX)] == PREFIX:
         return True
     if len(start) < FIRST_ELEMENT_BYTES:
@@ -192,9 +192,9 @@ def has_dicom_start(start: bytes) -> bool:
 
 
 def check_uids(header: Dataset, keywords: Iterable[str] = UIDS) -> None:
-    """Raise EOFError where an instance has not one value of each of these UIDs.
+    """Raise EOFError unless an instance has exactly one value of each of these UIDs.
 
-    pydicom takes what there is of a header that breaks off.
+    pydicom accepts a truncated header as far as it goes.
     """
     for keyword in keywords:
         uid = text(header, keyword)
@@ -203,7 +203,7 @@ def check_uids(header: Dataset, keywords: Iterable[str] = UIDS) -> None:
 
 
 def check_whole(instance: Dataset) -> None:
-    """Raise EOFError where an instance is cut off, which pydicom passes over."""
+    """Raise EOFError if an instance is truncated, which pydicom ignores."""
     check_uids(instance, UIDS[:2])
     for element in instance.elements():
         if not isinstance(element, RawDataElement) or element.length == UNDEFINED_LENGTH:
@@ -215,7 +215,7 @@ def check_whole(instance: Dataset) -> None:
 
 
 def has_pixels(header: Dataset) -> bool:
-    """Whether an instance of this header has pixel data, unless it is cut off."""
+    """Return whether an instance with this header has pixel data, unless it is truncated."""
     # Spectroscopy has rows and columns, but no pixels.
     return "BitsAllocated" in header or UID(header.SOPClassUID).keyword.endswith("ImageStorage")
 
@@ -243,7 +243,7 @@ def is_directory_record(header: Dataset) -> bool:
 
 
 def is_meant_as_dicom(file: Path) -> bool:
-    """Return whether a file begins or is named as a DICOM file, or cannot be opened."""
+    """Return whether a file begins or is named like a DICOM file, or cannot be opened."""
     try:
         with file.open("rb") as opened:
             start = opened.read(PREAMBLE_BYTES + len(PREFIX))
@@ -253,9 +253,9 @@ def is_meant_as_dicom(file: Path) -> bool:
 
 
 def _decode(dataset: Dataset) -> None:
-    """Make pydicom read each value now, not when it is first used. Raises: one of UNREADABLE."""
+    """Make pydicom decode each value now, not at its first use. Raises: one of UNREADABLE."""
     for tag in sorted(dataset.keys()):
-        # A private element that its dictionary knows differently is no damage, and nobody asks for it.
+        # A private element that contradicts pydicom's dictionary is not damage, and nothing reads it.
         if not tag.is_private:
             element = dataset[tag]
             for item in element.value if element.VR == "SQ" else ():

@@ -1,4 +1,4 @@
-"""The images of a series one by one, whether an instance holds one of them or many."""
+"""The images of a series, frame by frame, from single-frame and multi-frame instances."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,8 +32,8 @@ PIXEL_DESCRIPTION = ("PhotometricInterpretation", "Rows", "Columns", "BitsAlloca
 MULTI_FRAME = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 SUPPORTED = (MRImageStorage, *MULTI_FRAME)
 
-# What may tell several volumes in one series apart: where it stands in a single-frame image, and in which
-# functional group of a multi-frame image under which keyword.
+# Attributes that may distinguish several volumes in one series: the keyword in a single-frame image, then the
+# functional group and the keyword in a multi-frame image.
 DISCRIMINATORS = {
     "EchoNumbers": ("", ""),
     "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
@@ -47,11 +47,11 @@ DISCRIMINATORS = {
 
 @dataclass(frozen=True)
 class Frame:
-    """One image. index: its place in the instance, from 0; the numbers are as DICOM states them.
+    """One image of a series. index: its place in the instance, from 0; the numbers are as DICOM states them.
 
     orientation (6,): direction cosines of a row, then of a column; position (3,): centre of the first pixel,
-    LPS mm; spacing_mm: between rows, between columns; thickness_mm: of the slice, where it is stated; labels:
-    the discriminators present.
+    LPS mm; spacing_mm: between rows, between columns; thickness_mm: of the slice, if stated; labels: the
+    discriminators present.
     """
 
     instance: Dataset
@@ -66,17 +66,17 @@ class Frame:
 
     @property
     def number(self) -> int | None:
-        """The 1-based frame number in a multi-frame image, else None."""
+        """Return the 1-based frame number in a multi-frame image, otherwise None."""
         return self.index + 1 if is_multi_frame(self.instance) else None
 
     @property
     def name(self) -> str:
-        """How a message calls this image."""
+        """Return the name of this image for messages."""
         return name_of(self.instance) + (f" frame {self.number}" if self.number else "")
 
 
 def frames_of(instance: Dataset) -> list[Frame]:
-    """The frames of one MR instance, in stored order; pixel data may be absent.
+    """Return the frames of one MR instance in stored order; pixel data may be absent.
 
     Raises: UnsupportedModality, UnreadableFile, MosaicImage, ColourImages, MissingGeometry,
     InconsistentImages.
@@ -87,7 +87,7 @@ def frames_of(instance: Dataset) -> list[Frame]:
         if count not in ("", "1"):
             raise MissingGeometry(
                 f"{name_of(instance)}: {tag_name('NumberOfFrames')} is {count} in an "
-                f"{UID(instance.SOPClassUID).name} instance, which states the place of one."
+                f"{UID(instance.SOPClassUID).name} instance, which gives the position of only one frame."
             )
         labels = {keyword: text(instance, keyword) for keyword in DISCRIMINATORS}
         return [_frame(instance, 0, _Groups(instance, instance, instance), labels)]
@@ -114,14 +114,14 @@ def frames_of(instance: Dataset) -> list[Frame]:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Where the attributes of one frame stand: its own functional groups go before the shared ones."""
+    """The functional groups of one frame: its own take precedence over the shared ones."""
 
     instance: Dataset
     own: Dataset
     shared: Dataset
 
     def group(self, sequence: str, _keyword: str = "") -> Dataset:
-        """The item of that functional group, empty where it is missing; a single-frame image itself."""
+        """Return the item of that functional group, empty if missing; for a single-frame image, the image."""
         if self.own is self.instance:
             return self.instance
         if not sequence:
@@ -139,7 +139,7 @@ def _frame(instance: Dataset, index: int, groups: _Groups, labels: Mapping[str, 
     gram = orientation.reshape(2, 3) @ orientation.reshape(2, 3).T
     if not np.allclose(gram, np.eye(2), atol=1e-3):
         raise MissingGeometry(
-            f"{who}: {tag_name('ImageOrientationPatient')} is no pair of perpendicular unit vectors: "
+            f"{who}: {tag_name('ImageOrientationPatient')} is not a pair of perpendicular unit vectors: "
             f"{numbers_text(orientation)}."
         )
     if spacing.min() <= 0:
@@ -199,7 +199,7 @@ def is_multi_frame(instance: Dataset) -> bool:
 
 
 def is_mosaic(instance: Dataset) -> bool:
-    """Siemens' tiling of all slices of a volume into one image: by ImageType, else by the private count."""
+    """Return whether an image tiles all slices of a volume (Siemens), by ImageType or the private count."""
     if "MOSAIC" in image_type(instance):
         return True
     creators = [instance.get((0x0019, block)) for block in range(0x10, 0x20)]
@@ -214,7 +214,7 @@ def image_type(instance: Dataset) -> tuple[str, ...]:
 
 
 def text(ds: Dataset, keyword: str) -> str:
-    """The value as text, several joined by a backslash; empty where it is missing or illegal."""
+    """Return the value as text, several joined by a backslash; empty if it is missing or illegal."""
     try:
         value = ds.get(keyword)
     except (ValueError, TypeError, OverflowError):
@@ -226,7 +226,7 @@ def text(ds: Dataset, keyword: str) -> str:
 
 
 def items(ds: Dataset, keyword: str) -> list[Dataset]:
-    """Return the items of a sequence; none where it is missing or illegal."""
+    """Return the items of a sequence; an empty list if it is missing or illegal."""
     try:
         value = ds.get(keyword)
     except (ValueError, TypeError, OverflowError):
@@ -237,7 +237,7 @@ def items(ds: Dataset, keyword: str) -> list[Dataset]:
 def first_group(instance: Dataset, sequence: str, keyword: str) -> Dataset:
     """Return the functional group of the first frame, or the shared one, that has the attribute.
 
-    The instance itself where none has: attributes of a classic image stand there.
+    If neither has it, return the instance itself, which holds the attributes of a classic image.
     """
     frames = items(instance, "PerFrameFunctionalGroupsSequence")[:1]
     for groups in frames + items(instance, "SharedFunctionalGroupsSequence"):
@@ -248,7 +248,7 @@ def first_group(instance: Dataset, sequence: str, keyword: str) -> Dataset:
 
 
 def numbers(ds: Dataset, keyword: str) -> Vector | None:
-    """The values as numbers; None where the attribute is missing or empty or a value is not finite."""
+    """Return the values as numbers; None if the attribute is missing or empty, or a value is not finite."""
     try:
         values = [float(value) for value in text(ds, keyword).split("\\")]
     except ValueError:
@@ -257,7 +257,7 @@ def numbers(ds: Dataset, keyword: str) -> Vector | None:
 
 
 def whole_number(ds: Dataset, keyword: str) -> int | None:
-    """Return the value as an integer; None where it is missing, not a whole number or has several parts."""
+    """Return the value as an integer; None if it is missing, not a whole number or has several parts."""
     values = numbers(ds, keyword)
     return int(values[0]) if values is not None and len(values) == 1 and values[0].is_integer() else None
 
@@ -280,7 +280,7 @@ def _optional(ds: Dataset, keyword: str, default: float, who: str) -> float:
 
 
 def name_of(instance: Dataset) -> str:
-    """How a message calls this instance: the end of its SOP Instance UID, the part that differs."""
+    """Return the name of an instance for messages: the end of its SOP Instance UID, the part that differs."""
     return f"Instance ...{text(instance, 'SOPInstanceUID')[-12:]}"
 
 

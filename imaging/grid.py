@@ -1,4 +1,4 @@
-"""How large a volume's grid may be, and at which of its indices voxels lie that were drawn elsewhere."""
+"""Size limits of a volume's grid, and the position of another array's voxels on it."""
 
 import itertools
 import math
@@ -10,41 +10,41 @@ from numpy.typing import NDArray
 
 from errors import SegmentationMismatch, VolumeTooLarge
 
-# Voxels. Rounding of positions and spacings in headers stays far below; a grid shifted by half a voxel, or
-# spaced one per cent wider over a hundred voxels, far above.
+# Voxels. Rounded positions and spacings in headers stay far below; a grid shifted by half a voxel, or spaced
+# one per cent wider over a hundred voxels, is far above.
 TOLERANCE = 0.1
-# Along one axis, mm. The field of view of an MR scanner ends at 600, a spine put together of several at 1000.
+# Along one axis, mm. The field of view of an MR scanner ends at 600, a spine composed of several at 1000.
 LARGEST_EXTENT_MM = 1000.0
-# A head that is interpolated to 1024 x 1024 pixels has some 300 slices.
+# A head interpolated to 1024 x 1024 pixels has some 300 slices.
 LARGEST_VOXELS = 1024 * 1024 * 320
 
 
 def check_size(shape: tuple[int, int, int], spacing_mm: Iterable[float]) -> None:
-    """Raise VolumeTooLarge for a volume (slices, rows, columns) that no scanner makes, before it is decoded.
+    """Raise VolumeTooLarge, before decoding, for a volume (slices, rows, columns) that no scanner makes.
 
-    What a header claims decides how much memory its voxels take, as acquired and on the grid of a model.
+    The header's claim decides how much memory the voxels take, as acquired and on the grid of a model.
     """
     size = " x ".join(map(str, shape))
     if math.prod(shape) > LARGEST_VOXELS:
         raise VolumeTooLarge(
-            f"The volume has {size} voxels (slices, rows, columns); at most {LARGEST_VOXELS} are taken."
+            f"The volume has {size} voxels (slices, rows, columns); at most {LARGEST_VOXELS} are accepted."
         )
     extent_mm = [count * step for count, step in zip(shape, spacing_mm, strict=True)]
     if max(extent_mm) > LARGEST_EXTENT_MM:
         raise VolumeTooLarge(
             f"The volume of {size} voxels measures {' x '.join(f'{mm:.0f}' for mm in extent_mm)} mm (slices, "
-            f"rows, columns); at most {LARGEST_EXTENT_MM:.0f} mm are taken along each."
+            f"rows, columns); at most {LARGEST_EXTENT_MM:.0f} mm are accepted along each axis."
         )
 
 
 def steps_on_grid(
     affine: NDArray[np.float64], shape: tuple[int, int, int], volume: hd.Volume, what: str
 ) -> NDArray[np.int64]:
-    """Integer matrix (3, 4) from an index of another array to the index of the same voxel in ``volume``.
+    """Return the integer matrix (3, 4) from an index of another array to the same voxel's in ``volume``.
 
     affine: (4, 4), index of the other array -> LPS mm; shape: its size. Its axes may be permuted and
-    flipped against the volume's, but every voxel has to lie on a voxel of the volume's (endless) grid.
-    what: how a message calls the other array. Raises: SegmentationMismatch saying what differs.
+    flipped relative to the volume's, but every voxel must lie on a voxel of the volume's (endless) grid.
+    what: name of the other array for messages. Raises: SegmentationMismatch stating the difference.
     """
     to_index = (volume.inverse_affine @ affine)[:3]
     steps = np.rint(to_index).astype(np.int64)
@@ -63,7 +63,7 @@ def _difference(affine: NDArray[np.float64], shape: tuple[int, int, int], volume
     vectors = affine[:3, :3]
     spacing = np.linalg.norm(vectors, axis=0)
     cosines = volume.direction.T @ (vectors / spacing)
-    # For every axis, the volume's axis that it is closest to.
+    # The closest axis of the volume for each axis.
     closest = np.abs(cosines).argmax(axis=0)
     turned = np.degrees(np.arccos(np.clip(np.abs(cosines).max(axis=0), 0, 1)))
     wanted = np.array(volume.spacing)[closest]
@@ -72,10 +72,10 @@ def _difference(affine: NDArray[np.float64], shape: tuple[int, int, int], volume
         apart = _mm(wanted[used])
         return f"its voxels are {_mm(spacing[used])} apart, those of the series {apart} along the same axes"
     if any(np.radians(turned[axis]) * reach[axis] > TOLERANCE for axis in used):
-        return f"its axes are turned by {turned[used].max():.2f} degrees against those of the series"
+        return f"its axes are rotated by {turned[used].max():.2f} degrees relative to those of the series"
     first = volume.inverse_affine @ affine[:, 3]
     off_mm = (first - np.rint(first))[:3] * volume.spacing
-    return f"its voxel centres lie {np.linalg.norm(off_mm):.3f} mm beside those of the series"
+    return f"its voxel centres are {np.linalg.norm(off_mm):.3f} mm away from those of the series"
 
 
 def _mm(lengths: NDArray[np.float64]) -> str:

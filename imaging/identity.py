@@ -1,5 +1,5 @@
-"""Whose images are they? The rule that everybody asks: patient, study, series and content must agree between
-what was asked for, what arrived, what is recorded and what is stored.
+"""Identity checks, shared by all callers: patient, study, series and content must agree between the images
+that were requested, received, recorded and stored.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from errors import AlreadyStored, ArchiveRefused, IdentityConflict, Inconsistent
 from imaging.frames import frames_of, name_of, tag_name, text
 from imaging.pixels import decoded, transfer_syntax
 
-# Where an image lies, and what objects without pixels and segments are about.
+# Geometry and rescaling of an image, segments, and the content of objects without PixelData.
 CONTENT_KEYWORDS = (
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SegmentSequence",
     "ContentSequence", "StructureSetROISequence", "ROIContourSequence",
     "FloatPixelData", "DoubleFloatPixelData",
 )  # fmt: skip
-# What decides how the bytes of PixelData become an image.
+# Attributes that decide how the bytes of PixelData become an image.
 PIXEL_KEYWORDS = (
     "SOPInstanceUID", "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation",
@@ -31,19 +31,19 @@ PIXEL_KEYWORDS = (
 
 
 class PatientKey(NamedTuple):
-    """Who a header says the patient is. issuer: who gave the id; empty where the header does not say."""
+    """The patient that a header names. issuer: the authority that assigned the id; empty if not stated."""
 
     patient_id: str
     issuer: str
 
 
 def patient_of(header: Dataset) -> PatientKey:
-    """Return the PatientID and its issuer, each empty where the header has none."""
+    """Return the PatientID and its issuer, each empty if missing from the header."""
     return PatientKey(_identifier(header, "PatientID"), _identifier(header, "IssuerOfPatientID"))
 
 
 def same_patient(first: PatientKey, other: PatientKey) -> bool:
-    """Return whether both are one person. An issuer that only one of them names tells nothing."""
+    """Return whether both are the same person. An issuer that only one of them names is ignored."""
     issuers_agree = first.issuer == other.issuer or "" in (first.issuer, other.issuer)
     return first.patient_id == other.patient_id and issuers_agree
 
@@ -51,7 +51,7 @@ def same_patient(first: PatientKey, other: PatientKey) -> bool:
 def count_patients(headers: Iterable[Dataset]) -> int:
     """Return how many patients the headers name."""
     patients: list[PatientKey] = []
-    # Those with an issuer first: one without is then found among them.
+    # Those with an issuer first, so that one without matches them.
     for patient in sorted({patient_of(header) for header in headers}, key=lambda key: key.issuer == ""):
         if not any(same_patient(patient, known) for known in patients):
             patients.append(patient)
@@ -59,7 +59,7 @@ def count_patients(headers: Iterable[Dataset]) -> int:
 
 
 def check_one_patient(instances: Sequence[Dataset]) -> None:
-    """Raise InconsistentImages where the instances of a series name several patients."""
+    """Raise InconsistentImages if the instances of a series name several patients."""
     if (count := count_patients(instances)) > 1:
         raise InconsistentImages(
             f"The series holds images of {count} patients: {tag_name('PatientID')} or "
@@ -68,8 +68,9 @@ def check_one_patient(instances: Sequence[Dataset]) -> None:
 
 
 def check_received(instances: Sequence[Dataset], study_uid: str, series_uid: str) -> None:
-    """Raise ArchiveRefused where an instance is not of that study and series; InconsistentImages where they
-    name several patients.
+    """Check that instances from the archive belong to the requested study and series.
+
+    Raises: ArchiveRefused if one does not, InconsistentImages if they name several patients.
     """
     for keyword, asked_uid in (("StudyInstanceUID", study_uid), ("SeriesInstanceUID", series_uid)):
         for instance in instances:
@@ -82,8 +83,9 @@ def check_received(instances: Sequence[Dataset], study_uid: str, series_uid: str
 
 
 def content_digest(instances: Iterable[Dataset]) -> str:
-    """Return the SHA-256 of a series' images, hexadecimal: of each its UID, encoded pixels, geometry and
-    rescaling, whatever the order of the instances. Raises: InputRefused for what is not an MR image.
+    """Return the hexadecimal SHA-256 of a series' images: their UIDs, encoded pixels, geometry and rescaling.
+
+    It does not depend on the order of the instances. Raises: InputRefused unless all are MR images.
     """
     digests = sorted(_instance_digest(instance) for instance in instances)
     return hashlib.sha256(b"".join(digests)).hexdigest()
@@ -101,28 +103,28 @@ def _instance_digest(instance: Dataset) -> bytes:
 
 
 def _encoding(instance: Dataset) -> str:
-    """Return the pixels' encoding: one name for all native little-endian syntaxes, which share it."""
+    """Return the encoding of the pixels: one name for all native little-endian syntaxes, which share it."""
     syntax = transfer_syntax(instance)
     native = syntax.is_transfer_syntax and not syntax.is_encapsulated and syntax != ExplicitVRBigEndian
     return "native" if native else syntax
 
 
 def check_storable(instances: Iterable[Dataset], present: Mapping[str, Dataset]) -> None:
-    """Raise AlreadyStored where there is other content under an instance's UIDs already.
+    """Raise AlreadyStored if other content already exists under an instance's UIDs.
 
-    present: what there is of the instances' series, by SOP Instance UID.
+    present: the existing instances of the same series, by SOP Instance UID.
     """
     for instance in instances:
         uid = text(instance, "SOPInstanceUID")
         if uid in present and not _same_content(instance, present[uid]):
             raise AlreadyStored(
-                f"Other content is stored, or was sent, under the UIDs of instance {uid}.",
+                f"Different content is stored or was sent under the UIDs of instance {uid}.",
                 {"failed": [uid]},
             )
 
 
 def check_sent_together(instances: Iterable[Dataset]) -> None:
-    """Refuse instances of which an archive would keep some and call all stored.
+    """Refuse instances of which an archive would keep only some but report all as stored.
 
     Raises: AlreadyStored for two contents under the same UIDs, IdentityConflict for two patients in a study.
     """
@@ -137,23 +139,23 @@ def check_sent_together(instances: Iterable[Dataset]) -> None:
 
 
 def check_study_patient(instance: Dataset, study: Iterable[Dataset]) -> None:
-    """Raise IdentityConflict where there is an instance's study already, and only under other patients.
+    """Raise IdentityConflict if an instance's study already exists, but only under other patients.
 
-    study: headers of what there is of it, one for each patient at least.
+    study: headers of the existing study, at least one for each patient.
     """
     patient = patient_of(instance)
     known = [other for header in study if (other := patient_of(header)).patient_id]
     if known and not any(same_patient(other, patient) for other in known):
         raise IdentityConflict(
-            f"Study {text(instance, 'StudyInstanceUID')} is stored, or was sent, under another patient than "
+            f"Study {text(instance, 'StudyInstanceUID')} is stored or was sent under another patient than "
             f"instance {text(instance, 'SOPInstanceUID')} names."
         )
 
 
 def _same_content(first: Dataset, other: Dataset) -> bool:
-    """Return whether both show the same. An archive may have changed headers and transfer syntax since.
+    """Return whether both have the same content. An archive may have changed headers and transfer syntax.
 
-    Pixels that cannot be decoded are compared only in the same transfer syntax; in another they differ.
+    Pixels that cannot be decoded are compared only in the same transfer syntax; otherwise they differ.
     """
     if any(text(first, keyword) != text(other, keyword) for keyword in PIXEL_KEYWORDS):
         return False
@@ -169,8 +171,9 @@ def _same_content(first: Dataset, other: Dataset) -> bool:
 
 
 def check_derived(dataset: Dataset, source: Dataset) -> None:
-    """Raise IdentityConflict unless an object that was made of a series is of its patient, study, frame of
-    reference and images. source: the header of an instance of the series.
+    """Raise IdentityConflict unless an object has its source's patient, study, frame of reference and images.
+
+    source: the header of an instance of the series that the object was made from.
     """
     if not same_patient(patient_of(dataset), patient_of(source)):
         raise IdentityConflict(
@@ -182,14 +185,14 @@ def check_derived(dataset: Dataset, source: Dataset) -> None:
     for keyword in keywords:
         if text(dataset, keyword) != text(source, keyword):
             raise IdentityConflict(
-                f"An object has the {tag_name(keyword)} {text(dataset, keyword)}, the series it was made of "
-                f"{text(source, keyword)}."
+                f"An object has the {tag_name(keyword)} {text(dataset, keyword)}, but the series it was "
+                f"created from has {text(source, keyword)}."
             )
-    # A corrected SEG also refers to the version before it.
+    # A corrected SEG also refers to the previous version.
     referenced = {text(item, "SeriesInstanceUID") for item in dataset.get("ReferencedSeriesSequence") or []}
     if referenced and text(source, "SeriesInstanceUID") not in referenced:
         raise IdentityConflict(
-            f"An object made of series {text(source, 'SeriesInstanceUID')} does not refer to it."
+            f"An object created from series {text(source, 'SeriesInstanceUID')} does not refer to it."
         )
 
 

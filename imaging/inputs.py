@@ -1,7 +1,7 @@
-"""Which series of a study are the inputs of a model: one for each sequence that it takes.
+"""Selection of the series of a study that are the inputs of a model, one for each sequence that it takes.
 
-A model of post-contrast T1 alone chooses as ``imaging.series`` has it; it also takes a T1 that nothing proves
-to be post-contrast where it is the only one. All others choose here.
+For a model of post-contrast T1 alone, ``imaging.series`` chooses; it also accepts a T1 without proof of
+contrast if it is the only one. The inputs of all other models are chosen here.
 """
 
 from collections import Counter
@@ -27,25 +27,25 @@ from imaging.sequences import SEQUENCES, T1_POST_CONTRAST
 from imaging.series import TIE, Candidate, UnreadSeries, choose, not_head, rank, volume_evidence
 from imaging.stack import Stack, check_headers
 
-# Of the first input's volume: below the first share another one shows something else, from the second on it
-# shows about the same.
+# Shares of the first input's volume: an input that covers less than the first shows another region; one that
+# covers the second or more shows about the same region.
 LEAST_COVERED = 0.1
 WELL_COVERED = 0.9
-# What no model takes of its own accord, whatever its sequence.
+# Series refused for these are never chosen automatically, whatever their sequence.
 NO_IMAGES = (UnsupportedModality.code, LocalizerSeries.code, DerivedSeries.code)
-# Points along an axis at which that share is taken.
+# Sample points along each axis for that share.
 SAMPLES = 16
 
 
 def choose_inputs(
     series: Sequence[Sequence[Dataset]], names: Sequence[str], given: Mapping[str, str], *, head: bool
 ) -> list[Candidate]:
-    """The series of each input, in the order of the names, by the headers of a study's series.
+    """Return the series of each input, in the order of the names, by the headers of a study's series.
 
-    names: of ``imaging.sequences``, or others: a series of any sequence is taken for such a one, if it is the
-    model's only input and there is only one. given: the caller's choice, series by name; it overrules what a
-    series seems to be. head: series of other parts of the body are left out. Raises: as ``series.choose``;
-    MissingSequence, InputsApart; AmbiguousSeries where the choice is between patients.
+    names: of ``imaging.sequences``. A model's only input may have another name; it takes a series of any
+    sequence if there is only one. given: the caller's choice, series by name; it overrules what a series
+    seems to be. head: leave out series of other parts of the body. Raises: as ``series.choose``;
+    MissingSequence, InputsApart; AmbiguousSeries if the choice is between patients.
     """
     _require_one_patient(series, names, given)
     candidates = rank(series)
@@ -69,8 +69,8 @@ def choose_inputs(
 def _require_one_patient(
     series: Sequence[Sequence[Dataset]], names: Sequence[str], given: Mapping[str, str]
 ) -> None:
-    """Raise AmbiguousSeries where the images to choose from are of several patients, or several studies have
-    a series of the same UID: which is meant, only the caller can say.
+    """Raise AmbiguousSeries if the images to choose from are of several patients, or if several studies have
+    a series of the same UID. Only the caller can say which is meant.
     """
     named = set(given.values()) if given.keys() >= set(names) else None
     images = {
@@ -93,9 +93,9 @@ def _require_one_patient(
 
 
 def check_together(stacks: Sequence[Stack], names: Sequence[str]) -> list[str]:
-    """Sentences to be stored with the result, on inputs that show only a part of the first.
+    """Return warnings, stored with the result, about inputs that show only a part of the first.
 
-    Raises: InputsApart where one shows next to nothing of it.
+    Raises: InputsApart if one shows next to nothing of it.
     """
     warnings = []
     for stack, name in zip(stacks[1:], names[1:], strict=True):
@@ -108,7 +108,7 @@ def check_together(stacks: Sequence[Stack], names: Sequence[str]) -> list[str]:
 
 
 def covered(first: hd.Volume, other: hd.Volume) -> float:
-    """The share of the first volume's box that lies in the other's, 0 to 1."""
+    """Return the share of the first volume's box that lies in the other's, 0 to 1."""
     at = (np.arange(SAMPLES) + 0.5) / SAMPLES
     grid = np.stack(np.meshgrid(at, at, at, indexing="ij"), -1).reshape(-1, 3)
     points = first.map_indices_to_reference(grid * first.spatial_shape - 0.5)
@@ -118,13 +118,13 @@ def covered(first: hd.Volume, other: hd.Volume) -> float:
 
 
 def _given(candidates: Sequence[Candidate], series_instance_uid: str, name: str) -> Candidate:
-    # The refusals and doubts of ``series`` are those of a post-contrast T1.
+    # Dropped, because the refusals and doubts of ``series`` apply to a post-contrast T1.
     one = choose(candidates, series_instance_uid)
     warnings: tuple[str, ...] = ()
     if name in SEQUENCES and one.sequence != name:
-        seems = f"a {one.sequence}" if one.sequence else "none of the usual sequences"
-        warnings = (f"Chosen by the caller as {name}, but by its headers it is {seems}.",)
-    return replace(one, score=0.0, reasons=("chosen by the caller",), warnings=warnings)
+        seems = f"identify it as {one.sequence}" if one.sequence else "do not identify it as a usual sequence"
+        warnings = (f"Chosen by the user as {name}, but its headers {seems}.",)
+    return replace(one, score=0.0, reasons=("chosen by the user",), warnings=warnings)
 
 
 def _best(
@@ -136,12 +136,14 @@ def _best(
     alone: bool,
     head: bool,
 ) -> Candidate:
-    """The best series of that sequence: in the frame of reference of the first input where there is one, then
-    by its geometry, then the newest.
+    """Return the best series of that sequence by its geometry; of equals the newest.
+
+    Series in the frame of reference of the first input are preferred.
+    Raises: MissingSequence, AmbiguousSeries.
     """
     known = name in SEQUENCES
     if not known and not alone:
-        raise MissingSequence(f"The input {name} is no sequence that can be told by headers.")
+        raise MissingSequence(f"The input {name} is not a sequence that can be recognised from the headers.")
     judged = []
     for one in candidates:
         instances = headers[one.series_instance_uid]
@@ -168,7 +170,7 @@ def _best(
 
 
 def _judged(candidate: Candidate, instances: Sequence[Dataset]) -> Candidate:
-    """Return it with the score of its geometry, or refused for it."""
+    """Return the candidate with the score of its geometry, or refused because of it."""
     if isinstance(instances, UnreadSeries):
         return candidate
     try:
@@ -181,7 +183,7 @@ def _judged(candidate: Candidate, instances: Sequence[Dataset]) -> Candidate:
 
 
 def _made(first: Dataset) -> tuple[str, float]:
-    """Date and time as DICOM writes them, which sort as texts, then the number of the series."""
+    """Return date and time as DICOM writes them, which sort as text, then the series number."""
     number = numbers(first, "SeriesNumber")
     when = text(first, "SeriesDate") + text(first, "SeriesTime")
     return when, 0.0 if number is None else float(number[0])
@@ -200,5 +202,5 @@ def _check_frame_of_reference(
     if theirs != ours:
         raise InputsApart(
             f"{tag_name('FrameOfReferenceUID')} of the {name} ({one.description or 'no description'}) is "
-            f"{theirs or 'missing'}, that of the first input {ours or 'missing'}."
+            f"{theirs or 'missing'}, but that of the first input is {ours or 'missing'}."
         )

@@ -1,4 +1,4 @@
-"""Which series of its study a SEG or structure set labels, and which version of a SEG counts."""
+"""The series of its study that a SEG or structure set labels, and the version of a SEG that counts."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from imaging.seg_read import (
     referenced_uids,
 )
 
-# The first of these that is there says when an object was made.
+# The creation time of an object is the first of these that is present.
 MADE = (
     ("ContentDate", "ContentTime"),
     ("InstanceCreationDate", "InstanceCreationTime"),
@@ -27,12 +27,11 @@ def is_seg(header: Dataset) -> bool:
 
 
 def labelled_series(drawn: Dataset, series: Iterable[Sequence[Dataset]]) -> str | None:
-    """Return the SeriesInstanceUID of the series that a SEG or structure set labels; None where it does not
-    say so.
+    """Return the SeriesInstanceUID of the series that a SEG or structure set labels; None if not stated.
 
-    series: headers of the study's series. The images that the frames were derived from or the contours of
-    lesions name decide, then the images that the whole object names, and only without either the series that
-    it claims, which may be one that the study does not have. Where some of those images are gone, it must
+    series: headers of the study's series. The source images of the frames, or the images that the contours
+    of lesions name, decide; then the images that the whole object names; and only without either the series
+    that it claims, which may be missing from the study. If some of those images are missing, the object must
     also claim that series. Raises: UnreadableFile for a structure set that contradicts itself.
     """
     owners: dict[str, set[str]] = defaultdict(set)
@@ -45,13 +44,13 @@ def labelled_series(drawn: Dataset, series: Iterable[Sequence[Dataset]]) -> str 
         references, listed = frame_sources(drawn), items(drawn, "ReferencedSeriesSequence")
     claimed = {text(item, "SeriesInstanceUID") for item in listed} - {""}
     for keyword in ("SourceImageSequence", "ReferencedImageSequence"):
-        # Some writers name every image here, whatever series it is of: one of the labelled series suffices.
+        # Some writers name every image here, of any series: one image of the labelled series suffices.
         if not references and (uids := referenced_uids(items(drawn, keyword))):
             references = [uids]
     if not references:
         return claimed.pop() if len(claimed) == 1 else None
     series_of = [{uid for image in uids for uid in owners[image]} for uids in references]
-    # An image that is gone says nothing; what the others say must then be claimed too.
+    # A missing image proves nothing, so the object must also claim the series of the others.
     known = [uids for uids in series_of if uids]
     possible = set.intersection(*known) if known else set()
     if len(possible) > 1 or len(known) < len(series_of):
@@ -62,9 +61,9 @@ def labelled_series(drawn: Dataset, series: Iterable[Sequence[Dataset]]) -> str 
 
 
 def newest(segs: Iterable[Dataset], series: Sequence[Sequence[Dataset]]) -> dict[str, Dataset]:
-    """By SeriesInstanceUID of the labelled series, the SEG that was made last: a reader's correction counts,
-    not what it corrects. Headers are enough; SEG objects that do not say what they label are left out.
+    """Return the newest SEG of each labelled series, by SeriesInstanceUID: a correction, not its original.
 
+    Headers suffice; SEGs that do not state what they label are left out.
     series: headers of the study's series.
     """
     found: dict[str, Dataset] = {}
@@ -75,6 +74,6 @@ def newest(segs: Iterable[Dataset], series: Sequence[Sequence[Dataset]]) -> dict
 
 
 def _made(seg: Dataset) -> tuple[str, str]:
-    """Date and time as DICOM writes them, which sort as texts, and the UID where two are of one moment."""
+    """Return date and time as DICOM writes them, which sort as text, and the UID to break ties."""
     when = next((text(seg, date) + text(seg, time) for date, time in MADE if text(seg, date)), "")
     return when, text(seg, "SOPInstanceUID")

@@ -1,4 +1,4 @@
-"""NIfTI in and out. Its axes point right, anterior, superior; callers give and get LPS."""
+"""NIfTI input and output. NIfTI axes point right, anterior, superior; callers pass and get LPS."""
 
 import gzip
 import itertools
@@ -30,24 +30,24 @@ from imaging.stack import FEWEST_SLICES, SliceReference, Stack
 
 # Cosine between two axes from which they count as sheared; header rounding stays below 1e-5.
 SHEAR_TOLERANCE = 1e-3
-# By how much sform and qform may differ at a corner, as a share of the smallest voxel edge: a qform is a
+# Allowed difference of sform and qform at a corner, as a share of the smallest voxel edge: a qform is a
 # rounded quaternion.
 FORMS_WITHIN = 0.1
-# How far a label may lie from a whole number, as scaled integers do: 255 x 1/255 is 1.00000006.
+# Allowed distance of a label from a whole number; scaled integers are inexact: 255 x 1/255 is 1.00000006.
 LABEL_WITHIN = 1e-3
 GZIP_SIGNATURE = b"\x1f\x8b"
-# Nifti1Header or its kind, whose methods have no types.
+# Nifti1Header or Nifti2Header, whose methods are untyped.
 Header = Any
 HEADERS: tuple[Header, ...] = (nib.Nifti2Header, nib.Nifti1Header)
 FROM_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SCANNER_ANATOMICAL = 1
-# Of the voxels, as they are stored and as float32: 645 x 645 x 645.
-# A head at 0.4 mm takes half of it, 500 x 600 x 450.
+# Of the voxels, as stored and as float32: 645 x 645 x 645 of them. A head at 0.4 mm, 500 x 600 x 450, takes
+# half of it.
 LARGEST_BYTES = 1024 * MIB
-# What comes before the voxels, which is the header and what tools note beside it.
+# Largest offset of the voxels, which follow the header and the extensions that tools add.
 FURTHEST_BYTE = 64 * MIB
 UNITS_OF_LENGTH = ("unknown", "mm")
-# What nibabel and the decompression raise on a file that is something else, truncated or corrupt.
+# Errors of nibabel and the decompression for a file that is not NIfTI, truncated or corrupt.
 UNREADABLE = (
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
@@ -60,32 +60,32 @@ UNREADABLE = (
 
 
 def read_stack(path: Path) -> Stack:
-    """Read the volume of a NIfTI file, gzipped or not; slices without SOP Instance UID, and no headers.
+    """Read the volume of a NIfTI file, gzipped or not, with slices without SOP Instance UID and no headers.
 
-    The file's last axis becomes the slices, its first the columns. A warning says that sform and qform place
-    it differently. Raises: UnreadableFile (no NIfTI, no volume, not real numbers, not finite), SeveralStacks
-    (more than three axes), VolumeTooLarge, MissingGeometry (neither sform nor qform, or not in mm),
-    GantryTilt (sheared axes), TooFewSlices, ConstantPixels.
+    The file's last axis becomes the slices, its first the columns. A warning tells if sform and qform place
+    it differently. Raises: UnreadableFile (not NIfTI, not a volume, not real numbers, not finite),
+    SeveralStacks (more than three axes), VolumeTooLarge, MissingGeometry (neither sform nor qform, or not in
+    mm), GantryTilt (sheared axes), TooFewSlices, ConstantPixels.
     """
     (volume,) = _read(path, several=False)
     return _stack(volume, form_warnings(path))
 
 
 def read_channels(path: Path) -> list[Stack]:
-    """The volumes of a file whose fourth axis counts them, each as ``read_stack`` has it.
+    """Read the volumes of a file whose fourth axis counts them, each as by ``read_stack``.
 
-    Raises: as read_stack; SeveralStacks only where there are more than four axes.
+    Raises: as read_stack; SeveralStacks only if there are more than four axes.
     """
     warnings = form_warnings(path)
     return [_stack(volume, warnings) for volume in _read(path, several=True)]
 
 
 def read_mask(path: Path, stack: Stack) -> hd.Volume:
-    """Labels of a NIfTI file on the stack's grid: int32 (slices, rows, columns), 0 background.
+    """Read the labels of a NIfTI file on the stack's grid: int32 (slices, rows, columns), 0 background.
 
-    The file's axes may be permuted and flipped against the stack's: its affine counts, not its order.
+    The file's axes may be permuted and flipped relative to the stack's: its affine counts, not its order.
     Raises: as read_stack but for its last two, SegmentationMismatch (another grid, saying what differs) and
-    UnreadableFile (values that are no labels).
+    UnreadableFile (values that are not labels).
     """
     (mask,) = _read(path, several=False)
     numbers = np.rint(mask.array)
@@ -108,14 +108,14 @@ def read_mask(path: Path, stack: Stack) -> hd.Volume:
 
 
 def write_labels(labels: hd.Volume, path: Path) -> None:
-    """Write labels (slices, rows, columns) as uint8, or uint16 beyond 255, columns first as NIfTI has it."""
+    """Write labels (slices, rows, columns) as uint8, or uint16 beyond 255, columns first as in NIfTI."""
     write_values(labels.astype(np.uint8 if labels.array.max(initial=0) < 256 else np.uint16), path)
 
 
 def write_values(volume: hd.Volume, path: Path) -> None:
-    """Write a volume (slices, rows, columns) in its own type, columns first as NIfTI has it."""
+    """Write a volume (slices, rows, columns) in its own type, columns first as in NIfTI."""
     image = volume.permute_spatial_axes((2, 1, 0)).to_nibabel()
-    # Both, as tools differ in which one they believe.
+    # Set both, because tools differ in which one they use.
     image.set_sform(image.affine, SCANNER_ANATOMICAL)
     image.set_qform(image.affine, SCANNER_ANATOMICAL)
     image.header.set_xyzt_units("mm")
@@ -123,7 +123,7 @@ def write_values(volume: hd.Volume, path: Path) -> None:
 
 
 def form_warnings(path: Path) -> list[str]:
-    """Return a sentence where sform and qform of a file place it differently. Raises: UnreadableFile."""
+    """Return a warning if sform and qform of a file place it differently. Raises: UnreadableFile."""
     try:
         header = _header(path)
         if not header["sform_code"] or not header["qform_code"]:
@@ -134,7 +134,7 @@ def form_warnings(path: Path) -> list[str]:
         raise UnreadableFile(f"{path.name} cannot be read as NIfTI.") from error
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, end) for end in reach))])
     apart_mm = np.linalg.norm(((sform - qform) @ corners.T)[:3], axis=0).max()
-    # A NaN is as little the same place.
+    # NaN fails this comparison, so it counts as a difference.
     if apart_mm <= FORMS_WITHIN * np.linalg.norm(sform[:3, :3], axis=0).min():
         return []
     mirrored = np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0
@@ -158,14 +158,14 @@ def _stack(volume: hd.Volume, warnings: Sequence[str]) -> Stack:
 
 
 def _read(path: Path, several: bool) -> list[hd.Volume]:
-    """float32 (slices, rows, columns), LPS, without a frame of reference; one unless several are allowed."""
+    """Read float32 volumes (slices, rows, columns), LPS, no frame of reference; one unless ``several``."""
     try:
         header = _header(path)
         shape = _checked(header, 4 if several else 3)
         affine = _affine(header)
         check_size((shape[2], shape[1], shape[0]), np.linalg.norm(affine[:3, 2::-1], axis=0))
         with _opened(path) as file:
-            # Not nib.load: it reads the extensions too, whatever length they claim.
+            # Not nib.load, which also reads the extensions, whatever length they claim.
             voxels = nib.arrayproxy.ArrayProxy(file, header)  # type: ignore[no-untyped-call]
             array = np.asarray(voxels, np.float32).reshape(shape)
     except UNREADABLE as error:
@@ -192,7 +192,7 @@ def _header(path: Path) -> Header:
 
 
 def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
-    """Open by content: files are named .nii.gz that nobody compressed, and the reverse."""
+    """Open a file by its content: some named .nii.gz are not compressed, and the reverse."""
     try:
         with path.open("rb") as file:
             compressed = file.read(len(GZIP_SIGNATURE)) == GZIP_SIGNATURE
@@ -202,7 +202,7 @@ def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
 
 
 def _checked(header: Header, axes: int) -> tuple[int, ...]:
-    """The shape, of three axes or up to ``axes``, once the header says that it is of a size to be read."""
+    """Return the shape, of three to ``axes`` axes, after checking data type and size in the header."""
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise UnreadableFile(f"The NIfTI file holds values of type {dtype}, not real numbers.")
@@ -214,7 +214,7 @@ def _checked(header: Header, axes: int) -> tuple[int, ...]:
             f"The NIfTI file has {len(shape)} axes, {' x '.join(map(str, shape))}, not {axes}."
         )
     if len(shape) < 3 or min(shape) < 1:
-        raise UnreadableFile(f"The NIfTI file has the shape {shape}, which is no volume.")
+        raise UnreadableFile(f"The NIfTI file has the shape {shape}, which is not a volume.")
     size = math.prod(shape) * max(dtype.itemsize, np.dtype(np.float32).itemsize)
     if size > LARGEST_BYTES:
         raise VolumeTooLarge(
@@ -224,7 +224,7 @@ def _checked(header: Header, axes: int) -> tuple[int, ...]:
     offset = header.get_data_offset()
     if offset > FURTHEST_BYTE:
         raise UnreadableFile(
-            f"The NIfTI file's voxels begin at byte {offset}; at most {FURTHEST_BYTE} come before them."
+            f"The NIfTI file's voxels begin at byte {offset}; at most {FURTHEST_BYTE} bytes may precede them."
         )
     return shape
 
@@ -244,7 +244,7 @@ def _affine(header: Header) -> NDArray[np.float64]:
     if np.abs(cosines).max() > SHEAR_TOLERANCE:
         angle = np.degrees(np.arcsin(np.clip(np.abs(cosines).max(), 0, 1)))
         raise GantryTilt(f"The axes of the NIfTI file are sheared by {angle:.2f} degrees.")
-    # The nearest exactly orthogonal axes: highdicom takes no rounding errors above 1e-4.
+    # Use the nearest exactly orthogonal axes: highdicom accepts no rounding errors above 1e-4.
     left, _, right = np.linalg.svd(axes)
     affine[:3, :3] = left @ right * lengths
     return affine

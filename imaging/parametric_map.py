@@ -1,4 +1,4 @@
-"""How sure a model was at each voxel, as a DICOM Parametric Map stored beside the SEG."""
+"""Writer of a model's uncertainty at each voxel as a DICOM Parametric Map, stored with the SEG."""
 
 import highdicom as hd
 import numpy as np
@@ -10,7 +10,7 @@ from imaging.derived import FIRST_EDITION, Edition, drawn_part, finished, source
 from imaging.seg import LONGEST_LABEL, METASTASES, Algorithm, Subject
 from imaging.stack import Stack
 
-# Of the object, which PS3.3 C.8.32.1 leaves open. As "MR" it would be offered as one more MR series.
+# PS3.3 C.8.32.1 leaves the modality open. With "MR", viewers would offer the map as another MR series.
 MODALITY = "OT"
 
 
@@ -25,12 +25,11 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     subject: Subject = METASTASES,
     most_bits: float = 1.0,
 ) -> Dataset:
-    """A Parametric Map of float32 without compression, Explicit VR Little Endian, ready for ``save_as``.
+    """Write a Parametric Map of uncompressed float32, Explicit VR Little Endian, ready for ``save_as``.
 
-    entropy: bits, 0 to most_bits (slices, rows, columns) on the stack's grid. Slices of zeros before the
-    first and after the last other one are left out. Patient and study are the source's, as in
-    ``imaging.seg.write``.
-    Raises: ValueError for another grid, values beyond those, or a stack without headers (from NIfTI).
+    entropy: bits, 0 to most_bits (slices, rows, columns) on the stack's grid. Leading and trailing slices of
+    zeros are left out. Patient and study are the source's, as in ``imaging.seg.write``.
+    Raises: ValueError for another grid, values out of range, or a stack without headers (from NIfTI).
     """
     if not stack.headers:
         raise ValueError("a parametric map needs the DICOM headers of its source")
@@ -54,10 +53,10 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
         software_versions=algorithm.version,
         # As in the SEG: the identity of the weights.
         device_serial_number=algorithm.sha256,
-        # A model that seeks lesions everywhere may show the face.
+        # The map of a model that looks for lesions everywhere may show the face.
         contains_recognizable_visual_features=True,
         real_world_value_mappings=[_mapping(most_bits)],
-        # LINEAR would leave out half a value at either end, which is all there is.
+        # LINEAR would cut off half a value at either end, which is the whole range.
         voi_lut_transformations=[
             hd.VOILUTTransformation(most_bits / 2.0, most_bits, voi_lut_function="LINEAR_EXACT")
         ],
@@ -68,7 +67,7 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
         specific_character_set="ISO_IR 192",
     )
     dataset = finished(encoded, stack, edition)
-    # Otherwise the side of a paired organ is missing.
+    # Without a body part, the object would have to state the side of a paired organ.
     if subject.anatomy is not None:
         dataset.BodyPartExamined = subject.anatomy.meaning.upper()[:LONGEST_LABEL]
     dataset.CodingSchemeIdentificationSequence = [_coding_scheme()]

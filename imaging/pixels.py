@@ -15,7 +15,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 from errors import UnreadablePixels
 from imaging.frames import name_of, tag_name, text, whole_number
 
-# What pydicom's decoders and the libraries behind them raise for pixel data that they cannot decode.
+# Errors of pydicom's decoders, and of the libraries behind them, for pixel data that they cannot decode.
 UNDECODABLE = (
     RuntimeError,
     ValueError,
@@ -28,23 +28,23 @@ UNDECODABLE = (
     struct.error,
 )
 
-# Bytes in which the end of a JPEG image must be: the marker, and padding.
+# The end marker of a JPEG image must lie in these last bytes, which may include padding.
 JPEG_TAIL = 16
 
 Pixels = NDArray[np.integer]
 
-# Start Of Frame of JPEG (ISO 10918-1) and of JPEG-LS (ISO 14495-1): what describes the coded image.
+# Start Of Frame of JPEG (ISO 10918-1) and of JPEG-LS (ISO 14495-1), which describes the coded image.
 JPEG_START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-# Start Of Codestream and, directly behind it, SIZ (ISO 15444-1).
+# Start Of Codestream, directly followed by SIZ (ISO 15444-1).
 JPEG_2000_SIZE = b"\xff\x4f\xff\x51"
 
 
 def stored_values(instance: Dataset) -> Iterator[Pixels]:
-    """The frames in stored order, integers (rows, columns), before any rescaling.
+    """Return the frames in stored order, integers (rows, columns), before any rescaling.
 
-    That the pixel data are as large as the header says is checked at once, decoded is frame by frame.
+    The size of the pixel data is checked against the header at once; frames are decoded one by one.
     Uncompressed frames are views of the pixel data. Raises: UnreadablePixels naming the transfer syntax, or
-    how many bytes or pixels are there.
+    the number of bytes or pixels present.
     """
     who = name_of(instance)
     if "PixelData" not in instance:
@@ -72,7 +72,7 @@ def decoded(instance: Dataset) -> Iterator[Pixels]:
 
 
 def transfer_syntax(instance: Dataset) -> UID:
-    """Return the TransferSyntaxUID, empty where the instance has none."""
+    """Return the TransferSyntaxUID, empty if the instance has none."""
     return UID(text(getattr(instance, "file_meta", None) or Dataset(), "TransferSyntaxUID"))
 
 
@@ -93,8 +93,8 @@ def _bits_stored(instance: Dataset) -> int:
 def _own_bits(frame: Pixels, stored: int, signed: bool) -> Pixels:
     """Return the values of the lowest ``stored`` bits.
 
-    Older images keep overlay planes in the bits above, and encoders leave zeros there or the sign, whatever
-    the decoder makes of it: codecs that know of no sign give 4095 for -1 of 12 bits.
+    Older images keep overlay planes in the bits above. Encoders leave zeros or the sign there, and decoders
+    differ: codecs that have no sign give 4095 for -1 in 12 bits.
     """
     unused = 8 * frame.itemsize - stored
     if unused <= 0:
@@ -114,7 +114,7 @@ def _native(instance: Dataset, byte_order: str) -> Iterator[Pixels]:
         raise UnreadablePixels(
             f"{who}: {tag_name('PixelData')} holds {len(data)} bytes of {needed}; it is truncated."
         )
-    # Padding is a few bytes; a wrong number of rows, columns or frames leaves a line of pixels or more.
+    # Padding is a few bytes; wrong rows, columns or frames change the length by at least a line of pixels.
     if len(data) - needed >= min(shape[1:]) * dtype.itemsize:
         raise UnreadablePixels(
             f"{who}: {tag_name('PixelData')} holds {len(data)} bytes; {tag_name('Rows')}, "
@@ -142,9 +142,9 @@ def _decoding(instance: Dataset, syntax: UID) -> Iterator[None]:
 
 
 def check_codestreams(instance: Dataset, syntax: UID, samples: int = 1) -> None:
-    """That each compressed frame is an image of the size that the header says. Raises: UnreadablePixels.
+    """Check that each compressed frame has the image size of the header. Raises: UnreadablePixels.
 
-    Of another size, it is decoded to other pixels, or the decoder ends the whole process (gdcm).
+    A frame of another size is decoded to other pixels, or makes the decoder (gdcm) end the whole process.
     """
     with _decoding(instance, syntax):
         count = int(text(instance, "NumberOfFrames") or 1)
@@ -159,7 +159,7 @@ def check_codestreams(instance: Dataset, syntax: UID, samples: int = 1) -> None:
 
 
 def _misfit(frame: bytes, instance: Dataset, syntax: UID, samples: int) -> str:
-    """What a compressed frame holds, where that is not what the header says; else an empty text."""
+    """Return what a compressed frame holds if that differs from the header; otherwise an empty text."""
     rows, columns, allocated = int(instance.Rows), int(instance.Columns), int(instance.BitsAllocated)
     if syntax == RLELossless:
         lengths = _rle_lengths(frame)
@@ -172,14 +172,14 @@ def _misfit(frame: bytes, instance: Dataset, syntax: UID, samples: int) -> str:
 
 
 def _jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
-    """Rows, columns, bits and samples per pixel. Raises: ValueError, struct.error."""
-    # A decoder of JPEG-LS reads on for ever where the end of the image is cut off.
+    """Return rows, columns, bits and samples per pixel. Raises: ValueError, struct.error."""
+    # A JPEG-LS decoder never stops if the end of the image is cut off.
     if b"\xff\xd9" not in frame[-JPEG_TAIL:]:
         raise ValueError("no end of image")
     position = 2
     while frame[position : position + 1] == b"\xff":
         if frame[position + 1 : position + 2] == b"\xff":
-            position += 1  # fill bytes may stand before a marker
+            position += 1  # fill bytes may precede a marker
             continue
         marker, length = struct.unpack_from(">BH", frame, position + 1)
         if marker in JPEG_START_OF_FRAME:
@@ -190,8 +190,8 @@ def _jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
 
 
 def _jpeg_2000_size(frame: bytes) -> tuple[int, int, int, int]:
-    """Rows, columns, bits and samples per pixel. Raises: struct.error."""
-    # Behind SIZ: length, capabilities, then the image, its offset, the tiles and their offset.
+    """Return rows, columns, bits and samples per pixel. Raises: struct.error."""
+    # After SIZ: length, capabilities, then the image, its offset, the tiles and their offset.
     right, bottom, left, top, *_, samples, depth = struct.unpack_from(
         ">8IHB", frame, frame.index(JPEG_2000_SIZE) + len(JPEG_2000_SIZE) + 4
     )
@@ -199,7 +199,7 @@ def _jpeg_2000_size(frame: bytes) -> tuple[int, int, int, int]:
 
 
 def _rle_lengths(frame: bytes) -> list[int]:
-    """How many bytes each segment decodes to (PS3.5 annex G). Raises: struct.error."""
+    """Return the number of bytes that each segment decodes to (PS3.5 annex G). Raises: struct.error."""
     count, *offsets = struct.unpack_from("<16I", frame)
     ends = [*offsets[1:count], len(frame)]
     return [_rle_length(frame[start:end]) for start, end in zip(offsets[:count], ends, strict=True)]
@@ -213,7 +213,7 @@ def _rle_length(segment: bytes) -> int:
             length += min(code + 1, len(segment) - position - 1)
             position += code + 2
         else:
-            # 128 stands for nothing.
+            # 128 is a no-op.
             length += 257 - code if code > 128 else 0
             position += 2 if code > 128 else 1
     return length

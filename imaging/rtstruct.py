@@ -1,11 +1,13 @@
-"""Lesions to a DICOM RT Structure Set, the form in which planning systems take what a SEG shows."""
+"""Writer of lesions as a DICOM RT Structure Set, the form of a SEG that planning systems import."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import Protocol
 
 import highdicom as hd
 import numpy as np
+from contourpy import FillType, contour_generator
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
@@ -14,22 +16,21 @@ from scipy import ndimage
 from imaging import codes
 from imaging.derived import FIRST_EDITION, Edition, inherit, person_name, reference
 from imaging.frames import Frame, frames_of
-from imaging.outlines import outlines
 from imaging.seg import METASTASES, Algorithm, Subject
 from imaging.stack import Stack
 from version import VERSION
 
-# What PS3.3 C.8.8.5.4 wants as the class of a referenced study; retired, and in no dictionary of pydicom.
+# Class of a referenced study by PS3.3 C.8.8.5.4; retired, and missing from pydicom's dictionaries.
 DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
-# Within the 16 characters of a decimal string.
+# Fits the 16 characters of a decimal string.
 MM_DECIMALS = 6
-# Of a Structure Set Label, a DICOM Short String.
+# Characters of a Structure Set Label, a DICOM Short String.
 LONGEST_LABEL = 16
 ML_DECIMALS = 6
 
 
 class ContouredLesion(Protocol):
-    """What is written of a lesion; ``lesions.measure.Lesion`` is one. number: of its label and segment."""
+    """A lesion to contour, e.g. ``lesions.measure.Lesion``. number: of its label and segment."""
 
     @property
     def number(self) -> int: ...
@@ -56,11 +57,11 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     previous: Dataset | None = None,
     subject: Subject = METASTASES,
 ) -> Dataset:
-    """One ROI per lesion, unapproved, Implicit VR Little Endian, ready for ``save_as``.
+    """Write one ROI per lesion, unapproved, as Implicit VR Little Endian ready for ``save_as``.
 
-    seg: the SEG of the same labels; it says of each segment what it is and what drew it. labels: integers
-    (slices, rows, columns) on the stack's grid, n the voxels of lesion n. algorithm: None where a person
-    drew. Contours are in LPS mm, each on the plane that the header of its image states.
+    seg: the SEG of the same labels, which states what each segment is and what drew it. labels: integers
+    (slices, rows, columns) on the stack's grid, n the voxels of lesion n. algorithm: None if a person drew.
+    Contours are in LPS mm, each on the plane that the header of its image states.
     Raises: ValueError for labels on another grid, a lesion without voxels, no lesions, or a stack without
     headers (from NIfTI). previous: the structure set, or its UIDs, of the version that this one corrects.
     """
@@ -104,7 +105,7 @@ def _equipment_and_series(
         manufacturer="MetScope",
         manufacturer_model_name=algorithm.name if algorithm else "MetScope",
         software_versions=algorithm.version if algorithm else VERSION,
-        # Explicit VR ends a contour at 64 KB.
+        # Explicit VR limits a contour to 64 KB.
         transfer_syntax_uid=ImplicitVRLittleEndian,
         specific_character_set="ISO_IR 192",
     )
@@ -116,7 +117,7 @@ def _equipment_and_series(
 
 
 def _referenced_images(stack: Stack, frame_of_reference_uid: str) -> Dataset:
-    """The source images, under their series, study and frame of reference."""
+    """Return the source images under their series, study and frame of reference."""
     series, study, frame_of_reference = Dataset(), Dataset(), Dataset()
     series.SeriesInstanceUID = stack.headers[0].SeriesInstanceUID
     series.ContourImageSequence = [reference(header) for header in stack.headers]
@@ -132,10 +133,10 @@ def _roi(lesion: ContouredLesion, seg: Dataset, segment: Dataset) -> Dataset:
     roi, source = Dataset(), reference(seg)
     roi.ROINumber, roi.ROIName = lesion.number, lesion.name
     roi.ReferencedFrameOfReferenceUID = seg.FrameOfReferenceUID
-    # What a SEG says in attributes of its own; rtstruct_read takes it from here.
+    # A SEG has attributes for the tracking identifiers; rtstruct_read parses them from this text.
     roi.ROIDescription = f"{lesion.tracking_id} {lesion.tracking_uid}"
     roi.ROIVolume = round(lesion.volume_ml, ML_DECIMALS)
-    # AUTOMATIC, SEMIAUTOMATIC and MANUAL in either object.
+    # Both objects use AUTOMATIC, SEMIAUTOMATIC and MANUAL.
     roi.ROIGenerationAlgorithm = segment.SegmentAlgorithmType
     if "SegmentationAlgorithmIdentificationSequence" in segment:
         roi.ROIDerivationAlgorithmIdentificationSequence = segment.SegmentationAlgorithmIdentificationSequence
@@ -145,7 +146,7 @@ def _roi(lesion: ContouredLesion, seg: Dataset, segment: Dataset) -> Dataset:
 
 
 def _observation(lesion: ContouredLesion, segment: Dataset) -> Dataset:
-    """What the lesion is: gross tumour volume if its segment is a metastasis, else no type."""
+    """Return what the lesion is: gross tumour volume if its segment is a metastasis, otherwise no type."""
     kind = segment.SegmentedPropertyTypeCodeSequence
     metastasis = kind[0].get("CodeValue") == codes.NEOPLASM_SECONDARY.value
     observation = Dataset()
@@ -186,7 +187,7 @@ def _roi_contours(
 
 
 def _contour(outline: NDArray[np.int_], frame: Frame) -> Dataset:
-    """outline: (points, 2), corners of pixels of the frame."""
+    """Return the contour of an outline: (points, 2), corners of pixels of the frame."""
     contour, image = Dataset(), reference(frame.instance)
     if frame.number is not None:
         image.ReferencedFrameNumber = frame.number
@@ -197,3 +198,52 @@ def _contour(outline: NDArray[np.int_], frame: Frame) -> Dataset:
     points = frame.position + mm @ frame.orientation.reshape(2, 3)
     contour.ContourData = points.round(MM_DECIMALS).ravel().tolist()
     return contour
+
+
+# The corner of a pixel as (column, row): (0, 0) is that of the first pixel, half a pixel before its centre.
+Corner = tuple[int, int]
+
+
+def outlines(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.int_]]:
+    """Yield a polygon around each piece of a slice (rows, columns): (points, 2), the corners where it turns.
+
+    Pixels that share only a corner are two pieces. A channel of no width connects a hole to the outer edge
+    (PS3.3 C.8.8.6.3, "keyhole"). Each piece of tissue is thus one contour, which is right whether a reader
+    unites the contours of a slice or lets them exclude each other, and fills by parity or by winding.
+    """
+    # Each pixel is four equal nodes at its corners, so that a line between unequal nodes can only run along
+    # edges. Where two pixels share only a corner the mean is 0.5; a level above that separates them.
+    nodes = np.pad(mask, 1).repeat(2, axis=0).repeat(2, axis=1).astype(float)
+    rows, columns = (np.add.outer(np.arange(-1, count + 1), (0, 1)).ravel() for count in mask.shape)
+    generator = contour_generator(columns, rows, nodes, name="serial", fill_type=FillType.OuterOffset)
+    for points, offsets in zip(*generator.filled(0.75, np.inf), strict=True):
+        outer, *holes = (_corners(points[start:end]) for start, end in pairwise(offsets))
+        ring = np.array(_with_channels(outer, holes))
+        before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+        yield ring[(before != after).any(axis=1)]
+
+
+def _corners(points: NDArray[np.float64]) -> list[Corner]:
+    """Return the corners that a closed line of contourpy passes, in steps of one, the first not repeated."""
+    corners = np.rint(points).astype(int)
+    moved = (corners != np.roll(corners, 1, axis=0)).any(axis=1)
+    return [(column, row) for column, row in corners[moved].tolist()]
+
+
+def _with_channels(outer: list[Corner], holes: list[list[Corner]]) -> list[Corner]:
+    """Join the outside and the holes, which run in the opposite direction, into one line."""
+
+    def top(hole: list[Corner]) -> Corner:
+        return min(hole, key=lambda corner: corner[::-1])
+
+    ring = list(outer)
+    # From a hole's top straight up through the piece: to the outside, or to a hole that begins higher up.
+    for hole in sorted(holes, key=lambda hole: top(hole)[1]):
+        channel = [top(hole)]
+        while channel[-1] not in ring:
+            column, row = channel[-1]
+            channel.append((column, row - 1))
+        *channel, end = channel
+        first, at = hole.index(channel[0]), ring.index(end)
+        ring[at:at] = [end, *channel[::-1], *hole[first + 1 :], *hole[:first], *channel]
+    return ring

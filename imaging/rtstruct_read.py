@@ -1,4 +1,4 @@
-"""A DICOM RT Structure Set on a stack, by whatever tool, to one label volume on the stack's grid."""
+"""Reader of a DICOM RT Structure Set, by any tool, into one label volume on the stack's grid."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -19,17 +19,17 @@ from imaging.stack import Stack
 
 # A contour lies on a slice if it is no further from it than this share of the distance between slices.
 OFF_SLICE_WITHIN = 0.05
-# Or than this: positions are texts of a few decimals.
+# Or than this, because positions are texts of a few decimals.
 ROUNDING_MM = 0.01
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-# What MetScope writes as the description of a ROI: tracking identifier and UID.
+# MetScope's description of a ROI: tracking identifier and UID.
 TRACKING = re.compile(r"(.+) ([0-9.]+)")
 GROSS_TUMOUR = "GTV"
 
 
 @dataclass(frozen=True)
 class _Roi:
-    """A region: its number and name, what it is (RTROIInterpretedType), where, and its closed contours."""
+    """A region of interest: its segment, RTROIInterpretedType, frame of reference and closed contours."""
 
     segment: Segment
     kind: str
@@ -42,7 +42,7 @@ def is_structure_set(dataset: Dataset) -> bool:
 
 
 def contour_sources(dataset: Dataset) -> list[set[str]]:
-    """Return the SOP Instance UIDs of the images that each contour of a lesion names, of those that name any.
+    """Return the SOP Instance UIDs of the images of each contour of a lesion that names any.
 
     Raises: UnreadableFile.
     """
@@ -51,7 +51,7 @@ def contour_sources(dataset: Dataset) -> list[set[str]]:
 
 
 def listed_series(dataset: Dataset) -> list[Dataset]:
-    """Return the items of a structure set that name a series and its images, drawn on or not."""
+    """Return the items of a structure set that name a series and its images, contoured or not."""
     return [
         series
         for frame_of_reference in items(dataset, "ReferencedFrameOfReferenceSequence")
@@ -61,11 +61,11 @@ def listed_series(dataset: Dataset) -> list[Dataset]:
 
 
 def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
-    """Return the voxels within the contours of its lesions, on the stack's grid, and the lesions.
+    """Return the voxels within the contours of the lesions, on the stack's grid, and the lesions.
 
-    Lesions are the ROIs of type GTV, or where there are none those without a type: never organs, planning
+    Lesions are the ROIs of type GTV, or without any GTV the ROIs without a type: never organs, planning
     targets or the outline of the body. A voxel is within if its centre is. Contours of a ROI on one slice
-    exclude each other, so that one within another is a hole, as is what a channel ("keyhole") leads to.
+    exclude each other, so that one within another is a hole, as is the end of a channel ("keyhole").
     Labels are int32 (slices, rows, columns), 0 background, n the n-th of these ROIs. Raises: UnreadableFile,
     SegmentationMismatch (other patient, study, images or frame of reference, a contour between slices or
     beyond the images), OverlappingSegments.
@@ -97,7 +97,7 @@ def _called(segment: Segment) -> str:
 
 
 def _lesions(dataset: Dataset) -> list[_Roi]:
-    """Return the ROIs that are lesions, numbered from 1; none where the structure set has none."""
+    """Return the ROIs that are lesions, numbered from 1; an empty list without lesions."""
     observations = _by_number(dataset, "RTROIObservationsSequence", "ReferencedROINumber")
     contours = {
         number: [
@@ -116,7 +116,7 @@ def _lesions(dataset: Dataset) -> list[_Roi]:
             where = text(item, "ReferencedFrameOfReferenceUID") or text(dataset, "FrameOfReferenceUID")
             rois.append(_Roi(segment, kind, where, contours[number]))
     lesions = [roi for roi in rois if roi.kind == GROSS_TUMOUR] or [roi for roi in rois if not roi.kind]
-    # Their numbers are not positive with every tool.
+    # Renumbered, because some tools write numbers that are not positive.
     return [
         replace(roi, segment=replace(roi.segment, number=number))
         for number, roi in enumerate(lesions, start=1)
@@ -153,7 +153,7 @@ def _segment(number: int, item: Dataset, observation: Dataset, dataset: Dataset)
 
 
 def _described(item: Dataset, category: Code | None, type_: Code | None, dataset: Dataset) -> Dataset:
-    """Return what a SEG says of the segment: what it is, and what drew it."""
+    """Return the attributes of a SEG that state what the segment is and what drew it."""
     described = Dataset()
     if category is not None and type_ is not None:
         described.SegmentedPropertyCategoryCodeSequence = [hd.sr.CodedConcept.from_code(category)]
@@ -184,7 +184,7 @@ def _voxels(roi: _Roi, stack: Stack) -> NDArray[np.bool_]:
         off_mm = float(np.abs(points[:, 0] - index).max() * volume.spacing[0])
         if off_mm > max(OFF_SLICE_WITHIN * volume.spacing[0], ROUNDING_MM):
             raise SegmentationMismatch(f"{contour_name} lies {off_mm:.2f} mm off the slices of the series.")
-        # Half a voxel around the centres is the image's own.
+        # The image extends half a voxel beyond the outermost centres.
         last = np.array(inside.shape) - 0.5
         if (points.min(axis=0) < -0.5 - OFF_SLICE_WITHIN).any() or (
             points.max(axis=0) > last + OFF_SLICE_WITHIN
@@ -195,14 +195,12 @@ def _voxels(roi: _Roi, stack: Stack) -> NDArray[np.bool_]:
 
 
 def _filled(points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the pixels (rows, columns) whose centre a polygon of (row, column) encloses an odd number of
-    times.
-    """
+    """Fill a polygon of (row, column) points by the even-odd rule: bool (rows, columns), by pixel centres."""
     rows, columns = shape
     crossings = np.zeros((rows, columns + 1), np.int64)
     for (row, column), (next_row, next_column) in _edges(points):
         low, high = sorted((row, next_row))
-        # An end of an edge that lies on a row belongs to it once, as its upper end.
+        # An edge includes its upper end and not its lower one, so that a corner on a row counts once.
         crossed = np.arange(max(np.ceil(low), 0), min(np.ceil(high), rows), dtype=np.int64)
         at = column + (crossed - row) * (next_column - column) / (next_row - row) if len(crossed) else crossed
         np.add.at(crossings, (crossed, np.clip(np.ceil(at), 0, columns).astype(np.int64)), 1)

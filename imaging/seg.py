@@ -1,4 +1,4 @@
-"""Lesions to a DICOM Segmentation. Reading one back is ``imaging.seg_read``; ``read`` is offered here too."""
+"""Writer of lesions as a DICOM Segmentation. ``imaging.seg_read`` reads one; ``read`` is re-exported here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +17,8 @@ from version import VERSION
 
 __all__ = ["METASTASES", "Algorithm", "Colour", "Segment", "Subject", "colour", "read", "write"]
 
-# Okabe and Ito's colours without black, then others, each as far as may be from those before it: saturated,
-# and none darker than L* 45, so that each stands out from grey matter, white matter and the black around the
-# head.
+# Okabe and Ito's colours without black, then others, each as distant as possible from those before it. All
+# are saturated and not darker than L* 45, to stand out from grey and white matter and the black background.
 PALETTE = (
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#ff3b30", "#00e5ff", "#7cff4f",
     "#b57bff", "#ff5cf4", "#2f8cff", "#ff0087", "#69870f", "#ffa587", "#c3f0a5", "#00ffa5", "#c300ff",
@@ -30,13 +29,13 @@ PALETTE = (
 )  # fmt: skip
 
 
-# Of a Content Label, a DICOM Code String.
+# Characters of a Content Label, a DICOM Code String.
 LONGEST_LABEL = 16
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What drew the segments. sha256: of the weights, hexadecimal; parameters: what it was invoked with."""
+    """The algorithm that drew the segments. sha256: of its weights, hexadecimal; parameters: of its call."""
 
     name: str
     version: str
@@ -46,8 +45,8 @@ class Algorithm:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is segmented. name: as titles say it, at most 20 letters, digits and blanks. anatomy: where, of
-    CID 4; None: no object says it.
+    """The segmented structures. name: for titles, at most 20 letters, digits and blanks. anatomy: the region,
+    from CID 4; None: no object states it.
     """
 
     name: str
@@ -55,7 +54,7 @@ class Subject:
 
     @property
     def in_a_sentence(self) -> str:
-        """The name, but not as its first word."""
+        """Return the name with a small first letter, for use within a sentence."""
         return self.name[0].lower() + self.name[1:]
 
 
@@ -64,14 +63,14 @@ METASTASES = Subject("Brain metastases", codes.BRAIN)
 
 @dataclass(frozen=True)
 class Colour:
-    """One colour twice. hex: sRGB ``#rrggbb``; cielab: the three 16-bit values that DICOM stores."""
+    """A colour in two forms. hex: sRGB ``#rrggbb``; cielab: the three 16-bit values that DICOM stores."""
 
     hex: str
     cielab: tuple[int, int, int]
 
 
 def colour(number: int) -> Colour:
-    """The colour of segment ``number`` (from 1), the same everywhere; repeats after the palette's end."""
+    """Return the colour of segment ``number`` (from 1), the same everywhere; the palette repeats."""
     chosen = PALETTE[(number - 1) % len(PALETTE)]
     return Colour(chosen, hd.color.CIELabColor.from_string(chosen).value)
 
@@ -88,17 +87,18 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     previous: Dataset | None = None,
     subject: Subject = METASTASES,
 ) -> Dataset:
-    """A BINARY SEG of the frames that are not empty, native Explicit VR Little Endian, ready for ``save_as``.
+    """Write a BINARY SEG of the frames that are not empty, as native Explicit VR Little Endian.
 
+    The dataset is ready for ``save_as``.
     labels: integers (slices, rows, columns) on the stack's grid, 0 background, n the voxels of segment n.
     segments: numbered 1..n in this order, each with at least one voxel and with its codes.
-    algorithm: None for segments that a person drew, and for those that were read from a SEG: each of these
-    is written with what that SEG says of it, its ``described``.
+    algorithm: None for segments that a person drew or that were read from a SEG; the latter keep that SEG's
+    description, ``described``.
     previous: the SEG of the version that this one corrects, of the same study; this one refers to it.
-    Patient and study come from the stack's headers where the value there is legal DICOM; illegal or missing
-    ones are written empty, all text as UTF-8. For a source without a Frame of Reference UID one is derived
-    from its Series Instance UID, the same each time. Raises: ValueError where a caller broke one of these
-    rules, or gives a stack without headers (from NIfTI) or no segments (an empty SEG shows nothing).
+    Patient and study come from the stack's headers; missing values, and values that are not legal DICOM, are
+    written empty, all text as UTF-8. For a source without a Frame of Reference UID one is derived from its
+    Series Instance UID, always the same. Raises: ValueError if a caller breaks one of these rules, or passes
+    a stack without headers (from NIfTI) or no segments (an empty SEG shows nothing).
     """
     _check(stack, labels, segments)
     stack, labels = drawn_part(stack, labels)
@@ -109,7 +109,7 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
         title, content = subject.name, _content(algorithm, edition)
     encoded = hd.seg.Segmentation(
         source_images=sources(stack),
-        # From an integer array highdicom takes one frame at a time: no one-hot stack in memory.
+        # highdicom takes an integer array frame by frame, without a one-hot stack in memory.
         pixel_array=stack.volume.with_array(
             labels.array.astype(np.uint8 if len(segments) < 256 else np.uint16)
         ),
@@ -122,7 +122,7 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
         manufacturer="MetScope",
         manufacturer_model_name=algorithm.name if algorithm else "MetScope",
         software_versions=algorithm.version if algorithm else VERSION,
-        # What would be the serial number of a machine is, for a model, the identity of its weights.
+        # A model has no serial number; its weights identify it.
         device_serial_number=algorithm.sha256 if algorithm else "none",
         series_description=edition.series_description(title, content, may_go_on=True),
         content_label="SEGMENTS" if read_again else subject.name.upper().replace(" ", "_")[:LONGEST_LABEL],
@@ -144,10 +144,10 @@ def _content(algorithm: Algorithm | None, edition: Edition) -> str:
 
 
 def _refer_to(previous: Dataset, dataset: Dataset) -> None:
-    """In place: the dataset is derived from the previous SEG too.
+    """State in the dataset, in place, that it is derived from the previous SEG too.
 
-    Its series stays out of ReferencedSeriesSequence: OHIF takes whichever of the series there it has loaded
-    first for the images, and then fails to draw the SEG.
+    That SEG's series stays out of ReferencedSeriesSequence: OHIF would take the first of the series there
+    that it has loaded for the images, and then fail to draw the SEG.
     """
     dataset.SourceInstanceSequence = [reference(previous)]
 

@@ -1,6 +1,6 @@
-"""Any DICOM Segmentation of a stack, by whatever tool, to one label volume on the stack's grid.
+"""Reader of a DICOM Segmentation, by any tool, into one label volume on the stack's grid.
 
-highdicom's own reader is not used: it refuses or crashes on objects that viewers do write (Label Map SEG
+highdicom's own reader is not used: it refuses or crashes on objects that viewers write (Label Map SEG
 without plane positions, incomplete real world value mappings). Only pixels, segments and planes count here.
 """
 
@@ -26,10 +26,10 @@ SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 # The share of MaximumFractionalValue from which a voxel of a FRACTIONAL segment counts as drawn.
 FRACTION_DRAWN = 0.5
-# How many times the largest plane of the series' grid a frame may have, and how many times its longest axis a
-# segment may have frames: some tools leave a margin around the images.
+# A frame may have this many times the pixels of the grid's largest plane, and a segment this many times the
+# frames of its longest axis, because some tools leave a margin around the images.
 MARGIN = 4
-# What a segment is and what drew it, as ``seg.write`` repeats it.
+# Attributes that state what a segment is and what drew it; ``seg.write`` repeats them.
 DESCRIPTION = (
     "SegmentedPropertyCategoryCodeSequence",
     "SegmentedPropertyTypeCodeSequence",
@@ -50,9 +50,9 @@ PLANE = (
 class Segment:
     """One segment. number: from 1; name: its Segment Label; category and type: its property codes.
 
-    tracking_id and tracking_uid, category and type are None where a foreign SEG does not give them.
-    described: of a segment that was read, those elements of DESCRIPTION that its SEG gives.
-    colour: #rrggbb, of one that is to be written in another colour than its number's.
+    tracking_id, tracking_uid, category and type: None if a foreign SEG lacks them.
+    described: the elements of DESCRIPTION in the SEG that the segment was read from.
+    colour: #rrggbb, if it is to be written in another colour than its number's.
     """
 
     number: int
@@ -75,20 +75,20 @@ class _Frame:
 
 
 def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
-    """The segments that have voxels, and their voxels on the stack's grid.
+    """Read the segments that have voxels, and their voxels on the stack's grid.
 
     dataset: a Segmentation (BINARY, FRACTIONAL) or Label Map Segmentation with its pixel data, in any
     transfer syntax that pydicom decodes; its frames may be sparse, in any order, and turned or flipped by
-    right angles against the stack. A frame lies where its plane position says, else on the slice that it
-    references.
-    Returns labels, int32 (slices, rows, columns), 0 background, else the number that the SEG gives the
-    segment (numbers may have gaps), and the segments by number.
-    Raises: UnreadableFile (no SEG, or one that contradicts itself), UnreadablePixels, SegmentationMismatch
+    right angles relative to the stack. A frame lies at its plane position, or without one on the slice that
+    it references.
+    Returns labels, int32 (slices, rows, columns), 0 background, otherwise the segment's number in the SEG
+    (numbers may have gaps), and the segments by number.
+    Raises: UnreadableFile (not a SEG, or contradictory), UnreadablePixels, SegmentationMismatch
     (other patient, study, images, frame of reference or grid, frames too large or too many for it, a frame
     without a place), OverlappingSegments.
     """
     if dataset.get("SOPClassUID") not in (SEGMENTATION_STORAGE, LABEL_MAP_SEGMENTATION_STORAGE):
-        raise UnreadableFile(f"SOPClassUID {dataset.get('SOPClassUID')} is no Segmentation.")
+        raise UnreadableFile(f"SOPClassUID {dataset.get('SOPClassUID')} is not a Segmentation.")
     described = {segment.number: segment for segment in map(_segment, items(dataset, "SegmentSequence"))}
     groups = _functional_groups(dataset)
     check_frame_of_reference(text(dataset, "FrameOfReferenceUID"), _referenced_images(dataset), stack)
@@ -118,7 +118,7 @@ def _segment(item: Dataset) -> Segment:
         raise UnreadableFile("An item of SegmentSequence has no SegmentNumber.")
     return Segment(
         number=number,
-        # A backslash in a label makes several values of it.
+        # A backslash in a label splits it into several values.
         name=" ".join(str(part) for part in np.atleast_1d(item.get("SegmentLabel") or "")),
         tracking_id=text(item, "TrackingID") or None,
         tracking_uid=text(item, "TrackingUID") or None,
@@ -133,13 +133,13 @@ def _described(item: Dataset) -> Dataset:
     for keyword in DESCRIPTION:
         if item.get(keyword):
             described[keyword] = item[keyword]
-    # Their text is decoded now: the SEG that repeats it has another character set.
+    # Decode the text now, because the SEG that repeats it has another character set.
     described.walk(lambda dataset, element: None)
     return described
 
 
 def code_of(sequence: Sequence[Dataset] | None) -> Code | None:
-    """The first item of a code sequence; None where there is none, or it holds no code."""
+    """Return the first item of a code sequence; None without an item, or if it holds no code."""
     if not sequence:
         return None
     item = sequence[0]
@@ -154,7 +154,7 @@ def _called(segment: Segment) -> str:
 
 
 def _functional_groups(dataset: Dataset) -> list[list[Dataset]]:
-    """For every frame its own functional groups, then the shared ones."""
+    """Return for every frame its own functional groups, then the shared ones. Raises: UnreadableFile."""
     own = items(dataset, "PerFrameFunctionalGroupsSequence")
     shared = items(dataset, "SharedFunctionalGroupsSequence")
     count = text(dataset, "NumberOfFrames") or "0"
@@ -166,7 +166,7 @@ def _functional_groups(dataset: Dataset) -> list[list[Dataset]]:
 
 
 def _check_size(dataset: Dataset, frames: int, segments: int, stack: Stack) -> None:
-    """Raise SegmentationMismatch, before any frame is decoded, where they cannot be of the stack's grid."""
+    """Raise SegmentationMismatch, before any frame is decoded, if they cannot be of the stack's grid."""
     rows, columns = (whole_number(dataset, keyword) or 0 for keyword in ("Rows", "Columns"))
     shape = stack.volume.spatial_shape
     largest_plane = math.prod(shape) // min(shape)
@@ -178,15 +178,15 @@ def _check_size(dataset: Dataset, frames: int, segments: int, stack: Stack) -> N
 
 
 def check_source(dataset: Dataset, sources: Iterable[set[str]], stack: Stack) -> None:
-    """Raise SegmentationMismatch where a SEG or structure set names another patient, study or series than
-    the stack's. A stack from NIfTI has none of these.
+    """Raise SegmentationMismatch if a SEG or structure set names another patient, study or series.
 
+    A stack from NIfTI has no identity and is not checked.
     sources: the SOP Instance UIDs of the images that each frame or contour names.
     """
     if not stack.headers:
         return
     if not same_patient(patient_of(dataset), patient_of(stack.headers[0])):
-        raise SegmentationMismatch("The segmentation is of another patient than the series.")
+        raise SegmentationMismatch("The segmentation and the series belong to different patients.")
     theirs, ours = (text(one, "StudyInstanceUID") for one in (dataset, stack.headers[0]))
     if theirs != ours:
         raise SegmentationMismatch(f"StudyInstanceUID is {theirs or 'missing'}, that of the series {ours}.")
@@ -194,14 +194,14 @@ def check_source(dataset: Dataset, sources: Iterable[set[str]], stack: Stack) ->
     foreign = next((uids for uids in sources if images.isdisjoint(uids)), None)
     if foreign:
         raise SegmentationMismatch(
-            f"The segmentation was drawn on image {min(foreign)}, which the series lacks."
+            f"The segmentation was drawn on image {min(foreign)}, which is not in the series."
         )
 
 
 def frame_sources(dataset: Dataset) -> list[set[str]]:
-    """Return the SOP Instance UIDs of the images that each frame was derived from, of the frames that say so.
+    """Return the SOP Instance UIDs of the source images of each frame that names any.
 
-    Where they say it in common, that is one entry.
+    If only the shared functional groups name source images, that is one entry.
     """
     groups = items(dataset, "PerFrameFunctionalGroupsSequence")
     own = [uids for group in groups if (uids := referenced_uids(_source_images([group])))]
@@ -215,7 +215,7 @@ def referenced_uids(references: Iterable[Dataset]) -> set[str]:
 
 
 def _referenced_images(dataset: Dataset) -> set[str]:
-    """Return the SOP Instance UIDs of all images that a SEG names, wherever."""
+    """Return the SOP Instance UIDs of all images that a SEG names anywhere."""
     series = items(dataset, "ReferencedSeriesSequence")
     sequences = [
         items(dataset, "SourceImageSequence"),
@@ -225,7 +225,7 @@ def _referenced_images(dataset: Dataset) -> set[str]:
 
 
 def check_frame_of_reference(theirs: str, referenced: Iterable[str], stack: Stack) -> None:
-    """Raise SegmentationMismatch where positions of what was drawn mean nothing in the stack.
+    """Raise SegmentationMismatch if the positions of a segmentation mean nothing in the stack.
 
     theirs: its FrameOfReferenceUID, or empty. referenced: the SOP Instance UIDs of the images that it names.
     """
@@ -243,7 +243,7 @@ def check_frame_of_reference(theirs: str, referenced: Iterable[str], stack: Stac
 
 
 def _drawn(dataset: Dataset, groups: list[list[Dataset]]) -> Iterator[tuple[_Frame, int, NDArray[np.int64]]]:
-    """Frame, segment number and (2, n) rows and columns, of every frame and segment with drawn pixels."""
+    """Yield frame, segment number and (2, n) rows and columns, for each frame and segment with voxels."""
     label_map = dataset.SOPClassUID == LABEL_MAP_SEGMENTATION_STORAGE
     threshold = 1.0
     if not label_map and dataset.get("SegmentationType") == "FRACTIONAL":
@@ -265,12 +265,12 @@ def _rows_and_columns(drawn: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _decoded(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
-    """The frames in stored order, (rows, columns)."""
+    """Yield the frames in stored order, (rows, columns). Raises: UnreadablePixels."""
     syntax = transfer_syntax(dataset)
     try:
         if not syntax.is_encapsulated:
             _check_length(dataset)
-        # One bit a pixel may be packed before it is compressed: its codestream has a size of its own.
+        # One-bit pixels may be packed before compression, so that the codestream has another size.
         elif dataset.BitsAllocated > 1:
             check_codestreams(dataset, syntax)
         if dataset.BitsAllocated == 1 and not syntax.is_encapsulated:
@@ -285,7 +285,7 @@ def _decoded(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
 
 
 def _check_length(dataset: Dataset) -> None:
-    """That native pixel data are as long as the header says, or one byte longer. Raises: UnreadablePixels."""
+    """Raise UnreadablePixels unless native pixel data have the header's length, or one byte more."""
     keywords = ("NumberOfFrames", "Rows", "Columns", "BitsAllocated")
     bits = math.prod(int(dataset[keyword].value) for keyword in keywords)
     if len(dataset.PixelData) - math.ceil(bits / 8) not in (0, 1):
@@ -298,9 +298,9 @@ def _check_length(dataset: Dataset) -> None:
 
 
 def _unpacked(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
-    """Bit-packed frames, which follow each other without a gap, also in the middle of a byte (PS3.5 8.1.1).
+    """Yield bit-packed frames, which follow each other without a gap, even within a byte (PS3.5 8.1.1).
 
-    pydicom 3.0.2 decodes them only all at once; a SEG that keeps its empty frames would fill the memory.
+    pydicom 3.0.2 can only decode them all at once; a SEG that keeps its empty frames would fill the memory.
     """
     shape = (int(dataset.Rows), int(dataset.Columns))
     size = shape[0] * shape[1]
@@ -319,7 +319,7 @@ def _segment_number(frame: _Frame) -> int:
 
 
 def _place(frame: _Frame, drawn: NDArray[np.int64], stack: Stack) -> tuple[NDArray[np.int64], ...]:
-    """Indices (slices, rows, columns) in the stack of the drawn rows and columns of a frame."""
+    """Return the indices (slices, rows, columns) in the stack of a frame's drawn rows and columns."""
     affine = _plane(frame)
     size = stack.volume.spatial_shape
     if affine is not None:
@@ -343,7 +343,7 @@ def _place(frame: _Frame, drawn: NDArray[np.int64], stack: Stack) -> tuple[NDArr
 
 
 def _plane(frame: _Frame) -> NDArray[np.float64] | None:
-    """Affine (0, row, column) -> LPS mm, after PS3.3 C.7.6.2.1.1; None where it is incomplete or no plane."""
+    """Return the affine (0, row, column) -> LPS mm, PS3.3 C.7.6.2.1.1; None if incomplete or not a plane."""
     found = {}
     for group in reversed(frame.groups):
         for sequence, keyword, length in PLANE:
@@ -379,7 +379,7 @@ def _referenced_slice(frame: _Frame, slices: Sequence[SliceReference]) -> int:
     if len(places) != 1:
         raise SegmentationMismatch(
             f"Frame {frame.number} has no complete plane position and references {len(places)} slices of the "
-            "series, so its place is unknown."
+            "series, so its position is unknown."
         )
     return places.pop()
 

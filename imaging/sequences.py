@@ -1,25 +1,27 @@
-"""What kind of series a series is: T1, T1 post-contrast, T2, FLAIR, or none of them and why."""
+"""The kind of a series (T1, T1 post-contrast, T2, FLAIR, or why it is another one) and its contrast."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydicom import Dataset
 
 import series_names
 from errors import DerivedSeries, LocalizerSeries, MetScopeError, NotT1Weighted, UnsupportedModality
-from imaging.contrast import Contrast, Finding, contrast_findings, verdict
 from imaging.frames import first_group, image_type, is_multi_frame, items, numbers, tag_name, text
+from series_names import Contrast
 
 T1, T1_POST_CONTRAST, T2, FLAIR = "T1", "T1 post-contrast", "T2", "FLAIR"
 SEQUENCES = (T1, T1_POST_CONTRAST, T2, FLAIR)
 
-# Of Enhanced MR images: (0008,9209), PS3.3 C.8.13.3.1.1.
+# AcquisitionContrast of Enhanced MR images, (0008,9209), PS3.3 C.8.13.3.1.1.
 BY_ACQUISITION_CONTRAST = {"T1": T1, "T2": T2, "FLUID_ATTENUATED": FLAIR}
 SAYS_NOTHING = ("", "UNKNOWN", "MIXED")
 
-# ms. Brain protocols keep away from these limits on both sides: a T1 spin echo has echoes of 8 to 25, a T1
-# gradient echo of 2 to 5, a T2* one of 15 to 40, a T2 or FLAIR of 70 to 400 (3D); fluid is nulled at an
-# inversion time of 1500 to 3000, an MPRAGE has 700 to 1300.
+# ms. Brain protocols stay away from these limits on both sides. Echo times: T1 spin echo 8 to 25, T1 gradient
+# echo 2 to 5, T2* gradient echo 15 to 40, T2 or FLAIR 70 to 400 (3D). Inversion times: nulling of fluid 1500
+# to 3000, MPRAGE 700 to 1300.
 SHORT_ECHO = 30.0
 SHORT_GRADIENT_ECHO = 10.0
 LONG_ECHO = 60.0
@@ -27,22 +29,39 @@ SHORT_REPETITION = 1000.0
 LONG_REPETITION = 2000.0
 FLUID_NULLED = 1400.0
 
-# Further values of ImageType that say what an image was computed by, as vendors write them.
+# Further values of ImageType, as vendors write them, that state how an image was computed.
 COMPUTED = {
     "MPR", "MIP", "MINIP", "MAX IP", "MIN IP", "MAX_IP", "MIN_IP", "MNIP", "PROJECTION IMAGE", "REFORMATTED",
     "RESAMPLED", "SUB", "SUBTRACT", "SUBTRACTION", "ADD", "AVERAGE", "MEAN", "COMPOSED", "FUSED", "FILTERED",
     "ADC", "FA", "TRACEW", "MAP", "T1 MAP", "T2 MAP", "QUANTITATIVE", "SYNTHETIC", "SCREEN SAVE",
     "CSA 3D EDITOR", "CSA MPR", "CSAPARALLEL", "PROC", "REGISTERED", "MOCO",
 }  # fmt: skip
+# Values of ContrastBolusAgent that name no agent but state: given, not given, not stated.
+GIVEN = ("yes", "y", "ja", "j", "oui", "o", "si", "sí", "sim", "true")
+
+NOT_GIVEN = ("n", "0", "false")
+
+NOT_STATED = ("not specified", "not stated", "not recorded", "not applicable")
+
+AMOUNTS = ("ContrastBolusVolume", "ContrastBolusTotalDose")
+
+NOTHING = re.compile(r"\s*0+(\.0*)?\s*")
+
+
+class Finding(NamedTuple):
+    """The statement of one source on contrast, and its wording."""
+
+    contrast: Contrast
+    reason: str = ""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a series is.
+class SeriesKind:
+    """The kind of a series.
 
-    sequence: one of SEQUENCES; None where it is another one, or nothing tells. word: of its names, that says
-    T1, T2 or FLAIR. refusal: why it is none of SEQUENCES; None also where nothing tells. contrast: with its
-    findings, and doubt, the message to show unless contrast is proven. warnings: to be stored with a result.
+    sequence: one of SEQUENCES; None if it is another one or unknown. word: of its names, that states T1, T2
+    or FLAIR. refusal: why it is not one of SEQUENCES; None also if unknown. contrast: with its findings, and
+    doubt, the message to show unless contrast is proven. warnings: to be stored with a result.
     """
 
     sequence: str | None
@@ -55,16 +74,16 @@ class Kind:
 
 
 def sequence_of(headers: Sequence[Dataset]) -> str | None:
-    """Return one of SEQUENCES by the headers of a series; None where it is another one, or nothing tells."""
+    """Return one of SEQUENCES by the headers of a series; None if it is another one or unknown."""
     return kind_of(headers[0]).sequence
 
 
-def kind_of(first: Dataset) -> Kind:
-    """Judge a series by one of its headers.
+def kind_of(first: Dataset) -> SeriesKind:
+    """Determine the kind of a series by one of its headers.
 
-    Its description counts first, then its protocol's name, as whoever named them knew; then an Enhanced
-    image's AcquisitionContrast; then echo, repetition and inversion time. A T1 is post-contrast only where
-    that is proven. Localizers, computed images and other modalities are none of SEQUENCES.
+    Its description counts first, then its protocol's name, because the people who named them knew; then an
+    Enhanced image's AcquisitionContrast; then echo, repetition and inversion time. A T1 is post-contrast only
+    if that is proven. Localizers, computed images and other modalities are not one of SEQUENCES.
     """
     findings = contrast_findings(first)
     contrast, doubt = verdict(first, findings)
@@ -79,7 +98,7 @@ def kind_of(first: Dataset) -> Kind:
         sequence = None
     if sequence == T1 and contrast == "proven":
         sequence = T1_POST_CONTRAST
-    return Kind(sequence, word, refusal, contrast, doubt, findings, warnings)
+    return SeriesKind(sequence, word, refusal, contrast, doubt, findings, warnings)
 
 
 def _refuse_by_tags(first: Dataset) -> MetScopeError | None:
@@ -92,7 +111,7 @@ def _refuse_by_tags(first: Dataset) -> MetScopeError | None:
 
 
 def _weighting(first: Dataset) -> tuple[str | None, str, MetScopeError | None]:
-    """Return T1, T2 or FLAIR with the word that says so, or why it is another kind of image."""
+    """Return T1, T2 or FLAIR with the word that states it, or the refusal of another kind of image."""
     for keyword in ("SeriesDescription", "ProtocolName"):
         reading = series_names.read(text(first, keyword))
         if reading.other == "localizer":
@@ -112,7 +131,10 @@ def _weighting(first: Dataset) -> tuple[str | None, str, MetScopeError | None]:
 
 
 def _by_times(first: Dataset) -> str | None:
-    """Return T1, T2 or FLAIR by echo, repetition and inversion time, which enhanced images have in groups."""
+    """Return T1, T2 or FLAIR by echo, repetition and inversion time; None if they do not decide.
+
+    Enhanced images have these times in functional groups.
+    """
     echo_ms = _milliseconds(first, "EchoTime", "MREchoSequence", "EffectiveEchoTime")
     repetition_ms = _milliseconds(
         first, "RepetitionTime", "MRTimingAndRelatedParametersSequence", "RepetitionTime"
@@ -137,7 +159,7 @@ def _milliseconds(first: Dataset, keyword: str, sequence: str, keyword_in_group:
 
 
 def _refuse_computed(first: Dataset, warnings: list[str]) -> MetScopeError | None:
-    """Return why the image was computed from others; add a warning where only its first word says so."""
+    """Return the refusal of a computed image, or None; add a warning if only ImageType says DERIVED."""
     description = text(first, "SeriesDescription")
     derived = series_names.read(description).derived
     # Siemens' "t1_mpr" and "t1_mpr_sag" are its MPRAGE, not a reformat.
@@ -153,13 +175,14 @@ def _refuse_computed(first: Dataset, warnings: list[str]) -> MetScopeError | Non
     if not _is_derived_in_name_only(first):
         return DerivedSeries(f"{tag_name('ImageType')} says DERIVED ({_description(first)}).")
     warnings.append(
-        f"{tag_name('ImageType')} says DERIVED, but nothing else does: as after anonymisation or compression."
+        f"{tag_name('ImageType')} says DERIVED, but no other attribute does. "
+        "Anonymisation or compression can cause this."
     )
     return None
 
 
 def _is_derived_in_name_only(first: Dataset) -> bool:
-    """Return whether an anonymiser or a lossy compression explains ImageType, and nothing names a source."""
+    """Return whether an anonymiser or lossy compression explains ImageType, and no source is named."""
     explained = (
         "PRIMARY" in image_type(first)
         or text(first, "PatientIdentityRemoved") == "YES"
@@ -173,3 +196,103 @@ def _is_derived_in_name_only(first: Dataset) -> bool:
 
 def _description(first: Dataset) -> str:
     return text(first, "SeriesDescription") or "no description"
+
+
+def verdict(first: Dataset, findings: Sequence[Finding]) -> tuple[Contrast, str]:
+    """Return the combined verdict of all findings, and the message to show unless contrast is proven."""
+    for finding in findings:
+        if finding.contrast == "denied":
+            description = text(first, "SeriesDescription") or "no description"
+            return (
+                "denied",
+                f"According to its headers, the series was acquired without contrast ({description}): "
+                f"{finding.reason}.",
+            )
+    if any(finding.contrast == "proven" for finding in findings):
+        return "proven", ""
+    keyword = "ContrastBolusAgentAdministered" if is_multi_frame(first) else "ContrastBolusAgent"
+    hints = "".join(f" {finding.reason}" for finding in findings if finding.reason)
+    return "unknown", f"Nothing proves that the series is post-contrast ({tag_name(keyword)}).{hints}"
+
+
+def contrast_findings(first: Dataset) -> list[Finding]:
+    """Return the findings of attributes and description; if both are silent, also of the protocol's name.
+
+    A protocol often belongs to the whole examination (GE), so its name may deny contrast, but proves it only
+    for a series without a description.
+    """
+    description = text(first, "SeriesDescription")
+    findings = [_contrast_by_attributes(first), contrast_by_name(description)]
+    if all(finding.contrast == "unknown" for finding in findings):
+        protocol = contrast_by_name(text(first, "ProtocolName"))
+        if protocol.contrast == "denied" or not description.strip():
+            findings.append(protocol)
+    return findings
+
+
+def contrast_by_name(name: str) -> Finding:
+    """Return the contrast that a name states; unknown if it states none, or both (pre and post)."""
+    reading = series_names.read(name)
+    if reading.contrast != "unknown":
+        return Finding(reading.contrast, f"the description says {reading.contrast_words!r}")
+    if not reading.not_understood:
+        return Finding("unknown")
+    return Finding(
+        "unknown",
+        f"The description is not proof, because it contains unknown words: {reading.not_understood}.",
+    )
+
+
+def _contrast_by_attributes(first: Dataset) -> Finding:
+    """Return the finding of the Contrast/Bolus module, classic or enhanced, and of its functional groups.
+
+    An agent proves nothing if a frame states that it had not been administered yet.
+    """
+    agents = [("ContrastBolusAgent", text(first, "ContrastBolusAgent").strip())]
+    for item in items(first, "ContrastBolusAgentSequence"):
+        agents.append(("ContrastBolusAgentSequence", text(item, "CodeMeaning").strip()))
+    for keyword, agent in agents:
+        if _of_agent(agent) == "denied":
+            return Finding("denied", f"{tag_name(keyword)} is {agent}")
+    administered = _administered(first)
+    if False in administered:
+        return Finding("unknown")
+    if True in administered:
+        return Finding("proven", f"{tag_name('ContrastBolusAgentAdministered')} is YES")
+    for amount in AMOUNTS:
+        if NOTHING.fullmatch(text(first, amount)):
+            return Finding("unknown", f"{tag_name(amount)} is {text(first, amount).strip()}.")
+    for keyword, agent in agents:
+        if _of_agent(agent) == "proven":
+            return Finding("proven", f"{tag_name(keyword)} names an agent")
+    return Finding("unknown")
+
+
+def _of_agent(value: str) -> Contrast:
+    """Return the contrast that a ContrastBolusAgent, typed by hand, states; other words prove nothing."""
+    plain = value.strip().lower()
+    if plain in GIVEN:
+        return "proven"
+    if plain in NOT_GIVEN:
+        return "denied"
+    return "unknown" if plain in NOT_STATED else series_names.of_agent(value)
+
+
+def _administered(instance: Dataset) -> set[bool]:
+    """Return, for all frames that state it, whether an agent had been given before them (C.7.6.16.2.12)."""
+    shared = [
+        usage
+        for groups in items(instance, "SharedFunctionalGroupsSequence")
+        for usage in items(groups, "ContrastBolusUsageSequence")
+    ]
+    told = set()
+    for groups in items(instance, "PerFrameFunctionalGroupsSequence"):
+        usages = items(groups, "ContrastBolusUsageSequence") or shared
+        if usages:
+            told.add(any(_is_given(usage) for usage in usages))
+    return told
+
+
+def _is_given(usage: Dataset) -> bool:
+    given = text(usage, "ContrastBolusAgentAdministered").strip().upper() == "YES"
+    return given and text(usage, "ContrastBolusAgentPhase").strip().upper() != "PRE_CONTRAST"

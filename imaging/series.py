@@ -1,4 +1,4 @@
-"""Which series of a study is the post-contrast T1: candidates with a score, reasons and refusals."""
+"""Selection of the post-contrast T1 series of a study: candidates with a score, reasons and refusals."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +21,12 @@ from errors import (
     SeriesNotFound,
     UnsupportedModality,
 )
-from imaging.contrast import Contrast
 from imaging.frames import Frame, text
-from imaging.sequences import T1, T1_POST_CONTRAST, Kind, kind_of
+from imaging.sequences import T1, T1_POST_CONTRAST, SeriesKind, kind_of
 from imaging.stack import check_headers
+from series_names import Contrast
 
-# Proof of contrast weighs more than everything else together.
+# Proof of contrast weighs more than all other scores together.
 CONTRAST_SCORE = 8.0
 CONTRAST_WORD_SCORE = 7.0
 CONTRAST_TWICE_SCORE = 0.5
@@ -39,23 +39,23 @@ THIN_MM = 1.5
 THICK_MM = 3.5
 # Candidates whose scores differ by less are a tie.
 TIE = 0.25
-# What a series is refused for whatever its geometry.
+# Refusals that do not depend on the geometry of a series.
 REFUSED_BY_KIND = {
     error.code
     for error in (
         UnsupportedModality, LocalizerSeries, DerivedSeries, NotHead, NotT1Weighted, ContrastAbsent,
     )
 }  # fmt: skip
-# What an archive refuses of a series, and what the caller's choice does not overrule.
+# Refusals by the archive, and refusals that the caller's choice does not overrule.
 Errors = dict[str, type[MetScopeError]]
 UNREAD: Errors = {error.code: error for error in (ArchiveIncomplete, ArchiveRefused)}
 NOT_FOR_THE_CALLER: Errors = {UnsupportedModality.code: UnsupportedModality, **UNREAD}
-# How many refused series a message names.
+# Number of refused series that a message names.
 REFUSED_NAMED = 3
 
 
 class UnreadSeries(list[Dataset]):
-    """A series that the archive lists and whose headers it does not serve: one header, of what it lists."""
+    """A series that the archive lists but whose headers it does not serve; its only header is the listing."""
 
     def __init__(self, listed: Dataset, refusal: MetScopeError) -> None:
         super().__init__([listed])
@@ -64,10 +64,10 @@ class UnreadSeries(list[Dataset]):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A series and what speaks for it. refused: an error code and message where it is not a candidate.
+    """A series and the evidence for it. refused: an error code, with message, if it is not a candidate.
 
     score: higher is better. warnings: to be stored with a result. sequence: by its headers, one of
-    ``imaging.sequences.SEQUENCES`` or None. undecided: nothing tells which sequence it is.
+    ``imaging.sequences.SEQUENCES`` or None. undecided: its sequence is unknown.
     """
 
     series_instance_uid: str
@@ -84,7 +84,7 @@ class Candidate:
 
     @property
     def selectable(self) -> bool:
-        """Whether a request may name the series: what it seems to be is overruled then, with a warning."""
+        """Return whether a request may name the series, which overrules its apparent kind with a warning."""
         return self.refused is None or self.refused in REFUSED_BY_KIND - NOT_FOR_THE_CALLER.keys()
 
 
@@ -95,11 +95,11 @@ def rank(series: Iterable[Sequence[Dataset]]) -> list[Candidate]:
 
 
 def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = None) -> Candidate:
-    """The series to segment: the caller's, else the best of proven contrast, else the only T1 there is.
+    """Return the series to segment: the caller's, or the best of proven contrast, or the only T1.
 
-    The caller's choice overrules what a series seems to be, never that it is no MR image; its stack is
+    The caller's choice overrules the apparent kind of a series, but it must be an MR image; its stack is
     checked when it is read. Raises: SeriesNotFound, UnsupportedModality, AmbiguousSeries, ContrastAbsent,
-    NoCandidateSeries, and what the archive refused of the caller's series; details list the candidates.
+    NoCandidateSeries, and the archive's refusal of the caller's series; details list the candidates.
     """
     if series_instance_uid is not None:
         return _chosen_by_caller(candidates, series_instance_uid)
@@ -109,7 +109,7 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
         without = [c for c in candidates if c.refused == ContrastAbsent.code]
         if without:
             raise ContrastAbsent(
-                f"Of {len(candidates)} series none is post-contrast. {without[0].message}", details
+                f"None of the {len(candidates)} series is post-contrast. {without[0].message}", details
             )
         raise NoCandidateSeries(
             f"None of the study's {len(candidates)} series can be segmented. {_refusals(candidates)}", details
@@ -117,7 +117,7 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
     proven = [candidate for candidate in open_ones if candidate.contrast == "proven"]
     lost = [c for c in candidates if _may_be_the_one(c)]
     if not proven and lost:
-        # The other T1 is then most likely the one before contrast.
+        # Another T1 is then most likely the pre-contrast one.
         raise NoCandidateSeries(
             f"Series {lost[0].series_instance_uid} is proven to be post-contrast, but is refused: "
             f"{lost[0].message}",
@@ -144,7 +144,7 @@ def _may_be_the_one(candidate: Candidate) -> bool:
 
 
 def _passed_over(candidates: Sequence[Candidate]) -> list[str]:
-    """Return a sentence for each refused series that is post-contrast, or that could not be looked at."""
+    """Return a sentence for each refused series that is post-contrast, or that could not be examined."""
     sentences = []
     for candidate in candidates:
         described = f"{candidate.description or 'no description'}, {candidate.series_instance_uid}"
@@ -157,7 +157,7 @@ def _passed_over(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _refusals(candidates: Sequence[Candidate]) -> str:
-    """Return why each is refused: first those of the right kind, last what is not an MR image."""
+    """Return why each series is refused: the right kind first, series that are not MR last."""
     ordered = sorted(
         candidates, key=lambda c: (c.refused == UnsupportedModality.code, c.refused in REFUSED_BY_KIND)
     )
@@ -179,10 +179,10 @@ def _chosen_by_caller(candidates: Sequence[Candidate], series_instance_uid: str)
             return candidate
         return replace(
             candidate,
-            reasons=(*candidate.reasons, "chosen by the caller"),
+            reasons=(*candidate.reasons, "chosen by the user"),
             refused=None,
             message=None,
-            warnings=(*candidate.warnings, f"Chosen by the caller although: {candidate.message}"),
+            warnings=(*candidate.warnings, f"Chosen by the user despite this problem: {candidate.message}"),
         )
     raise SeriesNotFound(f"The study has no series {series_instance_uid}.")
 
@@ -210,7 +210,7 @@ def _judge(instances: Sequence[Dataset]) -> Candidate:
         score, reasons = _evidence(first, frames, kind)
     except MetScopeError as error:
         refusal = error
-    # Whatever else the series is refused for: the caller may choose it all the same.
+    # Kept whatever the refusal, because the caller may still choose the series.
     warned = bool(kind.doubt) and text(first, "Modality") == "MR"
     doubts = (kind.doubt,) if warned and not (refusal and refusal.found == kind.doubt) else ()
     return Candidate(
@@ -228,14 +228,14 @@ def _judge(instances: Sequence[Dataset]) -> Candidate:
     )
 
 
-def _refuse_by_kind(first: Dataset, kind: Kind) -> None:
+def _refuse_by_kind(first: Dataset, kind: SeriesKind) -> None:
     description = text(first, "SeriesDescription") or "no description"
     if kind.refusal is not None:
         raise kind.refusal
     if elsewhere := not_head(first):
         raise NotHead(f"The series shows {elsewhere}, not the head.")
     if kind.sequence is None:
-        raise NotT1Weighted(f"Nothing says that the series is T1-weighted ({description}).")
+        raise NotT1Weighted(f"Nothing proves that the series is T1-weighted ({description}).")
     if kind.sequence not in (T1, T1_POST_CONTRAST):
         raise NotT1Weighted(f"The series is a {kind.sequence} ({description}).")
     if kind.contrast == "denied":
@@ -243,7 +243,7 @@ def _refuse_by_kind(first: Dataset, kind: Kind) -> None:
 
 
 def not_head(first: Dataset) -> str | None:
-    """Return what the series says that it shows instead of the head; None where it does not say so."""
+    """Return the body part or description that names another region than the head; None if neither does."""
     body = text(first, "BodyPartExamined").lower()
     named = [series_names.read(text(first, keyword)) for keyword in ("SeriesDescription", "ProtocolName")]
     if (body and not series_names.is_head(body)) or any(reading.elsewhere for reading in named):
@@ -251,8 +251,8 @@ def not_head(first: Dataset) -> str | None:
     return None
 
 
-def _evidence(first: Dataset, frames: Sequence[Frame], kind: Kind) -> tuple[float, list[str]]:
-    """Return score and reasons."""
+def _evidence(first: Dataset, frames: Sequence[Frame], kind: SeriesKind) -> tuple[float, list[str]]:
+    """Return the score and its reasons."""
     score = 0.0
     reasons = [finding.reason for finding in kind.findings if finding.contrast == "proven"]
     if reasons:
@@ -266,7 +266,7 @@ def _evidence(first: Dataset, frames: Sequence[Frame], kind: Kind) -> tuple[floa
 
 
 def volume_evidence(first: Dataset, frames: Sequence[Frame]) -> tuple[float, list[str]]:
-    """What speaks for a volume whatever its sequence: score and reasons."""
+    """Return the score of a volume, whatever its sequence, and its reasons."""
     positions = np.array([frame.position for frame in frames])
     normal = np.cross(frames[0].orientation[:3], frames[0].orientation[3:])
     along = np.sort(positions @ normal)

@@ -1,12 +1,12 @@
-"""Measured lesions to a DICOM Structured Report (TID 1500), stored beside the SEG that shows them; or that
-there are none, which no SEG can show.
+"""Writer of DICOM Structured Reports (TID 1500): measured lesions, stored with the SEG that shows them, or
+the absence of lesions, which no SEG can show.
 
 Each lesion has two measurement groups with one tracking UID: its two axes (TID 1501), which OHIF opens as an
 editable bidirectional measurement, and a volume with its segment (TID 1411). OHIF merges the two and decides
 by the identifier of the first whether it can open the report, so the axes come first.
 
-Without lesions there is no measurement group, which a reader would take for one: each kind of lesion that was
-sought is a qualitative evaluation (PS3.16 TID 1500, rows 12 to 14) with the value Absent.
+A report without lesions has no measurement group, which a reader would take for a lesion. Each kind of lesion
+that was searched for is a qualitative evaluation (PS3.16 TID 1500, rows 12 to 14) with the value Absent.
 """
 
 from collections.abc import Sequence
@@ -27,23 +27,23 @@ from imaging.seg_read import code_of
 from imaging.stack import Stack
 from version import VERSION
 
-# OHIF knows its own tools by this prefix and keeps what follows it.
+# OHIF recognises its own tools by this prefix and keeps the text after it.
 BIDIRECTIONAL = "Cornerstone3DTools@^0.1.0:Bidirectional"
 MM3_PER_ML = 1000.0
-# Of a Code Meaning, a DICOM Long String.
+# Characters of a Code Meaning, a DICOM Long String.
 LONGEST_MEANING = 64
 Line = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
-class MeasuredSlice(Protocol):
-    """The slice of the stack that the axes lie on; index None: they lie on a resampled plane."""
+class SliceIndex(Protocol):
+    """The slice of the stack that the axes lie on; without an index, they lie on a resampled plane."""
 
     @property
     def index(self) -> int | None: ...
 
 
 class MeasuredLesion(Protocol):
-    """What is reported of a lesion; ``lesions.measure.Lesion`` is one. number: of its segment."""
+    """A lesion to report, e.g. ``lesions.measure.Lesion``. number: of its segment."""
 
     @property
     def number(self) -> int: ...
@@ -64,7 +64,7 @@ class MeasuredLesion(Protocol):
     @property
     def short_axis_lps(self) -> Line: ...
     @property
-    def slice(self) -> MeasuredSlice: ...
+    def slice(self) -> SliceIndex: ...
 
 
 def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can know
@@ -79,12 +79,12 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     previous: Dataset | None = None,
     subject: Subject = METASTASES,
 ) -> Dataset:
-    """A report on the lesions, ready for ``save_as``: Comprehensive SR, or Comprehensive 3D SR.
+    """Write a report on the lesions, ready for ``save_as``: Comprehensive SR, or Comprehensive 3D SR.
 
-    seg: the SEG of the same stack, whose segments have the lesions' numbers and say what and where each of
-    them is. algorithm: None where a person drew. Axes on an acquired slice are given in its pixels, the
-    others (on a resampled plane) in LPS mm, which only a 3D SR may hold. previous: the report, or its UIDs,
-    of the version that this one corrects.
+    seg: the SEG of the same stack, whose segments have the lesions' numbers and state the type and site of
+    each. algorithm: None if a person drew. Axes on an acquired slice are given in its pixels, the others (on
+    a resampled plane) in LPS mm, which only a 3D SR may hold. previous: the report, or its UIDs, of the
+    version that this one corrects.
     Raises: ValueError without lesions, or for a stack without headers.
     """
     if not lesions or not stack.headers:
@@ -103,7 +103,7 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
         previous=previous,
     )
     if seg.get("SeriesDate"):
-        # The two series go on together, so they begin together.
+        # Later versions continue both series together, so both have the same start.
         dataset.SeriesDate, dataset.SeriesTime = seg.SeriesDate, seg.SeriesTime
     return dataset
 
@@ -119,10 +119,10 @@ def write_negative(  # noqa: PLR0913 - as above
     previous: Dataset | None = None,
     subject: Subject = METASTASES,
 ) -> Dataset:
-    """A report that nothing was found, ready for ``save_as``: a Comprehensive SR in a series of its own.
+    """Write a report that nothing was found, ready for ``save_as``: a Comprehensive SR in its own series.
 
-    sought: what was looked for in every image of the stack, as segments would be coded. algorithm and
-    previous: as for ``write``.
+    The codes name the lesions searched for in every image of the stack, as segments would be coded.
+    algorithm and previous: as for ``write``.
     Raises: ValueError for a stack without headers.
     """
     if not stack.headers:
@@ -177,7 +177,7 @@ def _document(  # noqa: PLR0913 - what the two kinds of reports differ in
 
 
 def _measured(stack: Stack, lesions: Sequence[MeasuredLesion]) -> list[Dataset]:
-    """The headers of the images that axes lie on."""
+    """Return the headers of the images that axes lie on."""
     uids = {stack.slices[one.slice.index].sop_instance_uid for one in lesions if one.slice.index is not None}
     return [header for header in stack.headers if header.SOPInstanceUID in uids]
 
@@ -190,7 +190,7 @@ def _bare_seg(seg: Dataset, stack: Stack) -> Dataset:
 
 
 def _context(edition: Edition) -> sr.ObservationContext:
-    """Who observed: MetScope, and of a correction the person too."""
+    """Return the observers: MetScope, and the person for a correction."""
     device = sr.ObserverContext(
         observer_type=dictionary.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -205,7 +205,7 @@ def _context(edition: Edition) -> sr.ObservationContext:
         person = sr.ObserverContext(
             observer_type=dictionary.DCM.Person,
             observer_identifying_attributes=sr.PersonObserverIdentifyingAttributes(
-                # highdicom wants the separator of family and given name.
+                # highdicom requires the separator of family and given name.
                 name=f"{person_name(edition.editor)}^",
                 login_name=plain(edition.editor),
             ),
@@ -240,7 +240,7 @@ def _content(
 def _negative_content(
     sought: Sequence[Code], algorithm: Algorithm | None, edition: Edition, subject: Subject
 ) -> Dataset:
-    # Of the titles in CID 7021 OHIF shows this one as text; under ImagingMeasurementReport it looks for a
+    # OHIF shows a report with this title from CID 7021 as text; under ImagingMeasurementReport it looks for a
     # first measurement, and shows nothing.
     report = sr.ContainerContentItem(name=dictionary.DCM.OncologyMeasurementReport, template_id="1500")
     procedure = sr.CodeContentItem(
@@ -258,7 +258,7 @@ def _negative_content(
     )
     absent = [_absent(code, subject) for code in dict.fromkeys(sought)]
     evaluations.ContentSequence = sr.ContentSequence([*(_identification(algorithm) or ()), *absent, said])
-    # highdicom's MeasurementReport knows no evaluations without a measurement group.
+    # highdicom's MeasurementReport has no evaluations without a measurement group.
     english = sr.CodedConcept("en-US", "RFC5646", "English (United States)")
     language = sr.LanguageOfContentItemAndDescendants(english)
     report.ContentSequence = sr.ContentSequence([*language, *_context(edition), procedure, evaluations])
@@ -280,7 +280,7 @@ def _segment(seg: Dataset, lesion: MeasuredLesion) -> Dataset:
 
 
 def _finding(segment: Dataset) -> dict[str, Any]:
-    """What a segment says that it is, and where; a foreign one may say neither."""
+    """Return the type and site that a segment states; a foreign one may state neither."""
     site = _legal(code_of(segment.get("AnatomicRegionSequence")))
     return {
         "finding_type": _legal(code_of(segment.SegmentedPropertyTypeCodeSequence)),
@@ -341,7 +341,7 @@ def _axes(
             )
         ],
     )
-    # What a viewer writes beside the measurement.
+    # The text that a viewer writes next to the measurement.
     comment = sr.TextContentItem(
         name=dictionary.DCM.Comment,
         value=f"{lesion.name} ({lesion.tracking_id})",
@@ -354,8 +354,9 @@ def _axes(
 def _coordinates(
     stack: Stack, line: Line, index: int | None
 ) -> sr.CoordinatesForMeasurement | sr.CoordinatesForMeasurement3D:
-    """A line by its end points: (column, row) on a slice of the stack, with (0, 0) the first pixel's corner
-    (PS3.3 C.18.6), or LPS mm.
+    """Return a line by its end points: (column, row) on a slice of the stack, or LPS mm without an index.
+
+    On a slice, (0, 0) is the first pixel's corner (PS3.3 C.18.6).
     """
     if index is None:
         return sr.CoordinatesForMeasurement3D(

@@ -1,4 +1,4 @@
-"""A complete volume that remembers which DICOM slice each of its slices came from."""
+"""A complete volume of a series, with the DICOM slice that each of its slices came from."""
 
 import math
 from collections.abc import Sequence
@@ -38,23 +38,23 @@ from imaging.identity import check_one_patient
 from imaging.pixels import is_lossy, stored_values
 
 FEWEST_SLICES = 5
-# How far a direction cosine may differ between two slices: 0.03 degrees, 0.1 mm at the edge of the head.
+# Allowed difference of a direction cosine between two slices: 0.03 degrees, 0.1 mm at the edge of the head.
 # Rounding in the headers of parallel slices stays below 2e-4; half a degree makes at least 4e-3.
 ORIENTATION_TOLERANCE = 5e-4
-# Distances, as shares of the median distance between slices: up to the first, two slices are at one place;
-# from the second, one is missing.
+# Shares of the median distance between slices: up to the first, two slices are at one place; from the second,
+# one is missing.
 SAME_PLACE = 0.05
 MISSING_FROM = 1.5
-# How far a slice may lie from its place in the volume: along the normal as a share of the distance between
-# slices, sideways as a share of the smaller pixel spacing; neither tolerance is below ROUNDING_MM, because
-# some scanners and anonymisers write positions to 0.1 mm, which moves an oblique slice by up to 0.09 mm.
+# Allowed distance of a slice from its place in the volume: along the normal as a share of the distance
+# between slices, sideways as a share of the smaller pixel spacing. Neither is below ROUNDING_MM, because some
+# scanners and anonymisers write positions to 0.1 mm, which moves an oblique slice by up to 0.09 mm.
 EVEN_WITHIN = 0.1
 SHEAR_WITHIN = 0.25
 ROUNDING_MM = 0.1
-# In a 3D acquisition, which has no gaps: share of the slice thickness from which slices are likely left out.
+# A 3D acquisition has no gaps: from this share of the slice thickness, slices are likely left out.
 LEFT_OUT_FROM = 1.5
 PIXEL_DATA = 0x7FE00010
-# In which two images under one SOP Instance UID differ. Without their pixels, their places tell.
+# Attributes in which two images under one SOP Instance UID differ; without pixels, their places decide.
 IMAGE_KEYWORDS = (
     "ImagePositionPatient", "ImageOrientationPatient", "PerFrameFunctionalGroupsSequence", "PixelData",
 )  # fmt: skip
@@ -62,7 +62,7 @@ IMAGE_KEYWORDS = (
 
 @dataclass(frozen=True)
 class SliceReference:
-    """Where a slice came from: a SOP Instance UID, and the 1-based frame of a multi-frame image."""
+    """The source of a slice: a SOP Instance UID, and the 1-based frame of a multi-frame image."""
 
     sop_instance_uid: str | None
     frame: int | None = None
@@ -75,7 +75,7 @@ class Stack:
     volume: float32 (slices, rows, columns), affine index -> LPS mm, rescaled to real values.
     slices: one reference per slice, in the order of the volume's first axis.
     headers: the instances without pixel data, one per slice (one in all for multi-frame images),
-        in the order of the slices; what a SEG inherits patient, study and frame of reference from.
+        in the order of the slices; a SEG inherits patient, study and frame of reference from them.
     warnings: sentences to be stored with the result.
     """
 
@@ -86,11 +86,11 @@ class Stack:
 
 
 def to_stack(instances: Sequence[Dataset]) -> Stack:
-    """The instances of one series, complete, as one volume.
+    """Return the instances of one complete series as one volume.
 
     Slices are ordered by position along the normal (row direction x column direction), whatever their
     numbers; the volume's first index grows along it. Pixels are rescaled slice by slice.
-    Raises: InputRefused (each of its kinds) naming the tag, the slice or the value at fault.
+    Raises: InputRefused (any of its kinds) naming the tag, the slice or the value at fault.
     """
     frames = _ordered(check_headers(instances))
     volume = hd.Volume(
@@ -134,7 +134,7 @@ def _complete_frames(instances: Sequence[Dataset]) -> list[Frame]:
 
 
 def _unique(instances: Sequence[Dataset]) -> list[Dataset]:
-    """Each instance once. Raises: InconsistentImages where different images have one SOP Instance UID."""
+    """Return each instance once. Raises: InconsistentImages if different images have one SOP Instance UID."""
     unique: dict[str, Dataset] = {}
     for instance in instances:
         first = unique.setdefault(str(instance.SOPInstanceUID), instance)
@@ -147,9 +147,9 @@ def _unique(instances: Sequence[Dataset]) -> list[Dataset]:
 
 
 def _axes(frame: Frame) -> Vector:
-    """Unit vectors (3, 3) along the normal, a column and a row of a slice, perpendicular to each other.
+    """Return unit vectors (3, 3) along the normal, a column and a row of a slice, made perpendicular.
 
-    The header's cosines may be rounded (``frames_of`` allows 1e-3), a highdicom.Volume allows only 1e-4.
+    The header's cosines may be rounded (``frames_of`` allows 1e-3); a highdicom.Volume allows only 1e-4.
     """
     row = frame.orientation[:3] / np.linalg.norm(frame.orientation[:3])
     normal = np.cross(row, frame.orientation[3:])
@@ -163,12 +163,12 @@ def _normal(frame: Frame) -> Vector:
 
 
 def _positions(frames: Sequence[Frame]) -> Vector:
-    """Centres of the first pixels, LPS mm, (slices, 3)."""
+    """Return the centres of the first pixels, LPS mm, (slices, 3)."""
     return np.array([frame.position for frame in frames])
 
 
 def _along(frames: Sequence[Frame]) -> Vector:
-    """Positions along the first frame's normal, mm."""
+    """Return the positions along the first frame's normal, mm."""
     along: Vector = _positions(frames) @ _normal(frames[0])
     return along
 
@@ -178,7 +178,10 @@ def _ordered(frames: Sequence[Frame]) -> list[Frame]:
 
 
 def _check_alike(frames: Sequence[Frame]) -> None:
-    """All slices parallel, of one kind, one size, one spacing and one frame of reference."""
+    """Check that all slices are parallel and of one kind, size, spacing and frame of reference.
+
+    Raises: InconsistentImages, MixedOrientations.
+    """
     first = frames[0]
     for frame in frames[1:]:
         if is_multi_frame(frame.instance) != is_multi_frame(first.instance):
@@ -206,7 +209,10 @@ def _check_alike(frames: Sequence[Frame]) -> None:
 
 
 def _check_one_stack(frames: Sequence[Frame]) -> None:
-    """No two slices at one place; where there are, say whether the series holds several volumes."""
+    """Raise SeveralStacks or DuplicateSlices if two slices are at one place.
+
+    It is SeveralStacks if an attribute tells the two slices apart.
+    """
     ordered = _ordered(frames)
     steps = np.diff(_along(ordered))
     typical = float(np.median(steps[steps > 0])) if np.any(steps > 0) else 0.0
@@ -221,7 +227,7 @@ def _check_one_stack(frames: Sequence[Frame]) -> None:
                 f"The series holds {len(values)} volumes: {tag_name(keyword)} is {' or '.join(values)}."
             )
     raise DuplicateSlices(
-        f"{len(same) + 1} slices of {len(frames)} share their place with another: {one.name} and "
+        f"{len(same) + 1} slices of {len(frames)} share their position with another: {one.name} and "
         f"{other.name} are both at {numbers_text(one.position)} mm ({tag_name('ImagePositionPatient')})."
     )
 
@@ -238,7 +244,7 @@ def _check_gaps(ordered: Sequence[Frame]) -> None:
 
 
 def _check_places(ordered: Sequence[Frame]) -> None:
-    """Every slice lies where the affine puts it."""
+    """Check that every slice lies where the affine puts it. Raises: UnevenSlices, GantryTilt."""
     affine, normal = _affine(ordered), _normal(ordered[0])
     between_mm = float(np.linalg.norm(affine[:3, 0]))
     off_mm = _positions(ordered) - affine[:3, 3] - np.outer(np.arange(len(ordered)), affine[:3, 0])
@@ -247,7 +253,7 @@ def _check_places(ordered: Sequence[Frame]) -> None:
     worst = int(np.argmax(np.abs(along_mm)))
     if abs(along_mm[worst]) > max(EVEN_WITHIN * between_mm, ROUNDING_MM):
         raise UnevenSlices(
-            f"Slice {worst + 1} ({ordered[worst].name}) lies {abs(along_mm[worst]):.2f} mm from its place "
+            f"Slice {worst + 1} ({ordered[worst].name}) lies {abs(along_mm[worst]):.2f} mm from its position "
             f"among slices {between_mm:.2f} mm apart ({tag_name('ImagePositionPatient')})."
         )
     worst = int(np.argmax(sideways_mm))
@@ -259,10 +265,10 @@ def _check_places(ordered: Sequence[Frame]) -> None:
 
 
 def _affine(ordered: Sequence[Frame]) -> Vector:
-    """Index (slice, row, column) -> LPS mm; slices along the normal, fitted to all positions (least squares).
+    """Return index (slice, row, column) -> LPS mm, with slices along the normal.
 
-    The fit shares the rounding of the positions out among the slices, instead of hanging the volume on the
-    first and the last.
+    A least-squares fit to all positions spreads their rounding over the slices, instead of tying the volume
+    to the first and the last.
     """
     first = ordered[0]
     index = np.arange(len(ordered)) - (len(ordered) - 1) / 2
@@ -274,16 +280,16 @@ def _affine(ordered: Sequence[Frame]) -> Vector:
 
 
 def _pixels(ordered: Sequence[Frame]) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
-    """float32 (slices, rows, columns), decoded instance by instance.
+    """Decode the pixels instance by instance: float32 (slices, rows, columns).
 
-    Raises: InconsistentImages, and UnreadablePixels where an instance has fewer or more frames than stated.
+    Raises: InconsistentImages, and UnreadablePixels if an instance has fewer or more frames than stated.
     """
     shape = (len(ordered), int(ordered[0].instance.Rows), int(ordered[0].instance.Columns))
     instances = _instances(ordered)
-    # Each is checked here, so that no memory is taken for what a header only claims.
+    # This checks each instance, so that no memory is allocated for a header's false claim.
     decoders = [stored_values(instance) for instance in instances]
     array = np.empty(shape, dtype=np.float32)
-    # Where the frames of each instance belong, in stored order.
+    # The places of the frames of each instance, in stored order.
     places: dict[int, list[int]] = {id(instance): [] for instance in instances}
     for index in sorted(range(len(ordered)), key=lambda index: ordered[index].index):
         places[id(ordered[index].instance)].append(index)
@@ -309,12 +315,12 @@ def _pixels(ordered: Sequence[Frame]) -> np.ndarray[tuple[int, int, int], np.dty
 
 
 def _instances(ordered: Sequence[Frame]) -> list[Dataset]:
-    """Each instance once, in the order of its first slice."""
+    """Return each instance once, in the order of its first slice."""
     return list({id(frame.instance): frame.instance for frame in ordered}.values())
 
 
 def _headers(ordered: Sequence[Frame]) -> list[Dataset]:
-    """Each instance once, in the order of its first slice, without its pixels."""
+    """Return each instance once without its pixels, in the order of its first slice."""
     headers = []
     for instance in _instances(ordered):
         header = Dataset()
@@ -328,7 +334,9 @@ def _warnings(ordered: Sequence[Frame]) -> list[str]:
     if any(is_lossy(frame.instance) for frame in ordered):
         warnings.append(f"The images were compressed with loss ({tag_name('LossyImageCompression')} is 01).")
     if not text(ordered[0].instance, "FrameOfReferenceUID"):
-        warnings.append(f"The series has no {tag_name('FrameOfReferenceUID')}; the SEG gets one of its own.")
+        warnings.append(
+            f"The series has no {tag_name('FrameOfReferenceUID')}; MetScope creates one for the SEG."
+        )
     thickness_mm = ordered[0].thickness_mm or math.inf
     between_mm = float(np.linalg.norm(_affine(ordered)[:3, 0]))
     acquired_3d = text(ordered[0].instance, "MRAcquisitionType") == "3D"

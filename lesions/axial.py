@@ -1,4 +1,4 @@
-"""Patient-axial planes: which acquisitions have them, and how others get them."""
+"""Patient-axial planes: detection in an acquisition, and resampling to them."""
 
 from itertools import product
 
@@ -6,31 +6,30 @@ import highdicom as hd
 import numpy as np
 from scipy import ndimage
 
-# House rule (docs/measurement.md): up to here the acquisition's own slices are read as axial.
+# MetScope's own rule (docs/measurement.md): up to this tilt the acquired slices count as axial.
 LARGEST_TILT_DEG = 20.0
-# Voxels around a lesion.
+# Voxels of padding around a lesion.
 BORDER = 1
 
 
 def is_near_axial(volume: hd.Volume) -> bool:
-    """Whether the slices' normal is within 20 degrees of the patient's head-feet axis."""
+    """Return whether the slices' normal is within 20 degrees of the patient's head-feet axis."""
     normal = np.array(volume.unit_vectors()[0])
     return bool(abs(normal[2]) >= np.cos(np.deg2rad(LARGEST_TILT_DEG)))
 
 
 def to_axial(lesion: hd.Volume) -> hd.Volume:
-    """A lesion's mask on patient-axial slices: rows run to the left, columns to the back, slices upwards.
+    """Resample a lesion's mask to patient-axial slices: rows run left, columns to the back, slices upwards.
 
     lesion: (slices, rows, columns), 0 and 1, at least one voxel, cropped to the lesion.
     Returns float shares in 0..1 on an isotropic grid of the smallest native spacing; one grid point lies on
     the lesion's voxel nearest to its centroid, so that a lesion of one voxel does not fall between points.
-    What is interpolated linearly is the distance to the outline, not the mask, whose blocks would make a
-    lesion in thick slices too long (shape-based interpolation: Raya and Udupa, IEEE Trans Med Imaging
-    1990;9:32-42).
+    Shape-based: the distance to the outline is interpolated linearly, not the mask, whose blocks would make
+    a lesion in thick slices too long (Raya and Udupa, IEEE Trans Med Imaging 1990;9:32-42).
     """
     voxels_mm = lesion.map_indices_to_reference(np.argwhere(lesion.array))
     distance_mm = np.linalg.norm(voxels_mm - voxels_mm.mean(axis=0), axis=1)
-    # Equal distances are decided by position, not by index order: a flipped volume measures the same.
+    # Ties are broken by position, not by index order, so that a flipped volume measures the same.
     anchor_mm = voxels_mm[np.lexsort([*voxels_mm.T.round(6), distance_mm.round(6)])[0]]
     spacing_mm = min(lesion.spacing)
     corners = [[-1, size] for size in lesion.spatial_shape]

@@ -1,8 +1,8 @@
 """Longest in-plane diameter of a lesion and the diameter perpendicular to it, at sub-pixel precision.
 
-A binary mask knows its border to half a pixel only, and a maximum over many chords turns that doubt
-into bias. Here each slice is smoothed by a Gaussian of one pixel and contoured at the level that
-encloses the lesion's own area, so that smoothing does not shrink small lesions. The bias left is
+A binary mask defines its border only to half a pixel, and a maximum over many chords turns that uncertainty
+into bias. Therefore each slice is smoothed by a Gaussian of one pixel and contoured at the level that
+encloses the lesion's own area, so that smoothing does not shrink small lesions. The remaining bias is
 printed by ``python -m bench.metrology`` and tabulated in docs/measurement.md.
 """
 
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 SMOOTHING_PX = 1.0
 MARGIN_PX = 4
 SAME_LENGTH_MM = 1e-6
-# Relative to the contour's level: the value that a smoothed straight edge has half a pixel outside.
+# Value of a smoothed straight edge half a pixel outside, relative to the contour's level.
 HALF_PIXEL_OUTSIDE = float(ndtr(-0.5 / SMOOTHING_PX) / ndtr(0.0))
 IN_PLANE_NEIGHBOURS = np.array([[[0, 0, 0], [0, 0, 0], [0, 0, 0]],
                                 [[0, 1, 0], [1, 1, 1], [0, 1, 0]],
@@ -49,7 +49,7 @@ class Diameters:
 
 @dataclass(frozen=True)
 class _Outline:
-    """One slice: a field (rows, columns) whose contour at `level` is the lesion's border."""
+    """A lesion's outline on one slice: a field (rows, columns) whose contour at `level` is the border."""
 
     slice_index: int
     field: Array
@@ -57,12 +57,12 @@ class _Outline:
     pixel_spacing_mm: Array
 
     def sample(self, points: Array) -> Array:
-        """Field at `points` (..., 2), which are (row, column) pixels."""
+        """Return the field at `points` (..., 2), which are (row, column) pixels."""
         value: Array = ndimage.map_coordinates(self.field, np.moveaxis(points, -1, 0), order=1)
         return value
 
     def vertices(self) -> Array:
-        """(n, 2) points where the contour crosses a line between neighbouring pixel centres."""
+        """Return the points (n, 2) where the contour crosses a line between neighbouring pixel centres."""
         crossings = []
         for axis in (0, 1):
             field = self.field if axis == 0 else self.field.T
@@ -77,16 +77,16 @@ class _Outline:
 
 
 def find_diameters(lesion: hd.Volume) -> Diameters:
-    """Long axis, short axis and Feret diameter of one lesion in the planes of the volume's first axis.
+    """Measure long axis, short axis and Feret diameter of one lesion in the planes of the first axis.
 
     lesion: (slices, rows, columns), the lesion's share of each voxel in 0..1 (a mask is 0 and 1).
     Long axis: over all slices the longest chord that stays inside the lesion to within half a pixel.
     Holes of a slice count as lesion: a ring-enhancing lesion is measured from outer edge to outer edge.
-    Short axis: in the same slice the longest such chord perpendicular to the long axis. Feret: in the
-    same slice the longest distance between two points of the border, whatever lies between.
-    Where a slice has no pixel with four neighbours (one voxel, a row) the mask itself is contoured, so
+    Short axis: in the same slice the longest inner chord perpendicular to the long axis. Feret: in the
+    same slice the longest distance between two points of the border, inside the lesion or not.
+    If a slice has no pixel with four neighbours (one voxel, a row), the mask itself is contoured, so
     that n pixels in a row measure n times their spacing.
-    Raises: EmptyLesion where no voxel belongs to the lesion by half or more.
+    Raises: EmptyLesion if no voxel belongs to the lesion by half or more.
     After Lin et al., Lancet Oncol 2015;16:e270 (longest diameter and its perpendicular, axial plane).
     """
     longest = 0.0
@@ -106,7 +106,7 @@ def find_diameters(lesion: hd.Volume) -> Diameters:
     chosen = int(np.argmax([round(length, 6) for _, length in perpendiculars]))
     short_axis, short_axis_mm = perpendiculars[chosen]
     if short_axis_mm > longest:
-        # On a disc the freely placed perpendicular can exceed the best pair of vertices by a hair.
+        # On a disc the freely placed perpendicular can slightly exceed the best pair of vertices.
         middle = short_axis.mean(axis=0)
         short_axis, short_axis_mm = middle + (short_axis - middle) * longest / short_axis_mm, longest
     return Diameters(
@@ -124,7 +124,7 @@ def _with_slice(outline: _Outline, chord: Array) -> Array:
 
 
 def _outlines(lesion: hd.Volume) -> Iterator[tuple[_Outline, float]]:
-    """Outlines of the slices, the widest first, each with a length that no later slice's chord exceeds."""
+    """Yield the outlines of the slices, the widest first, each with a bound (mm) on its and later chords."""
     spacing_mm = np.array(lesion.pixel_spacing)
     indices, bounds_mm = _slices_by_width(lesion.array, spacing_mm)
     for first in range(0, len(indices), SLICES_AT_ONCE):
@@ -143,7 +143,7 @@ def _outlines(lesion: hd.Volume) -> Iterator[tuple[_Outline, float]]:
 
 
 def _slices_by_width(share: Array, spacing_mm: Array) -> tuple[Array, Array]:
-    """Slices that hold the lesion, the widest first, and an upper bound of each one's chords in mm."""
+    """Return the slices that hold the lesion, the widest first, and an upper bound of their chords in mm."""
     slices, rows, columns = np.nonzero(share >= 0.5)
     if not len(slices):
         return slices, np.empty(0)
@@ -162,22 +162,25 @@ def _slices_by_width(share: Array, spacing_mm: Array) -> tuple[Array, Array]:
 
 
 def _level_of_area(field: Array, area_px: float) -> float:
-    """The level at which as many pixels are inside as the lesion has."""
+    """Return the level at which as many pixels are inside as the lesion has."""
     inside = max(1, round(area_px))
     descending = np.sort(field, axis=None)[::-1]
-    # Pixels that are equal by symmetry differ by rounding errors: the small step takes them all.
+    # Pixels that are equal by symmetry differ by rounding errors; the small step includes them all.
     return float(descending[inside - 1] + descending[inside]) / 2 - 1e-9
 
 
 def _longest_inside(outline: _Outline, longer_than_mm: float) -> tuple[Array, float, float] | None:
-    """Chords (n, 2, 2) inside the outline that share the greatest length, that length, and the Feret, mm."""
+    """Return the longest chords (n, 2, 2) inside the outline, their common length and the Feret, mm.
+
+    None if they are not longer than ``longer_than_mm``.
+    """
     vertices = outline.vertices()
     y_mm, x_mm = (vertices * outline.pixel_spacing_mm).T
     lengths_mm = np.sqrt((y_mm[:, None] - y_mm) ** 2 + (x_mm[:, None] - x_mm) ** 2)
     feret_mm = float(lengths_mm.max())
     if feret_mm <= longer_than_mm:
         return None
-    # In a convex lesion the Feret chord itself stays inside, and no other needs to be looked at.
+    # In a convex lesion the Feret chord itself stays inside, and no other needs to be tested.
     for floor_mm in (max(feret_mm - SAME_LENGTH_MM, longer_than_mm), longer_than_mm):
         first, second = np.nonzero(np.triu(lengths_mm > floor_mm))
         plausible = _inner_points_near(outline, vertices, first, second)
@@ -192,7 +195,10 @@ def _longest_inside(outline: _Outline, longer_than_mm: float) -> tuple[Array, fl
 
 
 def _first_inside(outline: _Outline, chords: Array, lengths_mm: Array) -> tuple[Array, float]:
-    """Of chords sorted from the longest down, the longest inside the outline and its equals; or none."""
+    """Return the longest chords inside the outline, equal in length, and that length; empty without any.
+
+    chords: sorted from the longest down.
+    """
     start, size = 0, 16
     while start < len(chords):
         inside = np.flatnonzero(_stay_inside(outline, chords[start : start + size]))
@@ -205,10 +211,10 @@ def _first_inside(outline: _Outline, chords: Array, lengths_mm: Array) -> tuple[
 
 
 def _inner_points_near(outline: _Outline, vertices: Array, first: Array, second: Array) -> Array:
-    """Positions of the pairs whose chord has three inner points that may be inside.
+    """Return the positions of the pairs whose chord has three inner points that may be inside.
 
-    Cheap: it looks at the four pixels around each point only. In a C-shape it dismisses nearly all of
-    the many chords that are longer than the answer.
+    This is cheap, because it only looks at the four pixels around each point. In a C-shape it rejects nearly
+    all of the many chords that are longer than the answer.
     """
     tolerated = outline.field >= outline.level * HALF_PIXEL_OUTSIDE
     around = tolerated[:-1, :-1] | tolerated[1:, :-1] | tolerated[:-1, 1:] | tolerated[1:, 1:]
@@ -221,11 +227,11 @@ def _inner_points_near(outline: _Outline, vertices: Array, first: Array, second:
 
 
 def _stay_inside(outline: _Outline, chords: Array) -> Array:
-    """Which chords (n, 2, 2) leave the outline nowhere by more than half a pixel: bool (n,)."""
-    # The same samples for every chord of a slice, so that one judged twice is judged alike.
+    """Return which chords (n, 2, 2) leave the outline nowhere by more than half a pixel: bool (n,)."""
+    # The same samples for every chord of a slice, so that a chord tested twice gets the same result.
     steps = SAMPLES_PER_PX * int(np.hypot(*outline.field.shape)) + 1
     alive = np.arange(len(chords))
-    # Most chords that leave do so in plain sight: a few samples dismiss them.
+    # A few samples reject most of the chords that leave the outline.
     for stride in (8, 1):
         t = np.linspace(0, 1, steps)[::stride, None, None]
         points = chords[alive, 0] * (1 - t) + chords[alive, 1] * t
@@ -236,7 +242,7 @@ def _stay_inside(outline: _Outline, chords: Array) -> Array:
 
 
 def _longest_perpendicular(outline: _Outline, chord: Array) -> tuple[Array, float]:
-    """Longest chord (2, 2) inside the outline at a right angle to `chord`, and its length in mm."""
+    """Return the longest chord (2, 2) inside the outline perpendicular to `chord`, and its length in mm."""
     spacing_mm = outline.pixel_spacing_mm
     ends_mm = chord * spacing_mm
     middle_mm = ends_mm.mean(axis=0)
@@ -264,7 +270,7 @@ def _longest_perpendicular(outline: _Outline, chord: Array) -> tuple[Array, floa
 
 
 def _runs(value: Array, level: float) -> tuple[Array, Array]:
-    """Flat indices of the first and last sample inside of each unbroken run along the lines (rows)."""
+    """Return flat indices of the first and last inner sample of each unbroken run along the lines (rows)."""
     outside = value < level * HALF_PIXEL_OUTSIDE
     outside[:, 0] = True
     run = np.cumsum(outside)

@@ -1,4 +1,4 @@
-"""Which lesion is which: one mask's lesions found again in another mask of the same images."""
+"""Matching of the lesions in two masks of the same images."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from lesions.measure import components
 
 
 def match_by_overlap(before: hd.Volume, after: hd.Volume) -> tuple[hd.Volume, dict[int, int]]:
-    """The lesions of a corrected mask, and which of the earlier lesions each of them is.
+    """Number the lesions of a corrected mask, and match them to the earlier lesions.
 
     before: lesion numbers on the grid; after: on the same grid, any numbers (of segments, for example).
-    A piece of ``after`` (26-connected, of one number) belongs to the earlier lesion that it shares most
-    voxels with; the pieces of one number that belong to the same one are one lesion. Where several numbers
-    claim an earlier lesion the one that shares most with it keeps it, and the others are new, as is whatever
-    shares no voxel with any. Equal shares: the lower number.
-    Returns lesion numbers, int32 on the same grid, 1..n, the largest first, and for those that were there
-    before the earlier number. Raises: ValueError where the grids differ.
+    A piece of ``after`` (26-connected, of one number) belongs to the earlier lesion with which it shares most
+    voxels; the pieces of one number that belong to the same one are one lesion. If several numbers claim an
+    earlier lesion, the one that shares most with it keeps it, and the others are new, as are pieces that
+    share no voxel with any. Equal shares: the lower number.
+    Returns lesion numbers, int32 on the same grid, 1..n, the largest first, and the earlier number of those
+    that match. Raises: ValueError if the grids differ.
     """
     if not before.geometry_equal(after):
         raise ValueError("the two masks lie on different grids")
@@ -42,8 +42,8 @@ def match_by_overlap(before: hd.Volume, after: hd.Volume) -> tuple[hd.Volume, di
 def _groups(
     piece: NDArray[Any], segment: NDArray[Any], earlier: NDArray[Any]
 ) -> tuple[dict[tuple[int, int], list[int]], dict[tuple[int, int], int]]:
-    """The pieces that are one lesion, by (segment, earlier lesion, or less than 0 for a new one); the voxels
-    that they share with the earlier lesion.
+    """Return the pieces of each lesion, by (segment, earlier lesion, or less than 0 for a new one), and the
+    number of voxels that they share with the earlier lesion.
 
     piece, segment, earlier: numbers of each voxel that is drawn.
     """

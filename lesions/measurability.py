@@ -1,6 +1,6 @@
-"""Measurable or not: RANO-BM, Lin et al., Lancet Oncol 2015;16:e270, doi 10.1016/S1470-2045(15)70057-4.
+"""Measurability by RANO-BM: Lin et al., Lancet Oncol 2015;16:e270, doi 10.1016/S1470-2045(15)70057-4.
 
-Rules marked [m] could not be re-read in the paper and are kept as named constants.
+Rules marked [m] could not be verified in the paper and are kept as named constants.
 """
 
 SHORTEST_PERPENDICULAR_MM = 5.0
@@ -20,10 +20,10 @@ def judge(
     slice_spacing_mm: float,
     measurable_ld_mm: float,
 ) -> tuple[bool, str]:
-    """Whether a lesion is measurable at baseline, and a sentence that says why or why not.
+    """Return whether a lesion is measurable at baseline, and a sentence that states why or why not.
 
     slice_spacing_mm: from slice to slice, gap included. measurable_ld_mm: smallest long axis; RANO-BM
-    has 10 mm, and 5 mm for thin slices only.
+    requires 10 mm, or 5 mm with thin slices only.
     """
     long_mm, short_mm, spacing_mm = (
         round(value, SHOWN_DECIMALS) for value in (long_axis_mm, short_axis_mm, slice_spacing_mm)

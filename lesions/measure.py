@@ -1,4 +1,4 @@
-"""From a mask to lesions: connected components, and the measurements that are stored for each."""
+"""Lesions of a mask: its connected components, and the measurements that are stored for each."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Identity:
-    """What stays with a lesion over time: name, tracking identifier and tracking UID of its SEG segment."""
+    """The lasting identity of a lesion: name, tracking identifier and tracking UID of its SEG segment."""
 
     name: str
     tracking_id: str
@@ -38,7 +38,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class MeasuredSlice:
-    """The acquired slice on which the diameters lie; all None where they lie on a resampled one.
+    """The acquired slice on which the diameters lie; all fields None for a resampled one.
 
     frame: 1-based, of a multi-frame image. index: along the volume's first axis, from 0.
     """
@@ -63,8 +63,8 @@ class Lesion:
 
     number: its label. long_axis_lps, short_axis_lps: end points. slices_spanned: acquired slices with at
     least one voxel. bounding_box: first and last index, both inclusive. mean_probability: over the
-    lesion's voxels, None where no probability was given. confidence: the probability that it is a lesion,
-    None where nobody can tell; what measures does not know it. plane: None where measured in the acquisition.
+    lesion's voxels, None without a probability volume. confidence: the probability of being a lesion, set by
+    the caller; None from ``measure``. plane: None if measured in the acquisition.
     """
 
     number: int
@@ -90,7 +90,7 @@ class Lesion:
     measurable_reason: str
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, under the same names; mm to 4 decimals, ml to 6, probability to 4."""
+        """Return JSON-able values under the same names; mm to 4 decimals, ml to 6, probability to 4."""
         plane = self.plane and {
             "origin_lps_mm": _rounded(self.plane.origin_lps_mm),
             "normal_lps": _rounded(self.plane.normal_lps),
@@ -117,8 +117,8 @@ def components(mask: hd.Volume) -> hd.Volume:
     """Number the 26-connected components of a mask: int32, 1..n, the largest first.
 
     mask: (slices, rows, columns), bool or integer; neighbouring voxels of different values belong to
-    different components. Of equally large components the one whose box starts first (slice, row,
-    column) comes first.
+    different components. Equally large components are ordered by where their boxes start (slice, row,
+    column).
     """
     box = _occupied_box(mask.array)
     array = np.ascontiguousarray(mask.array[box])
@@ -135,10 +135,10 @@ def components(mask: hd.Volume) -> hd.Volume:
 
 
 def objects(mask: hd.Volume, whole: Collection[int]) -> tuple[hd.Volume, dict[int, int]]:
-    """Number the objects of a mask of several labels, and the label's value of each.
+    """Number the objects of a mask of several labels, and return the label's value of each.
 
-    mask: as of ``components``. whole: values all of whose voxels are one object; of the others each component
-    is one. Returns int32, 1..n, by value, then the largest first.
+    mask: as for ``components``. whole: values whose voxels are all one object; for other values each
+    component is one. Returns int32, 1..n, by value, then the largest first.
     """
     parts = components(mask)
     box = _occupied_box(parts.array)
@@ -166,8 +166,8 @@ def measure(
     labels: integer (slices, rows, columns), 0 outside the lesions. slices: one per slice. probability: of
     lesion, 0..1, on the same grid. identities: of lesions known before, by label; the others are named
     "Metastasis n" and tracked as "BM-n" under a new UID.
-    Raises: TooManyLesions; EmptyLesion where an identity is given for a label without voxels; ValueError
-    where slices or probability do not fit the labels.
+    Raises: TooManyLesions; EmptyLesion if an identity is given for a label without voxels; ValueError if
+    slices or probability do not fit the labels.
     """
     if (count := int(labels.array.max(initial=0))) > MOST_LESIONS:
         raise TooManyLesions(f"The segmentation has {count} lesions; a SEG can hold {MOST_LESIONS}.")
@@ -193,7 +193,7 @@ def measure(
 
 
 def _occupied_box(array: NDArray[Any]) -> Box:
-    """The smallest box that holds every voxel that is not zero; one voxel where all are zero."""
+    """Return the smallest box that holds every voxel that is not zero; one voxel if all are zero."""
     occupied = array != 0
     planes = [np.flatnonzero(occupied.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     first, second, third = (slice(at[0], at[-1] + 1) if len(at) else slice(0, 1) for at in planes)
@@ -201,8 +201,8 @@ def _occupied_box(array: NDArray[Any]) -> Box:
 
 
 def _boxes(labels: NDArray[Any]) -> dict[int, Box]:
-    """The box of each label present."""
-    # A brain fills a quarter of its volume: searching only there is that much faster.
+    """Return the box of each label present."""
+    # A brain fills a quarter of its volume, so searching only its box is faster.
     outer = _occupied_box(labels)
     return {
         number: _shifted(box, outer)
@@ -220,7 +220,7 @@ def _shifted(box: Box, outer: Box) -> Box:
 
 
 class _Region:
-    """One label's voxels in their box."""
+    """The voxels of one label in their box."""
 
     def __init__(self, labels: hd.Volume, number: int, box: Box) -> None:
         self.number = number
@@ -288,7 +288,7 @@ def _plane(measured: hd.Volume, diameters: Diameters) -> Plane:
 
 
 def _line(volume: hd.Volume, ends: NDArray[Any]) -> Line:
-    """The end points in LPS mm, the one further to the patient's right first."""
+    """Return the end points in LPS mm, the one further to the patient's right first."""
     first, second = sorted((_point(_to_lps(volume, end)) for end in ends), key=_rounded)
     return first, second
 

@@ -1,4 +1,4 @@
-"""The archive step by step: is it there, what does it hold, what is in a study, get it.
+"""The archive step by step: check it, find studies, list the series of a study, fetch them.
 
     python -m orthanc check
     python -m orthanc find --date 20250301-20250331 --modality MR
@@ -6,8 +6,8 @@
     python -m orthanc fetch --out FOLDER STUDY ...
     python -m orthanc fetch --out FOLDER --patient ID --model MODEL
 
-Each step can be run alone. The archive is the one that the settings name (DICOMWEB_URL in .env). Patients'
-ids are shown because they were asked for, on this terminal only; nothing of them is logged.
+Each step can be run alone. The archive is the one that the settings name (DICOMWEB_URL in .env). Patient IDs
+are shown on this terminal only, because they were requested; they are never logged.
 """
 
 import argparse
@@ -29,22 +29,22 @@ from orthanc.archive import Archive, open_archive
 from orthanc.fetch import Inputs, fetch
 from unetr.served import default_model, served_models
 
-# By option, the attribute that the archive is asked for.
+# The DICOM attribute of the query, by option.
 FILTERS = {"patient": "PatientID", "date": "StudyDate", "modality": "ModalitiesInStudy"}
 STUDY_COLUMNS = ("StudyDate", "PatientID", "ModalitiesInStudy", "StudyDescription")
 
 
 def check(archive: Archive, configuration: settings.Settings) -> None:
-    """Say whether the archive answers, and a query."""
+    """Print whether the archive answers, and whether it answers a query."""
     print(f"DICOMWEB_URL names {configuration.archive_url}.")
     if configuration.archive_url.startswith("file:"):
-        print("It is a folder of DICOM files: MetScope reads it itself, no server is asked.")
+        print("It is a folder of DICOM files, which MetScope reads directly, without a server.")
     else:
         user = configuration.dicomweb_user
-        print(f"MetScope asks as the user {user!r}." if user else "MetScope asks without a user name.")
+        print(f"MetScope connects as user {user!r}." if user else "MetScope connects without a user name.")
     started = time.perf_counter()
     archive.check()
-    print(f"It is there and lets us in ({1000 * (time.perf_counter() - started):.0f} ms).")
+    print(f"It is reachable and accepts the connection ({1000 * (time.perf_counter() - started):.0f} ms).")
     today = date.today().strftime("%Y%m%d")
     found = archive.search_studies(StudyDate=today)
     print(f"It answers queries: {len(found)} studies of today ({today}).")
@@ -53,7 +53,7 @@ def check(archive: Archive, configuration: settings.Settings) -> None:
 def find(archive: Archive, filters: dict[str, str]) -> None:
     """List the studies that match."""
     found = sorted(archive.search_studies(**filters), key=lambda study: text(study, "StudyDate"))
-    print(f"{len(found)} studies. To look into one: python -m orthanc series STUDY")
+    print(f"{len(found)} studies. To inspect one: python -m orthanc series STUDY")
     for study in found:
         values = [text(study, keyword).replace("\\", ",") or "-" for keyword in STUDY_COLUMNS]
         size = f"{text(study, 'NumberOfStudyRelatedSeries') or '?'} series"
@@ -61,7 +61,7 @@ def find(archive: Archive, filters: dict[str, str]) -> None:
 
 
 def show_series(archive: Archive, study_uid: str) -> None:
-    """List the series of a study: what each looks like, whether it can be segmented, what labels it."""
+    """List the series of a study: the sequence of each, whether it can be segmented, and the SEGs of them."""
     series = archive.series_headers(study_uid)
     images = {text(headers[0], "SeriesInstanceUID"): headers for headers in series if not is_seg(headers[0])}
     candidates = rank(images.values())
@@ -71,7 +71,7 @@ def show_series(archive: Archive, study_uid: str) -> None:
         description = candidate.description or "no description"
         print(f"\n{description}  ({candidate.modality}, {len(headers)} instances)")
         print(f"  {candidate.series_instance_uid}")
-        print(f"  looks like: {sequence_of(headers) or 'none of T1, T1 post-contrast, T2, FLAIR'}")
+        print(f"  looks like: {sequence_of(headers) or 'unknown (not T1, T1 post-contrast, T2 or FLAIR)'}")
         if candidate.refused:
             print(f"  not for segmentation: {candidate.message}")
         else:
@@ -79,7 +79,7 @@ def show_series(archive: Archive, study_uid: str) -> None:
     for header in (header for headers in series for header in headers if is_seg(header)):
         made = f"{text(header, 'ContentDate')} {text(header, 'ContentTime')[:6]}"
         print(f"\nSEG of {made}: {text(header, 'SeriesDescription') or 'no description'}")
-        print(f"  labels series {labelled_series(header, series) or 'that it does not name'}")
+        print(f"  labels series {labelled_series(header, series) or '(not stated)'}")
     print(f"\n{_choice(candidates)}")
 
 
@@ -87,14 +87,14 @@ def _choice(candidates: Sequence[Candidate]) -> str:
     try:
         chosen = choose(candidates)
     except MetScopeError as error:
-        return f"MetScope would segment none of them: {error.message}"
+        return f"MetScope would not segment any of them: {error.message}"
     return f"MetScope would segment: {chosen.description or 'no description'}, {chosen.series_instance_uid}"
 
 
 def fetch_studies(archive: Archive, studies: Mapping[str, Inputs], out: Path, series_uid: str | None) -> int:
-    """Fetch study after study; one that is refused is named and the next one follows.
+    """Fetch the studies one by one; report a study that is refused, and continue with the next.
 
-    studies: by Study Instance UID, what is wanted of it. Returns the exit code of the first refusal, else 0.
+    studies: the inputs to fetch, by Study Instance UID. Returns the exit code of the first refusal, or 0.
     Raises: ArchiveUnreachable, ArchiveTimeout.
     """
     exit_code = 0
@@ -110,14 +110,14 @@ def fetch_studies(archive: Archive, studies: Mapping[str, Inputs], out: Path, se
         except MetScopeError as error:
             print(f"  {error.code}: {error.message}", file=sys.stderr)
             exit_code = exit_code or error.exit_code
-    print(f"To look at them: python -m unetr explore {out} --layout dicom --out data-sheet")
+    print(f"To inspect them: python -m unetr explore {out} --layout dicom --out data-sheet")
     return exit_code
 
 
 def wanted_studies(archive: Archive, options: argparse.Namespace, inputs: Inputs) -> dict[str, Inputs]:
-    """Return the studies that the options name or a query finds, and what is wanted of each.
+    """Return the studies that the options name or a query finds, with the inputs to fetch of each.
 
-    Where a patient was asked for, sequences that a study lacks are looked for in the patient's other studies.
+    If the options name a patient, sequences that a study lacks are looked for in the patient's other studies.
     """
     wanted = dict.fromkeys([*options.studies, *(_listed(options.list) if options.list else ())], inputs)
     if filters := _filters(options):
@@ -134,20 +134,22 @@ def wanted_studies(archive: Archive, options: argparse.Namespace, inputs: Inputs
 
 
 def _inputs_of(configuration: settings.Settings, model_id: str | None) -> Inputs:
-    """Return what a model takes. Raises: ModelNotFound, ModelSpecInvalid."""
+    """Return the inputs of a model. Raises: ModelNotFound, ModelSpecInvalid."""
     if model_id is None:
         spec = default_model(configuration.models_dir, configuration.model_path)
     else:
         models = served_models(configuration.models_dir, configuration.model_path)
         if model_id not in models:
-            raise ModelNotFound(f"There is no model {model_id!r}; there are: {', '.join(sorted(models))}.")
+            raise ModelNotFound(
+                f"There is no model {model_id!r}. Available models: {', '.join(sorted(models))}."
+            )
         spec = models[model_id]
     head = spec.anatomy is not None and spec.anatomy.value == codes.BRAIN.value
     return Inputs(spec.inputs, head)
 
 
 def _listed(file: Path) -> Iterator[str]:
-    """Study Instance UIDs of a file, the first word of each line; lines with # are remarks."""
+    """Yield the Study Instance UIDs of a file, the first word of each line; lines with # are comments."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -160,16 +162,20 @@ def _listed(file: Path) -> Iterator[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orthanc", description="The archive, step by step.")
     steps = parser.add_subparsers(dest="step", required=True)
-    steps.add_parser("check", help="is the archive there, and does it answer?")
+    steps.add_parser("check", help="check that the archive is reachable and answers")
     finding = steps.add_parser("find", help="list studies")
-    shown = steps.add_parser("series", help="list the series of a study, and what each looks like")
+    shown = steps.add_parser("series", help="list the series of a study and what MetScope recognises in each")
     shown.add_argument("study", metavar="STUDY", help="a Study Instance UID")
-    fetching = steps.add_parser("fetch", help="get series and the SEGs that label them, as DICOM files")
+    fetching = steps.add_parser("fetch", help="download series and the SEGs that label them, as DICOM files")
     fetching.add_argument("studies", nargs="*", metavar="STUDY", help="Study Instance UIDs")
     fetching.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    fetching.add_argument("--series", metavar="UID", help="else what SEGs label, else the best candidate")
-    fetching.add_argument("--model", metavar="ID", help="all of its inputs; else those of the default model")
-    fetching.add_argument("--list", type=Path, metavar="FILE", help="Study Instance UIDs, one a line")
+    fetching.add_argument(
+        "--series", metavar="UID", help="default: the series that SEGs label, otherwise the best candidate"
+    )
+    fetching.add_argument(
+        "--model", metavar="ID", help="fetch all inputs of this model; default: of the default model"
+    )
+    fetching.add_argument("--list", type=Path, metavar="FILE", help="Study Instance UIDs, one per line")
     for step in (finding, fetching):
         step.add_argument("--patient", metavar="ID", help="PatientID, with * and ?")
         step.add_argument("--date", metavar="DATE", help="20250314, or a range: 20250301-20250331")
@@ -178,14 +184,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one step; the exit code is 0 done, 2 usage, 3 images refused, 4 archive."""
+    """Run one step; return the exit code: 0 done, 2 usage, 3 images refused, 4 archive, 5 model."""
     parser = _parser()
     options = parser.parse_args(arguments)
     filters = _filters(options)
     if options.step == "find" and not filters:
-        parser.error("say which studies: --patient, --date or --modality")
+        parser.error("specify the studies with --patient, --date or --modality")
     if options.step == "fetch" and not (filters or options.studies or options.list):
-        parser.error("say which studies: their UIDs, --list, or --patient, --date, --modality")
+        parser.error("specify the studies by UID, or with --list, --patient, --date or --modality")
     try:
         configuration = settings.load()
         return _run(options, open_archive(configuration), configuration)
@@ -195,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _filters(options: argparse.Namespace) -> dict[str, str]:
-    """Return what the archive is asked for, by DICOM keyword."""
+    """Return the filters of the query, by DICOM keyword."""
     values = {keyword: getattr(options, name, None) for name, keyword in FILTERS.items()}
     return {keyword: value for keyword, value in values.items() if value}
 

@@ -1,4 +1,4 @@
-"""An archive, as the rest of MetScope knows it, and which one the settings name."""
+"""The interface of an archive to the rest of MetScope, and the archive that the settings name."""
 
 from collections.abc import Collection, Sequence
 from typing import Protocol
@@ -9,64 +9,64 @@ from pydicom import Dataset
 
 from orthanc.dicomweb import DicomwebArchive
 from orthanc.folder import FolderArchive
-from orthanc.transport import Limits, Transport
+from orthanc.transport import Transport, TransportLimits
 from settings import Settings
 
 
 class Archive(Protocol):
-    """Where images come from and results go. Every method may raise an ArchiveError."""
+    """An archive of images and results. Every method may raise an ArchiveError."""
 
     def search_studies(self, **filters: str) -> list[Dataset]:
-        """Study-level attributes of the matching studies. filters: DICOM keyword = value, with * and ?."""
+        """Return the study-level attributes of matching studies. filters: keyword = value, with * and ?."""
 
     def series_headers(self, study_uid: str, series_uids: Collection[str] = ()) -> list[list[Dataset]]:
         """Return per series the header of every instance, without pixel data; only of series_uids, if any.
 
-        A series whose headers the archive refuses is an UnreadSeries, unless there is no other; one of a
-        study with damaged files is a DamagedSeries.
+        A series whose headers the archive refuses is an UnreadSeries; if it refuses all, the refusal is
+        raised. A series of a study with damaged files is a DamagedSeries.
         Raises: StudyNotFound, SeveralPatients, ArchiveIncomplete (fewer series are listed than there are).
         """
 
     def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
-        """Every instance of a series, complete, in no particular order.
+        """Return every instance of a series, complete, in no particular order.
 
         Raises: StudyNotFound, SeriesNotFound, ArchiveIncomplete (fewer than are listed), ArchiveRefused (of
         another study or series), InconsistentImages (of several patients).
         """
 
     def store(self, instances: Sequence[Dataset]) -> None:
-        """Return when each instance is in the archive and found there by a query; storing again is harmless.
+        """Store the instances; return when a query finds each of them. Storing again is harmless.
 
         Nothing is replaced. Raises: StoreFailed, naming the SOP Instance UIDs and the archive's reason;
-        AlreadyStored where it has other content under an instance's UIDs, IdentityConflict where it has the
+        AlreadyStored if it has other content under an instance's UIDs; IdentityConflict if it has the
         study under another patient.
         """
 
     def has_instance(self, study_uid: str, sop_uid: str) -> bool:
-        """Whether a query finds the instance."""
+        """Return whether a query finds the instance."""
 
     def delete_instance(self, study_uid: str, sop_uid: str) -> None:
-        """Return when the archive does not hold the instance any more; one that is absent is no error.
+        """Delete the instance; return when the archive no longer has it. An absent instance is not an error.
 
         Raises: DeletionUnavailable.
         """
 
     def delete_study(self, study_uid: str) -> None:
-        """Return when the archive does not hold the study any more; one that is absent is no error.
+        """Delete the study; return when the archive no longer has it. An absent study is not an error.
 
         Raises: DeletionUnavailable.
         """
 
     def check(self) -> None:
-        """Return quickly if the archive is there and lets us in."""
+        """Check, quickly, that the archive can be reached and grants access."""
 
 
 def open_archive(settings: Settings) -> Archive:
-    """The archive that settings.archive_url names. Raises: ArchiveUnreachable if a folder cannot be made."""
+    """Return the archive of archive_url. Raises: ArchiveUnreachable if its folder cannot be created."""
     url = urlsplit(settings.archive_url)
     if url.scheme == "file":
         return FolderArchive(url2pathname(url.path))
-    limits = Limits(
+    limits = TransportLimits(
         settings.dicomweb_connect_timeout_s,
         settings.dicomweb_read_timeout_s,
         settings.dicomweb_total_timeout_s,

@@ -1,8 +1,8 @@
 """DICOM JSON (PS3.18 annex F) to Datasets, fast enough for the headers of a whole study.
 
-Dataset.from_json takes about 0.1 ms for each element: 1.6 s for 176 headers of 80 elements. Most elements of
-a series are the same in all of its instances, so each different one is converted once and copied. An element
-that cannot be read counts as missing: whoever needs it says so, and nobody else has to.
+Dataset.from_json takes about 0.1 ms per element: 1.6 s for 176 headers of 80 elements. Most elements of a
+series are equal in all of its instances, so each different one is converted once and copied. An element that
+cannot be read counts as missing; only code that needs it reports an error.
 """
 
 import copy
@@ -22,24 +22,24 @@ logger = logging.getLogger(__name__)
 
 PIXEL_TAGS = {"7FE00008", "7FE00009", "7FE00010"}
 TAG = re.compile("[0-9A-Fa-f]{8}")
-# What pydicom raises for values that are not those of their VR.
+# What pydicom raises for values that do not fit their VR.
 UNREADABLE = (
     ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError, TypeError, ValueError
 )  # fmt: skip
 
 
 def to_datasets(entries: Iterable[Mapping[str, Any]]) -> list[Dataset]:
-    """Return a Dataset for each DICOM JSON object, without pixel data, bulk data and what cannot be read."""
+    """Return a Dataset for each DICOM JSON object, without pixel data, bulk data and unreadable elements."""
     reader = _Reader()
     datasets = [reader.dataset(entry) for entry in entries]
     if reader.unreadable:
         tags = ", ".join(sorted(reader.unreadable))
-        logger.warning("the archive's JSON has elements that cannot be read, they count as missing: %s", tags)
+        logger.warning("the archive's JSON has elements that cannot be read; they count as missing: %s", tags)
     return datasets
 
 
 def sop_instance_uid(entry: Mapping[str, Any]) -> str:
-    """Return the SOP Instance UID of a DICOM JSON object. Raises: ArchiveRefused if there is none."""
+    """Return the SOP Instance UID of a DICOM JSON object. Raises: ArchiveRefused if it has no UID."""
     uid = to_datasets([{"00080018": entry.get("00080018")}])[0].get("SOPInstanceUID")
     if not uid:
         raise ArchiveRefused("The archive lists an instance without SOP Instance UID (0008,0018).")
@@ -47,7 +47,7 @@ def sop_instance_uid(entry: Mapping[str, Any]) -> str:
 
 
 class _Reader:
-    """Converts the objects of one answer, equal elements once. unreadable: tags that could not be."""
+    """A converter for the objects of one answer, equal elements once. unreadable: tags that failed."""
 
     def __init__(self) -> None:
         self.unreadable: set[str] = set()
@@ -80,13 +80,13 @@ class _Reader:
         key = (tag, str(element.get("vr")), binary, *values)
         if key not in self._converted:
             self._converted[key] = _convert(tag, element)
-        # A copy, so that setting a value in one Dataset leaves the others alone.
+        # A copy, so that setting a value in one Dataset does not change the others.
         return copy.copy(self._converted[key])
 
 
 def _convert(tag: str, element: dict[str, Any]) -> DataElement | None:
     number = int(tag, 16)
-    # The archive does not know the VR, so these are bytes in whatever order they were sent.
+    # The archive does not know the VR, so the byte order of the value is unknown.
     if element.get("vr") == "UN" and dictionary_has_tag(number) and dictionary_VR(number) != "UN":
         return None
     try:

@@ -1,4 +1,4 @@
-"""The archive by its URL: DICOMweb (QIDO-RS, WADO-RS, STOW-RS; DICOM PS3.18) or a folder of files."""
+"""The archive by DICOMweb (QIDO-RS, WADO-RS, STOW-RS; DICOM PS3.18)."""
 
 import logging
 import time
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 # Any transfer syntax: without it Orthanc answers 500 for JPEG 2000 and transcodes JPEG-LS and RLE.
 INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-# Of Orthanc's own REST API.
+# Paths of Orthanc's own REST API.
 PATHS = {"Instance": "instances", "Study": "studies"}
 STUDY_FIELDS = [
     "StudyDescription",
@@ -38,15 +38,15 @@ STUDY_FIELDS = [
     "NumberOfStudyRelatedSeries",
     "NumberOfStudyRelatedInstances",
 ]
-# What every MR image has: where a header lacks one, the archive keeps it apart or does not know its type.
+# Every MR image has these. A header lacks one if the archive sends it as bulk data or without its VR.
 IMAGE_KEYWORDS = ("Rows", "Columns", "PhotometricInterpretation", "BitsAllocated")
 PLANE_KEYWORDS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 
 class DicomwebArchive:
-    """An Archive by DICOMweb. Not to be shared between threads.
+    """An Archive by DICOMweb. Threads must not share one.
 
-    rest: Orthanc's own REST API, because DICOMweb knows no deletion; None: nothing can be deleted.
+    rest: Orthanc's own REST API, because DICOMweb has no deletion; None: nothing can be deleted.
     """
 
     def __init__(self, transport: Transport, rest: Transport | None = None) -> None:
@@ -71,7 +71,7 @@ class DicomwebArchive:
     def _listed_series(self, study_uid: str) -> list[Dataset]:
         count = self._series_count(study_uid)
         fields: Params = {"includefield": ["SeriesDescription"]}
-        # Not asked for more than there are: an archive that knows no offset would list all of them again.
+        # Stop at the count: an archive that ignores the offset would list all of them again.
         listed = list(islice(self._entries(_path(study_uid) + "/series", "SeriesInstanceUID", fields), count))
         if not listed:
             raise StudyNotFound(f"The archive has no study {study_uid}.")
@@ -82,12 +82,12 @@ class DicomwebArchive:
         return _identified(listed, "SeriesInstanceUID")
 
     def _series_count(self, study_uid: str) -> int | None:
-        """Return how many series a query says the study has; None where it does not say.
+        """Return the number of series that a query states for the study; None if it does not say.
 
         Raises: StudyNotFound, SeveralPatients.
         """
         params: Params = {"StudyInstanceUID": study_uid, "includefield": ["NumberOfStudyRelatedSeries"]}
-        # Compared, because a server that does not know the filter answers with every study.
+        # Compared, because a server that ignores the filter answers with every study.
         entries = [entry for entry in self._query("studies", params) if _is_of(entry, study_uid)]
         patients = {(text(entry, "PatientID"), text(entry, "IssuerOfPatientID")) for entry in entries}
         if len(patients) > 1:
@@ -96,12 +96,14 @@ class DicomwebArchive:
         return int(counts[0]) if counts and counts[0].isdecimal() and int(counts[0]) > 0 else None
 
     def _headers(self, study_uid: str, listed: Dataset) -> list[Dataset]:
-        """Return the headers of a series, from its instances where the metadata lack what images have."""
+        """Return the headers of a series, from its instances if the metadata lack attributes of images."""
         series_uid = text(listed, "SeriesInstanceUID")
         try:
             headers = self._query(_path(study_uid, series_uid) + "/metadata")
             if not headers:
-                raise ArchiveIncomplete(f"The archive lists series {series_uid} but serves 0 headers of it.")
+                raise ArchiveIncomplete(
+                    f"The archive lists series {series_uid} but returns no headers for it."
+                )
             if any(_lacks_geometry(header) for header in headers):
                 headers = [_without_pixels(one) for one in self.retrieve_series(study_uid, series_uid)]
         except (ArchiveRefused, ArchiveIncomplete) as refusal:
@@ -125,7 +127,10 @@ class DicomwebArchive:
         return list(received.values())
 
     def _count(self, study_uid: str, series_uid: str) -> int | None:
-        """How many instances a query says the series has; None where the archive does not say."""
+        """Return the number of instances that a query states for the series; None if it does not say.
+
+        Raises: StudyNotFound, SeriesNotFound.
+        """
         params: Params = {
             "SeriesInstanceUID": series_uid,
             "includefield": ["NumberOfSeriesRelatedInstances"],
@@ -139,8 +144,8 @@ class DicomwebArchive:
         raise SeriesNotFound(f"Study {study_uid} has no series {series_uid} in the archive.")
 
     def _listed(self, study_uid: str, series_uid: str) -> list[str]:
-        # Metadata rather than a query on instances, whose answer many servers cut to a page; only asked for
-        # where the counts differ, because Orthanc needs longer for it than for the pixels.
+        # Metadata, because many servers cut the answer to a query on instances to a page. Only requested if
+        # the counts differ, because Orthanc needs longer for the metadata than for the pixels.
         entries = self._transport.get(_path(study_uid, series_uid) + "/metadata", JSON, read_json) or []
         return list(dict.fromkeys(dicom_json.sop_instance_uid(entry) for entry in entries))
 
@@ -152,8 +157,8 @@ class DicomwebArchive:
             try:
                 self._send(pending)
             except WORTH_REPEATING as error:
-                # What was sent may have arrived all the same: only what a query does not find is sent again.
-                logger.warning("STOW: %s; repeated in %.1f s", error.code, pause_s)
+                # The instances may have arrived despite the error: send only those again that no query finds.
+                logger.warning("STOW: %s; retry in %.1f s", error.code, pause_s)
                 time.sleep(pause_s)
                 pending = self._absent(pending)
                 if not pending:
@@ -165,7 +170,7 @@ class DicomwebArchive:
         self._confirm(instances)
 
     def _new(self, instances: Sequence[Dataset]) -> list[Dataset]:
-        """Return those that the archive does not have: it would call the others stored, whatever they show.
+        """Return the instances that the archive lacks: it would call the others stored, whatever they show.
 
         Raises: AlreadyStored, IdentityConflict.
         """
@@ -227,7 +232,7 @@ class DicomwebArchive:
 
     def has_instance(self, study_uid: str, sop_uid: str) -> bool:
         found = self._entries(_path(study_uid) + "/instances", "SOPInstanceUID", {"SOPInstanceUID": sop_uid})
-        # Compared, because a server that does not know the filter answers with every instance.
+        # Compared, because a server that ignores the filter answers with every instance.
         return any(text(entry, "SOPInstanceUID") == sop_uid for entry in found)
 
     def delete_instance(self, study_uid: str, sop_uid: str) -> None:
@@ -241,7 +246,7 @@ class DicomwebArchive:
         paths = self._lookup("Study", study_uid)
         if len(paths) > 1:
             raise ArchiveRefused(
-                f"Orthanc has study {study_uid} under {len(paths)} patients; none was deleted."
+                f"Orthanc has study {study_uid} under {len(paths)} patients; nothing was deleted."
             )
         for path in paths:
             self._rest_api.delete(path)
@@ -249,11 +254,11 @@ class DicomwebArchive:
     @property
     def _rest_api(self) -> Transport:
         if self._rest is None:
-            raise DeletionUnavailable("MetScope cannot delete in this archive.")
+            raise DeletionUnavailable("MetScope cannot delete from this archive.")
         return self._rest
 
     def _lookup(self, kind: Literal["Instance", "Study"], uid: str) -> list[str]:
-        """Return Orthanc's own paths of what has that UID."""
+        """Return Orthanc's own paths of the objects with that UID."""
         found = self._rest_api.post("tools/lookup", "text/plain", uid.encode(), read_lookup)
         return [f"{PATHS[kind]}/{quote(one['ID'], safe='')}" for one in found if one["Type"] == kind]
 
@@ -267,10 +272,10 @@ class DicomwebArchive:
             )
 
     def _entries(self, path: str, key: str, params: Params) -> Iterator[Dataset]:
-        """Yield what a query finds, each value of key once, page by page as the archive cuts its answers.
+        """Yield the entries that a query finds, each value of key once, over all pages of the answer.
 
         Entries without a value of key come after the others of their page.
-        A page that brings nothing new is the last: an archive that ignores the offset repeats the first one.
+        A page without new entries is the last: an archive that ignores the offset repeats the first page.
         """
         seen: set[str] = set()
         offset = 0
@@ -300,12 +305,12 @@ def _path(study_uid: str, series_uid: str | None = None) -> str:
 
 
 def _identified(entries: Iterable[Dataset], key: str) -> list[Dataset]:
-    """Return the entries of a query that have their UID; log how many have none."""
+    """Return the entries of a query that have their UID; log how many lack it."""
     entries = list(entries)
     identified = [entry for entry in entries if text(entry, key)]
     if len(identified) < len(entries):
         logger.warning(
-            "entries of the archive's list passed over: %d without %s", len(entries) - len(identified), key
+            "entries of the archive's list skipped: %d without %s", len(entries) - len(identified), key
         )
     return identified
 
@@ -315,7 +320,7 @@ def _is_of(entry: Dataset, study_uid: str) -> bool:
 
 
 def _lacks_geometry(header: Dataset) -> bool:
-    """Return whether the header of an MR image lacks what places its pixels."""
+    """Return whether the header of an MR image lacks what describes or places its pixels."""
     if text(header, "SOPClassUID") not in SUPPORTED:
         return False
     planes = () if text(header, "SOPClassUID") in MULTI_FRAME else PLANE_KEYWORDS

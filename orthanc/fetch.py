@@ -1,9 +1,9 @@
-"""Labelled series out of the archive into a folder, as ``unetr.data.datasets`` reads them.
+"""Labelled series, fetched from the archive into a folder as ``unetr.data.datasets`` reads them.
 
     FOLDER/STUDY/SERIES/INSTANCE.dcm
 
-A series is written into FOLDER/.part and renamed when it is whole and on the disk; one that is there is not
-fetched again, so that what broke off is gone on with by doing it again.
+A series is written to FOLDER/.part and renamed when it is complete and on disk. A series that is there is not
+fetched again, so an interrupted fetch resumes when run again.
 """
 
 import os
@@ -29,7 +29,7 @@ UNFINISHED = ".part"
 
 @dataclass(frozen=True)
 class Fetched:
-    """A series that is in the folder now. labels: it is a SEG. images: how many. new: it was not there."""
+    """A series now in the folder. labels: it is a SEG. images: their number. new: it was fetched just now."""
 
     series_instance_uid: str
     description: str
@@ -40,9 +40,9 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model takes: its sequences in order, and whether it takes heads only.
+    """The inputs of a model: its sequences in order, and whether it takes heads only.
 
-    elsewhere: further studies of the patient, in which sequences are looked for that a study lacks.
+    elsewhere: other studies of the patient, in which sequences that a study lacks are looked for.
     """
 
     names: Sequence[str] = (T1_POST_CONTRAST,)
@@ -55,7 +55,7 @@ def fetch(
 ) -> Iterator[Fetched]:
     """Fetch a model's inputs and the SEGs that label them.
 
-    The first input is series_uid, else each series that a SEG labels, else what would be segmented.
+    The first input is series_uid, or each series that a SEG labels, or the series that would be segmented.
     Raises: ArchiveError, StudyNotFound, SeriesNotFound, InputRefused (see ``imaging.inputs.choose_inputs``),
     DataRefused (the folder cannot be written).
     """
@@ -77,7 +77,7 @@ def fetch(
 
 
 def wanted_series(series: Sequence[Sequence[Dataset]], series_uid: str | None, inputs: Inputs) -> set[str]:
-    """Return the SeriesInstanceUIDs of the inputs: with the caller's series or those that SEGs label."""
+    """Return the SeriesInstanceUIDs of the inputs, with the caller's series or those that SEGs label."""
     if series_uid is None:
         by_uid = {text(headers[0], "SeriesInstanceUID"): headers for headers in series}
         labelled = newest((header for headers in series for header in headers if is_seg(header)), series)
@@ -91,7 +91,7 @@ def wanted_series(series: Sequence[Sequence[Dataset]], series_uid: str | None, i
 
 
 def _beside(first: Sequence[Dataset], series: Sequence[Sequence[Dataset]], inputs: Inputs) -> set[str]:
-    """Return the inputs of which that series is one: the one of its sequence, else the first."""
+    """Return the inputs, with that series as the input of its sequence, otherwise as the first."""
     uid = text(first[0], "SeriesInstanceUID")
     if len(inputs.names) == 1:
         return {uid}
@@ -105,12 +105,12 @@ def _inputs(series: Sequence[Sequence[Dataset]], given: Mapping[str, str], input
 
 
 def _fetch_series(archive: Archive, study_uid: str, headers: Sequence[Dataset], out: Path) -> bool:
-    """Fetch the series; return whether that was needed."""
+    """Fetch the series unless it is there; return whether it was fetched."""
     if isinstance(headers, UnreadSeries):
         raise headers.refusal
     series_uid = text(headers[0], "SeriesInstanceUID")
     uids = {text(header, "SOPInstanceUID") for header in headers}
-    # They become names of files, which ../.. must not.
+    # UIDs become file names, so ../.. must not pass.
     if not all(UID_PATTERN.fullmatch(uid) for uid in (study_uid, series_uid, *uids)):
         raise ArchiveRefused(f"Series {series_uid!r} has a UID that is not valid, and was not fetched.")
     folder = out / study_uid / series_uid
@@ -119,7 +119,7 @@ def _fetch_series(archive: Archive, study_uid: str, headers: Sequence[Dataset], 
     instances = archive.retrieve_series(study_uid, series_uid)
     unfinished = out / UNFINISHED
     try:
-        # What is there was left by a fetch that was killed.
+        # A fetch that was killed may have left files.
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         for instance in instances:

@@ -1,4 +1,4 @@
-"""The embedded archive: a folder of DICOM files and nothing else, neither a server nor an index file."""
+"""The embedded archive: a folder of DICOM files, without a server or an index file."""
 
 import os
 import re
@@ -28,12 +28,12 @@ STUDY_KEYWORDS = [
     "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
     "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex",
 ]  # fmt: skip
-# FileSetID is what a DICOMDIR has; a file with none of these cannot be told from one that is cut off.
+# FileSetID is for DICOMDIR files; a file with none of these attributes may as well be truncated.
 INDEX_KEYWORDS = [
     *STUDY_KEYWORDS, "SpecificCharacterSet", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality",
     "FileSetID",
 ]  # fmt: skip
-# They become names of folders, which `../..` must not. Looser than the standard: leading zeros do occur.
+# UIDs become folder names, so `../..` must not pass. Looser than the standard: leading zeros do occur.
 UID_PATTERN = re.compile(r"[0-9][0-9.]{0,63}")
 
 
@@ -41,8 +41,8 @@ UID_PATTERN = re.compile(r"[0-9][0-9.]{0,63}")
 class _File:
     """A file as last seen.
 
-    header: attributes of INDEX_KEYWORDS; None where the file is not a DICOM instance. damaged: it is meant to
-    be one and cannot be read.
+    header: attributes of INDEX_KEYWORDS; None if the file is not a DICOM instance. damaged: it is meant to be
+    one and cannot be read.
     """
 
     modified_ns: int
@@ -52,10 +52,10 @@ class _File:
 
 
 class FolderArchive:
-    """An Archive in a folder, made if it is absent; files may be put into it and taken away at any time.
+    """An Archive in a folder, which is created if absent. Files may be added and removed at any time.
 
-    Every question looks at the folder anew and reads the headers of new and changed files only, so several
-    processes may use one folder. Raises: ArchiveUnreachable if the folder cannot be made.
+    Every query lists the folder and reads only the headers of new and changed files, so several processes may
+    use one folder. Raises: ArchiveUnreachable if the folder cannot be created.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -64,7 +64,7 @@ class FolderArchive:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ArchiveUnreachable(f"The archive's folder cannot be made: {error.strerror}.") from None
+            raise ArchiveUnreachable(f"The archive's folder cannot be created: {error.strerror}.") from None
 
     def search_studies(self, **filters: str) -> list[Dataset]:
         unknown = sorted(set(filters) - {*STUDY_KEYWORDS, "ModalitiesInStudy"})
@@ -105,7 +105,7 @@ class FolderArchive:
         for instance in instances:
             uids = _uids(instance)
             if not all(UID_PATTERN.fullmatch(uid) for uid in uids):
-                raise StoreFailed(f"Instance {uids[2]!r} was not stored: a UID of it is not valid.")
+                raise StoreFailed(f"Instance {uids[2]!r} was not stored: one of its UIDs is not valid.")
             same_study = [header for (study_uid, _), header in patients.items() if study_uid == uids[0]]
             identity.check_study_patient(instance, same_study)
             patients.setdefault((uids[0], identity.patient_of(instance)), instance)
@@ -150,9 +150,9 @@ class FolderArchive:
 
     def check(self) -> None:
         if not self._folder.is_dir():
-            raise ArchiveUnreachable("The archive's folder is gone.")
+            raise ArchiveUnreachable("The archive's folder does not exist any longer.")
         if not os.access(self._folder, os.R_OK | os.W_OK | os.X_OK):
-            raise ArchiveRefused("The archive's folder may not be read and written by this user.")
+            raise ArchiveRefused("This user has no permission to read and write the archive's folder.")
 
     def _study(self, study_uid: str) -> dict[Path, Dataset]:
         found = {p: h for p, h in self._instances().items() if h.StudyInstanceUID == study_uid}
@@ -161,9 +161,9 @@ class FolderArchive:
         return found
 
     def _damaged(self, study_uid: str, paths: Iterable[Path]) -> list[str]:
-        """Return the names of the damaged files that may be of a study, by the paths of its other files.
+        """Return the names of damaged files that may belong to the study. paths: its other files.
 
-        Without their folders, which people name after the patient.
+        Without their folders, which users often name after the patient.
         """
         folders = {path.parent for path in paths}
         stored = self._folder / study_uid
@@ -174,7 +174,7 @@ class FolderArchive:
         ]
 
     def _instances(self) -> dict[Path, Dataset]:
-        """Header of each instance; where two files hold the same one, of the first by name."""
+        """Return the headers of the instances by path; for an instance in two files, the first by name."""
         self._refresh()
         found = {}
         for path in sorted(self._files, reverse=True):
@@ -188,15 +188,15 @@ class FolderArchive:
         for folder, _, names in os.walk(self._folder):
             for name in names:
                 path = Path(folder, name)
-                # Hidden files are those of the system, and ours that are still being written.
+                # Hidden files belong to the system, or are our own that are still being written.
                 if name.startswith("."):
                     continue
                 try:
                     status = path.stat()
                 except OSError:
-                    # It is gone again, or a link that leads nowhere or to itself.
+                    # The file is gone again, or it is a link to nowhere or to itself.
                     continue
-                # A named pipe would be waited for without end.
+                # Reading a named pipe would block forever.
                 if not stat.S_ISREG(status.st_mode):
                     continue
                 known = self._files.get(path)
@@ -207,12 +207,12 @@ class FolderArchive:
 
 
 def _uids(header: Dataset) -> tuple[str, str, str]:
-    """Return what an instance is known by."""
+    """Return the study, series and SOP instance UIDs of an instance."""
     return str(header.StudyInstanceUID), str(header.SeriesInstanceUID), str(header.SOPInstanceUID)
 
 
 def _index_entry(path: Path) -> tuple[Dataset | None, bool]:
-    """Return the header of a file for the index, None without one, and whether the file is damaged."""
+    """Return a file's header for the index, or None, and whether the file is damaged."""
     try:
         header = part10.read_header(path, INDEX_KEYWORDS)
         if is_directory_record(header):
@@ -235,7 +235,7 @@ def _read(path: Path, header: Dataset, read: Callable[[Path], Dataset]) -> Datas
 
 
 def _write(instance: Dataset, path: Path) -> None:
-    """Under another name until it is on the disk: a crash leaves a whole file or none."""
+    """Write under a temporary name until the file is on disk: a crash leaves a complete file or none."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as file:
         try:
             file.write(part10.encode(instance))
@@ -247,7 +247,7 @@ def _write(instance: Dataset, path: Path) -> None:
 
 
 def _summary(headers: Sequence[Dataset]) -> Dataset:
-    """The study-level attributes that a query on studies answers with."""
+    """Return the study-level attributes that answer a query on studies."""
     study = Dataset()
     for keyword in ["SpecificCharacterSet", *STUDY_KEYWORDS]:
         if keyword in headers[0]:
@@ -263,7 +263,7 @@ def _matches(study: Dataset, filters: dict[str, str]) -> bool:
         value = study.get(keyword, "")
         values = [str(one) for one in (value if isinstance(value, MultiValue) else [value])]
         if keyword == "StudyDate" and "-" in pattern:
-            # DICOM dates sort as texts; an open end matches all.
+            # DICOM dates sort as text; an open end matches all dates.
             first, last = pattern.split("-")
             if not any(first <= one <= (last or "9") for one in values if one):
                 return False

@@ -8,27 +8,27 @@ from errors import ArchiveIncomplete, ArchiveRefused
 
 
 def media_type(content_type: str) -> tuple[str, str | None]:
-    """Media type in lower case, and the boundary where there is one, of a Content-Type header."""
+    """Return the media type in lower case, and the boundary if there is one, of a Content-Type header."""
     header = Message()
     header["Content-Type"] = content_type
     return header.get_content_type(), header.get_boundary()
 
 
 def parts(chunks: Iterable[bytes], boundary: str) -> Iterator[bytes]:
-    """The content of each part, in the order of the message, each as soon as it is complete.
+    """Yield the content of each part in message order, as soon as it is complete.
 
-    chunks: the body in pieces of any size. The part's own headers are skipped: the content of a DICOM
-    file says what it is.
+    chunks: the body in pieces of any size. The headers of the parts are skipped: a DICOM file identifies
+    itself.
     Raises: ArchiveIncomplete if the body ends before its closing delimiter (Orthanc sends no length and
-    closes the connection, so nothing else tells a cut answer from a whole one); ArchiveRefused.
+    closes the connection, so only this delimiter proves an answer complete); ArchiveRefused.
     """
     delimiter = b"\r\n--" + boundary.encode("latin-1")
-    # The first delimiter may stand at the very beginning; a line break before it makes it like the others.
+    # The body may begin with the first delimiter; a line break before it makes it like the others.
     buffer = bytearray(b"\r\n")
     searched, count, in_preamble = 0, 0, True
     for chunk in chunks:
         buffer += chunk
-        # Two bytes more than the delimiter are needed to tell a closing one from the others.
+        # Two bytes after the delimiter tell the closing one from the others.
         while (end := buffer.find(delimiter, searched)) >= 0 and len(buffer) >= end + len(delimiter) + 2:
             if not in_preamble:
                 count += 1
@@ -50,7 +50,7 @@ def _content(part: bytes, number: int) -> bytes:
 
 
 def encode(contents: Sequence[bytes]) -> tuple[str, bytes]:
-    """Content-Type and body of a message with one application/dicom part for each of the contents."""
+    """Return Content-Type and body of a message with one application/dicom part for each content."""
     boundary = uuid.uuid4().hex
     head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
     pieces = [piece for content in contents for piece in (head, content, b"\r\n")]

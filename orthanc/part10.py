@@ -1,4 +1,4 @@
-"""One DICOM file (PS3.10) in and out, refusing what is not whole."""
+"""One DICOM file (PS3.10), encoded or read; incomplete files are refused."""
 
 from io import BytesIO
 
@@ -11,7 +11,7 @@ __all__ = ["UNREADABLE", "encode", "read", "read_header"]
 
 
 def encode(instance: Dataset) -> bytes:
-    """The instance as a file, in its own transfer syntax."""
+    """Return the instance as a DICOM file, in its own transfer syntax."""
     encoded = BytesIO()
     # Adds the preamble too, without which Orthanc stores an instance and never serves it again.
     dcmwrite(encoded, instance, enforce_file_format=True)

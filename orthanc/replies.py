@@ -1,4 +1,4 @@
-"""What the archive's replies hold, checked."""
+"""The content of the archive's replies, read and checked."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from orthanc.transport import Reply
 
 JSON = "application/dicom+json"
 
-# The headers of 10 000 slices take a fifth of it.
+# The headers of 10 000 slices take a fifth of this.
 LARGEST_JSON_BYTES = 256 << 20
 
 
@@ -28,13 +28,13 @@ def read_json(reply: Reply) -> list[dict[str, Any]]:
         entries = None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ArchiveRefused(
-            f"The archive answered {reply.content_type or 'no media type'} where JSON was asked for."
+            f"The archive answered {reply.content_type or 'no media type'} where JSON was expected."
         )
     return entries
 
 
 def content_of(reply: Reply) -> bytes:
-    """Return an answer in JSON. Raises: ArchiveRefused where it does not end."""
+    """Return the body of a JSON answer. Raises: ArchiveRefused if it exceeds LARGEST_JSON_BYTES."""
     body = bytearray()
     for chunk in reply.chunks:
         body += chunk
@@ -55,7 +55,7 @@ def read_object(reply: Reply) -> dict[str, Any]:
     except ValueError:
         answer = None
     if not isinstance(answer, dict) or "MainDicomTags" not in answer:
-        raise ArchiveRefused("Orthanc's REST API (ORTHANC_URL) does not answer as Orthanc's does.")
+        raise ArchiveRefused("The server at ORTHANC_URL does not answer like Orthanc's REST API.")
     return answer
 
 
@@ -74,10 +74,10 @@ def read_instances(reply: Reply) -> dict[str, Dataset]:
     if media_type == "multipart/related" and boundary:
         contents: Iterable[bytes] = multipart.parts(reply.chunks, boundary)
     elif media_type == "application/dicom":
-        # A series of one instance comes without the multipart wrapping from some archives.
+        # Some archives send a series of one instance without the multipart wrapping.
         contents = [b"".join(reply.chunks)]
     else:
-        raise ArchiveRefused(f"The archive answered {media_type} where DICOM instances were asked for.")
+        raise ArchiveRefused(f"The archive answered {media_type} where DICOM instances were expected.")
     received: dict[str, Dataset] = {}
     for content in contents:
         try:
@@ -85,7 +85,7 @@ def read_instances(reply: Reply) -> dict[str, Dataset]:
             received[str(instance.SOPInstanceUID)] = instance
         except part10.UNREADABLE as error:
             raise ArchiveRefused(
-                f"The archive served {len(content)} bytes that are no whole DICOM instance: "
+                f"The archive served {len(content)} bytes that are not a complete DICOM instance: "
                 f"{type(error).__name__}."
             ) from None
     return received

@@ -1,7 +1,7 @@
-"""HTTP to the archive: time limits that hold, retries of what is safe to repeat, and our own errors.
+"""HTTP to the archive: strict time limits, retries of requests that are safe to repeat, and our own errors.
 
-Messages name the path and never the query, which may hold a patient's name or ID; for the same reason
-the causes, whose texts hold the whole URL, are not chained.
+Messages name the path but never the query, which may hold a patient's name or ID. For the same reason the
+causes are not chained: their texts hold the whole URL.
 """
 
 import io
@@ -29,16 +29,16 @@ Params = Mapping[str, str | list[str]]
 BACKOFF_S = (0.2, 0.4, 0.8)
 GONE = {404, 410}
 PASSING_STATUSES = {429, 502, 503, 504}
-# A refused connection, a dropped one or a busy server, and an answer that was cut off.
+# A refused or dropped connection, a busy server, or a truncated answer.
 WORTH_REPEATING = (ArchiveUnreachable, ArchiveIncomplete)
 READ_SIZE = 1 << 20
-# By the monotonic clock, of the exchange that is under way.
+# Of the current exchange, by the monotonic clock.
 DEADLINE: ContextVar[float] = ContextVar("deadline")
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Seconds: for a connection, for silence while data arrives, for an exchange with its retries."""
+class TransportLimits:
+    """Time limits, s: for a connection, for silence while data arrives, for an exchange with its retries."""
 
     connect_s: float
     read_s: float
@@ -55,9 +55,9 @@ class Reply:
 
 
 class Transport:
-    """One session with the archive at url."""
+    """An HTTP session with the archive at url."""
 
-    def __init__(self, url: str, user: str, password: str, limits: Limits) -> None:
+    def __init__(self, url: str, user: str, password: str, limits: TransportLimits) -> None:
         self._url = url
         self._limits = limits
         self._session = requests.Session()
@@ -71,10 +71,10 @@ class Transport:
     def get(
         self, path: str, accept: str, read: Callable[[Reply], T], params: Params | None = None
     ) -> T | None:
-        """What `read` makes of the answer; None where nothing is (404, 410).
+        """Send a GET and return what `read` makes of the answer; None if nothing is there (404, 410).
 
-        Repeated up to three times where WORTH_REPEATING, then with the whole answer anew; a time limit that
-        ran out is not, because the promise was that limit.
+        Errors of WORTH_REPEATING are retried up to three times, each time from the start. A time limit that
+        ran out is not retried: the caller was promised that limit.
         Raises: ArchiveUnreachable, ArchiveTimeout, ArchiveRefused, ArchiveIncomplete, and what read raises.
         """
         deadline = time.monotonic() + self._limits.total_s
@@ -84,12 +84,12 @@ class Transport:
             except WORTH_REPEATING as error:
                 if time.monotonic() + pause_s >= deadline:
                     raise
-                logger.warning("GET %s: %s; repeated in %.1f s", path, error.code, pause_s)
+                logger.warning("GET %s: %s; retry in %.1f s", path, error.code, pause_s)
                 time.sleep(pause_s)
         return self._get_once(path, accept, read, params, deadline)
 
     def probe(self, path: str, accept: str, read: Callable[[Reply], T]) -> T | None:
-        """Like get, but once, and with no more patience than for a connection. Raises: as get."""
+        """Do ``get`` once, within the time limit of a connection. Raises: as get."""
         return self._get_once(path, accept, read, None, time.monotonic() + self._limits.connect_s)
 
     def _get_once(
@@ -108,8 +108,10 @@ class Transport:
             return read(reply)
 
     def post(self, path: str, content_type: str, body: bytes, read: Callable[[Reply], T]) -> T:
-        """What `read` makes of the answer, whatever its status. Sent once: only the caller knows whether it
-        is safe to repeat. Raises: ArchiveUnreachable, ArchiveTimeout, ArchiveRefused, and what read raises.
+        """Send a POST and return what `read` makes of the answer, whatever its status.
+
+        It is sent once: only the caller knows whether it is safe to repeat.
+        Raises: ArchiveUnreachable, ArchiveTimeout, ArchiveRefused, ArchiveIncomplete, and what read raises.
         """
         deadline = time.monotonic() + self._limits.total_s
         headers = {"Content-Type": content_type, "Accept": "application/dicom+json"}
@@ -118,7 +120,7 @@ class Transport:
             return read(reply)
 
     def delete(self, path: str) -> None:
-        """Return when what is there is deleted, or nothing is there.
+        """Delete the resource; return also if nothing is there.
 
         Raises: ArchiveUnreachable, ArchiveTimeout, ArchiveRefused.
         """
@@ -134,7 +136,7 @@ class Transport:
         timeout = (min(limits.connect_s, left_s), min(limits.read_s, left_s))
         what = f"{method} {path}"
         with _our_errors(what, deadline):
-            # Orthanc does not decode %2A and %2C: a wildcard and a list have to travel as they are.
+            # Orthanc does not decode %2A and %2C: wildcards and lists must be sent as they are.
             query = urlencode(request.pop("params", None) or {}, doseq=True, safe="*?,", quote_via=quote)
             response = self._session.request(
                 method, f"{self._url}/{path}", stream=True, timeout=timeout, params=query, **request
@@ -146,7 +148,7 @@ class Transport:
 
 
 class _Upload(io.BytesIO):
-    """A body that is sent in blocks: sent whole, all of it would have to leave within the connect limit."""
+    """A body that is sent in blocks: sent as a whole, it would have to leave within the connect limit."""
 
     def __init__(self, body: bytes, deadline: float) -> None:
         super().__init__(body)
@@ -164,8 +166,8 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
 
 
 class _BoundedFile(io.RawIOBase):
-    """What arrives at a socket before DEADLINE. The socket's own timeout is for one silence: a server that
-    sends a byte a second, of a header as of a body, would never meet it.
+    """The data that arrive at a socket before DEADLINE. The socket's own timeout limits one silence only: a
+    server that sends a byte per second, of a header or a body, never exceeds it.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -245,7 +247,7 @@ def _our_errors(what: str, deadline: float) -> Iterator[None]:
         yield
     except (requests.Timeout, urllib3.exceptions.TimeoutError):
         _check(deadline)
-        raise ArchiveTimeout(f"The archive was silent for too long during {what}.") from None
+        raise ArchiveTimeout(f"The archive sent no data for too long during {what}.") from None
     except requests.exceptions.SSLError:
         raise ArchiveRefused(f"The archive's TLS certificate is not trusted ({what}).") from None
     except (requests.ConnectionError, urllib3.exceptions.ProtocolError) as error:
@@ -255,7 +257,7 @@ def _our_errors(what: str, deadline: float) -> Iterator[None]:
 
 
 def _disconnected(error: BaseException, what: str) -> ArchiveError:
-    """A cut body, or no connection, with the operating system's reason where there is one."""
+    """Return the error for a truncated body, or for no connection, with the system's reason if known."""
     cause: BaseException | None = error
     reason = "the connection was closed"
     while cause is not None:

@@ -1,6 +1,6 @@
-"""The brain and its lesions as surfaces, on a page to turn with the mouse that needs nothing from elsewhere.
+"""A self-contained HTML page that shows the brain and its lesions as surfaces to turn with the mouse.
 
-Needs plotly and scikit-image (requirements-training.txt), which nothing else here does.
+Only this module of the package needs plotly and scikit-image (requirements-training.txt).
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from imaging.seg import METASTASES, colour
 from lesions.measure import Lesion
 from reports.overlay import RESEARCH_USE
 
-# Of the brain's surface: Gaussian smoothing, and the least edge of a triangle. A lesion's keeps every voxel.
+# Gaussian smoothing and smallest triangle edge of the brain's surface; a lesion's surface keeps every voxel.
 BRAIN_SMOOTHING_MM = 2.0
 BRAIN_STEP_MM = 3.0
 BRAIN_COLOUR = "#b9b4ae"
@@ -30,12 +30,12 @@ Triangles = NDArray[np.int64]
 
 
 def surface(mask: hd.Volume, smoothing_mm: float = 0.0, step_mm: float = 0.0) -> tuple[Points, Triangles]:
-    """The surface of a mask that is not empty: corners (points, 3) in LPS mm, and triangles (triangles, 3) of
-    their numbers, counter-clockwise as seen from outside.
+    """Return the surface of a mask that is not empty: corners (points, 3) in LPS mm, and triangles
+    (triangles, 3) of their numbers, counter-clockwise as seen from outside.
 
-    Marching cubes after Lewiner et al. 2003: without smoothing, half way between the centres of voxels inside
-    and outside. It is closed, also where the mask touches the edge of its grid. step_mm: length below which
-    no triangle's edge is wanted.
+    Marching cubes after Lewiner et al. 2003: without smoothing, halfway between the centres of voxels inside
+    and outside. The surface is closed, even where the mask touches the edge of its grid. step_mm: smallest
+    wanted edge of a triangle.
     """
     box = ndimage.find_objects(mask.array.astype(np.uint8))[0]
     spacing_mm = np.array(mask.spacing)
@@ -46,7 +46,7 @@ def surface(mask: hd.Volume, smoothing_mm: float = 0.0, step_mm: float = 0.0) ->
         padded = ndimage.gaussian_filter(padded, smoothing_mm / spacing_mm)
     corners, triangles, _, _ = marching_cubes(padded, 0.5, step_size=step)
     indices = corners.astype(np.float64) - margin + [side.start for side in box]
-    # scikit-image runs clockwise as (slice, row, column) are drawn right-handed.
+    # scikit-image orders corners clockwise in right-handed (slice, row, column) axes.
     if np.linalg.det(mask.affine[:3, :3]) > 0:
         triangles = triangles[:, ::-1]
     return mask.map_indices_to_reference(indices), triangles.astype(np.int64)
@@ -61,9 +61,8 @@ def save_mesh(
 ) -> None:
     """Write an HTML page of some 6 MB, most of it plotly.js.
 
-    brain: a mask, on whatever grid; labels: the lesions' numbers; subject: what they are, as the title says
-    it. Axes are LPS mm; each lesion has its colour
-    of everywhere else and is labelled with its volume.
+    brain: a mask on any grid; labels: the lesions' numbers; subject: their name in the title. Axes are LPS
+    mm; each lesion has its usual colour and is labelled with its volume.
     """
     figure = go.Figure([_brain(brain), *(_lesion(labels, lesion) for lesion in lesions)])
     axis = {"backgroundcolor": BACKGROUND, "gridcolor": "#333333", "zerolinecolor": "#555555"}
@@ -107,7 +106,7 @@ def _mesh(corners: Points, triangles: Triangles) -> go.Mesh3d:
 
 
 def _label(lesion: Lesion) -> dict[str, object]:
-    """Drawn over all surfaces, so that none hides it."""
+    """Return the annotation of a lesion, drawn over all surfaces so that it is never hidden."""
     x, y, z = lesion.centroid_lps_mm
     shade = colour(lesion.number).hex
     return {

@@ -1,4 +1,4 @@
-"""Pictures of a result: three planes through lesions, outlined and measured, and how sure the model was."""
+"""Pictures of a result: three planes through lesions, outlined and measured, and the model's uncertainty."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from imaging.seg import colour
 from lesions.measure import Lesion
 
 ROW_INCHES = 3.0
-# A picture ends at 65535 pixels, and nobody looks at so many rows.
+# A picture is limited to 65535 pixels, and nobody looks at more rows than this.
 MOST_ROWS = 50
 PLANES_INCHES = 12.0
 TITLE_INCHES = 0.4
 SCALE_MM = 20.0
-# The image is left as it is where there is less.
+# Lower entropy is not drawn over the image.
 LEAST_SHOWN_BITS = 0.05
 WINDOW_PERCENTILES = (1.0, 99.7)
 SAMPLED_VOXELS = 2_000_000
@@ -75,9 +75,9 @@ def save_planes(
     path: Path,
     most_bits: float = 1.0,
 ) -> None:
-    """Write a PNG of three planes through the largest lesion (or the middle of the head), all to one scale:
-    above with outlines and a bar of 20 mm, below with the entropy in bits, 0 to most_bits.
+    """Write a PNG of three planes through the largest lesion (or the middle of the head), all to one scale.
 
+    The upper row has outlines and a bar of 20 mm, the lower row the entropy in bits, 0 to most_bits.
     image, labels, entropy: (slice, row, column) on one grid; the planes are the closest patient planes.
     """
     shown, outlined, uncertain = (volume.to_patient_orientation("LPH") for volume in (image, labels, entropy))
@@ -118,7 +118,7 @@ def _window(array: NDArray[np.floating]) -> tuple[float, float]:
 
 
 def _centred(size_mm: float, height_mm: float) -> tuple[float, float]:
-    """Limits of a downward axis that is height_mm long and has size_mm in its middle."""
+    """Return the limits of a downward axis that is height_mm long and has size_mm in its middle."""
     spare = (height_mm - size_mm) / 2.0
     return size_mm + spare, -spare
 
@@ -164,7 +164,7 @@ def _draw(
 
 
 def _slice(volume: hd.Volume, centre: NDArray[np.int64], plane: _Plane) -> NDArray[np.float32]:
-    # A view: np.take would copy the whole of an array whose axes are permuted.
+    # A view, because np.take would copy an entire array whose axes are permuted.
     picture = np.moveaxis(volume.array, plane.axis, 0)[int(centre[plane.axis])].astype(np.float32)
     if plane.across < plane.down:
         picture = picture.T

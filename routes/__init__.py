@@ -1,12 +1,12 @@
-"""The routes of the web API, one file per subject; api.py puts them together.
+"""The routes of the web API, one file per subject; api.py registers them.
 
-shared.py      what every route works with
-jobs.py        segmentations asked for, one by one or in batches, and how far they have come
-corrections.py lesions renamed, deleted or redrawn; structure sets, maps of uncertainty
+shared.py      what all routes share: context, answers, blueprints
+jobs.py        segmentation requests, single or in batches, and their progress
+corrections.py lesions renamed, deleted or redrawn; structure sets, uncertainty maps
 results.py     candidates, segmentations, patients, models
-studies.py     DICOM files sent by people
-segmentationui.py  the calls of SegmentationUI's front-end; segmentationui_schemas.py: their shapes
-session.py     who asks; the login
-operations.py  health, metrics, the operations page, access for a proxy
-texts.py       what the login and the operations page say, in English and French
+studies.py     DICOM files that users upload
+segmentationui.py  the calls of SegmentationUI's front-end; segmentationui_schemas.py: their forms and answers
+session.py     the caller's name and role; the login page
+operations.py  health, metrics, the operations page, the access check for a proxy
+texts.py       the texts of the login and operations pages, in English and French
 """

@@ -1,5 +1,5 @@
-"""What a person makes of a segmentation: lesions renamed, deleted or redrawn, a structure set, a map of how
-sure the model was.
+"""The routes that change or extend a segmentation: lesions renamed, deleted or redrawn, a structure set, an
+uncertainty map.
 """
 
 from collections import Counter
@@ -36,14 +36,14 @@ routes = blueprint("corrections")
 def correct_segmentation(path: SegmentationPath, body: CorrectionForm) -> Response:
     """Rename or delete lesions: a job that stores a new version of the segmentation
 
-    200 where the job ended within wait_s, else 202. The version before stays as it is.
+    Answers 200 if the job ended within wait_s, otherwise 202. The previous version is kept.
     """
     renamed = {one.number: one.name for one in body.rename}
     return answer_with(submit_correction(path.segmentation_id, renamed, body.delete), body.wait_s)
 
 
 def submit_correction(segmentation_id: str, rename: Mapping[int, str], delete: Sequence[int]) -> Job:
-    """The job. rename: names by number of the lesion.
+    """Submit a correction job. rename: new names by lesion number.
 
     Raises: SegmentationNotFound, SegmentationSuperseded, LesionNotFound, LesionNameTaken.
     """
@@ -68,9 +68,9 @@ def submit_correction(segmentation_id: str, rename: Mapping[int, str], delete: S
     responses={200: JobAnswer, 202: JobAnswer},
 )
 def restore_segmentation(path: SegmentationPath, body: WaitForm) -> Response:
-    """Make an earlier version the newest again: a job that stores its lesions as a new version
+    """Restore an earlier version: a job that stores its lesions as a new version
 
-    The versions in between stay as they are. The job's result is the newest version where nothing differs.
+    The versions in between are kept. If nothing differs, the job's result is the newest version.
     """
     document = segmentations.document(context().sessions, path.segmentation_id)
     newest = segmentations.newest_version(context().sessions, path.segmentation_id)
@@ -83,19 +83,20 @@ def restore_segmentation(path: SegmentationPath, body: WaitForm) -> Response:
     responses={200: JobAnswer, 202: JobAnswer},
 )
 def measure_segmentation(path: StudyPath, body: MeasurementForm) -> Response:
-    """Measure a SEG that was drawn or edited elsewhere and saved in the archive: a job
+    """Measure a SEG that another program drew or edited and stored in the archive: a job
 
-    Lesions are matched to those of the newest version by the voxels that they share, and keep their names.
-    The job's result is a new version, or the newest one where nothing has changed.
+    Lesions that share voxels with those of the newest version keep their names.
+    The job's result is a new version, or the newest one if nothing has changed.
     """
     job = submit_measurement(path.study_instance_uid, body.sop_instance_uid, body.corrects)
     return answer_with(job, body.wait_s)
 
 
 def submit_measurement(study_instance_uid: str, sop_instance_uid: str, corrects: str | None) -> Job:
-    """The job for a SEG in the archive. corrects: a segmentation; None: the newest of the SEG's series.
+    """Submit a job that measures a SEG in the archive.
 
-    Where that has a newer version the job fails, and what was drawn goes with the next success.
+    corrects: the segmentation that was edited; None: the newest of the SEG's series. The job fails if that
+    segmentation has a newer version; its drawing is deleted after the next job that succeeds.
     Raises: SegmentationNotFound.
     """
     document: dict[str, Any] = {"series_instance_uid": None, "model": segmentations.BY_HAND}
@@ -110,15 +111,18 @@ def submit_measurement(study_instance_uid: str, sop_instance_uid: str, corrects:
     responses={200: JobAnswer, 202: JobAnswer},
 )
 def make_structure_set(path: SegmentationPath, body: WaitForm) -> Response:
-    """Store the lesions as an RT Structure Set too: a job
+    """Store the lesions also as an RT Structure Set: a job
 
-    Its result is the segmentation, whose companions name the structure set. There is one for each version.
+    The job's result is the segmentation; its companions name the structure set. Each version has its own.
     """
     return answer_with(submit_structure_set(path.segmentation_id), body.wait_s)
 
 
 def submit_structure_set(segmentation_id: str) -> Job:
-    """The job. Raises: SegmentationNotFound, LesionNotFound."""
+    """Submit a job that stores the lesions as an RT Structure Set.
+
+    Raises: SegmentationNotFound; LesionNotFound if there are no lesions.
+    """
     document = segmentations.document(context().sessions, segmentation_id)
     if not document["lesions"]:
         raise LesionNotFound(f"Segmentation {segmentation_id} has no lesions.")
@@ -130,10 +134,10 @@ def submit_structure_set(segmentation_id: str) -> Job:
     responses={200: JobAnswer, 202: JobAnswer},
 )
 def make_uncertainty_map(path: SegmentationPath, body: WaitForm) -> Response:
-    """Store how sure the model was, voxel by voxel, as a Parametric Map: a job
+    """Store the model's uncertainty in each voxel as a Parametric Map: a job
 
-    Its result is the segmentation, whose companions name the map, of modality OT. There is one for each
-    version.
+    The job's result is the segmentation; its companions name the map, of modality OT. Each version has its
+    own.
     """
     document = segmentations.document(context().sessions, path.segmentation_id)
     served = [

@@ -1,4 +1,4 @@
-"""Segmentations asked for, one by one or in batches, and how far they have come."""
+"""The routes for segmentation requests, single or in batches, and their progress."""
 
 import time
 
@@ -34,7 +34,7 @@ routes = blueprint("jobs")
 def request_segmentation(path: StudyPath, body: SegmentationForm) -> Response:
     """Segment a study: a job, to be polled at its Location
 
-    200 where the job ended within wait_s, else 202. The series, if none is given, is chosen by the job.
+    Answers 200 if the job ended within wait_s, otherwise 202. If no series is given, the job chooses one.
     """
     model = context().model_id(body.model)
     if body.inputs:
@@ -52,7 +52,7 @@ def request_segmentation(path: StudyPath, body: SegmentationForm) -> Response:
 
 
 def _check_inputs(body: SegmentationForm, spec: ModelSpec) -> None:
-    """Raises: InvalidForm for inputs that the model has not, or that contradict the rest of the form."""
+    """Check the form's inputs against the model and the rest of the form. Raises: InvalidForm."""
     unknown = sorted(body.inputs.keys() - set(spec.inputs))
     if unknown:
         raise InvalidForm(f"inputs: {spec.id} has no {unknown[0]!r}; it has: {', '.join(spec.inputs)}.")
@@ -64,7 +64,7 @@ def _check_inputs(body: SegmentationForm, spec: ModelSpec) -> None:
 
 
 def answer_with(job: Job, wait_s: float | None) -> Response:
-    """Announce a job and tell how far it has come, after waiting for its end if that was asked for."""
+    """Announce a job and answer with its progress, after waiting up to wait_s for its end."""
     context().announcer.tell(job.id)
     job = wait_for_end(job, wait_s or 0.0)
     response = _job(job, 202 if job.state in ACTIVE_STATES else 200)
@@ -73,7 +73,7 @@ def answer_with(job: Job, wait_s: float | None) -> Response:
 
 
 def wait_for_end(job: Job, wait_s: float) -> Job:
-    """The job at its end, or as it is after so many seconds, or now where too many requests wait already."""
+    """Wait up to wait_s for the job to end and return it; at once if too many requests wait already."""
     deadline = time.monotonic() + wait_s
     if wait_s and context().waiting.acquire(blocking=False):
         try:
@@ -91,7 +91,7 @@ def _job(job: Job, status: int = 200) -> Response:
 
 @routes.get("/jobs", responses={200: JobsAnswer})
 def list_jobs(query: JobsQuery) -> Response:
-    """The newest jobs"""
+    """List the newest jobs"""
     sessions = context().sessions
     found = jobs.list_jobs(sessions, query.limit, query.state, query.study_instance_uid)
     return answer(JobsAnswer.of(found, estimates.estimates_s(sessions, found)))
@@ -99,7 +99,7 @@ def list_jobs(query: JobsQuery) -> Response:
 
 @routes.get("/jobs/<job_id>", responses={200: JobAnswer})
 def get_job(path: JobPath) -> Response:
-    """How far a job has come"""
+    """Get the state and progress of a job"""
     return _job(jobs.get(context().sessions, path.job_id))
 
 
@@ -108,16 +108,16 @@ def get_job(path: JobPath) -> Response:
     responses={200: JobAnswer},
 )
 def cancel_job(path: JobPath) -> Response:
-    """Cancel a job; a running one ends within seconds"""
+    """Cancel a job; a running job stops within seconds"""
     job = jobs.cancel(context().sessions, path.job_id, g.actor)
-    # A worker deletes what was drawn for it.
+    # The worker that gets this message deletes the drawing that the job was to measure.
     context().announcer.tell(job.id)
     return _job(job)
 
 
 @routes.post("/jobs/<job_id>/retry", responses={202: JobAnswer})
 def retry_job(path: JobPath) -> Response:
-    """Request again what a failed or cancelled job was asked for; another job"""
+    """Retry a failed or cancelled job: a new job with the same request"""
     job = jobs.retry(context().sessions, path.job_id, g.actor)
     context().announcer.tell(job.id)
     return _job(job, 202)
@@ -136,25 +136,28 @@ def request_batch(body: BatchForm) -> Response:
 
 
 def _studies(body: BatchForm) -> list[str]:
-    """Raises: ArchiveBusy, InvalidForm where the query finds none, or more than a batch may have."""
+    """Return the UIDs of the studies to segment.
+
+    Raises: ArchiveBusy; InvalidForm if the query finds no study or more than a batch may have.
+    """
     if body.query is None:
         return body.study_instance_uids or []
     with context().asking_archive() as archive:
         found = archive.search_studies(**body.query.filters())
     if not 0 < len(found) <= LARGEST_BATCH:
-        raise InvalidForm(f"query: it finds {len(found)} studies; a batch has 1 to {LARGEST_BATCH}.")
+        raise InvalidForm(f"query: it matches {len(found)} studies; a batch may have 1 to {LARGEST_BATCH}.")
     return [str(study.StudyInstanceUID) for study in found]
 
 
 @routes.get("/batches/<batch_id>", responses={200: BatchAnswer})
 def get_batch(path: BatchPath) -> Response:
-    """How far a batch has come, and what became of each study"""
+    """Get the progress of a batch and the outcome for each study"""
     return _batch(batches.get(context().sessions, path.batch_id))
 
 
 @routes.post("/batches/<batch_id>/cancel", responses={200: BatchAnswer})
 def cancel_batch(path: BatchPath) -> Response:
-    """Cancel what a batch still has to do; what is recorded stays"""
+    """Cancel the unfinished jobs of a batch; recorded results are kept"""
     return _batch(batches.cancel(context().sessions, path.batch_id, g.actor))
 
 

@@ -1,4 +1,4 @@
-"""Health, metrics, the operations page, and access for a proxy in front of the archive."""
+"""The routes for health, metrics, the operations page, and a proxy's access check."""
 
 from flask import Response, g, redirect, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
@@ -21,9 +21,10 @@ routes = blueprint("operations")
 
 @routes.get("/auth/<role>", responses={204: None})
 def check_access(path: RolePath) -> Response:
-    """204 where the request's token has that role, for a proxy in front of the archive
+    """Check that the request's token has a role, for a proxy in front of the archive
 
-    nginx asks this (auth_request) before it passes a request on to Orthanc with Orthanc's own credentials.
+    Answers 204 if it has. nginx asks (auth_request) before it passes a request on to Orthanc with Orthanc's
+    own credentials.
     """
     if context().settings.auth == "token":
         access.admit(context().sessions, Role(path.role), request.headers.get("X-Original-Method"))
@@ -32,13 +33,13 @@ def check_access(path: RolePath) -> Response:
 
 @routes.get("/health/live", security=[], responses={200: LiveAnswer})
 def live() -> Response:
-    """The API answers"""
+    """Report that the API is running"""
     return answer(LiveAnswer(live=True))
 
 
 @routes.get("/health/ready", security=[], responses={200: ReadyAnswer, 503: ReadyAnswer})
 def ready() -> Response:
-    """Whether a request would be worked on now; 503 with the reasons where not"""
+    """Report whether requests can be processed now; 503 with the reasons if not"""
     report = context().health.report()
     body = ReadyAnswer.model_validate(
         {
@@ -55,15 +56,15 @@ def ready() -> Response:
 
 @routes.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
 def tell_metrics() -> Response:
-    """Jobs, queue, outbox, stages and memory, in Prometheus's text format"""
+    """Report jobs, queue, outbox, stages and memory in Prometheus's text format"""
     text = metrics.exposition(context().sessions, context().settings.lease_s)
     return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @routes.get("/audit", responses={200: AuditAnswer})
 def list_audit_events(query: AuditQuery) -> Response:
-    """The audit trail, newest first: who changed what, for admins"""
-    # One more than asked for tells whether there is a next page.
+    """List the audit trail, newest first: who read or changed what; for admins"""
+    # One extra event tells whether there is a next page.
     question = query.model_dump() | {"limit": query.limit + 1}
     events = audit.events(context().sessions, **question)
     shown = [AuditEventAnswer.model_validate(e, from_attributes=True) for e in events[: query.limit]]
@@ -73,7 +74,7 @@ def list_audit_events(query: AuditQuery) -> Response:
 
 @routes.get("/operations", responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}})
 def show_operations() -> Response:
-    """The service at a glance, for a browser"""
+    """Show the state of the service in a browser"""
     sessions = context().sessions
     sections = [
         (state, jobs.list_jobs(sessions, JOBS_SHOWN, state), action)
@@ -97,7 +98,7 @@ def show_operations() -> Response:
         sections=sections,
         shown=JOBS_SHOWN,
         lesions=batches.count_lesions(sessions, listed),
-        # Only the proxy that serves the viewer sends this.
+        # Only the proxy that serves the viewer sends this header.
         viewer="X-Forwarded-Proto" in request.headers,
         language=language(),
         text=texts(),
@@ -112,7 +113,7 @@ def show_operations() -> Response:
 
 @routes.post("/operations/jobs/<job_id>/<action>", responses={303: None})
 def act_on_job(path: ActionPath) -> AnyResponse:
-    """A button of the operations page"""
+    """Cancel or retry a job from the operations page"""
     act = jobs.retry if path.action == "retry" else jobs.cancel
     context().announcer.tell(act(context().sessions, path.job_id, g.actor).id)
     return redirect("/operations", 303)

@@ -1,4 +1,4 @@
-"""Candidates, segmentations, patients and models."""
+"""The routes for candidates, segmentations, patients and models."""
 
 from flask import Response, g, jsonify
 
@@ -21,7 +21,7 @@ from schemas.results import (
     SegmentationsAnswer,
 )
 
-# What the audit trail says was read where it was every patient's, or a list without a lesion.
+# Subjects in the audit trail where the data of all patients, or a list without lesions, was read.
 ALL, NONE = "all", "none"
 
 routes = blueprint("results")
@@ -32,7 +32,7 @@ routes = blueprint("results")
     responses={200: CandidatesAnswer},
 )
 def list_candidates(path: StudyPath) -> Response:
-    """The study's series, ranked, with the reasons for the rank or for a refusal"""
+    """Rank the series of a study, with the reasons for each rank or refusal"""
     with context().asking_archive() as archive:
         ranked = series.rank(archive.series_headers(path.study_instance_uid))
     note_read("study", path.study_instance_uid)
@@ -42,7 +42,7 @@ def list_candidates(path: StudyPath) -> Response:
 
 @routes.get("/studies/<study_instance_uid>/segmentations", responses={200: SegmentationsAnswer})
 def list_segmentations(path: StudyPath) -> Response:
-    """The study's segmentations, newest first; none for a study that was never segmented"""
+    """List the segmentations of a study, newest first; empty if it was never segmented"""
     found = segmentations.segmentations_of_study(context().sessions, path.study_instance_uid)
     note_read("study", path.study_instance_uid)
     return jsonify({"segmentations": found})
@@ -53,7 +53,7 @@ def list_segmentations(path: StudyPath) -> Response:
     responses={200: SegmentationAnswer},
 )
 def get_segmentation(path: SegmentationPath) -> Response:
-    """A segmentation with every lesion measured"""
+    """Get a segmentation with the measurements of all its lesions"""
     document = segmentations.document(context().sessions, path.segmentation_id)
     note_read("segmentation", path.segmentation_id)
     return jsonify(document)
@@ -61,10 +61,10 @@ def get_segmentation(path: SegmentationPath) -> Response:
 
 @routes.delete("/segmentations/<segmentation_id>", responses={204: None})
 def delete_segmentation(path: SegmentationPath) -> Response:
-    """Delete a segmentation: its SEG and companions in the archive, and its rows from every list
+    """Delete a segmentation, with its SEG and companions in the archive
 
-    It is marked first, so that no job adds anything to it; where the archive fails, the mark is taken back
-    and the request may be repeated. A correction that is deleted leaves the version before it the newest.
+    It is marked as deleted first, so that no job adds to it. If the archive fails, the mark is removed and
+    the request may be repeated. After a correction is deleted, the version before it is the newest.
     """
     sessions, segmentation_id = context().sessions, path.segmentation_id
     with context().asking_archive() as archive:
@@ -81,7 +81,7 @@ def delete_segmentation(path: SegmentationPath) -> Response:
 
 @routes.get("/patients", responses={200: PatientsAnswer})
 def list_patients() -> Response:
-    """The patients with results"""
+    """List the patients with results"""
     found = patients.patients(context().sessions)
     note_read("patients", ALL)
     return jsonify({"patients": found})
@@ -92,7 +92,10 @@ def list_patients() -> Response:
     responses={200: LesionsAnswer},
 )
 def list_lesions(path: PatientPath, query: PatientQuery) -> Response:
-    """A patient's lesions by study date; of each series what a person corrected, else the newest"""
+    """List the lesions of a patient by study date
+
+    One segmentation counts per series: the newest that a person corrected or drew, otherwise the newest.
+    """
     lesions = patients.lesions_of_patient(context().sessions, path.patient_id, query.issuer)
     studies = [lesion["study_instance_uid"] for lesion in lesions]
     note_read("lesions", *(studies or [NONE]))
@@ -101,7 +104,7 @@ def list_lesions(path: PatientPath, query: PatientQuery) -> Response:
 
 @routes.get("/models", responses={200: ModelsAnswer})
 def list_models() -> Response:
-    """The models that a request may name"""
+    """List the models that a request may name"""
     default = context().default_model
     models = [
         ModelAnswer(

@@ -1,6 +1,6 @@
-"""The calls of SegmentationUI's front-end, over the same use cases as the other routes.
+"""The calls of SegmentationUI's front-end, on the same use cases as the other routes.
 
-Where it reads `success` or `error`, the first is a sentence and the second what every error here looks like.
+The front-end reads `success`, a sentence, or `error`, which has the form of all errors of the API.
 A call that starts a job answers when the job has ended.
 """
 
@@ -31,12 +31,12 @@ from routes.corrections import submit_correction, submit_measurement, submit_str
 from routes.jobs import wait_for_end
 from routes.results import ALL
 from routes.shared import answer, blueprint, context, note_read
-from routes.studies import Stored, store_files
+from routes.studies import StoredInstance, store_files
 from schemas.common import StudyPath
 
 # nginx gives up after an hour.
 LONGEST_WAIT_S = 3000.0
-# What Orthanc lists of a study and of its patient.
+# The attributes that Orthanc lists for a study and for its patient.
 STUDY_TAGS = (
     "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
 )  # fmt: skip
@@ -49,8 +49,8 @@ routes = blueprint("segmentationui", "/segmentationui")
 def segment_and_wait(path: StudyPath) -> Response:
     """Segment a study with the default model
 
-    The lesions are stored as an RT Structure Set too: of no other object does the front-end rename or delete
-    lesions.
+    The lesions are stored also as an RT Structure Set, the only object in which the front-end renames and
+    deletes lesions.
     """
     sessions = context().sessions
     model = context().model_id(None)
@@ -65,7 +65,7 @@ def segment_and_wait(path: StudyPath) -> Response:
 
 @routes.post("/rename-roi", responses={200: shapes.SuccessAnswer})
 def rename_roi(body: shapes.RoiRenaming) -> Response:
-    """Rename a lesion: the next version of the segmentation is stored"""
+    """Rename a lesion and store the result as the next version of the segmentation"""
     segmentation_id, number = _newest(body)
     _results([submit_correction(segmentation_id, {number: body.new_name}, [])])
     return _success("The lesion has been renamed.")
@@ -73,18 +73,18 @@ def rename_roi(body: shapes.RoiRenaming) -> Response:
 
 @routes.post("/delete-roi", responses={200: shapes.SuccessAnswer})
 def delete_roi(body: shapes.Roi) -> Response:
-    """Delete a lesion: the next version of the segmentation is stored, without it"""
+    """Delete a lesion and store the result as the next version of the segmentation"""
     segmentation_id, number = _newest(body)
     _results([submit_correction(segmentation_id, {}, [number])])
     return _success("The lesion has been deleted.")
 
 
 def _newest(roi: shapes.Roi) -> tuple[str, int]:
-    """The newest version of the segmentation that the front-end shows, and the lesion's number in it.
+    """Return the newest version of the segmentation that the front-end shows, and the lesion's number in it.
 
-    After a change the front-end goes on to show the object that it had, with its numbers.
-    Raises: SegmentationNotFound, LesionNotFound; SegmentationSuperseded where the series is that of the
-    images and does not tell whose number it is.
+    After a change the front-end still shows the old object, with the old numbers.
+    Raises: SegmentationNotFound, LesionNotFound; SegmentationSuperseded if the number means different lesions
+    in the versions that belong to the series.
     """
     versions = segmentations.segmentations_of_study(context().sessions, roi.study_instance_uid)
     possible = [one for one in versions if roi.serie_instance_uid in _series(one)]
@@ -93,41 +93,41 @@ def _newest(roi: shapes.Roi) -> tuple[str, int]:
     lesions = [lesion for one in possible for lesion in one["lesions"]]
     tracked = {one["tracking_uid"] for one in lesions if one["number"] == roi.roi_number}
     if len(tracked) > 1:
-        raise SegmentationSuperseded(f"Number {roi.roi_number} is another lesion in another version.")
+        raise SegmentationSuperseded(f"Number {roi.roi_number} is a different lesion in another version.")
     newest = next(one for one in versions if _origin(one) == _origin(possible[0]))
     number = next((one["number"] for one in newest["lesions"] if one["tracking_uid"] in tracked), None)
     if number is None:
         raise LesionNotFound(
-            f"Segmentation {newest['id']} has no such lesion as number {roi.roi_number} was."
+            f"Segmentation {newest['id']} no longer has the lesion that was number {roi.roi_number}."
         )
     return newest["id"], number
 
 
 def _series(document: Mapping[str, Any]) -> set[str | None]:
-    """Where the segmentation is shown, and of what it was made."""
+    """Return the UIDs of the source series and of the series that hold the SEG and its companions."""
     objects = (document["segmentation"], *document["companions"])
     return {document["series_instance_uid"], *(one["series_instance_uid"] for one in objects)}
 
 
 def _origin(document: Mapping[str, Any]) -> tuple[str, str]:
-    """What the versions of a segmentation share."""
+    """Return the source series and model id, which all versions of a segmentation share."""
     return document["series_instance_uid"], document["model"]["id"]
 
 
 @routes.post("/uploadDicom", responses={200: shapes.SuccessAnswer})
 def upload_dicom(form: shapes.DicomForm) -> Response:
-    """Store DICOM files, and ZIP archives of them, in the archive; SEGs and RT Structure Sets are measured
+    """Store DICOM files, and ZIP archives of them, in the archive; measure SEGs and RT Structure Sets
 
-    Every file is read before the first one is stored. The answer counts those that are not measured because
-    their series has a result, which may be that of another file.
+    All files are read before the first is stored. The answer counts the SEGs and structure sets that are not
+    measured because their series has a result, possibly from another file of the upload.
     """
     stored = store_files(form.files)
     drawn = [one for one in stored if one.modality in ("SEG", "RTSTRUCT")]
-    measured: dict[tuple[str, str | None], Stored] = {}
+    measured: dict[tuple[str, str | None], StoredInstance] = {}
     for one in drawn:
         series_uid = _labelled_series(one)
-        # One of a series that has a result may be any object, or an older version: it corrects nothing by
-        # itself. Of several of one series the second would correct the first.
+        # If the series has a result, this may be an older version, so it must not correct that result.
+        # Of several objects of one series, the second would correct the first.
         if series_uid is None or not segmentations.newest(
             context().sessions, one.study_instance_uid, series_uid
         ):
@@ -137,12 +137,12 @@ def upload_dicom(form: shapes.DicomForm) -> Response:
     )
     counts = [f"Stored: {len(stored)}", f"measured: {len(measured)}"]
     if others := len(drawn) - len(measured):
-        counts.append(f"not measured, as their series have a result: {others}")
+        counts.append(f"not measured, because their series have a result: {others}")
     return _success("; ".join(counts) + ".")
 
 
-def _labelled_series(drawn: Stored) -> str | None:
-    """Return the UID of the series that a SEG or structure set is drawn on; None: it does not say."""
+def _labelled_series(drawn: StoredInstance) -> str | None:
+    """Return the UID of the series that a SEG or structure set was drawn on; None if it does not say."""
     with context().asking_archive() as archive:
         study = archive.series_headers(drawn.study_instance_uid)
     header = next(one for of in study for one in of if one.SOPInstanceUID == drawn.sop_instance_uid)
@@ -150,7 +150,10 @@ def _labelled_series(drawn: Stored) -> str | None:
 
 
 def _results(submitted: Sequence[Job]) -> list[str]:
-    """The segmentations that the jobs end in. Raises: what a job failed with, JobCancelled, JobUnfinished."""
+    """Wait for the jobs and return the ids of their segmentations.
+
+    Raises: the error that a job failed with, JobCancelled, JobUnfinished.
+    """
     for job in submitted:
         context().announcer.tell(job.id)
     return [_result(wait_for_end(job, LONGEST_WAIT_S)) for job in submitted]
@@ -172,7 +175,7 @@ def _success(sentence: str) -> Response:
 
 @routes.get("/getAllStudies", responses={200: shapes.OrthancIdsAnswer})
 def get_all_studies() -> Response:
-    """Orthanc's identifiers of the archive's studies"""
+    """List Orthanc's identifiers of the studies in the archive"""
     with context().asking_archive() as archive:
         studies = archive.search_studies()
     return jsonify([_orthanc_id(study) for study in studies])
@@ -180,7 +183,7 @@ def get_all_studies() -> Response:
 
 @routes.get("/getStudy/<orthanc_id>", responses={200: shapes.OrthancStudyAnswer})
 def get_study(path: shapes.OrthancStudyPath) -> Response:
-    """A study of the archive, as Orthanc describes it"""
+    """Get a study of the archive, as Orthanc describes it"""
     with context().asking_archive() as archive:
         studies = archive.search_studies()
     study = next((one for one in studies if _orthanc_id(one) == path.orthanc_id), None)
@@ -198,7 +201,7 @@ def get_study(path: shapes.OrthancStudyPath) -> Response:
 
 
 def _orthanc_id(study: Dataset) -> str:
-    """As Orthanc makes it, so that an archive of another kind has it too."""
+    """Return the study's identifier as Orthanc computes it, whatever the archive is."""
     digest = hashlib.sha1(
         f"{study.get('PatientID') or ''}|{study.StudyInstanceUID}".encode(), usedforsecurity=False
     ).hexdigest()
@@ -211,11 +214,11 @@ def _texts(dataset: Dataset, keywords: Sequence[str]) -> dict[str, str]:
 
 @routes.delete("/delete-study/<study_instance_uids>", responses={200: shapes.SuccessAnswer})
 def delete_study(path: shapes.StudiesPath) -> Response:
-    """Delete studies in the archive, and their segmentations from every list
+    """Delete studies in the archive, and their segmentations
 
-    None is deleted where one of them has a result on its way into the archive. Each is entered as being
-    deleted first, so that no job records anything of it; where the archive fails, the entry is taken back and
-    the request may be repeated.
+    No study is deleted if one of them has an unfinished job or a result that waits for the archive. Each is
+    marked as being deleted first, so that no job records a result for it. If the archive fails, the mark is
+    removed and the request may be repeated.
     """
     uids = list(dict.fromkeys(path.study_instance_uids.split(",")))
     with context().asking_archive() as archive, _being_deleted(uids) as entered:
@@ -228,7 +231,7 @@ def delete_study(path: shapes.StudiesPath) -> Response:
 
 @contextmanager
 def _being_deleted(study_uids: Sequence[str]) -> Iterator[list[str]]:
-    """Enter studies as being deleted, and take back those that still are in the list where it fails."""
+    """Mark studies as being deleted; on an error, unmark those that are still in the yielded list."""
     entered: list[str] = []
     try:
         for uid in study_uids:
@@ -245,7 +248,7 @@ def _being_deleted(study_uids: Sequence[str]) -> Iterator[list[str]]:
 def look_up(raw: shapes.LookupBody) -> Response:
     """Find an object that MetScope made by its SOPInstanceUID, as Orthanc finds an instance
 
-    The front-end downloads a structure set so. A reader's token is enough.
+    The front-end uses it to download a structure set. A reader's token is enough.
     """
     uid = request.get_data(as_text=True).strip()
     if segmentations.place_of_object(context().sessions, uid) is None:
@@ -258,11 +261,11 @@ def look_up(raw: shapes.LookupBody) -> Response:
     responses={200: {"content": {"application/dicom": {"schema": {"type": "string", "format": "binary"}}}}},
 )
 def get_object(path: shapes.ObjectPath) -> Response:
-    """The file of an object that MetScope made, as the archive has it"""
+    """Download an object that MetScope made, as the archive has it"""
     uid = path.sop_instance_uid
     place = segmentations.place_of_object(context().sessions, uid)
     if place is None:
-        raise SegmentationNotFound(f"MetScope made no object {uid}.")
+        raise SegmentationNotFound(f"MetScope did not create object {uid}.")
     with context().asking_archive() as archive:
         instances = archive.retrieve_series(*place)
     instance = next((one for one in instances if one.SOPInstanceUID == uid), None)
@@ -274,7 +277,7 @@ def get_object(path: shapes.ObjectPath) -> Response:
 
 @routes.get("/followup-patients", responses={200: shapes.FollowupPatientsAnswer})
 def list_followup_patients() -> Response:
-    """The patients with results"""
+    """List the patients with results"""
     found = patients.patients(context().sessions)
     note_read("patients", ALL)
     return jsonify(
@@ -287,7 +290,7 @@ def list_followup_patients() -> Response:
 
 @routes.get("/followup-etudes", responses={200: shapes.FollowupEtudesAnswer})
 def list_followup_etudes(query: shapes.EtudesQuery) -> Response:
-    """The studies with results, all or a patient's, by date"""
+    """List the studies with results, of all patients or of one, by date"""
     studies = patients.segmented_studies(context().sessions, query.patient_id)
     note_read("studies", *([one["study_instance_uid"] for one in studies] if query.patient_id else [ALL]))
     return jsonify([{"id_study": one["study_instance_uid"], "date": one["study_date"]} for one in studies])
@@ -295,7 +298,7 @@ def list_followup_etudes(query: shapes.EtudesQuery) -> Response:
 
 @routes.get("/followup-series", responses={200: shapes.FollowupSeriesAnswer})
 def list_followup_series(query: shapes.SeriesQuery) -> Response:
-    """The series that were segmented, all or a study's"""
+    """List the segmented series, of all studies or of one"""
     found = patients.segmented_series(context().sessions, query.study_instance_uid)
     note_read("studies", query.study_instance_uid or ALL)
     return jsonify(found)
@@ -303,7 +306,7 @@ def list_followup_series(query: shapes.SeriesQuery) -> Response:
 
 @routes.get("/followup-metastases", responses={200: shapes.FollowupMetastasesAnswer})
 def list_followup_metastases(query: shapes.MetastasesQuery) -> Response:
-    """The lesions of the newest segmentation of a series, or of every series"""
+    """List the lesions of the newest segmentation of one series, or of every series"""
     lesions = segmentations.lesions_of_series(context().sessions, query.series_instance_uid)
     note_read("lesions", query.series_instance_uid or ALL)
     return jsonify([_metastase(lesion) for lesion in lesions])

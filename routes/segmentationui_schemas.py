@@ -1,4 +1,4 @@
-"""What SegmentationUI's front-end sends and reads; the names are its own and Orthanc's."""
+"""The forms and answers of SegmentationUI's front-end, with its own names and Orthanc's."""
 
 from typing import Annotated, Literal
 
@@ -16,12 +16,14 @@ class Roi(Form):
 
     study_instance_uid: Uid
     serie_instance_uid: Uid = Field(
-        description="Of the SEG or structure set that shows it, or of the images that were segmented"
+        description="Series of the SEG or structure set that shows the lesion, or of the segmented images"
     )
-    roi_number: Annotated[int, Field(ge=1)] = Field(description="Of the lesion there")
+    roi_number: Annotated[int, Field(ge=1)] = Field(description="Number of the lesion in that series")
 
 
 class RoiRenaming(Roi):
+    """A lesion and its new name."""
+
     new_name: Name
 
 
@@ -32,43 +34,57 @@ class DicomForm(Form):
 
 
 class OrthancStudyPath(Form):
-    orthanc_id: Text = Field(description="One of /getAllStudies")
+    """Orthanc's identifier of a study."""
+
+    orthanc_id: Text = Field(description="An ID from /getAllStudies")
 
 
 class StudiesPath(Form):
+    """The UIDs of one or several studies."""
+
     study_instance_uids: Annotated[str, Field(pattern=UIDS_PATTERN)] = Field(
-        description="One StudyInstanceUID (0020,000D), or several with commas between them"
+        description="One StudyInstanceUID (0020,000D), or several separated by commas"
     )
 
 
 class ObjectPath(Form):
-    sop_instance_uid: Uid = Field(description="ID of an object that /tools/lookup found")
+    """The UID of an object that MetScope made."""
+
+    sop_instance_uid: Uid = Field(description="ID of an object from /tools/lookup")
 
 
 class LookupBody(RawModel):
     """A SOPInstanceUID (0008,0018)."""
 
-    mimetypes: list[str] = ["text/plain"]  # noqa: RUF012 - the base class has it so
+    mimetypes: list[str] = ["text/plain"]  # noqa: RUF012 - as in the base class
 
 
 class EtudesQuery(Query):
-    patient_id: Text | None = Field(None, alias="idPatient", description="PatientID (0010,0020); all without")
+    """The patient whose studies are listed."""
+
+    patient_id: Text | None = Field(
+        None, alias="idPatient", description="PatientID (0010,0020); default: all"
+    )
 
 
 class SeriesQuery(Query):
+    """The study whose series are listed."""
+
     study_instance_uid: Uid | None = Field(
-        None, alias="idEtude", description="StudyInstanceUID (0020,000D); all without"
+        None, alias="idEtude", description="StudyInstanceUID (0020,000D); default: all"
     )
 
 
 class MetastasesQuery(Query):
+    """The series whose lesions are listed."""
+
     series_instance_uid: Uid | None = Field(
-        None, alias="idSeries", description="SeriesInstanceUID (0020,000E); all without"
+        None, alias="idSeries", description="SeriesInstanceUID (0020,000E); default: all"
     )
 
 
 class FoundObject(Answer):
-    """As Orthanc describes an instance, under an ID of MetScope's: the SOPInstanceUID."""
+    """An instance as Orthanc describes it, except that its ID is the SOPInstanceUID."""
 
     ID: str
     Path: str
@@ -76,11 +92,11 @@ class FoundObject(Answer):
 
 
 class LookupAnswer(RootModel[list[FoundObject]]):
-    """The object, where MetScope made it; else nothing."""
+    """The object, or an empty list if MetScope did not make it."""
 
 
 class SuccessAnswer(Answer):
-    """What was done."""
+    """A sentence that says what was done."""
 
     success: str
 
@@ -90,7 +106,7 @@ class OrthancIdsAnswer(RootModel[list[str]]):
 
 
 class OrthancStudyAnswer(Answer):
-    """A study in Orthanc's shape, without what DICOMweb does not tell. Attributes that it lacks are empty."""
+    """A study in Orthanc's form, without the fields that DICOMweb lacks. Missing attributes are empty."""
 
     ID: str
     Type: Literal["Study"]
@@ -99,7 +115,7 @@ class OrthancStudyAnswer(Answer):
 
 
 class FollowupPatient(Answer):
-    """id: PatientID. date: of birth."""
+    """A patient with results. id: PatientID. date: birth date."""
 
     id: str
     name: str | None
@@ -112,27 +128,29 @@ class FollowupPatientsAnswer(RootModel[list[FollowupPatient]]):
 
 
 class FollowupEtude(Answer):
-    """id_study: StudyInstanceUID."""
+    """A study with results. id_study: StudyInstanceUID. date: study date."""
 
     id_study: str
     date: str | None
 
 
 class FollowupEtudesAnswer(RootModel[list[FollowupEtude]]):
-    """The patient's studies with results, by date."""
+    """The studies with results, by date."""
 
 
 class FollowupSerie(Answer):
+    """A series that was segmented."""
+
     series_instance_uid: str
     study_instance_uid: str
 
 
 class FollowupSeriesAnswer(RootModel[list[FollowupSerie]]):
-    """The study's series that were segmented."""
+    """The series that were segmented."""
 
 
 class FollowupMetastase(Answer):
-    """id: number of the lesion. diametre: the long axis, mm. volume: cm3.
+    """A lesion. id: its number. diametre: long axis, mm. volume: cm3.
 
     slice_debut, slice_fin: first and last slice, counted from 0. color: "[red green blue]", 0 to 255 each.
     """
@@ -147,4 +165,4 @@ class FollowupMetastase(Answer):
 
 
 class FollowupMetastasesAnswer(RootModel[list[FollowupMetastase]]):
-    """The lesions of the series' newest segmentation."""
+    """The lesions of the newest segmentation of each series."""

@@ -1,4 +1,4 @@
-"""The viewer's door: a page that takes a token once and keeps it in a cookie that no script can read."""
+"""The viewer's login: a page that takes a token once and keeps it in a cookie that no script can read."""
 
 import re
 
@@ -14,7 +14,7 @@ from version import VERSION
 
 LONGEST_SESSION_S = 12 * 3600
 START_PAGE = "/"
-# Two slashes in front, or a backslash for one, name another host.
+# An address that starts with two slashes, or with a slash and a backslash, names another host.
 OWN_ADDRESS = re.compile(r"/(?![/\\])[!-~]*")
 
 routes = blueprint("session")
@@ -22,7 +22,7 @@ routes = blueprint("session")
 
 @routes.get("/session", responses={200: SessionAnswer})
 def tell_session() -> Response:
-    """Who asks, with which role, and of which version the service is"""
+    """Get the caller's name and role, and the version of the service"""
     return answer(SessionAnswer(name=g.actor, role=g.role, version=VERSION))
 
 
@@ -30,9 +30,9 @@ def tell_session() -> Response:
     "/login", security=[], responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
 )
 def show_login() -> Response:
-    """The page that asks for a token; from there to the address of this site that follows ``?next=``
+    """Show the page that asks for a token and then opens the address of this site after ``?next=``
 
-    The address stands as it is, with a query of its own: a proxy cannot escape it.
+    The address is not escaped and may have a query of its own, because a proxy cannot escape it.
     """
     return _page(request.query_string.decode(errors="replace").removeprefix("next="), refused=False)
 
@@ -43,7 +43,7 @@ def show_login() -> Response:
     responses={303: None, 401: {"content": {"text/html": {"schema": {"type": "string"}}}}},
 )
 def log_in(form: LoginForm) -> AnyResponse:
-    """The page's button: a cookie with the token, and to the address ``next``"""
+    """Log in from the page: set a cookie with the token and redirect to ``next``"""
     access.refuse_other_sites()
     if tokens.find(context().sessions, form.token) is None:
         return _page(form.next, refused=True)
@@ -61,7 +61,7 @@ def log_in(form: LoginForm) -> AnyResponse:
 
 @routes.post("/logout", security=[], responses={303: None})
 def log_out() -> AnyResponse:
-    """Forget the cookie"""
+    """Delete the cookie and redirect to the login page"""
     access.refuse_other_sites()
     response = redirect("/login", 303)
     response.delete_cookie(access.COOKIE)
@@ -69,7 +69,7 @@ def log_out() -> AnyResponse:
 
 
 def _own_address(address: str) -> str:
-    """The address, where it is one of this site, else the start page: no link may lead elsewhere."""
+    """Return the address if it is on this site, otherwise the start page: no link may leave the site."""
     return address if OWN_ADDRESS.fullmatch(address) else START_PAGE
 
 

@@ -1,4 +1,4 @@
-"""What every route works with: settings, sessions, broker, archive, models."""
+"""The context that all routes share: settings, sessions, broker, archive, models."""
 
 import threading
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from unetr.served import default_model, served_models
 from unetr.spec import ModelSpec
 
 THREADS = 24
-# Together fewer than there are threads: the rest is for health, for a proxy's auth_request and for lists.
+# Together fewer than THREADS: the rest serves health checks, a proxy's auth_request and lists.
 WAITING_REQUESTS = 8
 ARCHIVE_REQUESTS = 8
 UPLOADS_AT_ONCE = 4
@@ -32,9 +32,11 @@ UPLOADS_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Context:
-    """What the views work with. ``waiting`` keeps requests that wait for a job from taking every thread,
-    ``asking`` those that wait for the archive, ``uploads`` those that upload; ``uploading`` keeps several
-    uploads from taking the memory.
+    """The connections and limits that the views share.
+
+    Three semaphores keep requests from taking every thread: ``waiting`` those that wait for a job, ``asking``
+    those that wait for the archive, ``uploads`` uploads. ``uploading`` keeps several uploads from taking the
+    memory.
     """
 
     settings: Settings
@@ -54,31 +56,31 @@ class Context:
 
     @cached_property
     def health(self) -> Health:
-        """What ``ready`` reports."""
+        """Return the health checks, which ``ready`` reports."""
         return Health(self.settings, self.sessions, self.celery)
 
     @cached_property
     def announcer(self) -> broker.Announcer:
-        """Tells the workers about jobs."""
+        """Return the announcer, which tells the workers about jobs."""
         return broker.Announcer(self.celery)
 
     @cached_property
     def reads(self) -> audit.Reads:
-        """Notes who reads what."""
+        """Return the log of reads for the audit trail."""
         return audit.Reads(self.sessions)
 
     @property
     def archive(self) -> Archive:
-        """This thread's own, for uploads: an archive is not to be shared between threads."""
+        """Return this thread's archive, for uploads: threads must not share one."""
         if not hasattr(self.per_thread, "archive"):
             self.per_thread.archive = open_archive(self.settings)
         return cast(Archive, self.per_thread.archive)
 
     @contextmanager
     def asking_archive(self) -> Iterator[Archive]:
-        """Provide this thread's archive to a request, to a few at a time. Raises: ArchiveBusy."""
+        """Yield this thread's archive, to a few requests at a time. Raises: ArchiveBusy."""
         if not self.asking.acquire(blocking=False):
-            raise ArchiveBusy("Other requests wait for the archive.")
+            raise ArchiveBusy("Too many requests are waiting for the archive.")
         try:
             yield self.archive
         finally:
@@ -90,15 +92,15 @@ class Context:
 
     @property
     def models(self) -> dict[str, ModelSpec]:
-        """Looked up anew each time, so that a model added to the folder is there without a restart."""
+        """Return the served models by id, read each time so that a new model needs no restart."""
         return served_models(self.settings.models_dir, self.settings.model_path)
 
     def model_id(self, asked: str | None) -> str:
-        """Of the model asked for, or of the default one. Raises: ModelNotFound."""
+        """Return the id of the model asked for, or of the default one. Raises: ModelNotFound."""
         known = self.models
         model = asked or self.default_model.id
         if model not in known:
-            raise ModelNotFound(f"There is no model {model!r}; there are: {', '.join(sorted(known))}.")
+            raise ModelNotFound(f"There is no model {model!r}. Available models: {', '.join(sorted(known))}.")
         return model
 
 
@@ -107,11 +109,11 @@ def context() -> Context:
 
 
 def note_read(what: str, *subjects: str, **details: str) -> None:
-    """Have the audit trail say that the caller was shown something of a patient.
+    """Note in the audit trail that the caller read patient data.
 
-    what: the kind of thing. subjects: UIDs or ids, never a PatientID; a row for each.
+    what: the kind of data. subjects: UIDs or ids, never a PatientID; one row each.
     """
-    # Nobody asks where the API rehearses (api._warm_up).
+    # Requests of the warm-up (api._warm_up) have no caller.
     if "actor" in g:
         for subject in dict.fromkeys(subjects):
             context().reads.note(g.actor, what + audit.READ, subject, **details)
@@ -122,7 +124,7 @@ def answer(body: BaseModel, status: int = 200) -> Response:
 
 
 def blueprint(name: str, url_prefix: str | None = None) -> APIBlueprint:
-    """Routes that need a token and may answer with an error."""
+    """Return a blueprint whose routes need a token and may answer with an error."""
     return APIBlueprint(
         name,
         name,
@@ -134,5 +136,5 @@ def blueprint(name: str, url_prefix: str | None = None) -> APIBlueprint:
 
 
 def _operation_id(*, name: str, path: str, method: str) -> str:
-    """The view's name, so that generated clients read well."""
+    """Return the view's name, so that generated clients read well."""
     return name

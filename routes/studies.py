@@ -1,4 +1,4 @@
-"""DICOM files sent by people without a DICOMweb client."""
+"""The upload of DICOM files by users without a DICOMweb client."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from imaging.files import MIB
 from routes.shared import answer, blueprint, context
 from schemas.studies import UploadAnswer, UploadForm
 
-# Each part of a form is an open file; who has more slices sends a ZIP archive of them.
+# Each part of a form is an open file. Users with more slices send a ZIP archive.
 MOST_FILES = 500
 LONGEST_UPLOAD_WAIT_S = 60
 STORED_AT_ONCE_BYTES = 64 * MIB
@@ -27,7 +27,7 @@ routes = blueprint("studies")
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredInstance:
     """An instance that the archive has confirmed."""
 
     study_instance_uid: str
@@ -39,17 +39,17 @@ class Stored:
 def upload_studies(form: UploadForm) -> Response:
     """Store DICOM files, and ZIP archives of them, in the archive
 
-    Every file is read before the first one is stored. Where the archive fails on the way, send them again.
+    All files are read before the first is stored. If the archive fails in between, send them again.
     """
     counts = Counter(one.study_instance_uid for one in store_files(form.files))
     studies = [{"study_instance_uid": uid, "instances": count} for uid, count in sorted(counts.items())]
     return answer(UploadAnswer.model_validate({"studies": studies}))
 
 
-def store_files(uploaded: Sequence[FileStorage]) -> list[Stored]:
-    """Store them, once every one has been read. Raises: UploadRefused, UploadBusy, ArchiveError."""
+def store_files(uploaded: Sequence[FileStorage]) -> list[StoredInstance]:
+    """Store the files once all have been read. Raises: UploadRefused, UploadBusy, ArchiveError."""
     files = [(str(number), cast(BinaryIO, file.stream)) for number, file in enumerate(uploaded)]
-    stored: list[Stored] = []
+    stored: list[StoredInstance] = []
     with _turn():
         for instance in incoming.instances(files):
             del instance
@@ -66,12 +66,12 @@ def store_files(uploaded: Sequence[FileStorage]) -> list[Stored]:
 
 @contextmanager
 def _turn() -> Iterator[None]:
-    """Read and store one upload at a time, with a few that wait. Raises: UploadBusy."""
+    """Let one upload at a time be read and stored while a few wait. Raises: UploadBusy."""
     if not context().uploads.acquire(blocking=False):
-        raise UploadBusy("Other uploads are being read.")
+        raise UploadBusy("Too many uploads are in progress.")
     try:
         if not context().uploading.acquire(timeout=LONGEST_UPLOAD_WAIT_S):
-            raise UploadBusy(f"Another upload is still being read after {LONGEST_UPLOAD_WAIT_S} s.")
+            raise UploadBusy(f"Another upload is still in progress after {LONGEST_UPLOAD_WAIT_S} s.")
         try:
             yield
         finally:
@@ -80,8 +80,8 @@ def _turn() -> Iterator[None]:
         context().uploads.release()
 
 
-def _stored(instance: Dataset) -> Stored:
-    return Stored(
+def _stored(instance: Dataset) -> StoredInstance:
+    return StoredInstance(
         study_instance_uid=str(instance.StudyInstanceUID),
         sop_instance_uid=str(instance.SOPInstanceUID),
         modality=str(instance.get("Modality", "")),

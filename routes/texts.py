@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from flask import request
 
 LANGUAGES = ("en", "fr")
-# By name: English, French.
+# Texts by name, in English and French.
 TEXTS = {
     "title": ("MetScope", "MetScope"),
     "token": ("Your token", "Votre jeton"),
     "open": ("Open", "Ouvrir"),
     "token_refused": (
-        "This token is unknown or was revoked. Ask the engineer who runs MetScope for another one.",
-        "Ce jeton est inconnu ou révoqué. Demandez-en un autre à l’ingénieur responsable de MetScope.",
+        "This token is unknown or has been revoked. Ask your MetScope administrator for a new one.",
+        "Ce jeton est inconnu ou révoqué. Demandez-en un autre à votre administrateur MetScope.",
     ),
     "version": ("Version", "Version"),
     "research": (
@@ -20,10 +20,10 @@ TEXTS = {
         "Pour la recherche uniquement ; pas pour le diagnostic.",
     ),
     "operations": ("MetScope operations", "Exploitation de MetScope"),
-    "renews": ("The page renews itself every 10 s.", "La page se renouvelle toutes les 10 s."),
+    "renews": ("This page refreshes every 10 s.", "Cette page s’actualise toutes les 10 s."),
     "studies": ("Study list", "Liste des examens"),
     "api": ("API reference", "Référence de l’API"),
-    "parts": ("Parts", "Composants"),
+    "parts": ("Components", "Composants"),
     "database": ("Database", "Base de données"),
     "archive": ("Archive", "PACS"),
     "broker": ("Broker", "File de messages"),
@@ -34,8 +34,11 @@ TEXTS = {
     "workers": ("Workers", "Processus de calcul"),
     "no_model": ("no model", "aucun modèle"),
     "none": ("none", "aucun"),
-    "missing": ("Segmentations that the archive has lost", "Segmentations que le PACS n’a plus"),
-    "waiting": ("Segmentations that wait for the archive", "Segmentations en attente du PACS"),
+    "missing": (
+        "Stored segmentations missing from the archive",
+        "Segmentations enregistrées absentes du PACS",
+    ),
+    "waiting": ("Objects waiting for the archive", "Objets en attente du PACS"),
     "running": ("Running", "En cours"),
     "queued": ("Queued", "En attente"),
     "failed": ("Failed", "Échouées"),
@@ -50,8 +53,8 @@ TEXTS = {
     "result": ("Lesions", "Lésions"),
     "happened": ("What happened", "Ce qui s’est passé"),
     "action": ("Action", "Action"),
-    "again_at": ("tries again at", "nouvel essai à"),
-    "being_cancelled": ("is being cancelled", "annulation en cours"),
+    "again_at": ("retry at", "nouvel essai à"),
+    "being_cancelled": ("being cancelled", "annulation en cours"),
     "cancel": ("Cancel", "Annuler"),
     "retry": ("Retry", "Relancer"),
     "segmentation": ("segmentation", "segmentation"),
@@ -64,7 +67,7 @@ TEXTS = {
 
 
 def language() -> str:
-    """Return the language of the page: the browser's, English where there are no texts in that."""
+    """Return the language of the page: the browser's, or English if there are no texts in it."""
     return request.accept_languages.best_match(LANGUAGES) or LANGUAGES[0]
 
 

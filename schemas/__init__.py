@@ -1,4 +1,4 @@
-"""What the API takes and gives, a file for each subject; the OpenAPI document is made from these classes.
+"""The forms and answers of the API, one file per subject; the OpenAPI document is generated from them.
 
-Forms refuse unknown keys. Answers are written out in full: an unknown value is null, never left out.
+Forms reject unknown keys. Answers have all their fields: an unknown value is null, never left out.
 """

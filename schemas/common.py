@@ -1,4 +1,4 @@
-"""What the forms and answers of several subjects share."""
+"""The fields and base classes that the forms and answers of several subjects share."""
 
 from datetime import UTC, datetime
 from functools import cache
@@ -14,12 +14,12 @@ from pydantic import (
     model_validator,
 )
 
-# Looser than the standard: leading zeros do occur in archives.
+# Looser than the standard: some archives have UIDs with leading zeros.
 UID_PATTERN = r"^[0-9]+(\.[0-9]+)*$"
 
 Uid = Annotated[str, Field(max_length=64, pattern=UID_PATTERN)]
 
-# PostgreSQL refuses NUL inside a text.
+# PostgreSQL rejects NUL in a text.
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 Point = Annotated[list[float], Field(min_length=3, max_length=3)]
@@ -32,12 +32,12 @@ LONGEST_WAIT_S = 60.0
 
 LARGEST_BATCH = 1000
 
-# What PostgreSQL's integer holds.
+# The largest integer that PostgreSQL stores.
 LARGEST_ID = 2**31 - 1
 
 WaitS = Annotated[
     float | None,
-    Field(ge=0, le=LONGEST_WAIT_S, description="Wait this long for the end before answering"),
+    Field(ge=0, le=LONGEST_WAIT_S, description="Seconds to wait for the job to end before answering"),
 ]
 
 Name = Annotated[
@@ -57,11 +57,13 @@ Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 
 
 class Form(BaseModel):
+    """A form that rejects unknown keys."""
+
     model_config = ConfigDict(extra="forbid")
 
 
 class Query(Form):
-    """Flask-OpenAPI3 asks for the schema at every request, and it takes a while to make."""
+    """A query string. Its schema is cached: Flask-OpenAPI3 asks for it in every request."""
 
     @classmethod
     @cache
@@ -72,14 +74,16 @@ class Query(Form):
 
 
 class StudyPath(Form):
+    """The UID of a study."""
+
     study_instance_uid: Uid = Field(description="StudyInstanceUID (0020,000D)")
 
 
 class WaitForm(Form):
-    """An absent or empty body does not wait."""
+    """How long to wait for the job's end. An absent or empty body does not wait."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    # Read by flask-openapi3: the body may be left out.
+    # Tells flask-openapi3 that the body is optional.
     model_config["openapi_extra"] = {"required": False}  # type: ignore[typeddict-unknown-key]
 
     wait_s: WaitS = None
@@ -91,6 +95,6 @@ class WaitForm(Form):
 
 
 class Answer(BaseModel):
-    """Forbidding extras puts additionalProperties: false into the document: a test sees every stray field."""
+    """An answer. Extras are forbidden, so that the document has additionalProperties: false for the tests."""
 
     model_config = ConfigDict(extra="forbid")

@@ -1,4 +1,4 @@
-"""What a person changes in a segmentation."""
+"""The forms for corrections of a segmentation."""
 
 from typing import Annotated, Self
 
@@ -12,14 +12,16 @@ from schemas.common import LARGEST_BATCH, Form, Name, Text, Uid, WaitS
 
 
 class Renaming(Form):
+    """A lesion and its new name."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    number: int = Field(ge=1, description="Of the lesion")
+    number: int = Field(ge=1, description="Number of the lesion")
     name: Name
 
 
 class CorrectionForm(Form):
-    """Lesions to be called otherwise, and lesions that are none."""
+    """Lesions to rename and false positives to delete."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -33,7 +35,7 @@ class CorrectionForm(Form):
     def _something(self) -> Self:
         renamed = [one.number for one in self.rename]
         if not renamed and not self.delete:
-            raise ValueError("give a lesion to rename or to delete")
+            raise ValueError("specify at least one lesion to rename or delete")
         if len({*renamed, *self.delete}) < len(renamed) + len(self.delete):
             raise ValueError("name each lesion once")
         return self

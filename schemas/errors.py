@@ -1,4 +1,4 @@
-"""The one shape of every error."""
+"""The form of all error answers."""
 
 from typing import Any
 
@@ -10,12 +10,14 @@ from schemas.common import Answer
 
 
 class ErrorBody(Answer):
+    """An error's code, message and details."""
+
     code: str = Field(description="Stable; listed in docs/api.md")
     message: str
     details: dict[str, Any]
 
 
 class ErrorAnswer(Answer):
-    """The one shape of every error."""
+    """The answer to every request that fails."""
 
     error: ErrorBody

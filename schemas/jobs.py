@@ -1,4 +1,4 @@
-"""Segmentations asked for, one by one or in batches, and how far they have come."""
+"""The forms and answers for segmentation requests, single or in batches, and their progress."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,42 +14,51 @@ from pydantic import (
 from sqlalchemy import Row
 
 from db.tables import ACTIVE_STATES, Batch, Job, JobState
+from db.tasks import Kind
 from schemas.common import LARGEST_BATCH, Answer, Form, Query, Text, Uid, WaitForm
 
 DATE_RANGE_PATTERN = r"^([0-9]{8}|[0-9]{8}-|-[0-9]{8}|[0-9]{8}-[0-9]{8})$"
 
 
 class JobPath(Form):
+    """The id of a job."""
+
     job_id: Text
 
 
 class ActionPath(JobPath):
+    """The id of a job and the action to take on it."""
+
     action: Literal["cancel", "retry"]
 
 
 class BatchPath(Form):
+    """The id of a batch."""
+
     batch_id: Text
 
 
 class JobsQuery(Query):
+    """The jobs to list."""
+
     state: Literal["queued", "running", "done", "failed", "cancelled"] | None = None
     study_instance_uid: Uid | None = None
     limit: int = Field(50, ge=1, le=500)
 
 
 class SegmentationForm(WaitForm):
-    """What to segment. An absent or empty body asks for all defaults."""
+    """A segmentation to request. An absent or empty body takes all defaults."""
 
-    series_instance_uid: Uid | None = Field(None, description="The series; null lets MetScope choose")
+    series_instance_uid: Uid | None = Field(None, description="The series; null: MetScope chooses")
     inputs: dict[str, Uid] = Field(
         {}, description="The series of each of the model's inputs, by its name; MetScope chooses the others"
     )
-    model: str | None = Field(None, description="A model of /models; null takes the default one")
-    force: bool = Field(False, description="Segment again even where an equal result exists")
+    model: str | None = Field(None, description="A model of /models; null: the default model")
+    force: bool = Field(False, description="Segment again even if an identical result exists")
 
 
 class StudyQuery(Form):
-    """Which studies, by QIDO-RS's matching: * and ? in texts, FROM-TO in dates."""
+    """Attributes of studies, matched as in QIDO-RS: * and ? in texts, FROM-TO in dates."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -59,7 +68,7 @@ class StudyQuery(Form):
     StudyDescription: Annotated[str, Field(min_length=1, max_length=64)] | None = None
 
     def filters(self) -> dict[str, str]:
-        """By keyword, those that were given."""
+        """Return the given attributes by keyword."""
         return self.model_dump(exclude_none=True)
 
     @model_validator(mode="after")
@@ -70,14 +79,14 @@ class StudyQuery(Form):
 
 
 class BatchForm(Form):
-    """Several studies: listed, or found by a query."""
+    """Several studies to segment: listed, or found by a query."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     study_instance_uids: list[Uid] | None = Field(None, min_length=1, max_length=LARGEST_BATCH)
     query: StudyQuery | None = None
-    model: str | None = Field(None, description="A model of /models; null takes the default one")
-    force: bool = Field(False, description="Segment again even where an equal result exists")
+    model: str | None = Field(None, description="A model of /models; null: the default model")
+    force: bool = Field(False, description="Segment again even if an identical result exists")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -87,18 +96,20 @@ class BatchForm(Form):
 
 
 class JobError(Answer):
+    """The error with which a job failed."""
+
     code: str
     message: str
 
 
 class JobAnswer(Answer):
-    """A request for a segmentation and how far it has come. result: address of the segmentation."""
+    """A job and its progress. result: address of its segmentation."""
 
     id: str
     state: Literal["queued", "running", "done", "failed", "cancelled"]
     stage: str | None
     progress: float = Field(ge=0, le=1)
-    estimate_s: float | None = Field(description="Seconds still to go")
+    estimate_s: float | None = Field(description="Estimated seconds remaining")
     attempts: int
     error: JobError | None
     result: str | None
@@ -106,7 +117,7 @@ class JobAnswer(Answer):
     started_at: datetime | None
     finished_at: datetime | None
     requested_by: str | None
-    kind: Literal["segmentation", "correction", "measurement", "restoration", "rtstruct", "uncertainty"]
+    kind: Kind
     study_instance_uid: str
     series_instance_uid: str | None
     inputs: dict[str, str]
@@ -115,7 +126,7 @@ class JobAnswer(Answer):
 
     @classmethod
     def of(cls, job: Job, estimate_s: float | None) -> Self:
-        """From the database's row."""
+        """Return the answer for a row of the database."""
         columns = {column.key: getattr(job, column.key) for column in Job.__table__.columns}
         return cls.model_validate(_job_fields(columns, estimate_s))
 
@@ -136,14 +147,14 @@ def _job_fields(columns: Mapping[str, Any], estimate_s: float | None) -> dict[st
 
 
 class JobsAnswer(Answer):
-    """The newest first."""
+    """Jobs, newest first."""
 
     jobs: list[JobAnswer]
 
     @classmethod
     def of(cls, jobs: Sequence[Row[Any]], estimates_s: Sequence[float | None]) -> Self:
-        """From the database's rows."""
-        # A row's attributes cost three times as much.
+        """Return the answer for rows of the database."""
+        # Reading a row's attributes by name would take three times as long.
         names = jobs[0]._fields if jobs else ()
         columns = [dict(zip(names, job, strict=True)) for job in jobs]
         fields = [_job_fields(*pair) for pair in zip(columns, estimates_s, strict=True)]
@@ -151,7 +162,7 @@ class JobsAnswer(Answer):
 
 
 class BatchJobAnswer(Answer):
-    """A study of a batch. lesions: how many its result has."""
+    """A study of a batch. lesions: number of lesions in its result."""
 
     id: str
     study_instance_uid: str
@@ -163,7 +174,7 @@ class BatchJobAnswer(Answer):
 
 
 class BatchAnswer(Answer):
-    """Several requests made at once. progress: of all of them. states: how many jobs are in each."""
+    """A batch of jobs. progress: mean of its jobs. states: number of jobs in each state."""
 
     id: str
     requested_by: str | None
@@ -174,7 +185,7 @@ class BatchAnswer(Answer):
 
     @classmethod
     def of(cls, batch: Batch, lesions: Mapping[str, int]) -> Self:
-        """From the database's rows. lesions: how many each segmentation has, by its id."""
+        """Return the answer for a batch. lesions: number of lesions by segmentation id."""
         states = Counter(job.state for job in batch.jobs)
         ended = [job.state not in ACTIVE_STATES for job in batch.jobs]
         return cls.model_validate(

@@ -1,4 +1,4 @@
-"""Whether the service lives and is ready; who did what."""
+"""The forms and answers for health checks, the audit trail and a proxy's access check."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -11,13 +11,17 @@ from schemas.common import LARGEST_ID, Answer, Form, Moment, Query, Text
 
 
 class RolePath(Form):
+    """A role."""
+
     role: Literal["reader", "operator", "admin"]
 
 
 class AuditQuery(Query):
+    """The audit events to list."""
+
     actor: Text | None = Field(None, description="Name of a token, or the user of a command line")
-    action: Text | None = Field(None, description="As job.request or segmentation.read")
-    subject: Text | None = Field(None, description="Id or name of what was changed or read")
+    action: Text | None = Field(None, description="For example job.request or segmentation.read")
+    subject: Text | None = Field(None, description="Id or name of the object that was changed or read")
     kind: Literal["read", "change"] | None = Field(None, description="Reads of patient data, or changes")
     since: Moment | None = Field(None, description="Events from this time on, with its time zone")
     until: Moment | None = Field(None, description="Events before this time, with its time zone")
@@ -28,7 +32,7 @@ class AuditQuery(Query):
 
 
 class AuditEventAnswer(Answer):
-    """Who did what to what, or read it. actor: null for MetScope itself."""
+    """An audit event: who changed or read what. actor: null for MetScope itself."""
 
     id: int
     at: datetime
@@ -39,24 +43,29 @@ class AuditEventAnswer(Answer):
 
 
 class AuditAnswer(Answer):
-    """The newest first. next_before: asks for the next page as ``before``; null on the last."""
+    """Audit events, newest first. next_before: ``before`` of the next page; null on the last page."""
 
     events: list[AuditEventAnswer]
     next_before: int | None
 
 
 class LiveAnswer(Answer):
+    """The API is running."""
+
     live: Literal[True]
 
 
 class CheckAnswer(Answer):
+    """The result of one health check."""
+
     ok: bool
     reason: str | None
 
 
 class ReadyAnswer(Answer):
-    """ready: every check is ok; an ok one may have a reason too, to look into. loaded_models: those that a
-    worker holds in memory.
+    """The health of the service. ready: all checks are ok; one that is ok may still give a reason.
+
+    loaded_models: the models that workers hold in memory.
     """
 
     ready: bool

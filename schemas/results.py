@@ -1,4 +1,4 @@
-"""Candidates, segmentations, patients, models."""
+"""The forms and answers for candidates, segmentations, patients and models."""
 
 from datetime import datetime
 from typing import Literal
@@ -11,18 +11,26 @@ from schemas.common import Answer, Axis, Form, Index, Point, Query, Text
 
 
 class SegmentationPath(Form):
+    """The id of a segmentation."""
+
     segmentation_id: Text
 
 
 class PatientPath(Form):
+    """The id of a patient."""
+
     patient_id: Text = Field(description="PatientID (0010,0020)")
 
 
 class PatientQuery(Query):
-    issuer: Text | None = Field(None, description="IssuerOfPatientID, where several patients share the id")
+    """The issuer of a patient's id."""
+
+    issuer: Text | None = Field(None, description="IssuerOfPatientID, if several patients share the id")
 
 
 class CandidateAnswer(Answer):
+    """A series of the study, with its score as a candidate for segmentation."""
+
     series_instance_uid: str
     description: str
     modality: str
@@ -33,7 +41,7 @@ class CandidateAnswer(Answer):
     selectable: bool = Field(description="Whether a request may name this series, with a warning if refused")
     warnings: list[str]
     sequence: str | None = Field(
-        description="T1, T1 post-contrast, T2, FLAIR, or null where none is recognised"
+        description="T1, T1 post-contrast, T2, FLAIR, or null if the sequence is not recognised"
     )
 
 
@@ -44,13 +52,15 @@ class CandidatesAnswer(Answer):
 
 
 class SliceAnswer(Answer):
+    """The slice on which a lesion's diameters were measured."""
+
     sop_instance_uid: str | None
     frame: int | None
     index: int | None
 
 
 class PlaneAnswer(Answer):
-    """The resampled plane that the diameters lie on, where it is not an acquired slice."""
+    """The resampled plane on which the diameters lie, if that is not an acquired slice."""
 
     origin_lps_mm: Point
     normal_lps: Point
@@ -58,14 +68,14 @@ class PlaneAnswer(Answer):
 
 
 class BoxAnswer(Answer):
-    """First and last index, both inclusive: (slice, row, column)."""
+    """The first and last index of a box, both inclusive: (slice, row, column)."""
 
     first: Index
     last: Index
 
 
 class LesionAnswer(Answer):
-    """One lesion. Lengths in mm, points in mm in the patient's LPS axes."""
+    """A lesion. Lengths in mm, points in mm in the patient's LPS axes."""
 
     number: int
     name: str
@@ -86,22 +96,24 @@ class LesionAnswer(Answer):
     bounding_box: BoxAnswer
     mean_probability: float | None
     confidence: float | None = Field(
-        ge=0, le=1, description="Probability that it is a lesion; null where drawn by hand or not calibrated"
+        ge=0, le=1, description="Probability that it is a lesion; null if drawn by hand or not calibrated"
     )
     measurable: bool
     measurable_reason: str
 
 
 class ModelReference(Answer):
+    """The model that made a segmentation."""
+
     id: str
     version: str
     sha256: str
 
 
 class StoredSegmentation(Answer):
-    """The SEG object. stored: the archive has confirmed it. Null UIDs: no lesion, so there is no object.
+    """The SEG object. stored: the archive has confirmed it. The UIDs are null if there is no lesion.
 
-    missing_since: when the archive was found to have it no more.
+    missing_since: when the archive was first found to have lost it.
     """
 
     sop_instance_uid: str | None
@@ -111,7 +123,7 @@ class StoredSegmentation(Answer):
 
 
 class CompanionAnswer(Answer):
-    """An object stored beside the SEG: report, structure set, map of uncertainty (OT).
+    """An object stored with the SEG: report, structure set or uncertainty map (OT).
 
     stored: the archive has confirmed it.
     """
@@ -123,7 +135,7 @@ class CompanionAnswer(Answer):
 
 
 class ChangeAnswer(Answer):
-    """What a correction made of a lesion. Null: it is no more, or was not before."""
+    """A correction's change to a lesion. Null: the lesion was deleted, or did not exist before."""
 
     change: Literal["drawn", "redrawn", "renamed", "deleted", "restored"]
     name: str | None
@@ -134,9 +146,9 @@ class ChangeAnswer(Answer):
 
 
 class SegmentationAnswer(Answer):
-    """One run of one model on one series, or a person's correction of it, with every lesion measured.
+    """A segmentation of a series by a model, or a person's correction, with the measurements of its lesions.
 
-    corrects, corrected_by: of a correction, the segmentation before it and who made it.
+    corrects, corrected_by: for a correction, the segmentation before it and the user who made it.
     """
 
     schema_version: int
@@ -161,12 +173,14 @@ class SegmentationAnswer(Answer):
 
 
 class SegmentationsAnswer(Answer):
-    """The newest first."""
+    """Segmentations, newest first."""
 
     segmentations: list[SegmentationAnswer]
 
 
 class PatientAnswer(Answer):
+    """A patient with results."""
+
     patient_id: str
     issuer: str
     name: str | None
@@ -183,6 +197,8 @@ class PatientsAnswer(Answer):
 
 
 class PatientLesion(LesionAnswer):
+    """A lesion with its colour, study, series and segmentation."""
+
     colour: str
     study_instance_uid: str
     study_date: str | None
@@ -193,13 +209,15 @@ class PatientLesion(LesionAnswer):
 
 
 class LesionsAnswer(Answer):
-    """By study date. Of each series one segmentation: what a person corrected, else the newest."""
+    """A patient's lesions by study date, one segmentation per series: the corrected one or the newest."""
 
     patient_id: str
     lesions: list[PatientLesion]
 
 
 class ModelAnswer(Answer):
+    """A model that a request may name."""
+
     id: str
     title: str
     version: str
@@ -208,4 +226,6 @@ class ModelAnswer(Answer):
 
 
 class ModelsAnswer(Answer):
+    """The models that a request may name."""
+
     models: list[ModelAnswer]

@@ -1,4 +1,4 @@
-"""Who is logged in."""
+"""The forms and answers for the login and the session."""
 
 from typing import Literal
 
@@ -10,14 +10,14 @@ from schemas.common import Answer, Form
 
 
 class LoginForm(Form):
-    """token: of one who may come in. next: where to go then, an address of this site."""
+    """A login. token: an access token. next: an address of this site to open afterwards."""
 
     token: str = Field(min_length=1)
     next: str = "/"
 
 
 class SessionAnswer(Answer):
-    """name: the token's; anonymous, who may do everything, where there is no authentication."""
+    """The caller. name: the token's name; without authentication anonymous, who may do everything."""
 
     name: str
     role: Literal["reader", "operator", "admin"]

@@ -1,4 +1,4 @@
-"""Studies that are uploaded."""
+"""The form and answer for uploads of studies."""
 
 from flask_openapi3.models.file import FileStorage
 from pydantic import (
@@ -15,11 +15,13 @@ class UploadForm(Form):
 
 
 class UploadedStudy(Answer):
+    """A study and the number of its instances that were stored."""
+
     study_instance_uid: str
     instances: int
 
 
 class UploadAnswer(Answer):
-    """What was stored."""
+    """The studies that were stored."""
 
     studies: list[UploadedStudy]

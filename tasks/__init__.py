@@ -1,4 +1,4 @@
-"""What a worker does for a job, by the kind of its task: a file for each that is more than a few lines."""
+"""The work of a job, by the kind of its task: a file for each kind that needs more than a few lines."""
 
 from typing import assert_never
 
@@ -9,6 +9,7 @@ from db.tasks import (
     RestoreTask,
     SegmentTask,
     StructureSetTask,
+    Task,
     UncertaintyTask,
 )
 from segmentation import Request, segment_series
@@ -17,17 +18,22 @@ from tasks.structure_set import add_structure_set
 from tasks.uncertainty import add_uncertainty_map
 
 
-def perform(run: JobRun) -> str:
-    """Do what the job's task says and record it; returns the id of the segmentation that it ends in.
+def needs_model(task: Task) -> bool:
+    """Tell whether a job with this task needs its model loaded."""
+    return isinstance(task, SegmentTask | UncertaintyTask)
 
-    Raises: InputRefused, ArchiveError, ModelError, RequestError, LeaseLost, JobCancelled; nothing is recorded
-    then.
+
+def perform(run: JobRun) -> str:
+    """Perform the job's task, record the result and return the id of its segmentation.
+
+    Raises: InputRefused, ArchiveError, ModelError, RequestError, LeaseLost, JobCancelled; then nothing is
+    recorded.
     """
     match run.job.task:
         case SegmentTask(inputs=inputs):
             job = run.job
             request = Request(job.study_instance_uid, job.series_instance_uid, job.force, inputs)
-            return segment_series(request, run.model(), run.stages.report, run.lease)
+            return segment_series(request, run.services, run.stages.report, run.lease)
         case CorrectTask() as task:
             return correct(task, run)
         case MeasureTask() as task:

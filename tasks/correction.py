@@ -1,7 +1,7 @@
-"""What a person makes of a segmentation: lesions renamed, deleted, redrawn or restored.
+"""Corrections of a segmentation: lesions renamed, deleted, redrawn or restored.
 
-A correction is measured as if it were new and recorded as the next
-version; the one before stays as it is. Lesions keep name, tracking identifiers and colour.
+A correction is measured like a new segmentation and recorded as the next version; the previous version is
+kept. Lesions keep their names, tracking identifiers and colours.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -47,22 +47,22 @@ from unetr.served import default_model, served_models
 from unetr.spec import Label, ModelSpec
 from version import VERSION
 
-# What a model says of a lesion, and of no other voxels than those it drew.
+# A model's values for a lesion; cleared when a person changes its voxels.
 OF_THE_MODEL = ("mean_probability", "confidence")
 
 
 def correct(task: CorrectTask, run: JobRun) -> str:
-    """Rename and delete lesions; returns the new version's id, or the same where nothing changed.
+    """Rename and delete lesions; return the id of the new version, or of the old one if nothing changed.
 
     Raises: InputRefused, ArchiveError, InstanceNotFound, SegmentationNotFound, SegmentationSuperseded,
-    LeaseLost, JobCancelled; nothing is recorded then.
+    LeaseLost, JobCancelled; then nothing is recorded.
     """
     images, earlier = fetch_earlier(task.segmentation_id, run)
     return _record(images, earlier, without(earlier, task.delete, task.rename), run)
 
 
 def restore(task: RestoreTask, run: JobRun) -> str:
-    """Record an earlier version's lesions as the newest version; returns and raises as ``correct``."""
+    """Record an earlier version's lesions as the newest version. Returns and raises as ``correct``."""
     images, newest = fetch_earlier(task.corrects, run)
     segmentations.check_images(run.connections.sessions, task.segmentation_id, images.source)
     restored = read_version(task.segmentation_id, images.stack, run.connections)
@@ -70,11 +70,11 @@ def restore(task: RestoreTask, run: JobRun) -> str:
 
 
 def measure(task: MeasureTask, run: JobRun) -> str:
-    """Measure a SEG or structure set as the next version; returns and raises as ``correct``."""
+    """Measure a SEG or structure set as the next version. Returns and raises as ``correct``."""
     sessions, study_uid, lease = run.connections.sessions, run.job.study_instance_uid, run.lease
     known = segmentations.of_seg(sessions, study_uid, task.sop_instance_uid)
     if known is not None:
-        # It was measured when it was made.
+        # MetScope made this SEG and measured it then.
         recording.adopt(sessions, lease.job_id, lease.owner, known)
         return known
     if task.corrects is not None:
@@ -89,7 +89,9 @@ def measure(task: MeasureTask, run: JobRun) -> str:
     images, earlier = fetch_earlier(corrected, run)
     corrects = earlier.document["study_instance_uid"], earlier.document["series_instance_uid"]
     if corrects != (study_uid, series_uid):
-        raise SegmentationMismatch("The segmentation is of another series than what it is to correct.")
+        raise SegmentationMismatch(
+            "The edited segmentation belongs to another series than the one it corrects."
+        )
     return _record(images, earlier, redrawn(given, images.stack, earlier), run)
 
 
@@ -100,12 +102,12 @@ def _record(
     run: JobRun,
     since: Earlier | None = None,
 ) -> str:
-    """Measure and encode what was drawn, and write it down as the next version.
+    """Measure and encode the drawn lesions, and record them as the next version.
 
-    since: the newest version, where an older one (``earlier``) is restored; None: ``earlier`` is the newest.
+    since: the newest version when an older one (``earlier``) is restored; None if ``earlier`` is the newest.
     """
     while True:
-        # Another job of this patient may take the numbers meanwhile.
+        # Another job for this patient may have taken the numbers in the meantime.
         with suppress(NumberingOutdated):
             return _record_numbered(images, earlier, drawn, run, since)
 
@@ -117,7 +119,7 @@ def _record_numbered(
     run: JobRun,
     since: Earlier | None,
 ) -> str:
-    """Raises: NumberingOutdated."""
+    """Record the next version with the numbers that are free now. Raises: NumberingOutdated."""
     stack, sessions, lease = images.stack, run.connections.sessions, run.lease
     model = earlier.document["model"] if earlier else segmentations.BY_HAND
     source = images.source
@@ -134,13 +136,13 @@ def _record_numbered(
         return str(newest.document["id"])
     colours = _colours(earlier, drawn, result.lesions)
     with run.stages("encode"):
-        # What is restored begins a series: it is not drawn as the version before it is.
+        # A restored version starts a new series, as its lesions differ from those of the version before.
         edition = _edition(None if since else earlier, drawn, numbering, run)
         seg_object, companions = _encode(result, earlier, drawn, colours, edition, run)
     if earlier is None:
         key = idempotency_key([images.instances], images.source, model["id"])
     else:
-        # Its images may be more than the series that is drawn on.
+        # The earlier version may have been made of more series than the one drawn on.
         key = segmentations.key(sessions, earlier.document["id"])
     new = recording.NewSegmentation(
         source=source,
@@ -174,8 +176,10 @@ def _edition(
     numbering: Numbering,
     run: JobRun,
 ) -> Edition:
-    """Return the version and its series: that of the version before, where nothing is drawn and all that
-    DICOM lets a series have once is the same (the person, the software); else a new one.
+    """Return the new version and its series.
+
+    The series of the previous version is continued if nothing was redrawn and the attributes that DICOM
+    allows once per series (operator, software) are the same; otherwise a new one starts.
     """
     editor = run.job.requested_by
     edition = Edition(numbering.version, editor, corrected=True, place=numbering.place)
@@ -196,7 +200,7 @@ def _edition(
 
 
 def spec_of(earlier: Earlier | None, connections: Connections) -> ModelSpec:
-    """Return that of the model that drew what is corrected, else (by hand, not served) of the default one."""
+    """Return the spec of the model that drew the version, or of the default one (by hand, not served)."""
     settings = connections.settings
     default = default_model(settings.models_dir, settings.model_path)
     if earlier is None:
@@ -212,7 +216,7 @@ def measure_drawn(
     used: Collection[str],
     connections: Connections,
 ) -> list[Lesion]:
-    """Lesions under the identities that they had, the others under new ones. used: tracking identifiers."""
+    """Measure the drawn lesions; known ones keep their identities. used: tracking identifiers in use."""
     numbers = [number for number in np.unique(drawn.labels.array).tolist() if number]
     label = label_of_drawn(spec_of(earlier, connections))
     if earlier is None:
@@ -244,7 +248,7 @@ def measure_drawn(
 def _changes(
     earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion], appeared: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield what became of the lesions (docs/api.md). appeared: the change of those that are new."""
+    """Yield the changes to the lesions (docs/api.md). appeared: the kind of change for new lesions."""
     for lesion in lesions:
         new = lesion.to_dict()
         if earlier is None or lesion.number not in drawn.same:
@@ -272,7 +276,7 @@ def _change(what: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | N
 
 
 def _colours(earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion]) -> dict[int, str]:
-    """Those that the lesions had; for the others the first that no lesion has."""
+    """Return the colours by lesion number: the earlier ones, and for new lesions the first free ones."""
     colours = {number: earlier.colours[old] for number, old in drawn.same.items()} if earlier else {}
     free = iter([one for one in seg.PALETTE if one not in colours.values()])
     for lesion in lesions:
@@ -289,7 +293,7 @@ def _encode(
     edition: Edition,
     run: JobRun,
 ) -> tuple[NewObject | None, list[NewObject]]:
-    """The SEG, None without lesions, and what is stored beside it."""
+    """Encode the SEG (None without lesions) and the companions that are stored with it."""
     spec = spec_of(earlier, run.connections)
     encoded = _encode_seg(result, earlier, drawn, colours, edition, spec) if result.lesions else None
     beside = []
@@ -327,9 +331,9 @@ def _encode_seg(
 
 
 def _segment(lesion: Lesion, earlier: Earlier | None, drawn: Drawn, label: Label) -> seg.Segment:
-    """What drew the lesion is said as before; of one that was redrawn, that a person had a hand in it.
+    """Return the lesion's segment, with the earlier description if it has one.
 
-    label: of one that is new.
+    An automatic segment that was redrawn becomes SEMIAUTOMATIC. label: category and type of a new lesion.
     """
     source = drawn.sources.get(lesion.number)
     described = source.described if source else None

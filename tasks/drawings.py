@@ -1,4 +1,4 @@
-"""What the panel in the viewer saves in the archive to have it measured, and when that is deleted."""
+"""Drawings that the viewer's panel stores in the archive to be measured, and their deletion."""
 
 import logging
 
@@ -15,18 +15,18 @@ from imaging.labelled import is_seg, labelled_series
 
 logger = logging.getLogger("metscope.drawings")
 
-# Content Label of what MetScope's panel in the viewer saves in the archive only for it to be measured.
+# Content Label of the SEG objects that MetScope's panel stores in the archive only to be measured.
 DRAWING = "METSCOPE_DRAWING"
 
 RECENT_JOBS = 500
 
 
 def discard_drawing(job: Job, connections: Connections, after_success: bool) -> None:
-    """Delete in the archive what the panel in the viewer saved for the job.
+    """Delete from the archive the drawing that the viewer's panel stored for the job.
 
-    After a success, which holds all that was drawn, what the same person drew on the same series for earlier
-    jobs that failed goes too. It stays in an archive that MetScope may not delete in,
-    that is away, or that has the study no more as it was.
+    After a success, whose result holds all that was drawn, the same user's drawings on the same series for
+    earlier ended jobs are deleted too. Drawings stay if the archive does not let MetScope delete, is not
+    available, or has changed the study.
     """
     if not isinstance(job.task, MeasureTask):
         return
@@ -52,11 +52,11 @@ def discard_drawing(job: Job, connections: Connections, after_success: bool) -> 
     except DeletionUnavailable:
         pass
     except MetScopeError as error:
-        logger.warning("job %s: what was drawn stays in the archive: %s", job.id, error.code)
+        logger.warning("job %s: the drawing could not be deleted from the archive: %s", job.id, error.code)
 
 
 def _drawings(study_uid: str, connections: Connections) -> dict[str, str | None]:
-    """Return what the panel has saved in a study: by SOP Instance UID the series that it was drawn on."""
+    """Return the panel's drawings in a study: SOP Instance UID -> UID of the series that it was drawn on."""
     study = connections.archive.series_headers(study_uid)
     return {
         str(header.SOPInstanceUID): labelled_series(header, study)

@@ -1,4 +1,4 @@
-"""What an edit makes of a version's lesions: which remain, under which names, with which voxels."""
+"""Edits of a version's lesions: which remain, under which names, with which voxels."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -21,10 +21,10 @@ from tasks.versions import Earlier
 
 @dataclass(frozen=True)
 class Drawn:
-    """Lesions 1..n on the stack's grid. same: by number, the earlier lesions that they are.
+    """Edited lesions 1..n on the stack's grid. same: lesion number -> its number in the earlier version.
 
-    sources: the segments that they were drawn in, of a SEG that somebody else made. names: those given anew.
-    unchanged: those with the very voxels that they had.
+    sources: their segments, if another program made the SEG. names: new names. unchanged: numbers of the
+    lesions whose voxels are exactly as before.
     """
 
     labels: hd.Volume
@@ -35,7 +35,7 @@ class Drawn:
 
 
 def without(earlier: Earlier, deleted: Sequence[int], names: Mapping[int, str]) -> Drawn:
-    """The earlier lesions but for those deleted, some of them with other names."""
+    """Return the earlier lesions without the deleted ones. names: new names by earlier number."""
     kept = [number for number in sorted(earlier.sources) if number not in deleted]
     renumbered = np.zeros(max(earlier.sources, default=0) + 1, np.int32)
     renumbered[kept] = np.arange(1, len(kept) + 1)
@@ -52,7 +52,7 @@ def as_it_is(version: Earlier) -> Drawn:
 
 
 def compared(newest: Earlier, restored: Earlier) -> Drawn:
-    """Return the lesions of an earlier version as a change of the newest, by tracking UID."""
+    """Return the lesions of an earlier version as an edit of the newest, matched by tracking UID."""
     numbers = {lesion["tracking_uid"]: lesion["number"] for lesion in newest.document["lesions"]}
     same = {
         lesion["number"]: numbers[lesion["tracking_uid"]]
@@ -63,11 +63,11 @@ def compared(newest: Earlier, restored: Earlier) -> Drawn:
 
 
 def redrawn(given: Dataset, stack: Stack, earlier: Earlier) -> Drawn:
-    """What a SEG shows that was drawn by hand in a viewer, each lesion found again by its voxels."""
+    """Return the lesions of a SEG drawn by hand, matched to the earlier ones by their voxels."""
     drawn, segments = read_drawn(given, stack)
     labels, same = match_by_overlap(earlier.labels, drawn)
     names = _names(labels, drawn, segments)
-    # A new lesion in the segment of an earlier one is not that one.
+    # A new lesion drawn in the segment of an earlier one must not take its name.
     taken = {one["name"]: one["number"] for one in earlier.document["lesions"]}
     names = {
         number: name
@@ -78,7 +78,7 @@ def redrawn(given: Dataset, stack: Stack, earlier: Earlier) -> Drawn:
 
 
 def _unchanged(earlier: Earlier, labels: hd.Volume, same: Mapping[int, int]) -> set[int]:
-    """Numbers of the lesions that have the very voxels that they had."""
+    """Return the numbers of the lesions whose voxels are exactly as before."""
     before, now = earlier.labels.array, labels.array
     drawn = (before > 0) | (now > 0)
     pairs = np.unique(np.stack([now[drawn], before[drawn]]), axis=1).T.tolist()
@@ -87,7 +87,7 @@ def _unchanged(earlier: Earlier, labels: hd.Volume, same: Mapping[int, int]) -> 
 
 
 def _names(labels: hd.Volume, drawn: hd.Volume, segments: Sequence[seg.Segment]) -> dict[int, str]:
-    """By lesion number, the labels of the segments that hold one lesion each."""
+    """Return by lesion number the labels of the segments that hold exactly one lesion."""
     labelled = {segment.number: segment.name for segment in segments}
     lesions, first = np.unique(labels.array, return_index=True)
     segment_of = dict(zip(lesions.tolist(), drawn.array.flat[first].tolist(), strict=True))
@@ -95,6 +95,6 @@ def _names(labels: hd.Volume, drawn: hd.Volume, segments: Sequence[seg.Segment])
     return {
         lesion: labelled[segment].strip()[:LONGEST_NAME]
         for lesion, segment in segment_of.items()
-        # A label that several lesions share names none of them.
+        # A label that several lesions share is not the name of any of them.
         if lesion and counts[segment] == 1 and not UNNAMED.fullmatch(labelled[segment])
     }

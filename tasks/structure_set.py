@@ -1,4 +1,4 @@
-"""An RT Structure Set beside the SEG: a job of its own."""
+"""The job that adds an RT Structure Set to a SEG."""
 
 from context import JobRun
 from db import recording, segmentations
@@ -23,10 +23,10 @@ from tasks.versions import fetch_earlier
 
 
 def add_structure_set(task: StructureSetTask, run: JobRun) -> str:
-    """Store the lesions of a segmentation as contours too; returns the segmentation's id.
+    """Record the lesions of a segmentation also as contours; return the segmentation's id.
 
     Raises: LesionNotFound without lesions; InputRefused, ArchiveError, InstanceNotFound,
-    SegmentationNotFound, LeaseLost, JobCancelled; nothing is recorded then.
+    SegmentationNotFound, LeaseLost, JobCancelled; then nothing is recorded.
     """
     segmentation_id = task.segmentation_id
     images, earlier = fetch_earlier(segmentation_id, run)

@@ -1,4 +1,4 @@
-"""How sure the model was of a segmentation: a map in the archive beside the SEG, by a job of its own."""
+"""The job that adds a map of the model's uncertainty to a SEG."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,12 +21,12 @@ from unetr.uncertainty import explain
 
 
 def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
-    """Make the map of a segmentation and record it; returns the segmentation's id.
+    """Compute the uncertainty map of a segmentation and record it; return the segmentation's id.
 
-    A segmentation that has a map keeps it. Raises: SegmentationNotFound, UncertaintyUnavailable,
-    InputRefused, ArchiveError, ModelError, LeaseLost, JobCancelled; nothing is recorded then.
+    A segmentation that already has a map keeps it. Raises: SegmentationNotFound, UncertaintyUnavailable,
+    InputRefused, ArchiveError, ModelError, LeaseLost, JobCancelled; then nothing is recorded.
     """
-    segmentation_id, services, lease, stages = task.segmentation_id, run.model(), run.lease, run.stages
+    segmentation_id, services, lease, stages = task.segmentation_id, run.services, run.lease, run.stages
     sessions, spec, predictor = services.sessions, services.spec, services.predictor
     document = segmentations.document(sessions, segmentation_id)
     if any(one["modality"] == parametric_map.MODALITY for one in document["companions"]):
@@ -51,10 +51,10 @@ def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
 
 
 def _inputs(document: Mapping[str, Any], services: ModelServices) -> Sequence[Sequence[Dataset]]:
-    """The instances of each input that the segmentation was made of.
+    """Fetch the instances of each input that the segmentation was made of.
 
-    The document names the first one's series. Raises: UncertaintyUnavailable where other series would be
-    chosen now than were for the others, SegmentationMismatch where the images have been replaced since,
+    The document names only the first input's series. Raises: UncertaintyUnavailable if other series would be
+    chosen now for the other inputs, SegmentationMismatch if the images have been replaced since,
     IdentityConflict.
     """
     spec, study_uid, series_uid = (
@@ -71,7 +71,8 @@ def _inputs(document: Mapping[str, Any], services: ModelServices) -> Sequence[Se
         key = idempotency_key(inputs, source, spec.digest)
         if key != segmentations.key(services.sessions, document["id"]):
             raise UncertaintyUnavailable(
-                f"Segmentation {document['id']} was not made of the images that MetScope would choose now."
+                f"Segmentation {document['id']} was not created from the images that MetScope "
+                "would choose now."
             )
     segmentations.check_images(services.sessions, document["id"], source)
     return inputs

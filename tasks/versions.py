@@ -1,4 +1,4 @@
-"""Recorded versions and what was drawn, with their images, from the archive."""
+"""Recorded versions and drawings, fetched from the archive with their images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from segmentation import source_of_fetched
 
 @dataclass(frozen=True)
 class Images:
-    """A series as it came from the archive: whose it is, and its stack."""
+    """A series as fetched from the archive, with its patient and study (source) and its stack."""
 
     instances: Sequence[Dataset]
     source: Source
@@ -35,10 +35,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What is corrected. document: as recorded. encoded: its SEG, None without lesions. labels: lesion
-    numbers on the stack's grid.
+    """The version to correct. document: as recorded. encoded: its SEG, None without lesions.
 
-    sources: the SEG's segments by lesion number. colours: #rrggbb by lesion number.
+    labels: lesion numbers on the stack's grid. sources: the SEG's segments by lesion number. colours: #rrggbb
+    by lesion number.
     """
 
     document: Mapping[str, Any]
@@ -52,7 +52,7 @@ class Earlier:
         return found
 
     def companion(self, modality: str) -> Dataset | None:
-        """Return the UIDs of its companion of that modality, SR or RTSTRUCT."""
+        """Return a data set with the UIDs of its SR or RTSTRUCT companion; None if it has none."""
         uids = next((one for one in self.document["companions"] if one["modality"] == modality), None)
         if uids is None:
             return None
@@ -75,9 +75,9 @@ def fetch_images(study_uid: str, series_uid: str, run: JobRun) -> Images:
 
 
 def fetch_earlier(segmentation_id: str, run: JobRun) -> tuple[Images, Earlier]:
-    """Return a recorded segmentation and the images that it was made of.
+    """Fetch a recorded segmentation and the images that it was made of.
 
-    Raises: SegmentationNotFound, SegmentationMismatch where they have been replaced since.
+    Raises: SegmentationNotFound, SegmentationMismatch if the images have been replaced since.
     """
     document = segmentations.document(run.connections.sessions, segmentation_id)
     images = fetch_images(document["study_instance_uid"], document["series_instance_uid"], run)
@@ -86,7 +86,7 @@ def fetch_earlier(segmentation_id: str, run: JobRun) -> tuple[Images, Earlier]:
 
 
 def read_version(segmentation_id: str, stack: Stack, connections: Connections) -> Earlier:
-    """A recorded segmentation of the stack. Raises: SegmentationNotFound, InstanceNotFound."""
+    """Read a recorded segmentation of the stack. Raises: SegmentationNotFound, InstanceNotFound."""
     document = segmentations.document(connections.sessions, segmentation_id)
     segments: Sequence[seg.Segment] = ()
     encoded = None
@@ -100,7 +100,7 @@ def read_version(segmentation_id: str, stack: Stack, connections: Connections) -
 
 
 def fetch_drawn(uid: str, run: JobRun) -> tuple[Dataset, str]:
-    """Return a SEG or structure set of the archive, and of which series of its study it is.
+    """Fetch a SEG or structure set, and return it with the UID of the series that it was drawn on.
 
     Raises: InstanceNotFound, InputRefused.
     """
@@ -113,9 +113,11 @@ def fetch_drawn(uid: str, run: JobRun) -> tuple[Dataset, str]:
     given = _instance(study_uid, text(found, "SeriesInstanceUID"), uid, run.connections)
     series_uid = labelled_series(given, study)
     if series_uid is None:
-        raise SegmentationMismatch(f"Object {uid} does not say which series of the study it is of.")
+        raise SegmentationMismatch(f"Object {uid} does not say to which series of the study it belongs.")
     if not any(text(header, "SeriesInstanceUID") == series_uid for header in headers):
-        raise SegmentationMismatch(f"Object {uid} is of series {series_uid}, which its study does not have.")
+        raise SegmentationMismatch(
+            f"Object {uid} belongs to series {series_uid}, which its study does not have."
+        )
     return given, series_uid
 
 

@@ -12,8 +12,8 @@ from pydicom.uid import generate_uid
 from scipy.spatial.transform import Rotation
 
 from imaging import codes, seg
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import Stack, to_stack
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 # LPS mm: left, in front of and above the origin; no two alike, so that no axis can be taken for another.
 CENTRE = (12.0, -21.0, 31.0)

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from unetr.network import build
-from unetr.spec import UNETRArguments, UNETRNetwork, load_spec
+from unetr.network_spec import UNETRArguments, UNETRNetwork
+from unetr.spec import load_spec
 
 ARGUMENTS = UNETRArguments(
     in_channels=1, out_channels=2, img_size=(32, 32, 32), feature_size=4, hidden_size=24, mlp_dim=40,

@@ -17,11 +17,11 @@ from pydicom.uid import generate_uid
 import context
 from api import create_app
 from db import jobs, segmentations
-from imaging.phantom import SeriesOptions, to_instances
 from orthanc.archive import open_archive
 from settings import Settings
 from unetr.network import build, save_weights
 from unetr.spec import ModelSpec
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 from worker import Runner
 
 STEEPNESS = 20.0

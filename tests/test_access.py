@@ -22,7 +22,7 @@ from bench.parts import wait_until
 from db import jobs, segmentations, tokens
 from db.database import open_database
 from db.tables import AuditEvent, Role, Token
-from db.tasks import CorrectTask, MeasureTask, RestoreTask, StructureSetTask, UncertaintyTask
+from db.tasks import SEGMENT, CorrectTask, MeasureTask, RestoreTask, StructureSetTask, UncertaintyTask
 from errors import SettingsError, TokenExists, TokenNotFound
 from settings import LOOPBACK, Settings, load
 from unetr.served import default_model
@@ -243,7 +243,7 @@ def test_the_operations_page_shows_what_failed_and_why_and_asks_again(app, sessi
 
 def test_the_operations_page_says_what_each_job_is_for(app, sessions, bearer):
     tasks = {
-        "segmentation": None,
+        "segmentation": SEGMENT,
         "correction": CorrectTask(segmentation_id="x", rename={}, delete=[1]),
         "measurement": MeasureTask(sop_instance_uid="1.2.3.4", corrects=None),
         "restoration": RestoreTask(segmentation_id="x", corrects="y"),

@@ -37,13 +37,13 @@ from bench.parts import free_port, self_signed, wait_until
 from bench.rows import add_study, threshold_runner
 from db import jobs, outbox
 from db.tables import Outbox
-from imaging.phantom import SeriesOptions, to_instances
 from orthanc import part10
 from orthanc.archive import open_archive
 from routes.shared import ARCHIVE_REQUESTS, THREADS, UPLOADS_AT_ONCE, WAITING_REQUESTS
 from settings import Settings
 from tests import fake_pacs
 from unetr.synthesis import metastases
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 ROOT = Path(__file__).parents[1]
 SHIPPED, SILENT = "metscope-compact", "silent"

@@ -89,7 +89,7 @@ def test_a_redis_whose_memory_is_full_is_in_trouble(tmp_path, redis):
     app = broker.create(settings_in(tmp_path, broker_url=redis.url))
     assert broker.trouble(app) is None
     command(redis, "CONFIG", "SET", "maxmemory", "1")
-    assert "takes no messages (OutOfMemoryError)" in broker.trouble(app)
+    assert "does not accept messages (OutOfMemoryError)" in broker.trouble(app)
     assert broker.announce(app, "job-1") is False
 
 

@@ -18,15 +18,15 @@ from bench import rows
 from context import Connections, JobLease, JobRun, Stages
 from db import jobs, outbox, patients, segmentations
 from db.tables import AuditEvent, Segmentation
-from db.tasks import CorrectTask, MeasureTask, RestoreTask, StructureSetTask
+from db.tasks import SEGMENT, CorrectTask, MeasureTask, RestoreTask, StructureSetTask
 from errors import DeletionUnavailable
 from imaging import seg
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from orthanc.archive import open_archive
 from orthanc.folder import FolderArchive
 from settings import Settings
 from tests import fake_pacs
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 MODELS = Settings(_env_file=None).models_dir
 # One that tells how probable it is that a lesion is one.
@@ -46,7 +46,7 @@ class Place:
         self.study = rows.add_study(self.settings, 1)
         self.runner = rows.threshold_runner(self.settings)
         self.sessions, self.archive = self.runner.sessions, open_archive(self.settings)
-        self.first = self.run(None).segmentation_id
+        self.first = self.run(SEGMENT).segmentation_id
 
     def run(self, task, by="dr"):
         job = jobs.submit(self.sessions, self.study, MODEL, requested_by=by, task=task)
@@ -488,8 +488,7 @@ def test_a_correction_that_was_recorded_is_stored_after_its_worker_vanished(plac
     gone = JobLease(job_id, "gone")
     job = jobs.claim(place.sessions, job_id, gone.owner, 0.001, 3)
     connections = Connections(place.archive, place.sessions, place.settings)
-    stages = Stages(lambda stage, fraction: None)
-    run = JobRun(job, connections, gone, stages, lambda: pytest.fail("a correction needs no model"))
+    run = JobRun(job, connections, gone, Stages(lambda stage, fraction: None))
     recorded = tasks.perform(run)
     assert place.document(recorded)["segmentation"]["stored"] is False
     place.runner.run(job_id)
@@ -676,7 +675,7 @@ def test_what_was_drawn_on_a_version_that_was_superseded_leaves_the_archive_with
 
 def test_an_archive_that_may_not_be_deleted_in_keeps_what_was_drawn(place, monkeypatch):
     def refuse(self, study, sop):
-        raise DeletionUnavailable("MetScope cannot delete in this archive.")
+        raise DeletionUnavailable("MetScope cannot delete from this archive.")
 
     monkeypatch.setattr(FolderArchive, "delete_instance", refuse)
     drawing = redrawn(place, place.first, 1, "METSCOPE_DRAWING")

@@ -9,7 +9,7 @@ from api import create_app
 from bench import rows
 from context import ModelServices
 from db import jobs, segmentations
-from db.tasks import CorrectTask, StructureSetTask
+from db.tasks import SEGMENT, CorrectTask, StructureSetTask
 from errors import ArchiveUnreachable
 from orthanc.archive import open_archive
 from settings import Settings
@@ -55,11 +55,11 @@ class Site:
         self.sessions = self.runner.sessions
         self.study = rows.add_study(self.settings, 1)
 
-    def submit(self, task=None, **asked):
+    def submit(self, task=SEGMENT, **asked):
         model = default_model(self.settings.models_dir, self.settings.model_path).id
         return jobs.submit(self.sessions, self.study, model, task=task, **asked).id
 
-    def run(self, task=None, **asked):
+    def run(self, task=SEGMENT, **asked):
         job_id = self.submit(task, **asked)
         self.runner.run(job_id)
         return jobs.get(self.sessions, job_id)

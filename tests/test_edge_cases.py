@@ -53,7 +53,6 @@ import segmentation
 from bench.parts import free_port
 from errors import MetScopeError, UnreadableFile
 from imaging import seg
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.series import Candidate
 from imaging.stack import Stack, to_stack
 from orthanc import part10
@@ -67,6 +66,7 @@ from tests.orthanc.test_faults import archive_at
 from tests.orthanc.test_orthanc import archive_of
 from tests.test_segmentation import threshold
 from unetr.served import default_model
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 AXIAL = SERIES["axial"][0]
 # The phantom's lesions, the largest first: as MetScope numbers them.
@@ -606,7 +606,7 @@ ROWS = {
     ),
     "SEG whose source is absent": Row("no_candidate_series", a_seg_alone),
     "SEG without positions whose source is absent": refused_seg(
-        "segmentation_mismatch", "drawn on image .* which the series lacks",
+        "segmentation_mismatch", "drawn on image .* which is not in the series",
         as_edited_in_ohif, onto=another_series,
     ),
     "series truncated": by_dicomweb(
@@ -746,7 +746,7 @@ def test_of_two_patients_in_a_folder_one_has_to_be_named(two_patients, tmp_path,
     folder, ours, theirs = two_patients
     assert cli.main([str(folder), "--out", str(tmp_path / "out")]) == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.match(r"ambiguous_series: .* holds series of 2 patients", line)
+    assert re.match(r"ambiguous_series: .* contains series of 2 patients", line)
     assert not (tmp_path / "out").exists()
     for instances in (ours, theirs):
         uid = str(instances[0].SeriesInstanceUID)

@@ -11,17 +11,17 @@ import pytest
 from api import create_app
 from bench.parts import wait_until
 from context import ModelServices
-from db import jobs, outbox, segmentations
+from db import jobs, outbox, queue, segmentations
 from db.tasks import CorrectTask, UncertaintyTask
 from errors import OutOfMemory
 from imaging import series
-from imaging.phantom import SeriesOptions, to_instances
 from orthanc.archive import open_archive
 from settings import Settings
 from tests.clock import later
 from unetr.predict import Predictor
 from unetr.served import default_model
 from unetr.spec import Crop, PostProcessing, ScaleRange
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 from worker import Runner
 
 GREY, BRIGHT, LEVEL, STEEPNESS = 300.0, 900.0, 0.5, 10.0
@@ -233,7 +233,7 @@ def test_a_worker_that_dies_at_a_map_ends_in_one_map(site, stage):
     site.archive, site._backend = archive, backend
     assert jobs.get(site.sessions, job_id).state == "running"
     with later(site.sessions, 2 * site.settings.lease_s):
-        assert jobs.requeue_expired(site.sessions, 3) == [job_id]
+        assert queue.requeue_expired(site.sessions, 3) == [job_id]
     job = site.run(job_id)
     assert (job.state, job.attempts, job.segmentation_id) == ("done", 2, site.first)
     modalities = Counter(series[0].Modality for series in archive.series_headers(site.study))

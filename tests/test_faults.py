@@ -37,13 +37,13 @@ from bench.service import Api
 from context import ModelServices, Predict
 from db import jobs, tokens
 from db.database import AWAY, open_database, writing
-from db.jobs import requeue_expired
+from db.queue import requeue_expired
 from db.tables import Job, Role
-from imaging.phantom import SeriesOptions, to_instances
 from orthanc.archive import open_archive
 from settings import Settings
 from tests import fake_pacs
 from unetr.served import default_model
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 from worker import Runner, run_housekeeping
 
 END_LIMIT_S = 90.0

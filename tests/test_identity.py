@@ -20,11 +20,10 @@ import cli
 from bench import rows
 from db import batches, jobs, patients, segmentations
 from db.tables import AuditEvent, Job, Outbox, Segmentation
-from db.tasks import CorrectTask, MeasureTask, StructureSetTask
+from db.tasks import SEGMENT, CorrectTask, MeasureTask, StructureSetTask
 from errors import ArchiveUnreachable
 from imaging import rtstruct
 from imaging import seg as segs
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc import part10
@@ -34,6 +33,7 @@ from settings import Settings
 from tests import fake_pacs
 from tests.imaging.test_rtstruct import segments_of
 from unetr.served import default_model
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 VOXEL_ML = 0.008
 SHAPE = (8, 24, 24)
@@ -266,7 +266,7 @@ def run_away_from_the_archive(site, monkeypatch, instances, kind):
     def store_nothing(archive, instances):
         raise ArchiveUnreachable("The archive does not answer.")
 
-    task = None
+    task = SEGMENT
     if kind == "correction":
         first = site.document(site.segment(instances))["id"]
         task = CorrectTask(segmentation_id=first, rename={1: "pons"}, delete=[])

@@ -54,7 +54,7 @@ def test_every_cell_is_explained_and_stored_without_what_it_printed():
 
 def test_the_training_learns_and_the_set_up_is_well(executed):
     notebook, left = executed
-    assert "All is well." in said_by(notebook, "check")
+    assert "Everything works." in said_by(notebook, "check")
     assert "in (1, 1, 32, 32, 32)" in said_by(notebook, "build")
     assert len(left["losses"]) == 4
     assert left["losses"][-1] < 0.8 * left["losses"][0]

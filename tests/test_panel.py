@@ -183,7 +183,7 @@ def test_a_name_is_typed_key_by_key_and_no_two_lesions_bear_one(site, study, pag
         )
         type_over(field, "left frontal")
         page.keyboard.press("Enter")
-        expect(panel.get_by_text("Metastasis 2 is called left frontal")).to_be_visible()
+        expect(panel.get_by_text("Metastasis 2 renamed to left frontal")).to_be_visible()
     assert [lesion["name"] for lesion in newest(site, study)["lesions"]][1] == "left frontal"
     with pytest.raises(requests.HTTPError) as refused:
         correct(site, study, rename=[{"number": 3, "name": "LEFT FRONTAL"}])
@@ -208,7 +208,7 @@ def test_an_earlier_version_comes_back_from_the_history(site, study, page):
     expect(shown_names(panel)).to_have_text(["left frontal"])
     panel.get_by_text("History: 3 versions").click()
     expect(panel.get_by_role("listitem")).to_have_count(3)
-    expect(panel.get_by_role("listitem").nth(1)).to_contain_text("Metastasis 2 is called left frontal")
+    expect(panel.get_by_role("listitem").nth(1)).to_contain_text("Metastasis 2 renamed to left frontal")
     panel.get_by_role("button", name="Back to version 1").click()
     expect(panel.get_by_text("Version 4, corrected by first:")).to_be_visible()
     expect(shown_names(panel)).to_have_text([lesion["name"] for lesion in first["lesions"]])
@@ -250,7 +250,7 @@ def test_what_a_person_corrected_comes_before_what_another_model_found_later(sit
 def test_who_segments_again_is_told_that_nothing_is_new_and_may_insist(site, study, page):
     panel = opened(page, site, study)
     segment(panel).click()
-    expect(panel.get_by_text("Nothing new: the images were segmented before.")).to_be_visible()
+    expect(panel.get_by_text("These images have already been segmented.")).to_be_visible()
     expect(panel.get_by_role("alert")).to_have_count(0)
     assert newest(site, study)["version"] == 1
     panel.get_by_role("button", name="Segment again all the same").click()
@@ -386,6 +386,6 @@ def test_in_french_an_error_of_the_api_is_told_in_french(site, head, french_page
     site.orthanc.stop()
     try:
         panel.get_by_role("button", name="Segmenter").click()
-        expect(panel.get_by_role("alert")).to_contain_text("prévenez l’administrateur du PACS")
+        expect(panel.get_by_role("alert")).to_contain_text("contactez l’administrateur du PACS")
     finally:
         site.orthanc.start()

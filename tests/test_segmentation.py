@@ -30,7 +30,6 @@ from db.database import open_database
 from errors import ArchiveUnreachable, ModelNotFound
 from findings import lesions_of_segments
 from imaging import nifti, rtstruct, seg
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc.archive import open_archive
@@ -38,6 +37,7 @@ from segmentation import Request, deliver, segment_series
 from settings import Settings
 from unetr.predict import Prediction
 from unetr.served import default_model
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 DIRECTIONS = {
     "axial": ((0, 0, 1), (0, 1, 0), (1, 0, 0)),
@@ -289,7 +289,7 @@ def test_a_given_segmentation_is_never_written_over(series_folder, mask_file, tm
     given = out / "segmentation.dcm"
     before = given.read_bytes()
     assert cli.main([str(series_folder), "--out", str(out), "--from-seg", str(given)]) == 2
-    assert "would be written over" in capsys.readouterr().err
+    assert "would be overwritten" in capsys.readouterr().err
     assert given.read_bytes() == before
 
 
@@ -567,7 +567,7 @@ def test_the_model_of_model_path_may_be_asked_for_by_its_id(tmp_path):
     assert find_spec(settings, None).id == "tiny"
     assert find_spec(settings, "tiny").folder == elsewhere
     assert find_spec(settings, "metscope-compact").folder == shipped
-    with pytest.raises(ModelNotFound, match=r"there are: metscope-compact, .*tiny"):
+    with pytest.raises(ModelNotFound, match=r"Available models: metscope-compact, .*tiny"):
         find_spec(settings, "nobody")
 
 
@@ -693,7 +693,7 @@ def test_a_phantom_is_refused_instead_of_reported_without_lesions(tmp_path, caps
     assert cli.main([str(tmp_path / "phantom.nii.gz"), "--out", str(tmp_path / "out")]) == 3
     told = capsys.readouterr().err
     assert told.startswith("brain_not_found: ")
-    assert "as regular as a phantom" in told
+    assert "as symmetric as a phantom" in told
 
 
 def test_the_peak_memory_of_a_stage_is_its_own():

@@ -24,7 +24,6 @@ from bench.parts import wait_until
 from db import jobs, patients, segmentations, tokens
 from db.tables import AuditEvent, JobState, Outbox, Patient, Role
 from imaging import rtstruct, seg
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc import part10
@@ -32,6 +31,7 @@ from orthanc.archive import open_archive
 from routes.shared import WAITING_REQUESTS
 from settings import Settings
 from tests import fake_pacs
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 JSON = {"Content-Type": "application/json"}
 VOXEL_ML = 0.008
@@ -235,14 +235,14 @@ def test_of_two_segmentations_of_one_series_in_an_upload_one_is_measured_and_the
     ]
     files = [(BytesIO(part10.encode(one)), "1.dcm") for one in (*images, *drawn)]
     answer = site.ask("POST", "/uploadDicom", data={"files[]": files})
-    assert answer["success"] == "Stored: 3; measured: 1; not measured, as their series have a result: 1."
+    assert answer["success"] == "Stored: 3; measured: 1; not measured, because their series have a result: 1."
     (document,) = segmentations.segmentations_of_study(site.sessions, study)
     assert (document["version"], [one["name"] for one in document["lesions"]]) == (1, ["frontal"])
     assert all(site.archive.has_instance(study, one.SOPInstanceUID) for one in drawn)
     # Nor is it where the series has had a result for long.
     again = [(BytesIO(part10.encode(drawn[1])), "1.dcm")]
     answer = site.ask("POST", "/uploadDicom", data={"files[]": again})
-    assert answer["success"] == "Stored: 1; measured: 0; not measured, as their series have a result: 1."
+    assert answer["success"] == "Stored: 1; measured: 0; not measured, because their series have a result: 1."
 
 
 def contoured_on(images):

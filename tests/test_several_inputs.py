@@ -14,11 +14,11 @@ from pydicom.uid import generate_uid
 import cli
 from context import ModelServices
 from imaging import nifti, seg
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from tests import several
 from unetr.predict import Predictor
 from unetr.spec import ModelSpec
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 TUMOUR_ML = sum(several.REGIONS_ML.values())
 
@@ -281,7 +281,7 @@ def test_odd_descriptions_are_no_hindrance_to_who_says_which_series_is_which(sit
     study_uid = site.store(made)
     assert site.segment(study_uid, "whole-tumour").error_code == "missing_sequence"
     document = site.document(site.segment(study_uid, "whole-tumour", inputs={"T2": uid_of(made, "T2")}))
-    assert document["warnings"] == ["Chosen by the caller as T2, but by its headers it is a T1."]
+    assert document["warnings"] == ["Chosen by the user as T2, but its headers identify it as T1."]
     assert f"T1: series {uid_of(made, 'T1')}" in document["reasons"]
 
 
@@ -362,7 +362,9 @@ def test_nifti_files_are_given_by_name_and_refused_where_one_is_missing(command_
         nifti.write_values(volume, paths[name])
     out = tmp_path / "out"
     assert command_line(paths["FLAIR"], "--out", out, "--input", f"T1={paths['T1']}") == 3
-    assert capsys.readouterr().err.startswith("missing_sequence: FLAIR.nii.gz is one volume, and the T2 is")
+    assert capsys.readouterr().err.startswith(
+        "missing_sequence: FLAIR.nii.gz contains only one volume; the T2"
+    )
     others = [argument for name in ("T1", "T2") for argument in ("--input", f"{name}={paths[name]}")]
     assert command_line(paths["FLAIR"], "--out", out, *others) == 0
     (lesion,) = json.loads((out / "lesions.json").read_text())["lesions"]

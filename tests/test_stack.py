@@ -35,10 +35,10 @@ from pydicom import Dataset, dcmread
 import series_names
 from bench.parts import Nginx, Orthanc, Redis, free_port, self_signed, wait_until
 from bench.service import made
-from imaging.phantom import SeriesOptions, to_instances
 from orthanc import multipart, part10
 from orthanc.dicomweb import INSTANCES
 from tests import fake_pacs
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -11,12 +11,12 @@ import pytest
 
 from bench.parts import ROOT
 from imaging import files, inputs, series
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import to_stack
 from lesions.measurability import judge
 from unetr.brain import find_brain
 from unetr.spec import load_spec
 from unetr.synthesis import metastases
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 # Each line of its input in French.
 TRANSLATE = f"""

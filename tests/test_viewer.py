@@ -17,12 +17,12 @@ from bench.viewer import Site
 from db import tokens
 from db.database import open_database
 from db.tables import Role
-from imaging.phantom import to_instances
 from orthanc.archive import open_archive
 from tests.browser import ON_SCREEN, go_to, log_in, newest, open_study, segment
 from tests.conftest import COARSE, SILENT
 from tests.visits import POST
 from unetr.synthesis import metastases
+from unetr.synthesis.phantom import to_instances
 
 VOXEL_MM = 2.5
 # Of every segment its centre, in mm, as the viewer goes to it.
@@ -474,7 +474,7 @@ def test_what_is_drawn_and_undone_changes_nothing(page, site, head):
     page.route("**/dicom-web/studies*", refuse)
     panel.get_by_role("button", name="Save and measure").click()
     expect(panel.get_by_role("alert")).to_contain_text("failed")
-    expect(page.get_by_text("Not all images of this study arrived.")).to_have_count(0)
+    expect(page.get_by_text("Not all images of this study were received.")).to_have_count(0)
     page.unroute("**/dicom-web/studies*")
     panel.get_by_role("button", name="Save and measure").click()
     expect(panel.get_by_text("Nothing has changed.")).to_be_visible()
@@ -489,7 +489,7 @@ def test_a_lesion_is_renamed_and_another_deleted_after_a_question(page, site, he
     panel.get_by_role("button", name="Rename").click()
     panel.get_by_label("Name", exact=True).fill("left frontal")
     panel.get_by_role("button", name="Rename").click()
-    expect(panel.get_by_text("Metastasis 2 is called left frontal")).to_be_visible()
+    expect(panel.get_by_text("Metastasis 2 renamed to left frontal")).to_be_visible()
     # The viewer takes the panel away, and brings another one.
     page.evaluate(TOOLS)
     expect(panel).to_be_hidden()
@@ -597,7 +597,7 @@ def test_images_that_do_not_arrive_are_told(page, site, head):
     study = site.add(head.image)
     page.route("**/frames/1", lambda route: route.fulfill(status=503))
     go_to(page, site, study)
-    expect(page.get_by_text("Not all images of this study arrived.")).to_be_visible()
+    expect(page.get_by_text("Not all images of this study were received.")).to_be_visible()
 
 
 def test_a_study_without_lesions_says_so(page, site, head):
@@ -673,7 +673,9 @@ def test_a_reader_may_look_and_not_segment(page, site, head):
     secret = tokens.create(sessions, f"reader of {site.url}", Role.READER, "test")
     panel = open_study(page, site, study, secret)
     expect(segment(panel)).to_be_disabled()
-    expect(segment(panel)).to_have_attribute("title", "Your token may look, but not ask for segmentations.")
+    expect(segment(panel)).to_have_attribute(
+        "title", "Your access is read-only. You cannot start segmentations."
+    )
 
 
 @pytest.mark.away
@@ -682,7 +684,7 @@ def test_a_login_that_has_ended_is_told_and_leads_back_to_the_study(page, site, 
     panel = open_study(page, site, study)
     page.context.clear_cookies()
     segment(panel).click()
-    expect(panel.get_by_role("alert")).to_contain_text("Your login has ended.")
+    expect(panel.get_by_role("alert")).to_contain_text("Your session has expired.")
     panel.get_by_role("link", name="Log in again").click()
     log_in(page, site.token)
     expect(panel.get_by_text("This study has not been segmented.")).to_be_visible()
@@ -706,7 +708,7 @@ def test_a_pacs_that_is_away_is_told_with_what_to_do(page, site, head):
     site.orthanc.stop()
     try:
         segment(panel).click()
-        expect(panel.get_by_role("alert")).to_contain_text("tell the PACS administrator")
+        expect(panel.get_by_role("alert")).to_contain_text("contact the PACS administrator")
     finally:
         site.orthanc.start()
     panel.get_by_label("Model").select_option(SILENT)

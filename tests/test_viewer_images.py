@@ -170,7 +170,7 @@ def test_a_series_that_looks_unsuitable_can_be_chosen_and_its_result_names_it(pa
     assert chosen["series_instance_uid"] == visit.series[POST]
     panel.get_by_label("Series").select_option(f"{DESCRIPTIONS['FLAIR']} (looks unsuitable)")
     segment(panel).first.click()
-    expect(panel.locator(".warning", has_text="although: The series is a FLAIR")).to_be_visible()
+    expect(panel.locator(".warning", has_text="despite this problem: The series is a FLAIR")).to_be_visible()
     assert newest(site, visit.study)["series_instance_uid"] == visit.series["FLAIR"]
     names = panel.get_by_label("Result").locator("option").all_inner_texts()
     assert {name.split(", ")[-1] for name in names} == {DESCRIPTIONS["FLAIR"], DESCRIPTIONS[POST]}

@@ -18,9 +18,9 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 from scipy import ndimage
 
-from imaging.phantom import SeriesOptions, to_instances
 from tests.several import BRAIN, label, save_model
 from unetr.synthesis import metastases
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 Pixels = NDArray[np.uint16]
 

@@ -1,5 +1,5 @@
-"""The model room: specs, networks, preprocessing, prediction, synthetic heads and training.
+"""The models: specs, networks, preprocessing, prediction, synthetic heads and training.
 
-``unetr.spec`` loads no torch. Arrays are (x, y, z) in the spec's orientation in here, volumes outside are
-(slice, row, column); only an affine leads from one to the other.
+``unetr.spec`` does not load torch. A network's arrays are (x, y, z) in the spec's orientation; volumes
+outside are (slice, row, column). Only an affine converts one into the other.
 """

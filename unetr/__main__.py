@@ -5,7 +5,7 @@ from importlib import import_module
 
 from errors import MetScopeError
 
-# Where each step is; imported only when it is asked for.
+# Module and function of each step; a module is imported only when its step runs.
 STEPS = {
     "check": ("unetr.tutorial", "check"),
     "explore": ("unetr.data.explore", "main"),
@@ -23,7 +23,7 @@ STEPS = {
 
 
 def main() -> int:
-    """Run the step that the first argument names; returns the exit status."""
+    """Run the step that the first argument names and return the exit status."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in STEPS:
         print(f"usage: python -m unetr {{{'|'.join(STEPS)}}} …", file=sys.stderr)

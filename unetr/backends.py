@@ -1,7 +1,7 @@
-"""What carries out the network: CUDA where there is one and room on it, else OpenVINO, else torch.
+"""The runtimes of a network: CUDA if a GPU has enough free memory, otherwise OpenVINO, otherwise torch.
 
 A backend takes one window, float32 (input, x, y, z), and returns the logit of each label against the
-background, float32 (label, x, y, z): the label's channel less the background's, which is the first.
+background, float32 (label, x, y, z): the label's channel minus the background's, which is the first.
 """
 
 import copy
@@ -22,7 +22,7 @@ from unetr.spec import ModelSpec
 Array = NDArray[np.float32]
 Backend = Callable[[Array], Array]
 
-# Of a window: inputs, x, y, z.
+# Shape of a window: inputs, x, y, z.
 Shape = tuple[int, int, int, int]
 
 AGREEMENT = 5e-3
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Logit(torch.nn.Module):
-    """Of a network (channels background, labels) each label's logit against the background."""
+    """A network (channels background, labels) that returns each label's logit against the background."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
@@ -43,10 +43,10 @@ class Logit(torch.nn.Module):
 
 
 def load_backends(spec: ModelSpec, device: str = "auto") -> tuple[Backend, Backend | None]:
-    """Load the spec's weights, once, into the fastest backends: for the lesions, and for the brain if it is
-    sought. device: auto, cpu, cuda or, for one of several, cuda:0, cuda:1, …
+    """Load the spec's weights once into the fastest backends: for the lesions, and for the brain if the spec
+    has one. device: auto, cpu, cuda or, for one of several, cuda:0, cuda:1, …
 
-    Raises: WeightsInvalid; OutOfMemory; ModelError when cuda is asked for and there is none.
+    Raises: WeightsInvalid; OutOfMemory; ModelError if a CUDA device is requested that does not exist.
     """
     networks = build(spec)
     load_weights(networks, spec.weights_path, spec.weights.sha256)
@@ -57,9 +57,9 @@ def load_backends(spec: ModelSpec, device: str = "auto") -> tuple[Backend, Backe
 
 
 def backend_of(network: torch.nn.Module, window: Shape, device: str) -> Backend:
-    """The fastest backend for a network (channels background, labels) whose windows have that shape.
+    """Return the fastest backend for a network (channels background, labels) and its window shape.
 
-    Raises: OutOfMemory; ModelError when cuda is asked for and there is none.
+    Raises: OutOfMemory; ModelError if a CUDA device is requested that does not exist.
     """
     module = Logit(network).eval()
     if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
@@ -75,9 +75,10 @@ def backend_of(network: torch.nn.Module, window: Shape, device: str) -> Backend:
 
 
 def with_fallback(first: Backend, make_second: Callable[[], Backend]) -> Backend:
-    """The first; each window for which its memory is too small goes to the second, made when first needed.
+    """Return a backend that runs each window on the first and, if memory runs out, on the second.
 
-    Windows are stitched in the main memory anyway, so that the GPU never holds more than one.
+    The second is created when first needed. Windows are stitched in main memory, so the GPU never holds more
+    than one.
     """
     second = functools.cache(make_second)
 
@@ -85,7 +86,7 @@ def with_fallback(first: Backend, make_second: Callable[[], Backend]) -> Backend
         try:
             return first(window)
         except OutOfMemory as error:
-            logger.warning("%s It goes to the CPU.", error.message)
+            logger.warning("%s The model runs on the CPU instead.", error.message)
         return second()(window)
 
     return infer
@@ -102,11 +103,11 @@ def _cpu_backend(module: torch.nn.Module, window: Shape) -> Backend:
 
 
 def trusted(candidate: Backend, reference: Backend, window: Shape) -> Backend:
-    """The candidate if it agrees with the reference on a window of seeded noise, else the reference."""
+    """Return the candidate if it agrees with the reference on seeded noise, otherwise the reference."""
     noise = np.random.default_rng(0).normal(size=window).astype(np.float32)
     found, expected = (0.5 * (1.0 + np.tanh(backend(noise) / 2.0)) for backend in (candidate, reference))
     difference = float(np.abs(found - expected).max())
-    # Written so that a difference that is no number counts as a disagreement.
+    # Written so that a NaN counts as a disagreement.
     if difference <= AGREEMENT:
         return candidate
     logger.warning("OpenVINO differs from torch by %.1e in probability; torch is used", difference)
@@ -129,19 +130,19 @@ def _torch_backend(module: torch.nn.Module) -> Backend:
 
 
 def openvino_model(module: torch.nn.Module, window: Shape) -> openvino.Model:
-    """A module, whose batches are one window of that shape, as OpenVINO's. Raises: RuntimeError."""
+    """Convert a module to OpenVINO for batches of one window of that shape. Raises: RuntimeError."""
     example = torch.zeros(1, *window)
     with warnings.catch_warnings():
-        # Tracing warns of each shape that it takes for a constant; the window's shape is one.
+        # Tracing warns about each shape that it treats as a constant; the window's shape is constant.
         warnings.simplefilter("ignore")
-        # Left to itself OpenVINO checks its trace by further runs of the network; `trusted` checks it anyhow.
+        # By default tracing checks itself with further runs of the network; `trusted` checks the result.
         with torch.no_grad():
             traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
         return openvino.convert_model(traced, input=[1, *window])
 
 
 def openvino_backend(model: openvino.Model) -> Backend:
-    """The model, in single precision but where it is quantized itself."""
+    """Compile the model for the CPU, in single precision except where the model itself is quantized."""
     compiled = openvino.Core().compile_model(
         model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     )

@@ -1,6 +1,6 @@
-"""Where the brain is, by a small network on a coarse grid: what enhances in the face is no metastasis.
+"""Brain detection by a small network on a coarse grid: enhancement in the face is not a metastasis.
 
-Arrays here are (x, y, z) on the model's grid, as ``unetr.preprocess`` makes them.
+Arrays here are (x, y, z) on the model's grid, as ``unetr.preprocess`` prepares them.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from unetr.preprocess import Mask
 from unetr.sliding import Box, slide
 from unetr.spec import Brain
 
-# Of the coarse grid: a lesion at the brain's surface that the network takes for something else is a notch of
-# up to twice so many voxels; closing fills it.
+# Closing iterations on the coarse grid. They fill notches of up to twice this many voxels, which surface
+# lesions leave when the network does not label them brain.
 CLOSING = 2
 # Overlap of a mask with its point reflection. Measured with metscope-unet 0.4.0: 19 real heads 0.28-0.70,
 # slabs of 40 and 80 mm cut from them up to 0.84; spheres, ellipsoids and cylinders 0.93-0.97.
 LARGEST_SYMMETRY = 0.9
-# What a brain's mask may measure, mm: above the largest of those real heads whose mask is right.
+# Largest plausible extent of a brain's mask, mm: above the largest of those real heads with a correct mask.
 LARGEST_MM = {"left-right": 170.0, "front-back": 205.0, "head-foot": 170.0}
 AXIS_NAMES = {
     "L": "left-right", "R": "left-right",
@@ -34,7 +34,7 @@ AXIS_NAMES = {
 
 
 def pooled(array: Array, factor: int) -> Array:
-    """Means of blocks of ``factor`` voxels a side; the last blocks are filled up with the edge's values."""
+    """Average blocks of ``factor`` voxels a side; the last blocks are padded with the edge's values."""
     padded = np.pad(array, [(0, -size % factor) for size in array.shape], mode="edge")
     blocks = [part for size in padded.shape for part in (size // factor, factor)]
     return np.asarray(padded.reshape(blocks).mean(axis=(1, 3, 5), dtype=np.float32))
@@ -42,7 +42,7 @@ def pooled(array: Array, factor: int) -> Array:
 
 @dataclass(frozen=True)
 class Region:
-    """Where lesions are searched (x, y, z), and what a reader has to know about it."""
+    """The region (x, y, z) in which lesions are searched, and warnings about it for the reader."""
 
     mask: Mask
     warnings: tuple[str, ...] = ()
@@ -51,9 +51,9 @@ class Region:
 def find_brain(prepared: hd.Volume, backend: Backend, brain: Brain) -> Region:
     """Return the brain with its margin.
 
-    Of what the network calls brain the largest component of its erosion and what lies within two voxels of
-    that, closed, its holes filled, interpolated from the coarse grid. Raises: BrainNotFound when its volume
-    or its shape is not plausible; OutOfMemory.
+    The network's mask on the coarse grid is eroded; its largest component is dilated by two voxels within
+    the mask, closed, filled and interpolated to the model's grid. Raises: BrainNotFound if the volume or
+    the shape is not plausible; OutOfMemory.
     """
     logits = slide(pooled(prepared.array, brain.factor)[None], backend, brain.window, labels=1)[0]
     # Pad with edge values so that the morphology does not erode a brain cut by the field of view.
@@ -74,8 +74,8 @@ def find_brain(prepared: hd.Volume, backend: Backend, brain: Brain) -> Region:
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     if _point_symmetry(mask[box]) > LARGEST_SYMMETRY:
         raise BrainNotFound(
-            f"What looks like a brain of {volume_ml:.0f} ml is as regular as a phantom: the same in front "
-            "and behind, above and below."
+            f"The {volume_ml:.0f} ml that look like a brain are as symmetric as a phantom: front and back, "
+            "top and bottom are the same."
         )
     return Region(_dilated(mask, brain.margin_mm, prepared.spacing), _warnings(box, prepared))
 
@@ -87,7 +87,10 @@ def _point_symmetry(box: Mask) -> float:
 
 
 def _warnings(box: Box, prepared: hd.Volume) -> tuple[str, ...]:
-    """Return a sentence for a brain that is cut off, or larger than a brain is; box: of the brain."""
+    """Return a sentence for a brain that is cut off, and one for a brain that is too large.
+
+    box: the brain's bounding box.
+    """
     extent_mm, ends = {}, {}
     for side, size, spacing_mm, letter in zip(
         box, prepared.spatial_shape, prepared.spacing, prepared.get_closest_patient_orientation(), strict=True
@@ -99,13 +102,13 @@ def _warnings(box: Box, prepared: hd.Volume) -> tuple[str, ...]:
     if ends["head-foot"]:
         warnings.append(
             f"The images show {extent_mm['head-foot']:.0f} mm of the brain from head to foot and end within "
-            "it: lesions beyond them are not found. Check that they show a head."
+            "the brain: lesions outside the images are not found. Check that the images show a head."
         )
     if any(extent_mm[axis] > LARGEST_MM[axis] for axis in LARGEST_MM):
         measured = " x ".join(f"{extent_mm[axis]:.0f}" for axis in LARGEST_MM)
         warnings.append(
-            f"What was taken for the brain measures {measured} mm ({', '.join(LARGEST_MM)}), more than a "
-            "brain: face or neck may be part of it. Check the findings there."
+            f"The region found as brain measures {measured} mm ({', '.join(LARGEST_MM)}), more than a "
+            "brain: it may include the face or the neck. Check the findings there."
         )
     return tuple(warnings)
 
@@ -119,7 +122,7 @@ def _on_the_models_grid(coarse: Array, factor: int, shape: tuple[int, ...]) -> A
 
 
 def _dilated(mask: Mask, margin_mm: float, spacing_mm: tuple[float, ...]) -> Mask:
-    """The voxels whose centres lie within margin_mm of one of the mask's."""
+    """Return the voxels whose centres lie within margin_mm of the centre of a voxel of the mask."""
     reach = [int(margin_mm / step) for step in spacing_mm]
     offsets = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij"), -1)
     ball = np.linalg.norm(offsets * np.array(spacing_mm), axis=-1) <= margin_mm

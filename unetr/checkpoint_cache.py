@@ -1,6 +1,6 @@
-"""Serve a MODEL_PATH that names a training checkpoint: imported once, kept below DATA_DIR.
+"""Support for a MODEL_PATH that names a training checkpoint: imported once, kept below DATA_DIR.
 
-The import runs in a process of its own, so that the API never loads torch.
+The import runs in a separate process, so that the API never loads torch.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ logger = logging.getLogger("metscope.models")
 
 
 def with_served_model(settings: Settings) -> Settings:
-    """Return the settings with MODEL_PATH naming the imported weights where it named a checkpoint.
+    """Return the settings; a MODEL_PATH that names a checkpoint is replaced by the imported weights.
 
-    The same checkpoint is imported once. Raises: WeightsInvalid where it cannot be imported.
+    Each checkpoint is imported only once. Raises: WeightsInvalid if it cannot be imported.
     """
     checkpoint = settings.model_path
     if checkpoint is None or checkpoint.suffix == WEIGHTS_SUFFIX:
@@ -41,7 +41,7 @@ def with_served_model(settings: Settings) -> Settings:
 
 
 def with_served_model_or_log(settings: Settings) -> Settings:
-    """Return the same for a service, which also starts without its default model and says so."""
+    """Return the same for a service; a failed import is logged, and the service starts without the model."""
     try:
         return with_served_model(settings)
     except WeightsInvalid as error:
@@ -50,7 +50,7 @@ def with_served_model_or_log(settings: Settings) -> Settings:
 
 
 def _import(checkpoint: Path, folder: Path, model_id: str) -> None:
-    """Import into the folder; the specification comes last, because it makes the model exist."""
+    """Import into the folder; the specification is moved last, because it makes the model visible."""
     with tempfile.TemporaryDirectory(dir=folder) as made:
         command = ["import", "--checkpoint", str(checkpoint.resolve()), "--out", made, "--id", model_id]
         done = subprocess.run(

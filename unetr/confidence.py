@@ -1,7 +1,7 @@
-"""How probable it is that what a model found is a lesion: Platt's scaling of its probability and size.
+"""Calibrated probability that a component is a lesion: Platt's scaling of its mean probability and size.
 
-A network's probability is no such thing by itself: it is over-confident, and a lesion of three voxels is
-doubtful at any probability. Two slopes that cannot be negative keep the order of what they are given.
+A network's own probability is over-confident, and a component of three voxels is doubtful at any
+probability. Neither slope can be negative, so the confidence rises with both inputs.
 """
 
 import math
@@ -14,14 +14,14 @@ from scipy.special import expit
 
 from unetr.spec import Confidence, ModelSpec, logit
 
-# Float32 probabilities reach 1.
+# Float32 probabilities can round to 1, which has no finite logit.
 HIGHEST = 1.0 - 1e-6
 
 
 def confidence(spec: ModelSpec, mean_probability: float, volume_mm3: float) -> float | None:
-    """The probability that a component is a lesion, 0..1; None where the spec has no calibration.
+    """Return the probability that a component is a lesion, 0..1; None if the spec has no calibration.
 
-    mean_probability: over the component's voxels.
+    mean_probability: the mean over the component's voxels.
     """
     if spec.confidence is None:
         return None
@@ -31,10 +31,10 @@ def confidence(spec: ModelSpec, mean_probability: float, volume_mm3: float) -> f
 def fit(
     mean_probabilities: Sequence[float], volumes_mm3: Sequence[float], real: Sequence[bool]
 ) -> Confidence:
-    """The calibration of components, of which some are lesions.
+    """Fit the calibration to components, some of which are lesions.
 
-    Platt's targets (1999), which stay off 0 and 1, keep it finite where size or probability separates them.
-    Raises: ValueError where all or none are lesions.
+    Platt's targets (1999) avoid 0 and 1, which keeps the fit finite if size or probability separates the two
+    groups. Raises: ValueError if all or none are lesions.
     """
     truth = np.array(real, dtype=bool)
     lesions, others = int(truth.sum()), int((~truth).sum())

@@ -1,11 +1,11 @@
-"""The UNETR of a PyTorch-Lightning checkpoint, as Dessoude et al. published one, as a model that is served.
+"""Import of the UNETR in a PyTorch-Lightning checkpoint, as published by Dessoude et al., as a served model.
 
     python -m unetr import --checkpoint FILE.ckpt --out MODELS_DIR [--id ID]
 
-Nothing of the checkpoint is executed: torch reads it with ``weights_only``, and what it holds beside tensors
-and plain values, such as the enumerations of its project, becomes placeholders of a class that does nothing.
-Each key of the weights is taken, left out or put in by its name; any other is an error that names them all.
-The preprocessing is that of the publication (NeuroImage 306:121002, 2025), which the checkpoint does not say.
+No code in the checkpoint is executed: torch reads it with ``weights_only``. Objects other than tensors and
+plain values, e.g. enumerations of its project, become placeholders of a class that does nothing.
+Each key of the weights is taken, left out or added by its name; unknown keys raise an error that lists them.
+The checkpoint does not state its preprocessing; it is that of the publication (NeuroImage 306:121002, 2025).
 """
 
 import argparse
@@ -19,8 +19,8 @@ import torch
 
 from errors import WeightsInvalid
 from unetr.network import build, fill, list_keys, write_model
+from unetr.network_spec import PATCH, UNETRArguments, UNETRNetwork
 from unetr.spec import (
-    PATCH,
     ConceptCode,
     Crop,
     DivideByMaximum,
@@ -29,14 +29,12 @@ from unetr.spec import (
     PostProcessing,
     Resampling,
     ScaleRange,
-    UNETRArguments,
-    UNETRNetwork,
     Weights,
     Window,
 )
 
 MODEL = "model."
-# The published project holds these modules a second time, as `Sequential(*model.backbone)`.
+# The published project stores these modules a second time, as `Sequential(*model.backbone)`.
 BACKBONE = (
     "vit",
     "encoder1",
@@ -49,26 +47,26 @@ BACKBONE = (
     "decoder2",
 )
 DUPLICATE = re.compile(rf"backbone\.([0-{len(BACKBONE) - 1}])\.(.+)")
-# Of MONAI 0.7: a token that nothing used, and the third convolutions of blocks that add their input as it is.
+# Keys of MONAI 0.7: an unused token, and the third convolution of blocks that add their input unchanged.
 LEFT_OUT = re.compile(r"vit\.patch_embedding\.cls_token|encoder[23]\.blocks\.\d+\.1\.conv3\.conv\.weight")
-# Since MONAI 1.3, for a second input that the network has not: they stay as they are made.
+# Keys since MONAI 1.3, for a second input that this network does not have; they keep their initial values.
 PUT_IN = re.compile(r"vit\.blocks\.\d+\.norm_cross_attn\.(weight|bias)")
 HEAD_SIZE = 64
 PATCHES = "vit.patch_embedding.patch_embeddings"
 
 
 class Placeholder(dict[Any, Any]):
-    """What stands where a checkpoint names a class that is not known here. It takes all and does nothing."""
+    """An inert stand-in for a class that a checkpoint names and torch does not allow."""
 
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
 
     def __setstate__(self, state: object) -> None:
-        """The state is not looked at."""
+        """Ignore the state."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read the content of a Lightning checkpoint. Raises: WeightsInvalid where it cannot be read safely."""
+    """Read the content of a Lightning checkpoint. Raises: WeightsInvalid if it cannot be read safely."""
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(Placeholder, name) for name in unknown]):
@@ -76,10 +74,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise WeightsInvalid(f"The checkpoint {path.name} cannot be read: {error.strerror}.") from error
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        # torch's own text advises to load the file without this protection.
+        # torch's own message advises loading the file without this protection.
         raise WeightsInvalid(
             f"The checkpoint {path.name} cannot be read safely: it is damaged, or it holds more than tensors "
-            "and plain values. Export its state_dict and hyper_parameters alone."
+            "and plain values. Export only its state_dict and hyper_parameters."
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise WeightsInvalid(f"{path.name} is not a Lightning checkpoint: it has no state_dict.")
@@ -87,7 +85,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def import_checkpoint(path: Path, models_dir: Path, model_id: str) -> ModelSpec:
-    """Write the model of a checkpoint into a folder; returns its specification. Raises: WeightsInvalid."""
+    """Write the model of a checkpoint into a folder, return its specification. Raises: WeightsInvalid."""
     content = read_checkpoint(path)
     state = network_state(content["state_dict"], path)
     spec = published_spec(model_id, arguments_of(state, content.get("hyper_parameters", {}), path))
@@ -100,9 +98,9 @@ def import_checkpoint(path: Path, models_dir: Path, model_id: str) -> ModelSpec:
 
 
 def network_state(stored: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Return the weights of the model's branch, without its prefix.
+    """Return the model's weights, with the prefix of their keys removed.
 
-    Raises: WeightsInvalid for a key of neither branch, or where the duplicate differs from the model.
+    Raises: WeightsInvalid if a key belongs neither to the model nor to its duplicate, or if they differ.
     """
     used = {name.removeprefix(MODEL): value for name, value in stored.items() if name.startswith(MODEL)}
     if not used:
@@ -128,9 +126,9 @@ def network_state(stored: Mapping[str, torch.Tensor], path: Path) -> dict[str, t
 
 
 def arguments_of(state: Mapping[str, torch.Tensor], named: Mapping[str, Any], path: Path) -> UNETRArguments:
-    """The network's arguments by the shapes of its weights; heads by name, else one for each 64 of its size.
+    """Derive the network's arguments from the shapes of its weights.
 
-    Raises: WeightsInvalid.
+    The number of heads is the stored ``num_heads``, or the hidden size / 64. Raises: WeightsInvalid.
     """
     conv = f"{PATCHES}.weight" in state
     try:
@@ -139,7 +137,9 @@ def arguments_of(state: Mapping[str, torch.Tensor], named: Mapping[str, Any], pa
         first, last = state["encoder1.layer.conv1.conv.weight"], state["out.conv.conv.weight"]
         hidden = state["vit.blocks.0.mlp.linear1.weight"]
     except KeyError as error:
-        raise WeightsInvalid(f"The checkpoint {path.name} holds no UNETR: {error} is missing.") from error
+        raise WeightsInvalid(
+            f"The checkpoint {path.name} does not contain a UNETR: {error} is missing."
+        ) from error
     side = PATCH * round(positions.shape[1] ** (1 / 3))
     heads = named.get("num_heads")
     return UNETRArguments(
@@ -158,13 +158,13 @@ def arguments_of(state: Mapping[str, torch.Tensor], named: Mapping[str, Any], pa
 
 
 def published_spec(model_id: str, arguments: UNETRArguments) -> ModelSpec:
-    """The specification of that model: one sequence, one label."""
+    """Return the published model's specification: one sequence, one label."""
     return ModelSpec(
         id=model_id,
         version="1.0",
         title="UNETR of Dessoude et al. 2025",
         intended_use="Research only: brain metastases on post-contrast T1 MRI. Not for diagnosis.",
-        licence="As whoever gave the checkpoint says.",
+        licence="As stated by the provider of the checkpoint.",
         training_data="132 patients (Dessoude et al., NeuroImage 306:121002, 2025), after BTCV.",
         weights=Weights(file=f"{model_id}.safetensors", sha256="0" * 64),
         network=UNETRNetwork(name="UNETR", arguments=arguments),
@@ -203,7 +203,8 @@ def published_spec(model_id: str, arguments: UNETRArguments) -> ModelSpec:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m unetr import", description="Make a served model of a Lightning checkpoint of a UNETR."
+        prog="python -m unetr import",
+        description="Convert a Lightning checkpoint of a UNETR into a served model.",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE.ckpt")
     parser.add_argument("--out", type=Path, required=True, help="the folder of models (MODELS_DIR)")

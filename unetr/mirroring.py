@@ -1,9 +1,9 @@
-"""The mean of the predictions of a volume and of its mirror images: test-time augmentation.
+"""Test-time augmentation: the mean of the predictions of a volume and of its mirror images.
 
-A volume is predicted as it is and mirrored along axes of the model's grid, which is how the networks were
-trained, and each prediction is mirrored back. After Wang et al., Neurocomputing 2019
-(doi:10.1016/j.neucom.2019.01.103), who draw augmentations at random and count votes; here every mirror image
-is taken once, so that the result is the same each time, and probabilities are averaged.
+A volume is predicted as it is and mirrored along axes of the model's grid, as the networks were trained;
+each prediction is mirrored back. After Wang et al., Neurocomputing 2019 (doi:10.1016/j.neucom.2019.01.103),
+who draw augmentations at random and count votes. Here every mirror image is used once, so that the result is
+deterministic, and probabilities are averaged.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ ALL_AXES: tuple[Axis, ...] = (0, 1, 2)
 
 
 def mirror_images(axes: Sequence[Axis]) -> list[tuple[Axis, ...]]:
-    """Every combination of the axes, those that are mirrored at once; the first is none of them."""
+    """Return every combination of axes to mirror along at once; the first is empty."""
     return list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
 
 
@@ -31,22 +31,22 @@ def mean_logits(
     axes: Sequence[Axis],
     on_progress: Progress = lambda fraction: None,
 ) -> Array:
-    """Each label's logit against the background, (label, x, y, z), of the mean of the mirror images'
-    probabilities. Without axes it is the prediction itself.
+    """Return each label's logit against the background (label, x, y, z) for the mirror images' mean
+    probability. Without axes this is the prediction itself.
 
-    predict: such logits of the inputs, (input, x, y, z); it is called with an image of ``array`` and how to
-    tell its progress, once for each, 2 to the number of axes.
+    predict: returns these logits for inputs (input, x, y, z). It is called with a mirror image of ``array``
+    and a progress callback, once for each of the 2 ** len(axes) images.
     """
     if not axes:
         return predict(array, on_progress)
     images = mirror_images(axes)
-    # Logarithms of the sums of the classes' probabilities, the background's first: near 1, single precision
-    # cannot tell probabilities apart.
+    # Logarithms of the classes' summed probabilities, background first: close to 1, single precision cannot
+    # resolve probabilities.
     sums = np.full((labels + 1, *array.shape[1:]), -np.inf, dtype=np.float32)
     for number, image in enumerate(images):
         flipped = tuple(axis + 1 for axis in image)
         logits = np.flip(predict(np.flip(array, flipped), _share(on_progress, number, len(images))), flipped)
-        # Plane by plane, so that the intermediate results take no memory.
+        # Plane by plane, so that the intermediate results stay small.
         for x in range(array.shape[1]):
             of_classes = special.log_softmax(with_background(logits[:, x]), axis=0)
             np.logaddexp(sums[:, x], of_classes, out=sums[:, x])
@@ -54,7 +54,7 @@ def mean_logits(
 
 
 def with_background(logits: Array) -> Array:
-    """The labels' logits against the background (label, ...) behind the background's, which is 0."""
+    """Prepend the background's logit, 0, to the labels' logits against the background (label, ...)."""
     return np.concatenate([np.zeros_like(logits[:1]), logits])
 
 

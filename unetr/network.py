@@ -12,15 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from errors import WeightsInvalid
-from unetr.spec import AnyNetwork, DynUNetNetwork, ModelSpec, UNETRNetwork
+from unetr.network_spec import AnyNetwork, DynUNetNetwork, UNETRNetwork
+from unetr.spec import ModelSpec
 
 NAMED_KEYS = 5
 
 
 def build(spec: ModelSpec) -> torch.nn.ModuleDict:
-    """The networks that a spec describes, with random weights: "lesion", and "brain" where it has one.
+    """Build the networks of a spec with random weights: "lesion", and "brain" if the spec has one.
 
-    MONAI's arguments are all stated, because their defaults differ between versions.
+    All of MONAI's arguments are stated, because their defaults differ between versions.
     """
     networks = {"lesion": _build(spec.network)}
     if spec.brain is not None:
@@ -29,7 +30,7 @@ def build(spec: ModelSpec) -> torch.nn.ModuleDict:
 
 
 def _build(network: AnyNetwork) -> torch.nn.Module:
-    # Importing MONAI takes longer than everything else together: what is refused before does without it.
+    # Importing MONAI is slow; here it costs nothing to callers that fail before they build a network.
     from monai.networks.nets.dynunet import DynUNet  # noqa: PLC0415
     from monai.networks.nets.unet import UNet  # noqa: PLC0415
     from monai.networks.nets.unetr import UNETR  # noqa: PLC0415
@@ -52,10 +53,10 @@ def _build(network: AnyNetwork) -> torch.nn.Module:
 
 
 def save_weights(networks: torch.nn.ModuleDict, path: Path) -> str:
-    """Write the weights in half precision as safetensors; returns the file's SHA-256.
+    """Write the weights in half precision as safetensors and return the file's SHA-256.
 
-    The same weights give the same file. Raises: WeightsInvalid for weights that are not finite, or too large
-    for half precision.
+    The same weights give the same file. Raises: WeightsInvalid if weights are not finite, or too large for
+    half precision.
     """
     halves = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
@@ -63,9 +64,9 @@ def save_weights(networks: torch.nn.ModuleDict, path: Path) -> str:
     }
     if unusable := sorted(name for name, tensor in halves.items() if not tensor.isfinite().all()):
         raise WeightsInvalid(f"Weights are not finite in half precision: {list_keys(unusable)}.")
-    # One entry only: safetensors writes several in an order that changes from run to run.
+    # Only one entry: safetensors writes several in an order that changes from run to run.
     save_file(halves, path, metadata={"networks": ", ".join(networks)})
-    # It comes out readable to its user alone, who need not be the service's.
+    # save_file makes it readable to its owner only; the service may run as another user.
     path.chmod(0o644)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -73,8 +74,8 @@ def save_weights(networks: torch.nn.ModuleDict, path: Path) -> str:
 def load_weights(network: torch.nn.Module, path: Path, sha256: str) -> None:
     """Load weights into the network, in single precision, every key by name.
 
-    Raises: WeightsInvalid when the file cannot be read, is not the one of that hash, or a key does not fit;
-    its ``details`` then hold all the keys at fault. The network is unchanged in each of these cases.
+    Raises: WeightsInvalid if the file cannot be read, has another hash, or a key does not fit; in the last
+    case its ``details`` list all keys at fault. After an error the network is unchanged.
     """
     content = _content(path)
     actual = hashlib.sha256(content).hexdigest()
@@ -86,7 +87,7 @@ def load_weights(network: torch.nn.Module, path: Path, sha256: str) -> None:
 
 
 def load_network(network: torch.nn.Module, path: Path, name: str) -> None:
-    """Begin with the weights of one network of a safetensors file, as for training on.
+    """Load the weights of one network, "lesion" or "brain", from a safetensors file, without a hash check.
 
     Raises: WeightsInvalid, as ``load_weights`` does.
     """
@@ -107,14 +108,14 @@ def _tensors(content: bytes, path: Path) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = load(content)
     except SafetensorError as error:
-        raise WeightsInvalid(f"The weights {path.name} are no safetensors file: {error}.") from error
+        raise WeightsInvalid(f"The weights {path.name} are not a safetensors file: {error}.") from error
     return tensors
 
 
 def fill(network: torch.nn.Module, stored: dict[str, torch.Tensor], path: Path) -> None:
-    """Give the network the weights of a file, every key by name.
+    """Fill the network with the weights of a file, every key by name.
 
-    Raises: WeightsInvalid, which names all keys at fault; the network is unchanged.
+    Raises: WeightsInvalid, which names all keys at fault; the network is then unchanged.
     """
     expected = network.state_dict()
     faults = {
@@ -132,13 +133,13 @@ def fill(network: torch.nn.Module, stored: dict[str, torch.Tensor], path: Path) 
 
 
 def list_keys(keys: Sequence[str]) -> str:
-    """Join the first names, and count the others, for a message."""
+    """Join the first names and count the others, for a message."""
     more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
     return ", ".join(keys[:NAMED_KEYS]) + more
 
 
 def write_model(spec: ModelSpec, networks: torch.nn.ModuleDict, models_dir: Path) -> ModelSpec:
-    """Write weights, specification and golden answer; returns the specification with the weights' hash."""
+    """Write weights, specification and golden logits; return the specification with the weights' hash."""
     models_dir.mkdir(parents=True, exist_ok=True)
     sha256 = save_weights(networks, models_dir / spec.weights.file)
     spec = spec.model_copy(
@@ -151,7 +152,7 @@ def write_model(spec: ModelSpec, networks: torch.nn.ModuleDict, models_dir: Path
 
 
 def golden_logits(spec: ModelSpec) -> NDArray[np.float32]:
-    """The lesion network's logits (class, x, y, z) of a window of seeded noise, at every fourth voxel."""
+    """Return the lesion network's logits (class, x, y, z) of seeded noise, at every fourth voxel."""
     network = build(spec)["lesion"]
     load_network(network, spec.weights_path, "lesion")
     shape = (len(spec.inputs), *spec.window.shape)

@@ -1,4 +1,4 @@
-"""From the volumes of a model's inputs to a mask and probabilities on the grid of the first."""
+"""Prediction: from the volumes of a model's inputs to a mask and probabilities on the first one's grid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,18 +19,18 @@ from unetr.spec import Axis, Label, ModelSpec, PostProcessing, logit
 
 # Voxels around a component, on the model's grid, within which its outline is interpolated.
 MARGIN = 2
-# Of a voxel: what the affines' arithmetic may add to an index.
+# Tolerance for rounding errors of the affines' arithmetic, in voxels.
 ROUNDING = 1e-6
-# Voxels around the brain's box that the network sees beside those in which lesions are sought.
+# Margin around the searched region's box that the network sees as context, in voxels.
 CONTEXT = 12
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """On the grid of the volume that was given, (slice, row, column).
+    """A predicted segmentation on the grid of the first input volume, (slice, row, column).
 
     mask: uint8, the label's value or 0. probability: float32, of the most probable label, 0 outside the
-    components' boxes. warnings: what a reader has to know about where lesions were searched.
+    components' boxes. warnings: sentences for the reader about the region in which lesions were searched.
     """
 
     mask: hd.Volume
@@ -39,16 +39,15 @@ class Prediction:
 
 
 class Predictor:
-    """One model, ready to run. Deterministic: the same volumes give the same prediction.
+    """A model, ready to run. Deterministic: the same volumes give the same prediction.
 
-    A voxel has a label where the probability of the background is below 1 less the threshold: the most
-    probable one. With mirroring axes in the spec the probabilities are means over the mirror images. Volumes
-    are (slice, row, column); ``others`` are those of the spec's further inputs, in its order, wherever they
-    lie.
+    A voxel gets its most probable label where p(background) < 1 - threshold. If the spec has mirroring axes,
+    probabilities are means over the mirror images. Volumes are (slice, row, column); ``others`` are the
+    spec's further inputs, in its order, on any grid.
     """
 
     def __init__(self, spec: ModelSpec, backend: Backend, brain_backend: Backend | None = None) -> None:
-        """brain_backend: for a spec that seeks lesions in the brain, and for no other."""
+        """Combine a spec with its backends. brain_backend: required if, and only if, the spec has a brain."""
         if (spec.brain is None) != (brain_backend is None):
             raise ValueError(f"the specification of {spec.id} and the backends differ about the brain")
         self.spec = spec
@@ -65,8 +64,8 @@ class Predictor:
     ) -> Prediction:
         """Predict a volume.
 
-        on_progress is called with the fraction done before each window and at the end; what it raises
-        passes through. Raises: BrainNotFound, OutOfMemory.
+        on_progress is called with the fraction done before each window and at the end; its exceptions
+        propagate. Raises: BrainNotFound, OutOfMemory.
         """
         return self.variants(volume, [self.spec.postprocessing], on_progress, others)[0]
 
@@ -77,7 +76,7 @@ class Predictor:
         on_progress: Progress = lambda fraction: None,
         others: Sequence[hd.Volume] = (),
     ) -> list[Prediction]:
-        """The predictions that the model would make with other post-processing, by one run of its networks.
+        """Return one prediction for each choice of post-processing, from a single run of the networks.
 
         Raises: BrainNotFound, OutOfMemory.
         """
@@ -93,9 +92,9 @@ class Predictor:
         return predictions
 
     def logits(self, prepared: Prepared, on_progress: Progress = lambda fraction: None) -> hd.Volume:
-        """The logit of there being any label at each voxel (x, y, z).
+        """Return the logit of any label at each voxel (x, y, z).
 
-        Where the model seeks the brain it is below the threshold everywhere outside the brain and its margin.
+        If the spec has a brain, it is below the threshold everywhere outside the brain and its margin.
         Raises: BrainNotFound, OutOfMemory.
         """
         region, logits = self._search(prepared, on_progress)
@@ -108,7 +107,7 @@ class Predictor:
         return region, self.logits_around(prepared.array, region.mask, axes, on_progress)
 
     def region(self, prepared: hd.Volume) -> Region:
-        """Return where lesions are searched in a prepared first input (x, y, z): the brain's region, or all.
+        """Return the region searched in a prepared first input (x, y, z): the brain's, or everything.
 
         Raises: BrainNotFound, OutOfMemory.
         """
@@ -123,10 +122,10 @@ class Predictor:
         axes: Sequence[Axis],
         on_progress: Progress = lambda fraction: None,
     ) -> Array:
-        """Each label's logit against the background (label, x, y, z) in the region's box and its
-        surroundings; beyond, all labels together are below the threshold.
+        """Return each label's logit against the background (label, x, y, z) in the region's box and its
+        context. Elsewhere all labels together are below the threshold.
 
-        array: of the prepared inputs. axes: along which mirror images are averaged. Raises: OutOfMemory.
+        array: the prepared inputs. axes: axes of the averaged mirror images. Raises: OutOfMemory.
         """
         window, count = self.spec.window, len(self.spec.labels)
         box = _with_context(ndimage.find_objects(region.astype(np.uint8))[0], region.shape, window.shape)
@@ -143,25 +142,25 @@ class Predictor:
 
 
 def foreground(logits: Array) -> Array:
-    """The logit of there being any label, of each label's logit against the background (label, ...).
+    """Return the logit of any label, from each label's logit against the background (label, ...).
 
-    Of the softmax, log((1 - p) / p) of the background's p is the logarithm of the sum of their exponentials.
+    With a softmax, log((1 - p) / p) for the background's p is the logsumexp of the labels' logits.
     """
     return logits[0] if len(logits) == 1 else np.asarray(special.logsumexp(logits, axis=0))
 
 
 def _below(postprocessing: PostProcessing, labels: int) -> np.float32:
-    """A logit that so many labels may all have without being a foreground."""
+    """Return a logit so low that this number of labels together stay below the threshold."""
     return np.float32(postprocessing.threshold_logit - 1.0 - np.log(labels))
 
 
 def _within(region: Mask, logits: Array, postprocessing: PostProcessing) -> Array:
-    """The logits; outside the region there is no foreground."""
+    """Return the logits, lowered outside the region so that there is no foreground there."""
     return np.where(region, logits, np.minimum(logits, _below(postprocessing, len(logits))))
 
 
 def _with_context(box: Box, shape: tuple[int, ...], window: tuple[int, int, int]) -> Box:
-    """The box, larger by CONTEXT on each side and at least as large as the window, inside the shape."""
+    """Enlarge the box by CONTEXT on each side, at least to the window's size, within the shape."""
     wider = []
     for side, size, width in zip(box, shape, window, strict=True):
         missing = max(width - (side.stop - side.start), 2 * CONTEXT)
@@ -172,7 +171,7 @@ def _with_context(box: Box, shape: tuple[int, ...], window: tuple[int, int, int]
 
 
 def _on_native_grid(logits: Array, model: hd.Volume, native: hd.Volume, spec: ModelSpec) -> Prediction:
-    """Components of the model's grid, interpolated inside their boxes on the native one.
+    """Select components on the model's grid and interpolate each in its box on the native grid.
 
     logits: (label, x, y, z) on the grid of ``model``.
     """
@@ -184,7 +183,7 @@ def _on_native_grid(logits: Array, model: hd.Volume, native: hd.Volume, spec: Mo
     if spec.postprocessing.seed_threshold is not None:
         kept[1:] &= peaks_of(any_label, found) > logit(spec.postprocessing.seed_threshold)
     kept[0] = True
-    # A dropped component must not come back in the box of a neighbour.
+    # A dropped component must not reappear in the box of a neighbour.
     logits = np.where(kept[found], logits, np.minimum(logits, _below(spec.postprocessing, len(logits))))
     mask = np.zeros(native.spatial_shape, dtype=np.uint8)
     probability = np.zeros(native.spatial_shape, dtype=np.float32)
@@ -202,9 +201,9 @@ def _on_native_grid(logits: Array, model: hd.Volume, native: hd.Volume, spec: Mo
 
 
 def peaks_of(values: Array, parts: NDArray[np.integer[Any]]) -> Array:
-    """The highest value of each part, 1, 2, …, of the same shape; empty where there is none.
+    """Return the highest value in each part, numbered 1, 2, …; empty if there are no parts.
 
-    Over the parts' voxels alone, because SciPy sorts the whole volume for it.
+    values, parts: of the same shape. SciPy's equivalent is slower, because it sorts the whole volume.
     """
     inside = parts > 0
     peaks = np.full(int(parts.max(initial=0)) + 1, -np.inf, dtype=np.float32)
@@ -213,7 +212,7 @@ def peaks_of(values: Array, parts: NDArray[np.integer[Any]]) -> Array:
 
 
 def _most_probable(logits: Array) -> Array:
-    """The probability of the most probable label, of the labels' logits (label, ...)."""
+    """Return the probability of the most probable label, from the labels' logits (label, ...)."""
     any_label = foreground(logits)
     probability = 0.5 * (1.0 + np.tanh(any_label / 2.0))
     if len(logits) > 1:
@@ -222,8 +221,9 @@ def _most_probable(logits: Array) -> Array:
 
 
 def _drawn(logits: Array, cut: float, minimum_voxels: float, labels: Sequence[Label]) -> NDArray[np.uint8]:
-    """The label's value at each voxel, 0 for none. Left out are crumbs: of all labels together, and of those
-    whose components are objects.
+    """Return the label's value at each voxel, 0 for background.
+
+    Components below the minimum are dropped: of all labels together, then of each label that is not whole.
     """
     mask = _large(foreground(logits) > cut, minimum_voxels)
     if len(labels) == 1:
@@ -238,7 +238,7 @@ def _drawn(logits: Array, cut: float, minimum_voxels: float, labels: Sequence[La
 
 
 def _large(mask: NDArray[np.bool_], minimum_voxels: float) -> NDArray[np.bool_]:
-    """The mask without components of fewer voxels: an outline on a finer grid can shed crumbs."""
+    """Remove components of fewer voxels: interpolation on a finer grid can leave fragments."""
     parts = cc3d.connected_components(mask, connectivity=26, out_dtype=np.uint32)
     enough = np.bincount(parts.ravel()) >= minimum_voxels
     enough[0] = False
@@ -246,10 +246,10 @@ def _large(mask: NDArray[np.bool_], minimum_voxels: float) -> NDArray[np.bool_]:
 
 
 def native_box(box: Box, model: hd.Volume, native: hd.Volume) -> Box:
-    """The native voxels whose centres a box of the model's grid and its margin hold; there may be none.
+    """Return the box of native voxels whose centres lie in a box of the model's grid and its margin.
 
-    The model's grid ends half a voxel beyond its outermost centres: outside, where the crop took the volume
-    away, nothing was predicted.
+    It may be empty. The model's grid ends half a voxel beyond its outermost centres; outside, where the
+    volume was cropped away, nothing was predicted.
     """
     ends = np.array(
         [
@@ -265,9 +265,9 @@ def native_box(box: Box, model: hd.Volume, native: hd.Volume) -> Box:
 
 
 def interpolate(logits: Array, to_model: NDArray[np.float64], target: Box) -> Array:
-    """Linear interpolation of the model's logits (label, x, y, z) at the native voxels of a box.
+    """Interpolate the model's logits (label, x, y, z) linearly at the native voxels of a box.
 
-    to_model: affine from native indices to those of the model's grid.
+    to_model: affine from native indices to indices of the model's grid.
     """
     first = np.array([s.start for s in target])
     shape = tuple(s.stop - s.start for s in target)

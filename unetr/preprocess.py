@@ -1,4 +1,4 @@
-"""From acquired volumes to what the network sees. Arrays here are (x, y, z) in the spec's orientation."""
+"""Preprocessing: from acquired volumes to network inputs. Arrays are (x, y, z) in the spec's orientation."""
 
 import math
 from collections.abc import Sequence
@@ -17,25 +17,27 @@ Mask = NDArray[np.bool_]
 
 TINY = 1e-30
 HEAD_SHARE = 0.15
-# What counts as air, which is not 0 in images that were shifted or made z-scores. Not the minimum:
-# interpolation leaves a few voxels far below.
+# Percentile taken as air, which is not 0 in shifted or z-scored images. Not the minimum: interpolation
+# leaves a few voxels far below.
 AIR_PERCENTILE = 0.1
 BRIGHT_PERCENTILE = 99.0
-# Voxels of the model's grid: 450 mm along each axis at 1.1 mm, and 3 GB while it is segmented.
+# Most voxels of the model's grid: 450 mm along each axis at 1.1 mm, and 3 GB during segmentation.
 LARGEST_GRID = 2**26
-# A slab of the head's box holds at least so many head voxels: noise does not widen the box.
+# Each outer plane of the head's box has at least this many head voxels, so that noise does not widen it.
 HEAD_VOXELS = 20
-# Linear interpolation alone averages two neighbours; coarser steps would alias and are smoothed first.
+# Linear interpolation averages only two neighbours; coarser steps would alias and are smoothed first.
 SMOOTH_FROM_FACTOR = 1.6
 SMOOTHING_SIGMA = 0.35
-# Affines, in mm: what rounded headers of one grid may differ by.
+# Largest difference between affines of one grid, from rounded headers.
 SAME_GRID_MM = 1e-3
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """volume: the first input, float32 (x, y, z) on the model's grid, cropped and normalised; its affine
-    leads to LPS mm. others: the further inputs on that grid.
+    """The inputs of a model, prepared for its network.
+
+    volume: the first input, float32 (x, y, z) on the model's grid, cropped and normalised; its affine maps to
+    LPS mm. others: the further inputs on that grid.
     """
 
     volume: hd.Volume
@@ -43,19 +45,18 @@ class Prepared:
 
     @property
     def array(self) -> Array:
-        """The inputs (input, x, y, z)."""
+        """Return all inputs as one array (input, x, y, z)."""
         first: Array = self.volume.array[None]
         return np.concatenate([first, *(other[None] for other in self.others)]) if self.others else first
 
 
 def prepare(volume: hd.Volume, spec: ModelSpec, others: Sequence[hd.Volume] = ()) -> Prepared:
-    """Orient, resample, crop and normalise. volume, others: (slice, row, column), any orientation; the spec's
-    inputs in its order.
+    """Orient, resample, crop and normalise the spec's inputs, in its order.
 
-    The axes stay those of the first input's acquisition (no rotation), only permuted and flipped towards the
-    spec's orientation; an oblique stack stays oblique. The others are brought onto its grid by where their
-    headers say they are, and have their own statistics of intensity; beyond them lies their lowest value.
-    Raises: VolumeTooLarge.
+    volume, others: (slice, row, column), any orientation. The axes remain those of the first input's
+    acquisition, only permuted and flipped towards the spec's orientation; an oblique stack stays oblique. The
+    others are resampled onto its grid by their affines and normalised by their own statistics; outside their
+    extent they have their lowest value. Raises: VolumeTooLarge; ValueError for a wrong number of inputs.
     """
     if 1 + len(others) != len(spec.inputs):
         raise ValueError(f"{1 + len(others)} volumes for the inputs {', '.join(spec.inputs)}")
@@ -72,13 +73,13 @@ def prepare(volume: hd.Volume, spec: ModelSpec, others: Sequence[hd.Volume] = ()
 
 
 def head_mask(array: Array) -> Mask:
-    """Return the voxels brighter than a share of the bright tissue: the head without air around and in it."""
+    """Return the voxels brighter than a share of the bright tissue: the head without air around or in it."""
     air, bright = np.percentile(array, [AIR_PERCENTILE, BRIGHT_PERCENTILE])
     return np.asarray(array > air + HEAD_SHARE * (bright - air))
 
 
 def normalise(array: Array, head: Mask, steps: Sequence[IntensityStep]) -> Array:
-    """Apply the spec's intensity steps in their order. head: the voxels whose statistics count."""
+    """Apply the spec's intensity steps in order. head: the voxels from which statistics are taken."""
     result = array.astype(np.float32)
     for step in steps:
         inside = result[head] if head.any() else result.ravel()
@@ -98,7 +99,7 @@ def normalise(array: Array, head: Mask, steps: Sequence[IntensityStep]) -> Array
 
 
 def resample_labels(truth: hd.Volume, prepared: Prepared) -> hd.Volume:
-    """The label volume on the prepared grid, nearest neighbour; for training."""
+    """Resample the label volume onto the prepared grid by nearest neighbour; for training."""
     target = prepared.volume
     to_source = truth.inverse_affine @ target.affine
     array = ndimage.affine_transform(
@@ -108,12 +109,13 @@ def resample_labels(truth: hd.Volume, prepared: Prepared) -> hd.Volume:
 
 
 def _resample(volume: hd.Volume, spec: ModelSpec) -> hd.Volume:
-    """Return the volume in the spec's orientation and about its spacing, as its ``resampling`` says.
+    """Return the volume in the spec's orientation and near its spacing, as its ``resampling`` says.
 
-    The axes are resampled as they lie in memory and turned afterwards, when there are fewer voxels to move.
+    The axes are resampled in memory order and reoriented afterwards, when there are fewer voxels to move.
+    Raises: VolumeTooLarge.
     """
     turned = volume.to_patient_orientation(spec.orientation)
-    # With a grid that begins at the first voxel it matters which one that is.
+    # A grid that begins at the first voxel depends on the orientation, so orient before resampling.
     from_turned = spec.resampling.grid == "first_centre"
     volume = turned if from_turned else volume
     axis_of = np.abs(volume.direction.T @ turned.direction).argmax(axis=0)
@@ -149,7 +151,7 @@ def _resample(volume: hd.Volume, spec: ModelSpec) -> hd.Volume:
 
 
 def _onto(volume: hd.Volume, grid: hd.Volume) -> Array:
-    """The volume's values at the centres of another grid of about its spacing, by linear interpolation."""
+    """Interpolate the volume linearly at the voxel centres of another grid of similar spacing."""
     same = volume.spatial_shape == grid.spatial_shape
     if same and np.allclose(volume.affine, grid.affine, rtol=0.0, atol=SAME_GRID_MM):
         return np.asarray(volume.array)
@@ -163,16 +165,16 @@ def _onto(volume: hd.Volume, grid: hd.Volume) -> Array:
 
 
 def _along(array: Array, axis: int, matrix: sparse.csr_array) -> Array:
-    """The matrix (new, old) applied along one axis of the array."""
+    """Apply the matrix (new, old) along one axis of the array."""
     first = np.moveaxis(array, axis, 0)
     applied = matrix @ first.reshape(len(first), -1)
     return np.moveaxis(applied.reshape(-1, *first.shape[1:]), 0, axis)
 
 
 def _resampling_matrix(old: int, position: NDArray[np.float64], smooth: bool) -> sparse.csr_array:
-    """Return the weights (new, old) of linear interpolation at positions in old voxels, the edges extended.
+    """Return the weights (new, old) of linear interpolation at positions in old voxels, edges extended.
 
-    smooth: before a step of much more than a voxel, so that fine detail does not alias.
+    smooth: filter before a step of much more than a voxel, so that fine detail does not alias.
     """
     factor = float(position[1] - position[0]) if len(position) > 1 else float(old)
     source = np.eye(old)

@@ -1,4 +1,4 @@
-"""Which models a folder holds, and which of them is the default."""
+"""The models of a folder, and the default model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +10,12 @@ DEFAULT_MODEL = "metscope-unet"
 
 
 def find_models(models_dir: Path) -> dict[str, ModelSpec]:
-    """Return the models of a folder by id, without those whose spec is not valid, a half-copied one say."""
+    """Return the models of a folder by id, without those with an invalid spec, e.g. a half-copied one."""
     return {spec.id: spec for spec in _read_specs(models_dir) if isinstance(spec, ModelSpec)}
 
 
 def invalid_specs(models_dir: Path) -> list[ModelError]:
-    """Return why each spec of the folder is skipped that is not valid."""
+    """Return the error of each invalid spec of the folder."""
     return [spec for spec in _read_specs(models_dir) if isinstance(spec, ModelError)]
 
 
@@ -28,7 +28,7 @@ def _read_specs(models_dir: Path) -> Iterator[ModelSpec | ModelError]:
 
 
 def served_models(models_dir: Path, model_path: Path | None = None) -> dict[str, ModelSpec]:
-    """The models that may be asked for, by id: those of the folder and that of the file ``model_path``.
+    """Return the available models by id: those of the folder and that of the weights file ``model_path``.
 
     Raises: ModelNotFound, ModelSpecInvalid.
     """
@@ -40,7 +40,7 @@ def served_models(models_dir: Path, model_path: Path | None = None) -> dict[str,
 
 
 def default_model(models_dir: Path, model_path: Path | None = None) -> ModelSpec:
-    """The model of the weights file ``model_path``, else the shipped one, else the only one of the folder.
+    """Return the model of the weights file ``model_path``, or the shipped one, or the folder's only one.
 
     Raises: ModelNotFound, ModelSpecInvalid.
     """
@@ -62,4 +62,4 @@ def default_model(models_dir: Path, model_path: Path | None = None) -> ModelSpec
     models = find_models(models_dir)
     if len(models) == 1:
         return next(iter(models.values()))
-    raise ModelNotFound(f"{models_dir} holds {len(models)} models and none is named {DEFAULT_MODEL}.")
+    raise ModelNotFound(f"{models_dir} contains {len(models)} models, but no model is named {DEFAULT_MODEL}.")

@@ -1,4 +1,4 @@
-"""A network whose window is smaller than the volume, carried over all of it."""
+"""Sliding-window inference: a network whose window is smaller than the volume, applied to all of it."""
 
 from collections.abc import Callable, Iterator
 
@@ -22,10 +22,10 @@ def slide(
     labels: int,
     on_progress: Progress = lambda fraction: None,
 ) -> Array:
-    """Logits (label, x, y, z) of every voxel: the weighted means over the windows that hold it.
+    """Compute logits (label, x, y, z) of every voxel: weighted means over the windows that contain it.
 
-    array: (input, x, y, z). labels: how many the backend tells from the background. on_progress is called
-    with the fraction done before each window. Raises: ModelError for an answer that is not finite.
+    array: (input, x, y, z). labels: their number, without the background. on_progress is called with the
+    fraction done before each window. Raises: ModelError if the result is not finite.
     """
     padded, inside = _padded(array, window)
     shape = padded.shape[1:]
@@ -44,7 +44,7 @@ def slide(
 
 
 def _padded(array: Array, window: Window) -> tuple[Array, Box]:
-    """Return the array, at least as large as the window, and where in it the given one lies."""
+    """Return the array, padded to at least the window's size, and the box of the original in it."""
     missing = np.maximum(np.array(window.shape) - array.shape[1:], 0)
     around = window.padding == "zero_around"
     before = missing // 2 if around else np.zeros_like(missing)

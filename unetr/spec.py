@@ -1,6 +1,6 @@
-"""Model specifications: everything that is particular to a model, in a JSON file beside its weights.
+"""Model specifications: everything that is specific to a model, in a JSON file next to its weights.
 
-Nothing here loads torch, so that the API can list the models.
+This module does not load torch, so that the API can list the models.
 """
 
 import hashlib
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -20,146 +18,33 @@ from pydantic import (
 )
 
 from errors import ModelNotFound, ModelSpecInvalid
+from unetr.network_spec import AnyNetwork, Network, SpecPart, Triple, UNetNetwork
 
 # The letters of each patient axis; H and F are DICOM's for S and I.
 AXES = ({"L", "R"}, {"P", "A"}, {"S", "I", "H", "F"})
-# UNETR's transformer cuts its window into patches of so many voxels a side.
-PATCH = 16
-# Of a Segment Label, 64 characters, what is left beside a number.
+# A Segment Label has 64 characters; this leaves room for the lesion's number.
 LONGEST_NAME = 56
-Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
-# Of the model's grid, as its orientation names them.
+# An axis of the model's grid, in the order of its orientation.
 Axis = Literal[0, 1, 2]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class Weights(SpecPart):
+    """The weights file of a model.
 
-
-class Weights(_Part):
-    """file: beside the spec, safetensors; its keys begin with "lesion." or "brain.", the network they are of.
-
-    sha256: of that file, hexadecimal.
+    file: safetensors, next to the spec; its keys begin with their network's name, "lesion." or "brain.".
+    sha256: hash of that file, hexadecimal.
     """
 
     file: str = Field(pattern=r"^[\w.-]+\.safetensors$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class UNETRArguments(_Part):
-    """The arguments of MONAI's UNETR (Hatamizadeh 2022), all stated: its defaults differ between versions."""
+class Window(SpecPart):
+    """The sliding window of a network. shape: in the spec's orientation. overlap: fraction of the window.
 
-    in_channels: PositiveInt
-    out_channels: int = Field(ge=2)
-    img_size: Triple
-    feature_size: PositiveInt
-    hidden_size: PositiveInt
-    mlp_dim: PositiveInt
-    num_heads: PositiveInt
-    proj_type: Literal["conv", "perceptron"]
-    norm_name: Literal["instance", "batch"]
-    conv_block: bool
-    res_block: bool
-    qkv_bias: bool = False
-
-    @model_validator(mode="after")
-    def _divisible(self) -> Self:
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of num_heads, {self.num_heads}")
-        if any(size % PATCH for size in self.img_size):
-            raise ValueError(f"img_size {list(self.img_size)} is no multiple of {PATCH} on each axis")
-        return self
-
-
-class UNETRNetwork(_Part):
-    """A transformer's encoder and a convolutional decoder. arguments: MONAI's UNETR's."""
-
-    name: Literal["UNETR"]
-    arguments: UNETRArguments
-
-    def fits(self, window: Triple) -> str | None:
-        """Why the network cannot take a window of that shape; None where it can."""
-        size = self.arguments.img_size
-        return None if window == size else f"is not the network's img_size, {list(size)}"
-
-
-class UNetArguments(_Part):
-    """Arguments of MONAI's residual UNet (Kerfoot 2019). channels: of each level, finest first.
-
-    Each level halves the grid, the first one too: the finest features have twice the grid's spacing.
-    """
-
-    in_channels: PositiveInt
-    out_channels: int = Field(ge=2)
-    channels: tuple[PositiveInt, ...] = Field(min_length=2)
-    num_res_units: int = Field(ge=0)
-    norm: Literal["instance", "batch"]
-
-
-class UNetNetwork(_Part):
-    """Convolutions alone. arguments: MONAI's UNet's."""
-
-    name: Literal["UNet"]
-    arguments: UNetArguments
-
-    def fits(self, window: Triple) -> str | None:
-        """Why the network cannot take a window of that shape; None where it can."""
-        step = 2 ** len(self.arguments.channels)
-        return f"is no multiple of {step} on each axis" if any(size % step for size in window) else None
-
-
-class DynUNetArguments(_Part):
-    """Arguments of MONAI's DynUNet, nnU-Net's network (Isensee 2021), all stated; finest level first.
-
-    kernel_size, strides: of each level, per axis; the first level's strides are usually 1. filters: channels
-    of each level. The decoder's kernels are as large as its strides.
-    """
-
-    in_channels: PositiveInt
-    out_channels: int = Field(ge=2)
-    kernel_size: tuple[Triple, ...] = Field(min_length=3)
-    strides: tuple[Triple, ...]
-    filters: tuple[PositiveInt, ...]
-    norm_name: Literal["instance", "batch"]
-    res_block: bool
-    trans_bias: bool
-
-    @model_validator(mode="after")
-    def _alike(self) -> Self:
-        counts = (len(self.kernel_size), len(self.strides), len(self.filters))
-        if len(set(counts)) != 1:
-            raise ValueError("kernel_size, strides and filters have {}, {} and {} levels".format(*counts))
-        if any(size % 2 == 0 for kernel in self.kernel_size for size in kernel):
-            raise ValueError("kernel_size has an even side, which moves what it sees by half a voxel")
-        return self
-
-
-class DynUNetNetwork(_Part):
-    """Convolutions alone, with a stride per level and axis. arguments: MONAI's DynUNet's."""
-
-    name: Literal["DynUNet"]
-    arguments: DynUNetArguments
-
-    def fits(self, window: Triple) -> str | None:
-        """Why the network cannot take a window of that shape; None where it can."""
-        steps = [math.prod(axis) for axis in zip(*self.arguments.strides, strict=True)]
-        if any(size % step for size, step in zip(window, steps, strict=True)):
-            return f"is no multiple of {steps}, the product of the strides"
-        # One voxel alone has no variance to be normalised by.
-        coarsest = [size // step for size, step in zip(window, steps, strict=True)]
-        return "leaves one voxel on the coarsest level" if math.prod(coarsest) == 1 else None
-
-
-AnyNetwork = UNETRNetwork | UNetNetwork | DynUNetNetwork
-Network = Annotated[AnyNetwork, Field(discriminator="name")]
-
-
-class Window(_Part):
-    """shape: of the sliding window, in the spec's orientation. overlap: fraction of the window.
-
-    blend: how a window's voxels count where windows overlap, by a Gaussian around its centre or all alike.
+    blend: weight of voxels where windows overlap, a Gaussian around the window's centre or constant.
     placement: spread evenly, or at full steps from the first voxel, the last window moved back to the edge.
-    padding: of a smaller volume, at its far ends with each input's lowest value, or with 0 at both ends.
+    padding of a smaller volume: at its far ends with each input's lowest value, or with 0 at both ends.
     """
 
     shape: Triple
@@ -184,13 +69,12 @@ def _must_count(network: AnyNetwork, inputs: int, labels: int) -> None:
         )
 
 
-class Brain(_Part):
-    """Where the lesions are sought: in the brain, which a network of its own finds on a coarser grid.
+class Brain(SpecPart):
+    """The brain's network: lesions are searched in the brain, which it finds on a coarser grid.
 
-    factor: voxels of the model's grid in a voxel of the brain's grid, on each axis. It sees the intensities
-    that the model sees, of the first input. margin_mm: how far around the brain lesions are sought.
-    window: of the brain's grid. plausible_ml: the least and the largest brain that is believed; a volume
-    without one is refused.
+    It sees the prepared intensities of the first input. factor: voxels of the model's grid per voxel of the
+    brain's grid, along each axis. margin_mm: margin around the brain that is searched too. window: on the
+    brain's grid. plausible_ml: smallest and largest plausible brain; other volumes are refused.
     """
 
     network: UNetNetwork
@@ -208,15 +92,15 @@ class Brain(_Part):
         return self
 
 
-class DivideByMaximum(_Part):
-    """Divide by the volume's maximum, times ``to``."""
+class DivideByMaximum(SpecPart):
+    """The intensity step that divides by the volume's maximum and multiplies by ``to``."""
 
     step: Literal["divide_by_maximum"]
     to: float
 
 
-class ScaleRange(_Part):
-    """Map the interval ``source`` onto ``target``, linearly; beyond it clipped or extrapolated."""
+class ScaleRange(SpecPart):
+    """The intensity step that maps ``source`` to ``target`` linearly; beyond, it clips or extrapolates."""
 
     step: Literal["scale_range"]
     source: tuple[float, float]
@@ -230,8 +114,8 @@ class ScaleRange(_Part):
         return self
 
 
-class ClipPercentiles(_Part):
-    """Clip to two percentiles of the head's voxels."""
+class ClipPercentiles(SpecPart):
+    """The intensity step that clips to two percentiles of the head's voxels."""
 
     step: Literal["clip_percentiles"]
     lower: float = Field(ge=0, le=100)
@@ -244,8 +128,8 @@ class ClipPercentiles(_Part):
         return self
 
 
-class ZScore(_Part):
-    """Subtract the mean of the head's voxels, divide by their standard deviation."""
+class ZScore(SpecPart):
+    """The intensity step that subtracts the head's mean and divides by the head's standard deviation."""
 
     step: Literal["zscore"]
 
@@ -255,41 +139,41 @@ IntensityStep = Annotated[
 ]
 
 
-class Resampling(_Part):
-    """How the model's grid lies on the acquired one.
+class Resampling(SpecPart):
+    """The resampling from the acquired grid to the model's grid.
 
     grid: whole voxels that cover the acquired box ("extent"), or the exact spacing from the centre of the
-    first voxel ("first_centre", as MONAI's Spacing). smooth: before coarse steps, so that detail does not
-    alias.
+    first voxel ("first_centre", as MONAI's Spacing). smooth: filter before coarse steps, so that detail does
+    not alias.
     """
 
     grid: Literal["extent", "first_centre"] = "extent"
     smooth: bool = True
 
 
-class Crop(_Part):
-    """to: the box of the head (see ``unetr.preprocess``), of the voxels above 0, or no crop.
+class Crop(SpecPart):
+    """The crop to the box of the head (see ``unetr.preprocess``), of the voxels above 0, or none.
 
-    It is taken from the acquired intensities, before the intensity steps.
+    The box is found before the steps of ``ModelSpec.intensity``.
     """
 
     to: Literal["head", "foreground", "none"]
     margin_mm: float = Field(0.0, ge=0)
 
 
-class ConceptCode(_Part):
-    """A DICOM code."""
+class ConceptCode(SpecPart):
+    """A DICOM coded concept."""
 
     value: str
     scheme: str
     meaning: str
 
 
-class Label(_Part):
-    """An output channel's meaning; value 0 is the background, the others follow as the channels do.
+class Label(SpecPart):
+    """The meaning of an output channel. Value 0 is the background; labels are numbered like the channels.
 
-    whole: all its voxels are one object, as of a region of a tumour; else each component is one, and they are
-    numbered. tracking: what tracking identifiers begin with; without it the name.
+    whole: all voxels are one object, e.g. a region of a tumour; otherwise each component is an object with a
+    number. tracking: prefix of tracking identifiers, by default the name.
     """
 
     value: int = Field(ge=1, le=255)
@@ -300,10 +184,11 @@ class Label(_Part):
     tracking: str | None = None
 
 
-class PostProcessing(_Part):
-    """threshold: probability of any label from which a voxel has one. Smaller components are dropped.
+class PostProcessing(SpecPart):
+    """The settings that turn probabilities into objects.
 
-    seed_threshold: probability that a component's most probable voxel must exceed, or none.
+    threshold: a voxel is labelled if its probability of any label exceeds it. seed_threshold: a component is
+    kept if its highest probability exceeds it. minimum_volume_mm3: smaller components are dropped.
     minimum_native_voxels: the same minimum in voxels of the acquired grid, whatever their size.
     """
 
@@ -322,14 +207,14 @@ class PostProcessing(_Part):
 
     @property
     def threshold_logit(self) -> float:
-        """The logit of that probability."""
+        """Return the logit of the threshold."""
         return logit(self.threshold)
 
 
-class Confidence(_Part):
-    """How probable it is that a component is a lesion, fitted on validation heads; see unetr/confidence.py.
+class Confidence(SpecPart):
+    """The calibration of a component's confidence, fitted on validation heads; see unetr/confidence.py.
 
-    The sum of these, times the logit of its mean probability and the logarithm of its mm3, is a logit.
+    logit(confidence) = intercept + mean_logit * logit(mean probability) + log_volume * log(volume in mm3).
     """
 
     intercept: float
@@ -337,17 +222,17 @@ class Confidence(_Part):
     log_volume: float = Field(ge=0)
 
 
-class ModelSpec(_Part):
-    """One model.
+class ModelSpec(SpecPart):
+    """The specification of a model.
 
-    orientation: the patient directions (L/R, P/A, S/I or DICOM's H/F) towards which the indices of the
-    network's grid grow, as ``highdicom.Volume.to_patient_orientation`` takes them; a NIfTI-style RAS model is
-    "RAS". spacing_mm: of that grid, in that orientation. inputs: the network's channels, sequences as
-    ``imaging.sequences`` names them or a name of their own; the grid and the segmentation are those of the
-    first. acquired_intensity: steps on the acquired grid, before resampling; intensity: those after it.
-    mirroring_axes: test-time augmentation, as nnU-Net's ``allowed_mirroring_axes``: with any, the lesions'
-    probability is the mean over the mirror images of all their combinations (``unetr.mirroring``).
-    subject: what is found, as titles say it. anatomy: where, CID 4. ``folder`` is where the spec was read.
+    orientation: the patient directions (L/R, P/A, S/I or DICOM's H/F) in which the indices of the network's
+    grid increase, as for ``highdicom.Volume.to_patient_orientation``; a NIfTI-style RAS model is "RAS".
+    spacing_mm: of that grid, in that orientation. inputs: the network's channels, sequences as named in
+    ``imaging.sequences`` or other names; the first one defines the grid of the segmentation.
+    acquired_intensity: steps on the acquired grid, before resampling; intensity: steps after it.
+    mirroring_axes: test-time augmentation, as nnU-Net's ``allowed_mirroring_axes``: if there are any, the
+    lesions' probability is the mean over the mirror images of all combinations (``unetr.mirroring``).
+    subject: what is segmented, for titles. anatomy: body region, CID 4. folder: where the spec was read from.
     """
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -368,7 +253,7 @@ class ModelSpec(_Part):
     intensity: tuple[IntensityStep, ...]
     crop: Crop
     window: Window
-    # Left out of the JSON where there are none, so that a digest of before this field is still the model's.
+    # Left out of the JSON if empty, so that digests from before this field existed stay valid.
     mirroring_axes: tuple[Axis, ...] = Field(default=(), exclude_if=lambda axes: not axes)
     brain: Brain | None = None
     labels: tuple[Label, ...] = Field(min_length=1)
@@ -390,29 +275,29 @@ class ModelSpec(_Part):
         if len(set(self.inputs)) != len(self.inputs):
             raise ValueError("inputs names a sequence twice")
         if list(self.mirroring_axes) != sorted(set(self.mirroring_axes)):
-            raise ValueError(f"mirroring_axes {list(self.mirroring_axes)} do not rise")
+            raise ValueError(f"mirroring_axes {list(self.mirroring_axes)} are not in increasing order")
         _must_count(self.network, len(self.inputs), len(self.labels))
         _must_fit(self.window, self.network)
         return self
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256 of all that decides a prediction: weights, grid, thresholds, labels."""
+        """Return the SHA-256 of all that determines a prediction: weights, grid, thresholds, labels."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @property
     def weights_path(self) -> Path:
-        """The weights file."""
+        """Return the path of the weights file."""
         return self.folder / self.weights.file
 
 
 def logit(probability: float) -> float:
-    """The logarithm of the odds of a probability between 0 and 1."""
+    """Return the logarithm of the odds of a probability between 0 and 1."""
     return math.log(probability / (1.0 - probability))
 
 
 def load_spec(path: Path) -> ModelSpec:
-    """Read one spec, ``<id>.json``. Raises: ModelNotFound, ModelSpecInvalid naming file and field."""
+    """Read a spec from ``<id>.json``. Raises: ModelNotFound; ModelSpecInvalid, which names file and field."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,10 +1,10 @@
-"""The steps of a model for learners: each runs alone, on a synthetic head, and says what it does and why.
+"""A tutorial on the steps of a model: each runs alone, on a synthetic head, and explains itself.
 
-python -m unetr check        is everything there that the others need?
-python -m unetr pipeline     what becomes of a volume before a network sees it
-python -m unetr build        the network of a configuration, and what goes in and comes out
-python -m unetr infer        find the lesions of a head, and compare them with the truth
-python -m unetr visualize    look at what infer found
+python -m unetr check        check that everything is installed that the other steps need
+python -m unetr pipeline     show how a volume is prepared before a network sees it
+python -m unetr build        build the networks of a configuration, show their inputs and outputs
+python -m unetr infer        find the lesions of a head and compare them with the truth
+python -m unetr visualize    draw the lesions that infer found
 """
 
 import argparse
@@ -42,27 +42,27 @@ IMAGE, TRUTH, FOUND = "image.nii.gz", "truth.nii.gz", "found.nii.gz"
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Versions, the device, and that each model's weights are those of its specification."""
-    _parser("check", "Look whether everything is there.").parse_args(arguments)
-    print("The libraries that the steps stand on:")
+    """Print library versions and the device, and check each model's weights against its specification."""
+    _parser("check", "Check that everything is installed.").parse_args(arguments)
+    print("Libraries that the steps use:")
     for name in LIBRARIES:
         try:
             print(f"  {name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             print(f"  {name} is missing; `make training` installs it (only training needs it)")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    print(f"Networks run on {gpu or 'the CPU: there is no CUDA device, which is slower and gives the same'}.")
+    print(f"Networks run on {gpu or 'the CPU (no CUDA device): slower, with the same results'}.")
     settings = load()
     for spec in served_models(settings.models_dir, settings.model_path).values():
         load_weights(build_networks(spec), spec.weights_path, spec.weights.sha256)
         print(f"Model {spec.id} {spec.version}: its weights fit its specification and its hash.")
     head = metastases.head(metastases.grid((22, 26, 22), (8.0, 8.0, 8.0)), SEED)
-    print(f"A synthetic head can be made: {_shape(head.image)}. All is well.")
+    print(f"A synthetic head can be created: {_shape(head.image)}. Everything works.")
 
 
 def pipeline(arguments: Sequence[str]) -> None:
-    """Orientation, resampling, crop, intensities and windows, with numbers and a picture."""
-    parser = _parser("pipeline", "What becomes of a volume before a network sees it.")
+    """Show orientation, resampling, crop, intensities and windows, with numbers and a picture."""
+    parser = _parser("pipeline", "Show how a volume is prepared for a network.")
     _of_model(parser)
     parser.add_argument("--out", type=Path, default=Path("lesson"), help="folder for pipeline.png")
     options = parser.parse_args(arguments)
@@ -72,7 +72,7 @@ def pipeline(arguments: Sequence[str]) -> None:
     print(f"Head: {head_mask(image.array).mean():.0%} of the voxels; the rest is air and is cropped away.")
     print(
         f"Turned so that the axes run to {spec.orientation}, resampled to the spacing of its training, "
-        f"cropped: {_shape(prepared)}. Its affine still leads to the patient's mm."
+        f"cropped: {_shape(prepared)}. Its affine still maps to the patient's mm."
     )
     steps = ", then ".join(
         step.step.replace("_", " ") for step in (*spec.acquired_intensity, *spec.intensity)
@@ -81,7 +81,7 @@ def pipeline(arguments: Sequence[str]) -> None:
     count = len(list(windows(prepared.spatial_shape, spec.window)))
     print(
         f"A network sees windows of {'x'.join(map(str, spec.window.shape))} voxels that overlap by "
-        f"{spec.window.overlap:.0%}: {count} for the whole head, fewer where a brain is sought first."
+        f"{spec.window.overlap:.0%}: {count} for the whole head, fewer if the brain is found first."
     )
     options.out.mkdir(parents=True, exist_ok=True)
     _draw(image, prepared, options.out / "pipeline.png")
@@ -89,7 +89,7 @@ def pipeline(arguments: Sequence[str]) -> None:
 
 
 def build(arguments: Sequence[str]) -> None:
-    """The networks of a configuration with random weights: their size, and one window through each."""
+    """Build a configuration's networks with random weights, print their size, run one window through each."""
     parser = _parser("build", "Build the networks of a configuration.")
     parser.add_argument("--config", default="tiny", help="a name in unetr/configs, or a file")
     spec = load_config(parser.parse_args(arguments).config).spec
@@ -97,7 +97,7 @@ def build(arguments: Sequence[str]) -> None:
     if spec.brain:
         shapes["brain"] = (1, *spec.brain.window.shape)
     for name, network in build_networks(spec).items():
-        print(f"{name}: {type(network).__name__} of MONAI, {_count(network):,} weights, random as yet.")
+        print(f"{name}: {type(network).__name__} of MONAI, {_count(network):,} weights, still random.")
         for part, module in network.named_children():
             print(f"  {part}: {type(module).__name__}, {_count(module):,} weights")
         window = torch.zeros(1, *shapes[name])
@@ -111,7 +111,7 @@ def build(arguments: Sequence[str]) -> None:
 
 
 def infer(arguments: Sequence[str]) -> None:
-    """Find the lesions of a synthetic head or of a NIfTI file, and write image, truth and what was found."""
+    """Find the lesions of a synthetic head or of a NIfTI file; write image, truth and segmentation."""
     parser = _parser("infer", "Find the lesions of a head.")
     _of_model(parser)
     parser.add_argument("--image", type=Path, help="a NIfTI file; a synthetic head with its truth otherwise")
@@ -126,11 +126,11 @@ def infer(arguments: Sequence[str]) -> None:
         require_model_of_heads(spec)
     head = None if options.image else _head()
     image = head.image if head else nifti.read_stack(options.image).volume
-    print(f"{spec.title} {spec.version} looks at {_shape(image)}.")
+    print(f"{spec.title} {spec.version} analyses {_shape(image)}.")
     started = time.perf_counter()
     found = components(Predictor.load(spec)(image).mask)
     number = int(found.array.max())
-    print(f"It found {number} lesions in {time.perf_counter() - started:.1f} s, the loading included.")
+    print(f"It found {number} lesions in {time.perf_counter() - started:.1f} s, including loading.")
     options.out.mkdir(parents=True, exist_ok=True)
     nifti.write_values(image, options.out / IMAGE)
     nifti.write_labels(found, options.out / FOUND)
@@ -141,14 +141,14 @@ def infer(arguments: Sequence[str]) -> None:
         for lesion in head.lesions:
             hit = outcome.covered.get(lesion.number, 0.0)
             print(f"  true lesion of {lesion.diameter_mm:4.1f} mm: {hit:.0%} of it covered")
-        print(f"  {len(outcome.false_numbers)} of what it found touch no true lesion (false positives)")
+        print(f"  {len(outcome.false_numbers)} of its findings touch no true lesion (false positives)")
     print(f"{options.out} holds {IMAGE} and {FOUND}, which any viewer of NIfTI opens. Research use only.")
 
 
 def visualize(arguments: Sequence[str]) -> None:
-    """A picture of three planes through each lesion that infer found, with the truth where it is known."""
-    parser = _parser("visualize", "Look at what infer found.")
-    parser.add_argument("--run", type=Path, default=Path("lesson"), help="the folder that infer wrote")
+    """Draw three planes through each lesion that infer found, with the truth if it is known."""
+    parser = _parser("visualize", "Show what infer found.")
+    parser.add_argument("--run", type=Path, default=Path("lesson"), help="the output folder of infer")
     folder = parser.parse_args(arguments).run
     stack = nifti.read_stack(folder / IMAGE)
     found = nifti.read_mask(folder / FOUND, stack)
@@ -178,9 +178,7 @@ def _model(name: str | None) -> ModelSpec:
 
 
 def _head() -> metastases.Head:
-    print(
-        f"Making a synthetic head (seed {SEED}), so that nobody's images are needed and the truth is known."
-    )
+    print(f"Creating a synthetic head (seed {SEED}), so no patient images are needed and the truth is known.")
     return cohorts.head("ordinary", SEED)
 
 
@@ -198,7 +196,7 @@ def _count(module: torch.nn.Module) -> int:
 
 
 def _draw(before: hd.Volume, after: hd.Volume, path: Path) -> None:
-    """The middle axial slice of both, in true proportions, the patient's right on the left."""
+    """Draw the middle axial slice of both, in true proportions, the patient's right on the left."""
     figure = Figure(figsize=(8, 4.5), facecolor="black")
     pairs = (("acquired", before), ("prepared", after))
     for axes, (name, volume) in zip(figure.subplots(1, 2), pairs, strict=True):

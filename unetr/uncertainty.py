@@ -1,4 +1,4 @@
-"""How sure a model is: the mean over the volume's mirror images (``unetr.mirroring``) and its entropy."""
+"""A model's uncertainty: the mean prediction over mirror images (``unetr.mirroring``) and its entropy."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from unetr.preprocess import Mask, prepare
 from unetr.sliding import Box, Progress
 from unetr.spec import Axis
 
-# Native slices that are interpolated at once.
+# Native slices that are interpolated at a time.
 SLAB = 16
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """probability, entropy: float32 on the grid of the volume that was given, (slice, row, column), 0 where
-    no lesion was sought: the mean of the predictions, of any label, and the entropy of the mean in bits, 0 to
-    log2 of the number of classes.
+    """The mean prediction over mirror images and its uncertainty.
 
-    region: bool, where lesions were sought, on the model's grid (x, y, z).
+    probability: mean probability of any label. entropy: of the mean, bits, 0 to log2(number of classes).
+    Both are float32 on the input volume's grid (slice, row, column), and 0 outside the searched region.
+    region: bool, the searched region on the model's grid (x, y, z).
     """
 
     probability: hd.Volume
@@ -40,12 +40,12 @@ def explain(
     axes: Sequence[Axis] = ALL_AXES,
     others: Sequence[hd.Volume] = (),
 ) -> Explanation:
-    """Predict a volume (slice, row, column) in its mirror images along axes of the model's grid, whatever
-    the spec's own mirroring axes are. Deterministic.
+    """Predict a volume (slice, row, column) and its mirror images along axes of the model's grid; the spec's
+    own mirroring axes are ignored. Deterministic.
 
-    The brain is sought upright alone, as no scanner turns heads upside down. others: of the spec's further
-    inputs. on_progress is called with the fraction done before each window and at the end; what it raises
-    passes through. Raises: BrainNotFound, OutOfMemory.
+    The brain is searched only in the unmirrored volume, because no scanner turns heads upside down. others:
+    the spec's further inputs. on_progress is called with the fraction done before each window and at the
+    end; its exceptions propagate. Raises: BrainNotFound, OutOfMemory.
     """
     on_progress(0.0)
     prepared = prepare(volume, predictor.spec, others)
@@ -66,20 +66,20 @@ def explain(
 
 
 def _probabilities(logits: Array) -> Array:
-    """Of each label, by the softmax of their logits against the background (label, ...)."""
+    """Return each label's probability, the softmax of the logits against the background (label, ...)."""
     return np.asarray(special.softmax(with_background(logits), axis=0)[1:])
 
 
 def most_bits(labels: int) -> float:
-    """The entropy where the background and so many labels are equally probable."""
+    """Return the entropy, bits, if the background and this number of labels are equally probable."""
     return float(np.log2(labels + 1))
 
 
 def entropy_bits(probabilities: Array) -> Array:
-    """Shannon entropy, bits, of the labels' probabilities (label, ...) and the background's, the rest of 1:
-    the sum of -p log2 p over all, with 0 log2 0 = 0. It is 0 to ``most_bits``.
+    """Return the Shannon entropy, bits, of the labels' probabilities (label, ...) and the background's, the
+    rest of 1: the sum of -p log2 p, with 0 log2 0 = 0. It ranges from 0 to ``most_bits``.
 
-    Shannon 1948, section 6. Of a mean of predictions it is called the predictive entropy.
+    Shannon 1948, section 6. For a mean of predictions this is the predictive entropy.
     """
     background = np.clip(1.0 - probabilities.sum(axis=0), 0.0, 1.0)
     nats = special.entr(probabilities).sum(axis=0) + special.entr(background)
@@ -87,7 +87,7 @@ def entropy_bits(probabilities: Array) -> Array:
 
 
 def lesion_entropies(entropy: hd.Volume, labels: hd.Volume) -> dict[int, float]:
-    """Mean over the voxels of each lesion, by its number. entropy, labels: on one grid, 0 background."""
+    """Average the entropy over each lesion, by its number. entropy, labels: on one grid, 0 is background."""
     numbers = labels.array.ravel()
     counts = np.bincount(numbers)
     sums = np.bincount(numbers, weights=entropy.array.ravel())
@@ -95,14 +95,14 @@ def lesion_entropies(entropy: hd.Volume, labels: hd.Volume) -> dict[int, float]:
 
 
 def _slabs(target: Box) -> Iterator[Box]:
-    """The box in parts of SLAB slices, so that only the results take memory on the native grid."""
+    """Yield the box in slabs of SLAB slices, so that only the results take memory on the native grid."""
     slices, rows, columns = target
     for first in range(slices.start, slices.stop, SLAB):
         yield slice(first, min(first + SLAB, slices.stop)), rows, columns
 
 
 def _sought(region: Mask, to_model: NDArray[np.float64], target: Box) -> Mask:
-    """The native voxels of a box whose centres lie in voxels of the region."""
+    """Return the native voxels of a box whose centres lie in voxels of the region."""
     first = np.array([s.start for s in target])
     shape = tuple(s.stop - s.start for s in target)
     offset = to_model[:3, :3] @ first + to_model[:3, 3]

@@ -44,12 +44,12 @@ test('a correction says what became of each lesion', () => {
   const change = { name: 'pons', previous_name: 'Metastasis 1', volume_ml: 1.5, previous_volume_ml: 0.25 }
   const changes = ['drawn', 'redrawn', 'renamed', 'deleted'].map(kind => ({ ...change, change: kind }))
   assert.deepEqual(changesOf({ changes }), [
-    'pons drawn, 1.500 ml', 'pons redrawn, 0.250 to 1.500 ml', 'Metastasis 1 is called pons', 'Metastasis 1 deleted, 0.250 ml',
+    'pons drawn, 1.500 ml', 'pons redrawn, 0.250 to 1.500 ml', 'Metastasis 1 renamed to pons', 'Metastasis 1 deleted, 0.250 ml',
   ])
 })
 
 test('the totals are those of the lesions that are shown', () => {
-  assert.equal(totals(document, document.lesions), '3 lesions, 4.500 ml together')
+  assert.equal(totals(document, document.lesions), '3 lesions, 4.500 ml in total')
   assert.equal(totals(document, document.lesions.slice(0, 1)), '1 of 3 lesions shown, 0.500 ml')
 })
 
@@ -100,6 +100,6 @@ test('the columns of the command line are among those of the panel', () => {
 })
 
 test('the stage is told with the seconds that are left, where they are known', () => {
-  assert.equal(stageText({ stage: 'predict', estimate_s: 4.2 }), 'Searching for lesions, about 5 s to go')
+  assert.equal(stageText({ stage: 'predict', estimate_s: 4.2 }), 'Searching for lesions, about 5 s remaining')
   assert.equal(stageText({ stage: null, estimate_s: null }), 'Waiting')
 })

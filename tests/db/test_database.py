@@ -158,7 +158,7 @@ def test_a_job_of_each_kind_survives_the_migration_that_names_its_kind(empty_url
     engine = sessions.kw["bind"]
     with migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0008")
-        before = dict(connection.execute(select(rows.c.id, rows.c.task)).tuples().all())
+        before = {row.id: row.task for row in connection.execute(select(rows.c.id, rows.c.task))}
         assert [before[job_id] for job_id in ids] == [old for old, _ in TASKS_BEFORE]
         for job_id, (old, _) in zip(ids, TASKS_BEFORE, strict=True):
             connection.execute(rows.update().where(rows.c.id == job_id).values(task=old))

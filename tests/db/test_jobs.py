@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from db import estimates, jobs, recording, workers
+from db import estimates, jobs, queue, recording, workers
 from db.tables import Job, JobState
 from db.tasks import (
     CorrectTask,
@@ -32,12 +32,12 @@ DEADLINE_S = 3600.0
 
 def requeued(sessions, seconds, max_attempts):
     with later(sessions, seconds):
-        return jobs.requeue_expired(sessions, max_attempts)
+        return queue.requeue_expired(sessions, max_attempts)
 
 
 def waiting(sessions, seconds, patience_s=15.0):
     with later(sessions, seconds):
-        return jobs.next_waiting(sessions, patience_s)
+        return queue.next_waiting(sessions, patience_s)
 
 
 def test_a_submitted_job_waits_with_all_that_was_asked(sessions):
@@ -326,7 +326,7 @@ def test_a_vanished_worker_s_job_is_queued_again_until_its_attempts_are_used_up(
     assert requeued(sessions, LEASE_S + 1, 3) == []
     job = jobs.get(sessions, job_id)
     assert (job.state, job.error_code, job.attempts) == ("failed", "job_interrupted", 3)
-    assert "stage predict, 3 times" in job.error_message
+    assert "died 3 times in stage 'predict'" in job.error_message
 
 
 def test_claiming_a_job_whose_attempts_are_used_up_fails_it(sessions, job_id):
@@ -362,25 +362,25 @@ def test_a_job_whose_message_was_lost_waits_for_a_free_worker(sessions, job_id):
 def test_two_workers_at_once_queue_an_expired_job_again_once(sessions, job_id):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     with later(sessions, LEASE_S + 1), ThreadPoolExecutor(4) as pool:
-        lists = list(pool.map(lambda _: jobs.requeue_expired(sessions, 3), range(12)))
+        lists = list(pool.map(lambda _: queue.requeue_expired(sessions, 3), range(12)))
     assert [again for ids in lists for again in ids] == [job_id]
 
 
 def test_after_the_clock_was_set_back_a_vanished_worker_s_job_waits_no_longer_than_before(sessions, job_id):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     with later(sessions, -7200):
-        assert jobs.requeue_expired(sessions, 3) == []
+        assert queue.requeue_expired(sessions, 3) == []
         with later(sessions, LEASE_S - 1):
-            assert jobs.requeue_expired(sessions, 3) == []
+            assert queue.requeue_expired(sessions, 3) == []
         with later(sessions, LEASE_S + 1):
-            assert jobs.requeue_expired(sessions, 3) == [job_id]
+            assert queue.requeue_expired(sessions, 3) == [job_id]
 
 
 def test_after_the_clock_was_set_back_a_postponed_job_waits_no_longer_than_before(sessions, job_id):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     jobs.postpone(sessions, job_id, "a", "store", 100.0)
     with later(sessions, -7200):
-        jobs.requeue_expired(sessions, 3)
+        queue.requeue_expired(sessions, 3)
         assert waiting(sessions, 90) is None
         assert waiting(sessions, 101) == job_id
 
@@ -392,12 +392,12 @@ class Ahead(datetime.datetime):
     def now(cls, tz=None):
         return super().now(tz) + datetime.timedelta(hours=2)
 datetime.datetime = Ahead
-from db import jobs, workers
+from db import jobs, queue, workers
 from db.database import open_database, reading
 url, job_id = sys.argv[1:]
 sessions = open_database(url)
 workers.seen(sessions, "ahead", [])
-print(jobs.requeue_expired(sessions, 1), jobs.next_waiting(sessions, 15.0))
+print(queue.requeue_expired(sessions, 1), queue.next_waiting(sessions, 15.0))
 print(jobs.claim(sessions, job_id, "b", 60, 1))
 sessions.kw["bind"].dispose()
 """

@@ -11,8 +11,7 @@ from sqlalchemy import func, inspect, select
 from sqlalchemy.exc import IntegrityError
 
 from db import jobs, outbox, patients, recording, segmentations
-from db.tables import AuditEvent, Base, Measurement, Segmentation
-from db.tables import Lesion as LesionRow
+from db.tables import AuditEvent, Base, LesionRow, Measurement, Segmentation
 from errors import InvalidForm, LeaseLost, PatientNotFound, SegmentationNotFound, SegmentationSuperseded
 from lesions.measure import Lesion
 from tests.recorded import seg_object

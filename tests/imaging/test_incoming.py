@@ -34,15 +34,16 @@ from pydicom.uid import (
 
 from errors import UploadRefused
 from imaging.files import MIB
-from imaging.incoming import Limits, instances
-from imaging.phantom import SeriesOptions, to_instances
+from imaging.incoming import instances
+from imaging.upload_parts import UploadLimits
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 ROOT = Path(__file__).parents[2]
 ARRAY = np.random.default_rng(6).integers(0, 4000, (3, 20, 15)).astype(np.uint16)
 GEOMETRY = np.array([[0, 0, 0.9, -40], [0, 0.8, 0, -55], [2, 0, 0, 12], [0, 0, 0, 1.0]])
 VOLUME = hd.Volume(ARRAY, GEOMETRY, "PATIENT")
 # Small enough that a bomb is made in a moment, large enough that one which went off would be seen.
-LIMITS = Limits(
+LIMITS = UploadLimits(
     members=500, upload_bytes=96 * MIB, instance_bytes=32 * MIB, decoded_bytes=64 * MIB, items=20_000,
     values=100_000,
 )  # fmt: skip
@@ -247,17 +248,17 @@ REFUSED = {
     "cut off before what describes them": ([SLICE[:-900]], r"File 1 is damaged \(EOFError\)"),
     "cut off without a prefix": ([SLICE[META_END:-100]], r"File 1 is damaged \(EOFError\)"),
     "cut off in the meta": ([SLICE[:200]], "File 1 has"),
-    "no meta": ([SLICE[:132] + SLICE[META_END:]], r"no TransferSyntaxUID \(0002,0010"),
+    "no meta": ([SLICE[:132] + SLICE[META_END:]], r"no known TransferSyntaxUID \(0002,0010"),
     "another syntax": (
         [SLICE.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.9.1\0")],
-        "no TransferSyntaxUID .* that is known",
+        "has no known TransferSyntaxUID",
     ),
     "too few pixels": (
         [changed(Rows=40)],
         "claims 1 frames of 40 x 15 pixels, 1 x 16 bits each; its pixel data have 600 bytes, not 1200",
     ),
     "a frame too many": ([changed(PixelData=ARRAY[:2].tobytes())], "have 1200 bytes, not 600"),
-    "no rows": ([changed(Rows=0)], "none of these may be below 1"),
+    "no rows": ([changed(Rows=0)], "each of these must be at least 1"),
     "no pixels": ([changed(PixelData=None)], "0 elements of pixel data"),
     "frames compressed": (
         [changed(RLELossless, NumberOfFrames=2)],
@@ -265,7 +266,7 @@ REFUSED = {
     ),
     "large once decoded": (
         [changed(JPEG2000Lossless, Rows=40_000, Columns=40_000)],
-        "claims 1 frames of 40000 x 40000 .* may have 64 MiB",
+        "claims 1 frames of 40000 x 40000 .* may have at most 64 MiB",
     ),
 }  # fmt: skip
 
@@ -286,13 +287,13 @@ def test_the_limits_themselves_are_taken():
     files = [encoded(instance) for instance in phantom()]
     # UIDs differ in length.
     sizes = [len(file) for file in files]
-    exact = Limits(members=4, upload_bytes=sum(sizes), instance_bytes=max(sizes))
+    exact = UploadLimits(members=4, upload_bytes=sum(sizes), instance_bytes=max(sizes))
     archive = zipped({str(number): file for number, file in enumerate(files)})
     assert len(list(instances(upload(archive), exact))) == 3
     for less, sentence in (
-        (Limits(members=3), "With file 1 the upload has 4 files and members; at most 3 are taken"),
-        (Limits(upload_bytes=sum(sizes) - 1), "Up to member 3 of file 1 the upload has more than"),
-        (Limits(instance_bytes=sizes[0] - 1), "Member 1 of file 1 has more than"),
+        (UploadLimits(members=3), "With file 1 the upload has 4 files and members; at most 3 are accepted"),
+        (UploadLimits(upload_bytes=sum(sizes) - 1), "Up to member 3 of file 1 the upload has more than"),
+        (UploadLimits(instance_bytes=sizes[0] - 1), "Member 1 of file 1 has more than"),
     ):
         with pytest.raises(UploadRefused, match=sentence):
             list(instances(upload(archive), less))
@@ -459,7 +460,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a billion frames, compressed": (
         lambda: changed(RLELossless, NumberOfFrames=10**9, Rows=1, Columns=1), "pixel data have 1 fragments"),
     "65535 x 65535 pixels, compressed": (
-        lambda: changed(JPEGLSLossless, Rows=65535, Columns=65535), "decoded pixel data may have 64 MiB"),
+        lambda: changed(JPEGLSLossless, Rows=65535, Columns=65535), "decoded pixel data may have at most 64"),
 }  # fmt: skip
 
 # In a process of its own, whose peak is the bomb's alone.
@@ -467,12 +468,13 @@ READER = """
 import json, re, sys, time
 from pathlib import Path
 from errors import UploadRefused
-from imaging.incoming import Limits, instances
+from imaging.incoming import instances
+from imaging.upload_parts import UploadLimits
 
 def peak_mb():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1000
 
-limits = Limits(**json.loads(sys.argv[2]))
+limits = UploadLimits(**json.loads(sys.argv[2]))
 taken, refusal = 0, None
 idle, start = peak_mb(), time.process_time()
 with open(sys.argv[1], "rb") as file:
@@ -486,7 +488,7 @@ print(json.dumps([taken, refusal, peak_mb() - idle, time.process_time() - start]
 """
 
 
-def read_apart(path: Path, limits: Limits) -> tuple[int, str | None, float, float]:
+def read_apart(path: Path, limits: UploadLimits) -> tuple[int, str | None, float, float]:
     """Instances taken, refusal, MB above the idle process, seconds of computing."""
     done = subprocess.run(
         [sys.executable, "-c", READER, str(path), json.dumps(vars(limits))],
@@ -495,7 +497,7 @@ def read_apart(path: Path, limits: Limits) -> tuple[int, str | None, float, floa
     return tuple(json.loads(done.stdout))
 
 
-def most_mb(limits: Limits) -> float:
+def most_mb(limits: UploadLimits) -> float:
     """What the docstring of Limits promises."""
     return (4 * limits.instance_bytes + KIB_PER_VALUE * 1024 * limits.values) / 1e6
 
@@ -516,7 +518,7 @@ def test_a_bomb_is_refused_at_little_cost(name, tmp_path):
 def test_a_study_takes_no_more_memory_than_its_largest_instance(tmp_path):
     archive = tmp_path / "study"
     archive.write_bytes(zip_of_zeros(8 * MIB, 20))
-    limits = Limits(instance_bytes=9 * MIB, values=1000)
+    limits = UploadLimits(instance_bytes=9 * MIB, values=1000)
     taken, refusal, peak_mb, seconds = read_apart(archive, limits)
     print(f"\n20 instances of 8 MiB | {refusal} | {peak_mb:.0f} | {seconds:.2f}")
     assert (taken, refusal) == (20, None)

@@ -7,7 +7,7 @@ from pydicom import Dataset
 
 import errors
 from imaging.inputs import choose_inputs, covered
-from imaging.phantom import SeriesOptions, to_instances
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 SEQUENCES = ("FLAIR", "T1", "T1 post-contrast", "T2")
 
@@ -60,7 +60,7 @@ def test_a_series_in_the_frame_of_reference_of_the_first_goes_before_a_newer_one
     for instance in study[2]:
         instance.SeriesTime = "235900"
     assert chosen(study, ("FLAIR", "T2")) == ["FLAIR", "t2 here"]
-    with pytest.raises(errors.InputsApart, match=r"of the T2 \(t2 elsewhere\) is 4.5, that of the first"):
+    with pytest.raises(errors.InputsApart, match=r"of the T2 \(t2 elsewhere\) is 4.5, but that of the first"):
         chosen(study, ("FLAIR", "T2"), {"T2": study[2][0].SeriesInstanceUID})
 
 
@@ -83,7 +83,7 @@ def test_an_input_of_another_name_is_the_only_series_there_is():
     assert chosen([series("localizer"), sagittal], ("spine",), head=False) == ["STIR sag"]
     with pytest.raises(errors.AmbiguousSeries, match="2 series may be the spine: t1 sag, STIR sag"):
         chosen([sagittal, series("t1 sag")], ("spine",), head=False)
-    with pytest.raises(errors.MissingSequence, match="ADC is no sequence"):
+    with pytest.raises(errors.MissingSequence, match="ADC is not a sequence"):
         chosen([sagittal, series("t1 sag")], ("T1", "ADC"))
 
 

@@ -27,8 +27,8 @@ from errors import (
     UnreadableFile,
 )
 from imaging import nifti
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import Stack, to_stack
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 SHAPE = (6, 14, 11)
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -152,11 +152,11 @@ def test_more_than_255_labels_are_written(geometry, tmp_path):
     ("change", "difference"),
     [
         (np.diag([1, 1, 1.25, 1]), r"voxels are .*2\.5.* mm apart, those of the series .*2 .*mm"),
-        (np.array([[1, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), r"0\.400 mm beside"),
+        (np.array([[1, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), r"0\.400 mm away"),
         (np.array([[1, 0, 0, 9], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), r"begins at 0 x 0 x 9 mm"),
         (
             np.array([[COS, SIN, 0, 0], [-SIN, COS, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
-            r"turned by 17\.19 degr",
+            r"rotated by 17\.19 degr",
         ),
     ],
     ids=["other spacing", "shifted by half a voxel", "shifted by ten voxels", "turned"],
@@ -218,7 +218,7 @@ SHEARED = np.array([[1, 0, 0.05, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
         (NOISE, None, MissingGeometry, "neither sform nor qform"),
         (np.full(NOISE.shape, 7.0), np.eye(4), ConstantPixels, "has the value 7"),
         (NOISE[..., :3], np.eye(4), TooFewSlices, "has 3 slices"),
-        (NOISE[..., 0], np.eye(4), UnreadableFile, r"shape \(8, 9\), which is no volume"),
+        (NOISE[..., 0], np.eye(4), UnreadableFile, r"shape \(8, 9\), which is not a volume"),
     ],
     ids=["4D", "complex", "colour", "NaN", "sheared", "no affine", "constant", "thin", "2D"],
 )

@@ -20,11 +20,11 @@ from pydicom.uid import generate_uid
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile
 from imaging import codes, parametric_map, rtstruct, rtstruct_read, seg, sr
 from imaging.labelled import labelled_series
-from imaging.outlines import outlines
-from imaging.phantom import to_instances
+from imaging.rtstruct import outlines
 from imaging.stack import Stack, to_stack
 from lesions.measure import Lesion, measure
 from tests.imaging.test_seg import SERIES, concatenation
+from unetr.synthesis.phantom import to_instances
 
 ALGORITHM = seg.Algorithm("metscope-unetr-compact", "1.2", "5f" * 32)
 SHAPE = (9, 30, 22)
@@ -506,7 +506,7 @@ def test_contours_that_do_not_fit_the_series_are_refused(fine):
     with pytest.raises(SegmentationMismatch, match=r"FrameOfReferenceUID is 1\.2\.3"):
         rtstruct_read.read(elsewhere, fine)
     for keyword, value, sentence in (
-        ("PatientID", "another", "of another patient"),
+        ("PatientID", "another", "belong to different patients"),
         ("StudyInstanceUID", "1.2.3", r"StudyInstanceUID is 1\.2\.3"),
         ("FrameOfReferenceUID", "", "references no image of the series"),
     ):

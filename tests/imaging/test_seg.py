@@ -19,8 +19,8 @@ from pydicom.uid import generate_uid
 
 from errors import SegmentationMismatch
 from imaging import codes, seg
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import Stack, to_stack
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 SHAPE = (9, 30, 22)
 # Where pip puts the programs of the dcmqi package.

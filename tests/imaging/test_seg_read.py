@@ -22,8 +22,8 @@ from pydicom.uid import RLELossless, generate_uid
 
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, UnreadablePixels
 from imaging import codes, seg
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import Stack, to_stack
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 DCMQI = Path(sys.prefix) / "bin"
 SHAPE = (7, 18, 13)
@@ -308,9 +308,9 @@ def test_without_frame_of_reference_the_referenced_images_decide(stack):
     [
         (lambda a: a @ np.diag([1.0, 2, 2, 1]), r"2 x 1.5 mm apart, those of the series 1 x 0.75 mm"),
         (lambda a: a @ np.diag([1.0, 1.02, 1, 1]), r"1.02 x 0.75 mm apart"),
-        (lambda a: a + shifted(columns_mm=0.375), "0.375 mm beside those of the series"),
+        (lambda a: a + shifted(columns_mm=0.375), "0.375 mm away from those of the series"),
         (lambda a: a + shifted(rows_mm=300.0), "reaches beyond the series, at LPS"),
-        (lambda a: turned_about_x(3.0) @ a, "turned by 3.00 degrees"),
+        (lambda a: turned_about_x(3.0) @ a, "rotated by 3.00 degrees"),
     ],
     ids=["twice as coarse", "two per cent", "half a voxel", "far away", "turned"],
 )
@@ -417,13 +417,13 @@ def groups_that_are_a_text(dataset: Dataset) -> None:
         (
             oriented_by(b"1 "),
             SegmentationMismatch,
-            "references 0 slices of the series, so its place is unknown",
+            "references 0 slices of the series, so its position is unknown",
         ),
-        (oriented_by(b"1\\0\\0\\0\\1\\nan "), SegmentationMismatch, "so its place is unknown"),
+        (oriented_by(b"1\\0\\0\\0\\1\\nan "), SegmentationMismatch, "so its position is unknown"),
         (groups_that_are_a_text, UnreadableFile, "has 0 items"),
-        (no_place, SegmentationMismatch, "references 0 slices of the series, so its place is unknown"),
+        (no_place, SegmentationMismatch, "references 0 slices of the series, so its position is unknown"),
         (smaller_without_place, SegmentationMismatch, "18 x 12 pixels, the slices of the series 18 x 13"),
-        (another_class, UnreadableFile, "SOPClassUID 1.2.840.10008.5.1.4.1.1.4 is no Segmentation"),
+        (another_class, UnreadableFile, "SOPClassUID 1.2.840.10008.5.1.4.1.1.4 is not a Segmentation"),
         (segment_undescribed, UnreadableFile, "shows segment 1, which SegmentSequence lacks"),
         (segment_unnumbered, UnreadableFile, "no SegmentNumber"),
         (frame_unnumbered, UnreadableFile, "Frame 1 has no ReferencedSegmentNumber"),

@@ -8,8 +8,8 @@ from highdicom import Volume
 from pydicom import Dataset
 
 import errors
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.series import HEAD_EXTENT_SCORE, TIE, choose, rank
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 AFFINE = np.array([[0, 0, 8.0, -120], [0, 8.0, 0, -120], [1.2, 0, 0, -70], [0, 0, 0, 1]])
 
@@ -272,6 +272,28 @@ def test_a_tie_is_refused_and_lists_the_candidates():
     }
 
 
+@pytest.mark.parametrize(("slices", "tied"), [(65, True), (63, False)])
+def test_scores_that_differ_by_less_than_a_quarter_are_a_tie(slices, tied):
+    """A millimetre between slices is a point: 2.00 mm against 2.22 mm, and against 2.29 mm."""
+    thin, thick = series("T1 post", True, 72), series("T1 post", True, slices)
+    if tied:
+        with pytest.raises(errors.AmbiguousSeries):
+            choose(rank([thin, thick]))
+    else:
+        assert choose(rank([thin, thick])).series_instance_uid == thin[0].SeriesInstanceUID
+
+
+def test_a_volume_that_covers_110_mm_may_be_a_whole_head():
+    instances = series("T1 post", contrast=True)
+    assert "covers 110 mm" in rank([instances[:92]])[0].reasons
+    assert not any("covers" in reason for reason in rank([instances[:91]])[0].reasons)
+
+
+def test_slices_of_3_5_mm_and_more_are_all_thick():
+    scores = [rank([series("T1 post", True, slices)])[0].score for slices in (28, 41, 42)]
+    assert scores[0] == scores[1] < scores[2]
+
+
 def test_only_pre_contrast_is_refused_as_such_and_nothing_suitable_as_that():
     with pytest.raises(errors.ContrastAbsent):
         choose(rank([series("T1 pre"), series("T2")]))
@@ -304,19 +326,19 @@ def test_the_callers_choice_keeps_the_warning_that_contrast_is_unproven(descript
     assert ranked[0].refused == refused
     chosen = choose(ranked, ranked[0].series_instance_uid)
     assert "Nothing proves that the series is post-contrast" in chosen.warnings[0]
-    assert chosen.warnings[1].startswith("Chosen by the caller although: ")
+    assert chosen.warnings[1].startswith("Chosen by the user despite this problem: ")
 
 
 def test_the_callers_choice_says_once_that_a_series_denies_contrast_and_warns_of_no_proven_one():
     pre, derived, proven = series("T1 pre"), series("T1 pre mpr cor"), series("T1 mpr post cor")
     ranked = rank([pre, derived, proven])
-    says_so = "The series says that it is without contrast"
+    says_so = "According to its headers, the series was acquired without contrast"
     of_pre, of_derived, of_proven = (
         choose(ranked, str(instances[0].SeriesInstanceUID)).warnings for instances in (pre, derived, proven)
     )
     assert [says_so in warning for warning in of_pre] == [True]
     assert [says_so in warning for warning in of_derived] == [True, False]
-    assert [warning.split(":")[0] for warning in of_proven] == ["Chosen by the caller although"]
+    assert [warning.split(":")[0] for warning in of_proven] == ["Chosen by the user despite this problem"]
 
 
 JUDGED_ALIKE = [

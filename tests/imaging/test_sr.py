@@ -14,9 +14,9 @@ from pydicom.uid import generate_uid
 
 from imaging import codes, seg, sr
 from imaging.derived import Edition
-from imaging.phantom import SeriesOptions, to_instances
 from imaging.stack import Stack, to_stack
 from lesions.measure import Lesion, components, measure
+from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 ALGORITHM = seg.Algorithm("metscope-unetr-compact", "1.2", "5f" * 32)
 EDEMA = Code("79654002", "SCT", "Edema")

@@ -23,8 +23,8 @@ from pydicom.uid import (
 from scipy.spatial.transform import Rotation
 
 import errors
-from imaging.phantom import SeriesOptions, compress, to_instances
 from imaging.stack import to_stack
+from unetr.synthesis.phantom import SeriesOptions, compress, to_instances
 
 CODECS = (JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, RLELossless)
 MARKER = (7, 20, 9)
@@ -269,7 +269,7 @@ REFUSALS = {
     "drifting distance": (
         # 2.3 mm in the first half, 2.7 mm in the second: the middle is 1 mm off the grid through the ends.
         lambda: moved(*[(0, 0, -0.2 * min(n, 11 - n)) for n in range(12)]), errors.UnevenSlices,
-        r"Slice \d+ .* lies 0\.[4-6]\d mm from its place",
+        r"Slice \d+ .* lies 0\.[4-6]\d mm from its position",
     ),
     "turned slice": (
         lambda: corrupted(ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), errors.MixedOrientations,

@@ -15,9 +15,12 @@ from lesions.measure import Identity, components, measure
 AXIAL = ORIENTATIONS["axial"]
 POSITION_MM = np.array([12.0, -7.0, 31.0])
 OFF_CENTRE_MM = np.array([0.37, 0.21])
-TILTED_15 = np.array([[0, -np.sin(np.pi / 12), np.cos(np.pi / 12)],
-                      [0, np.cos(np.pi / 12), np.sin(np.pi / 12)],
-                      [1, 0, 0]])  # fmt: skip
+
+
+def tilted(angle_deg):
+    """Axial slices whose normal is tilted to the back; the rows of the matrix are slices, rows, columns."""
+    cos, sin = np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))
+    return np.array([[0, -sin, cos], [0, cos, sin], [1, 0, 0]])
 
 
 def volume(array, spacing_mm=(1, 1, 1), orientation=AXIAL):
@@ -122,7 +125,9 @@ def test_an_ellipsoid_measures_the_same_in_every_acquisition(orientation):
     [
         (AXIAL, "acquisition"),
         (AXIAL * [[-1], [1], [1]], "acquisition"),
-        (TILTED_15, "acquisition"),
+        (tilted(15.0), "acquisition"),
+        (tilted(19.9), "acquisition"),
+        (tilted(20.1), "resampled_axial"),
         (ORIENTATIONS["oblique 35°"], "resampled_axial"),
         (ORIENTATIONS["sagittal"], "resampled_axial"),
         (ORIENTATIONS["coronal"], "resampled_axial"),

@@ -67,7 +67,7 @@ def test_check_says_where_the_archive_is_and_that_it_answers(orthanc, capsys, mo
     assert orthanc.url in said
     assert orthanc.user in said
     assert orthanc.password not in said
-    assert "lets us in" in said
+    assert "accepts the connection" in said
     monkeypatch.setenv("DICOMWEB_PASSWORD", "wrong")
     assert main(["check"]) == 4
     assert capsys.readouterr().err.startswith("archive_refused: ")
@@ -113,7 +113,7 @@ def test_series_says_what_each_looks_like_and_what_labels_it(study, capsys, capl
         assert f"looks like: {looks}\n" in f"{about}\n"
     assert said.count(f"labels series {series_uid(study.t1c)}") == 2
     assert f"would segment: t1_mprage_sag_km, {series_uid(study.t1c)}" in said
-    assert "not for segmentation: The series says that it is without contrast" in said
+    assert "not for segmentation: According to its headers, the series was acquired without contrast" in said
     assert PATIENT not in said + caplog.text
 
 
@@ -269,4 +269,4 @@ def test_sequences_are_looked_for_in_all_studies_of_the_patient(study, glioma_mo
 
 def test_an_unknown_model_is_named(study, glioma_models, tmp_path, capsys):
     assert main(["fetch", "--out", str(tmp_path), "--model", "gliom", study.uid]) == 5
-    assert "There is no model 'gliom'; there are: glioma." in capsys.readouterr().err
+    assert "There is no model 'gliom'. Available models: glioma." in capsys.readouterr().err

@@ -108,7 +108,7 @@ def test_a_missing_key_is_named(tmp_path):
     with pytest.raises(WeightsInvalid, match=r"missing: decoder2\.transp_conv\.conv\.weight"):
         import_checkpoint(save(tmp_path, state), tmp_path / "models", "theirs")
     del state["vit.patch_embedding.position_embeddings"]
-    with pytest.raises(WeightsInvalid, match=r"holds no UNETR: .*position_embeddings"):
+    with pytest.raises(WeightsInvalid, match=r"does not contain a UNETR: .*position_embeddings"):
         import_checkpoint(save(tmp_path, state), tmp_path / "models", "theirs")
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from errors import WeightsInvalid
 from unetr.network import build, load_weights, save_weights
-from unetr.spec import UNetArguments, UNetNetwork, UNETRArguments, UNETRNetwork, load_spec
+from unetr.network_spec import UNetArguments, UNetNetwork, UNETRArguments, UNETRNetwork
+from unetr.spec import load_spec
 
 SHIPPED = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
 SMALL = UNETRNetwork(
@@ -112,7 +113,7 @@ def test_a_missing_file_and_one_of_another_format_are_refused(tmp_path):
         load_weights(network(1), tmp_path / "absent.safetensors", "0" * 64)
     path = tmp_path / "pickled.safetensors"
     torch.save(network(1).state_dict(), path)
-    with pytest.raises(WeightsInvalid, match=r"pickled\.safetensors are no safetensors file"):
+    with pytest.raises(WeightsInvalid, match=r"pickled\.safetensors are not a safetensors file"):
         load_weights(network(1), path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 

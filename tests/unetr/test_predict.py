@@ -13,19 +13,10 @@ from scipy.spatial.transform import Rotation
 from errors import JobCancelled, ModelError, OutOfMemory
 from unetr.backends import AGREEMENT, backend_of, trusted, with_fallback
 from unetr.network import build, save_weights
+from unetr.network_spec import UNETRArguments, UNETRNetwork
 from unetr.predict import Predictor
 from unetr.sliding import slide, windows
-from unetr.spec import (
-    ConceptCode,
-    Label,
-    ModelSpec,
-    PostProcessing,
-    UNETRArguments,
-    UNETRNetwork,
-    Weights,
-    Window,
-    load_spec,
-)
+from unetr.spec import ConceptCode, Label, ModelSpec, PostProcessing, Weights, Window, load_spec
 
 CODE = ConceptCode(value="85756007", scheme="SCT", meaning="Tissue")
 SPEC_FILE = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
@@ -430,4 +421,4 @@ def test_a_window_too_large_for_the_gpu_goes_to_the_cpu_and_the_next_one_tries_t
     assert made == []
     assert [backend(scale * ones)[0, 0, 0] for scale in (2, 1, 3)] == [-2, 1, -3]
     assert made == ["cpu"]
-    assert "goes to the CPU" in caplog.text
+    assert "runs on the CPU instead" in caplog.text

@@ -14,10 +14,11 @@ from scipy.spatial.transform import Rotation
 from errors import ModelError
 from unetr.import_checkpoint import published_spec
 from unetr.network import build
+from unetr.network_spec import UNETRArguments
 from unetr.predict import Predictor
 from unetr.preprocess import prepare
 from unetr.sliding import slide
-from unetr.spec import ModelSpec, UNETRArguments
+from unetr.spec import ModelSpec
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 ARGUMENTS = UNETRArguments(

@@ -153,12 +153,12 @@ def test_the_published_model_can_be_expressed(tmp_path):
         (
             "network.arguments.num_heads",
             11,
-            "network.UNETR.arguments: hidden_size 768 is no multiple of num_heads",
+            "network.UNETR.arguments: hidden_size 768 is not a multiple of num_heads",
         ),
         (
             "network.arguments.img_size",
             [96, 96, 90],
-            "network.UNETR.arguments: img_size [96, 96, 90] is no multiple",
+            "network.UNETR.arguments: img_size [96, 96, 90] is not a multiple",
         ),
         ("window.shape", [64, 64, 64], "spec: window.shape [64, 64, 64] is not the network's img_size"),
         ("network", dynunet(filters=[8, 16]), "network.DynUNet.arguments: kernel_size, strides and filters"),
@@ -167,7 +167,7 @@ def test_the_published_model_can_be_expressed(tmp_path):
             dynunet(kernel_size=[[3, 3, 2]] * 3),
             "network.DynUNet.arguments: kernel_size has an even",
         ),
-        ("network", dynunet(strides=[[5, 1, 1]] * 3), "96] is no multiple of [125, 1, 1], the product"),
+        ("network", dynunet(strides=[[5, 1, 1]] * 3), "96] is not a multiple of [125, 1, 1], the product"),
         ("network", dynunet(strides=[[4, 4, 4], [4, 4, 4], [6, 6, 6]]), "leaves one voxel on the coarsest"),
         (
             "network",
@@ -178,8 +178,8 @@ def test_the_published_model_can_be_expressed(tmp_path):
         ("window.blend", "average", "window.blend: "),
         ("mirroring_axes", [3], "mirroring_axes.0: Input should be 0, 1 or 2"),
         ("mirroring_axes", ["x"], "mirroring_axes.0: Input should be 0, 1 or 2"),
-        ("mirroring_axes", [1, 0], "spec: mirroring_axes [1, 0] do not rise"),
-        ("mirroring_axes", [0, 0], "spec: mirroring_axes [0, 0] do not rise"),
+        ("mirroring_axes", [1, 0], "spec: mirroring_axes [1, 0] are not in increasing order"),
+        ("mirroring_axes", [0, 0], "spec: mirroring_axes [0, 0] are not in increasing order"),
         ("inputs", ["T1", "FLAIR"], "spec: in_channels 1 and out_channels 2 of the network are not 2 and 2"),
         ("orientation", "LLS", "orientation: 'LLS' is not one letter each"),
         ("orientation", "RASS", "orientation: 'RASS' is not one letter each"),
@@ -194,7 +194,7 @@ def test_the_published_model_can_be_expressed(tmp_path):
         ),
         ("crop.to", "brain", "crop.to: "),
         ("brain", {**BRAIN, "factor": 0}, "brain.factor: "),
-        ("brain", {**BRAIN, "window": {"shape": [64, 64, 60], "overlap": 0.25}}, "is no multiple of 32"),
+        ("brain", {**BRAIN, "window": {"shape": [64, 64, 60], "overlap": 0.25}}, "is not a multiple of 32"),
         (
             "brain",
             {**BRAIN, "plausible_ml": [2400, 700]},
@@ -257,7 +257,7 @@ def test_the_default_is_the_named_file_then_the_shipped_model_then_the_only_one(
     assert default_model(tmp_path).id == "published"
     assert default_model(WEIGHTS_DIR, tmp_path / "published.safetensors").id == "published"
     write(tmp_path, PUBLISHED | {"id": "other"}, "other")
-    with pytest.raises(ModelNotFound, match=f"2 models and none is named {DEFAULT_MODEL}"):
+    with pytest.raises(ModelNotFound, match=f"2 models, but no model is named {DEFAULT_MODEL}"):
         default_model(tmp_path)
 
 
@@ -271,7 +271,7 @@ def test_the_named_weights_are_the_ones_that_the_spec_loads(tmp_path):
 
 def test_reading_specs_loads_no_torch():
     code = (
-        "import sys; from pathlib import Path; from unetr.spec import find_models; "
+        "import sys; from pathlib import Path; from unetr.served import find_models; "
         "find_models(Path('unetr/weights')); print(*({'torch', 'monai', 'openvino'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

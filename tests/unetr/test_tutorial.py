@@ -21,7 +21,7 @@ def test_check_says_of_every_shipped_model_that_its_weights_fit(capsys):
     said = capsys.readouterr().out
     for spec in (ROOT / "unetr" / "weights").glob("*.json"):
         assert f"Model {spec.stem} " in said
-    assert "All is well." in said
+    assert "Everything works." in said
 
 
 def test_pipeline_tells_the_models_spacing_and_draws_both_volumes(tmp_path, capsys):

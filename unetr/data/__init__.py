@@ -1,1 +1,1 @@
-"""Labelled studies of other people, whatever their layout on disk, and a data sheet that describes them."""
+"""Readers for labelled studies from other sources, in several layouts, and a data sheet about them."""

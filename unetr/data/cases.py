@@ -1,4 +1,4 @@
-"""A labelled study, as every layout of unetr/data/datasets.py is read to, and what is asked of it."""
+"""A labelled study, as every layout of unetr/data/datasets.py is read, and the selection of its labels."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +15,10 @@ LARGEST_VALUE = 255
 
 @dataclass(frozen=True)
 class Case:
-    """One labelled study, all of it on one grid, (slice, row, column), affine index -> LPS mm.
+    """A labelled study, all of it on one grid (slice, row, column), affine index -> LPS mm.
 
-    images: float32, by the name of the sequence (``imaging.sequences.SEQUENCES``, or as the data set has it).
-    truth: uint8 label values, 0 background; it may be empty. brain: uint8, 1 in the brain, where it is known.
+    images: float32, by sequence name (``imaging.sequences.SEQUENCES``, or the data set's own name).
+    truth: uint8 label values, 0 background; it may be empty. brain: uint8, 1 in the brain; None if unknown.
     """
 
     id: str
@@ -29,18 +29,18 @@ class Case:
 
 @dataclass(frozen=True)
 class BadCase:
-    """A case that cannot be learnt from. reason: one sentence."""
+    """A case that cannot be used for training. reason: one sentence."""
 
     id: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Source:
+class CaseSource:
     """A case that has not been read yet.
 
-    patient: a text that is another for another patient. files: those that it is read from. read: raises
-    MetScopeError; it can be sent to another process.
+    patient: a text that differs between patients. files: the files to read. read: can be pickled for another
+    process; raises MetScopeError.
     """
 
     id: str
@@ -57,10 +57,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a caller wants of each case.
+    """A caller's selection of labels and sequences for each case. Raises: ValueError for values beyond 0-255.
 
-    labels: new values by the data set's own; those not named stay, 0 leaves out. "merge": all become 1.
-    sequences: the images to read, which must all be there; None: every one that the layout promises.
+    labels: new values by the data set's own; others are kept, 0 drops a label. "merge": all become 1.
+    sequences: the images to read, all of which are required; None: all that the layout has.
     """
 
     labels: Mapping[int, int] | Literal["merge"] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Wanted:
             raise ValueError(f"label values are 0 to {LARGEST_VALUE}, not {self.labels}")
 
     def of(self, promised: Collection[str]) -> list[str]:
-        """The sequences to read, of those that are promised. Raises: DataRefused."""
+        """Return the sequences to read from those of the layout. Raises: DataRefused if one is missing."""
         missing = [name for name in self.sequences or () if name not in promised]
         if missing:
             raise DataRefused(f"There is no {missing[0]} among {', '.join(promised) or 'no sequences'}.")
@@ -80,10 +80,10 @@ class Wanted:
 
 
 def truth_of(drawn: hd.Volume, known: Collection[int], wanted: Wanted) -> hd.Volume:
-    """The label volume, uint8, with the values that the caller wants.
+    """Return the label volume, uint8, with the caller's label values.
 
-    drawn: integers from 0; all 0 where somebody looked and found nothing. known: the values that the layout
-    knows, beside 0. Raises: DataRefused where a value is neither known nor named by the caller.
+    drawn: integers from 0; all 0 if a reader found nothing. known: the layout's values other than 0.
+    Raises: DataRefused if a value is neither known nor named by the caller.
     """
     values = np.unique(drawn.array[drawn.array > 0]).tolist()
     renamed = dict.fromkeys(known, 1) if isinstance(wanted.labels, str) else wanted.labels
@@ -99,11 +99,11 @@ def truth_of(drawn: hd.Volume, known: Collection[int], wanted: Wanted) -> hd.Vol
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders of a layout that has one for each case, hidden ones left out. Raises: DataRefused."""
+    """List the folders of a layout with one per case, except hidden ones. Raises: DataRefused if none."""
     try:
         found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise DataRefused(f"{folder} cannot be read: {error.strerror}.") from error
     if not found:
-        raise DataRefused(f"{folder} holds no folder; this layout has one for each case.")
+        raise DataRefused(f"{folder} contains no folders; this layout has one folder per case.")
     return found

@@ -1,4 +1,4 @@
-"""What a labelled study holds, in numbers and in one picture, and what stands out among many of them."""
+"""Numbers and a picture that describe a labelled study, and findings across many of them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,17 @@ PERCENTILES = (1, 25, 50, 75, 99)
 MEDIAN = PERCENTILES.index(50)
 SMALL_MM = 5.0
 THICK_MM = 1.5
-# From this ratio on between the medians of two cases, intensities are said to differ.
+# Smallest ratio between the medians of two cases at which intensities are reported as different.
 SPREAD = 2.0
-# Cases that a sentence names.
+# Most cases named in a sentence.
 NAMED = 5
 
 
 @dataclass(frozen=True)
-class Lesion:
-    """A connected component of everything that is labelled, whatever its values.
+class LesionFigures:
+    """A connected component of all labelled voxels, regardless of their values.
 
-    long_axis_mm: RANO-BM's (lesions/diameters.py). centroid_lps_mm: where it is.
+    long_axis_mm: as for RANO-BM (lesions/diameters.py).
     """
 
     volume_ml: float
@@ -39,10 +39,10 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is known of one case.
+    """The numbers of one case.
 
-    shape, spacing_mm: slices, rows, columns. orientation: the patient directions towards which these indices
-    grow. intensities: PERCENTILES of the head's voxels, by sequence. label_ml: by label value.
+    shape, spacing_mm: slices, rows, columns. orientation: the patient directions in which these indices
+    increase. intensities: PERCENTILES of the head's voxels, by sequence. label_ml: by label value.
     """
 
     id: str
@@ -51,15 +51,14 @@ class Sheet:
     orientation: str
     intensities: Mapping[str, tuple[float, ...]]
     label_ml: Mapping[int, float]
-    lesions: tuple[Lesion, ...]
+    lesions: tuple[LesionFigures, ...]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """The axial slice of a case that has most labelled pixels, or the middle one where nothing is labelled,
-    (rows, columns); left is the patient's right.
+    """The axial slice of a case with the most labelled pixels, or the middle one if nothing is labelled.
 
-    size_mm: down and across.
+    grey, truth: (rows, columns); left is the patient's right. size_mm: down and across.
     """
 
     id: str
@@ -69,7 +68,7 @@ class Picture:
 
 
 def describe(case: Case) -> Sheet:
-    """The numbers of one case."""
+    """Compute the numbers of one case."""
     truth = case.truth
     slices = [SliceReference(None)] * truth.spatial_shape[0]
     lesions = measure(components(truth.with_array(truth.array > 0)), slices)
@@ -86,14 +85,14 @@ def describe(case: Case) -> Sheet:
             if value and count
         },
         lesions=tuple(
-            Lesion(round(one.volume_ml, 6), round(one.long_axis_mm, 3), one.centroid_lps_mm)
+            LesionFigures(round(one.volume_ml, 6), round(one.long_axis_mm, 3), one.centroid_lps_mm)
             for one in lesions
         ),
     )
 
 
 def picture(case: Case) -> Picture:
-    """The picture of one case, of its post-contrast T1 where it has one."""
+    """Return the picture of one case, from its post-contrast T1 if it has one."""
     image = case.images.get(T1_POST_CONTRAST, next(iter(case.images.values())))
     shown, truth = (volume.to_patient_orientation("LPH") for volume in (image, case.truth))
     labelled = (truth.array > 0).sum(axis=(0, 1))
@@ -104,7 +103,7 @@ def picture(case: Case) -> Picture:
 
 
 def findings(sheets: Sequence[Sheet]) -> list[str]:
-    """What stands out among the cases, one sentence each, in plain words."""
+    """Describe what stands out among the cases, one plain sentence each."""
     found = [*_without_labels(sheets), *_sizes(sheets)]
     spacings = np.array([sheet.spacing_mm for sheet in sheets])
     thick = int((spacings.max(axis=1) > THICK_MM).sum())
@@ -116,8 +115,8 @@ def findings(sheets: Sequence[Sheet]) -> list[str]:
     named = ", ".join(f"{letters} ({count})" for letters, count in turned.most_common())
     found.append(
         f"The stored axes (slices, rows, columns) point towards {named}: L and R the patient's left and "
-        "right, P and A back and front, H and F head and feet. To differ is no fault: MetScope turns every "
-        "volume by its affine, never by the order of its voxels."
+        "right, P and A back and front, H and F head and feet. Different directions are not an error: "
+        "MetScope orients every volume by its affine, never by the order of its voxels."
     )
     for name in dict.fromkeys(name for sheet in sheets for name in sheet.intensities):
         medians = np.array([one.intensities[name][MEDIAN] for one in sheets if name in one.intensities])
@@ -136,7 +135,7 @@ def _without_labels(sheets: Sequence[Sheet]) -> list[str]:
     more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
     return [
         f"In {len(empty)} of {len(sheets)} cases nothing is labelled: {', '.join(empty[:NAMED])}{more}. They "
-        "teach where there is nothing to find; look whether somebody forgot to draw."
+        "teach the model what is not a lesion; check that they are not simply unlabelled."
     ]
 
 
@@ -157,8 +156,8 @@ def _sizes(sheets: Sequence[Sheet]) -> list[str]:
 
 
 def _percentiles(volume: hd.Volume) -> tuple[float, ...]:
-    """Of the head's voxels, the same that the model's normalisation counts."""
+    """Compute percentiles of the head's voxels, the same that the model's normalisation uses."""
     head = volume.array[head_mask(volume.array)]
-    # An image with hardly any contrast may have no head by that measure.
+    # An image with hardly any contrast may have an empty head mask.
     counted = head if head.size else volume.array
     return tuple(float(value) for value in np.round(np.percentile(counted, PERCENTILES), 4))

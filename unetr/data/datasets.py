@@ -1,23 +1,23 @@
-"""Labelled studies to learn from, read one at a time from the layouts that data sets come in.
+"""Labelled studies for training, read one at a time from common layouts of data sets.
 
     for case in cases(Path("Task01_BrainTumour"), "msd", labels="merge"):
         if isinstance(case, BadCase):
             print(case.id, case.reason)
 
-cases.py says what a case is, nifti_layouts.py and dicom_layout.py which files make one.
+cases.py defines a case; nifti_layouts.py and dicom_layout.py define its files.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from unetr.data.cases import BadCase, Case, Source, Wanted
+from unetr.data.cases import BadCase, Case, CaseSource, Wanted
 from unetr.data.dicom_layout import dicom
 from unetr.data.nifti_layouts import brats, msd, nnunet
 
-__all__ = ["LAYOUTS", "BadCase", "Case", "Source", "cases", "sources"]
+__all__ = ["LAYOUTS", "BadCase", "Case", "CaseSource", "cases", "sources"]
 
-LAYOUTS: Mapping[str, Callable[[Path, Wanted], Iterator[Source | BadCase]]] = {
+LAYOUTS: Mapping[str, Callable[[Path, Wanted], Iterator[CaseSource | BadCase]]] = {
     "nnunet": nnunet,
     "msd": msd,
     "brats": brats,
@@ -30,12 +30,12 @@ def sources(
     layout: str,
     labels: Mapping[int, int] | Literal["merge"] | None = None,
     sequences: Sequence[str] | None = None,
-) -> Iterator[Source | BadCase]:
-    """The cases of a folder before they are read, to be divided or sent to other processes.
+) -> Iterator[CaseSource | BadCase]:
+    """Yield the cases of a folder before they are read, to be split or sent to other processes.
 
-    layout: one of LAYOUTS. labels: new label values by the data set's own, e.g. {4: 3}; those not named stay,
-    0 leaves out, "merge" makes all 1. sequences: the images wanted; others may be missing and cost no time.
-    Raises: DataRefused where the folder is not of that layout, ValueError for label values beyond 0 to 255.
+    layout: one of LAYOUTS. labels: new label values by the data set's own, e.g. {4: 3}; others are kept, 0
+    drops a label, "merge" makes all 1. sequences: the images to read; others may be missing and are not read.
+    Raises: DataRefused if the folder has another layout, ValueError for label values outside 0 to 255.
     """
     return LAYOUTS[layout](folder, Wanted({} if labels is None else labels, sequences))
 
@@ -46,8 +46,9 @@ def cases(
     labels: Mapping[int, int] | Literal["merge"] | None = None,
     sequences: Sequence[str] | None = None,
 ) -> Iterator[Case | BadCase]:
-    """Each case of a folder, read when it is asked for; one that cannot be learnt from says why, and the next
-    one follows. Arguments and errors: as of ``sources``.
+    """Yield each case of a folder, read on demand; an unusable one is yielded as a BadCase with its reason.
+
+    Arguments and errors: as for ``sources``.
     """
     found = sources(folder, layout, labels, sequences)
     return (source if isinstance(source, BadCase) else source.load() for source in found)

@@ -2,9 +2,9 @@
 
     FOLDER/STUDY/SERIES/INSTANCE.dcm
 
-is what ``python -m orthanc fetch`` writes; below a study's folder any other arrangement does as well. Of the
-SEGs of a series the one made last counts, so that what a reader corrected is learnt. A series that a SEG
-labels is a case; of the study's other series those belong to it that lie on its very grid.
+This is the layout that ``python -m orthanc fetch`` writes; within a study's folder the arrangement is free.
+The newest SEG of a series is used, so that readers' corrections are learnt. Each series labelled by a SEG is
+a case; the study's other series on exactly the same grid belong to it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,25 +18,24 @@ from pydicom.sr.coding import Code
 
 from errors import DataRefused, InputRefused, UnreadableFile
 from imaging import seg_read
-from imaging.contrast import contrast_findings, verdict
 from imaging.files import Found, read, read_headers
 from imaging.frames import text
 from imaging.labelled import is_seg, newest
-from imaging.sequences import SEQUENCES, T1, T1_POST_CONTRAST, sequence_of
+from imaging.sequences import SEQUENCES, T1, T1_POST_CONTRAST, contrast_findings, sequence_of, verdict
 from imaging.stack import Stack, to_stack
-from unetr.data.cases import BadCase, Case, Source, Wanted, subfolders, truth_of
+from unetr.data.cases import BadCase, Case, CaseSource, Wanted, subfolders, truth_of
 
 LESION, OEDEMA = 1, 2
-# Of a segment's property type; in PS3.16's CID 7159 and CID 7151 before it.
+# Property type of an oedema segment; in PS3.16's CID 7159, formerly CID 7151.
 OEDEMA_CODE = Code("79654002", "SCT", "Edema")
-# Equal in all of the series that lie on one grid; where these are, the places of their slices are compared.
+# Equal in all series on one grid. If they are equal, the positions of the slices are compared as well.
 GRID_KEYWORDS = ("FrameOfReferenceUID", "Rows", "Columns", "PixelSpacing", "NumberOfFrames")
 
 
-def dicom(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
-    """The labelled series of every study: 1 wherever a segment is, 2 in one of the type edema.
+def dicom(folder: Path, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
+    """Yield the labelled series of every study; label 1 in any segment, 2 in one of the type edema.
 
-    Raises: DataRefused where the folder holds no study.
+    Raises: DataRefused if the folder holds no study.
     """
     for study in subfolders(folder):
         try:
@@ -47,7 +46,7 @@ def dicom(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
             yield from _of_study(study.name, found, wanted)
 
 
-def _of_study(name: str, found: Found, wanted: Wanted) -> Iterator[Source | BadCase]:
+def _of_study(name: str, found: Found, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
     segs = (header for headers in found.series for header in headers if is_seg(header))
     labels = newest(segs, found.series)
     images = {
@@ -61,13 +60,15 @@ def _of_study(name: str, found: Found, wanted: Wanted) -> Iterator[Source | BadC
         for series_uid, label in sorted(labels.items()):
             case_id = name if len(labels) == 1 else f"{name}/{series_uid}"
             if series_uid not in images:
-                yield BadCase(case_id, f"The labelled series {series_uid} is not there.")
+                yield BadCase(case_id, f"The labelled series {series_uid} is missing.")
                 continue
             files, drawn = _files(images[series_uid]), Path(str(label.filename))
             others = [_files(headers) for headers in _alike(images, series_uid, wanted)]
             read = partial(_read, case_id, files, drawn, others, wanted)
             patient = text(label, "PatientID") or name
-            yield Source(case_id, patient, (drawn, *files, *(file for one in others for file in one)), read)
+            yield CaseSource(
+                case_id, patient, (drawn, *files, *(file for one in others for file in one)), read
+            )
 
 
 def _files(headers: Sequence[Dataset]) -> list[Path]:
@@ -77,7 +78,7 @@ def _files(headers: Sequence[Dataset]) -> list[Path]:
 def _alike(
     images: Mapping[str, Sequence[Dataset]], series_uid: str, wanted: Wanted
 ) -> list[Sequence[Dataset]]:
-    """The other series of wanted sequences that, by their first instance, may lie on the grid of that one."""
+    """Return the other series of wanted sequences whose first instance has the same grid attributes."""
 
     def grid(headers: Sequence[Dataset]) -> tuple[object, ...]:
         return len(headers), *(text(headers[0], keyword) for keyword in GRID_KEYWORDS)
@@ -95,7 +96,7 @@ def _alike(
 def _read(
     case_id: str, files: Sequence[Path], label: Path, others: Sequence[Sequence[Path]], wanted: Wanted
 ) -> Case:
-    """Raises: InputRefused."""
+    """Read a labelled series, its SEG and the other series on its grid. Raises: InputRefused."""
     stack = to_stack([read(file) for file in files])
     drawn, segments = seg_read.read(read(label), stack)
     values = np.zeros(max((segment.number for segment in segments), default=0) + 1, np.int32)
@@ -110,18 +111,21 @@ def _read(
 
 
 def _labelled_sequence(stack: Stack) -> str:
-    """Metastases are drawn after contrast: a labelled T1 that does not deny it is taken for post-contrast."""
+    """Return the sequence of the labelled series; a T1 counts as post-contrast unless it denies contrast.
+
+    Metastases are labelled on post-contrast images. Raises: DataRefused if the sequence is unknown.
+    """
     first = stack.headers[0]
     sequence = sequence_of(stack.headers)
     if sequence is None:
         description = text(first, "SeriesDescription") or "no description"
-        raise DataRefused(f"Nothing says which sequence the labelled series is ({description}).")
+        raise DataRefused(f"The headers do not show which sequence the labelled series is ({description}).")
     denied = verdict(first, contrast_findings(first))[0] == "denied"
     return T1_POST_CONTRAST if sequence == T1 and not denied else sequence
 
 
 def _on_grid(files: Sequence[Path], stack: Stack) -> dict[str, hd.Volume]:
-    """The series by its sequence's name; nothing where it is no volume, or on another grid."""
+    """Return the series by its sequence's name; empty if it is not a volume, or on another grid."""
     try:
         other = to_stack([read(file) for file in files])
     except InputRefused:

@@ -2,8 +2,8 @@
 
     python -m unetr download_msd --out FOLDER
 
-FOLDER/Task01_BrainTumour is there when it is whole, and not before: what has arrived waits in FOLDER as a
-.part file, with which the same command goes on after a break. The address and the MD5 are those of MONAI's
+FOLDER/Task01_BrainTumour appears only when it is complete. Until then the received data is a .part file in
+FOLDER, from which the same command resumes after an interruption. URL and MD5 are those of MONAI's
 DecathlonDataset (monai/apps/datasets.py). Licence: CC-BY-SA 4.0 (medicaldecathlon.com).
 """
 
@@ -21,29 +21,29 @@ from tqdm import tqdm
 
 from errors import DownloadFailed, MetScopeError
 
-# What a break loses of what had come, at most.
+# Bytes written at a time: an interruption loses at most one block.
 BLOCK = 1 << 16
 GIB = 1 << 30
 TIMEOUT_S = (10.0, 60.0)
-# Pauses before a connection that broke is tried again; one that brought something begins them anew.
+# Pauses before each retry of a broken connection; they restart after a connection that delivered data.
 PAUSES_S = (1.0, 5.0, 30.0)
 OK, PARTIAL, UNSATISFIABLE = 200, 206, 416
-# What a server says that is busy or under repair.
+# Statuses of a server that is busy or temporarily unavailable.
 PASSING_STATUSES = {429, 500, 502, 503, 504}
-# The archive, and what is in it, beside each other.
+# The archive and its unpacked content need room at the same time.
 COPIES = 2
 
 
 @dataclass(frozen=True)
-class Archive:
-    """A tar file at a URL that holds the folder ``name``. md5: of the file, hexadecimal."""
+class DatasetArchive:
+    """A tar file at a URL that contains the folder ``name``. md5: of the file, hexadecimal."""
 
     name: str
     url: str
     md5: str
 
 
-TASK01 = Archive(
+TASK01 = DatasetArchive(
     "Task01_BrainTumour",
     "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task01_BrainTumour.tar",
     "240a19d752f0d9e9101544901065d872",
@@ -51,14 +51,14 @@ TASK01 = Archive(
 
 
 class _Interrupted(Exception):
-    """A passing fault; what had arrived lies in the file."""
+    """Raised when a transient fault interrupts the transfer; the file keeps what has arrived."""
 
 
-def download(archive: Archive, out: Path, pauses_s: tuple[float, ...] = PAUSES_S) -> Path:
-    """The archive's folder below ``out``, fetched and unpacked unless it is there.
+def download(archive: DatasetArchive, out: Path, pauses_s: tuple[float, ...] = PAUSES_S) -> Path:
+    """Return the archive's folder below ``out``, fetched and unpacked unless it exists.
 
-    Raises: DownloadFailed where the server does not give the file, gives another one (which is deleted), or
-    there is no room for it.
+    Raises: DownloadFailed if the server does not send the file or sends another one (which is deleted), or if
+    there is not enough disk space.
     """
     folder = out / archive.name
     if folder.exists():
@@ -74,7 +74,7 @@ def download(archive: Archive, out: Path, pauses_s: tuple[float, ...] = PAUSES_S
     return folder
 
 
-def _fetch(archive: Archive, part: Path, pauses_s: tuple[float, ...]) -> None:
+def _fetch(archive: DatasetArchive, part: Path, pauses_s: tuple[float, ...]) -> None:
     pauses = iter(pauses_s)
     while True:
         before = _size(part)
@@ -91,8 +91,8 @@ def _fetch(archive: Archive, part: Path, pauses_s: tuple[float, ...]) -> None:
             return
 
 
-def _go_on(archive: Archive, part: Path) -> None:
-    """Fetch what the file does not have yet. Raises: _Interrupted, DownloadFailed."""
+def _go_on(archive: DatasetArchive, part: Path) -> None:
+    """Fetch the missing rest of the file. Raises: _Interrupted, DownloadFailed."""
     try:
         with requests.get(
             archive.url,
@@ -101,7 +101,7 @@ def _go_on(archive: Archive, part: Path) -> None:
             timeout=TIMEOUT_S,
         ) as answer:
             if answer.status_code == UNSATISFIABLE and _size(part) > 0:
-                # There is nothing beyond what we have; the checksum says whether it is the file.
+                # Nothing is left to fetch; the checksum shows whether the file is correct.
                 return
             if answer.status_code in PASSING_STATUSES:
                 raise _Interrupted(f"the server answered HTTP {answer.status_code}")
@@ -114,8 +114,8 @@ def _go_on(archive: Archive, part: Path) -> None:
         raise DownloadFailed(f"{archive.url} cannot be fetched: {type(error).__name__}.") from error
 
 
-def _receive(archive: Archive, answer: requests.Response, part: Path) -> None:
-    # A server that knows no ranges sends the file from its beginning.
+def _receive(archive: DatasetArchive, answer: requests.Response, part: Path) -> None:
+    # A server without range support sends the file from its beginning.
     begun = _size(part) if answer.status_code == PARTIAL else 0
     total = begun + int(answer.headers.get("Content-Length", 0))
     _check_room(part.parent, archive, COPIES * total - begun)
@@ -128,16 +128,16 @@ def _receive(archive: Archive, answer: requests.Response, part: Path) -> None:
             bar.update(len(block))
 
 
-def _check_room(folder: Path, archive: Archive, needed: int) -> None:
+def _check_room(folder: Path, archive: DatasetArchive, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DownloadFailed(
-            f"{archive.name} takes {needed / GIB:.1f} GiB more while it is unpacked; {folder} has "
+            f"{archive.name} needs {needed / GIB:.1f} GiB more to be unpacked; {folder} has "
             f"{free / GIB:.1f} GiB."
         )
 
 
-def _verify(archive: Archive, part: Path) -> None:
+def _verify(archive: DatasetArchive, part: Path) -> None:
     with part.open("rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != archive.md5:
@@ -147,7 +147,7 @@ def _verify(archive: Archive, part: Path) -> None:
         )
 
 
-def _unpack(archive: Archive, whole: Path, folder: Path) -> None:
+def _unpack(archive: DatasetArchive, whole: Path, folder: Path) -> None:
     unfinished = whole.with_name(f".{archive.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -170,13 +170,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to put its folder")
     options = parser.parse_args(arguments)
-    print(f"Fetching {TASK01.url}; interrupt it if you like, the same command goes on where it stopped.")
+    print(f"Fetching {TASK01.url}; you can interrupt it: the same command resumes where it stopped.")
     try:
         folder = download(TASK01, options.out)
     except MetScopeError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
         return error.exit_code
-    print(f"{folder} is whole. Look at it: python -m unetr explore {folder} --layout msd --out data-sheet")
+    print(
+        f"{folder} is complete. To inspect it: python -m unetr explore {folder} --layout msd --out data-sheet"
+    )
     return 0
 
 

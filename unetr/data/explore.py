@@ -1,10 +1,10 @@
-"""A data sheet of labelled studies: what is in them, before anything learns from them.
+"""A data sheet of labelled studies, to inspect them before training.
 
     python -m unetr explore                                   a few synthetic heads, to see what it does
     python -m unetr explore FOLDER --layout msd --out SHEET   also nnunet, brats, dicom (docs/training.md)
 
-SHEET takes data-sheet.html, one page with tables and figures that needs no other file; cases.csv, a row for
-each case; cases.json, everything, each lesion too. A case that cannot be learnt from is named, and why.
+SHEET receives data-sheet.html, a self-contained page with tables and figures; cases.csv, with a row for each
+case; cases.json, with everything, including each lesion. Unusable cases are listed with the reason.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from unetr.data.explore_page import PICTURES, page
 from unetr.synthesis import metastases
 
 SYNTHETIC = "synthetic"
-# As several protocols would acquire them: shape, spacing in mm, plane.
+# Acquisitions of several protocols: shape, spacing in mm, plane.
 HEADS = (
     ((88, 104, 88), (2.0, 2.0, 2.0), "axial"),
     ((76, 88, 104), (2.2, 2.0, 2.0), "sagittal"),
@@ -41,7 +41,7 @@ FIELDS = (
 
 
 def explore(found: Iterable[Case | BadCase], out: Path, title: str) -> tuple[list[Sheet], list[BadCase]]:
-    """Read every case once, write the sheet into the folder ``out``; returns the good and the bad cases."""
+    """Read every case once, write the sheet into the folder ``out``, return the good and the bad cases."""
     sheets: list[Sheet] = []
     bad: list[BadCase] = []
     pictures: list[Picture] = []
@@ -65,7 +65,7 @@ def explore(found: Iterable[Case | BadCase], out: Path, title: str) -> tuple[lis
 
 
 def synthetic() -> Iterator[Case]:
-    """A few heads that MetScope makes itself (unetr/synthesis); every lesion has the value 1."""
+    """Yield a few synthetic heads (unetr/synthesis); every lesion has the value 1."""
     for number, (shape, spacing_mm, plane) in enumerate(HEADS, start=1):
         head = metastases.head(metastases.grid(shape, spacing_mm, plane), SYNTHETIC_SEED + number)
         truth = head.labels.with_array((head.labels.array > 0).astype(np.uint8))
@@ -91,7 +91,7 @@ def _write_csv(sheets: Sequence[Sheet], bad: Sequence[BadCase], path: Path) -> N
 
 
 def label_values(texts: Sequence[str]) -> Mapping[int, int] | Literal["merge"]:
-    """New label values from the command line: ["merge"], or ["4=3", "2=0"]. Raises: ValueError."""
+    """Parse new label values of the command line: ["merge"], or ["4=3", "2=0"]. Raises: ValueError."""
     if list(texts) == ["merge"]:
         return "merge"
     pairs = (text.split("=") for text in texts)
@@ -99,7 +99,7 @@ def label_values(texts: Sequence[str]) -> Mapping[int, int] | Literal["merge"]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0 done, bad cases or not, 2 usage, 3 another layout."""
+    """Run the command line, return the exit code: 0 done, even with bad cases; 2 usage; 3 another layout."""
     parser = argparse.ArgumentParser(
         prog="python -m unetr explore", description="Make a data sheet of labelled studies."
     )
@@ -107,17 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--layout", choices=[*LAYOUTS, SYNTHETIC], default=SYNTHETIC)
     parser.add_argument("--out", type=Path, default=Path("data-sheet"), metavar="SHEET", help="a folder")
     parser.add_argument(
-        "--labels", nargs="+", default=[], metavar="OLD=NEW", help="4=3 renames, 2=0 leaves out; or: merge"
+        "--labels", nargs="+", default=[], metavar="OLD=NEW", help="4=3 renames, 2=0 drops; or: merge"
     )
-    parser.add_argument("--sequences", nargs="+", metavar="NAME", help='these alone, e.g. "T1 post-contrast"')
+    parser.add_argument("--sequences", nargs="+", metavar="NAME", help='only these, e.g. "T1 post-contrast"')
     options = parser.parse_args(arguments)
     if (options.folder is None) != (options.layout == SYNTHETIC):
         parser.error("FOLDER and --layout belong together")
     if options.folder is None:
-        print("No folder is named: a few synthetic heads are made, which MetScope draws with exact labels.")
+        print("No folder is given. MetScope creates a few synthetic heads with exact labels.")
         found: Iterable[Case | BadCase] = synthetic()
     else:
-        print(f"Reading {options.folder} case by case, as the layout {options.layout} has them.")
+        print(f"Reading {options.folder} case by case in the layout {options.layout}.")
         try:
             found = cases(options.folder, options.layout, label_values(options.labels), options.sequences)
         except ValueError as error:
@@ -131,7 +131,7 @@ def _run(found: Iterable[Case | BadCase], out: Path, title: str) -> int:
     except MetScopeError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
         return error.exit_code
-    print(f"\n{len(sheets)} cases can be learnt from, {len(bad)} cannot{':' if bad else '.'}")
+    print(f"\n{len(sheets)} cases can be used for training, {len(bad)} cannot{':' if bad else '.'}")
     for one in bad:
         print(f"  {one.id}: {one.reason}")
     for sentence in findings(sheets) if sheets else ():

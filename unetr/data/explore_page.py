@@ -1,4 +1,4 @@
-"""The data sheet as one HTML page: tables, sentences and figures, with nothing to load from elsewhere."""
+"""The data sheet as one self-contained HTML page: tables, sentences and figures."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from lesions.measurability import PROTOCOL_LD_MM
 from unetr.data.cases import BadCase
 from unetr.data.data_sheet import MEDIAN, PERCENTILES, Picture, Sheet, findings
 
-# Of cases shown in the page; all are in the numbers.
+# Most cases shown as pictures; the numbers include all.
 PICTURES = 24
 PICTURES_ACROSS = 4
 BIN_MM = 2.0
@@ -24,7 +24,7 @@ HEADINGS = (
     "case", "slices × rows × columns", "spacing, mm", "towards", "lesions", "long axes, mm", "labels, ml",
     "sequences",
 )  # fmt: skip
-# Of a case with many lesions.
+# Most long axes listed for a case.
 AXES_NAMED = 8
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; max-width: 80rem;
@@ -41,15 +41,15 @@ p.note { color: #57606a; }
 
 
 def page(title: str, sheets: Sequence[Sheet], bad: Sequence[BadCase], pictures: Sequence[Picture]) -> str:
-    """The whole page. pictures: of the first cases."""
+    """Return the whole page as HTML. pictures: those of the first cases."""
     parts = [
         f"<h1>Data sheet: {escape(title)}</h1>",
-        f"<p>{len(sheets)} cases can be learnt from, {len(bad)} cannot. Research use only.</p>",
+        f"<p>{len(sheets)} cases can be used for training, {len(bad)} cannot. Research use only.</p>",
     ]
     if bad:
         parts += [
-            "<h2>Cases that cannot be learnt from</h2>",
-            "<p class=note>Mend or remove them: the readers leave them out and name them each time.</p>",
+            "<h2>Cases that cannot be used for training</h2>",
+            "<p class=note>Fix or remove them: MetScope skips them and lists them each time.</p>",
             _table(("case", "reason"), ((one.id, one.reason) for one in bad), "table bad"),
         ]
     if sheets:
@@ -64,20 +64,20 @@ def page(title: str, sheets: Sequence[Sheet], bad: Sequence[BadCase], pictures: 
 
 def _figures(sheets: Sequence[Sheet], pictures: Sequence[Picture]) -> list[str]:
     return [
-        "<h2>How large the lesions are</h2>",
+        "<h2>Lesion sizes</h2>",
         _image(_diameters(sheets), "Histogram of the lesions' long axes"),
-        "<p class=note>A lesion is a connected piece of all that is labelled. Where oedema is labelled too, "
-        "leave it out (--labels), or neighbouring lesions become one.</p>",
-        "<h2>How large the voxels are</h2>",
+        "<p class=note>A lesion is a connected component of all labelled voxels. If oedema is labelled too, "
+        "drop it with --labels; otherwise neighbouring lesions merge.</p>",
+        "<h2>Voxel sizes</h2>",
         _image(_spacings(sheets), "Voxel sizes of every case"),
-        "<h2>How bright the images are</h2>",
+        "<h2>Image intensities</h2>",
         _image(_intensities(sheets), "Intensities of every case"),
-        f"<p class=note>Of each case the {PERCENTILES[0]}st to the {PERCENTILES[-1]}th percentile of the "
+        f"<p class=note>For each case: the {PERCENTILES[0]}st to the {PERCENTILES[-1]}th percentile of the "
         "head's voxels, and their median.</p>",
-        "<h2>How it looks</h2>",
+        "<h2>Examples</h2>",
         _image(_montage(pictures), "A slice of each case with the outlines of its labels"),
-        f"<p class=note>Of the first {len(pictures)} cases the axial slice with most labelled pixels; left "
-        "is the patient's right. Outlines that lie beside the lesions mean wrong positions.</p>",
+        f"<p class=note>The axial slice with the most labelled pixels in each of the first {len(pictures)} "
+        "cases; left is the patient's right. Outlines that miss the lesions indicate wrong positions.</p>",
     ]
 
 
@@ -151,7 +151,7 @@ def _plain(figure: Figure) -> Figure:
 
 
 def _rows(sheets: Sequence[Sheet]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headings and rows of the table of cases."""
+    """Return headings and rows of the table of cases."""
     return HEADINGS, [
         (
             sheet.id,

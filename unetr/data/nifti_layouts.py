@@ -1,11 +1,11 @@
-"""Labelled studies as NIfTI files, as nnU-Net, the Medical Segmentation Decathlon and BraTS lay them out.
+"""Labelled studies as NIfTI files, in the layouts of nnU-Net, the Medical Segmentation Decathlon and BraTS.
 
 nnunet  FOLDER/dataset.json, imagesTr/NAME_0000.nii.gz, imagesTr/NAME_0001.nii.gz ..., labelsTr/NAME.nii.gz.
-        The four digits count the channels that dataset.json names, {"channel_names": {"0": "T1", ...},
-        "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}; nnU-Net 1 says "modality" and
+        The four digits are the channels that dataset.json names, {"channel_names": {"0": "T1", ...},
+        "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}; nnU-Net 1 has "modality" and
         {"0": "background"}. (nnU-Net's documentation/dataset_format.md)
 msd     FOLDER/dataset.json with "modality", "labels" and "training": [{"image": "./imagesTr/NAME.nii.gz",
-        "label": "./labelsTr/NAME.nii.gz"}]; an image's fourth axis counts the modalities. Task01_BrainTumour
+        "label": "./labelsTr/NAME.nii.gz"}]; an image's fourth axis is the modality. Task01_BrainTumour
         has FLAIR, T1w, t1gd, T2w and 1 edema, 2 non-enhancing tumor, 3 enhancing tumour. (Antonelli et al.,
         "The Medical Segmentation Decathlon", Nature Communications 2022)
 brats   FOLDER/BraTS2021_00000/BraTS2021_00000_{t1,t1ce,t2,flair,seg}.nii.gz: 1 necrotic core, 2 edema,
@@ -13,7 +13,7 @@ brats   FOLDER/BraTS2021_00000/BraTS2021_00000_{t1,t1ce,t2,flair,seg}.nii.gz: 1 
         {t1n,t1c,t2w,t2f,seg}.nii.gz, since 2023: 1 NETC (non-enhancing tumour core), 2 SNFH (oedema), 3 ET
         (Moawad et al., arXiv:2306.00838).
 
-Files whose names begin with a dot, which macOS leaves in archives, are no part of a data set.
+Files whose names begin with a dot, which macOS leaves in archives, are ignored.
 """
 
 import re
@@ -32,9 +32,9 @@ from imaging.grid import steps_on_grid
 from imaging.nifti import read_channels, read_mask, read_stack
 from imaging.sequences import FLAIR, T1, T1_POST_CONTRAST, T2
 from imaging.stack import Stack
-from unetr.data.cases import BadCase, Case, Source, Wanted, subfolders, truth_of
+from unetr.data.cases import BadCase, Case, CaseSource, Wanted, subfolders, truth_of
 
-# Names of channels, without regard to case and separators; another name stays as the data set has it.
+# Known names of channels, regardless of case and separators; other names are kept as they are.
 USUAL_NAMES = {
     T1: ("t1", "t1w", "t1n", "t1native", "t1pre"),
     T1_POST_CONTRAST: ("t1c", "t1ce", "t1gd", "t1post", "t1wce", "t1wgd", "t1postcontrast", "t1cpost"),
@@ -48,7 +48,7 @@ TIME_POINT = re.compile(r"(?<=-\d{5})-\d{3}$")
 
 @dataclass(frozen=True)
 class _Edition:
-    """How one year of BraTS names its files. known: label values."""
+    """The file names of one edition of BraTS. known: label values."""
 
     separator: str
     ends: Mapping[str, str]
@@ -67,7 +67,7 @@ class _Pair(BaseModel):
 
 
 class _Description(BaseModel):
-    """What counts of a dataset.json."""
+    """The relevant fields of a dataset.json."""
 
     channels: dict[int, str] = Field(validation_alias=AliasChoices("channel_names", "modality"))
     labels: dict[str, int | list[int] | str]
@@ -76,19 +76,19 @@ class _Description(BaseModel):
 
     @property
     def names(self) -> dict[int, str]:
-        """The sequence of each channel, in their order; the data set's own names where two would be one."""
+        """Return the sequence of each channel, in order; the data set's own names if two would coincide."""
         usual = {number: _usual(name) for number, name in sorted(self.channels.items())}
         return usual if len(set(usual.values())) == len(usual) else dict(sorted(self.channels.items()))
 
     @property
     def known(self) -> set[int]:
-        """The label values; where what belongs to a key is a name, the key is the value."""
+        """Return the label values; if a key maps to a name, the key is the value."""
         values = (int(key) if isinstance(value, str) else value for key, value in self.labels.items())
         return {int(value) for one in values for value in np.atleast_1d(one)} - {0}
 
 
-def nnunet(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
-    """The training cases of an nnU-Net folder. Raises: DataRefused where the folder has another layout."""
+def nnunet(folder: Path, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
+    """Yield the training cases of an nnU-Net folder. Raises: DataRefused if it has another layout."""
     description = _description(folder)
     names, ending = description.names, description.file_ending
     chosen = wanted.of(list(names.values()))
@@ -109,11 +109,11 @@ def nnunet(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
         else:
             paths = {name: found[name] for name in chosen}
             read = partial(_of_files, case_id, paths, labels[case_id], description.known, wanted)
-            yield Source(case_id, case_id, (*paths.values(), labels[case_id]), read)
+            yield CaseSource(case_id, case_id, (*paths.values(), labels[case_id]), read)
 
 
-def msd(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
-    """The training cases of a task of the Decathlon. Raises: DataRefused where the layout is another."""
+def msd(folder: Path, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
+    """Yield the training cases of a Decathlon task. Raises: DataRefused if it has another layout."""
     description = _description(folder)
     names = list(description.names.values())
     wanted.of(names)
@@ -127,11 +127,11 @@ def msd(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
             yield BadCase(case_id, f"dataset.json lists {missing[0]}, which is missing.")
         else:
             read = partial(_of_channels, case_id, image, names, label, description.known, wanted)
-            yield Source(case_id, case_id, (image, label), read)
+            yield CaseSource(case_id, case_id, (image, label), read)
 
 
-def brats(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
-    """The cases of a BraTS training folder, one in each subfolder. Raises: DataRefused without any."""
+def brats(folder: Path, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
+    """Yield the cases of a BraTS training folder, one in each subfolder. Raises: DataRefused if none."""
     for case_id in [path.name for path in subfolders(folder)]:
         edition = next(
             (one for one in BRATS if any((folder / case_id).glob(f"{case_id}{one.separator}*.nii*"))), None
@@ -150,13 +150,13 @@ def brats(folder: Path, wanted: Wanted) -> Iterator[Source | BadCase]:
         files = tuple(paths.values())
         label = paths.pop("The label")
         read = partial(_of_files, case_id, paths, label, edition.known, wanted)
-        yield Source(case_id, TIME_POINT.sub("", case_id), files, read)
+        yield CaseSource(case_id, TIME_POINT.sub("", case_id), files, read)
 
 
 def _of_files(
     case_id: str, paths: Mapping[str, Path], label: Path, known: Collection[int], wanted: Wanted
 ) -> Case:
-    """A case of one file per sequence. Raises: InputRefused."""
+    """Read a case with one file per sequence. Raises: InputRefused."""
     stacks = {}
     for name, path in paths.items():
         with _naming(path):
@@ -172,7 +172,7 @@ def _of_files(
 def _of_channels(
     case_id: str, image: Path, names: Sequence[str], label: Path, known: Collection[int], wanted: Wanted
 ) -> Case:
-    """A case of one file with a channel per sequence. Raises: InputRefused."""
+    """Read a case from one file with a channel per sequence. Raises: InputRefused."""
     with _naming(image):
         stacks = read_channels(image)
         if len(stacks) != len(names):
@@ -194,7 +194,7 @@ def _case(
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """What is refused inside says of which file."""
+    """Raise any InputRefused from inside as a DataRefused that names the file."""
     try:
         yield
     except InputRefused as error:
@@ -222,7 +222,7 @@ def _description(folder: Path) -> _Description:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise DataRefused(
-            f"{path} is not as nnU-Net or the Decathlon has it: {place}: {first['msg']}."
+            f"{path} does not follow the format of nnU-Net or the Decathlon: {place}: {first['msg']}."
         ) from error
 
 
@@ -237,7 +237,7 @@ def _files(folder: Path, name: str, ending: str) -> list[Path]:
 
 
 def _with_ending(path: str) -> Path:
-    """The file of that name, with the ending that is there, else the usual one."""
+    """Return the file of that name with an ending that exists, otherwise with the usual one."""
     found = [Path(path + ending) for ending in ENDINGS if Path(path + ending).is_file()]
     return found[0] if found else Path(path + ENDINGS[0])
 

@@ -1,1 +1,1 @@
-"""How good a model is, with intervals, in a report of one HTML file; and the threshold to serve it with."""
+"""Evaluation of a model, with intervals, in a single-file HTML report; and the choice of its thresholds."""

@@ -1,6 +1,6 @@
-"""One case: what a model found in a head whose lesions are known, as numbers and small pictures.
+"""The scores of one case: a model's findings in a head with known lesions, as numbers and small pictures.
 
-A case is stored as one JSON file, so that an evaluation that was stopped goes on and no head is kept.
+A case is stored as one JSON file, so that an interrupted evaluation can resume and no head is kept.
 """
 
 import math
@@ -22,7 +22,7 @@ from unetr.evaluation.statistics import binned
 from unetr.predict import Prediction
 from unetr.spec import ModelSpec, PostProcessing
 
-# Name, lower and upper end of the true diameter; the last two hold all that the others hold.
+# Name, lower and upper end of the true diameter; the last two overlap the others.
 BINS_MM = (
     ("2-3 mm", 2.0, 3.0),
     ("3-5 mm", 3.0, 5.0),
@@ -31,21 +31,21 @@ BINS_MM = (
     ("3 mm and more", 3.0, math.inf),
     ("all", 0.0, math.inf),
 )
-# From this diameter on a lesion counts for the sensitivity that models are chosen by.
+# Smallest diameter of a lesion that counts for the sensitivity by which models are chosen.
 COUNTED_FROM_MM = 3.0
-# What the FROC ranks: many more candidates than the operating point leaves.
+# Post-processing of the FROC's candidates: many more than at the operating point.
 CANDIDATES = PostProcessing(threshold=0.1, minimum_volume_mm3=10.0)
 MOST_PICTURES = 3
 
 
 @dataclass(frozen=True)
-class TrueLesion:
-    """One true lesion and what was found of it.
+class ScoredLesion:
+    """A true lesion and how well it was found.
 
     diameter_mm: of the sphere of its volume. covered: the fraction of its voxels that was predicted; found: a
-    tenth or more. volume_ml, long_axis_mm: as its voxels measure. partner: the component that overlaps it
-    most. overlap: with that one. candidate_score: the highest probability that a candidate must reach for
-    the lesion still to be found; None where no candidate finds it.
+    tenth or more. volume_ml, long_axis_mm: measured on its voxels. partner: the component that overlaps it
+    most. overlap: with that component. candidate_score: the highest threshold on the candidates' probability
+    at which the lesion is still found; None if no candidate finds it.
     """
 
     number: int
@@ -61,7 +61,7 @@ class TrueLesion:
 
 @dataclass(frozen=True)
 class Component:
-    """What the model calls a lesion. real: it touches a true one. confidence: None without a calibration."""
+    """A predicted lesion. real: it touches a true lesion. confidence: None without a calibration."""
 
     number: int
     volume_ml: float
@@ -72,13 +72,14 @@ class Component:
 
 
 @dataclass(frozen=True)
-class Case:
-    """One head. seconds: of the prediction. unseen: lesions too small for a voxel, which do not count.
+class ScoredCase:
+    """The scores of one head.
 
-    refused: the model found no brain and gave no answer, which counts as nothing found. overall: all true
-    against all predicted voxels, None where there is no true lesion. false_scores: the highest probability of
-    each candidate that touches no lesion. voxels: (3, 10), as ``binned`` gives them, of the voxels around the
-    candidates. pictures: by file name in the folder of the case.
+    seconds: time of the prediction. unseen: number of lesions too small for a voxel, which are not scored.
+    refused: the model found no brain, which counts as an empty prediction. overall: all true against all
+    predicted voxels, None without a true lesion. false_scores: the highest probability of each candidate that
+    touches no lesion. voxels: (3, 10), the output of ``binned`` for the voxels around the candidates.
+    pictures: by file name in the folder of the case.
     """
 
     kind: str
@@ -89,7 +90,7 @@ class Case:
     unseen: int
     overall: Overlap | None
     lesion_wise: LesionWise
-    lesions: tuple[TrueLesion, ...]
+    lesions: tuple[ScoredLesion, ...]
     components: tuple[Component, ...]
     false_scores: tuple[float, ...]
     voxels: tuple[tuple[float, ...], ...]
@@ -97,28 +98,30 @@ class Case:
 
     @property
     def false_positives(self) -> int:
-        """Components that touch no true lesion."""
+        """Count the components that touch no true lesion."""
         return sum(not component.real for component in self.components)
 
-    def lesions_of(self, low_mm: float, high_mm: float = math.inf) -> list[TrueLesion]:
-        """The true lesions of those diameters, the upper end excluded."""
+    def lesions_of(self, low_mm: float, high_mm: float = math.inf) -> list[ScoredLesion]:
+        """Return the true lesions with those diameters, the upper end excluded."""
         return [lesion for lesion in self.lesions if low_mm <= lesion.diameter_mm < high_mm]
 
 
-CASE = TypeAdapter(Case)
+CASE = TypeAdapter(ScoredCase)
 
 
-def found_of(cases: Sequence[Case], low_mm: float, high_mm: float = math.inf) -> tuple[list[int], list[int]]:
-    """Of those diameters the lesions found and all lesions, by case."""
+def found_of(
+    cases: Sequence[ScoredCase], low_mm: float, high_mm: float = math.inf
+) -> tuple[list[int], list[int]]:
+    """Count, for each case, the found lesions and all lesions with those diameters."""
     chosen = [case.lesions_of(low_mm, high_mm) for case in cases]
     return [sum(lesion.found for lesion in some) for some in chosen], [len(some) for some in chosen]
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A head whose lesions are known. image, labels: on one grid; labels: lesion numbers, 0 elsewhere.
+    """A head with known lesions. image, labels: on one grid; labels: lesion numbers, 0 elsewhere.
 
-    diameters_mm: by lesion number, where something better is known than what the voxels say.
+    diameters_mm: by lesion number, if known more exactly than from the voxels.
     """
 
     kind: str
@@ -128,11 +131,11 @@ class Truth:
     diameters_mm: Mapping[int, float]
 
 
-def judge(truth: Truth, prediction: Prediction, candidates: Prediction, spec: ModelSpec) -> Case:
+def judge(truth: Truth, prediction: Prediction, candidates: Prediction, spec: ModelSpec) -> ScoredCase:
     """Compare a prediction with the truth.
 
-    candidates: the same model's with the post-processing CANDIDATES. Seconds and pictures stay empty here.
-    Raises: ValueError where truth and prediction are on different grids.
+    candidates: the same model's prediction with the post-processing CANDIDATES. Seconds and pictures stay
+    empty. Raises: ValueError if truth and prediction are on different grids.
     """
     found = components(prediction.mask)
     outcome = match(truth.labels, found)
@@ -146,7 +149,7 @@ def judge(truth: Truth, prediction: Prediction, candidates: Prediction, spec: Mo
     scores = dict(zip(numbers.tolist(), map(float, peaks), strict=True))
     seen = candidates.probability.array > 0
     true_voxels = truth.labels.array != 0
-    return Case(
+    return ScoredCase(
         kind=truth.kind,
         seed=truth.seed,
         spacing_mm=truth.image.spacing,
@@ -156,7 +159,7 @@ def judge(truth: Truth, prediction: Prediction, candidates: Prediction, spec: Mo
         overall=overlap(truth.labels, found) if true_voxels.any() else None,
         lesion_wise=brats_mets(truth.labels, found),
         lesions=tuple(
-            TrueLesion(
+            ScoredLesion(
                 number=lesion.number,
                 diameter_mm=truth.diameters_mm.get(lesion.number, _sphere_mm(lesion.volume_ml)),
                 volume_ml=lesion.volume_ml,
@@ -178,8 +181,8 @@ def judge(truth: Truth, prediction: Prediction, candidates: Prediction, spec: Mo
     )
 
 
-def with_pictures(case: Case, truth: Truth, prediction: Prediction, folder: Path) -> Case:
-    """The case with pictures of its largest missed lesions and false positives, saved in the folder."""
+def with_pictures(case: ScoredCase, truth: Truth, prediction: Prediction, folder: Path) -> ScoredCase:
+    """Save pictures of the largest missed lesions and false positives; return the case with their names."""
     found = components(prediction.mask)
     missed = [
         Failure("missed", lesion.number, lesion.diameter_mm, None)
@@ -201,8 +204,8 @@ def with_pictures(case: Case, truth: Truth, prediction: Prediction, folder: Path
     return replace(case, pictures=pictures)
 
 
-def store(case: Case, path: Path) -> None:
-    """Write the case; a stopped run leaves no half file."""
+def store(case: ScoredCase, path: Path) -> None:
+    """Write the case; an interrupted run leaves no incomplete file."""
     unfinished = path.with_suffix(".part")
     unfinished.write_bytes(CASE.dump_json(case, indent=1))
     unfinished.rename(path)

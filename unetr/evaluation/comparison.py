@@ -1,9 +1,9 @@
-"""Two models on the same heads."""
+"""The comparison of two models on the same heads."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from unetr.evaluation.case_scores import BINS_MM, Case, found_of
+from unetr.evaluation.case_scores import BINS_MM, ScoredCase, found_of
 from unetr.evaluation.statistics import (
     Difference,
     Estimate,
@@ -17,7 +17,7 @@ from unetr.evaluation.statistics import (
 
 @dataclass(frozen=True)
 class Compared:
-    """One figure of both models: the model less the one it is held against."""
+    """One figure of both models, and the difference: the model minus the one it is compared with."""
 
     name: str
     against: Estimate
@@ -25,10 +25,10 @@ class Compared:
     difference: Difference
 
 
-def compare(against: Sequence[Case], cases: Sequence[Case]) -> tuple[Compared, ...]:
-    """Each figure of both, on the same heads in the same order.
+def compare(against: Sequence[ScoredCase], cases: Sequence[ScoredCase]) -> tuple[Compared, ...]:
+    """Compare each figure of both models, on the same heads in the same order.
 
-    Sensitivities, which are no means over heads, by a paired bootstrap; figures of heads by Wilcoxon's test.
+    Sensitivities, which are not means over heads, by a paired bootstrap; figures per head by Wilcoxon's test.
     """
     rows = []
     for name, low_mm, high_mm in BINS_MM:
@@ -41,7 +41,7 @@ def compare(against: Sequence[Case], cases: Sequence[Case]) -> tuple[Compared, .
                 paired_bootstrap(ratio, old, new),
             )
         )
-    figures: tuple[tuple[str, Callable[[Case], float | None]], ...] = (
+    figures: tuple[tuple[str, Callable[[ScoredCase], float | None]], ...] = (
         ("false positives per head", lambda case: float(case.false_positives)),
         ("lesion-wise Dice", lambda case: case.lesion_wise.dice),
         ("lesion-wise HD95, mm", lambda case: case.lesion_wise.hd95_mm),

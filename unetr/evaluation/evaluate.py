@@ -1,10 +1,10 @@
-"""Evaluate a model on synthetic heads of several kinds, alone or against another one.
+"""Evaluation of a model on synthetic heads of several kinds, alone or against another model.
 
     python -m unetr evaluate --model ID_OR_JSON_PATH --out FOLDER [--against ID_OR_JSON_PATH] [--heads 10]
         [--first-seed 3000000] [--kinds "ordinary,no lesion"]
 
-FOLDER takes a JSON file for each head and model, then report.json and report.html. A run that was stopped
-goes on where it was when it is started again. docs/models.md says what each figure means.
+FOLDER receives a JSON file for each head and model, then report.json and report.html. An interrupted run
+resumes when started again. docs/models.md explains each figure.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 from errors import BrainNotFound, ModelNotFound, RequestError
 from imaging.sequences import T1_POST_CONTRAST
 from settings import Settings, load
-from unetr.evaluation.case_scores import CANDIDATES, CASE, Case, Truth, judge, store, with_pictures
+from unetr.evaluation.case_scores import CANDIDATES, CASE, ScoredCase, Truth, judge, store, with_pictures
 from unetr.evaluation.report import save_report, table
 from unetr.evaluation.summary import summarise
 from unetr.predict import Prediction, Predictor
@@ -29,22 +29,22 @@ from unetr.spec import ModelSpec, load_spec
 from unetr.synthesis import cohorts, metastases
 
 MakeHead = Callable[[str, int], metastases.Head]
-# A change of what a case holds, or of how it is reckoned: stored cases are not used again.
+# Increase when the fields of a case or their computation change: stored cases are then not reused.
 CASES_VERSION = 1
 
 
 def find_model(name: str, settings: Settings) -> ModelSpec:
-    """The model of that id, or of that JSON file. Raises: ModelNotFound, ModelSpecInvalid."""
+    """Return the model of that id, or of that JSON file. Raises: ModelNotFound, ModelSpecInvalid."""
     if name.endswith(".json"):
         return load_spec(Path(name))
     models = served_models(settings.models_dir, settings.model_path)
     if name not in models:
-        raise ModelNotFound(f"There is no model {name!r}; there are {', '.join(models)}.")
+        raise ModelNotFound(f"There is no model {name!r}. Available models: {', '.join(models)}.")
     return models[name]
 
 
 def find_model_of_heads(name: str, settings: Settings) -> ModelSpec:
-    """Return a model that the synthetic heads can measure.
+    """Return a model that can be evaluated on the synthetic heads.
 
     Raises: ModelNotFound, ModelSpecInvalid; RequestError for a model of other images.
     """
@@ -54,7 +54,7 @@ def find_model_of_heads(name: str, settings: Settings) -> ModelSpec:
 
 
 def require_model_of_heads(spec: ModelSpec) -> None:
-    """Raise RequestError unless the model finds one kind of lesion in post-contrast T1 alone."""
+    """Check that the model segments one label in post-contrast T1 alone. Raises: RequestError."""
     if spec.inputs != (T1_POST_CONTRAST,) or len(spec.labels) > 1:
         raise RequestError(
             f"The synthetic heads are post-contrast T1 with metastases; {spec.id} segments "
@@ -63,7 +63,7 @@ def require_model_of_heads(spec: ModelSpec) -> None:
 
 
 def folder_of(spec: ModelSpec, out: Path) -> Path:
-    """Where the cases of a model lie: another threshold or other weights have another folder."""
+    """Return the folder of a model's cases; it depends on the whole spec, e.g. threshold and weights."""
     content = f"{CASES_VERSION} {CANDIDATES.model_dump_json()} {spec.model_dump_json()}"
     return out / f"{spec.id}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
@@ -74,13 +74,13 @@ def evaluate(
     out: Path,
     device: str,
     make_head: MakeHead = cohorts.head,
-) -> list[list[Case]]:
-    """The cases of each model, in the order of the heads (kind, seed); those stored in ``out`` stay.
+) -> list[list[ScoredCase]]:
+    """Return the cases of each model, in the order of the heads (kind, seed); reuse those stored in ``out``.
 
-    One head is held at a time. Raises: WeightsInvalid, ModelError, OutOfMemory.
+    Only one head is in memory at a time. Raises: WeightsInvalid, ModelError, OutOfMemory.
     """
     predictor = functools.cache(lambda index: Predictor.load(specs[index], device))
-    cases: list[list[Case]] = [[] for _ in specs]
+    cases: list[list[ScoredCase]] = [[] for _ in specs]
     for number, (kind, seed) in enumerate(heads, start=1):
         truth = functools.cache(functools.partial(_truth, kind, seed, make_head))
         for index, spec in enumerate(specs):
@@ -100,8 +100,8 @@ def _truth(kind: str, seed: int, make_head: MakeHead) -> Truth:
     return Truth(kind, seed, head.image, head.labels, diameters_mm)
 
 
-def _case(truth: Truth, predictor: Predictor, folder: Path) -> Case:
-    """Predict one head and judge it; where the model refuses it, nothing was found."""
+def _case(truth: Truth, predictor: Predictor, folder: Path) -> ScoredCase:
+    """Predict one head and score it; a refusal of the model counts as an empty prediction."""
     started = time.perf_counter()
     refused = False
     try:
@@ -118,10 +118,10 @@ def _case(truth: Truth, predictor: Predictor, folder: Path) -> Case:
 
 
 def chosen_heads(names: str, heads: int, first_seed: int) -> list[tuple[str, int]]:
-    """(kind, seed) of so many heads of each kind; names: divided by commas, empty for all kinds."""
+    """Return (kind, seed) of this number of heads per kind. names: separated by commas, empty for all."""
     wanted = names.split(",") if names else list(cohorts.COHORTS)
     if unknown := [name for name in wanted if name not in cohorts.COHORTS]:
-        raise SystemExit(f"no kind {', '.join(unknown)}; there are {', '.join(cohorts.COHORTS)}")
+        raise SystemExit(f"unknown kind {', '.join(unknown)}; available: {', '.join(cohorts.COHORTS)}")
     return [(name, first_seed + number) for name in wanted for number in range(heads)]
 
 
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None, make_head: MakeHead = cohorts.h
     parser.add_argument("--against", help="another model, for a paired comparison")
     parser.add_argument("--heads", type=int, default=10, help="of each kind")
     parser.add_argument("--first-seed", type=int, default=cohorts.HELD_OUT_SEED)
-    parser.add_argument("--kinds", default="", help="divided by commas; all by default")
+    parser.add_argument("--kinds", default="", help="separated by commas; all by default")
     parser.add_argument("--out", type=Path, required=True, help="folder for the cases and the report")
     options = parser.parse_args(arguments)
     settings = load()

@@ -13,12 +13,15 @@ from unetr.evaluation.statistics import Agreement, Froc, Reliability
 
 WIDTH, HEIGHT = 4.6, 3.4
 INK, OTHER = "#1f5fa8", "#c44a1c"
-# SVG identifiers are random otherwise, and the same results would give another file.
+# Without a fixed salt SVG identifiers are random, and the same results would give a different file.
 SETTINGS: Any = {"svg.hashsalt": "metscope", "svg.fonttype": "none", "font.size": 9}
 
 
 def froc_figure(curves: Sequence[tuple[str, Froc, tuple[float, float]]]) -> str:
-    """FROC of one or two models. Each: name, curve, (false positives per head, sensitivity) as it is set."""
+    """Draw the FROC of one or two models.
+
+    Each: name, curve, (false positives per head, sensitivity) at its operating point.
+    """
     figure, axes = _figure()
     for (name, curve, point), colour in zip(curves, (INK, OTHER), strict=False):
         axes.step(curve.false_positives, curve.sensitivity, where="post", color=colour, label=name)
@@ -39,7 +42,7 @@ def froc_figure(curves: Sequence[tuple[str, Froc, tuple[float, float]]]) -> str:
 
 
 def agreement_figure(name: str, pairs: Sequence[tuple[float, float]], agreement: Agreement) -> str:
-    """Bland and Altman's plot. pairs: mean of both values, predicted less true."""
+    """Draw Bland and Altman's plot. pairs: mean of both values, predicted minus true."""
     figure, axes = _figure()
     axes.scatter([middle for middle, _ in pairs], [away for _, away in pairs], s=9, color=INK, alpha=0.5)
     for estimate, style in (
@@ -60,7 +63,7 @@ def agreement_figure(name: str, pairs: Sequence[tuple[float, float]], agreement:
 
 
 def reliability_figure(name: str, found: Reliability) -> str:
-    """Share that was right against confidence, with a bar of how many there are in each bin."""
+    """Draw the share that was right against the confidence, with a bar for the count in each bin."""
     figure, axes = _figure()
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.6)
     points = [
@@ -87,7 +90,7 @@ def _figure() -> tuple[Figure, Axes]:
 
 
 def _uri(figure: Figure) -> str:
-    """The figure as a data URI: identifiers of several SVGs in one page cannot meet."""
+    """Return the figure as a data URI, so that identifiers of several SVGs in one page cannot clash."""
     buffer = BytesIO()
     with rc_context(SETTINGS):
         figure.tight_layout()

@@ -1,15 +1,14 @@
-"""Choose a model's thresholds and fit its confidence on validation heads, and write both into its spec.
+"""Choice of a model's thresholds and fit of its confidence on validation heads; both go into its spec.
 
     python -m unetr operating_point --model ID_OR_JSON_PATH --out FOLDER [--heads 48] [--first-seed 2500000]
         [--false-positives 1.0]
 
-Of all thresholds, seed thresholds and smallest volumes, those are taken that find most lesions of 3 mm or
-more with at most so many false positives per head, or but one in a hundred fewer; of these the one whose
-lesions are as large as the true ones. The model's JSON file is changed in place: the values of
-``postprocessing`` and ``confidence``, nothing else. The heads are such as are trained on, of other seeds: the
-kinds that evaluate.py judges by stay unseen. FOLDER takes the cases at the chosen point, from which the
-confidence is fitted.
-Thresholds are compared on the model's own grid, as ``unetr.predict`` applies them.
+Grid search over thresholds, seed thresholds and smallest volumes: keep the settings with at most N false
+positives per head whose sensitivity for lesions from 3 mm is within 0.01 of the best; of these take the one
+with the least volume bias. Thresholds are compared on the model's own grid, as in ``unetr.predict``.
+The model's JSON file is changed in place: only ``postprocessing`` and ``confidence``. The heads are like the
+training's, with other seeds; the kinds of evaluate.py stay unseen. FOLDER receives the cases at the chosen
+point, from which the confidence is fitted.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from errors import BrainNotFound
 from lesions.measure import MM3_PER_ML
 from settings import load
 from unetr.confidence import fit
-from unetr.evaluation.case_scores import COUNTED_FROM_MM, Case
+from unetr.evaluation.case_scores import COUNTED_FROM_MM, ScoredCase
 from unetr.evaluation.evaluate import MakeHead, evaluate, find_model_of_heads
 from unetr.evaluation.scores import HIT_FRACTION, match
 from unetr.predict import Predictor, peaks_of
@@ -36,13 +35,13 @@ from unetr.preprocess import prepare, resample_labels
 from unetr.spec import Confidence, ModelSpec, PostProcessing, logit
 from unetr.synthesis import cohorts, metastases
 
-# Of the validation's heads, which training itself looks at, these are the later ones.
+# Later seeds than those of the validation heads that training itself uses.
 FIRST_SEED = cohorts.VALIDATION_SEED + 500_000
 KIND = "as trained on"
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 SEEDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 SMALLEST_MM3 = (5.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 50.0, 80.0, 120.0)
-# Of the sensitivity, which outlines of the right size are worth.
+# Sensitivity (absolute) that is traded for unbiased volumes.
 TOLERANCE = 0.01
 TINY = 1e-9
 FIELDS = re.compile(r'"postprocessing":\s*\{[^{}]*\}(\s*,\s*"confidence":\s*(\{[^{}]*\}|null))?')
@@ -50,9 +49,9 @@ FIELDS = re.compile(r'"postprocessing":\s*\{[^{}]*\}(\s*,\s*"confidence":\s*(\{[
 
 @dataclass(frozen=True)
 class Point:
-    """A choice, the sensitivity of lesions from 3 mm and the false positives per head that it gave.
+    """A choice of post-processing, its sensitivity for lesions from 3 mm and its false positives per head.
 
-    volume_ratio: found over true volume, the median of the lesions found.
+    volume_ratio: median of found over true volume of the lesions found.
     """
 
     postprocessing: PostProcessing
@@ -63,10 +62,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Cut:
-    """One head at one threshold. volumes_mm3, peaks, false: of each component, 1 less than its number.
+    """The components of one head at one threshold.
 
-    peaks: the highest logit. true_mm3, shares: of each true lesion from 3 mm its volume, and what of it each
-    component covers, by number.
+    volumes_mm3, peaks (highest logits), false: one entry per component, at its number minus 1. true_mm3,
+    shares: for each true lesion from 3 mm its volume, and the fraction that each component covers, by number.
     """
 
     volumes_mm3: NDArray[np.float64]
@@ -77,9 +76,9 @@ class Cut:
 
 
 def cut(head: metastases.Head, predictor: Predictor) -> dict[float, Cut]:
-    """The components of a head by threshold; the predictor's own must be the lowest of all.
+    """Return a head's components by threshold; the predictor's own threshold must be the lowest one.
 
-    A head that the model refuses has none. Raises: OutOfMemory.
+    A head that the model refuses has no components. Raises: OutOfMemory.
     """
     prepared = prepare(head.image, predictor.spec)
     try:
@@ -108,7 +107,7 @@ def cut(head: metastases.Head, predictor: Predictor) -> dict[float, Cut]:
 
 
 def points(cuts: Sequence[dict[float, Cut]]) -> Iterator[Point]:
-    """Every choice and what it gives over the heads."""
+    """Yield every choice and its results over the heads."""
     lesions = sum(len(head[THRESHOLDS[0]].shares) for head in cuts)
     for threshold in THRESHOLDS:
         for seed in (None, *(seed for seed in SEEDS if seed > threshold)):
@@ -137,9 +136,9 @@ def points(cuts: Sequence[dict[float, Cut]]) -> Iterator[Point]:
 
 
 def best(found: Sequence[Point], false_positives: float) -> Point:
-    """Of the most sensitive points within the rate the one whose lesions are as large as the true ones.
+    """Return the point with the least volume bias among the most sensitive points within the rate.
 
-    Of equals the one with the fewest false positives, then the simplest. Where no point is within the rate,
+    Ties go to the fewest false positives, then to no seed threshold. If no point is within the rate, return
     the one with the fewest false positives.
     """
     allowed = [point for point in found if point.false_positives <= false_positives]
@@ -156,8 +155,8 @@ def best(found: Sequence[Point], false_positives: float) -> Point:
     )
 
 
-def fit_confidence(cases: Sequence[Case]) -> Confidence | None:
-    """The calibration of the components of these cases; None where all or none of them are lesions."""
+def fit_confidence(cases: Sequence[ScoredCase]) -> Confidence | None:
+    """Fit the calibration to the components of these cases; None if all or none of them are lesions."""
     found = [component for case in cases for component in case.components]
     if len({component.real for component in found}) < 2:
         return None
@@ -171,7 +170,7 @@ def fit_confidence(cases: Sequence[Case]) -> Confidence | None:
 def write(path: Path, postprocessing: PostProcessing, confidence: Confidence | None) -> None:
     """Change these two fields of a spec's file and leave the rest of its text as it is.
 
-    Raises: ValueError where the file would then say something else.
+    Raises: ValueError if the changed file would not hold these values.
     """
     text = path.read_text(encoding="utf-8")
     between = ",\n  " if "\n" in text.strip() else ", "
@@ -189,7 +188,7 @@ def write(path: Path, postprocessing: PostProcessing, confidence: Confidence | N
 
 
 def validation_head(kind: str, seed: int) -> metastases.Head:
-    """The head of that seed; there is one kind."""
+    """Return the head of that seed; the kind is ignored, there is only one."""
     return cohorts.training_head(seed)
 
 
@@ -198,7 +197,7 @@ def main(arguments: Sequence[str] | None = None, make_head: MakeHead = validatio
     parser.add_argument("--model", required=True, help="id of a served model, or its JSON file")
     parser.add_argument("--heads", type=int, default=48)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
-    parser.add_argument("--false-positives", type=float, default=1.0, help="at most so many per head")
+    parser.add_argument("--false-positives", type=float, default=1.0, help="at most this many per head")
     parser.add_argument("--out", type=Path, required=True, help="folder for the cases at the chosen point")
     options = parser.parse_args(arguments)
     settings = load()
@@ -221,7 +220,7 @@ def main(arguments: Sequence[str] | None = None, make_head: MakeHead = validatio
 
 
 def _table(found: Sequence[Point], chosen: Point) -> str:
-    """The chosen point and, for comparison, the best of each threshold without a seed threshold."""
+    """Return a table of each threshold's best point without a seed threshold, and the chosen point."""
     rows = [
         best(
             [

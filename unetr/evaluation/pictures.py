@@ -1,4 +1,4 @@
-"""A small picture of a failure: three planes through it, the truth and the prediction outlined."""
+"""Small pictures of failures: three planes through each, with truth and prediction outlined."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 SIDE_MM = 50.0
 TRUE_COLOUR, PREDICTED_COLOUR = "#4fd16b", "#ff5a4f"
 WINDOW_PERCENTILES = (1.0, 99.7)
-# Of an array whose indices grow to the left, the back and the head: the axis through each plane.
+# The axis normal to each plane, in an array whose indices increase to the left, the back and the head.
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A missed lesion (its diameter), or what was found where none is (long axis, mean probability)."""
+    """A missed lesion (size_mm: diameter) or a false positive (size_mm: long axis; mean probability)."""
 
     what: Literal["missed", "false"]
     number: int
@@ -32,7 +32,7 @@ def save_picture(
 ) -> None:
     """Write a PNG of 5 cm around a point: axial, coronal, sagittal, the patient's right on the left.
 
-    image, truth, predicted: (slice, row, column) on one grid. An oblique stack stays in its own planes.
+    image, truth, predicted: (slice, row, column) on one grid. An oblique stack is shown in its own planes.
     """
     figure = Figure(figsize=(4.8, 1.85), dpi=100, facecolor="black")
     window = np.percentile(image.array, WINDOW_PERCENTILES)
@@ -42,7 +42,7 @@ def save_picture(
     parts = [volume.array[box] for volume in turned]
     middle = [round(float(at)) - side.start for at, side in zip(centre, box, strict=True)]
     for axes, (name, axis) in zip(figure.subplots(1, 3), PLANES, strict=True):
-        # Head up: in the two upright planes the picture's rows run downwards from the head.
+        # Head up: in the coronal and sagittal planes the picture's rows run downwards from the head.
         cuts = [np.take(part, min(middle[axis], part.shape[axis] - 1), axis=axis).T for part in parts]
         across, down = (size for at, size in enumerate(turned[0].spacing) if at != axis)
         _draw(axes, [cut[::-1] if axis != 2 else cut for cut in cuts], (down, across), window)

@@ -1,4 +1,4 @@
-"""The report of an evaluation: report.json for machines, report.html for people, one file without links."""
+"""The report of an evaluation: report.json for machines, report.html, self-contained, for people."""
 
 import base64
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import TypeAdapter
 
-from unetr.evaluation.case_scores import Case
+from unetr.evaluation.case_scores import ScoredCase
 from unetr.evaluation.figures import agreement_figure, froc_figure, reliability_figure
 from unetr.evaluation.statistics import Difference, Estimate, Froc
 from unetr.evaluation.summary import Summary, agreement_pairs
@@ -16,7 +16,7 @@ SUMMARY = TypeAdapter(Summary)
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def save_report(summary: Summary, cases: Sequence[Case], pictures: Path, folder: Path) -> None:
+def save_report(summary: Summary, cases: Sequence[ScoredCase], pictures: Path, folder: Path) -> None:
     """Write report.json and report.html into the folder. pictures: the folder with the failures' pictures."""
     (folder / "report.json").write_bytes(SUMMARY.dump_json(summary, indent=1))
     environment = Environment(
@@ -47,14 +47,14 @@ def _curve(summary: Summary) -> tuple[str, Froc, tuple[float, float]]:
 
 
 def written(estimate: Estimate | Difference, digits: int = 2) -> str:
-    """A figure and its interval as a reader wants them; a dash where there is none."""
+    """Format a figure and its interval; a dash if there is no value."""
     if estimate.value is None:
         return "–"
     return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
 
 
 def table(summary: Summary) -> str:
-    """The main figures as Markdown."""
+    """Return the main figures as Markdown tables."""
     lines = [
         "| true diameter | lesions | sensitivity | Dice of found | HD95, mm | false positives per head |",
         "|---|---|---|---|---|---|",

@@ -1,7 +1,7 @@
-"""How well a prediction matches the truth: overlap, distance of the surfaces, lesions found; in mm.
+"""Scores of a prediction against the truth: overlap, surface distances in mm, lesions found.
 
 Volumes are (slice, row, column) on one grid, of any spacing. Surfaces are MONAI's sub-voxel surfaces, whose
-elements count by their area, as in Nikolov et al., J Med Internet Res 2021;23:e26151.
+elements are weighted by area, as in Nikolov et al., J Med Internet Res 2021;23:e26151.
 """
 
 from collections.abc import Mapping
@@ -19,21 +19,21 @@ from scipy import ndimage
 HIT_FRACTION = 0.1
 PERCENTILE = 95.0
 TOLERANCE_MM = 1.0
-# BraTS-METS: what a lesion that was missed or invented counts, and up to which volume lesions are left out.
+# BraTS-METS: HD95 of a missed lesion or false positive; lesions up to this volume are ignored.
 PENALTY_MM = 374.0
 IGNORED_MM3 = 2.0
-# Its dilation: 18 neighbours on a grid of 1 mm, which are those within this distance.
+# BraTS-METS's dilation by 18 neighbours on a 1 mm grid, i.e. the voxels within this distance.
 REACH_MM = 2.0**0.5
 Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
 class Match:
-    """covered: by true lesion number, the fraction of its voxels that were predicted.
+    """The match of true and predicted lesions; the first three fields are by true lesion number.
 
-    shares: by true lesion number, the fraction that each predicted lesion covers, of those that touch it.
-    partners: by true lesion number, the predicted lesion that overlaps it most.
-    false_numbers: the predicted lesions that touch no true one.
+    covered: the fraction of its voxels that were predicted. shares: the fraction that each predicted lesion
+    touching it covers. partners: the predicted lesion that overlaps it most. false_numbers: the predicted
+    lesions that touch no true lesion.
     """
 
     covered: Mapping[int, float]
@@ -42,13 +42,13 @@ class Match:
     false_numbers: tuple[int, ...]
 
     def found(self, number: int) -> bool:
-        """Whether predicted components cover at least a tenth of the true lesion's volume."""
+        """Tell whether predicted components cover at least a tenth of the true lesion's volume."""
         return self.covered[number] >= HIT_FRACTION
 
     def score(self, number: int, scores: Mapping[int, float]) -> float | None:
-        """The highest score at which the predicted lesions of at least that score still find a true one.
+        """Return the highest threshold at which the predicted lesions that reach it still find a true lesion.
 
-        scores: by predicted lesion. None where even all of them together do not find it.
+        scores: by predicted lesion. None if even all of them together do not find it.
         """
         covered = 0.0
         for predicted in sorted(self.shares[number], key=lambda predicted: -scores[predicted]):
@@ -59,7 +59,7 @@ class Match:
 
 
 def match(truth: hd.Volume, predicted: hd.Volume) -> Match:
-    """Compare two label volumes (lesion numbers, 0 elsewhere) on one grid. Raises: ValueError."""
+    """Match two label volumes (lesion numbers, 0 elsewhere) on one grid. Raises: ValueError."""
     _same_grid(truth, predicted)
     counts = _overlaps(truth.array, predicted.array)
     sizes = counts.sum(axis=1)
@@ -85,11 +85,11 @@ def match(truth: hd.Volume, predicted: hd.Volume) -> Match:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two regions compared.
+    """The overlap of two regions.
 
-    dice: twice the common volume over the sum of the volumes. hd95_mm: of the distances from either surface
-    to the other the 95th percentile by area, the larger one. surface_dice: the share of both surfaces' area
-    within 1 mm of the other (NSD). The last two are None where a region is empty.
+    dice: twice the common volume over the sum of the volumes. hd95_mm: 95th percentile by area of the
+    distances from each surface to the other, the larger of both. surface_dice: the share of both surfaces'
+    area within 1 mm of the other (NSD). hd95_mm, surface_dice: None if a region is empty.
     """
 
     dice: float
@@ -98,7 +98,7 @@ class Overlap:
 
 
 def overlap(truth: hd.Volume, predicted: hd.Volume) -> Overlap:
-    """Compare two regions (voxels other than 0) on one grid. Raises: ValueError where both are empty."""
+    """Compare two regions (non-zero voxels) on one grid. Raises: ValueError if both are empty."""
     _same_grid(truth, predicted)
     box = _occupied((truth.array != 0) | (predicted.array != 0))
     if box is None:
@@ -108,7 +108,7 @@ def overlap(truth: hd.Volume, predicted: hd.Volume) -> Overlap:
 
 @dataclass(frozen=True)
 class LesionWise:
-    """One case by the rules of BraTS-METS: means over lesions, and the lesions that they are over."""
+    """The scores of one case by the rules of BraTS-METS: means over lesions, and the counts of lesions."""
 
     dice: float
     hd95_mm: float
@@ -118,14 +118,14 @@ class LesionWise:
 
 
 def brats_mets(truth: hd.Volume, predicted: hd.Volume) -> LesionWise:
-    """Lesion-wise Dice and HD95 by the rules of BraTS-METS 2023 (Moawad et al., arXiv 2306.00838).
+    """Compute lesion-wise Dice and HD95 by the rules of BraTS-METS 2023 (Moawad et al., arXiv 2306.00838).
 
-    True voxels that are one component (26 neighbours) after a dilation by a voxel of 1 mm, 18 neighbours,
-    are one lesion; on other grids the dilation is by the same distance. The predicted components that touch
-    the dilated lesion are compared with the lesion itself, all as one; a component may serve two lesions. A
-    lesion without one and a component without a lesion count as Dice 0 and HD95 374 mm. True lesions of 2 mm3
-    or less are left out, and so is what touches them. With nothing to count Dice is 1 and HD95 0.
-    truth, predicted: lesion numbers, 0 elsewhere; predicted by 26-connected component. Raises: ValueError.
+    True voxels in one component (26 neighbours) after a dilation by a voxel of 1 mm (18 neighbours) are one
+    lesion; on other grids the dilation is by the same distance. All predicted components that touch the
+    dilated lesion are compared together with the undilated lesion; a component may count for two lesions. A
+    lesion without a component and a component without a lesion count as Dice 0 and HD95 374 mm. True lesions
+    of 2 mm3 or less, and components that touch only them, are ignored. If nothing is counted, Dice is 1 and
+    HD95 0 mm. truth, predicted: lesion numbers, 0 elsewhere; predicted: 26-connected. Raises: ValueError.
     """
     _same_grid(truth, predicted)
     lesions, reached = _joined(truth)
@@ -155,7 +155,7 @@ def brats_mets(truth: hd.Volume, predicted: hd.Volume) -> LesionWise:
 def lesion_overlaps(
     truth: hd.Volume, predicted: hd.Volume, partners: Mapping[int, int]
 ) -> dict[int, Overlap]:
-    """Each true lesion against its predicted one, by the true lesion's number. Both hold lesion numbers."""
+    """Compare each true lesion with its partner, by the true lesion's number. Volumes hold lesion numbers."""
     _same_grid(truth, predicted)
     true_boxes, predicted_boxes = ndimage.find_objects(truth.array), ndimage.find_objects(predicted.array)
     found = {}
@@ -166,7 +166,7 @@ def lesion_overlaps(
 
 
 def _joined(truth: hd.Volume) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The lesions that dilation joins, numbered, and the dilated ones under the same numbers."""
+    """Return the lesions numbered as joined by dilation, and the dilated lesions with the same numbers."""
     spacing_mm = np.array(truth.spacing)
     radius = np.floor(REACH_MM / spacing_mm + 1e-6).astype(int)
     offsets = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in radius], indexing="ij"), -1)
@@ -201,7 +201,7 @@ def _overlap(truth: NDArray[Any], predicted: NDArray[Any], spacing_mm: tuple[flo
 
 
 def _percentile(distances: NDArray[Any], areas: NDArray[Any]) -> float:
-    """The distance within which 95 % of the area lies."""
+    """Return the distance within which 95 % of the area lies."""
     order = np.argsort(distances)
     share = np.cumsum(areas[order]) / areas.sum()
     reached = int(np.searchsorted(share, PERCENTILE / 100.0))
@@ -209,14 +209,14 @@ def _percentile(distances: NDArray[Any], areas: NDArray[Any]) -> float:
 
 
 def _overlaps(truth: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.int64]:
-    """How many voxels carry each pair of numbers: (true numbers, predicted numbers), from 0."""
+    """Count the voxels with each pair of numbers: (true numbers, predicted numbers), from 0."""
     rows, columns = int(truth.max()) + 1, int(predicted.max()) + 1
     pairs = truth.astype(np.int64).ravel() * columns + predicted.ravel()
     return np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
 
 
 def _occupied(mask: NDArray[np.bool_]) -> Box | None:
-    """The smallest box that holds the mask; None where it is empty."""
+    """Return the smallest box that contains the mask; None if it is empty."""
     boxes = ndimage.find_objects(mask.astype(np.uint8))
     return boxes[0] if boxes else None
 

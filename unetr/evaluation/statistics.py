@@ -1,7 +1,7 @@
-"""Estimates with their uncertainty, by cases: lesions of one head are not independent of each other.
+"""Estimates with intervals from resampled cases: lesions of one head are not independent of each other.
 
-A figure is a function of sums over the cases, so a resample is a weighted sum. Intervals are percentile
-bootstraps of 2000 resamples of whole cases with a fixed seed, 95 %.
+A figure is a function of sums over the cases, so a resample is a weighted sum. Intervals are 95 % percentile
+bootstraps of 2000 resamples of whole cases with a fixed seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ CONFIDENCE_BINS = 10
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval; None where there is nothing to estimate it from."""
+    """A figure and its 95 % interval; None if there is no data to estimate it from."""
 
     value: float | None
     low: float | None
@@ -31,11 +31,11 @@ class Estimate:
 
 
 def bootstrap(statistic: Callable[..., Array], *columns: ArrayLike) -> Estimate:
-    """The statistic of all cases and its interval.
+    """Estimate the statistic of all cases and its interval.
 
-    columns: what each case adds to a sum, (cases,) or (cases, n). statistic: takes their sums over the cases,
-    (...) or (..., n) for resamples along the first axes, and gives (...); where it is not a number (no lesion
-    was drawn) the resample does not count.
+    columns: each case's contribution to a sum, (cases,) or (cases, n). statistic: maps the sums over cases,
+    (...) or (..., n) with resamples along the first axes, to (...); a resample with NaN (no lesion drawn) is
+    ignored.
     """
     value, resampled = _resampled(statistic, columns)
     if not np.isfinite(value):
@@ -45,19 +45,19 @@ def bootstrap(statistic: Callable[..., Array], *columns: ArrayLike) -> Estimate:
 
 
 def mean(values: Sequence[float | None]) -> Estimate:
-    """The mean over the cases that have a value."""
+    """Estimate the mean over the cases that have a value."""
     return bootstrap(ratio, [value or 0.0 for value in values], [value is not None for value in values])
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:
-    """One sum over another: a mean, a sensitivity, false positives per case."""
+    """Divide one sum by another: a mean, a sensitivity, false positives per case."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.divide(numerator, denominator))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The second model less the first on the same cases, its 95 % interval and the two-sided p value."""
+    """The second model minus the first on the same cases, with a 95 % interval and a two-sided p value."""
 
     value: float | None
     low: float | None
@@ -69,10 +69,10 @@ class Difference:
 def paired_bootstrap(
     statistic: Callable[..., Array], first: Sequence[ArrayLike], second: Sequence[ArrayLike]
 ) -> Difference:
-    """Compare a figure that is no mean over cases, such as a sensitivity: both models' sums of each resample.
+    """Compare a figure that is not a mean over cases, e.g. a sensitivity, on common resamples of both models.
 
-    first, second: columns as ``bootstrap`` takes them, of the same cases in the same order. The p value is
-    twice the smaller share of resamples on either side of no difference.
+    first, second: columns as for ``bootstrap``, of the same cases in the same order. The p value is twice the
+    smaller share of resamples on either side of zero difference.
     """
     count = len(first)
 
@@ -85,15 +85,15 @@ def paired_bootstrap(
     low, high = np.nanpercentile(resampled, [LOW, HIGH])
     valid = resampled[np.isfinite(resampled)]
     tail = min(np.mean(valid <= 0.0), np.mean(valid >= 0.0))
-    # A resampled p value below this is not known to be smaller.
+    # The resamples cannot resolve smaller p values.
     p = min(max(2.0 * float(tail), 1.0 / RESAMPLES), 1.0)
     return Difference(value, float(low), float(high), p, "paired bootstrap")
 
 
 def paired_wilcoxon(first: Sequence[float | None], second: Sequence[float | None]) -> Difference:
-    """Compare a figure that each case has: Wilcoxon's signed rank test, the difference of means beside it.
+    """Compare a figure that each case has: difference of means, and Wilcoxon's signed rank test.
 
-    Cases that lack the figure in either model do not count; equal pairs are ranked (Pratt 1959).
+    Cases that lack the figure in either model are ignored; equal pairs are ranked (Pratt 1959).
     """
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     differences = np.array([b - a for a, b in pairs])
@@ -106,9 +106,9 @@ def paired_wilcoxon(first: Sequence[float | None], second: Sequence[float | None
 
 @dataclass(frozen=True)
 class Agreement:
-    """Bland and Altman (Lancet 1986;327:307): mean difference, predicted less true, and its limits.
+    """The agreement of Bland and Altman (Lancet 1986;327:307). bias: mean of predicted minus true.
 
-    low_limit, high_limit: bias less and plus 1.96 standard deviations of the differences.
+    low_limit, high_limit: bias minus and plus 1.96 standard deviations of the differences.
     """
 
     count: int
@@ -118,7 +118,7 @@ class Agreement:
 
 
 def bland_altman(differences: Sequence[Sequence[float]]) -> Agreement:
-    """Agreement from the differences of each case's lesions."""
+    """Compute the agreement from the differences of each case's lesions."""
     counts = [len(case) for case in differences]
     sums = [sum(case) for case in differences]
     squares = [sum(value**2 for value in case) for case in differences]
@@ -136,9 +136,9 @@ def bland_altman(differences: Sequence[Sequence[float]]) -> Agreement:
 
 @dataclass(frozen=True)
 class Froc:
-    """Sensitivity against false positives per case as the threshold of a score falls, from nothing found.
+    """A curve of sensitivity against false positives per case, at decreasing thresholds of a score.
 
-    scores: the thresholds, falling. at: sensitivity at rates of false positives per case.
+    scores: the thresholds. at: sensitivity at rates of false positives per case.
     """
 
     scores: tuple[float, ...]
@@ -152,10 +152,11 @@ RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def froc(lesions: Sequence[Sequence[float | None]], false: Sequence[Sequence[float]]) -> Froc:
-    """FROC (Chakraborty 1989).
+    """Compute the FROC (Chakraborty 1989).
 
     lesions: by case, the score at which each true lesion is found; None for never. false: by case, the scores
-    of what touches no lesion. At a rate the best threshold counts that has no more false positives.
+    of candidates that touch no lesion. For each rate, take the best sensitivity among thresholds with at most
+    that many false positives.
     """
     known = [score for case in lesions for score in case if score is not None]
     scores = np.unique([*known, *(score for case in false for score in case)])[::-1]
@@ -183,7 +184,7 @@ def froc(lesions: Sequence[Sequence[float | None]], false: Sequence[Sequence[flo
 
 @dataclass(frozen=True)
 class Reliability:
-    """Ten bins of confidence: how many, how confident on average, which share was right; None in empty ones.
+    """Ten bins of confidence: count, mean confidence and share that was right; None in empty bins.
 
     ece: expected calibration error (Guo et al., ICML 2017): the bins' gaps weighted by their counts.
     """
@@ -195,7 +196,7 @@ class Reliability:
 
 
 def reliability(count: ArrayLike, confidence: ArrayLike, right: ArrayLike) -> Reliability:
-    """From sums (cases, bins): of items, of their confidence, of those that were right; see ``binned``."""
+    """Compute the reliability from sums (cases, bins): counts, confidences, right items; see ``binned``."""
     columns = [np.asarray(column, dtype=float) for column in (count, confidence, right)]
     totals = [column.sum(axis=0) for column in columns]
 
@@ -211,7 +212,7 @@ def reliability(count: ArrayLike, confidence: ArrayLike, right: ArrayLike) -> Re
 
 
 def binned(confidence: ArrayLike, right: ArrayLike) -> Array:
-    """(3, 10): by tenth of confidence, how many, the sum of their confidence, how many were right."""
+    """Return (3, 10): for each tenth of confidence the count, the summed confidence and the number right."""
     values = np.asarray(confidence, dtype=float).ravel()
     bins = np.minimum((values * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
     weights = (np.ones_like(values), values, np.asarray(right, dtype=float).ravel())
@@ -219,19 +220,19 @@ def binned(confidence: ArrayLike, right: ArrayLike) -> Array:
 
 
 def _resampled(statistic: Callable[..., Array], columns: Sequence[ArrayLike]) -> tuple[float, Array]:
-    """The statistic of all cases, and of each resample."""
+    """Compute the statistic of all cases, and of each resample."""
     arrays = [np.asarray(column, dtype=float) for column in columns]
     cases = len(arrays[0])
     if not cases:
         return float("nan"), np.empty(0)
-    # How often each case is drawn; scipy's bootstrap refuses a single case and resamples without a lesion.
+    # How often each case is drawn. scipy's bootstrap rejects a single case and resamples without a lesion.
     weights = np.random.default_rng(SEED).multinomial(cases, [1.0 / cases] * cases, RESAMPLES)
     value = float(statistic(*(array.sum(axis=0) for array in arrays)))
     return value, np.asarray(statistic(*(weights @ array for array in arrays)))
 
 
 def _reached(scores: Sequence[float], thresholds: Array) -> Array:
-    """How many of the scores reach each threshold."""
+    """Count the scores that reach each threshold."""
     return np.asarray((np.asarray(scores, dtype=float)[:, None] >= thresholds).sum(axis=0))
 
 

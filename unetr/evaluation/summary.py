@@ -1,4 +1,4 @@
-"""What many cases say about a model, and about two models on the same cases."""
+"""Summary statistics of a model over many cases, and of two models on the same cases."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from lesions.measure import MM3_PER_ML
-from unetr.evaluation.case_scores import BINS_MM, COUNTED_FROM_MM, Case, Component, TrueLesion, found_of
+from unetr.evaluation.case_scores import (
+    BINS_MM,
+    COUNTED_FROM_MM,
+    Component,
+    ScoredCase,
+    ScoredLesion,
+    found_of,
+)
 from unetr.evaluation.comparison import Compared, compare
 from unetr.evaluation.statistics import (
     Agreement,
@@ -27,14 +34,15 @@ RULES = (
     "Found: predicted components cover a tenth or more of a true lesion's voxels. False positive: a "
     "component that touches no true lesion. Dice, HD95 and surface Dice (1 mm) of a lesion: against the "
     "component that overlaps it most, found lesions only. Lesion-wise Dice and HD95: by the rules of "
-    "BraTS-METS 2023 (arXiv 2306.00838), where what is missed or invented counts 0 and 374 mm. Diameters: of "
-    "the sphere of equal volume. Intervals: 95 %, percentile bootstrap of 2000 resamples of whole heads."
+    "BraTS-METS 2023 (arXiv 2306.00838), where missed lesions and false positives count 0 and 374 mm. "
+    "Diameters: of the sphere of equal volume. Intervals: 95 %, percentile bootstrap of 2000 resamples "
+    "of whole heads."
 )
 
 
 @dataclass(frozen=True)
 class Model:
-    """Which model, over which mirror images its output was averaged, and how it was cut."""
+    """The evaluated model, its post-processing, and the axes of the mirror images it averages."""
 
     id: str
     version: str
@@ -48,7 +56,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Bin:
-    """Lesions of a range of true diameters; false positives per head of that range of their own diameter."""
+    """The figures of a range of true diameters; false positives per head are binned by their own diameter."""
 
     name: str
     lesions: int
@@ -61,8 +69,8 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """The heads of one kind, or all. sensitivity: of lesions from 3 mm. The others are means over heads."""
+class CohortSummary:
+    """The figures of the heads of one kind, or of all. sensitivity: for lesions from 3 mm. Others: means."""
 
     name: str
     heads: int
@@ -79,7 +87,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class LesionFree:
-    """Heads without a lesion, and in how many of them none is reported."""
+    """The heads without a lesion, and the number of them in which none is reported."""
 
     heads: int
     none_reported: int
@@ -88,7 +96,7 @@ class LesionFree:
 
 @dataclass(frozen=True)
 class Failed:
-    """A failure worth a picture. size_mm: true diameter of a missed lesion, long axis of a false positive."""
+    """A failure with a picture. size_mm: true diameter of a missed lesion, long axis of a false positive."""
 
     what: str
     kind: str
@@ -100,10 +108,10 @@ class Failed:
 
 @dataclass(frozen=True)
 class Summary:
-    """All that the report says.
+    """The content of the report.
 
-    unseen: lesions that are not counted because no voxel shows them. refused: heads without an answer.
-    agreement, calibration: by what is compared. against: what the other model's report says.
+    unseen: lesions not counted because no voxel shows them. refused: heads that the model refused.
+    agreement, calibration: by the compared quantity. against: the summary of the other model.
     """
 
     research_use_only: bool
@@ -114,7 +122,7 @@ class Summary:
     unseen: int
     refused: int
     bins: tuple[Bin, ...]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[CohortSummary, ...]
     lesion_free: LesionFree
     froc: Froc
     agreement: dict[str, Agreement]
@@ -129,10 +137,10 @@ MOST_FAILURES = 8
 
 def summarise(
     spec: ModelSpec,
-    cases: Sequence[Case],
-    against: "tuple[Summary, Sequence[Case]] | None" = None,
+    cases: Sequence[ScoredCase],
+    against: "tuple[Summary, Sequence[ScoredCase]] | None" = None,
 ) -> Summary:
-    """Sum up the cases of a model, at least one; against: another model's, same heads in the same order."""
+    """Summarise a model's cases, at least one. against: another model's, same heads in the same order."""
     names = dict.fromkeys(case.kind for case in cases)
     groups = [(name, [case for case in cases if case.kind == name]) for name in names]
     free = [case for case in cases if not case.lesions and not case.unseen]
@@ -166,10 +174,10 @@ def summarise(
     )
 
 
-def agreement_pairs(cases: Sequence[Case]) -> dict[str, list[list[tuple[float, float]]]]:
-    """By what is compared and by case: mean of the true and the predicted value, and predicted less true.
+def agreement_pairs(cases: Sequence[ScoredCase]) -> dict[str, list[list[tuple[float, float]]]]:
+    """Return, by quantity and case, pairs of the mean of true and predicted value and predicted minus true.
 
-    Found lesions only. A component that takes two lesions for one is compared with each.
+    Only found lesions. A component that joins two lesions is compared with each of them.
     """
     pairs: dict[str, list[list[tuple[float, float]]]] = {}
     for name, value, relative in (
@@ -182,7 +190,7 @@ def agreement_pairs(cases: Sequence[Case]) -> dict[str, list[list[tuple[float, f
 
 
 def _pairs(
-    case: Case, value: Callable[[TrueLesion | Component], float], relative: bool
+    case: ScoredCase, value: Callable[[ScoredLesion | Component], float], relative: bool
 ) -> list[tuple[float, float]]:
     components = {component.number: component for component in case.components}
     found = []
@@ -205,7 +213,7 @@ def _model(spec: ModelSpec) -> Model:
     )
 
 
-def _bin(cases: Sequence[Case], name: str, low_mm: float, high_mm: float) -> Bin:
+def _bin(cases: Sequence[ScoredCase], name: str, low_mm: float, high_mm: float) -> Bin:
     hits, totals = found_of(cases, low_mm, high_mm)
     scores = [
         [lesion.overlap for lesion in case.lesions_of(low_mm, high_mm) if lesion.found and lesion.overlap]
@@ -236,9 +244,9 @@ def _diameter_mm(component: Component) -> float:
     return float((6.0 * component.volume_ml * MM3_PER_ML / np.pi) ** (1.0 / 3.0))
 
 
-def _kind(name: str, cases: Sequence[Case]) -> Kind:
+def _kind(name: str, cases: Sequence[ScoredCase]) -> CohortSummary:
     overall = [case.overall for case in cases]
-    return Kind(
+    return CohortSummary(
         name=name,
         heads=len(cases),
         lesions=sum(len(case.lesions) for case in cases),
@@ -253,7 +261,7 @@ def _kind(name: str, cases: Sequence[Case]) -> Kind:
     )
 
 
-def _calibration(cases: Sequence[Case]) -> dict[str, Reliability]:
+def _calibration(cases: Sequence[ScoredCase]) -> dict[str, Reliability]:
     found = {
         "mean probability of a lesion": [
             binned([c.mean_probability for c in case.components], [c.real for c in case.components])
@@ -269,8 +277,8 @@ def _calibration(cases: Sequence[Case]) -> dict[str, Reliability]:
     return {name: reliability(*np.stack(sums, axis=1)) for name, sums in found.items()}
 
 
-def _failures(cases: Sequence[Case]) -> tuple[Failed, ...]:
-    """The largest missed lesions, then the largest false positives."""
+def _failures(cases: Sequence[ScoredCase]) -> tuple[Failed, ...]:
+    """Return the largest missed lesions, then the largest false positives."""
     failures = [
         Failed(failure.what, case.kind, case.seed, failure.size_mm, failure.probability, name)
         for case in cases

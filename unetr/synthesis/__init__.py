@@ -1,4 +1,4 @@
-"""Studies made by drawing, with the truth of every voxel: heads with metastases or a glioma, and spines.
+"""Synthetic studies with the true label of every voxel: heads with metastases or a glioma, and spines.
 
-``metastases.head`` draws one head; ``cohorts`` says which kinds there are. Arrays are (slice, row, column).
+``metastases.head`` draws one head; ``cohorts`` lists the kinds of heads. Arrays are (slice, row, column).
 """

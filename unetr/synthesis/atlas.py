@@ -1,8 +1,8 @@
 """The anatomy that synthetic heads are made of, in MNI space.
 
-Brain tissue is nilearn's copy of the ICBM 152 template (see docs/models.md for its notice); everything
-around it and every enhancing structure that is no lesion is drawn by rules: distances to the brain's
-hull make dura, skull and scalp; random curves make vessels and venous sinuses.
+Brain tissue is nilearn's copy of the ICBM 152 template (see docs/models.md for its notice). Everything
+around it and all enhancing structures other than lesions are drawn by rules: dura, skull and scalp by their
+distance from the brain's hull, vessels and venous sinuses as random curves.
 
 Arrays here are (x, y, z) on the template's 1 mm grid, RAS+; coordinates are MNI mm.
 """
@@ -30,10 +30,11 @@ SCALP_AND_SKULL_MM = 14.0
 
 @dataclass(frozen=True)
 class Atlas:
-    """tissues: (3, x, y, z) fractions of grey matter, white matter, fluid on the 1 mm grid.
+    """The atlas of the head.
 
-    surfaces: (2, x, y, z) on the coarse grid: mm outside the brain's hull, mm inside the scalp's
-    outer surface. The origins are the MNI coordinates of voxel (0, 0, 0).
+    tissues: (3, x, y, z) fractions of grey matter, white matter, fluid on the 1 mm grid. surfaces: mm outside
+    the brain's hull and mm inside the scalp's outer surface, (2, x, y, z) on the coarse grid. The origins are
+    the MNI coordinates of voxel (0, 0, 0).
     """
 
     tissues: Array
@@ -44,7 +45,7 @@ class Atlas:
 
 @cache
 def load() -> Atlas:
-    """The atlas, computed once per process (about 3 s)."""
+    """Return the atlas, computed once per process (about 3 s)."""
     grey, origin = _tissue_map("gm")
     white, _ = _tissue_map("wm")
     brain = ndimage.binary_closing(grey + white > 0.3, iterations=4)
@@ -78,14 +79,14 @@ def _surfaces(brain: NDArray[np.bool_], origin_mm: NDArray[np.float64]) -> Array
 
 
 def _signed_distance(region: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Distance, mm, to the region's surface on the coarse grid; negative inside."""
+    """Measure the distance, mm, to the region's surface on the coarse grid; negative inside."""
     outside = ndimage.distance_transform_edt(~region)
     inside = ndimage.distance_transform_edt(region)
     return np.asarray(COARSE_MM * (outside - inside), dtype=np.float64)
 
 
 def enhancing_anatomy(rng: np.random.Generator) -> Array:
-    """Occupancy (0..1) of vessels, venous sinuses, choroid plexus and glands on the tissues' 1 mm grid."""
+    """Draw the occupancy (0..1) of vessels, sinuses, choroid plexus and glands on the tissues' 1 mm grid."""
     atlas = load()
     canvas = np.zeros(atlas.tissues.shape[1:], dtype=np.float32)
     curves = _sinuses(rng) + _arteries(rng) + _choroid_plexus(rng) + _cortical_vessels(rng, atlas)
@@ -98,7 +99,7 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64], float]
 
 
 def _curve(rng: np.random.Generator, knots_mm: object, radius_mm: float, wobble_mm: float) -> Curve:
-    """A smooth curve through jittered knots; its radius and strength vary from head to head."""
+    """Draw a smooth curve through jittered knots; its radius and strength vary from head to head."""
     knots = np.asarray(knots_mm, dtype=np.float64)
     knots = knots + rng.normal(0.0, wobble_mm, knots.shape)
     length_mm = np.linalg.norm(np.diff(knots, axis=0), axis=1).sum()
@@ -159,7 +160,7 @@ def _choroid_plexus(rng: np.random.Generator) -> list[Curve]:
 
 
 def _cortical_vessels(rng: np.random.Generator, atlas: Atlas) -> list[Curve]:
-    """Random walks that keep to a depth below the brain's hull: veins and arteries of the sulci."""
+    """Draw random walks at a fixed depth below the brain's hull: veins and arteries of the sulci."""
     count, steps, step_mm = int(rng.integers(20, 90)), 120, 1.0
     distance = atlas.surfaces[0]
     gradient = np.stack(np.gradient(ndimage.gaussian_filter(distance, 1.0)))
@@ -188,7 +189,7 @@ def _cortical_vessels(rng: np.random.Generator, atlas: Atlas) -> list[Curve]:
 
 
 def _paint(canvas: Array, points: NDArray[np.float64], radii: NDArray[np.float64], strength: float) -> None:
-    """Raise the canvas (1 mm voxels) to a tube's occupancy; points in voxels."""
+    """Raise the canvas (1 mm voxels) to a tube's occupancy; points and radii in voxels."""
     reach = int(np.ceil(radii.max() + 1.0))
     offsets = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
     centre = np.rint(points).astype(int)

@@ -1,8 +1,8 @@
-"""Kinds of synthetic heads: those that models are trained on, and those held out to judge them.
+"""Kinds of synthetic heads: those that models are trained on, and those held out for evaluation.
 
-The held-out kinds go further than the training: tilts of 15 to 25 degrees and more noise occur in no head
-that is trained on; of spin echo's contrast the training's ranges only touch the edge.
-Seeds of training, of validation and of the held-out heads are apart (``TRAINING_SEED``,
+The held-out kinds go beyond the training: no training head has tilts of 15 to 25 degrees or as much noise,
+and the training's contrast ranges barely reach that of spin echo.
+Training, validation and held-out heads have separate ranges of seeds (``TRAINING_SEED``,
 ``VALIDATION_SEED``, ``HELD_OUT_SEED``).
 """
 
@@ -21,7 +21,7 @@ HELD_OUT_SEED = 3_000_000
 
 @dataclass(frozen=True)
 class Acquisition:
-    """shape: (slices, rows, columns). spacing_mm: likewise. tilt_deg: range of tilts, either way."""
+    """An acquisition. shape, spacing_mm: slices, rows, columns. tilt_deg: range of tilts, either way."""
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -29,7 +29,7 @@ class Acquisition:
     tilt_deg: tuple[float, float] = (0.0, 0.0)
 
     def head(self, seed: int, options: HeadOptions) -> Head:
-        """The head of that seed, acquired so."""
+        """Return the head of that seed with this acquisition."""
         rng = np.random.default_rng((seed, 2))
         tilt_deg = float(rng.choice([-1.0, 1.0]) * rng.uniform(*self.tilt_deg))
         return metastases.head(
@@ -42,7 +42,7 @@ SOME = HeadOptions(lesion_count=(2, 12))
 
 @dataclass(frozen=True)
 class Cohort:
-    """One kind of held-out heads; its acquisitions take turns."""
+    """One kind of held-out heads; consecutive seeds cycle through its acquisitions."""
 
     acquisitions: tuple[Acquisition, ...]
     options: HeadOptions = SOME
@@ -55,7 +55,7 @@ CORONAL = Acquisition((140, 220, 220), (1.4, 1.0, 1.0), "coronal")
 COHORTS = {
     # Gradient echo at 1 mm, with skull.
     "ordinary": Cohort((AXIAL, SAGITTAL)),
-    # Spin echo: grey matter like white, bright fluid, vessels hardly brighter than the brain.
+    # Spin echo: grey matter as bright as white, bright fluid, vessels hardly brighter than the brain.
     "other contrast": Cohort(
         (AXIAL, CORONAL),
         replace(SOME, grey=(0.9, 1.05), fluid=(0.42, 0.55), vessels=(0.6, 1.3)),
@@ -76,7 +76,7 @@ COHORTS = {
     "oblique": Cohort(
         tuple(replace(plane, tilt_deg=(15.0, 25.0)) for plane in (AXIAL, CORONAL, SAGITTAL)),
     ),
-    # The brain alone.
+    # Only the brain.
     "skull stripped": Cohort((AXIAL, SAGITTAL), replace(SOME, skull=False)),
     # With a resection cavity.
     "after surgery": Cohort((AXIAL, SAGITTAL), replace(SOME, cavity=True)),
@@ -86,12 +86,12 @@ COHORTS = {
 
 
 def head(kind: str, seed: int) -> Head:
-    """The head of that kind and seed. Raises: KeyError for a kind that is not in ``COHORTS``."""
+    """Return the head of that kind and seed. Raises: KeyError for a kind that is not in ``COHORTS``."""
     chosen = COHORTS[kind]
     return chosen.acquisitions[seed % len(chosen.acquisitions)].head(seed, chosen.options)
 
 
-# Shape, spacing, plane, greatest tilt, and the share of the heads that are trained on.
+# Acquisitions of the training heads, and the share of each.
 TRAINED = (
     (Acquisition((164, 200, 168), (1.1, 1.1, 1.1), "axial", (0.0, 12.0)), 0.25),
     (Acquisition((152, 184, 152), (1.2, 1.2, 1.2), "sagittal", (0.0, 12.0)), 0.15),
@@ -105,9 +105,9 @@ WITHOUT_LESIONS = 0.1
 WITHOUT_SKULL = 0.15
 WITH_CAVITY = 0.25
 
-# What can be left out of the heads that are trained on, to see what it is good for; what is there instead.
+# Components that can be left out of the training heads, for ablations, and the options that replace them.
 COMPONENTS: Mapping[str, Mapping[str, object]] = {
-    # Grey matter and fluid always as dark, vessels always as bright.
+    # Constant levels of grey matter, fluid and vessels.
     "contrast": {"grey": (0.78, 0.78), "fluid": (0.25, 0.25), "vessels": (1.6, 1.6)},
     "noise": {"noise": (0.02, 0.02), "blur_mm": (0.3, 0.3)},
     "pose": {"pose": False},
@@ -121,9 +121,9 @@ COMPONENTS: Mapping[str, Mapping[str, object]] = {
 
 
 def training_head(seed: int, without: str | None = None) -> Head:
-    """A head to train on: every property varies at once, small lesions are many.
+    """Return a head to train on: all properties vary at once, and small lesions are frequent.
 
-    without: one of ``COMPONENTS``; the head is that of the same seed in all else.
+    without: one of ``COMPONENTS``; otherwise the head is the same as for the same seed.
     """
     rng = np.random.default_rng((seed, 3))
     acquisition = TRAINED[rng.choice(len(TRAINED), p=[share for _, share in TRAINED])][0]

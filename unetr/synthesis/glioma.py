@@ -1,7 +1,7 @@
-"""Synthetic heads with a glioma: four sequences on one grid, and the regions that BraTS draws.
+"""Synthetic heads with a glioma: four sequences on one grid, and the regions of BraTS.
 
-The head is that of metastases.py, lesion-free; its tissues have other levels in each sequence. The tumour is
-a necrotic core in an enhancing rim in an oedema that spreads along the white matter.
+The head is a lesion-free one of metastases.py; its tissues have different levels in each sequence. The tumour
+is a necrotic core within an enhancing rim, within an oedema that spreads along the white matter.
 """
 
 from dataclasses import dataclass, replace
@@ -16,23 +16,24 @@ from unetr.synthesis import metastases
 from unetr.synthesis.lesion_shape import Array, LesionShape
 from unetr.synthesis.metastases import Anatomy, HeadOptions
 
-# Label values, as BraTS has them since 2023.
+# Label values of BraTS since 2023.
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
 FIELD_MM = (176.0, 216.0, 184.0)
 WITHOUT_TUMOUR = 0.1
 DIAMETER_MM = (28.0, 60.0)
 OEDEMA_MM = (5.0, 20.0)
 RIM_SHARE = (0.12, 0.25)
-# The tumour's middle lies at least so deep in the brain.
+# Least depth of the tumour's centre below the brain's hull.
 DEPTH_MM = 12.0
 VARIATION = 0.1
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Of the tissues in one sequence. around: a factor to what surrounds the brain in T1 post-contrast.
+    """The levels of the tissues in one sequence.
 
-    regions: of necrosis, oedema and the enhancing rim.
+    around: a factor on the surroundings of the brain in T1 post-contrast. regions: levels of necrosis, oedema
+    and the enhancing rim.
     """
 
     white: float
@@ -42,7 +43,7 @@ class Levels:
     regions: tuple[float, float, float]
 
 
-# T1 post-contrast is the head as unetr/synthesis/metastases.py has it, vessels included.
+# Levels of the regions in T1 post-contrast; the rest is the head of metastases.py with its vessels.
 POST_CONTRAST = (0.35, 0.7, 1.9)
 LEVELS = {
     FLAIR: Levels(0.6, 0.75, 0.15, 0.6, (0.45, 1.4, 1.0)),
@@ -52,7 +53,7 @@ LEVELS = {
 
 
 def case(seed: int, spacing_mm: float) -> Case:
-    """The glioma of that seed on cubic voxels, deterministic; one in ten heads has none."""
+    """Return the glioma of that seed on cubic voxels, deterministic; one in ten heads has no tumour."""
     rng = np.random.default_rng((seed, 4))
     shape = tuple(round(side / spacing_mm) for side in FIELD_MM[::-1])
     geometry = metastases.grid((shape[0], shape[1], shape[2]), (spacing_mm,) * 3)
@@ -82,7 +83,7 @@ def _levelled(head: Anatomy, levels: Levels) -> Array:
 def _draw(
     regions: NDArray[np.float32], geometry: hd.VolumeGeometry, head: Anatomy, rng: np.random.Generator
 ) -> None:
-    """The share of necrosis, oedema and rim of each voxel, (3, slice, row, column), in place."""
+    """Draw each voxel's share of necrosis, oedema and rim, (3, slice, row, column), in place."""
     room = np.argwhere((head.brain > 0.9) & (head.outside < -DEPTH_MM))
     oedema_mm = rng.uniform(*OEDEMA_MM)
     # A shape's box reaches three times as far as its oedema_mm.

@@ -18,7 +18,7 @@ BUMP_DIRECTIONS = 6
 
 @dataclass(frozen=True)
 class LesionShape:
-    """An ellipsoid with smooth bumps. radii_mm along its own axes; rotation to LPS."""
+    """A lesion's shape: an ellipsoid with smooth bumps. radii_mm: along its own axes. rotation: to LPS."""
 
     kind: str
     radii_mm: Vector
@@ -58,7 +58,7 @@ class LesionShape:
 
     @property
     def volume_mm3(self) -> float:
-        """Integral of r^3/3 over the sphere of directions, on a Fibonacci lattice."""
+        """Return the volume: the integral of r^3/3 over all directions, on a Fibonacci lattice."""
         count = 4000
         z = 1.0 - (2.0 * np.arange(count) + 1.0) / count
         angle = np.pi * (1.0 + 5.0**0.5) * np.arange(count)
@@ -67,7 +67,7 @@ class LesionShape:
         return float(4.0 * np.pi / 3.0 * np.mean(radius**3))
 
     def _radius_mm(self, unit: Vector) -> Vector:
-        """Distance from the centre to the surface along unit vectors (…, 3) in the lesion's axes."""
+        """Return the distance from centre to surface along unit vectors (…, 3) in the lesion's axes."""
         ellipsoid = 1.0 / np.sqrt(((unit / self.radii_mm) ** 2).sum(-1))
         closeness = np.exp(4.0 * (unit @ self.bump_directions.T - 1.0))
         return np.asarray(ellipsoid * (1.0 + closeness @ self.bumps))
@@ -75,7 +75,7 @@ class LesionShape:
     def distance_mm(
         self, geometry: hd.VolumeGeometry, centre_index: Vector
     ) -> tuple[tuple[slice, slice, slice], Vector]:
-        """A box around the lesion and its radial distance to the surface, mm, negative inside."""
+        """Return a box around the lesion and the radial distance to its surface, mm, negative inside."""
         reach_mm = float(self.radii_mm.max()) * 1.4 + 3.0 * self.oedema_mm + 4.0
         reach = reach_mm / np.array(geometry.spacing)
         first = np.maximum(np.floor(centre_index - reach), 0).astype(int)

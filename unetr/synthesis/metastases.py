@@ -1,8 +1,8 @@
 """Synthetic post-contrast T1 heads with brain metastases and exact ground truth.
 
 One seed gives one head: an atlas (atlas.py) under a random pose and deformation, random tissue
-contrast, lesions drawn analytically on the wanted grid, then the scanner's imperfections. The same
-function serves training (arrays), the demonstration and the tests (through imaging/phantom.py, DICOM).
+contrast, lesions drawn analytically on the requested grid, then the scanner's imperfections. The same
+function serves training (arrays), the demonstration and the tests (as DICOM, by phantom.py).
 """
 
 from dataclasses import dataclass, replace
@@ -27,11 +27,11 @@ CAVITY_DEPTH_MM = 10.0
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """What may vary. Ranges are inclusive. skull: False for brain-only.
+    """Options of a synthetic head. Ranges are inclusive. skull: False for brain only.
 
-    grey, fluid, vessels: levels, white matter's being 1. noise: standard deviation, on the same scale.
-    blur_mm: standard deviation of the point spread. cavity: one that a neurosurgeon left, with a thin rim
-    that enhances in places and is no lesion.
+    pose: False for the atlas's own pose and shape. grey, fluid, vessels: levels relative to white matter.
+    noise: standard deviation, on the same scale. blur_mm: standard deviation of the point spread. cavity: add
+    a resection cavity whose thin rim enhances in places and is not a lesion.
     """
 
     lesion_count: tuple[int, int] = (1, 10)
@@ -48,7 +48,7 @@ class HeadOptions:
 
 @dataclass(frozen=True)
 class TrueLesion:
-    """Ground truth. ``diameter_mm`` is the diameter of the sphere of the same volume as the drawn shape."""
+    """The ground truth of a lesion. diameter_mm: of the sphere of the same volume as the drawn shape."""
 
     number: int
     kind: str
@@ -59,9 +59,10 @@ class TrueLesion:
 
 @dataclass(frozen=True)
 class Head:
-    """image: float32, labels: int16 lesion numbers (0 elsewhere), (slice, row, column) on one grid.
+    """A synthetic head on one grid (slice, row, column).
 
-    brain: uint8, 1 inside the brain's outline, ventricles and lesions included.
+    image: float32. labels: int16 lesion numbers, 0 elsewhere. brain: uint8, 1 inside the brain's outline,
+    ventricles and lesions included.
     """
 
     image: hd.Volume
@@ -76,9 +77,9 @@ def grid(
     plane: str = "axial",
     tilt_deg: float = 0.0,
 ) -> hd.VolumeGeometry:
-    """A grid (slices, rows, columns) centred on the head. plane: axial, sagittal or coronal.
+    """Return a grid (slices, rows, columns) centred on the head. plane: axial, sagittal or coronal.
 
-    tilt_deg turns it about the patient's left-right axis (an oblique acquisition).
+    tilt_deg: rotation about the patient's left-right axis (an oblique acquisition).
     """
     directions = {
         "axial": ((0, 0, 1), (0, 1, 0), (1, 0, 0)),
@@ -94,12 +95,12 @@ def grid(
 
 
 def head(geometry: hd.VolumeGeometry, seed: int, options: HeadOptions | None = None) -> Head:
-    """The head of that seed on that grid, deterministic. Takes about a second per two million voxels."""
+    """Draw the head of that seed on that grid, deterministic. Takes about a second per two million voxels."""
     options = options or HeadOptions()
     rng = np.random.default_rng(seed)
     anatomy = lesion_free(geometry, rng, options)
     if options.cavity:
-        # Numbers of its own, so that the rest of the head is that of the same seed without a cavity.
+        # A separate generator, so that the rest of the head equals that of the same seed without a cavity.
         anatomy = _with_cavity(geometry, anatomy, np.random.default_rng((seed, CAVITY_SEED)))
     image, labels, lesions = _with_lesions(geometry, anatomy, rng, options)
     image = acquire(image, geometry, rng, options)
@@ -116,9 +117,10 @@ def head(geometry: hd.VolumeGeometry, seed: int, options: HeadOptions | None = N
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Fractions of each voxel: brain is grey and white matter, outline also the fluid between them.
+    """The anatomy of a lesion-free head. image: its signal before the acquisition.
 
-    outside: mm from the brain's hull, negative within it.
+    brain, outline, white: fractions of each voxel; brain is grey and white matter, outline also includes the
+    fluid between them. outside: mm from the brain's hull, negative within it.
     """
 
     image: Array
@@ -131,7 +133,7 @@ class Anatomy:
 
 
 def lesion_free(geometry: hd.VolumeGeometry, rng: np.random.Generator, options: HeadOptions) -> Anatomy:
-    """A head without lesions: fractions of tissues times their levels, white matter about 1."""
+    """Draw a head without lesions: fractions of tissues times their levels, white matter about 1."""
     maps = atlas.load()
     enhancing = atlas.enhancing_anatomy(rng)
     mni = _mni_coordinates(geometry, rng, options)
@@ -168,7 +170,7 @@ def _column(vector: Vector) -> Vector:
 
 
 def _mni_coordinates(geometry: hd.VolumeGeometry, rng: np.random.Generator, options: HeadOptions) -> Vector:
-    """MNI mm of every voxel, (3, slices, rows, columns), under a random pose and smooth deformation."""
+    """Return each voxel's MNI mm, (3, slices, rows, columns), under a random pose and smooth deformation."""
     shape = geometry.spatial_shape
     affine = geometry.affine
     index = [np.arange(n, dtype=np.float64) for n in shape]
@@ -190,7 +192,7 @@ def _mni_coordinates(geometry: hd.VolumeGeometry, rng: np.random.Generator, opti
 
 
 def _sample(channels: Array, index: Vector, padding: str = "zeros") -> Array:
-    """Trilinear values of (C, x, y, z) channels at voxel coordinates (3, …), by torch for its speed."""
+    """Interpolate channels (C, x, y, z) trilinearly at voxel coordinates (3, …), in torch for speed."""
     size = _column(np.array(channels.shape[1:], dtype=np.float64))
     scaled = (2.0 * index / (size - 1.0) - 1.0).astype(np.float32)
     points = torch.from_numpy(np.ascontiguousarray(np.moveaxis(scaled[::-1], 0, -1)))
@@ -203,7 +205,7 @@ def _sample(channels: Array, index: Vector, padding: str = "zeros") -> Array:
 def smooth_noise(
     shape: tuple[int, ...], geometry: hd.VolumeGeometry, length_mm: float, rng: np.random.Generator
 ) -> Array:
-    """Noise of unit variance and the given correlation length, interpolated from a coarse lattice."""
+    """Draw noise of about unit variance and the given correlation length from a coarse lattice."""
     extent = np.array(shape) * np.array(geometry.spacing)
     coarse = np.maximum(np.ceil(extent / length_mm).astype(int) + 3, 4)
     lattice = torch.from_numpy(rng.normal(size=tuple(coarse)).astype(np.float32))
@@ -214,7 +216,7 @@ def smooth_noise(
 def _layers(
     outside: Array, depth: Array, white_level: float, geometry: hd.VolumeGeometry, rng: np.random.Generator
 ) -> Array:
-    """Fluid, dura, skull with marrow, muscle and fat around the brain, by mm from its hull and the scalp."""
+    """Draw fluid, dura, skull with marrow, muscle and fat by mm from the brain's hull and the scalp."""
     wave = 0.8 * smooth_noise(outside.shape, geometry, 30.0, rng)
     fluid_mm = rng.uniform(0.8, 3.5)
     dura_mm = rng.uniform(0.5, 1.6)
@@ -242,7 +244,7 @@ def _layers(
 
 
 def _falx(image: Array, mni: Vector, outside: Array, white_level: float, rng: np.random.Generator) -> Array:
-    """An enhancing sheet in the midline above the corpus callosum."""
+    """Add the falx, an enhancing sheet in the midline above the corpus callosum."""
     half_mm = rng.uniform(0.2, 0.7)
     sheet = np.clip(half_mm + 0.5 - np.abs(mni[0]), 0.0, 1.0)
     arch = np.hypot((mni[1] + 15) / 62, (mni[2] - 2) / 42) > 1.0
@@ -251,7 +253,7 @@ def _falx(image: Array, mni: Vector, outside: Array, white_level: float, rng: np
 
 
 def _with_cavity(geometry: hd.VolumeGeometry, anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
-    """A hole full of fluid that opens at the brain's surface, scarred around, its rim bright in places."""
+    """Add a fluid-filled cavity that opens at the brain's surface, with a scar and a partly bright rim."""
     near_surface = (anatomy.brain > 0.9) & (np.abs(anatomy.outside + CAVITY_DEPTH_MM) < CAVITY_DEPTH_MM / 2)
     room = np.argwhere(near_surface)
     if len(room) == 0:
@@ -316,7 +318,7 @@ def _mostly_outside(brain: Array, distance: Vector) -> bool:
 def _draw_lesion(
     image: Array, distance: Vector, white: Array, white_level: float, shape: LesionShape
 ) -> None:
-    """Blend oedema, rim and core into a box of the image, half a millimetre of partial volume each."""
+    """Blend oedema, rim and core into a box of the image, with half a millimetre of partial volume each."""
     rng = np.random.default_rng(shape.texture_seed)
     texture = ndimage.gaussian_filter(rng.normal(size=image.shape), 1.5)
     texture *= 0.08 / max(float(texture.std()), 1e-6)
@@ -336,7 +338,7 @@ def _draw_lesion(
 def acquire(
     image: Array, geometry: hd.VolumeGeometry, rng: np.random.Generator, options: HeadOptions
 ) -> Array:
-    """Point spread, bias field, Rician noise, and the scanner's arbitrary scale."""
+    """Apply point spread, bias field, Rician noise and an arbitrary intensity scale."""
     sigma_mm = rng.uniform(*options.blur_mm)
     blurred = ndimage.gaussian_filter(image, sigma_mm / np.array(geometry.spacing))
     bias = np.exp(rng.uniform(0.0, 0.2) * smooth_noise(image.shape, geometry, 90.0, rng))

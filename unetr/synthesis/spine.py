@@ -1,4 +1,4 @@
-"""A phantom of the lumbar spine in T2: vertebrae with their arches, discs between them, the canal behind.
+"""A T2 phantom of the lumbar spine: vertebrae with their arches, discs between them, the canal behind them.
 
 Everything is drawn by rules along a curved axis; positions are mm from it, to the patient's left and back.
 """
@@ -18,19 +18,19 @@ Mask = NDArray[np.bool_]
 VERTEBRA, DISC, CANAL = 1, 2, 3
 # Head to feet, front to back, left to right.
 FIELD_MM = (168.0, 144.0, 96.0)
-# From the middle of the field forward to the middle of the vertebral bodies.
+# Distance of the vertebral bodies' centre in front of the centre of the field.
 FORWARD_MM = 16.0
 CANAL_MM = (10.0, 7.5)
 CORD_MM = 4.0
 ARCH_MM = 5.0
 MUSCLE, FAT, CORTEX, MARROW, FLUID, CORD, ANNULUS = 0.3, 0.95, 0.12, 0.5, 1.3, 0.6, 0.15
-# Of a disc's radius; and of the discs, those whose nucleus is as dark as the ring around it.
+# The nucleus's share of a disc's radius; the share of discs whose nucleus is as dark as the annulus.
 NUCLEUS_SHARE = 0.8
 DEGENERATED = 0.25
 
 
 def case(seed: int, spacing_mm: float) -> Case:
-    """The spine of that seed on cubic voxels, deterministic."""
+    """Return the spine of that seed on cubic voxels, deterministic."""
     rng = np.random.default_rng((seed, 5))
     shape = tuple(round(side / spacing_mm) for side in (FIELD_MM[2], FIELD_MM[0], FIELD_MM[1]))
     geometry = metastases.grid((shape[0], shape[1], shape[2]), (spacing_mm,) * 3, "sagittal")
@@ -74,9 +74,9 @@ def case(seed: int, spacing_mm: float) -> Case:
 
 
 def _arch(left: Coordinates, behind: Coordinates, height: Coordinates) -> Mask:
-    """Pedicles and laminae around the canal, the transverse processes and the spinous one.
+    """Return the mask of pedicles and laminae around the canal, transverse and spinous processes.
 
-    height: share of the body's, from its lower end.
+    height: share of the vertebral body's height, from its lower end.
     """
     ring = np.hypot(left / (CANAL_MM[0] + ARCH_MM), behind / (CANAL_MM[1] + ARCH_MM)) < 1.0
     transverse = (np.abs(left) < 34.0) & (np.abs(behind) < 3.5)

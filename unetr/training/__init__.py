@@ -1,1 +1,1 @@
-"""From labelled studies to a model that the service serves: configuration, preparation, training, export."""
+"""Training, from labelled studies to a served model: configuration, preparation, training, export."""

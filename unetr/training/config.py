@@ -1,4 +1,4 @@
-"""How models are trained: YAML files in ``unetr/configs``, or the reader's own."""
+"""Training configurations: YAML files in ``unetr/configs``, or the user's own."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -29,12 +29,13 @@ class _Part(BaseModel):
 
 
 class Course(_Part):
-    """How one network of the model is trained.
+    """The training course of one network of the model.
 
-    start_from: weights to begin with, a safetensors file; its path begins at the configuration.
-    learning_rate: its peak, after ``warm_up`` steps; then a cosine to a hundredth. cross_entropy: its weight
-    beside Dice's 1. foreground: how much more a voxel of the label counts in it. size_exponent: small
-    lesions are seen and count more, by 1 over their volume to that power (see ``unetr.training.samples``).
+    start_from: initial weights, a safetensors file; its path is relative to the configuration.
+    learning_rate: the peak, reached after ``warm_up`` steps; then a cosine to a hundredth. cross_entropy: its
+    weight in the loss, where Dice has 1. foreground: weight of a label's voxel in the cross-entropy.
+    size_exponent: lesions are sampled and weighted by 1 over their volume to this power, so that small ones
+    count more (see ``unetr.training.samples``).
     """
 
     network: Literal["lesion", "brain"]
@@ -50,9 +51,9 @@ class Course(_Part):
 
 
 class _Data(_Part):
-    """weight: how often windows are cut from these cases, relative to the other entries of the data.
+    """An entry of the data. weight: how often windows come from its cases, relative to the other entries.
 
-    labels: new values by the data's own; those not named stay, 0 leaves out; "merge" makes all 1.
+    labels: new values by the data's own; others are kept, 0 drops a label; "merge" makes all 1.
     """
 
     weight: PositiveFloat = 1.0
@@ -60,10 +61,9 @@ class _Data(_Part):
 
 
 class Generated(_Data):
-    """Cases that are made, by their seeds (``unetr.training.preparation``). training, validation: how many.
+    """Synthetic cases by their seeds (``unetr.training.preparation``). training, validation: number of cases.
 
-    without: a component of the synthesis that is left out of metastases' heads
-    (``unetr.synthesis.cohorts.COMPONENTS``).
+    without: a component left out of the heads with metastases (``unetr.synthesis.cohorts.COMPONENTS``).
     """
 
     generator: Literal["metastases", "glioma", "spine"]
@@ -79,9 +79,9 @@ class Generated(_Data):
 
 
 class Labelled(_Data):
-    """Cases of a folder in a layout of ``unetr.data.datasets``; its path begins at the configuration.
+    """Cases of a folder in a layout of ``unetr.data.datasets``; its path is relative to the configuration.
 
-    validation: about the share of the patients that is held out. seed: of this division.
+    validation: approximate share of the patients that are held out. seed: of this split.
     """
 
     folder: Path
@@ -101,9 +101,9 @@ Data = Annotated[
 
 
 class TrainingConfig(_Part):
-    """A model and how it comes about. spec: as ``unetr.spec`` has it, but for its weights.
+    """A model and its training. spec: as in ``unetr.spec``, without its weights.
 
-    windows: held-out ones, by which the learning is followed every ``validate_every`` steps.
+    windows: number of held-out windows on which the network is validated every ``validate_every`` steps.
     """
 
     spec: ModelSpec
@@ -115,11 +115,11 @@ class TrainingConfig(_Part):
 
 
 def load_config(name_or_path: str) -> TrainingConfig:
-    """Read one configuration, of ``unetr/configs`` by its name or any by its path.
+    """Read a configuration of ``unetr/configs`` by its name, or any by its path.
 
     A configuration may inherit from a ``base``, which may have one itself, and list only its overrides. A
     network with a different name replaces the base's network entirely.
-    Raises: ModelSpecInvalid naming file and field.
+    Raises: ModelSpecInvalid, which names file and field.
     """
     path = _path(name_or_path, Path())
     content = _content(path)
@@ -142,7 +142,7 @@ def _path(name_or_path: str, folder: Path) -> Path:
 
 
 def _content(path: Path, inheriting: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Return the fields of a file merged into those of its base; inheriting: the files that lead to it."""
+    """Return the fields of a file merged into those of its base. inheriting: files that inherit from it."""
     if path.resolve() in inheriting:
         raise ModelSpecInvalid(f"{path.name}: base: {path.name} inherits from itself.")
     content = _read(path)
@@ -157,12 +157,12 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         known = ", ".join(sorted(known.stem for known in CONFIGS.glob("*.yaml")))
-        raise ModelSpecInvalid(f"There is no configuration {str(path)!r}; there are: {known}.") from error
+        raise ModelSpecInvalid(f"There is no configuration {str(path)!r}. Available: {known}.") from error
     except yaml.YAMLError as error:
-        raise ModelSpecInvalid(f"{path.name} is no YAML: {error}.") from error
+        raise ModelSpecInvalid(f"{path.name} is not valid YAML: {error}.") from error
     if not isinstance(content, dict):
-        raise ModelSpecInvalid(f"{path.name} holds no fields.")
-    # Before a base is merged: paths begin at the file in which they stand.
+        raise ModelSpecInvalid(f"{path.name} contains no fields.")
+    # Resolved before a base is merged: paths are relative to the file that contains them.
     for name, field in (("courses", "start_from"), ("data", "folder")):
         for entry in content.get(name) or ():
             if isinstance(entry, dict) and isinstance(entry.get(field), str):
@@ -171,7 +171,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The base with the changes, field by field; a list is another list, and so is what has another name."""
+    """Merge recursively; lists, and networks with a different name, are replaced, not merged."""
     both = {
         key: _merged(base[key], value) if _alike(base.get(key), value) else value
         for key, value in changes.items()
@@ -180,7 +180,7 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _alike(base: object, change: object) -> bool:
-    """A network's arguments are no other network's."""
+    """Tell whether two fields can be merged: one network's arguments do not fit another network."""
     if not isinstance(base, dict) or not isinstance(change, dict):
         return False
     return change.get("name", base.get("name")) == base.get("name")

@@ -1,9 +1,9 @@
-"""From a training's best checkpoints to a model that the service serves.
+"""Export of a training's best checkpoints as a model that can be served.
 
     python -m unetr export --config NAME --run FOLDER --to MODELS_DIR
 
 Writes ``<id>.safetensors``, ``<id>.json`` (the specification), ``<id>.md`` (the model card) and
-``<id>.golden.npy`` (what the network says of a window of seeded noise) into MODELS_DIR.
+``<id>.golden.npy`` (the network's logits of a window of seeded noise) into MODELS_DIR.
 """
 
 import argparse
@@ -25,13 +25,13 @@ PREFIX = "network."
 
 
 def export(config: TrainingConfig, run: Path, models_dir: Path) -> ModelSpec:
-    """Write the model of a run into a folder; returns its specification. Raises: WeightsInvalid."""
+    """Write the model of a run into a folder and return its specification. Raises: WeightsInvalid."""
     spec = config.spec
     networks = build(spec)
     for course in config.courses:
         best = run / course.network / "best.ckpt"
         if not best.exists():
-            raise WeightsInvalid(f"{run.name} holds no {course.network}/best.ckpt: train longer.")
+            raise WeightsInvalid(f"{run.name} does not contain {course.network}/best.ckpt. Train longer.")
         state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
         networks[course.network].load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
     spec = write_model(spec, networks, models_dir)
@@ -63,8 +63,8 @@ def _card(spec: ModelSpec, config: TrainingConfig, run: Path) -> str:
 def _data(entry: Generated | Labelled) -> str:
     if isinstance(entry, Generated):
         return (
-            f"Made cases ({entry.generator}): {entry.training}, and {entry.validation} by which the learning "
-            f"was followed; weight {entry.weight:g}."
+            f"Generated cases ({entry.generator}): {entry.training} for training and {entry.validation} for "
+            f"validation; weight {entry.weight:g}."
         )
     return (
         f"Labelled cases of {entry.folder.name} ({entry.layout}), {entry.validation:.0%} of the patients "
@@ -75,13 +75,13 @@ def _data(entry: Generated | Labelled) -> str:
 def _course(course: Course, run: Path) -> str:
     curve = run / f"{course.network}.csv"
     lines = curve.read_text().splitlines() if curve.exists() else []
-    # A run that was stopped and went on notes some steps twice.
+    # A run that was interrupted and resumed lists some steps twice.
     rows = list({row["step"]: row for row in csv.DictReader(lines)}.values())
     kept = rows[:: max(len(rows) // 12, 1)]
     if rows and kept[-1] is not rows[-1]:
         kept.append(rows[-1])
     table = "\n".join(f"| {r['step']} | {r['training_loss']} | {r['validation_dice']} |" for r in kept)
-    begun = f", begun with {course.start_from.name}" if course.start_from else ""
+    begun = f", started from {course.start_from.name}" if course.start_from else ""
     told = f"The {course.network} network: {course.steps} steps of {course.batch} windows{begun}."
     return f"{told}\n\n| step | loss | held-out Dice |\n|---|---|---|\n{table}" if rows else told
 
@@ -89,7 +89,7 @@ def _course(course: Course, run: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m unetr export", description="Write a trained model.")
     parser.add_argument("--config", default="tiny", help="a name in unetr/configs, or a file")
-    parser.add_argument("--run", type=Path, required=True, help="the folder that the training wrote")
+    parser.add_argument("--run", type=Path, required=True, help="the output folder of the training")
     parser.add_argument("--to", type=Path, required=True, help="the folder of models (MODELS_DIR)")
     options = parser.parse_args(arguments)
     spec = export(load_config(options.config), options.run, options.to)

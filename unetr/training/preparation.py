@@ -1,7 +1,7 @@
-"""What a network learns from: made heads and labelled cases, each prepared once and kept on disk.
+"""Preparation of training data: synthetic and labelled cases, each prepared once and stored on disk.
 
-Of labelled cases whole patients are held out, by a hash of the patient and a stated seed: which they are does
-not change as cases are added, so that a model which goes on learning is not judged by what it has seen.
+Whole patients of the labelled cases are held out, selected by a hash of the patient and a seed. The selection
+does not change when cases are added, so that a model trained further is not validated on cases it has seen.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import torch
 
 from errors import DataRefused
 from imaging.sequences import T1_POST_CONTRAST
-from unetr.data.cases import BadCase, Case, Source, Wanted, truth_of
+from unetr.data.cases import BadCase, Case, CaseSource, Wanted, truth_of
 from unetr.data.datasets import sources
 from unetr.preprocess import prepare, resample_labels
 from unetr.spec import ModelSpec
@@ -24,7 +24,7 @@ from unetr.synthesis import cohorts, glioma, spine
 from unetr.training.config import Generated, Labelled
 from unetr.training.samples import Sample, arrays, load
 
-# Of the arrays in a prepared folder; one more wherever they change.
+# Version of the arrays in a prepared folder; increase it when they change.
 ARRAYS_VERSION = 2
 KEY_DIGITS = 16
 HELD_OUT_DIGITS = 8
@@ -32,7 +32,7 @@ HELD_OUT_DIGITS = 8
 
 @dataclass(frozen=True)
 class Material:
-    """A case before it is prepared. key: what beside the spec decides what it becomes, as a text."""
+    """A case before its preparation. key: a text of everything but the spec that determines the result."""
 
     id: str
     key: str
@@ -41,9 +41,9 @@ class Material:
 
 @dataclass(frozen=True)
 class Group:
-    """The samples of one entry of a configuration's data, and the cases that could not be learnt from.
+    """The samples of one entry of a configuration's data, and its unusable cases.
 
-    negatives: in how many samples nothing is labelled.
+    negatives: number of samples without a label.
     """
 
     name: str
@@ -58,16 +58,16 @@ class Group:
 
 
 def metastases(seed: int, spacing_mm: float, without: str | None = None) -> Case:
-    """A head with brain metastases, all of them 1, as one of several protocols would acquire it.
+    """Make a head with brain metastases, all labelled 1, acquired with one of several protocols.
 
-    without: a component that is left out, of ``unetr.synthesis.cohorts.COMPONENTS``.
+    without: a component of ``unetr.synthesis.cohorts.COMPONENTS`` to leave out.
     """
     head = cohorts.training_head(seed, without)
     truth = head.labels.with_array((head.labels.array > 0).astype(np.uint8))
     return Case(str(seed), {T1_POST_CONTRAST: head.image}, truth, head.brain)
 
 
-# By the name in a configuration: makes the case of a seed at about a spacing, in mm, or at its own.
+# Generators by their name in a configuration: seed and approximate spacing, mm, to a case.
 GENERATORS: Mapping[str, Callable[[int, float], Case]] = {
     "metastases": metastases,
     "glioma": glioma.case,
@@ -76,10 +76,10 @@ GENERATORS: Mapping[str, Callable[[int, float], Case]] = {
 
 
 def gather(data: Generated | Labelled, spec: ModelSpec, folder: Path, processes: int) -> Group:
-    """Prepare what one entry of the data names, as far as it is not in the folder yet.
+    """Prepare the cases of one entry of the data that are not yet in the folder, and load them all.
 
-    processes: that work side by side; 0: this one does it. Raises: DataRefused where the folder of the data
-    has another layout, or no case can be learnt from.
+    processes: number of parallel processes; 0: work in this one. Raises: DataRefused if the data's folder has
+    another layout, or no case can be used for training.
     """
     bad: list[BadCase] = []
     if isinstance(data, Generated):
@@ -98,13 +98,13 @@ def gather(data: Generated | Labelled, spec: ModelSpec, folder: Path, processes:
         bad,
     )
     if not group.training:
-        reason = f", as {bad[0].id}: {bad[0].reason}" if bad else ": one patient alone is held out."
-        raise DataRefused(f"None of the cases of {name} can be learnt from{reason}")
+        reason = f", as {bad[0].id}: {bad[0].reason}" if bad else ": the only patient is held out."
+        raise DataRefused(f"None of the cases of {name} can be used for training{reason}")
     return group
 
 
 def generated(data: Generated, spec: ModelSpec) -> tuple[list[Material], list[Material]]:
-    """The made cases, to learn from and held out."""
+    """Return the synthetic cases for training and the held-out ones."""
     spacing_mm = min(spec.spacing_mm)
 
     def made(seed: int) -> Material:
@@ -125,12 +125,12 @@ def _generate(data: Generated, seed: int, spacing_mm: float) -> Case:
 
 
 def labelled(data: Labelled, spec: ModelSpec) -> tuple[list[Material], list[Material], list[BadCase]]:
-    """The cases of a folder, to learn from and held out, and those of which it is plain that they are bad.
+    """Return a folder's cases for training, the held-out ones, and those known to be bad before reading.
 
     Raises: DataRefused.
     """
     found = list(sources(data.folder, data.layout, data.labels, spec.inputs))
-    cases = [one for one in found if isinstance(one, Source)]
+    cases = [one for one in found if isinstance(one, CaseSource)]
     apart = held_out_patients({one.patient for one in cases}, data.validation, data.seed)
     training, held_out = (
         [Material(one.id, _identity(one, data), one.load) for one in cases if (one.patient in apart) is held]
@@ -140,7 +140,7 @@ def labelled(data: Labelled, spec: ModelSpec) -> tuple[list[Material], list[Mate
 
 
 def held_out_patients(patients: set[str], share: float, seed: int) -> set[str]:
-    """About that share of the patients, at least one where any shall be."""
+    """Select about that share of the patients, at least one if there are patients and a share."""
     if not patients or not share:
         return set()
     place = {
@@ -151,14 +151,14 @@ def held_out_patients(patients: set[str], share: float, seed: int) -> set[str]:
     return chosen or {min(patients, key=lambda one: place[one])}
 
 
-def _identity(source: Source, data: Labelled) -> str:
-    """Changes with a file of the case, and with what is wanted of it."""
+def _identity(source: CaseSource, data: Labelled) -> str:
+    """Return a text that changes with the case's files and the labels selected from it."""
     files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
     return repr((source.id, data.labels, files))
 
 
 def path_of(folder: Path, material: Material, spec: ModelSpec) -> Path:
-    """Where that case is, prepared for that spec."""
+    """Return the folder of that case, prepared for that spec."""
     brain = spec.brain.factor if spec.brain is not None else None
     labels = [(label.value, label.whole) for label in spec.labels]
     steps = (spec.acquired_intensity, spec.resampling, spec.intensity)
@@ -170,7 +170,7 @@ def path_of(folder: Path, material: Material, spec: ModelSpec) -> Path:
 def _make_all(
     folder: Path, materials: Sequence[Material], spec: ModelSpec, processes: int
 ) -> dict[str, BadCase]:
-    """Prepare those that are not there; by their ids those that cannot be."""
+    """Prepare the missing cases; return the unusable ones by id."""
     missing = [(folder, one, spec) for one in materials if not path_of(folder, one, spec).exists()]
     if processes and missing:
         with get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
@@ -181,7 +181,7 @@ def _make_all(
 
 
 def make(folder: Path, material: Material, spec: ModelSpec) -> BadCase | None:
-    """Read one case, prepare it as inference does and save it; or say why it cannot be learnt from."""
+    """Read one case, prepare it as inference does and save it; return a BadCase if it is unusable."""
     case = material.read()
     if isinstance(case, BadCase):
         return case

@@ -1,8 +1,8 @@
-"""What a network is trained on: prepared cases on disk, and windows cut out of them.
+"""Training samples: prepared cases on disk, and windows cut out of them.
 
 Arrays are (x, y, z) in the spec's orientation, images (channel, x, y, z) with a channel for each of the
-spec's inputs. A truth holds the label's value of each voxel, 0 elsewhere, and ``UNSOUGHT`` where nothing is
-sought; a weight says how much a voxel counts in the loss.
+spec's inputs. A truth holds each voxel's label value, 0 for background, and ``UNSOUGHT`` outside the searched
+region, where the loss ignores it; a weight says how much a voxel counts in the loss.
 """
 
 from dataclasses import dataclass
@@ -22,33 +22,33 @@ Array = NDArray[np.float32]
 Points = NDArray[np.int64]
 
 UNSOUGHT = 255
-# Voxels around the brain in which the network still has to tell what is no lesion; beyond, none is sought.
+# Margin around the brain, in voxels, in which the network must still reject non-lesions; ignored beyond.
 SOUGHT_MARGIN = 3
 BRIGHT = 1.5
 POINTS = 4000
-# Of a region that is one object, the voxels about which windows are cut.
+# Approximate number of voxels of a whole-region object on which windows are centred.
 REGION_POINTS = 200
 REFERENCE_MM3 = np.pi / 6 * 10.0**3
 WEIGHTS = (0.3, 10.0)
 LESION_SHARE = 0.5
 BRIGHT_SHARE = 0.25
-# On the brain's grid: how far a head is moved, cut where it leaves the window; how much of its lower end may
-# be missing.
+# Augmentation on the brain's grid: largest shift of a head, in voxels, cropped by the window; largest share
+# that may be missing at its lower end.
 SHIFT = 6
 MISSING_SHARE = 0.35
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One case as the networks see it; the arrays are mapped from disk, none is read whole.
+    """One case as the networks see it; the arrays are memory-mapped, none is read whole.
 
-    image: float16. objects: uint16, each object's number from 1 on: a component of a label, or all of a label
-    that is one region. sought: bool, the brain and a margin, or everything. values: (n,) labels of the
-    objects. volumes_mm3: (n,), of a region the reference, so that it is not weighed. places: (m, 3) voxels
-    about which a window shows an object, the middle of a component and many of a region; place_of: (m,) its
-    number. bright: (k, 3) voxels of sought that are brighter than most of the first input and no object:
-    vessels, dura. anywhere: (k, 3) of sought.
-    coarse, brain: float16, the first input and the share of brain on the brain's grid, where it is known.
+    image: float16. objects: uint16, object numbers from 1: a component of a label, or all of a whole label.
+    The bool mask is the searched region: the brain and a margin, or everything. values: (n,) labels of the
+    objects. volumes_mm3: (n,) their volumes; a whole label has the reference volume, so that its weight is 1.
+    places: (m, 3) voxels on which windows of an object are centred, the centre of a component and many of a
+    whole label; place_of: (m,) the object's number. bright: (k, 3) bright voxels of the region outside
+    objects, e.g. vessels or dura. anywhere: (k, 3) voxels of the region.
+    coarse, brain: float16, the first input and the share of brain on the brain's grid; None if unknown.
     """
 
     image: NDArray[np.float16]
@@ -67,7 +67,7 @@ class Sample:
 def arrays(
     prepared: Prepared, truth: NDArray[np.uint8], brain: NDArray[np.bool_] | None, spec: ModelSpec
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of a ``Sample``: of prepared inputs, label values (x, y, z), and the brain where known."""
+    """Compute the arrays of a ``Sample`` from prepared inputs, label values (x, y, z) and a known brain."""
     first = prepared.volume
     limited = spec.brain is not None and brain is not None
     sought = (
@@ -98,7 +98,7 @@ def arrays(
 
 @dataclass(frozen=True)
 class _Objects:
-    """Of one label, as in a ``Sample``; numbers: uint16 (x, y, z)."""
+    """The objects of one label, as in a ``Sample``. numbers: uint16 (x, y, z)."""
 
     numbers: NDArray[np.uint16]
     volumes_mm3: NDArray[np.float64]
@@ -111,7 +111,7 @@ def _objects(mask: NDArray[np.bool_], label: Label, voxel_mm3: float) -> _Object
         places = _some(np.argwhere(mask), REGION_POINTS)
         volumes_mm3 = np.full(min(len(places), 1), REFERENCE_MM3)
         return _Objects(mask.astype(np.uint16), volumes_mm3, places, np.ones(len(places), np.int64))
-    # cc3d wants room for as many as a volume of this size could have at most.
+    # cc3d requires a type that can hold the largest possible number of components in this volume.
     numbers = cc3d.connected_components(mask, connectivity=26, out_dtype=np.uint32).astype(np.uint16)
     voxels = np.bincount(numbers.ravel())[1:].astype(np.float64)
     present = np.arange(1, len(voxels) + 1)
@@ -124,13 +124,16 @@ def _some(points: Points, most: int) -> Points:
 
 
 def load(folder: Path) -> Sample:
-    """A sample whose arrays were saved in that folder."""
+    """Load the sample whose arrays were saved in that folder."""
     return Sample(**{path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")})
 
 
 @dataclass(frozen=True)
-class Window:
-    """image: float32 (channel, x, y, z). truth: uint8, see the module. weight: float32. Both (x, y, z)."""
+class TrainingWindow:
+    """A training window. image: float32 (channel, x, y, z). truth: uint8 (x, y, z), see the module.
+
+    weight: float32 (x, y, z).
+    """
 
     image: Array
     truth: NDArray[np.uint8]
@@ -139,11 +142,11 @@ class Window:
 
 def lesion_window(
     sample: Sample, size: int, size_exponent: float, rng: np.random.Generator, augment: bool
-) -> Window:
-    """A window about an object, about something bright that is none, or anywhere that is sought.
+) -> TrainingWindow:
+    """Cut a window around an object, around a bright voxel outside objects, or anywhere in the region.
 
-    size_exponent: lesions are chosen, and their voxels weighed, by 1 over their volume to that power, the
-    weight of 10 mm being 1.
+    size_exponent: objects are sampled, and their voxels weighted, by 1 over their volume to that power; a
+    lesion of 10 mm has weight 1.
     """
     kind = rng.random()
     weights = (sample.volumes_mm3 / REFERENCE_MM3) ** -size_exponent
@@ -166,11 +169,11 @@ def lesion_window(
     values = np.concatenate([[0], sample.values])[objects]
     truth = np.where((objects > 0) | sought, values, UNSOUGHT).astype(np.uint8)
     weight = np.concatenate([[1.0], np.clip(weights, *WEIGHTS)]).astype(np.float32)[objects]
-    return Window(np.ascontiguousarray(image), truth, np.ascontiguousarray(weight))
+    return TrainingWindow(np.ascontiguousarray(image), truth, np.ascontiguousarray(weight))
 
 
-def brain_window(sample: Sample, brain: Brain, rng: np.random.Generator, augment: bool) -> Window:
-    """A head whose brain is known on the brain's grid, in one window of it, and the brain (0 or 1)."""
+def brain_window(sample: Sample, brain: Brain, rng: np.random.Generator, augment: bool) -> TrainingWindow:
+    """Cut one window of a head and its brain (0 or 1) on the brain's grid. Raises: ValueError if unknown."""
     if sample.coarse is None or sample.brain is None:
         raise ValueError("the brain of this sample is not known")
     image, truth = sample.coarse.astype(np.float32)[None], sample.brain.astype(np.float32)
@@ -185,11 +188,11 @@ def brain_window(sample: Sample, brain: Brain, rng: np.random.Generator, augment
         first = rng.integers(-SHIFT, SHIFT + 1, 3)
     size = brain.window.shape[0]
     inside = np.rint(cut(truth, first, size)).astype(np.uint8)
-    return Window(cut(image[0], first, size)[None], inside, np.ones_like(inside, dtype=np.float32))
+    return TrainingWindow(cut(image[0], first, size)[None], inside, np.ones_like(inside, dtype=np.float32))
 
 
 def varied(image: Array, rng: np.random.Generator) -> Array:
-    """Another contrast, sharpness and noise, of each channel by itself: (channel, x, y, z)."""
+    """Vary contrast, sharpness and noise of each channel (channel, x, y, z) independently."""
     return np.stack([_varied(channel, rng) for channel in image])
 
 
@@ -202,7 +205,7 @@ def _varied(image: Array, rng: np.random.Generator) -> Array:
 
 
 def cut(array: NDArray[Any], first: Points, size: int) -> NDArray[Any]:
-    """A cube of the array, size voxels a side from ``first`` on; beyond the array its lowest value."""
+    """Cut a cube out of the array, size voxels a side from ``first``; outside the array its lowest value."""
     inside = tuple(slice(max(int(start), 0), int(start) + size) for start in first)
     part = np.asarray(array[inside])
     before = np.maximum(-first, 0)

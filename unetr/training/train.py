@@ -1,11 +1,11 @@
-"""Trains a model as a configuration says: Lightning, one course for each of its networks.
+"""Training of a model by a configuration, with Lightning, one course for each of its networks.
 
     python -m unetr train --config tiny --out FOLDER [--devices N] [--processes N] [--logger wandb]
         [--precision bf16-mixed]
 
-FOLDER takes the prepared cases (made once) and, for each network, the last and the best checkpoint and the
-learning curve as CSV, written at each look at the held-out windows. Run it again to go on where it stopped:
-the windows of a step depend on the step alone, so that a run in pieces learns what a run in one piece learns.
+FOLDER receives the prepared cases (made once) and, for each network, the last and the best checkpoint and the
+learning curve as CSV, written at each validation. Run it again to resume where it stopped: the windows of a
+step depend on the step alone, so that an interrupted run sees the same windows as an uninterrupted one.
 """
 
 import argparse
@@ -35,23 +35,23 @@ from unetr.spec import ModelSpec
 from unetr.synthesis.cohorts import VALIDATION_SEED
 from unetr.training.config import Course, TrainingConfig, load_config
 from unetr.training.preparation import Group, gather
-from unetr.training.samples import UNSOUGHT, Sample, Window, brain_window, lesion_window
+from unetr.training.samples import UNSOUGHT, Sample, TrainingWindow, brain_window, lesion_window
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-Cut = Callable[[Sample, np.random.Generator, bool], Window]
+Cut = Callable[[Sample, np.random.Generator, bool], TrainingWindow]
 
-# Without smoothing the Dice of windows without a lesion has no gradient: false positives would cost nothing.
+# Without smoothing, the Dice of windows without a lesion has no gradient: false positives would cost nothing.
 SMOOTH_VOXELS = 100.0
 GRADIENT_NORM = 5.0
-# What Lightning calls the fetching of a training step's batch.
+# Lightning's name for fetching a training step's batch.
 NEXT_WINDOWS = "[_TrainingEpochLoop].train_dataloader_next"
 
 
 def loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, course: Course) -> torch.Tensor:
-    """Dice over the batch and the cross-entropy, of the voxels where something is sought.
+    """Compute Dice loss over the batch plus weighted cross-entropy, both over the searched voxels.
 
     logits: (batch, class, x, y, z). truth, weight: (batch, x, y, z); see ``unetr.training.samples``. The
-    mean of the cross-entropy is over all voxels: windows that reach beyond the brain count less.
+    cross-entropy is divided by the number of all voxels, so windows that reach beyond the brain count less.
     """
     target = truth.masked_fill(truth == UNSOUGHT, 0).long()
     weight = weight * (truth != UNSOUGHT)
@@ -68,7 +68,7 @@ def loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, course
 
 
 class Checks(Dataset[Batch]):
-    """The windows by which the learning is followed: always the same, and none augmented."""
+    """The validation windows: always the same, without augmentation."""
 
     def __init__(self, samples: Sequence[Sample], cut: Cut, count: int) -> None:
         rng = np.random.default_rng(VALIDATION_SEED)
@@ -82,12 +82,10 @@ class Checks(Dataset[Batch]):
 
 
 class Windows(IterableDataset[Batch]):
-    """The batches of a course from one step on, each drawn by the seed, the step and the process alone."""
+    """The batches of a course from one step on, each determined by the seed, the step and the process."""
 
     def __init__(self, groups: Sequence[Group], cut: Cut, course: Course, seed: tuple[int, int]) -> None:
-        """groups: drawn from by their weights. seed: of the run, and this process's number among those that
-        train together.
-        """
+        """Collect the samples. groups: sampled by their weights. seed: the run's, and this process's rank."""
         self.samples = [sample for group in groups for sample in group.training]
         weights = np.concatenate([np.full(len(g.training), g.weight / len(g.training)) for g in groups])
         self.shares = weights / weights.sum()
@@ -101,26 +99,26 @@ class Windows(IterableDataset[Batch]):
             yield self.batch(step)
 
     def batch(self, step: int) -> Batch:
-        """The windows of one step."""
+        """Cut the windows of one step."""
         rng = np.random.default_rng((*self.seed, step))
         chosen = rng.choice(len(self.samples), self.course.batch, p=self.shares)
         return collate([self.cut(self.samples[i], rng, True) for i in chosen])
 
 
-def collate(windows: Sequence[Window]) -> Batch:
-    """image (batch, channel, x, y, z), truth and weight (batch, x, y, z)."""
+def collate(windows: Sequence[TrainingWindow]) -> Batch:
+    """Stack windows to image (batch, channel, x, y, z), truth and weight (batch, x, y, z)."""
     arrays = ([w.image for w in windows], [w.truth for w in windows], [w.weight for w in windows])
     image, truth, weight = (torch.from_numpy(np.stack(array)) for array in arrays)
     return image, truth, weight
 
 
 class Learner(lightning.LightningModule):
-    """One network on its course. labels: names of its channels but the background's."""
+    """A network in training on its course. labels: names of its channels without the background."""
 
     def __init__(self, network: torch.nn.Module, course: Course, labels: Sequence[str], curve: Path) -> None:
         super().__init__()
         self.profiler = SimpleProfiler()
-        # The layout of memory in which a CPU's convolutions are fastest.
+        # The memory layout with the fastest convolutions on a CPU.
         self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.course, self.labels, self.curve = course, labels, curve
         self.recent: list[float] = []
@@ -172,7 +170,7 @@ class Learner(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def rate(self, step: int) -> float:
-        """The share of the learning rate's peak: a linear warm-up, then a cosine to a hundredth."""
+        """Return the share of the peak learning rate: a linear warm-up, then a cosine to a hundredth."""
         warm_up, steps = self.course.warm_up, self.course.steps
         if step < warm_up:
             return (step + 1) / warm_up
@@ -200,10 +198,10 @@ def _note(path: Path, noted: dict[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One training. processes: that prepare cases, and cut windows while the network learns; 0: this one
-    does both.
+    """A training run. processes: number that prepare cases, and cut windows during training; 0: none, this
+    process does both.
 
-    precision: as Lightning names it; None for 16-mixed on a GPU and 32-true on a CPU.
+    precision: Lightning's name; None for 16-mixed on a GPU and 32-true on a CPU.
     """
 
     config: TrainingConfig
@@ -215,13 +213,13 @@ class Run:
 
 
 def train(run: Run) -> None:
-    """Prepare the cases, then bring each network from its last checkpoint to the end of its course.
+    """Prepare the cases, then train each network from its last checkpoint to the end of its course.
 
     Raises: RequestError (the logger is not installed), WeightsInvalid, DataRefused.
     """
     if run.logger == "wandb":
         _require_wandb()
-    # Lightning advises about loaders and devices that were chosen on purpose.
+    # Lightning warns about loaders and devices that were chosen on purpose.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
     run.out.mkdir(parents=True, exist_ok=True)
@@ -230,7 +228,7 @@ def train(run: Run) -> None:
     for group in groups:
         tell(group)
     if not any(group.held_out for group in groups):
-        raise DataRefused("No case is held out, so that nothing tells when the network is best.")
+        raise DataRefused("No case is held out, so the best network cannot be selected.")
     for course in run.config.courses:
         torch.manual_seed(run.config.seed)
         network = build(spec)[course.network]
@@ -240,10 +238,10 @@ def train(run: Run) -> None:
 
 
 def tell(group: Group) -> None:
-    """Say how many cases an entry of the data gave, and which of them are bad and why."""
+    """Print how many cases an entry of the data gave, and which are bad and why."""
     print(
-        f"{group.name}: {len(group.training)} cases to learn from, {len(group.held_out)} held out; in "
-        f"{group.negatives} nothing is labelled; {len(group.bad)} bad cases are left out",
+        f"{group.name}: {len(group.training)} training cases, {len(group.held_out)} held out; "
+        f"{group.negatives} without labels; {len(group.bad)} unusable and skipped",
         flush=True,
     )
     for case in group.bad:
@@ -251,9 +249,9 @@ def tell(group: Group) -> None:
 
 
 def groups_of(course: Course, groups: Sequence[Group]) -> list[Group]:
-    """The groups with the samples that the course's network can learn from: the brain's needs the brain.
+    """Return the groups with the samples usable for the course: the brain's network needs a known brain.
 
-    Raises: DataRefused.
+    Raises: DataRefused if no held-out sample is usable.
     """
     if course.network == "lesion":
         return list(groups)
@@ -267,12 +265,15 @@ def groups_of(course: Course, groups: Sequence[Group]) -> list[Group]:
     ]
     usable = [group for group in known if group.training]
     if not any(group.held_out for group in usable):
-        raise DataRefused("Of no case, or of none held out, the brain is known: train no network for it.")
+        raise DataRefused(
+            "The brain is not known in any training case or in any held-out case: do not train a network for "
+            "it."
+        )
     return usable
 
 
 def window_of(spec: ModelSpec, course: Course) -> Cut:
-    """How that course's windows are cut out of a sample."""
+    """Return the function that cuts the course's windows out of a sample."""
     brain, size = spec.brain, spec.window.shape[0]
     if course.network == "brain" and brain is not None:
         return lambda sample, rng, augment: brain_window(sample, brain, rng, augment)
@@ -308,7 +309,7 @@ def _fit(run: Run, course: Course, network: torch.nn.Module, groups: Sequence[Gr
         logger=_logger(run.logger, folder),
         callbacks=[
             ModelCheckpoint(folder, "best", monitor="dice", mode="max", enable_version_counter=False),
-            # Beside it, because Lightning's save_last writes only where there is a new best.
+            # A separate callback, because Lightning's save_last writes only with a new best.
             ModelCheckpoint(folder, "last", enable_version_counter=False),
         ],
         profiler=learner.profiler,
@@ -317,7 +318,7 @@ def _fit(run: Run, course: Course, network: torch.nn.Module, groups: Sequence[Gr
     )
     windows = Windows(groups, cut, course, (run.config.seed, trainer.global_rank))
     windows.first = reached
-    # One process keeps up with a CPU's training and leaves it the cores.
+    # On a CPU one process keeps up with the training and leaves it the cores.
     workers = run.processes if gpu else min(run.processes, 1)
     loader = DataLoader(windows, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
     held_out = [sample for group in groups for sample in group.held_out]
@@ -328,7 +329,7 @@ def _fit(run: Run, course: Course, network: torch.nn.Module, groups: Sequence[Gr
 
 
 def _require_wandb() -> None:
-    """Raise RequestError where Weights & Biases, which is not among the requirements, is not installed."""
+    """Check that the optional package of Weights & Biases is installed. Raises: RequestError."""
     try:
         import_module("wandb")
     except ModuleNotFoundError:

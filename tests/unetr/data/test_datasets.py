@@ -281,7 +281,7 @@ def test_a_folder_of_another_layout_is_refused(tmp_path, layout):
 )
 def test_a_description_that_is_none_is_refused(tmp_path, content):
     (tmp_path / "dataset.json").write_text(content)
-    with pytest.raises(DataRefused, match=r"dataset\.json is not"):
+    with pytest.raises(DataRefused, match=r"dataset\.json does not follow"):
         list(cases(tmp_path, "msd"))
 
 
@@ -356,7 +356,7 @@ def test_a_bad_study_says_why_and_the_next_one_follows(tmp_path):
     assert "no DICOM image" in reasons["empty"]
     assert "between slices" in reasons["gap"]
     assert reasons["good"] == ""
-    assert "not there" in reasons["lost"]
+    assert "is missing" in reasons["lost"]
     assert "No DICOM SEG" in reasons["unlabelled"]
 
 

@@ -15,7 +15,7 @@ import pytest
 from monai.apps import DecathlonDataset
 
 from errors import DownloadFailed
-from unetr.data.download_msd import BLOCK, TASK01, Archive, download
+from unetr.data.download_msd import BLOCK, TASK01, DatasetArchive, download
 
 CONTENT = np.random.default_rng(1).bytes(3_000_000)
 NAME = "Task01_BrainTumour"
@@ -43,10 +43,10 @@ class Server:
         self.begins: list[int] = []
         self.url = ""
 
-    def archive(self, content: bytes | None = None) -> Archive:
+    def archive(self, content: bytes | None = None) -> DatasetArchive:
         """What is expected of it: the file that it serves, or another one."""
         md5 = hashlib.md5(content or self.content, usedforsecurity=False).hexdigest()
-        return Archive(NAME, self.url, md5)
+        return DatasetArchive(NAME, self.url, md5)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         fault = self.faults.pop(0) if self.faults else ""

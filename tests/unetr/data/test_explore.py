@@ -100,7 +100,7 @@ def test_the_picture_shows_the_patient_s_right_on_the_left_and_the_front_above(f
 def test_what_is_done_is_said_in_words(folder, tmp_path, capsys):
     assert main([str(folder), "--layout", "brats", "--out", str(tmp_path), "--labels", "merge"]) == 0
     said = capsys.readouterr().out
-    assert "2 cases can be learnt from, 1 cannot" in said
+    assert "2 cases can be used for training, 1 cannot" in said
     assert f"{NAMES[2]}: T2 is missing" in said
     assert str(tmp_path / "data-sheet.html") in said
 

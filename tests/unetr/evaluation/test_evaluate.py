@@ -224,9 +224,9 @@ def test_the_command_line_writes_a_report_that_needs_no_other_file(
 
 
 def test_an_unknown_model_or_kind_is_named(tmp_path):
-    with pytest.raises(ModelNotFound, match=r"no model 'olga'; there are .*metscope-compact"):
+    with pytest.raises(ModelNotFound, match=r"no model 'olga'. Available models: .*metscope-compact"):
         main(["--model", "olga", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match="no kind martian; there are ordinary"):
+    with pytest.raises(SystemExit, match="unknown kind martian; available: ordinary"):
         main(["--model", "metscope-compact", "--kinds", "martian", "--out", str(tmp_path)])
 
 

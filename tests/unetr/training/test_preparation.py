@@ -63,7 +63,7 @@ def test_bad_cases_are_named_and_those_without_a_label_teach_too(tmp_path, capsy
     assert group.negatives == 1
     train.tell(group)
     said = capsys.readouterr().out
-    assert "in 1 nothing is labelled; 2 bad cases are left out" in said
+    assert "1 without labels; 2 unusable and skipped" in said
     assert "Case_000: The label is missing" in said
 
 
@@ -71,7 +71,7 @@ def test_a_folder_of_bad_cases_alone_is_refused_with_a_reason(tmp_path):
     labelled.brats_2023(tmp_path / "data")
     with pytest.raises(DataRefused, match=r"None of the cases of data .* value 3; tiny has 1 to 1"):
         gather(described(tmp_path / "data", "brats", validation=0.0), tmp_path / "cases")
-    with pytest.raises(DataRefused, match="one patient alone is held out"):
+    with pytest.raises(DataRefused, match="the only patient is held out"):
         gather(described(tmp_path / "data", "brats", labels="merge"), tmp_path / "cases")
 
 
@@ -180,7 +180,7 @@ def test_a_brain_that_is_unknown_is_not_learnt_and_all_is_sought(tmp_path):
     assert all(sample.brain is None and sample.sought.all() for sample in group.training)
     brain, lesion = described_unet.courses
     assert train.groups_of(lesion, [group]) == [group]
-    with pytest.raises(DataRefused, match="the brain is known"):
+    with pytest.raises(DataRefused, match="brain is not known"):
         train.groups_of(brain, [group])
 
 

@@ -56,7 +56,7 @@ def sample(tmp_path) -> samples.Sample:
     return stored(tmp_path / "head", [image], lesions, brain)
 
 
-def window(sample: samples.Sample, rng: np.random.Generator, augment: bool = False) -> samples.Window:
+def window(sample: samples.Sample, rng: np.random.Generator, augment: bool = False) -> samples.TrainingWindow:
     return samples.lesion_window(sample, SIZE, EXPONENT, rng, augment)
 
 
@@ -387,7 +387,7 @@ def test_a_logger_that_is_not_installed_is_refused_in_a_sentence_before_cases_ar
 
 
 def test_a_run_without_a_checkpoint_exports_nothing(tmp_path, trial):
-    with pytest.raises(WeightsInvalid, match=r"no lesion/best.ckpt"):
+    with pytest.raises(WeightsInvalid, match=r"lesion/best\.ckpt\. Train longer"):
         export.export(config.load_config(str(trial)), tmp_path, tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
@@ -402,7 +402,7 @@ def test_a_run_without_a_checkpoint_exports_nothing(tmp_path, trial):
         ({"data": [{"folder": "cases", "layout": "nnunet"}]}, "data.0.folder.validation: Field required"),
         ({"base": "trial.yaml"}, "base: trial.yaml inherits from itself"),
         ({"courses": [{**TINY["courses"][0], "network": "brain"}]}, "spec.brain is missing"),
-        ({"spec": {**TINY["spec"], "window": {"shape": [18, 16, 16], "overlap": 0}}}, "no multiple of 8"),
+        ({"spec": {**TINY["spec"], "window": {"shape": [18, 16, 16], "overlap": 0}}}, "not a multiple of 8"),
     ],
 )
 def test_a_wrong_configuration_is_refused_by_file_and_field(trial, change, told):

@@ -1,7 +1,7 @@
-"""Any volume as DICOM MR instances of a synthetic patient: what demonstration and tests feed the PACS.
+"""DICOM MR instances of a synthetic patient from any volume, for the demonstration and the tests.
 
-The instances are legal (dciodvfy finds no error) and complete; a corrupted series is made from these by
-whoever needs it. The classic form is one MR Image per slice, the enhanced one a single multi-frame instance.
+The instances are valid (dciodvfy finds no error) and complete; callers that need a corrupted series derive it
+from these. The classic form is one MR Image per slice, the enhanced one a single multi-frame instance.
 """
 
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
-from imaging.phantom_enhanced_mr import add_functional_groups
+from unetr.synthesis.phantom_enhanced_mr import add_functional_groups
 
 Pixels = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
 class SeriesOptions:
-    """What the series looks like from outside.
+    """The headers and encoding of a synthetic series.
 
-    contrast: the agent is named in ContrastBolusAgent. enhanced: one multi-frame instance whose geometry is
-    in shared or in per-frame functional groups (positions always in the latter).
+    contrast: ContrastBolusAgent names the agent. enhanced: one multi-frame instance whose geometry is in
+    shared or in per-frame functional groups (positions always in the latter).
     transfer_syntax: little or big endian, RLE, JPEG-LS, JPEG 2000 or JPEG Lossless. order: of the instances
-    or frames, their InstanceNumber included. orientation_jitter: largest rounding error of a direction
+    or frames, including their InstanceNumber. orientation_jitter: largest rounding error of a direction
     cosine and of a position in mm, as scanners write them. seed: of order and jitter.
     study_instance_uid: of a study that this series joins.
     uid_seed: makes the UIDs reproducible; within a study, series then need different series numbers.
@@ -58,10 +58,11 @@ class SeriesOptions:
 
 
 def to_instances(volume: hd.Volume, options: SeriesOptions | None = None) -> list[Dataset]:
-    """The volume (slice, row, column; affine index -> LPS mm, axes perpendicular) as instances of one series.
+    """Return a volume as instances of one series.
 
-    Integers that fit 16 bits are stored as they are; other values as 16 bits with RescaleSlope and
-    RescaleIntercept, exact to 1/65535 of their range. Raises: ValueError if a transfer syntax has no encoder.
+    volume: (slice, row, column), affine index -> LPS mm, axes perpendicular. Integers that fit 16 bits are
+    stored unchanged; other values as 16 bits with RescaleSlope and RescaleIntercept, exact to 1/65535 of
+    their range. Raises: ValueError if a transfer syntax has no encoder.
     """
     options = options or SeriesOptions()
     pixels, slope, intercept = _quantise(volume.array)
@@ -83,13 +84,13 @@ def to_instances(volume: hd.Volume, options: SeriesOptions | None = None) -> lis
 
 
 def _quantise(array: NDArray[np.generic]) -> tuple[Pixels, float, float]:
-    """Stored values, slope and intercept."""
+    """Return stored values, slope and intercept."""
     low, high = float(array.min()), float(array.max())
     for stored in (np.uint16, np.int16):
         limits = np.iinfo(stored)
         if np.issubdtype(array.dtype, np.integer) and limits.min <= low and high <= limits.max:
             return array.astype(stored), 1.0, 0.0
-    # Through the decimal string, so that slope and intercept are exactly those that will be read.
+    # Rounded to the decimal string, so that slope and intercept are exactly those that will be read.
     slope, intercept = float(_ds((high - low) / 65535)) or 1.0, float(_ds(low))
     scaled = np.rint((array.astype(np.float64) - intercept) / slope)
     return np.clip(scaled, 0, 65535).astype(np.uint16), slope, intercept
@@ -105,7 +106,7 @@ def _order(count: int, options: SeriesOptions, rng: np.random.Generator) -> list
 
 
 def _series(volume: hd.Volume, options: SeriesOptions) -> Dataset:
-    """Everything that all instances have in common."""
+    """Return the attributes that all instances have in common."""
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
@@ -147,7 +148,7 @@ def _series(volume: hd.Volume, options: SeriesOptions) -> Dataset:
 
 
 def _plane(volume: hd.Volume, index: int, jitter: float, rng: np.random.Generator) -> Dataset:
-    """Geometry of one slice, by its DICOM keywords."""
+    """Return the geometry of one slice by DICOM keyword."""
     slice_mm, row_mm, column_mm = volume.spacing
     cosines = np.concatenate([volume.direction[:, 2], volume.direction[:, 1]])
     position = volume.affine[:3, 3] + volume.affine[:3, 0] * index
@@ -192,7 +193,7 @@ def _multiframe(series: Dataset, pixels: Pixels, options: SeriesOptions) -> Data
 
 
 def _attach(ds: Dataset, frames: Pixels, options: SeriesOptions) -> None:
-    """Pixel data (frames, rows, columns) and the file meta information that names its encoding."""
+    """Add pixel data (frames, rows, columns) and the file meta information that names their encoding."""
     ds.PixelRepresentation = int(np.issubdtype(frames.dtype, np.signedinteger))
     syntax = UID(options.transfer_syntax)
     native = frames.astype(frames.dtype.newbyteorder("<" if syntax.is_little_endian else ">")).tobytes()
@@ -215,10 +216,10 @@ def _attach(ds: Dataset, frames: Pixels, options: SeriesOptions) -> None:
 def compress(frame: bytes, ds: Dataset, syntax: UID, bits: int = 16, signed: bool | None = None) -> bytes:
     """Encode a frame without loss. pydicom itself encodes neither JPEG 2000 nor JPEG Lossless here.
 
-    bits, signed: what the codec is told of the values; by default all bits, and the sign of the header.
+    bits, signed: the format that the codec is told; by default all 16 bits, and the sign of the header.
     """
     wanted = gdcm.TransferSyntax.GetTSType(str(syntax))
-    # The writer owns the image: it has to outlive it.
+    # The writer owns the image, so it must outlive it.
     writer = gdcm.ImageWriter()
     image = writer.GetImage()
     image.SetNumberOfDimensions(2)
@@ -239,7 +240,7 @@ def compress(frame: bytes, ds: Dataset, syntax: UID, bits: int = 16, signed: boo
         raise ValueError(f"no encoder for transfer syntax {syntax.name}")
     encoded = change.GetOutput().GetDataElement().GetSequenceOfFragments().GetFragment(0)
     text: str = encoded.GetByteValue().GetBuffer()
-    # gdcm's wrapper hands bytes over as text.
+    # gdcm's wrapper returns bytes as text.
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -251,5 +252,5 @@ def _uid(options: SeriesOptions, *names: object) -> str:
 
 
 def _ds(value: float) -> str:
-    """A decimal string: at most 16 characters, so about 1e-12 mm."""
+    """Return a decimal string of at most 16 characters, so about 1e-12 mm."""
     return format_number_as_ds(float(value))

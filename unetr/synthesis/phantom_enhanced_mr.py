@@ -1,4 +1,4 @@
-"""The modules and functional groups that turn a multi-frame dataset into a legal Enhanced MR image."""
+"""The modules and functional groups that turn a multi-frame dataset into a valid Enhanced MR image."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 from pydicom.valuerep import format_number_as_ds
 
-# Values that say nothing: what a synthetic acquisition has instead of coils, saturation bands and the like.
+# Neutral values, because a synthetic acquisition has no coils, saturation bands and the like.
 FRAME_TYPE = {
     "PixelPresentation": "MONOCHROME",
     "VolumetricProperties": "VOLUME",
@@ -44,8 +44,8 @@ def add_functional_groups(
 ) -> None:
     """Complete ``ds`` in place. planes: geometry by DICOM keyword, in the order of the frames.
 
-    rescale: slope and intercept of all frames. shared: orientation and pixel measures of the first plane
-    stand in the shared groups; else each frame has its own. Positions are always per frame.
+    rescale: slope and intercept of all frames. shared: put orientation and pixel measures of the first plane
+    into the shared groups; otherwise each frame has its own. Positions are always per frame.
     """
     ds.update(_dataset(FRAME_TYPE | PULSE_SEQUENCE))
     ds.BurnedInAnnotation = "NO"
