@@ -151,13 +151,16 @@ def test_no_proof_of_contrast_survives_a_negation(  # noqa: PLR0917
     assert read(spelled(negated, case, blank)).contrast != "proven"
 
 
-@pytest.mark.parametrize("negation", words_of("without", "not", "plain"))
 @pytest.mark.parametrize("agent", ["Gadovist", "8 ml Dotarem", "gadopentetate dimeglumine", "contrast", "KM"])
-def test_no_agent_that_is_negated_is_one(agent, negation):
+def test_no_agent_that_is_negated_is_one(agent):
     assert of_agent(agent) == "proven"
-    for between in (" ", ", ", " (", " - ", ": "):
-        assert of_agent(f"{negation}{between}{agent}") == "denied"
-        assert of_agent(f"{agent}{between}{negation}") == "denied"
+    negated = [
+        value
+        for negation in words_of("without", "not", "plain")
+        for between in (" ", ", ", " (", " - ", ": ")
+        for value in (f"{negation}{between}{agent}", f"{agent}{between}{negation}")
+    ]
+    assert [value for value in negated if of_agent(value) != "denied"] == []
 
 
 @settings(max_examples=300, deadline=None)
