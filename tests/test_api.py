@@ -417,7 +417,7 @@ def test_a_batch_by_query_takes_the_studies_that_match_and_refuses_none_and_all(
     header = open_archive(service.settings).search_studies()[0]
     posted = service.post("/batches", json={"query": {"PatientID": header.PatientID}, "model": SILENT})
     assert [job["study_instance_uid"] for job in posted.json()["jobs"]] == [service.study_uid]
-    for query, found in (({"PatientID": "nobody"}, "finds 0"), ({}, "at least one"), (None, "either")):
+    for query, found in (({"PatientID": "nobody"}, "matches 0"), ({}, "at least one"), (None, "either")):
         refused = service.post("/batches", json={"query": query})
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid_form")
         assert found in refused.json()["error"]["message"]

@@ -14,7 +14,7 @@ from bench import rows
 from bench.models import tiny_model
 from context import ModelServices
 from db import jobs
-from db.tasks import CorrectTask
+from db.tasks import SEGMENT, CorrectTask
 from imaging import nifti
 from orthanc.archive import open_archive
 from settings import Settings
@@ -57,7 +57,7 @@ def documents(request, tmp_path):
         runner.run(job.id)
         return jobs.get(runner.sessions, job.id).segmentation_id
 
-    first = run(None)
+    first = run(SEGMENT)
     second = run(CorrectTask(segmentation_id=first, rename={1: "pons"}, delete=[2]))
     paths = f"/segmentations/{first}", f"/segmentations/{second}", "/patients/BENCH-1/lesions"
     return request.param, [client.get(path).json["lesions"] for path in paths]
