@@ -19,8 +19,8 @@ ASKED_FOR = (
     "No element was found for the selector supplied to advanceOn",
     "The element for this Shepherd step was not found",
 )
-# A fault of Cornerstone3D in both versions of the viewer (mended in cornerstonejs/cornerstone3D#2884): a change of
-# slices that it has put off for 40 ms meets a viewport that is gone.
+# A bug of Cornerstone3D in both versions of the viewer (fixed in cornerstonejs/cornerstone3D#2884): a change of
+# slice that was delayed by 40 ms meets a viewport that is gone.
 UPSTREAM = "The stack viewport has been destroyed and is no longer usable."
 # Of every viewport: which segmentations lie over it.
 ON_SCREEN = """() => {
