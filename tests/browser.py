@@ -20,7 +20,7 @@ ASKED_FOR = (
     "The element for this Shepherd step was not found",
 )
 # A bug of Cornerstone3D in both versions of the viewer (fixed in cornerstonejs/cornerstone3D#2884): a change of
-# slice that was delayed by 40 ms meets a viewport that is gone.
+# slice, delayed by 40 ms, meets a viewport that is gone.
 UPSTREAM = "The stack viewport has been destroyed and is no longer usable."
 # Of every viewport: which segmentations lie over it.
 ON_SCREEN = """() => {
