@@ -19,7 +19,7 @@ ASKED_FOR = (
     "No element was found for the selector supplied to advanceOn",
     "The element for this Shepherd step was not found",
 )
-# A bug of Cornerstone3D in both versions of the viewer (fixed in cornerstonejs/cornerstone3D#2884): a change of
+# A bug of Cornerstone3D in both viewer versions, fixed in cornerstonejs/cornerstone3D#2884: a change of
 # slice, delayed by 40 ms, meets a viewport that is gone.
 UPSTREAM = "The stack viewport has been destroyed and is no longer usable."
 # Of every viewport: which segmentations lie over it.
