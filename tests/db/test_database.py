@@ -198,6 +198,13 @@ def test_foreign_keys_are_enforced(sessions):
         session.add(Study(study_instance_uid="1.2.3", patient_ref=77))
 
 
+def test_an_error_of_the_database_quotes_no_values(sessions):
+    with pytest.raises(IntegrityError) as refused, sessions.begin() as session:
+        session.add(Study(study_instance_uid="1.2.3", description="Doe^Jane", patient_ref=77))
+    assert "INSERT INTO studies" in str(refused.value)
+    assert "Doe" not in str(refused.value)
+
+
 def test_a_state_that_does_not_exist_is_refused(sessions, job_id):
     with pytest.raises(IntegrityError), sessions.begin() as session:
         session.get_one(Job, job_id).state = "lost"

@@ -97,6 +97,18 @@ def test_keys_that_do_not_fit_are_named_and_the_network_stays_as_it_was(tmp_path
     assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named_and_the_network_stays_as_it_was(tmp_path, value):
+    path = tmp_path / "w.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in network(1).state_dict().items()}
+    tensors["lesion.out.conv.conv.bias"][0] = value
+    target = network(2)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(WeightsInvalid, match=r"Keys not finite: lesion\.out\.conv\.conv\.bias\."):
+        load_weights(target, path, stored_sha256(tensors, path))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
+
+
 def test_many_keys_at_fault_are_counted_in_the_sentence_and_listed_in_the_details(tmp_path):
     path = tmp_path / "w.safetensors"
     tensors = {f"model.{name}": tensor for name, tensor in network(1).state_dict().items()}
