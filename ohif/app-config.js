@@ -47,6 +47,10 @@ const settings = {
   ],
 }
 
+// OHIF 3.12 reads this global of Node wherever the browser does not know which script is running. That depends on the order
+// in which its files arrive, and without the global the page stays empty.
+window.__filename ??= `${location.origin}/`
+
 /** The settings with MetScope in them; without it, where its files are missing or broken: a viewer all the same. */
 async function withMetScope() {
   try {

@@ -22,6 +22,8 @@ export class Lesions {
     this.selected = null
     // Whether lesions may be renamed and deleted.
     this.mayCorrect = false
+    // The lesion that the buttons below the table act on.
+    this.actedOn = undefined
     this.body = make('tbody')
     this.acts = make('div', { className: 'acts' })
     const words = make('input', {
@@ -58,8 +60,20 @@ export class Lesions {
       this.heads[i].ariaSort = this.order.key !== key ? 'none' : this.order.descending ? 'descending' : 'ascending'
     }
     this.total.textContent = totals(this.document, shown)
-    const lesion = this.document.lesions.find(other => other.tracking_uid === this.selected)
-    this.acts.replaceChildren(...(lesion && this.mayCorrect ? this.actsOn(lesion) : []))
+    const lesion = this.mayCorrect ? this.selectedLesion() : undefined
+    // A name that is being typed outlives a change of the images.
+    if (lesion !== this.actedOn) this.offerActs(lesion)
+  }
+
+  /** The buttons that rename and delete the lesion; none without one. */
+  offerActs(lesion) {
+    this.actedOn = lesion
+    this.acts.replaceChildren(...(lesion ? this.actsOn(lesion) : []))
+  }
+
+  /** undefined where nothing is selected, or what was selected is not among the lesions shown. */
+  selectedLesion() {
+    return this.document.lesions.find(lesion => lesion.tracking_uid === this.selected)
   }
 
   sort(key) {
@@ -70,6 +84,11 @@ export class Lesions {
   sift(changed) {
     this.filter = { ...this.filter, ...changed }
     this.draw(this.colour)
+  }
+
+  /** Select the first lesion, unless the user has selected one while the result was being loaded. */
+  selectFirst() {
+    if (!this.selectedLesion()) this.select(this.document.lesions[0])
   }
 
   /** Select the lesion and bring it onto the screen. */
@@ -106,7 +125,7 @@ export class Lesions {
     const ask = (question, ...content) => {
       this.acts.replaceChildren(
         make('div', {}, question), make('div', { className: 'buttons' }, ...content,
-          make('button', { onclick: () => this.draw(this.colour) }, text('keep'))),
+          make('button', { onclick: () => this.offerActs(lesion) }, text('keep'))),
       )
       this.acts.querySelector('input, button').focus()
     }
@@ -120,7 +139,7 @@ export class Lesions {
       form.onsubmit = event => {
         event.preventDefault()
         if (name.value.trim() !== shown.name) this.on.rename(lesion, name.value.trim())
-        else this.draw(this.colour)
+        else this.offerActs(lesion)
       }
       ask(text('rename_to', shown), form)
     }

@@ -125,7 +125,7 @@ export class Panel {
     if (shown) {
       await this.present(shown)
       // Whoever comes back to the tab finds the images as they were.
-      if (isNew && this.shownId && shown.lesions.length) this.list.select(shown.lesions[0])
+      if (isNew && this.shownId && shown.lesions.length) this.list.selectFirst()
     } else this.result.replaceChildren(make('p', { className: 'note' }, text('none_yet')))
     // One that goes on, or failed while nobody looked.
     if (job && (!service.ENDED.has(job.state) || isNews(job, done[0]))) this.wait(() => job)
@@ -200,7 +200,7 @@ export class Panel {
     // The viewer lists what was stored beside it.
     await Promise.all(found.companions.map(one => overlay.displaySetOf(this.app, this.study, one)))
       .catch(error => console.warn(error.message))
-    if (ended.kind === 'segmentation' && this.shownId) this.list.select(found.lesions[0])
+    if (ended.kind === 'segmentation' && this.shownId) this.list.selectFirst()
     if (ADDING.has(ended.kind)) this.tellAside(text('added'))
     else if (new Date(found.created_at) >= new Date(ended.created_at)) return
     else if (ended.kind === 'segmentation') {

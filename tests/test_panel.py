@@ -168,6 +168,38 @@ def test_a_measurement_that_failed_elsewhere_leaves_no_drawing_to_be_saved_here(
     expect(panel.get_by_role("button", name="Rename")).to_be_visible()
 
 
+def test_a_lesion_selected_and_a_name_begun_outlive_what_arrives_later(page, site, head):
+    study = site.add(head.image)
+    panel = open_study(page, site, study)
+    held: list[Route] = []
+
+    def hold_companions(route: Route) -> None:
+        """Let the SEG through, and keep back what was stored beside it."""
+        if newest(site, study)["segmentation"]["series_instance_uid"] in route.request.url:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route("**/series/*/metadata*", hold_companions)
+    segment(panel).click()
+    row = panel.get_by_role("row", name="Metastasis 2")
+    row.click()
+    wait_until(lambda: page.evaluate("true") and held != [], "the request for a companion")
+    for route in held:
+        route.continue_()
+    page.unroute("**/series/*/metadata*")
+    panel.get_by_role("button", name="Rename").click()
+    expect(panel.get_by_text("New name of Metastasis 2")).to_be_visible()
+    field = panel.get_by_label("Name", exact=True)
+    type_over(field, "left fron")
+    panel.get_by_role("columnheader", name="Volume").get_by_role("button").click()
+    field.focus()
+    page.keyboard.press("End")
+    page.keyboard.type("tal")
+    page.keyboard.press("Enter")
+    expect(panel.get_by_text("Metastasis 2 renamed to left frontal")).to_be_visible()
+
+
 def test_a_name_is_typed_key_by_key_and_no_two_lesions_bear_one(site, study, page):
     panel = opened(page, site, study)
     shown_names(panel).nth(1).click()

@@ -592,6 +592,12 @@ def test_a_viewer_without_our_files_still_shows_images(page, site, head, missing
     expect(page.locator(".metscope")).to_be_hidden()
 
 
+def test_the_viewer_opens_in_whatever_order_its_files_arrive(page, site, head):
+    # By that order the browser knows which script is running, or does not.
+    page.add_init_script("Object.defineProperty(document, 'currentScript', { get: () => null })")
+    open_study(page, site, site.add(head.image))
+
+
 @pytest.mark.away
 def test_images_that_do_not_arrive_are_told(page, site, head):
     study = site.add(head.image)
