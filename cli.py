@@ -43,9 +43,10 @@ from findings import (
 from imaging import files, nifti, series
 from imaging.frames import text
 from imaging.stack import Stack, to_stack
-from lesions.measure import ML_DECIMALS, Lesion, measure
+from lesions.measure import Lesion, measure
 from reports.overlay import save_overlay, save_planes
 from reports.tables import save_csv
+from schemas.results import LesionAnswer, ModelReference, total_volume_ml
 from segmentation import choose, segment, warnings_of
 from settings import Settings, load
 from unetr.checkpoint_cache import with_served_model
@@ -250,10 +251,8 @@ def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | 
     settings = with_served_model(load())
     spec = find_spec(settings, options.model)
     given = options.from_seg or options.from_mask
-    names = ("segmentation.dcm", "segmentation.nii.gz", "measurements.dcm", *EXPLANATION)
-    written = {(options.out / name).resolve() for name in names}
-    if given is not None and given.resolve() in written:
-        raise RequestError(f"{given} would be overwritten; choose another folder for --out.")
+    if given is not None:
+        _check_not_overwritten(given, options.out)
     predictor: Predictor | None = None
     with tqdm(total=100, unit="%", disable=None, leave=False) as bar:
 
@@ -286,13 +285,14 @@ def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | 
             with stages("explain"):
                 others = [stack.volume for stack in stacks[1:]]
                 explained = _explain(result, others, predictor, stages, save_mesh, options.out)
+    lesions = [LesionAnswer.of(lesion) for lesion in result.lesions]
     document = {
         "schema_version": SCHEMA_VERSION,
-        "model": None if given else {"id": spec.id, "version": spec.version, "sha256": spec.weights.sha256},
+        "model": None if given else ModelReference.of(spec).model_dump(),
         "series_instance_uid": chosen[0].series_instance_uid if chosen else None,
         "segmentation": {"sop_instance_uid": encoded and encoded.SOPInstanceUID, "stored": False},
-        "lesions": [lesion.to_dict() for lesion in result.lesions],
-        "total_volume_ml": round(sum(lesion.volume_ml for lesion in result.lesions), ML_DECIMALS),
+        "lesions": [lesion.model_dump() for lesion in lesions],
+        "total_volume_ml": total_volume_ml(lesions),
         "warnings": [*warnings, *result.warnings],
         "timings_s": stages.timings_s,
         "peak_memory_mb": stages.peaks_mb,
@@ -305,6 +305,13 @@ def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | 
         f"{document['total_volume_ml']} ml; files in {options.out}. "
         "Research use only."
     )
+
+
+def _check_not_overwritten(given: Path, out: Path) -> None:
+    """Check that no result replaces the given file. Raises: RequestError."""
+    names = ("segmentation.dcm", "segmentation.nii.gz", "measurements.dcm", *EXPLANATION)
+    if given.resolve() in {(out / name).resolve() for name in names}:
+        raise RequestError(f"{given} would be overwritten; choose another folder for --out.")
 
 
 def _make_folder(out: Path) -> None:

@@ -8,8 +8,8 @@ the results read back from archive and database with the truth that the study wa
 
 import shutil
 import time
+from math import nan
 from pathlib import Path
-from typing import Any
 
 import highdicom as hd
 from tqdm import tqdm
@@ -21,6 +21,7 @@ from imaging import seg
 from imaging.stack import Stack, to_stack
 from lesions.measure import measure
 from reports.overlay import save_overlay
+from schemas.results import LesionAnswer, SegmentationAnswer
 from segmentation import Request, deliver, segment_series
 from unetr.evaluation.scores import match
 from unetr.synthesis import metastases
@@ -65,7 +66,7 @@ def main() -> None:
     print(
         f"\nOpened in {loaded - started:.1f} s; first segmentation {cold_s:.1f} s, the next {warm_s:.1f} s."
     )
-    print(f"Stages of the first, s: {document['timings_s']}")
+    print(f"Stages of the first, s: {document.timings_s}")
     print(f"SEG      {_path_of(document)}")
     print(f"Picture  {FOLDER / 'overlay.png'}")
     print(f"Database {FOLDER / 'metscope.sqlite'}")
@@ -86,10 +87,10 @@ def _segment(request: Request, services: ModelServices) -> str:
 
 
 def _read_back(
-    services: ModelServices, study_instance_uid: str, document: dict[str, Any], stack: Stack
+    services: ModelServices, study_instance_uid: str, document: SegmentationAnswer, stack: Stack
 ) -> hd.Volume:
     """Return the label volume of the SEG as read back from the archive; empty if none was stored."""
-    series_instance_uid = document["segmentation"]["series_instance_uid"]
+    series_instance_uid = document.segmentation.series_instance_uid
     if series_instance_uid is None:
         return stack.volume.with_array((stack.volume.array * 0).astype("int32"))
     stored = services.archive.retrieve_series(study_instance_uid, series_instance_uid)
@@ -97,14 +98,16 @@ def _read_back(
     return labels
 
 
-def _path_of(document: dict[str, Any]) -> str:
-    uid = document["segmentation"]["sop_instance_uid"]
+def _path_of(document: SegmentationAnswer) -> str:
+    uid = document.segmentation.sop_instance_uid
     return str(next((FOLDER / "archive").rglob(f"*{uid}*"), "none: no lesion was found"))
 
 
-def _print_table(head: metastases.Head, labels: hd.Volume, stack: Stack, document: dict[str, Any]) -> None:
+def _print_table(
+    head: metastases.Head, labels: hd.Volume, stack: Stack, document: SegmentationAnswer
+) -> None:
     truth = {lesion.number: lesion for lesion in measure(head.labels, stack.slices)}
-    found = {lesion["number"]: lesion for lesion in document["lesions"]}
+    found = {lesion.number: lesion for lesion in document.lesions}
     outcome = match(head.labels, labels)
     print(
         f"\n{'lesion':28}{'true ml':>9}{'found ml':>10}{'error':>8}"
@@ -117,25 +120,25 @@ def _print_table(head: metastases.Head, labels: hd.Volume, stack: Stack, documen
         if partner is None or not outcome.found(lesion.number):
             print(f"{'missed: ' + name:28}{lesion.volume_ml:9.3f}{'':18}{true.long_axis_mm:9.1f}")
             continue
-        volume_error = partner["volume_ml"] / lesion.volume_ml - 1
-        length_error = partner["long_axis_mm"] - true.long_axis_mm
+        volume_error = partner.volume_ml / lesion.volume_ml - 1
+        length_error = partner.long_axis_mm - true.long_axis_mm
         print(
-            f"{'found:  ' + name:28}{lesion.volume_ml:9.3f}{partner['volume_ml']:10.3f}{volume_error:+8.0%}"
-            f"{true.long_axis_mm:9.1f}{partner['long_axis_mm']:10.1f}{length_error:+8.1f}{_sureness(partner):7.2f}"
+            f"{'found:  ' + name:28}{lesion.volume_ml:9.3f}{partner.volume_ml:10.3f}{volume_error:+8.0%}"
+            f"{true.long_axis_mm:9.1f}{partner.long_axis_mm:10.1f}{length_error:+8.1f}{_sureness(partner):7.2f}"
         )
     for number in outcome.false_numbers:
         false = found[number]
         name = f"false:  number {number}"
         print(
-            f"{name:28}{'':9}{false['volume_ml']:10.3f}{'':17}{false['long_axis_mm']:10.1f}"
+            f"{name:28}{'':9}{false.volume_ml:10.3f}{'':17}{false.long_axis_mm:10.1f}"
             f"{'':8}{_sureness(false):7.2f}"
         )
 
 
-def _sureness(lesion: dict[str, Any]) -> float:
+def _sureness(lesion: LesionAnswer) -> float:
     """Return the confidence, or without one the mean probability, as the viewer shows it."""
-    sureness: float = lesion["mean_probability"] if lesion["confidence"] is None else lesion["confidence"]
-    return sureness
+    sureness = lesion.mean_probability if lesion.confidence is None else lesion.confidence
+    return nan if sureness is None else sureness
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def follow_patient(segmentation_id: str, services: Connections, job: JobLease) -
     SegmentationNotFound, ArchiveError, LeaseLost.
     """
     document = segmentations.document(services.sessions, segmentation_id)
-    series = document["study_instance_uid"], document["series_instance_uid"]
+    series = document.study_instance_uid, document.series_instance_uid
     source = source_of_fetched([services.archive.retrieve_series(*series)], services)
     recording.adopt(services.sessions, job.job_id, job.owner, segmentation_id, source)
 

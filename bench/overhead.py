@@ -54,8 +54,8 @@ def run_job(api_url: str, headers: dict[str, str], settings: Settings, study_uid
     sessions.kw["bind"].dispose()
     whole = (job.finished_at - job.created_at).total_seconds()
     waiting = (job.started_at - job.created_at).total_seconds()
-    stages = sum(document["timings_s"].values())
-    stored = store_s(open_archive(settings), study_uid, document["segmentation"]["series_instance_uid"])
+    stages = sum(document.timings_s.values())
+    stored = store_s(open_archive(settings), study_uid, str(document.segmentation.series_instance_uid))
     return [whole, waiting, stages, stored, whole - stages - stored]
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-from db.tasks import TASKS, Task
+from schemas.tasks import TASKS, Task
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -1,13 +1,21 @@
-"""The JSON-able document of a segmentation, made of its rows, as the API answers it."""
+"""The document of a segmentation, made of its rows, as the API answers it (docs/api.md)."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from db.tables import Companion, LesionRow, Measurement, Segmentation, Series, Study
-from lesions.measure import ML_DECIMALS
+from schemas.results import (
+    CompanionAnswer,
+    LesionAnswer,
+    ModelReference,
+    PatientLesion,
+    SegmentationAnswer,
+    StoredSegmentation,
+    total_volume_ml,
+)
 
 SCHEMA_VERSION = 1
 IDENTITY = ("number", "name", "tracking_id", "tracking_uid")
@@ -59,76 +67,77 @@ def fetch(
     return [(row, list(lesions[row.id].values())) for row in segmentations]
 
 
-def documents(connection: Connection, query: Select[Any], parameters: dict[str, Any]) -> list[dict[str, Any]]:
+def documents(
+    connection: Connection, query: Select[Any], parameters: dict[str, Any]
+) -> list[SegmentationAnswer]:
     """Return the documents of the segmentations that a query on SEGMENTATIONS finds."""
-    found = fetch(connection, query, parameters)
-    companions: dict[str, list[Row[Any]]] = {row.id: [] for row, _ in found}
-    for row in connection.execute(COMPANIONS, {"ids": list(companions)}):
-        companions[row.segmentation_ref].append(row)
-    return [_document(row, lesions, companions[row.id]) for row, lesions in found]
+    rows = fetch(connection, query, parameters)
+    companions: dict[str, list[Row[Any]]] = {segmentation.id: [] for segmentation, _ in rows}
+    for companion in connection.execute(COMPANIONS, {"ids": list(companions)}):
+        companions[companion.segmentation_ref].append(companion)
+    return [_document(segmentation, lesions, companions[segmentation.id]) for segmentation, lesions in rows]
 
 
 def _document(
     segmentation: Row[Any], lesion_rows: Sequence[Row[Any]], companions: Sequence[Row[Any]]
-) -> dict[str, Any]:
-    """Return the whole document; docs/api.md describes it."""
-    lesions = [lesion_of(row) for row in lesion_rows]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "id": segmentation.id,
-        "version": segmentation.version,
-        "created_at": _iso(segmentation.created_at),
-        "study_instance_uid": segmentation.study_instance_uid,
-        "study_date": segmentation.study_date and segmentation.study_date.isoformat(),
-        "series_instance_uid": segmentation.source_series_instance_uid,
-        "reasons": segmentation.reasons,
-        "model": {
-            "id": segmentation.model_id,
-            "version": segmentation.model_version,
-            "sha256": segmentation.model_sha256,
-        },
-        "segmentation": {
-            "sop_instance_uid": segmentation.sop_instance_uid,
-            "series_instance_uid": segmentation.series_instance_uid,
-            "stored": segmentation.stored_at is not None and segmentation.missing_since is None,
-            "missing_since": segmentation.missing_since and _iso(segmentation.missing_since),
-        },
-        "companions": [
-            {
-                "modality": companion.modality,
-                "sop_instance_uid": companion.sop_instance_uid,
-                "series_instance_uid": companion.series_instance_uid,
-                "stored": companion.stored_at is not None,
-            }
+) -> SegmentationAnswer:
+    lesions = [LesionAnswer(**_fields(lesion)) for lesion in lesion_rows]
+    return SegmentationAnswer(
+        schema_version=SCHEMA_VERSION,
+        id=segmentation.id,
+        version=segmentation.version,
+        created_at=segmentation.created_at,
+        study_instance_uid=segmentation.study_instance_uid,
+        study_date=iso_date(segmentation.study_date),
+        series_instance_uid=segmentation.source_series_instance_uid,
+        reasons=segmentation.reasons,
+        model=ModelReference(
+            id=segmentation.model_id, version=segmentation.model_version, sha256=segmentation.model_sha256
+        ),
+        segmentation=StoredSegmentation(
+            sop_instance_uid=segmentation.sop_instance_uid,
+            series_instance_uid=segmentation.series_instance_uid,
+            stored=segmentation.stored_at is not None and segmentation.missing_since is None,
+            missing_since=segmentation.missing_since,
+        ),
+        companions=[
+            CompanionAnswer(
+                modality=companion.modality,
+                sop_instance_uid=companion.sop_instance_uid,
+                series_instance_uid=companion.series_instance_uid,
+                stored=companion.stored_at is not None,
+            )
             for companion in companions
         ],
-        "corrects": segmentation.corrects,
-        "corrected_by": segmentation.corrected_by,
-        "changes": segmentation.changes,
-        "lesions": lesions,
-        "total_volume_ml": round(sum(lesion["volume_ml"] for lesion in lesions), ML_DECIMALS),
-        "warnings": segmentation.warnings,
-        "timings_s": segmentation.timings_s,
-        "research_use_only": True,
-    }
+        corrects=segmentation.corrects,
+        corrected_by=segmentation.corrected_by,
+        changes=segmentation.changes,
+        lesions=lesions,
+        total_volume_ml=total_volume_ml(lesions),
+        warnings=segmentation.warnings,
+        timings_s=segmentation.timings_s,
+        research_use_only=True,
+    )
 
 
-def _iso(at: datetime) -> str:
-    return at.isoformat().replace("+00:00", "Z")
+def lesion_in_place(lesion: Row[Any], segmentation: Row[Any]) -> PatientLesion:
+    """Return a lesion outside its document: with its colour, segmentation, model, study and series."""
+    return PatientLesion(
+        **_fields(lesion),
+        colour=lesion.colour,
+        segmentation_id=segmentation.id,
+        model_id=segmentation.model_id,
+        study_instance_uid=segmentation.study_instance_uid,
+        study_date=iso_date(segmentation.study_date),
+        series_instance_uid=segmentation.source_series_instance_uid,
+        series_description=segmentation.series_description,
+    )
 
 
-def lesion_of(row: Row[Any]) -> dict[str, Any]:
-    """Return the identity and the newest measurement of a lesion."""
-    return {name: getattr(row, name) for name in (*IDENTITY, *MEASURED)}
+def _fields(lesion: Row[Any]) -> dict[str, Any]:
+    """Return the identity and the newest measurement of a lesion, by the names of its answer."""
+    return {name: getattr(lesion, name) for name in (*IDENTITY, *MEASURED)}
 
 
-def place_of(segmentation: Row[Any]) -> dict[str, Any]:
-    """Return where a lesion outside its document comes from: segmentation, model, study, series."""
-    return {
-        "segmentation_id": segmentation.id,
-        "model_id": segmentation.model_id,
-        "study_instance_uid": segmentation.study_instance_uid,
-        "study_date": segmentation.study_date and segmentation.study_date.isoformat(),
-        "series_instance_uid": segmentation.source_series_instance_uid,
-        "series_description": segmentation.series_description,
-    }
+def iso_date(day: date | None) -> str | None:
+    return None if day is None else day.isoformat()

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db.database import current_time, reading_rows
 from db.tables import ACTIVE_STATES, Job, JobState, Segmentation
-from db.tasks import SEGMENT
+from schemas.tasks import SEGMENT
 
 JOBS_IN_AN_ESTIMATE = 20
 

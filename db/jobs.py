@@ -22,7 +22,6 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import audit
 from db.database import current_time, insert_for, reading, reading_rows, writing
 from db.tables import ACTIVE_STATES, ONE_ACTIVE_JOB, BatchJob, Job, JobState, Segmentation
-from db.tasks import SEGMENT, Task
 from errors import (
     DeadlineExceeded,
     JobInterrupted,
@@ -32,6 +31,7 @@ from errors import (
     LeaseLost,
     MetScopeError,
 )
+from schemas.tasks import SEGMENT, Task
 
 NEWEST = (
     select(*Job.__table__.columns)

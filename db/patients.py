@@ -1,15 +1,16 @@
 """Patients, studies and series that have results, and the lesions of a patient."""
 
-from typing import Any
+from dataclasses import dataclass
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.database import reading_rows
-from db.documents import SEGMENTATIONS, fetch, lesion_of, place_of
+from db.documents import SEGMENTATIONS, fetch, iso_date, lesion_in_place
 from db.segmentations import is_result_of_its_series
 from db.tables import Patient, Segmentation, Series, Study
 from errors import InvalidForm, PatientNotFound
+from schemas.results import PatientAnswer, PatientLesion
 
 PATIENTS = (
     select(
@@ -30,30 +31,43 @@ PATIENTS = (
 )
 
 
-def patients(sessions: sessionmaker[Session]) -> list[dict[str, Any]]:
-    """Return the patients with a segmentation: patient_id, issuer, name, birth_date, sex, studies (their
-    number), last_study_date. Dates are ISO 8601 or None; sorted by patient_id.
-    """
+@dataclass(frozen=True)
+class SegmentedStudy:
+    """A study with a segmentation. study_date: ISO 8601."""
+
+    study_instance_uid: str
+    study_date: str | None
+
+
+@dataclass(frozen=True)
+class SegmentedSeries:
+    """A series with a segmentation."""
+
+    series_instance_uid: str
+    study_instance_uid: str
+
+
+def patients(sessions: sessionmaker[Session]) -> list[PatientAnswer]:
+    """Return the patients with a segmentation, by patient_id."""
     with reading_rows(sessions) as connection:
-        found = connection.execute(PATIENTS).all()
+        rows = connection.execute(PATIENTS).all()
     return [
-        {
-            "patient_id": patient_id,
-            "issuer": issuer,
-            "name": name,
-            "birth_date": birth_date and birth_date.isoformat(),
-            "sex": sex,
-            "studies": studies,
-            "last_study_date": last_study_date and last_study_date.isoformat(),
-        }
-        for patient_id, issuer, name, birth_date, sex, studies, last_study_date in found
+        PatientAnswer(
+            patient_id=patient_id,
+            issuer=issuer,
+            name=name,
+            birth_date=iso_date(birth_date),
+            sex=sex,
+            studies=studies,
+            last_study_date=iso_date(last_study_date),
+        )
+        for patient_id, issuer, name, birth_date, sex, studies, last_study_date in rows
     ]
 
 
-def segmented_studies(sessions: sessionmaker[Session], patient_id: str | None = None) -> list[dict[str, Any]]:
-    """Return the studies with a segmentation, all or a patient's: study_instance_uid, study_date, by date.
+def segmented_studies(sessions: sessionmaker[Session], patient_id: str | None = None) -> list[SegmentedStudy]:
+    """Return the studies with a segmentation, all or a patient's, by date.
 
-    Dates are ISO 8601 or None. The list is empty for a patient without results.
     Raises: InvalidForm if several issuers use this patient_id.
     """
     query = (
@@ -68,23 +82,17 @@ def segmented_studies(sessions: sessionmaker[Session], patient_id: str | None = 
     if patient_id is not None:
         query = query.where(Patient.patient_id == patient_id)
     with reading_rows(sessions) as connection:
-        found = connection.execute(query).all()
-    issuers = len({row.patient_ref for row in found})
+        rows = connection.execute(query).all()
+    issuers = len({row.patient_ref for row in rows})
     if patient_id is not None and issuers > 1:
         raise InvalidForm(f"{issuers} issuers use this patient identifier.")
-    return [
-        {
-            "study_instance_uid": row.study_instance_uid,
-            "study_date": row.study_date and row.study_date.isoformat(),
-        }
-        for row in found
-    ]
+    return [SegmentedStudy(row.study_instance_uid, iso_date(row.study_date)) for row in rows]
 
 
 def segmented_series(
     sessions: sessionmaker[Session], study_instance_uid: str | None = None
-) -> list[dict[str, str]]:
-    """Return the series with a segmentation, all or a study's: series_instance_uid, study_instance_uid."""
+) -> list[SegmentedSeries]:
+    """Return the series with a segmentation, all or a study's."""
     query = (
         select(Series.series_instance_uid, Study.study_instance_uid)
         .join(Study, Study.id == Series.study_ref)
@@ -94,17 +102,15 @@ def segmented_series(
     if study_instance_uid is not None:
         query = query.where(Study.study_instance_uid == study_instance_uid)
     with reading_rows(sessions) as connection:
-        return [dict(row._mapping) for row in connection.execute(query)]
+        return [SegmentedSeries(*row) for row in connection.execute(query)]
 
 
 def lesions_of_patient(
     sessions: sessionmaker[Session], patient_id: str, issuer: str | None = None
-) -> list[dict[str, Any]]:
+) -> list[PatientLesion]:
     """Return the patient's lesions by study date and time (undated studies last), then by number.
 
-    Each lesion is as in the document, with colour, study_instance_uid, study_date, series_instance_uid,
-    series_description, segmentation_id, model_id. One result counts per series: the one that a person
-    corrected or drew, otherwise the newest of any model.
+    One result counts per series: the one that a person corrected or drew, otherwise the newest of any model.
     issuer: needed only if several issuers use this patient_id.
     Raises: PatientNotFound; InvalidForm when the issuer is needed.
     """
@@ -122,9 +128,5 @@ def lesions_of_patient(
             Study.study_time.asc().nulls_last(),
             Segmentation.created_at,
         )
-        found = fetch(connection, query, {})
-    return [
-        lesion_of(row) | place_of(segmentation) | {"colour": row.colour}
-        for segmentation, lesions in found
-        for row in lesions
-    ]
+        rows = fetch(connection, query, {})
+    return [lesion_in_place(lesion, segmentation) for segmentation, lesions in rows for lesion in lesions]

@@ -4,7 +4,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
@@ -19,6 +18,7 @@ from db.tables import Companion, Outbox, Segmentation
 from errors import JobCancelled, SegmentationSuperseded
 from imaging.seg import colour
 from lesions.measure import Lesion
+from schemas.results import ChangeAnswer, LesionAnswer
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class NewObject:
 class Correction:
     """A person's changes from one segmentation to the next.
 
-    corrects: the segmentation before; None: the series had no result. changes: what became of each lesion, as
-    docs/api.md describes it. restores: the older version whose lesions it takes over.
+    corrects: the segmentation before; None: the series had no result. restores: the older version whose
+    lesions it takes over.
     """
 
     corrects: str | None
     corrected_by: str | None
-    changes: Sequence[Mapping[str, Any]]
+    changes: Sequence[ChangeAnswer]
     restores: str | None = None
 
 
@@ -114,7 +114,7 @@ def record(
             content_sha256=new.source.content_sha256,
             corrects=correction.corrects,
             corrected_by=correction.corrected_by,
-            changes=[dict(change) for change in correction.changes],
+            changes=[change.model_dump() for change in correction.changes],
             model_id=new.model_id,
             model_version=new.model_version,
             model_sha256=new.model_sha256,
@@ -224,7 +224,7 @@ def _put_into_outbox(session: Session, segmentation: Segmentation, new: NewObjec
 
 
 def _lesion_row(lesion: Lesion, given_colour: str | None, now: datetime) -> tables.LesionRow:
-    fields = lesion.to_dict()
+    fields = LesionAnswer.of(lesion).model_dump()
     return tables.LesionRow(
         **{name: fields[name] for name in IDENTITY},
         colour=given_colour or colour(lesion.number).hex,

@@ -1,6 +1,6 @@
 """Recorded segmentations: their newest versions, their documents for the API, and their deletion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydicom import Dataset
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from db import audit, tables
 from db.database import current_time, reading, reading_rows, writing
-from db.documents import SEGMENTATIONS, documents, fetch, lesion_of
+from db.documents import SEGMENTATIONS, documents, fetch, lesion_in_place
 from db.source import Source, header_of
 from db.tables import Companion, Outbox, Segmentation, Series, Study
 from errors import (
@@ -19,9 +19,10 @@ from errors import (
     SegmentationSuperseded,
     UncertaintyUnavailable,
 )
+from schemas.results import ModelReference, PatientLesion, SegmentationAnswer
 
 # Stands for the model of a segmentation that was drawn by hand, not by correcting a model's.
-BY_HAND = {"id": "by-hand", "version": "", "sha256": ""}
+BY_HAND = ModelReference(id="by-hand", version="", sha256="")
 ONE = SEGMENTATIONS.where(Segmentation.id == bindparam("id"))
 OF_STUDY = SEGMENTATIONS.where(Study.study_instance_uid == bindparam("study_instance_uid")).order_by(
     Segmentation.created_at.desc(), Segmentation.version.desc()
@@ -129,15 +130,15 @@ def refuse_newer(session: Session, segmentation: Segmentation) -> None:
         raise SegmentationSuperseded(f"Segmentation {segmentation.id} has a newer version.")
 
 
-def refuse_other_model(document: Mapping[str, Any], served: Sequence[Mapping[str, str]]) -> None:
-    """Check that a served model, {id, version, sha256}, made the document. Raises: UncertaintyUnavailable."""
-    model = document["model"]
+def refuse_other_model(document: SegmentationAnswer, served: Sequence[ModelReference]) -> None:
+    """Check that one of the served models made the document. Raises: UncertaintyUnavailable."""
+    model = document.model
     if model == BY_HAND:
-        raise UncertaintyUnavailable(f"Segmentation {document['id']} was drawn by hand.")
+        raise UncertaintyUnavailable(f"Segmentation {document.id} was drawn by hand.")
     if model not in served:
         raise UncertaintyUnavailable(
-            f"Segmentation {document['id']} was created by {model['id']} {model['version']} (weights "
-            f"{model['sha256'][:12]}), which is no longer served."
+            f"Segmentation {document.id} was created by {model.id} {model.version} (weights "
+            f"{model.sha256[:12]}), which is no longer served."
         )
 
 
@@ -147,8 +148,8 @@ def find_equal(sessions: sessionmaker[Session], idempotency_key: str) -> str | N
         return session.scalar(equal_to(idempotency_key))
 
 
-def document(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, Any]:
-    """Return the segmentation's document (docs/api.md). Raises: SegmentationNotFound, also if deleted."""
+def document(sessions: sessionmaker[Session], segmentation_id: str) -> SegmentationAnswer:
+    """Return the segmentation's document. Raises: SegmentationNotFound, also if deleted."""
     with reading_rows(sessions) as connection:
         found = documents(connection, ONE, {"id": segmentation_id})
     if not found:
@@ -156,7 +157,9 @@ def document(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str,
     return found[0]
 
 
-def segmentations_of_study(sessions: sessionmaker[Session], study_instance_uid: str) -> list[dict[str, Any]]:
+def segmentations_of_study(
+    sessions: sessionmaker[Session], study_instance_uid: str
+) -> list[SegmentationAnswer]:
     """Return the documents, newest first; empty for a study without results, or one that does not exist."""
     with reading_rows(sessions) as connection:
         return documents(connection, OF_STUDY, {"study_instance_uid": study_instance_uid})
@@ -164,8 +167,8 @@ def segmentations_of_study(sessions: sessionmaker[Session], study_instance_uid: 
 
 def lesions_of_series(
     sessions: sessionmaker[Session], series_instance_uid: str | None = None
-) -> list[dict[str, Any]]:
-    """Return the lesions of the series' result (``newest``), or of every series', each with its colour.
+) -> list[PatientLesion]:
+    """Return the lesions of the series' result (``newest``), or of every series'.
 
     Raises: InvalidForm if several studies have a series with this UID.
     """
@@ -174,14 +177,15 @@ def lesions_of_series(
     ).order_by(*_preference(Segmentation))
     if series_instance_uid is not None:
         query = query.where(Series.series_instance_uid == series_instance_uid)
-    newest_lesions: dict[tuple[str, str], Sequence[Any]] = {}
+    lesions_by_series: dict[tuple[str, str], list[PatientLesion]] = {}
     with reading_rows(sessions) as connection:
         for segmentation, lesions in fetch(connection, query, {}):
             uids = segmentation.study_instance_uid, segmentation.source_series_instance_uid
-            newest_lesions.setdefault(uids, lesions)
-    if series_instance_uid is not None and len(newest_lesions) > 1:
-        raise InvalidForm(f"{len(newest_lesions)} studies have a series {series_instance_uid}.")
-    return [lesion_of(row) | {"colour": row.colour} for rows in newest_lesions.values() for row in rows]
+            if uids not in lesions_by_series:
+                lesions_by_series[uids] = [lesion_in_place(lesion, segmentation) for lesion in lesions]
+    if series_instance_uid is not None and len(lesions_by_series) > 1:
+        raise InvalidForm(f"{len(lesions_by_series)} studies have a series {series_instance_uid}.")
+    return [lesion for lesions in lesions_by_series.values() for lesion in lesions]
 
 
 def place_of_object(sessions: sessionmaker[Session], sop_instance_uid: str) -> tuple[str, str] | None:

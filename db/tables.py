@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from db.column_types import TaskColumn, Text, UtcDateTime
-from db.tasks import Task
+from schemas.tasks import Task
 
 
 class Base(DeclarativeBase):

@@ -19,9 +19,8 @@ from lesions.measurability import PROTOCOL_LD_MM, judge
 MM3_PER_ML = 1000.0
 # Segment Number is a 16-bit number.
 MOST_LESIONS = 65535
-MM_DECIMALS = 4
-ML_DECIMALS = 6
-PROBABILITY_DECIMALS = 4
+# Points that differ by less are equal.
+POINT_DECIMALS = 4
 Point = tuple[float, float, float]
 Line = tuple[Point, Point]
 Box = tuple[slice, slice, slice]
@@ -88,29 +87,6 @@ class Lesion:
     confidence: float | None
     measurable: bool
     measurable_reason: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-able values under the same names; mm to 4 decimals, ml to 6, probability to 4."""
-        plane = self.plane and {
-            "origin_lps_mm": _rounded(self.plane.origin_lps_mm),
-            "normal_lps": _rounded(self.plane.normal_lps),
-            "spacing_mm": round(self.plane.spacing_mm, MM_DECIMALS),
-        }
-        return {
-            **vars(self),
-            "volume_ml": round(self.volume_ml, ML_DECIMALS),
-            "long_axis_mm": round(self.long_axis_mm, MM_DECIMALS),
-            "short_axis_mm": round(self.short_axis_mm, MM_DECIMALS),
-            "feret_mm": round(self.feret_mm, MM_DECIMALS),
-            "long_axis_lps": [_rounded(point) for point in self.long_axis_lps],
-            "short_axis_lps": [_rounded(point) for point in self.short_axis_lps],
-            "slice": dict(vars(self.slice)),
-            "plane": plane,
-            "centroid_lps_mm": _rounded(self.centroid_lps_mm),
-            "bounding_box": {end: list(index) for end, index in self.bounding_box.items()},
-            "mean_probability": _rounded_probability(self.mean_probability),
-            "confidence": _rounded_probability(self.confidence),
-        }
 
 
 def components(mask: hd.Volume) -> hd.Volume:
@@ -309,8 +285,4 @@ def _index(position: NDArray[Any]) -> tuple[int, int, int]:
 
 
 def _rounded(point: Point) -> list[float]:
-    return [round(value, MM_DECIMALS) for value in point]
-
-
-def _rounded_probability(probability: float | None) -> float | None:
-    return None if probability is None else round(probability, PROBABILITY_DECIMALS)
+    return [round(value, POINT_DECIMALS) for value in point]

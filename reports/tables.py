@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lesions.measure import Lesion
+from schemas.results import LesionAnswer
 
 COLUMNS = (
     "number", "name", "tracking_id", "volume_ml", "voxel_count", "long_axis_mm", "short_axis_mm", "feret_mm",
@@ -19,9 +20,9 @@ def save_csv(lesions: Sequence[Lesion], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, "centroid_l_mm", "centroid_p_mm", "centroid_s_mm"])
         for lesion in lesions:
-            fields = lesion.to_dict()
-            cells = [fields[column] for column in COLUMNS]
-            writer.writerow([*map(_plain, cells), *fields["centroid_lps_mm"]])
+            row = LesionAnswer.of(lesion)
+            cells = [getattr(row, column) for column in COLUMNS]
+            writer.writerow([*map(_plain, cells), *row.centroid_lps_mm])
 
 
 def _plain(cell: object) -> object:

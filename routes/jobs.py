@@ -6,9 +6,9 @@ from flask import Response, g
 
 from db import batches, estimates, jobs
 from db.tables import ACTIVE_STATES, Batch, Job
-from db.tasks import SegmentTask
 from errors import InvalidForm
-from routes.shared import answer, blueprint, context
+from routes.job_answers import batch_answer, job_answer, jobs_answer
+from routes.shared import answer, blueprint, context, submission
 from schemas.common import LARGEST_BATCH, StudyPath
 from schemas.jobs import (
     BatchAnswer,
@@ -20,7 +20,6 @@ from schemas.jobs import (
     JobsQuery,
     SegmentationForm,
 )
-from unetr.spec import ModelSpec
 
 WAIT_POLL_S = 0.1
 
@@ -36,36 +35,12 @@ def request_segmentation(path: StudyPath, body: SegmentationForm) -> Response:
 
     Answers 200 if the job ended within wait_s, otherwise 202. If no series is given, the job chooses one.
     """
-    model = context().model_id(body.model)
-    if body.inputs:
-        _check_inputs(body, context().models[model])
-    job = jobs.submit(
-        context().sessions,
-        path.study_instance_uid,
-        model,
-        series_instance_uid=body.series_instance_uid,
-        force=body.force,
-        requested_by=g.actor,
-        task=SegmentTask(inputs=body.inputs),
-    )
+    job = submission().segment(path.study_instance_uid, context().model(body.model), body)
     return answer_with(job, body.wait_s)
 
 
-def _check_inputs(body: SegmentationForm, spec: ModelSpec) -> None:
-    """Check the form's inputs against the model and the rest of the form. Raises: InvalidForm."""
-    unknown = sorted(body.inputs.keys() - set(spec.inputs))
-    if unknown:
-        raise InvalidForm(f"inputs: {spec.id} has no {unknown[0]!r}; it has: {', '.join(spec.inputs)}.")
-    if len(set(body.inputs.values())) < len(body.inputs):
-        raise InvalidForm("inputs: one series is given twice.")
-    first = body.inputs.get(spec.inputs[0])
-    if first and body.series_instance_uid and first != body.series_instance_uid:
-        raise InvalidForm(f"series_instance_uid: inputs gives another series as {spec.inputs[0]}.")
-
-
 def answer_with(job: Job, wait_s: float | None) -> Response:
-    """Announce a job and answer with its progress, after waiting up to wait_s for its end."""
-    context().announcer.tell(job.id)
+    """Answer with a job's progress, after waiting up to wait_s for its end."""
     job = wait_for_end(job, wait_s or 0.0)
     response = _job(job, 202 if job.state in ACTIVE_STATES else 200)
     response.headers["Location"] = f"/jobs/{job.id}"
@@ -86,7 +61,7 @@ def wait_for_end(job: Job, wait_s: float) -> Job:
 
 
 def _job(job: Job, status: int = 200) -> Response:
-    return answer(JobAnswer.of(job, estimates.estimate_s(context().sessions, job)), status)
+    return answer(job_answer(job, estimates.estimate_s(context().sessions, job)), status)
 
 
 @routes.get("/jobs", responses={200: JobsAnswer})
@@ -94,7 +69,7 @@ def list_jobs(query: JobsQuery) -> Response:
     """List the newest jobs"""
     sessions = context().sessions
     found = jobs.list_jobs(sessions, query.limit, query.state, query.study_instance_uid)
-    return answer(JobsAnswer.of(found, estimates.estimates_s(sessions, found)))
+    return answer(jobs_answer(found, estimates.estimates_s(sessions, found)))
 
 
 @routes.get("/jobs/<job_id>", responses={200: JobAnswer})
@@ -109,27 +84,20 @@ def get_job(path: JobPath) -> Response:
 )
 def cancel_job(path: JobPath) -> Response:
     """Cancel a job; a running job stops within seconds"""
-    job = jobs.cancel(context().sessions, path.job_id, g.actor)
-    # The worker that gets this message deletes the drawing that the job was to measure.
-    context().announcer.tell(job.id)
-    return _job(job)
+    return _job(submission().cancel(path.job_id))
 
 
 @routes.post("/jobs/<job_id>/retry", responses={202: JobAnswer})
 def retry_job(path: JobPath) -> Response:
     """Retry a failed or cancelled job: a new job with the same request"""
-    job = jobs.retry(context().sessions, path.job_id, g.actor)
-    context().announcer.tell(job.id)
-    return _job(job, 202)
+    return _job(submission().retry(path.job_id), 202)
 
 
 @routes.post("/batches", responses={202: BatchAnswer})
 def request_batch(body: BatchForm) -> Response:
     """Segment several studies, listed or found by a query: a batch of jobs"""
-    model = context().model_id(body.model)
-    batch = batches.submit(context().sessions, _studies(body), model, force=body.force, requested_by=g.actor)
-    for job in batch.jobs:
-        context().announcer.tell(job.id)
+    model = context().model(body.model)
+    batch = submission().segment_batch(_studies(body), model, body.force)
     response = _batch(batch, 202)
     response.headers["Location"] = f"/batches/{batch.id}"
     return response
@@ -163,4 +131,4 @@ def cancel_batch(path: BatchPath) -> Response:
 
 def _batch(batch: Batch, status: int = 200) -> Response:
     found = batches.count_lesions(context().sessions, batch.jobs)
-    return answer(BatchAnswer.of(batch, found), status)
+    return answer(batch_answer(batch, found), status)

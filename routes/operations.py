@@ -1,6 +1,6 @@
 """The routes for health, metrics, the operations page, and a proxy's access check."""
 
-from flask import Response, g, redirect, render_template, request
+from flask import Response, redirect, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 import access
@@ -8,7 +8,7 @@ import metrics
 from db import audit, batches, jobs, outbox
 from db.database import reading
 from db.tables import JobState, Role
-from routes.shared import answer, blueprint, context
+from routes.shared import answer, blueprint, context, submission
 from routes.texts import language, texts
 from schemas.jobs import ActionPath
 from schemas.operations import AuditAnswer, AuditEventAnswer, AuditQuery, LiveAnswer, ReadyAnswer, RolePath
@@ -114,6 +114,6 @@ def show_operations() -> Response:
 @routes.post("/operations/jobs/<job_id>/<action>", responses={303: None})
 def act_on_job(path: ActionPath) -> AnyResponse:
     """Cancel or retry a job from the operations page"""
-    act = jobs.retry if path.action == "retry" else jobs.cancel
-    context().announcer.tell(act(context().sessions, path.job_id, g.actor).id)
+    act = submission().retry if path.action == "retry" else submission().cancel
+    act(path.job_id)
     return redirect("/operations", 303)

@@ -1,6 +1,6 @@
 """The routes for candidates, segmentations, patients and models."""
 
-from flask import Response, g, jsonify
+from flask import Response, g
 
 from db import deletion, patients, segmentations
 from errors import ArchiveError
@@ -43,9 +43,9 @@ def list_candidates(path: StudyPath) -> Response:
 @routes.get("/studies/<study_instance_uid>/segmentations", responses={200: SegmentationsAnswer})
 def list_segmentations(path: StudyPath) -> Response:
     """List the segmentations of a study, newest first; empty if it was never segmented"""
-    found = segmentations.segmentations_of_study(context().sessions, path.study_instance_uid)
+    documents = segmentations.segmentations_of_study(context().sessions, path.study_instance_uid)
     note_read("study", path.study_instance_uid)
-    return jsonify({"segmentations": found})
+    return answer(SegmentationsAnswer(segmentations=documents))
 
 
 @routes.get(
@@ -56,7 +56,7 @@ def get_segmentation(path: SegmentationPath) -> Response:
     """Get a segmentation with the measurements of all its lesions"""
     document = segmentations.document(context().sessions, path.segmentation_id)
     note_read("segmentation", path.segmentation_id)
-    return jsonify(document)
+    return answer(document)
 
 
 @routes.delete("/segmentations/<segmentation_id>", responses={204: None})
@@ -82,9 +82,9 @@ def delete_segmentation(path: SegmentationPath) -> Response:
 @routes.get("/patients", responses={200: PatientsAnswer})
 def list_patients() -> Response:
     """List the patients with results"""
-    found = patients.patients(context().sessions)
+    listed = patients.patients(context().sessions)
     note_read("patients", ALL)
-    return jsonify({"patients": found})
+    return answer(PatientsAnswer(patients=listed))
 
 
 @routes.get(
@@ -97,9 +97,9 @@ def list_lesions(path: PatientPath, query: PatientQuery) -> Response:
     One segmentation counts per series: the newest that a person corrected or drew, otherwise the newest.
     """
     lesions = patients.lesions_of_patient(context().sessions, path.patient_id, query.issuer)
-    studies = [lesion["study_instance_uid"] for lesion in lesions]
+    studies = [lesion.study_instance_uid for lesion in lesions]
     note_read("lesions", *(studies or [NONE]))
-    return jsonify({"patient_id": path.patient_id, "lesions": lesions})
+    return answer(LesionsAnswer(patient_id=path.patient_id, lesions=lesions))
 
 
 @routes.get("/models", responses={200: ModelsAnswer})

@@ -5,14 +5,13 @@ A call that starts a job answers when the job has ended.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-from flask import Response, g, jsonify, request
+from flask import Response, g, request
 from pydicom import Dataset
 
-from db import deletion, jobs, patients, segmentations
+from db import deletion, patients, segmentations
 from db.tables import ACTIVE_STATES, Job, JobState
 from errors import (
     JobCancelled,
@@ -27,12 +26,13 @@ from errors import (
 from imaging.labelled import labelled_series
 from orthanc import part10
 from routes import segmentationui_schemas as shapes
-from routes.corrections import submit_correction, submit_measurement, submit_structure_set
 from routes.jobs import wait_for_end
 from routes.results import ALL
-from routes.shared import answer, blueprint, context, note_read
+from routes.shared import answer, blueprint, context, note_read, submission
 from routes.studies import StoredInstance, store_files
 from schemas.common import StudyPath
+from schemas.jobs import SegmentationForm
+from schemas.results import PatientLesion, SegmentationAnswer
 
 # nginx gives up after an hour.
 LONGEST_WAIT_S = 3000.0
@@ -52,22 +52,22 @@ def segment_and_wait(path: StudyPath) -> Response:
     The lesions are stored also as an RT Structure Set, the only object in which the front-end renames and
     deletes lesions.
     """
-    sessions = context().sessions
-    model = context().model_id(None)
-    job = jobs.submit(sessions, path.study_instance_uid, model, requested_by=g.actor)
+    job = submission().segment(
+        path.study_instance_uid, context().model(), SegmentationForm.model_validate({})
+    )
     (segmentation_id,) = _results([job])
-    document = segmentations.document(sessions, segmentation_id)
-    companions = {one["modality"] for one in document["companions"]}
-    if document["lesions"] and "RTSTRUCT" not in companions:
-        _results([submit_structure_set(segmentation_id)])
-    return _success(f"The study has been segmented; lesions: {len(document['lesions'])}.")
+    document = segmentations.document(context().sessions, segmentation_id)
+    companions = {companion.modality for companion in document.companions}
+    if document.lesions and "RTSTRUCT" not in companions:
+        _results([submission().add_structure_set(segmentation_id)])
+    return _success(f"The study has been segmented; lesions: {len(document.lesions)}.")
 
 
 @routes.post("/rename-roi", responses={200: shapes.SuccessAnswer})
 def rename_roi(body: shapes.RoiRenaming) -> Response:
     """Rename a lesion and store the result as the next version of the segmentation"""
     segmentation_id, number = _newest(body)
-    _results([submit_correction(segmentation_id, {number: body.new_name}, [])])
+    _results([submission().correct(segmentation_id, {number: body.new_name}, [])])
     return _success("The lesion has been renamed.")
 
 
@@ -75,7 +75,7 @@ def rename_roi(body: shapes.RoiRenaming) -> Response:
 def delete_roi(body: shapes.Roi) -> Response:
     """Delete a lesion and store the result as the next version of the segmentation"""
     segmentation_id, number = _newest(body)
-    _results([submit_correction(segmentation_id, {}, [number])])
+    _results([submission().correct(segmentation_id, {}, [number])])
     return _success("The lesion has been deleted.")
 
 
@@ -87,31 +87,31 @@ def _newest(roi: shapes.Roi) -> tuple[str, int]:
     in the versions that belong to the series.
     """
     versions = segmentations.segmentations_of_study(context().sessions, roi.study_instance_uid)
-    possible = [one for one in versions if roi.serie_instance_uid in _series(one)]
+    possible = [version for version in versions if roi.serie_instance_uid in _series(version)]
     if not possible:
         raise SegmentationNotFound(f"The study has no segmentation in series {roi.serie_instance_uid}.")
-    lesions = [lesion for one in possible for lesion in one["lesions"]]
-    tracked = {one["tracking_uid"] for one in lesions if one["number"] == roi.roi_number}
+    lesions = [lesion for version in possible for lesion in version.lesions]
+    tracked = {lesion.tracking_uid for lesion in lesions if lesion.number == roi.roi_number}
     if len(tracked) > 1:
         raise SegmentationSuperseded(f"Number {roi.roi_number} is a different lesion in another version.")
-    newest = next(one for one in versions if _origin(one) == _origin(possible[0]))
-    number = next((one["number"] for one in newest["lesions"] if one["tracking_uid"] in tracked), None)
+    newest = next(version for version in versions if _origin(version) == _origin(possible[0]))
+    number = next((lesion.number for lesion in newest.lesions if lesion.tracking_uid in tracked), None)
     if number is None:
         raise LesionNotFound(
-            f"Segmentation {newest['id']} no longer has the lesion that was number {roi.roi_number}."
+            f"Segmentation {newest.id} no longer has the lesion that was number {roi.roi_number}."
         )
-    return newest["id"], number
+    return newest.id, number
 
 
-def _series(document: Mapping[str, Any]) -> set[str | None]:
+def _series(document: SegmentationAnswer) -> set[str | None]:
     """Return the UIDs of the source series and of the series that hold the SEG and its companions."""
-    objects = (document["segmentation"], *document["companions"])
-    return {document["series_instance_uid"], *(one["series_instance_uid"] for one in objects)}
+    companions = {companion.series_instance_uid for companion in document.companions}
+    return {document.series_instance_uid, document.segmentation.series_instance_uid, *companions}
 
 
-def _origin(document: Mapping[str, Any]) -> tuple[str, str]:
+def _origin(document: SegmentationAnswer) -> tuple[str, str]:
     """Return the source series and model id, which all versions of a segmentation share."""
-    return document["series_instance_uid"], document["model"]["id"]
+    return document.series_instance_uid, document.model.id
 
 
 @routes.post("/uploadDicom", responses={200: shapes.SuccessAnswer})
@@ -132,9 +132,8 @@ def upload_dicom(form: shapes.DicomForm) -> Response:
             context().sessions, one.study_instance_uid, series_uid
         ):
             measured.setdefault((one.study_instance_uid, series_uid), one)
-    _results(
-        [submit_measurement(one.study_instance_uid, one.sop_instance_uid, None) for one in measured.values()]
-    )
+    ask = submission()
+    _results([ask.measure(one.study_instance_uid, one.sop_instance_uid) for one in measured.values()])
     counts = [f"Stored: {len(stored)}", f"measured: {len(measured)}"]
     if others := len(drawn) - len(measured):
         counts.append(f"not measured, because their series have a result: {others}")
@@ -154,8 +153,6 @@ def _results(submitted: Sequence[Job]) -> list[str]:
 
     Raises: the error that a job failed with, JobCancelled, JobUnfinished.
     """
-    for job in submitted:
-        context().announcer.tell(job.id)
     return [_result(wait_for_end(job, LONGEST_WAIT_S)) for job in submitted]
 
 
@@ -178,7 +175,7 @@ def get_all_studies() -> Response:
     """List Orthanc's identifiers of the studies in the archive"""
     with context().asking_archive() as archive:
         studies = archive.search_studies()
-    return jsonify([_orthanc_id(study) for study in studies])
+    return answer(shapes.OrthancIdsAnswer([_orthanc_id(study) for study in studies]))
 
 
 @routes.get("/getStudy/<orthanc_id>", responses={200: shapes.OrthancStudyAnswer})
@@ -252,8 +249,9 @@ def look_up(raw: shapes.LookupBody) -> Response:
     """
     uid = request.get_data(as_text=True).strip()
     if segmentations.place_of_object(context().sessions, uid) is None:
-        return jsonify([])
-    return jsonify([{"ID": uid, "Path": f"/instances/{uid}", "Type": "Instance"}])
+        return answer(shapes.LookupAnswer([]))
+    instance = shapes.FoundObject(ID=uid, Path=f"/instances/{uid}", Type="Instance")
+    return answer(shapes.LookupAnswer([instance]))
 
 
 @routes.get(
@@ -278,30 +276,36 @@ def get_object(path: shapes.ObjectPath) -> Response:
 @routes.get("/followup-patients", responses={200: shapes.FollowupPatientsAnswer})
 def list_followup_patients() -> Response:
     """List the patients with results"""
-    found = patients.patients(context().sessions)
+    listed = [
+        shapes.FollowupPatient(
+            id=patient.patient_id, name=patient.name, date=patient.birth_date, sexe=patient.sex
+        )
+        for patient in patients.patients(context().sessions)
+    ]
     note_read("patients", ALL)
-    return jsonify(
-        [
-            {"id": one["patient_id"], "name": one["name"], "date": one["birth_date"], "sexe": one["sex"]}
-            for one in found
-        ]
-    )
+    return answer(shapes.FollowupPatientsAnswer(listed))
 
 
 @routes.get("/followup-etudes", responses={200: shapes.FollowupEtudesAnswer})
 def list_followup_etudes(query: shapes.EtudesQuery) -> Response:
     """List the studies with results, of all patients or of one, by date"""
     studies = patients.segmented_studies(context().sessions, query.patient_id)
-    note_read("studies", *([one["study_instance_uid"] for one in studies] if query.patient_id else [ALL]))
-    return jsonify([{"id_study": one["study_instance_uid"], "date": one["study_date"]} for one in studies])
+    note_read("studies", *([study.study_instance_uid for study in studies] if query.patient_id else [ALL]))
+    listed = [
+        shapes.FollowupEtude(id_study=study.study_instance_uid, date=study.study_date) for study in studies
+    ]
+    return answer(shapes.FollowupEtudesAnswer(listed))
 
 
 @routes.get("/followup-series", responses={200: shapes.FollowupSeriesAnswer})
 def list_followup_series(query: shapes.SeriesQuery) -> Response:
     """List the segmented series, of all studies or of one"""
-    found = patients.segmented_series(context().sessions, query.study_instance_uid)
+    listed = [
+        shapes.FollowupSerie.model_validate(each, from_attributes=True)
+        for each in patients.segmented_series(context().sessions, query.study_instance_uid)
+    ]
     note_read("studies", query.study_instance_uid or ALL)
-    return jsonify(found)
+    return answer(shapes.FollowupSeriesAnswer(listed))
 
 
 @routes.get("/followup-metastases", responses={200: shapes.FollowupMetastasesAnswer})
@@ -309,18 +313,17 @@ def list_followup_metastases(query: shapes.MetastasesQuery) -> Response:
     """List the lesions of the newest segmentation of one series, or of every series"""
     lesions = segmentations.lesions_of_series(context().sessions, query.series_instance_uid)
     note_read("lesions", query.series_instance_uid or ALL)
-    return jsonify([_metastase(lesion) for lesion in lesions])
+    return answer(shapes.FollowupMetastasesAnswer([_metastase(lesion) for lesion in lesions]))
 
 
-def _metastase(lesion: Mapping[str, Any]) -> dict[str, Any]:
-    red, green, blue = bytes.fromhex(lesion["colour"].removeprefix("#"))
-    box = lesion["bounding_box"]
-    return {
-        "id": lesion["number"],
-        "nom_metastase": lesion["name"],
-        "diametre": lesion["long_axis_mm"],
-        "volume": lesion["volume_ml"],
-        "slice_debut": box["first"][0],
-        "slice_fin": box["last"][0],
-        "color": f"[{red} {green} {blue}]",
-    }
+def _metastase(lesion: PatientLesion) -> shapes.FollowupMetastase:
+    red, green, blue = bytes.fromhex(lesion.colour.removeprefix("#"))
+    return shapes.FollowupMetastase(
+        id=lesion.number,
+        nom_metastase=lesion.name,
+        diametre=lesion.long_axis_mm,
+        volume=lesion.volume_ml,
+        slice_debut=lesion.bounding_box.first[0],
+        slice_fin=lesion.bounding_box.last[0],
+        color=f"[{red} {green} {blue}]",
+    )

@@ -20,6 +20,7 @@ from health import Health
 from orthanc.archive import Archive, open_archive
 from schemas.errors import ErrorAnswer
 from settings import Settings
+from submission import Submission
 from unetr.served import default_model, served_models
 from unetr.spec import ModelSpec
 
@@ -95,17 +96,22 @@ class Context:
         """Return the served models by id, read each time so that a new model needs no restart."""
         return served_models(self.settings.models_dir, self.settings.model_path)
 
-    def model_id(self, asked: str | None) -> str:
-        """Return the id of the model asked for, or of the default one. Raises: ModelNotFound."""
+    def model(self, asked: str | None = None) -> ModelSpec:
+        """Return the model with that id, or the default one. Raises: ModelNotFound."""
         known = self.models
         model = asked or self.default_model.id
         if model not in known:
             raise ModelNotFound(f"There is no model {model!r}. Available models: {', '.join(sorted(known))}.")
-        return model
+        return known[model]
 
 
 def context() -> Context:
     return cast(Context, current_app.extensions["metscope"])
+
+
+def submission() -> Submission:
+    """Return the requests for jobs of this request's caller."""
+    return Submission(context().sessions, context().announcer.tell, g.actor)
 
 
 def note_read(what: str, *subjects: str, **details: str) -> None:

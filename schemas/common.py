@@ -1,7 +1,7 @@
 """The fields and base classes that the forms and answers of several subjects share."""
 
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any
 
 from pydantic import (
@@ -22,7 +22,20 @@ Uid = Annotated[str, Field(max_length=64, pattern=UID_PATTERN)]
 # PostgreSQL rejects NUL in a text.
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
-Point = Annotated[list[float], Field(min_length=3, max_length=3)]
+# Numbers are rounded as they are stored and answered.
+MM_DECIMALS = 4
+ML_DECIMALS = 6
+PROBABILITY_DECIMALS = 4
+
+Mm = Annotated[float, AfterValidator(partial(round, ndigits=MM_DECIMALS))]
+
+Ml = Annotated[float, AfterValidator(partial(round, ndigits=ML_DECIMALS))]
+
+Probability = Annotated[float, AfterValidator(partial(round, ndigits=PROBABILITY_DECIMALS))]
+
+Confidence = Annotated[float, Field(ge=0, le=1), AfterValidator(partial(round, ndigits=PROBABILITY_DECIMALS))]
+
+Point = Annotated[list[Mm], Field(min_length=3, max_length=3)]
 
 Index = Annotated[list[int], Field(min_length=3, max_length=3)]
 

@@ -1,21 +1,12 @@
 """The forms and answers for segmentation requests, single or in batches, and their progress."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from datetime import datetime
-from statistics import mean
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    model_validator,
-)
-from sqlalchemy import Row
+from pydantic import ConfigDict, Field, model_validator
 
-from db.tables import ACTIVE_STATES, Batch, Job, JobState
-from db.tasks import Kind
 from schemas.common import LARGEST_BATCH, Answer, Form, Query, Text, Uid, WaitForm
+from schemas.tasks import Kind
 
 DATE_RANGE_PATTERN = r"^([0-9]{8}|[0-9]{8}-|-[0-9]{8}|[0-9]{8}-[0-9]{8})$"
 
@@ -124,41 +115,11 @@ class JobAnswer(Answer):
     model: str
     force: bool
 
-    @classmethod
-    def of(cls, job: Job, estimate_s: float | None) -> Self:
-        """Return the answer for a row of the database."""
-        columns = {column.key: getattr(job, column.key) for column in Job.__table__.columns}
-        return cls.model_validate(_job_fields(columns, estimate_s))
-
-
-JOB_COLUMNS = JobAnswer.model_fields.keys() & Job.__table__.columns.keys()
-
-
-def _job_fields(columns: Mapping[str, Any], estimate_s: float | None) -> dict[str, Any]:
-    return {
-        **{name: columns[name] for name in JOB_COLUMNS},
-        "estimate_s": estimate_s,
-        "error": _error(columns["error_code"], columns["error_message"]),
-        "result": _result(columns["segmentation_id"]),
-        "model": columns["model_id"],
-        "kind": columns["task"].kind,
-        "inputs": getattr(columns["task"], "inputs", {}),
-    }
-
 
 class JobsAnswer(Answer):
     """Jobs, newest first."""
 
     jobs: list[JobAnswer]
-
-    @classmethod
-    def of(cls, jobs: Sequence[Row[Any]], estimates_s: Sequence[float | None]) -> Self:
-        """Return the answer for rows of the database."""
-        # Reading a row's attributes by name would take three times as long.
-        names = jobs[0]._fields if jobs else ()
-        columns = [dict(zip(names, job, strict=True)) for job in jobs]
-        fields = [_job_fields(*pair) for pair in zip(columns, estimates_s, strict=True)]
-        return cls.model_validate({"jobs": fields})
 
 
 class BatchJobAnswer(Answer):
@@ -182,40 +143,3 @@ class BatchAnswer(Answer):
     progress: float = Field(ge=0, le=1)
     states: dict[Literal["queued", "running", "done", "failed", "cancelled"], int]
     jobs: list[BatchJobAnswer]
-
-    @classmethod
-    def of(cls, batch: Batch, lesions: Mapping[str, int]) -> Self:
-        """Return the answer for a batch. lesions: number of lesions by segmentation id."""
-        states = Counter(job.state for job in batch.jobs)
-        ended = [job.state not in ACTIVE_STATES for job in batch.jobs]
-        return cls.model_validate(
-            {
-                "id": batch.id,
-                "requested_by": batch.requested_by,
-                "created_at": batch.created_at,
-                "progress": mean(
-                    1.0 if over else job.progress for job, over in zip(batch.jobs, ended, strict=True)
-                ),
-                "states": {state: states[state] for state in JobState},
-                "jobs": [
-                    {
-                        "id": job.id,
-                        "study_instance_uid": job.study_instance_uid,
-                        "state": job.state,
-                        "stage": job.stage,
-                        "error": _error(job.error_code, job.error_message),
-                        "result": _result(job.segmentation_id),
-                        "lesions": lesions.get(job.segmentation_id or ""),
-                    }
-                    for job in batch.jobs
-                ],
-            }
-        )
-
-
-def _error(code: str | None, message: str | None) -> JobError | None:
-    return JobError(code=code, message=message or "") if code else None
-
-
-def _result(segmentation_id: str | None) -> str | None:
-    return None if segmentation_id is None else f"/segmentations/{segmentation_id}"

@@ -1,13 +1,29 @@
 """The forms and answers for candidates, segmentations, patients and models."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import (
-    Field,
+from pydantic import Field
+
+from lesions.measure import Lesion
+from schemas.common import (
+    ML_DECIMALS,
+    Answer,
+    Axis,
+    Confidence,
+    Form,
+    Index,
+    Ml,
+    Mm,
+    Point,
+    Probability,
+    Query,
+    Text,
 )
+from unetr.spec import ModelSpec
 
-from schemas.common import Answer, Axis, Form, Index, Point, Query, Text
+Change = Literal["drawn", "redrawn", "renamed", "deleted", "restored"]
 
 
 class SegmentationPath(Form):
@@ -64,7 +80,7 @@ class PlaneAnswer(Answer):
 
     origin_lps_mm: Point
     normal_lps: Point
-    spacing_mm: float
+    spacing_mm: Mm
 
 
 class BoxAnswer(Answer):
@@ -81,11 +97,11 @@ class LesionAnswer(Answer):
     name: str
     tracking_id: str
     tracking_uid: str
-    volume_ml: float
+    volume_ml: Ml
     voxel_count: int
-    long_axis_mm: float
-    short_axis_mm: float
-    feret_mm: float
+    long_axis_mm: Mm
+    short_axis_mm: Mm
+    feret_mm: Mm
     long_axis_lps: Axis
     short_axis_lps: Axis
     slice: SliceAnswer
@@ -94,12 +110,22 @@ class LesionAnswer(Answer):
     slices_spanned: int
     centroid_lps_mm: Point
     bounding_box: BoxAnswer
-    mean_probability: float | None
-    confidence: float | None = Field(
-        ge=0, le=1, description="Probability that it is a lesion; null if drawn by hand or not calibrated"
+    mean_probability: Probability | None
+    confidence: Confidence | None = Field(
+        description="Probability that it is a lesion; null if drawn by hand or not calibrated"
     )
     measurable: bool
     measurable_reason: str
+
+    @classmethod
+    def of(cls, lesion: Lesion) -> Self:
+        """Return the answer for a measured lesion."""
+        return cls.model_validate(lesion, from_attributes=True)
+
+
+def total_volume_ml(lesions: Sequence[LesionAnswer]) -> float:
+    """Return the sum of the volumes that are shown, without the digits that only adding has made."""
+    return round(sum(lesion.volume_ml for lesion in lesions), ML_DECIMALS)
 
 
 class ModelReference(Answer):
@@ -108,6 +134,11 @@ class ModelReference(Answer):
     id: str
     version: str
     sha256: str
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Self:
+        """Return the reference to a model with that specification."""
+        return cls(id=spec.id, version=spec.version, sha256=spec.weights.sha256)
 
 
 class StoredSegmentation(Answer):
@@ -137,7 +168,7 @@ class CompanionAnswer(Answer):
 class ChangeAnswer(Answer):
     """A correction's change to a lesion. Null: the lesion was deleted, or did not exist before."""
 
-    change: Literal["drawn", "redrawn", "renamed", "deleted", "restored"]
+    change: Change
     name: str | None
     tracking_uid: str
     volume_ml: float | None

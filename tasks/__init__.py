@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from context import JobRun
-from db.tasks import (
+from schemas.tasks import (
     CorrectTask,
     MeasureTask,
     RestoreTask,

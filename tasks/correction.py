@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -18,7 +17,6 @@ from context import Connections, JobRun
 from db import recording, segmentations
 from db.numbering import Numbering, NumberingOutdated, first_version, next_numbering
 from db.recording import NewObject
-from db.tasks import CorrectTask, MeasureTask, RestoreTask
 from errors import SegmentationMismatch
 from findings import (
     Findings,
@@ -40,15 +38,14 @@ from imaging.derived import Edition, OpenSeries, place_of
 from imaging.stack import Stack
 from lesions.measure import Identity, Lesion
 from lesions.measure import measure as measure_lesions
+from schemas.results import Change, ChangeAnswer, LesionAnswer
+from schemas.tasks import CorrectTask, MeasureTask, RestoreTask
 from segmentation import idempotency_key
 from tasks.edits import Drawn, as_it_is, compared, redrawn, without
 from tasks.versions import Earlier, Images, fetch_drawn, fetch_earlier, fetch_images, read_version
 from unetr.served import default_model, served_models
 from unetr.spec import Label, ModelSpec
 from version import VERSION
-
-# A model's values for a lesion; cleared when a person changes its voxels.
-OF_THE_MODEL = ("mean_probability", "confidence")
 
 
 def correct(task: CorrectTask, run: JobRun) -> str:
@@ -87,7 +84,7 @@ def measure(task: MeasureTask, run: JobRun) -> str:
         labels, sources = lesions_of_segments(*read_drawn(given, images.stack))
         return _record(images, None, Drawn(labels, sources=sources), run)
     images, earlier = fetch_earlier(corrected, run)
-    corrects = earlier.document["study_instance_uid"], earlier.document["series_instance_uid"]
+    corrects = earlier.document.study_instance_uid, earlier.document.series_instance_uid
     if corrects != (study_uid, series_uid):
         raise SegmentationMismatch(
             "The edited segmentation belongs to another series than the one it corrects."
@@ -121,36 +118,37 @@ def _record_numbered(
 ) -> str:
     """Record the next version with the numbers that are free now. Raises: NumberingOutdated."""
     stack, sessions, lease = images.stack, run.connections.sessions, run.lease
-    model = earlier.document["model"] if earlier else segmentations.BY_HAND
+    model = earlier.document.model if earlier else segmentations.BY_HAND
     source = images.source
-    numbering = next_numbering(sessions, source, model["id"])
+    numbering = next_numbering(sessions, source, model.id)
     with run.stages("measure"):
         lesions = measure_drawn(stack, earlier, drawn, numbering.tracking_ids, run.connections)
         result = Findings(stack, drawn.labels, lesions, drawn.sources)
-        newest, against, appeared = earlier, drawn, "drawn"
+        newest, against = earlier, drawn
+        appeared: Change = "drawn"
         if since is not None and earlier is not None:
             newest, against, appeared = since, compared(since, earlier), "restored"
         changes = list(_changes(newest, against, result.lesions, appeared))
     if newest is not None and not changes:
-        recording.adopt(sessions, lease.job_id, lease.owner, newest.document["id"], images.source)
-        return str(newest.document["id"])
+        recording.adopt(sessions, lease.job_id, lease.owner, newest.document.id, images.source)
+        return str(newest.document.id)
     colours = _colours(earlier, drawn, result.lesions)
     with run.stages("encode"):
         # A restored version starts a new series, as its lesions differ from those of the version before.
         edition = _edition(None if since else earlier, drawn, numbering, run)
         seg_object, companions = _encode(result, earlier, drawn, colours, edition, run)
     if earlier is None:
-        key = idempotency_key([images.instances], images.source, model["id"])
+        key = idempotency_key([images.instances], images.source, model.id)
     else:
         # The earlier version may have been made of more series than the one drawn on.
-        key = segmentations.key(sessions, earlier.document["id"])
+        key = segmentations.key(sessions, earlier.document.id)
     new = recording.NewSegmentation(
         source=source,
-        model_id=model["id"],
-        model_version=model["version"],
-        model_sha256=model["sha256"],
-        reasons=earlier.document["reasons"] if earlier else [],
-        warnings=list(dict.fromkeys([*(earlier.document["warnings"] if earlier else ()), *stack.warnings])),
+        model_id=model.id,
+        model_version=model.version,
+        model_sha256=model.sha256,
+        reasons=earlier.document.reasons if earlier else [],
+        warnings=list(dict.fromkeys([*(earlier.document.warnings if earlier else ()), *stack.warnings])),
         lesions=result.lesions,
         seg=seg_object,
         idempotency_key=key,
@@ -160,10 +158,10 @@ def _record_numbered(
         companions=companions,
         colours=colours,
         correction=recording.Correction(
-            corrects=newest.document["id"] if newest else None,
+            corrects=newest.document.id if newest else None,
             corrected_by=run.job.requested_by,
             changes=changes,
-            restores=earlier.document["id"] if earlier and since else None,
+            restores=earlier.document.id if earlier and since else None,
         ),
         numbering=numbering,
     )
@@ -183,13 +181,13 @@ def _edition(
     """
     editor = run.job.requested_by
     edition = Edition(numbering.version, editor, corrected=True, place=numbering.place)
-    if earlier is None or earlier.encoded is None or not earlier.document["changes"]:
+    if earlier is None or earlier.encoded is None or not earlier.document.changes:
         return edition
     redrawn = len(drawn.unchanged) < len(np.unique(drawn.labels.array[drawn.labels.array > 0]))
     encoded = earlier.encoded
     if (
         redrawn
-        or earlier.document["corrected_by"] != editor
+        or earlier.document.corrected_by != editor
         or encoded.SoftwareVersions != VERSION
         or not encoded.get("SeriesDate")
     ):
@@ -206,7 +204,7 @@ def spec_of(earlier: Earlier | None, connections: Connections) -> ModelSpec:
     if earlier is None:
         return default
     served = served_models(settings.models_dir, settings.model_path)
-    return served.get(earlier.document["model"]["id"], default)
+    return served.get(earlier.document.model.id, default)
 
 
 def measure_drawn(
@@ -229,7 +227,7 @@ def measure_drawn(
     for number in numbers:
         if number in drawn.same:
             lesion = earlier.lesion(drawn.same[number])
-            known = Identity(lesion["name"], lesion["tracking_id"], lesion["tracking_uid"])
+            known = Identity(lesion.name, lesion.tracking_id, lesion.tracking_uid)
         else:
             last += 1
             known = identity(label, last)
@@ -238,41 +236,48 @@ def measure_drawn(
         drawn.labels, stack.slices, None, connections.settings.measurable_ld_mm, identities
     )
     return [
-        replace(lesion, **{name: earlier.lesion(drawn.same[lesion.number])[name] for name in OF_THE_MODEL})
+        _with_model_values(lesion, earlier.lesion(drawn.same[lesion.number]))
         if lesion.number in drawn.unchanged
         else lesion
         for lesion in lesions
     ]
 
 
+def _with_model_values(lesion: Lesion, earlier: LesionAnswer) -> Lesion:
+    """Return the lesion with the model's values for it, which only voxels that a person changed lose."""
+    return replace(lesion, mean_probability=earlier.mean_probability, confidence=earlier.confidence)
+
+
 def _changes(
-    earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion], appeared: str
-) -> Iterator[dict[str, Any]]:
-    """Yield the changes to the lesions (docs/api.md). appeared: the kind of change for new lesions."""
+    earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion], appeared: Change
+) -> Iterator[ChangeAnswer]:
+    """Yield the changes to the lesions. appeared: the kind of change for new lesions."""
     for lesion in lesions:
-        new = lesion.to_dict()
+        new = LesionAnswer.of(lesion)
         if earlier is None or lesion.number not in drawn.same:
-            yield _change(appeared, None, new)
+            yield _change(appeared, new.tracking_uid, None, new)
             continue
         old = earlier.lesion(drawn.same[lesion.number])
-        if new["name"] != old["name"]:
-            yield _change("renamed", old, new)
+        if new.name != old.name:
+            yield _change("renamed", new.tracking_uid, old, new)
         if lesion.number not in drawn.unchanged:
-            yield _change("redrawn", old, new)
-    for old in earlier.document["lesions"] if earlier else ():
-        if old["number"] not in drawn.same.values():
-            yield _change("deleted", old, None)
+            yield _change("redrawn", new.tracking_uid, old, new)
+    for old in earlier.document.lesions if earlier else ():
+        if old.number not in drawn.same.values():
+            yield _change("deleted", old.tracking_uid, old, None)
 
 
-def _change(what: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {
-        "change": what,
-        "tracking_uid": (new or old or {})["tracking_uid"],
-        "name": new and new["name"],
-        "volume_ml": new and new["volume_ml"],
-        "previous_name": old and old["name"],
-        "previous_volume_ml": old and old["volume_ml"],
-    }
+def _change(
+    change: Change, tracking_uid: str, old: LesionAnswer | None, new: LesionAnswer | None
+) -> ChangeAnswer:
+    return ChangeAnswer(
+        change=change,
+        tracking_uid=tracking_uid,
+        name=new.name if new else None,
+        volume_ml=new.volume_ml if new else None,
+        previous_name=old.name if old else None,
+        previous_volume_ml=old.volume_ml if old else None,
+    )
 
 
 def _colours(earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion]) -> dict[int, str]:

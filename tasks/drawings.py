@@ -6,12 +6,12 @@ from context import Connections
 from db import audit, jobs
 from db.database import writing
 from db.tables import ACTIVE_STATES, Job
-from db.tasks import MeasureTask
 from errors import (
     DeletionUnavailable,
     MetScopeError,
 )
 from imaging.labelled import is_seg, labelled_series
+from schemas.tasks import MeasureTask
 
 logger = logging.getLogger("metscope.drawings")
 

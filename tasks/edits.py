@@ -53,11 +53,11 @@ def as_it_is(version: Earlier) -> Drawn:
 
 def compared(newest: Earlier, restored: Earlier) -> Drawn:
     """Return the lesions of an earlier version as an edit of the newest, matched by tracking UID."""
-    numbers = {lesion["tracking_uid"]: lesion["number"] for lesion in newest.document["lesions"]}
+    numbers = {lesion.tracking_uid: lesion.number for lesion in newest.document.lesions}
     same = {
-        lesion["number"]: numbers[lesion["tracking_uid"]]
-        for lesion in restored.document["lesions"]
-        if lesion["tracking_uid"] in numbers
+        lesion.number: numbers[lesion.tracking_uid]
+        for lesion in restored.document.lesions
+        if lesion.tracking_uid in numbers
     }
     return Drawn(restored.labels, same, unchanged=_unchanged(newest, restored.labels, same))
 
@@ -68,7 +68,7 @@ def redrawn(given: Dataset, stack: Stack, earlier: Earlier) -> Drawn:
     labels, same = match_by_overlap(earlier.labels, drawn)
     names = _names(labels, drawn, segments)
     # A new lesion drawn in the segment of an earlier one must not take its name.
-    taken = {one["name"]: one["number"] for one in earlier.document["lesions"]}
+    taken = {lesion.name: lesion.number for lesion in earlier.document.lesions}
     names = {
         number: name
         for number, name in names.items()

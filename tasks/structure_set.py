@@ -5,7 +5,6 @@ from db import recording, segmentations
 from db.numbering import (
     place_of_result,
 )
-from db.tasks import StructureSetTask
 from errors import (
     LesionNotFound,
 )
@@ -17,6 +16,7 @@ from findings import (
 )
 from imaging import seg
 from imaging.derived import Edition
+from schemas.tasks import StructureSetTask
 from tasks.correction import measure_drawn, spec_of
 from tasks.edits import as_it_is
 from tasks.versions import fetch_earlier
@@ -35,14 +35,14 @@ def add_structure_set(task: StructureSetTask, run: JobRun) -> str:
         raise LesionNotFound(f"Segmentation {segmentation_id} has no lesions.")
     with run.stages("encode"):
         lesions = measure_drawn(images.stack, earlier, as_it_is(earlier), (), run.connections)
-        model, algorithm = document["model"], None
-        if document["corrected_by"] is None and model != segmentations.BY_HAND:
-            algorithm = seg.Algorithm(model["id"], model["version"], model["sha256"])
+        model, algorithm = document.model, None
+        if document.corrected_by is None and model != segmentations.BY_HAND:
+            algorithm = seg.Algorithm(model.id, model.version, model.sha256)
         result = Findings(images.stack, earlier.labels, lesions)
         edition = Edition(
-            document["version"],
-            document["corrected_by"],
-            corrected=bool(document["changes"]),
+            document.version,
+            document.corrected_by,
+            corrected=bool(document.changes),
             place=place_of_result(run.connections.sessions, segmentation_id),
         )
         subject = subject_of(spec_of(earlier, run.connections))

@@ -1,20 +1,20 @@
 """The job that adds a map of the model's uncertainty to a SEG."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from pydicom import Dataset
 
 from context import JobRun, ModelServices
 from db import recording, segmentations
 from db.numbering import place_of_result
-from db.tasks import UncertaintyTask
 from errors import UncertaintyUnavailable
 from findings import publish, uncertainty_map
 from imaging import parametric_map
 from imaging.derived import Edition
 from imaging.stack import to_stack
+from schemas.results import ModelReference, SegmentationAnswer
+from schemas.tasks import UncertaintyTask
 from segmentation import Request, fetch, idempotency_key, source_of_fetched
 from unetr.predict import Predictor
 from unetr.uncertainty import explain
@@ -29,11 +29,10 @@ def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
     segmentation_id, services, lease, stages = task.segmentation_id, run.services, run.lease, run.stages
     sessions, spec, predictor = services.sessions, services.spec, services.predictor
     document = segmentations.document(sessions, segmentation_id)
-    if any(one["modality"] == parametric_map.MODALITY for one in document["companions"]):
+    if any(companion.modality == parametric_map.MODALITY for companion in document.companions):
         recording.adopt(sessions, lease.job_id, lease.owner, segmentation_id)
         return segmentation_id
-    served = {"id": spec.id, "version": spec.version, "sha256": spec.weights.sha256}
-    segmentations.refuse_other_model(document, [served])
+    segmentations.refuse_other_model(document, [ModelReference.of(spec)])
     if not isinstance(predictor, Predictor):
         raise TypeError("only a Predictor can tell how sure it is")
     with stages("fetch"):
@@ -44,24 +43,20 @@ def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
         further = [other.volume for other in others]
         entropy = explain(predictor, stack.volume, partial(stages.report, "predict"), others=further).entropy
     with stages("encode"):
-        edition = Edition(document["version"], place=place_of_result(sessions, segmentation_id))
+        edition = Edition(document.version, place=place_of_result(sessions, segmentation_id))
         new = publish(uncertainty_map(stack, entropy, spec, edition), stack.headers[0])
     recording.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner)
     return segmentation_id
 
 
-def _inputs(document: Mapping[str, Any], services: ModelServices) -> Sequence[Sequence[Dataset]]:
+def _inputs(document: SegmentationAnswer, services: ModelServices) -> Sequence[Sequence[Dataset]]:
     """Fetch the instances of each input that the segmentation was made of.
 
     The document names only the first input's series. Raises: UncertaintyUnavailable if other series would be
     chosen now for the other inputs, SegmentationMismatch if the images have been replaced since,
     IdentityConflict.
     """
-    spec, study_uid, series_uid = (
-        services.spec,
-        document["study_instance_uid"],
-        document["series_instance_uid"],
-    )
+    spec, study_uid, series_uid = services.spec, document.study_instance_uid, document.series_instance_uid
     if len(spec.inputs) == 1:
         inputs = [services.archive.retrieve_series(study_uid, series_uid)]
         source = source_of_fetched(inputs, services)
@@ -69,10 +64,9 @@ def _inputs(document: Mapping[str, Any], services: ModelServices) -> Sequence[Se
         _, inputs = fetch(Request(study_uid, series_uid), services.archive, spec)
         source = source_of_fetched(inputs, services)
         key = idempotency_key(inputs, source, spec.digest)
-        if key != segmentations.key(services.sessions, document["id"]):
+        if key != segmentations.key(services.sessions, document.id):
             raise UncertaintyUnavailable(
-                f"Segmentation {document['id']} was not created from the images that MetScope "
-                "would choose now."
+                f"Segmentation {document.id} was not created from the images that MetScope would choose now."
             )
-    segmentations.check_images(services.sessions, document["id"], source)
+    segmentations.check_images(services.sessions, document.id, source)
     return inputs

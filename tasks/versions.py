@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -21,6 +20,7 @@ from imaging.frames import text
 from imaging.labelled import labelled_series
 from imaging.stack import Stack, to_stack
 from orthanc import part10
+from schemas.results import LesionAnswer, SegmentationAnswer
 from segmentation import source_of_fetched
 
 
@@ -41,28 +41,27 @@ class Earlier:
     by lesion number.
     """
 
-    document: Mapping[str, Any]
+    document: SegmentationAnswer
     encoded: Dataset | None
     labels: hd.Volume
     sources: Mapping[int, seg.Segment]
     colours: Mapping[int, str]
 
-    def lesion(self, number: int) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = next(one for one in self.document["lesions"] if one["number"] == number)
-        return found
+    def lesion(self, number: int) -> LesionAnswer:
+        return next(lesion for lesion in self.document.lesions if lesion.number == number)
 
     def companion(self, modality: str) -> Dataset | None:
         """Return a data set with the UIDs of its SR or RTSTRUCT companion; None if it has none."""
-        uids = next((one for one in self.document["companions"] if one["modality"] == modality), None)
-        if uids is None:
+        recorded = next((other for other in self.document.companions if other.modality == modality), None)
+        if recorded is None:
             return None
-        in_space = any(lesion["slice"]["index"] is None for lesion in self.document["lesions"])
+        in_space = any(lesion.slice.index is None for lesion in self.document.lesions)
         report_class = Comprehensive3DSRStorage if in_space else ComprehensiveSRStorage
         companion = Dataset()
         companion.SOPClassUID = report_class if modality == "SR" else RTStructureSetStorage
-        companion.SOPInstanceUID = uids["sop_instance_uid"]
-        companion.SeriesInstanceUID = uids["series_instance_uid"]
-        companion.StudyInstanceUID = self.document["study_instance_uid"]
+        companion.SOPInstanceUID = recorded.sop_instance_uid
+        companion.SeriesInstanceUID = recorded.series_instance_uid
+        companion.StudyInstanceUID = self.document.study_instance_uid
         return companion
 
 
@@ -80,7 +79,7 @@ def fetch_earlier(segmentation_id: str, run: JobRun) -> tuple[Images, Earlier]:
     Raises: SegmentationNotFound, SegmentationMismatch if the images have been replaced since.
     """
     document = segmentations.document(run.connections.sessions, segmentation_id)
-    images = fetch_images(document["study_instance_uid"], document["series_instance_uid"], run)
+    images = fetch_images(document.study_instance_uid, document.series_instance_uid, run)
     segmentations.check_images(run.connections.sessions, segmentation_id, images.source)
     return images, read_version(segmentation_id, images.stack, run.connections)
 
@@ -91,7 +90,7 @@ def read_version(segmentation_id: str, stack: Stack, connections: Connections) -
     segments: Sequence[seg.Segment] = ()
     encoded = None
     labels = stack.volume.with_array(np.zeros(stack.volume.spatial_shape, np.int32))
-    if document["lesions"]:
+    if document.lesions:
         encoded = _recorded_seg(document, connections)
         labels, segments = seg.read(encoded, stack)
     sources = {segment.number: segment for segment in segments}
@@ -121,12 +120,13 @@ def fetch_drawn(uid: str, run: JobRun) -> tuple[Dataset, str]:
     return given, series_uid
 
 
-def _recorded_seg(document: Mapping[str, Any], connections: Connections) -> Dataset:
-    recorded = document["segmentation"]
-    if encoded := outbox.pending(connections.sessions, document["id"]).get(recorded["sop_instance_uid"]):
+def _recorded_seg(document: SegmentationAnswer, connections: Connections) -> Dataset:
+    """Return the SEG of a version that has lesions, from the outbox or from the archive."""
+    stored = document.segmentation
+    uid, series_uid = str(stored.sop_instance_uid), str(stored.series_instance_uid)
+    if encoded := outbox.pending(connections.sessions, document.id).get(uid):
         return part10.read(encoded)
-    study_uid, series_uid = document["study_instance_uid"], recorded["series_instance_uid"]
-    return _instance(study_uid, series_uid, recorded["sop_instance_uid"], connections)
+    return _instance(document.study_instance_uid, series_uid, uid, connections)
 
 
 def _instance(study_uid: str, series_uid: str, uid: str, connections: Connections) -> Dataset:

@@ -16,9 +16,10 @@ from pydicom.uid import generate_uid
 
 import context
 from api import create_app
-from db import jobs, segmentations
+from db import jobs
 from orthanc.archive import open_archive
 from settings import Settings
+from tests.documents import document_of
 from unetr.network import build, save_weights
 from unetr.spec import ModelSpec
 from unetr.synthesis.phantom import SeriesOptions, to_instances
@@ -216,7 +217,7 @@ class Site:
 
     def document(self, job) -> dict:
         assert (job.state, job.error_message) == ("done", None)
-        return segmentations.document(self.sessions, job.segmentation_id)
+        return document_of(self.sessions, job.segmentation_id)
 
     def stored(self, document: dict, modality: str = "SEG") -> Dataset:
         made = document["segmentation"]

@@ -19,12 +19,13 @@ import api
 from access import OPEN_ENDPOINTS, PAGES, make_first_token
 from bench import rows
 from bench.parts import wait_until
-from db import jobs, segmentations, tokens
+from db import jobs, tokens
 from db.database import open_database
 from db.tables import AuditEvent, Role, Token
-from db.tasks import SEGMENT, CorrectTask, MeasureTask, RestoreTask, StructureSetTask, UncertaintyTask
 from errors import SettingsError, TokenExists, TokenNotFound
+from schemas.tasks import SEGMENT, CorrectTask, MeasureTask, RestoreTask, StructureSetTask, UncertaintyTask
 from settings import LOOPBACK, Settings, load
+from tests.documents import documents_of_study
 from unetr.served import default_model
 from version import VERSION
 
@@ -389,7 +390,7 @@ def result(settings):
     runner = rows.threshold_runner(settings)
     job = jobs.submit(runner.sessions, study, default_model(settings.models_dir).id)
     runner.run(job.id)
-    return segmentations.segmentations_of_study(runner.sessions, study)[0]
+    return documents_of_study(runner.sessions, study)[0]
 
 
 def reads(app, bearer, count: int) -> list[tuple[str, str, str]]:

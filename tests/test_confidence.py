@@ -14,9 +14,9 @@ from bench import rows
 from bench.models import tiny_model
 from context import ModelServices
 from db import jobs
-from db.tasks import SEGMENT, CorrectTask
 from imaging import nifti
 from orthanc.archive import open_archive
+from schemas.tasks import SEGMENT, CorrectTask
 from settings import Settings
 from unetr.predict import Prediction
 from unetr.served import default_model

@@ -1,5 +1,6 @@
 """What the documents promise is what the code does: routes, settings, error codes."""
 
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -51,6 +52,30 @@ def test_every_route_is_in_the_markdown_and_no_other(app):
 def test_the_openapi_document_is_valid(app):
     validate(app.api_doc)
     assert app.api_doc["openapi"].startswith("3.1")
+
+
+def without_words(node):
+    """The same JSON without the descriptions, which may be reworded at any time."""
+    if isinstance(node, dict):
+        # A property may be called "description" too; what it describes is then no text.
+        return {
+            key: without_words(value)
+            for key, value in node.items()
+            if not (key in ("description", "summary") and isinstance(value, str))
+        }
+    return [without_words(item) for item in node] if isinstance(node, list) else node
+
+
+def test_the_interface_is_the_published_one(app):
+    """After an intended change: SEGMENTATIONUI_API=true python api.py, and its /openapi.json into docs/."""
+    published = json.loads((ROOT / "docs" / "openapi.json").read_text())
+    if "segmentationui" not in app.blueprints:
+        published["paths"] = {
+            path: item for path, item in published["paths"].items() if not path.startswith("/segmentationui")
+        }
+        del published["components"]
+    served = {key: app.api_doc[key] for key in published}
+    assert without_words(served) == without_words(published)
 
 
 def test_every_field_of_an_answer_is_named_in_the_markdown(app):

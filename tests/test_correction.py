@@ -16,16 +16,17 @@ import tasks
 from api import create_app
 from bench import rows
 from context import Connections, JobLease, JobRun, Stages
-from db import jobs, outbox, patients, segmentations
+from db import jobs, outbox, segmentations
 from db.tables import AuditEvent, Segmentation
-from db.tasks import SEGMENT, CorrectTask, MeasureTask, RestoreTask, StructureSetTask
 from errors import DeletionUnavailable
 from imaging import seg
 from imaging.stack import to_stack
 from orthanc.archive import open_archive
 from orthanc.folder import FolderArchive
+from schemas.tasks import SEGMENT, CorrectTask, MeasureTask, RestoreTask, StructureSetTask
 from settings import Settings
 from tests import fake_pacs
+from tests.documents import document_of, documents_of_study, lesions_of_patient
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 MODELS = Settings(_env_file=None).models_dir
@@ -64,7 +65,7 @@ class Place:
         return self.run(MeasureTask(sop_instance_uid=str(dataset.SOPInstanceUID), corrects=corrects))
 
     def document(self, segmentation_id):
-        return segmentations.document(self.sessions, segmentation_id)
+        return document_of(self.sessions, segmentation_id)
 
     def stack(self):
         series = self.document(self.first)["series_instance_uid"]
@@ -155,7 +156,7 @@ def test_a_deleted_lesion_is_gone_and_the_others_keep_name_identity_place_and_co
     assert changes(after) == [("deleted", "Metastasis 1", None), ("deleted", "Metastasis 3", None)]
     earlier, labels = place.labels(place.first), place.labels(job.segmentation_id)
     np.testing.assert_array_equal(labels > 0, np.isin(earlier, [2, 4, 5]))
-    patient = patients.lesions_of_patient(place.sessions, "BENCH-1")
+    patient = lesions_of_patient(place.sessions, "BENCH-1")
     assert [lesion["colour"] for lesion in patient] == [seg.PALETTE[number - 1] for number in (2, 4, 5)]
     stored = place.stored(after["segmentation"]["sop_instance_uid"])
     shown = [tuple(item.RecommendedDisplayCIELabValue) for item in stored.SegmentSequence]
@@ -262,7 +263,7 @@ def test_an_edited_seg_is_measured_again_and_its_lesions_are_who_they_were(place
     stored = place.stored(after["segmentation"]["sop_instance_uid"])
     told = {item.SegmentLabel: item.SegmentAlgorithmType for item in stored.SegmentSequence}
     assert [told[f"Metastasis {n}"] for n in (2, 3, 6)] == ["SEMIAUTOMATIC", "AUTOMATIC", "MANUAL"]
-    history = segmentations.segmentations_of_study(place.sessions, place.study)
+    history = documents_of_study(place.sessions, place.study)
     assert [(one["version"], one["corrected_by"]) for one in history] == [(2, "dr"), (1, None)]
 
 
@@ -270,7 +271,7 @@ def test_a_seg_saved_as_it_was_changes_nothing(place):
     names = {number: f"Metastasis {number}" for number in range(1, 6)}
     job = place.measure(place.saved_by_a_viewer(place.labels(place.first), names))
     assert (job.state, job.segmentation_id) == ("done", place.first)
-    assert len(segmentations.segmentations_of_study(place.sessions, place.study)) == 1
+    assert len(documents_of_study(place.sessions, place.study)) == 1
 
 
 def test_an_older_version_of_metscope_s_own_undoes_nothing(place):
@@ -348,7 +349,7 @@ def test_only_the_newest_version_is_corrected(place):
     late = place.correct(delete=[2])
     assert (late.state, late.error_code) == ("failed", "segmentation_superseded")
     assert place.correct(delete=[2], of=second).state == "done"
-    assert [one["version"] for one in segmentations.segmentations_of_study(place.sessions, place.study)] == [
+    assert [one["version"] for one in documents_of_study(place.sessions, place.study)] == [
         3,
         2,
         1,
@@ -366,7 +367,7 @@ def test_of_two_corrections_at_once_one_is_made_and_the_other_refused(place):
         ("done", None),
         ("failed", "segmentation_superseded"),
     ]
-    history = segmentations.segmentations_of_study(place.sessions, place.study)
+    history = documents_of_study(place.sessions, place.study)
     assert [(one["version"], len(one["lesions"])) for one in history] == [(2, 4), (1, 5)]
     assert sum(len(series) for series in place.series("SEG")) == 2
 
@@ -409,7 +410,7 @@ def test_of_two_first_segs_of_a_series_at_once_one_is_measured_and_the_other_ref
         ("failed", "segmentation_superseded"),
         ("done", None),
     ]
-    (document,) = segmentations.segmentations_of_study(other.sessions, study)
+    (document,) = documents_of_study(other.sessions, study)
     assert [lesion["name"] for lesion in document["lesions"]] == ["pons"]
     assert open_archive(settings).has_instance(study, drawn[0].SOPInstanceUID)
 
@@ -420,7 +421,7 @@ def test_an_object_that_is_not_there_or_no_seg_is_refused_and_nothing_recorded(p
     for uid, code in wrong.items():
         job = place.run(MeasureTask(sop_instance_uid=uid, corrects=None))
         assert (job.state, job.error_code) == ("failed", code)
-    assert len(segmentations.segmentations_of_study(place.sessions, place.study)) == 1
+    assert len(documents_of_study(place.sessions, place.study)) == 1
 
 
 def test_a_structure_set_is_made_once_and_follows_a_correction(place):
@@ -496,7 +497,7 @@ def test_a_correction_that_was_recorded_is_stored_after_its_worker_vanished(plac
     assert (job.state, job.segmentation_id) == ("done", recorded)
     assert place.document(recorded)["segmentation"]["stored"] is True
     assert [one["stored"] for one in place.document(recorded)["companions"]] == [True]
-    assert len(segmentations.segmentations_of_study(place.sessions, place.study)) == 2
+    assert len(documents_of_study(place.sessions, place.study)) == 2
 
 
 def redrawn(place, segmentation_id, number, label=None):
@@ -700,7 +701,7 @@ def test_no_two_lesions_of_a_patient_share_an_identifier_though_their_jobs_run_a
     labels[1:3, 25:29, 50:56] = 6
     names = {number: f"Metastasis {number}" for number in range(1, 6)} | {6: "Segment 6"}
     drawn = place.measure(place.saved_by_a_viewer(labels, names)).segmentation_id
-    lesions = patients.lesions_of_patient(place.sessions, "BENCH-1")
+    lesions = lesions_of_patient(place.sessions, "BENCH-1")
     by_study = Counter(lesion["study_instance_uid"] for lesion in lesions)
     assert by_study == {place.study: 6, studies[0]: 5, studies[1]: 5}
     expected = {f"BM-{number}" for number in range(1, 17)}
@@ -708,7 +709,7 @@ def test_no_two_lesions_of_a_patient_share_an_identifier_though_their_jobs_run_a
     assert {lesion["name"] for lesion in lesions} == {name.replace("BM-", "Metastasis ") for name in expected}
     assert "Metastasis 16" in by_name(place.document(drawn))
     for study in studies:
-        (document,) = segmentations.segmentations_of_study(place.sessions, study)
+        (document,) = documents_of_study(place.sessions, study)
         told = {lesion["tracking_id"] for lesion in document["lesions"]}
         (report,) = [one[0] for one in place.archive.series_headers(study) if one[0].Modality == "SR"]
         report = place.archive.retrieve_series(study, report.SeriesInstanceUID)[0]

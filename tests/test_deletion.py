@@ -8,11 +8,12 @@ import requests
 from api import create_app
 from bench import rows
 from context import ModelServices
-from db import jobs, segmentations
-from db.tasks import SEGMENT, CorrectTask, StructureSetTask
+from db import jobs
 from errors import ArchiveUnreachable
 from orthanc.archive import open_archive
+from schemas.tasks import SEGMENT, CorrectTask, StructureSetTask
 from settings import Settings
+from tests.documents import documents_of_study
 from unetr.served import default_model
 from worker import Runner
 
@@ -79,7 +80,7 @@ class Site:
         return sorted(series["MainDicomTags"]["Modality"] for series in found)
 
     def recorded(self):
-        return segmentations.segmentations_of_study(self.sessions, self.study)
+        return documents_of_study(self.sessions, self.study)
 
 
 @pytest.fixture

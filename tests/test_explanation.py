@@ -12,10 +12,10 @@ from api import create_app
 from bench.parts import wait_until
 from context import ModelServices
 from db import jobs, outbox, queue, segmentations
-from db.tasks import CorrectTask, UncertaintyTask
 from errors import OutOfMemory
 from imaging import series
 from orthanc.archive import open_archive
+from schemas.tasks import CorrectTask, UncertaintyTask
 from settings import Settings
 from tests.clock import later
 from unetr.predict import Predictor
@@ -172,7 +172,7 @@ def test_what_no_model_drew_and_what_a_model_drew_that_is_gone_cannot_be_asked(s
     assert site.spec.id in gone.json["error"]["message"]
     with site.sessions.begin() as session:
         row = segmentations.locked(session, site.first)
-        row.model_id, row.model_version, row.model_sha256 = segmentations.BY_HAND.values()
+        row.model_id, row.model_version, row.model_sha256 = segmentations.BY_HAND.model_dump().values()
     drawn = site.ask()
     assert (drawn.status_code, drawn.json["error"]["code"]) == (409, "uncertainty_unavailable")
     assert "drawn by hand" in drawn.json["error"]["message"]

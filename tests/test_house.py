@@ -16,11 +16,13 @@ FLOORS = {
     "errors": 0, "logs": 0, "series_names": 0, "supervisor": 0, "version": 0,
     "imaging": 1, "settings": 1,
     "lesions": 2,
-    "unetr": 3, "orthanc": 3, "db": 3, "broker": 3, "reports": 3,
-    "context": 4, "findings": 4, "lease": 5, "schemas": 4, "access": 4, "metrics": 4, "health": 4,
-    "segmentation": 5,
-    "cli": 6, "tasks": 6, "routes": 6, "demo": 6,
-    "worker": 7, "api": 7,
+    "unetr": 3, "orthanc": 3, "broker": 3,
+    "schemas": 4,
+    "db": 5, "reports": 5,
+    "context": 6, "findings": 6, "submission": 6, "access": 6, "metrics": 6, "health": 6,
+    "segmentation": 7, "lease": 7,
+    "cli": 8, "tasks": 8, "routes": 8, "demo": 8,
+    "worker": 9, "api": 9,
 }  # fmt: skip
 # What `python -m orthanc` runs is a command: it may use the other rooms of its floor.
 COMMAND_FLOOR = 4

@@ -20,7 +20,6 @@ import cli
 from bench import rows
 from db import batches, jobs, patients, segmentations
 from db.tables import AuditEvent, Job, Outbox, Segmentation
-from db.tasks import SEGMENT, CorrectTask, MeasureTask, StructureSetTask
 from errors import ArchiveUnreachable
 from imaging import rtstruct
 from imaging import seg as segs
@@ -29,8 +28,10 @@ from lesions.measure import measure
 from orthanc import part10
 from orthanc.archive import open_archive
 from orthanc.folder import FolderArchive
+from schemas.tasks import SEGMENT, CorrectTask, MeasureTask, StructureSetTask
 from settings import Settings
 from tests import fake_pacs
+from tests.documents import document_of, documents_of_study, lesions_of_patient
 from tests.imaging.test_rtstruct import segments_of
 from unetr.served import default_model
 from unetr.synthesis.phantom import SeriesOptions, to_instances
@@ -104,16 +105,16 @@ class Site:
 
     def document(self, job):
         assert (job.state, job.error_code) == ("done", None), job.error_message
-        return segmentations.document(self.sessions, job.segmentation_id)
+        return document_of(self.sessions, job.segmentation_id)
 
     def patients(self):
         """By PatientID, the volumes of the lesions that are listed."""
         return {
-            one["patient_id"]: [
+            patient.patient_id: [
                 lesion["volume_ml"]
-                for lesion in patients.lesions_of_patient(self.sessions, one["patient_id"], one["issuer"])
+                for lesion in lesions_of_patient(self.sessions, patient.patient_id, patient.issuer)
             ]
-            for one in patients.patients(self.sessions)
+            for patient in patients.patients(self.sessions)
         }
 
     def audited(self, action):
@@ -204,7 +205,7 @@ def test_a_known_study_uid_with_another_patient_and_other_images_is_refused(site
     assert (refused.state, refused.error_code) == ("failed", "identity_conflict")
     assert refused.stage == "fetch"
     assert "B" not in refused.error_message.replace("by", "")
-    assert segmentations.segmentations_of_study(site.sessions, study_of(first)) == [before]
+    assert documents_of_study(site.sessions, study_of(first)) == [before]
     assert site.patients() == {"A": [pytest.approx(volume_ml(4))]}
     # Other series of the study prove nothing either.
     second = changed(head(6, patient_id="Q"), StudyInstanceUID=study_of(first))
@@ -368,7 +369,7 @@ def test_an_issuer_that_only_some_headers_name_does_not_part_the_patient(site):
         site.put(instances)
         site.document(site.segment(instances))
     (patient,) = patients.patients(site.sessions)
-    assert (patient["patient_id"], patient["issuer"], patient["studies"]) == ("A", "Hospital A", 1)
+    assert (patient.patient_id, patient.issuer, patient.studies) == ("A", "Hospital A", 1)
 
 
 def test_a_series_with_images_of_two_patients_is_refused(site):
@@ -601,8 +602,8 @@ def test_a_seg_that_is_not_of_one_series_of_its_study_is_refused_and_changes_not
     for corrects in (None, before["id"]):
         refused = site.run(str(seg.StudyInstanceUID), task=measuring(seg, corrects))
         assert (refused.state, refused.error_code) == ("failed", "segmentation_mismatch")
-    assert segmentations.segmentations_of_study(site.sessions, study_of(images)) == [before]
-    assert segmentations.segmentations_of_study(site.sessions, study_of(other)) == []
+    assert documents_of_study(site.sessions, study_of(images)) == [before]
+    assert documents_of_study(site.sessions, study_of(other)) == []
 
 
 def test_a_copied_study_s_seg_is_not_taken_for_the_original_s(site):
@@ -692,7 +693,7 @@ class History:
         job = self.site.run(study, **asked)
         if job.state == "done":
             patient, columns = self.present[place]
-            document = segmentations.document(self.site.sessions, job.segmentation_id)
+            document = document_of(self.site.sessions, job.segmentation_id)
             found = [lesion["volume_ml"] for lesion in document["lesions"]]
             assert (document["study_instance_uid"], document["series_instance_uid"]) == (study, series)
             assert found == pytest.approx([volume_ml(columns)])
@@ -702,7 +703,7 @@ class History:
         """Ids of the segmentations whose lesions are the patient's."""
         if patient not in self.site.patients():
             return {}
-        lesions = patients.lesions_of_patient(self.site.sessions, patient)
+        lesions = lesions_of_patient(self.site.sessions, patient)
         return {lesion["segmentation_id"]: lesion for lesion in lesions}
 
     def check(self):
@@ -714,7 +715,7 @@ class History:
                 columns = round(lesion["volume_ml"] / volume_ml(1))
                 assert patient in self.owners[place, columns]
         for study in {uids[0] for uids in places}:
-            for document in segmentations.segmentations_of_study(self.site.sessions, study):
+            for document in documents_of_study(self.site.sessions, study):
                 assert document["study_instance_uid"] == study
 
 

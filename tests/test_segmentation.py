@@ -25,7 +25,6 @@ import findings
 import segmentation
 from bench.models import tiny_model
 from context import ModelServices, Stages, find_spec
-from db import segmentations
 from db.database import open_database
 from errors import ArchiveUnreachable, ModelNotFound
 from findings import lesions_of_segments
@@ -35,6 +34,7 @@ from lesions.measure import measure
 from orthanc.archive import open_archive
 from segmentation import Request, deliver, segment_series
 from settings import Settings
+from tests.documents import document_of
 from unetr.predict import Prediction
 from unetr.served import default_model
 from unetr.synthesis.phantom import SeriesOptions, to_instances
@@ -133,7 +133,7 @@ def test_from_the_pacs_to_a_seg_in_the_pacs_and_back_nothing_moves(geometry, ser
     study_uid = str(instances[0].StudyInstanceUID)
     segmentation_id = segment_series(Request(study_uid), services, lambda stage, fraction: None)
     deliver(segmentation_id, services)
-    document = segmentations.document(services.sessions, segmentation_id)
+    document = document_of(services.sessions, segmentation_id)
     assert document["segmentation"]["stored"] is True
 
     stored = services.archive.retrieve_series(study_uid, document["segmentation"]["series_instance_uid"])
@@ -170,14 +170,14 @@ def test_a_study_without_lesions_leaves_a_report_in_the_pacs_that_says_so(servic
     services = with_settings(services, report_no_lesion=True)
     study_uid = without_balls(services)
     segmentation_id = segment_series(Request(study_uid), services, lambda stage, fraction: None)
-    (companion,) = segmentations.document(services.sessions, segmentation_id)["companions"]
+    (companion,) = document_of(services.sessions, segmentation_id)["companions"]
     assert (companion["modality"], companion["stored"]) == ("SR", False)
     # Port 9 (discard) has no archive: the report waits, and is stored under the same UID.
     away = with_settings(services, dicomweb_url="http://127.0.0.1:9/dicom-web")
     with pytest.raises(ArchiveUnreachable):
         deliver(segmentation_id, away)
     deliver(segmentation_id, services)
-    document = segmentations.document(services.sessions, segmentation_id)
+    document = document_of(services.sessions, segmentation_id)
     assert document["lesions"] == []
     assert document["segmentation"]["sop_instance_uid"] is None
     assert document["companions"] == [companion | {"stored": True}]
@@ -194,7 +194,7 @@ def test_a_study_without_lesions_leaves_a_report_in_the_pacs_that_says_so(servic
     assert again == segmentation_id
     forced = segment_series(Request(study_uid, force=True), services, lambda stage, fraction: None)
     deliver(forced, services)
-    assert segmentations.document(services.sessions, forced)["version"] == 2
+    assert document_of(services.sessions, forced)["version"] == 2
     reports = [one for one in services.archive.series_headers(study_uid) if one[0].Modality == "SR"]
     assert len({one[0].SeriesNumber for one in reports}) == len(reports) == 2
 
@@ -205,7 +205,7 @@ def test_without_the_settings_a_study_without_lesions_leaves_nothing(settings, s
     study_uid = without_balls(services)
     segmentation_id = segment_series(Request(study_uid), services, lambda stage, fraction: None)
     deliver(segmentation_id, services)
-    assert segmentations.document(services.sessions, segmentation_id)["companions"] == []
+    assert document_of(services.sessions, segmentation_id)["companions"] == []
     assert [one[0].Modality for one in services.archive.series_headers(study_uid)] == ["MR"]
 
 

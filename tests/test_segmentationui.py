@@ -21,7 +21,7 @@ from pydicom import dcmread
 from api import create_app
 from bench import rows
 from bench.parts import wait_until
-from db import jobs, patients, segmentations, tokens
+from db import jobs, segmentations, tokens
 from db.tables import AuditEvent, JobState, Outbox, Patient, Role
 from imaging import rtstruct, seg
 from imaging.stack import to_stack
@@ -31,6 +31,7 @@ from orthanc.archive import open_archive
 from routes.shared import WAITING_REQUESTS
 from settings import Settings
 from tests import fake_pacs
+from tests.documents import documents_of_study, lesions_of_patient
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 JSON = {"Content-Type": "application/json"}
@@ -86,7 +87,7 @@ class Site:
         return self.newest(study)
 
     def newest(self, study):
-        return segmentations.segmentations_of_study(self.sessions, study)[0]
+        return documents_of_study(self.sessions, study)[0]
 
     def names(self, study):
         return [lesion["name"] for lesion in self.newest(study)["lesions"]]
@@ -236,7 +237,7 @@ def test_of_two_segmentations_of_one_series_in_an_upload_one_is_measured_and_the
     files = [(BytesIO(part10.encode(one)), "1.dcm") for one in (*images, *drawn)]
     answer = site.ask("POST", "/uploadDicom", data={"files[]": files})
     assert answer["success"] == "Stored: 3; measured: 1; not measured, because their series have a result: 1."
-    (document,) = segmentations.segmentations_of_study(site.sessions, study)
+    (document,) = documents_of_study(site.sessions, study)
     assert (document["version"], [one["name"] for one in document["lesions"]]) == (1, ["frontal"])
     assert all(site.archive.has_instance(study, one.SOPInstanceUID) for one in drawn)
     # Nor is it where the series has had a result for long.
@@ -270,7 +271,7 @@ def test_upload_dicom_measures_a_structure_set_like_a_segmentation(site):
     found = site.ask("GET", f"/followup-metastases?idSeries={series}")
     volumes = {one["nom_metastase"]: one["volume"] for one in found}
     assert volumes == pytest.approx({"frontal": 3 * 4 * 4 * VOXEL_ML, "pons": 2 * 4 * 8 * VOXEL_ML})
-    told = patients.lesions_of_patient(site.sessions, "4712")
+    told = lesions_of_patient(site.sessions, "4712")
     identities = {(one["name"], one["tracking_id"], one["tracking_uid"]) for one in told}
     assert identities == {(one.name, one.tracking_id, one.tracking_uid) for one in lesions}
 
@@ -322,7 +323,7 @@ def test_delete_study_deletes_the_study_and_its_measurements_and_no_other(site):
         assert site.ask("DELETE", f"/delete-study/{gone}")["success"]
     assert {study.StudyInstanceUID for study in site.archive.search_studies()} == {kept}
     assert [one["id"] for one in site.ask("GET", "/followup-patients")] == ["BENCH-1"]
-    assert segmentations.segmentations_of_study(site.sessions, gone) == []
+    assert documents_of_study(site.sessions, gone) == []
     with site.sessions() as session:
         trail = [(one.actor, one.action) for one in session.query(AuditEvent).order_by(AuditEvent.id)]
     assert [one for one in trail if "delete" in one[1]] == [
@@ -338,7 +339,7 @@ def test_delete_study_takes_the_rows_that_the_front_end_has_open(site):
         site.segment(study)
     assert site.ask("DELETE", f"/delete-study/{','.join(gone)}")["success"]
     assert {study.StudyInstanceUID for study in site.archive.search_studies()} == {kept}
-    assert [segmentations.segmentations_of_study(site.sessions, study) for study in gone] == [[], []]
+    assert [documents_of_study(site.sessions, study) for study in gone] == [[], []]
     with site.sessions() as session:
         trail = session.query(AuditEvent).filter(AuditEvent.action == "study.delete")
         assert [one.subject for one in trail.order_by(AuditEvent.id)] == gone

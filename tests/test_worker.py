@@ -19,14 +19,15 @@ import worker
 from bench.models import tiny_model
 from bench.parts import PostgreSQL, wait_until
 from context import ModelServices
-from db import jobs, outbox, queue, segmentations
+from db import jobs, outbox, queue
 from db.tables import AuditEvent, Base, Batch, Job, LesionRow, Measurement, Outbox, Segmentation, Worker
-from db.tasks import CorrectTask
 from errors import ArchiveRefused, ArchiveTimeout, ArchiveUnreachable, StoreFailed
 from orthanc.archive import open_archive
 from orthanc.folder import FolderArchive
+from schemas.tasks import CorrectTask
 from settings import Settings
 from tests.clock import later
+from tests.documents import document_of, documents_of_study
 from unetr.predict import Prediction
 from unetr.served import default_model
 from unetr.synthesis.phantom import SeriesOptions, to_instances
@@ -111,7 +112,7 @@ def test_a_job_ends_with_rows_and_a_seg_in_the_archive(site):
     site.runner.run(job_id)
     job = site.job(job_id)
     assert (job.state, job.progress, job.attempts, job.error_code) == ("done", 1.0, 1, None)
-    document = segmentations.document(site.sessions, job.segmentation_id)
+    document = document_of(site.sessions, job.segmentation_id)
     assert [lesion["volume_ml"] for lesion in document["lesions"]] == pytest.approx([LESION_ML] * 2)
     assert document["segmentation"]["stored"] is True
     assert [seg.SOPInstanceUID for seg in site.stored_segs()] == [
@@ -159,7 +160,7 @@ def test_no_lesion_is_a_result_without_a_seg(tmp_path):
     site.runner.run(job_id)
     job = site.job(job_id)
     assert job.state == "done"
-    document = segmentations.document(site.sessions, job.segmentation_id)
+    document = document_of(site.sessions, job.segmentation_id)
     assert document["lesions"] == []
     assert document["segmentation"]["sop_instance_uid"] is None
     assert site.stored_segs() == []
@@ -226,7 +227,7 @@ def test_a_fault_nobody_foresaw_ends_the_job_without_quoting_patient_data(site, 
 def test_a_patient_is_named_in_no_job_and_no_audit_event(site):
     site.runner.run(site.submit(requested_by="dr"))
     recorded = site.job(site.submit()).study_instance_uid
-    result = segmentations.segmentations_of_study(site.sessions, recorded)[0]["id"]
+    result = documents_of_study(site.sessions, recorded)[0]["id"]
     task = CorrectTask(segmentation_id=result, rename={1: "pons"}, delete=[])
     site.runner.run(site.submit(task=task))
     site.runner.run(jobs.submit(site.sessions, "1.2.3.4", site.spec.id).id)
@@ -262,10 +263,10 @@ def test_an_archive_that_takes_no_reports_holds_up_no_result(site, monkeypatch):
         site.runner.run(job_id)
         recorded = site.job(job_id).segmentation_id
         # The SEG is there from the first attempt on.
-        assert segmentations.document(site.sessions, recorded)["segmentation"]["stored"] is True
+        assert document_of(site.sessions, recorded)["segmentation"]["stored"] is True
         make_due(site, job_id)
     assert site.job(job_id).state == "done"
-    assert segmentations.document(site.sessions, recorded)["companions"] == []
+    assert document_of(site.sessions, recorded)["companions"] == []
     assert (len(site.stored_segs()), site.rows(Outbox)) == (1, 0)
 
 
@@ -276,7 +277,7 @@ def test_an_archive_away_at_storing_postpones_the_job_until_it_is_back(site, mon
     job = site.job(job_id)
     assert (job.state, job.stage, job.attempts) == ("queued", "store", 0)
     assert (job.not_before - datetime.now(UTC)).total_seconds() == pytest.approx(5.0, abs=1.0)
-    assert segmentations.document(site.sessions, job.segmentation_id)["segmentation"]["stored"] is False
+    assert document_of(site.sessions, job.segmentation_id)["segmentation"]["stored"] is False
     make_due(site, job_id)
     site.runner.run(job_id)
     job = site.job(job_id)
@@ -286,7 +287,7 @@ def test_an_archive_away_at_storing_postpones_the_job_until_it_is_back(site, mon
     site.runner.run(job_id)
     job = site.job(job_id)
     assert job.state == "done"
-    assert segmentations.document(site.sessions, job.segmentation_id)["segmentation"]["stored"] is True
+    assert document_of(site.sessions, job.segmentation_id)["segmentation"]["stored"] is True
     assert (site.rows(Segmentation), len(site.stored_segs())) == (1, 1)
 
 
@@ -305,7 +306,7 @@ def test_a_result_that_waits_for_the_archive_is_stored_though_its_model_is_not_s
     Runner(other_models).run(job_id)
     job = site.job(job_id)
     assert (job.state, job.error_code) == ("done", None)
-    assert segmentations.document(site.sessions, job.segmentation_id)["segmentation"]["stored"] is True
+    assert document_of(site.sessions, job.segmentation_id)["segmentation"]["stored"] is True
     assert (site.rows(Outbox), len(site.stored_segs())) == (0, 1)
 
 
@@ -589,7 +590,7 @@ def test_a_seg_that_was_deleted_in_the_archive_is_noticed_and_made_again(site):
     seg = site.stored_segs()[0]
     site.archive.delete_instance(site.study_uid, seg.SOPInstanceUID)
     check_presence(site.sessions, site.archive, datetime.now(UTC))
-    document = segmentations.document(site.sessions, site.job(first).segmentation_id)
+    document = document_of(site.sessions, site.job(first).segmentation_id)
     assert document["segmentation"]["stored"] is False
     assert document["segmentation"]["missing_since"] is not None
     second = site.submit()
@@ -635,7 +636,7 @@ def test_a_seg_that_the_archive_cannot_answer_about_does_not_hold_up_the_others(
     for job_id in ids:
         site.runner.run(job_id)
     first, second = (site.job(job_id).segmentation_id for job_id in ids)
-    documents = [segmentations.document(site.sessions, id_) for id_ in (first, second)]
+    documents = [document_of(site.sessions, id_) for id_ in (first, second)]
     broken, deleted = (document["segmentation"]["sop_instance_uid"] for document in documents)
 
     class Broken(FolderArchive):
@@ -646,7 +647,7 @@ def test_a_seg_that_the_archive_cannot_answer_about_does_not_hold_up_the_others(
 
     site.archive.delete_instance(site.study_uid, deleted)
     check_presence(site.sessions, Broken(site.settings.data_dir / "archive"), datetime.now(UTC))
-    stored = [segmentations.document(site.sessions, id_)["segmentation"]["stored"] for id_ in (first, second)]
+    stored = [document_of(site.sessions, id_)["segmentation"]["stored"] for id_ in (first, second)]
     assert stored == [True, False]
 
 
@@ -659,7 +660,7 @@ def test_segs_that_the_archive_never_answers_about_keep_no_lost_one_from_being_n
     ids = [site.submit(force=True) for _ in range(5)]
     for job_id in ids:
         site.runner.run(job_id)
-    documents = [segmentations.document(site.sessions, site.job(job_id).segmentation_id) for job_id in ids]
+    documents = [document_of(site.sessions, site.job(job_id).segmentation_id) for job_id in ids]
     uids = [document["segmentation"]["sop_instance_uid"] for document in documents]
 
     class Silent(FolderArchive):
@@ -673,10 +674,7 @@ def test_segs_that_the_archive_never_answers_about_keep_no_lost_one_from_being_n
     for _ in range(3):
         with suppress(ArchiveTimeout):
             check_presence(site.sessions, Silent(site.settings.data_dir / "archive"), since)
-    stored = [
-        segmentations.document(site.sessions, document["id"])["segmentation"]["stored"]
-        for document in documents
-    ]
+    stored = [document_of(site.sessions, document["id"])["segmentation"]["stored"] for document in documents]
     assert stored == [True, True, True, True, False]
 
 
@@ -694,7 +692,7 @@ def test_an_archive_that_answers_404_to_everything_has_lost_nothing(site):
     site.runner.run(job_id)
     with pytest.raises(ArchiveUnreachable):
         check_presence(site.sessions, Away(site.settings.data_dir / "archive"), datetime.now(UTC))
-    document = segmentations.document(site.sessions, site.job(job_id).segmentation_id)
+    document = document_of(site.sessions, site.job(job_id).segmentation_id)
     assert document["segmentation"]["stored"] is True
 
 
@@ -704,5 +702,5 @@ def test_a_seg_that_comes_back_to_the_archive_is_missed_no_more(site):
     segmentation_id = site.job(job_id).segmentation_id
     outbox.note_presence(site.sessions, segmentation_id, present=False)
     check_presence(site.sessions, site.archive, datetime.now(UTC))
-    document = segmentations.document(site.sessions, segmentation_id)
+    document = document_of(site.sessions, segmentation_id)
     assert document["segmentation"] | {"stored": True, "missing_since": None} == document["segmentation"]

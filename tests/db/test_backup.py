@@ -7,6 +7,8 @@ import pytest
 
 from db import jobs, outbox, recording, segmentations
 from db.database import open_database
+from schemas.results import LesionAnswer
+from tests.documents import document_of
 
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 
@@ -32,8 +34,8 @@ def spoil(sessions, recorded):
 def check(url, new, recorded, job_id):
     """All is as it was at the backup, and the running job's lease runs out."""
     sessions = open_database(url)
-    lesions = segmentations.document(sessions, recorded)["lesions"]
-    assert lesions == [lesion.to_dict() for lesion in new.lesions]
+    lesions = document_of(sessions, recorded)["lesions"]
+    assert lesions == [LesionAnswer.of(lesion).model_dump(mode="json") for lesion in new.lesions]
     assert outbox.pending(sessions, recorded) == {new.seg.sop_instance_uid: new.seg.encoded}
     assert [(job.id, job.state) for job in jobs.list_jobs(sessions)] == [(job_id, "running")]
     sessions.kw["bind"].dispose()

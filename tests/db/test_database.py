@@ -18,7 +18,9 @@ from sqlalchemy.exc import IntegrityError, StatementError
 from db import jobs, outbox, recording, segmentations
 from db.database import alembic_config, migrating, open_database, writing
 from db.tables import AuditEvent, Base, Job, Outbox, Study
-from db.tasks import (
+from errors import SettingsError
+from schemas.results import LesionAnswer
+from schemas.tasks import (
     CorrectTask,
     MeasureTask,
     RestoreTask,
@@ -26,7 +28,7 @@ from db.tasks import (
     StructureSetTask,
     UncertaintyTask,
 )
-from errors import SettingsError
+from tests.documents import document_of
 from tests.recorded import seg_object
 
 ROOT = Path(__file__).parents[2]
@@ -83,8 +85,8 @@ def test_a_seg_that_waits_survives_the_migration_of_its_file_into_the_database(e
     with migrating(engine) as connection:
         command.upgrade(alembic_config(connection), "head")
     assert outbox.pending(sessions, waiting) == {new.seg.sop_instance_uid: b"an older file"}
-    lesions = segmentations.document(sessions, waiting)["lesions"]
-    assert lesions == [lesion.to_dict() for lesion in new.lesions]
+    lesions = document_of(sessions, waiting)["lesions"]
+    assert lesions == [LesionAnswer.of(lesion).model_dump(mode="json") for lesion in new.lesions]
     with pytest.raises(IntegrityError), sessions.begin() as session:
         session.execute(text("DELETE FROM segmentations"))
     engine.dispose()
@@ -95,14 +97,14 @@ def test_lesions_survive_the_migration_that_brings_their_confidence(empty_url, n
     sure = [replace(lesion, mean_probability=0.9, confidence=0.81237) for lesion in new.lesions]
     recorded = recording.record(sessions, replace(new, lesions=sure))
     outbox.mark_stored(sessions, recorded, [new.seg.sop_instance_uid])
-    before = segmentations.document(sessions, recorded)["lesions"]
+    before = document_of(sessions, recorded)["lesions"]
     assert [lesion["confidence"] for lesion in before] == [0.8124, 0.8124]
     engine = sessions.kw["bind"]
     with migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0005")
     with migrating(engine) as connection:
         command.upgrade(alembic_config(connection), "head")
-    after = segmentations.document(sessions, recorded)["lesions"]
+    after = document_of(sessions, recorded)["lesions"]
     assert after == [lesion | {"confidence": None} for lesion in before]
     engine.dispose()
 
@@ -111,7 +113,7 @@ def test_a_series_uid_may_occur_in_several_studies_from_its_migration_on(empty_u
     sessions = open_database(empty_url)
     recorded = recording.record(sessions, new)
     outbox.mark_stored(sessions, recorded, [new.seg.sop_instance_uid])
-    before = segmentations.document(sessions, recorded)
+    before = document_of(sessions, recorded)
     engine = sessions.kw["bind"]
     with migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0007")
@@ -123,15 +125,15 @@ def test_a_series_uid_may_occur_in_several_studies_from_its_migration_on(empty_u
             connection.execute(copy)
     with migrating(engine) as connection:
         command.upgrade(alembic_config(connection), "head")
-    assert segmentations.document(sessions, recorded) == before
+    assert document_of(sessions, recorded) == before
     elsewhere = replace(new.source, study_instance_uid="1.2.9", patient_id="MS-2")
     other = recording.record(sessions, replace(new, source=elsewhere, seg=seg_object("1.9")))
     outbox.mark_stored(sessions, other, ["1.9"])
-    assert segmentations.document(sessions, other)["study_instance_uid"] == "1.2.9"
+    assert document_of(sessions, other)["study_instance_uid"] == "1.2.9"
     assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == recorded
     with pytest.raises(CommandError, match="several studies"), migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0007")
-    assert segmentations.document(sessions, recorded) == before
+    assert document_of(sessions, recorded) == before
     engine.dispose()
 
 

@@ -13,7 +13,8 @@ from sqlalchemy.exc import IntegrityError
 
 from db import estimates, jobs, queue, recording, workers
 from db.tables import Job, JobState
-from db.tasks import (
+from errors import JobCancelled, JobNotCancellable, JobNotFound, LeaseLost
+from schemas.tasks import (
     CorrectTask,
     MeasureTask,
     RestoreTask,
@@ -21,7 +22,6 @@ from db.tasks import (
     StructureSetTask,
     UncertaintyTask,
 )
-from errors import JobCancelled, JobNotCancellable, JobNotFound, LeaseLost
 from tests.clock import later
 from tests.recorded import seg_object
 

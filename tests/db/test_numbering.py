@@ -8,6 +8,7 @@ import pytest
 from db import recording, segmentations
 from db.numbering import Numbering, NumberingOutdated, first_version, next_numbering, place_of_result
 from db.source import Source
+from tests.documents import documents_of_study
 from tests.recorded import seg_object
 
 
@@ -58,7 +59,7 @@ def test_nothing_of_an_outdated_result_is_recorded(sessions, new):
     recording.record(sessions, replace(new, numbering=numbering))
     with pytest.raises(NumberingOutdated):
         recording.record(sessions, replace(new, seg=seg_object("1.9"), numbering=numbering))
-    assert len(segmentations.segmentations_of_study(sessions, "1.2.3")) == 1
+    assert len(documents_of_study(sessions, "1.2.3")) == 1
 
 
 def test_each_result_of_a_study_has_its_place_and_each_series_its_first_version(sessions, new):

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from db import outbox, recording, segmentations
 from db.tables import AuditEvent
 from errors import SegmentationNotFound
+from tests.documents import document_of
 from tests.recorded import seg_object
 
 NEVER = datetime(2000, 1, 1, tzinfo=UTC)
@@ -33,13 +34,13 @@ def test_it_holds_the_objects_bytes_until_the_archive_has_them(sessions, new):
     assert [outbox.store_failed(sessions, first) for _ in range(2)] == [1, 2]
     for _ in range(2):
         outbox.mark_stored(sessions, first, ["1.2.7"])
-    document = segmentations.document(sessions, first)
+    document = document_of(sessions, first)
     assert document["segmentation"]["stored"] is True
     assert document["companions"] == [
         {"modality": "SR", "sop_instance_uid": "1.2.8", "series_instance_uid": "1.2", "stored": False}
     ]
     outbox.mark_stored(sessions, first, ["1.2.8"])
-    assert segmentations.document(sessions, first)["companions"][0]["stored"] is True
+    assert document_of(sessions, first)["companions"][0]["stored"] is True
     assert outbox.pending(sessions, first) == {}
     segmentations.delete_segmentation(sessions, second, None)
     assert outbox.pending(sessions, second) == {}
@@ -66,7 +67,7 @@ def test_one_that_the_archive_has_lost_is_not_stored_nor_adopted_and_leaves_one_
     lost = stored(sessions, new, 2)
     for _ in range(2):
         outbox.note_presence(sessions, lost, present=False)
-    document = segmentations.document(sessions, lost)["segmentation"]
+    document = document_of(sessions, lost)["segmentation"]
     assert document["stored"] is False
     since = datetime.fromisoformat(document["missing_since"])
     assert timedelta(0) <= datetime.now(UTC) - since < timedelta(minutes=1)

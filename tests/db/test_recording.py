@@ -14,6 +14,8 @@ from db import jobs, outbox, patients, recording, segmentations
 from db.tables import AuditEvent, Base, LesionRow, Measurement, Segmentation
 from errors import InvalidForm, LeaseLost, PatientNotFound, SegmentationNotFound, SegmentationSuperseded
 from lesions.measure import Lesion
+from schemas.results import ChangeAnswer, LesionAnswer
+from tests.documents import document_of, documents_of_study, lesions_of_patient
 from tests.recorded import seg_object
 
 LEASE_S = 60.0
@@ -49,11 +51,13 @@ def test_one_record_writes_every_row_and_the_job_s_result(sessions, new, job_id)
 def test_the_document_says_what_was_measured(sessions, new):
     before = datetime.now(UTC)
     segmentation_id = recording.record(sessions, new)
-    document = segmentations.document(sessions, segmentation_id)
+    document = document_of(sessions, segmentation_id)
     created_at = datetime.fromisoformat(document.pop("created_at"))
     assert before <= created_at <= datetime.now(UTC)
     assert [lesion["number"] for lesion in document["lesions"]] == [1, 2]
-    assert document.pop("lesions") == [lesion.to_dict() for lesion in new.lesions]
+    assert document.pop("lesions") == [
+        LesionAnswer.of(lesion).model_dump(mode="json") for lesion in new.lesions
+    ]
     # 8 x 12 x 20 mm and 4 x 3 x 3 mm
     assert document.pop("total_volume_ml") == pytest.approx(1.920 + 0.036)
     assert document == {
@@ -92,16 +96,16 @@ def test_an_edited_lesion_shows_its_newest_measurement_and_keeps_the_old(session
         row = session.scalars(select(Measurement).join(LesionRow).where(LesionRow.number == 2)).one()
         edited = {c.key: getattr(row, c.key) for c in inspect(Measurement).columns if c.key != "id"}
         session.add(Measurement(**edited | {"long_axis_mm": 7.25}))
-    lesions = segmentations.document(sessions, segmentation_id)["lesions"]
+    lesions = document_of(sessions, segmentation_id)["lesions"]
     assert lesions[1]["long_axis_mm"] == 7.25
-    assert lesions[0] == new.lesions[0].to_dict()
+    assert lesions[0] == LesionAnswer.of(new.lesions[0]).model_dump(mode="json")
     assert rows(sessions)["measurements"] == 3
 
 
 def test_zero_lesions_are_a_result_without_a_seg(sessions, new):
     empty = replace(new, lesions=[], seg=None)
     segmentation_id = recording.record(sessions, empty)
-    document = segmentations.document(sessions, segmentation_id)
+    document = document_of(sessions, segmentation_id)
     assert (document["lesions"], document["total_volume_ml"]) == ([], 0)
     assert document["segmentation"]["sop_instance_uid"] is None
     assert outbox.pending(sessions, segmentation_id) == {}
@@ -150,10 +154,10 @@ def test_a_record_that_breaks_half_way_writes_nothing(sessions, new, job_id):
 def test_versions_count_up_per_series_and_model_and_are_never_used_twice(sessions, new):
     def record(seg: str, **changes) -> int:
         changed = replace(new, seg=seg_object(seg), **changes)
-        return segmentations.document(sessions, recording.record(sessions, changed))["version"]
+        return document_of(sessions, recording.record(sessions, changed))["version"]
 
     assert [record("1.1"), record("1.2"), record("1.3", model_id="other")] == [1, 2, 1]
-    newest = segmentations.segmentations_of_study(sessions, "1.2.3")
+    newest = documents_of_study(sessions, "1.2.3")
     segmentations.delete_segmentation(
         sessions, next(d["id"] for d in newest if d["segmentation"]["sop_instance_uid"] == "1.2"), "reader"
     )
@@ -163,7 +167,7 @@ def test_versions_count_up_per_series_and_model_and_are_never_used_twice(session
 def test_simultaneous_results_of_one_series_get_different_versions(sessions, new):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: recording.record(sessions, replace(new, seg=seg_object(f"1.{n}"))), range(8)))
-    versions = [d["version"] for d in segmentations.segmentations_of_study(sessions, "1.2.3")]
+    versions = [d["version"] for d in documents_of_study(sessions, "1.2.3")]
     assert sorted(versions) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert rows(sessions)["patients"] == 1
 
@@ -179,7 +183,7 @@ def test_a_corrected_header_corrects_the_rows_and_an_absent_value_erases_nothing
     corrected = replace(new.source, patient_name="Müller^Anne", sex=None, study_date=date(2024, 3, 1))
     recording.record(sessions, replace(new, source=corrected, seg=seg_object("1.9")))
     (patient,) = patients.patients(sessions)
-    assert (patient["name"], patient["sex"], patient["last_study_date"]) == ("Müller^Anne", "F", "2024-03-01")
+    assert (patient.name, patient.sex, patient.last_study_date) == ("Müller^Anne", "F", "2024-03-01")
 
 
 def test_equal_input_is_found_until_it_is_deleted(sessions, new):
@@ -206,9 +210,9 @@ def test_a_job_adopts_an_existing_result(sessions, new, job_id):
 def test_deleting_hides_the_result_and_leaves_a_trace(sessions, new):
     segmentation_id = recording.record(sessions, new)
     segmentations.delete_segmentation(sessions, segmentation_id, "reader")
-    assert segmentations.segmentations_of_study(sessions, "1.2.3") == []
+    assert documents_of_study(sessions, "1.2.3") == []
     assert patients.patients(sessions) == []
-    assert patients.lesions_of_patient(sessions, "MS-1") == []
+    assert lesions_of_patient(sessions, "MS-1") == []
     with sessions() as session:
         event = session.scalars(select(AuditEvent)).one()
         deleted_at = session.get_one(Segmentation, segmentation_id).deleted_at
@@ -243,10 +247,10 @@ def test_a_study_s_segmentations_newest_first(sessions, new):
         recording.record(sessions, replace(new, seg=seg_object(f"1.{n}"), model_id=f"m{n}")) for n in range(3)
     ]
     recording.record(sessions, of_study(new, "1.2.9", None, "1.9"))
-    documents = segmentations.segmentations_of_study(sessions, "1.2.3")
+    documents = documents_of_study(sessions, "1.2.3")
     assert [document["id"] for document in documents] == ids[::-1]
-    assert documents[0] == segmentations.document(sessions, ids[2])
-    assert segmentations.segmentations_of_study(sessions, "1.2.77") == []
+    assert documents[0] == document_of(sessions, ids[2])
+    assert documents_of_study(sessions, "1.2.77") == []
 
 
 def test_patients_are_listed_with_their_studies(sessions, new):
@@ -256,7 +260,7 @@ def test_patients_are_listed_with_their_studies(sessions, new):
     recording.record(
         sessions, of_study(new, "1.2.10", None, "1.10", patient_id="MS-0", birth_date=None, issuer="")
     )
-    assert patients.patients(sessions) == [
+    assert [patient.model_dump() for patient in patients.patients(sessions)] == [
         {"patient_id": "MS-0", "issuer": "", "name": "Müller^Änne", "birth_date": None, "sex": "F",
          "studies": 1, "last_study_date": None},
         {"patient_id": "MS-1", "issuer": "Hospital A", "name": "Müller^Änne", "birth_date": "1950-04-12",
@@ -270,7 +274,7 @@ def test_a_patient_s_lesions_in_order_of_time(sessions, new):
     superseded = recording.record(sessions, new)
     first = recording.record(sessions, replace(new, seg=seg_object("1.7")))
     recording.record(sessions, of_study(new, "1.2.10", None, "1.10", patient_id="MS-2"))
-    lesions = patients.lesions_of_patient(sessions, "MS-1")
+    lesions = lesions_of_patient(sessions, "MS-1")
     assert [(lesion["segmentation_id"], lesion["number"]) for lesion in lesions] == [
         (first, 1), (first, 2), (later, 1), (later, 2), (undated, 1), (undated, 2),
     ]  # fmt: skip
@@ -283,22 +287,22 @@ def test_a_patient_s_lesions_in_order_of_time(sessions, new):
     assert (lesions[0]["model_id"], lesions[0]["volume_ml"]) == ("unetr", 1.92)
     assert lesions[0]["colour"] != lesions[1]["colour"]
     segmentations.delete_segmentation(sessions, first, None)
-    assert patients.lesions_of_patient(sessions, "MS-1")[0]["segmentation_id"] == superseded
+    assert lesions_of_patient(sessions, "MS-1")[0]["segmentation_id"] == superseded
 
 
 def test_two_people_with_one_identifier_are_never_mixed(sessions, new):
     recording.record(sessions, new)
     elsewhere = recording.record(sessions, of_study(new, "1.2.9", None, "1.9", issuer="Hospital B"))
     with pytest.raises(InvalidForm, match="2 issuers") as raised:
-        patients.lesions_of_patient(sessions, "MS-1")
+        lesions_of_patient(sessions, "MS-1")
     assert "MS-1" not in raised.value.message
-    lesions = patients.lesions_of_patient(sessions, "MS-1", issuer="Hospital B")
+    lesions = lesions_of_patient(sessions, "MS-1", issuer="Hospital B")
     assert {lesion["segmentation_id"] for lesion in lesions} == {elsewhere}
 
 
 def test_an_unknown_patient_is_not_found_and_not_named(sessions):
     with pytest.raises(PatientNotFound) as raised:
-        patients.lesions_of_patient(sessions, "MS-77")
+        lesions_of_patient(sessions, "MS-77")
     assert "MS-77" not in raised.value.message
 
 
@@ -313,10 +317,10 @@ def test_no_patient_appears_in_a_log(sessions, new, job_id, caplog):
 
 def test_a_correction_is_the_next_version_and_only_of_the_newest(sessions, new):
     first = recording.record(sessions, new)
-    change = {
-        "change": "renamed", "tracking_uid": new.lesions[0].tracking_uid, "name": "left frontal",
-        "volume_ml": 1.92, "previous_name": "Metastasis 1", "previous_volume_ml": 1.92,
-    }  # fmt: skip
+    change = ChangeAnswer(
+        change="renamed", tracking_uid=new.lesions[0].tracking_uid, name="left frontal",
+        volume_ml=1.92, previous_name="Metastasis 1", previous_volume_ml=1.92,
+    )  # fmt: skip
     renamed = [replace(new.lesions[0], name="left frontal"), new.lesions[1]]
     corrected = replace(
         new,
@@ -326,9 +330,9 @@ def test_a_correction_is_the_next_version_and_only_of_the_newest(sessions, new):
         correction=recording.Correction(first, "dr", [change]),
     )
     second = recording.record(sessions, corrected)
-    newest, oldest = segmentations.segmentations_of_study(sessions, "1.2.3")
+    newest, oldest = documents_of_study(sessions, "1.2.3")
     assert (newest["version"], newest["corrects"], newest["corrected_by"]) == (2, first, "dr")
-    assert newest["changes"] == [change]
+    assert newest["changes"] == [change.model_dump()]
     assert (oldest["version"], oldest["corrects"], oldest["corrected_by"], oldest["changes"]) == (
         1,
         None,
@@ -336,7 +340,7 @@ def test_a_correction_is_the_next_version_and_only_of_the_newest(sessions, new):
         [],
     )
     assert [lesion["name"] for lesion in oldest["lesions"]] == ["Metastasis 1", "Metastasis 2"]
-    told = patients.lesions_of_patient(sessions, "MS-1")
+    told = lesions_of_patient(sessions, "MS-1")
     assert [(lesion["name"], lesion["colour"]) for lesion in told] == [
         ("left frontal", "#ff0000"),
         ("Metastasis 2", "#56b4e9"),
@@ -346,7 +350,7 @@ def test_a_correction_is_the_next_version_and_only_of_the_newest(sessions, new):
     assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == second
     with pytest.raises(SegmentationSuperseded):
         recording.record(sessions, replace(corrected, seg=seg_object("1.10")))
-    assert len(segmentations.segmentations_of_study(sessions, "1.2.3")) == 2
+    assert len(documents_of_study(sessions, "1.2.3")) == 2
     segmentations.delete_segmentation(sessions, second, "dr")
     assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == first
     segmentations.refuse_superseded(sessions, first)
@@ -374,7 +378,7 @@ def test_a_companion_is_added_once_and_waits_for_the_archive(sessions, new, job_
         made = recording.NewObject("RTSTRUCT", f"1.5.{number}", "1.5", b"structures")
         recording.add_companion(sessions, recorded, made, job, "a")
         assert jobs.get(sessions, job).segmentation_id == recorded
-    assert segmentations.document(sessions, recorded)["companions"] == [
+    assert document_of(sessions, recorded)["companions"] == [
         {"modality": "RTSTRUCT", "sop_instance_uid": "1.5.0", "series_instance_uid": "1.5", "stored": False}
     ]
     assert outbox.pending(sessions, recorded) == {
@@ -388,10 +392,12 @@ def test_a_companion_is_added_once_and_waits_for_the_archive(sessions, new, job_
 def test_a_series_counts_once_what_a_person_corrected_before_the_newest_result_of_a_model(sessions, new):
     first = recording.record(sessions, new)
     other_model = recording.record(sessions, replace(new, model_id="b", seg=seg_object("1.8")))
-    told = patients.lesions_of_patient(sessions, "MS-1")
+    told = lesions_of_patient(sessions, "MS-1")
     assert {(lesion["segmentation_id"], lesion["model_id"]) for lesion in told} == {(other_model, "b")}
-    change = {"change": "deleted", "tracking_uid": new.lesions[1].tracking_uid, "name": None,
-              "volume_ml": None, "previous_name": "Metastasis 2", "previous_volume_ml": 0.036}  # fmt: skip
+    change = ChangeAnswer(
+        change="deleted", tracking_uid=new.lesions[1].tracking_uid, name=None,
+        volume_ml=None, previous_name="Metastasis 2", previous_volume_ml=0.036,
+    )  # fmt: skip
     corrected = replace(
         new,
         lesions=new.lesions[:1],
@@ -400,6 +406,6 @@ def test_a_series_counts_once_what_a_person_corrected_before_the_newest_result_o
     )
     second = recording.record(sessions, corrected)
     recording.record(sessions, replace(new, model_id="c", seg=seg_object("1.10")))
-    told = patients.lesions_of_patient(sessions, "MS-1")
+    told = lesions_of_patient(sessions, "MS-1")
     assert [(lesion["segmentation_id"], lesion["model_id"]) for lesion in told] == [(second, "unetr")]
     assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == second

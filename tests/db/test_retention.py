@@ -8,6 +8,8 @@ from sqlalchemy import func, select
 from db import batches, jobs, recording, segmentations
 from db.retention import purge
 from db.tables import AuditEvent, Base, Job, Segmentation
+from schemas.results import ChangeAnswer
+from tests.documents import document_of
 from tests.recorded import seg_object
 
 NOW = datetime.now(UTC)
@@ -68,7 +70,7 @@ def test_results_that_nobody_deleted_stay_when_their_jobs_go(sessions, new):
     after = counts(sessions)
     assert {name: after[name] for name in OF_RESULTS} == {name: before[name] for name in OF_RESULTS}
     assert (after["jobs"], purged["jobs"], purged["segmentations"]) == (0, 1, 0)
-    assert segmentations.document(sessions, recorded)["lesions"]
+    assert document_of(sessions, recorded)["lesions"]
 
 
 def test_what_is_young_or_active_stays(sessions, new):
@@ -81,24 +83,28 @@ def test_what_is_young_or_active_stays(sessions, new):
     assert set(purge(sessions, LIMIT, "admin").values()) == {0}
     assert counts(sessions) == before | {"audit_events": before["audit_events"] + 1}
     assert jobs.get(sessions, active.id).state == "queued"
-    assert segmentations.document(sessions, other)
+    assert document_of(sessions, other)
 
 
 def test_a_correction_outlives_the_version_before_it(sessions, new):
     companion = recording.NewObject("SR", "1.8", "1.2", b"report")
     first = recording.record(sessions, replace(new, companions=[companion]))
-    correction = recording.Correction(first, "dr", [{"change": "drawn"}])
+    change = ChangeAnswer(
+        change="drawn", tracking_uid=new.lesions[0].tracking_uid, name="Metastasis 1", volume_ml=1.92,
+        previous_name=None, previous_volume_ml=None,
+    )  # fmt: skip
+    correction = recording.Correction(first, "dr", [change])
     second = recording.record(sessions, replace(new, seg=seg_object("1.9"), correction=correction))
     segmentations.delete_segmentation(sessions, first, "admin")
     with sessions.begin() as session:
         session.get_one(Segmentation, first).deleted_at = LONG_AGO
     purged = purge(sessions, LIMIT, "admin")
     assert (purged["segmentations"], purged["companions"]) == (1, 1)
-    document = segmentations.document(sessions, second)
+    document = document_of(sessions, second)
     assert (document["corrects"], document["corrected_by"], document["changes"]) == (
         None,
         "dr",
-        [{"change": "drawn"}],
+        [change.model_dump()],
     )
 
 

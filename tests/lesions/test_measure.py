@@ -11,6 +11,7 @@ from bench.metrology import ORIENTATIONS, Ellipsoid, ellipsoids, errors, to_mask
 from errors import EmptyLesion, TooManyLesions
 from imaging.stack import SliceReference
 from lesions.measure import Identity, components, measure
+from schemas.results import LesionAnswer
 
 AXIAL = ORIENTATIONS["axial"]
 POSITION_MM = np.array([12.0, -7.0, 31.0])
@@ -326,7 +327,7 @@ def test_a_lesion_becomes_json_that_can_be_drawn_again():
     (ellipsoid,) = ellipsoids(1, (12, 12), seed=2)
     for orientation in ("axial", "coronal"):
         lesion = measure_one(to_mask(ellipsoid, ORIENTATIONS[orientation], (1.0, 0.9, 0.9)))
-        document = json.loads(json.dumps(lesion.to_dict()))
+        document = json.loads(json.dumps(LesionAnswer.of(lesion).model_dump(mode="json")))
         assert set(document) == {
             "number", "name", "tracking_id", "tracking_uid", "volume_ml", "voxel_count", "long_axis_mm",
             "short_axis_mm", "feret_mm", "long_axis_lps", "short_axis_lps", "slice", "measurement_plane",
