@@ -40,7 +40,7 @@ import access
 import broker
 import logs
 from db import retention, tokens
-from db.database import AWAY, open_connections, open_database
+from db.database import DATABASE_UNAVAILABLE, open_connections, open_database
 from errors import (
     ArchiveBusy,
     DatabaseUnavailable,
@@ -75,7 +75,7 @@ UPLOADS = {"studies.upload_studies", "segmentationui.upload_dicom"}
 OTHER_BODIES = {"session.log_in", "session.log_out", "segmentationui.look_up"}
 # gunicorn's default. A client beyond this number waits for minutes, even if the API is idle again.
 WAITING_CONNECTIONS = 2048
-REHEARSED = ("/jobs", "/jobs/0", "/patients", "/segmentations/0", "/studies/0/segmentations")
+WARM_UP_PATHS = ("/jobs", "/jobs/0", "/patients", "/segmentations/0", "/studies/0/segmentations")
 
 logger = logging.getLogger("metscope.api")
 documents = blueprint("documents")
@@ -124,7 +124,7 @@ def _log_model_problems(settings: Settings) -> None:
 
 def answer_error(error: Exception) -> Response:
     """Answer any error, our own, Flask's or an unforeseen one, in the same form."""
-    if isinstance(error, AWAY):
+    if isinstance(error, DATABASE_UNAVAILABLE):
         logger.error("the database does not answer (%s)", type(error).__name__)
         error = DatabaseUnavailable("The database does not answer.")
     if isinstance(error, MetScopeError):
@@ -203,7 +203,7 @@ def wsgi() -> OpenAPI:
     _start(settings)
     settings = checkpoint_cache.with_served_model_or_log(settings)
     app = create_app(settings)
-    _say_where_the_first_token_is(settings, app)
+    _log_first_token_path(settings, app)
     _warm_up(app)
     return app
 
@@ -214,7 +214,7 @@ def _start(settings: Settings) -> None:
     os.umask(0o077)
 
 
-def _say_where_the_first_token_is(settings: Settings, app: OpenAPI) -> None:
+def _log_first_token_path(settings: Settings, app: OpenAPI) -> None:
     if path := access.make_first_token(settings, app.extensions["metscope"].sessions):
         logger.warning("the first start created an admin token: %s", path)
 
@@ -225,7 +225,7 @@ def _warm_up(app: OpenAPI) -> None:
     open_connections(context.sessions)
     broker.connect(context.celery)
     tokens.find(context.sessions, "")
-    for path in REHEARSED:
+    for path in WARM_UP_PATHS:
         with app.test_request_context(path), suppress(MetScopeError):
             app.dispatch_request()
     # Loaded objects stay: without freeze, each garbage collection scans them and stops every thread.
@@ -236,7 +236,7 @@ def _warm_up(app: OpenAPI) -> None:
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM. Raises: SettingsError if the server cannot listen on HOST:PORT."""
     app = create_app(settings)
-    _say_where_the_first_token_is(settings, app)
+    _log_first_token_path(settings, app)
     server = _listen(settings, app)
     url = f"http{'s' if server.ssl_adapter else ''}://{settings.host}:{settings.port}"
     print(

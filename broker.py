@@ -100,7 +100,7 @@ def connect(app: Celery) -> None:
         producer.connection.ensure_connection(max_retries=1, interval_start=0)
 
 
-def trouble(app: Celery) -> str | None:
+def health_problem(app: Celery) -> str | None:
     """Return None if the broker takes messages, otherwise a sentence that says why not."""
     folder = app.conf.broker_transport_options.get("data_folder_out")
     if folder is not None:

@@ -192,7 +192,7 @@ def report_of(
     if encoded is None:
         return sr.write_negative(
             result.stack,
-            [code_of(label.type) for label in spec.labels],
+            [to_code(label.type) for label in spec.labels],
             algorithm,
             sop_instance_uid=hd.UID(),
             series_instance_uid=hd.UID(),
@@ -276,10 +276,10 @@ def uncertainty_map(
 
 def subject_of(spec: ModelSpec) -> seg.Subject:
     """Return the subject and anatomy of the objects that the model finds."""
-    return seg.Subject(spec.subject, None if spec.anatomy is None else code_of(spec.anatomy))
+    return seg.Subject(spec.subject, None if spec.anatomy is None else to_code(spec.anatomy))
 
 
-def code_of(concept: ConceptCode) -> Code:
+def to_code(concept: ConceptCode) -> Code:
     """Return the concept as a DICOM code."""
     return Code(concept.value, concept.scheme, concept.meaning)
 
@@ -290,7 +290,7 @@ def algorithm_of(spec: ModelSpec) -> seg.Algorithm:
 
 
 def _segment_of(lesion: Lesion, label: Label, source: seg.Segment | None) -> seg.Segment:
-    category, type_ = code_of(label.category), code_of(label.type)
+    category, type_ = to_code(label.category), to_code(label.type)
     if source is not None:
         # Its own codes, if it has any, are in ``described`` and take precedence.
         category = type_ = UNSPECIFIED

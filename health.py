@@ -32,15 +32,15 @@ PROBE_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Report:
-    """The state of the parts. troubles: by part, None if it works. notes: by part. workers: the live ones."""
+    """The state of the parts. problems: by part, None if it works. notes: by part. workers: the live ones."""
 
-    troubles: dict[str, str | None]
+    problems: dict[str, str | None]
     notes: dict[str, str]
     workers: list[Worker]
 
     def reason(self, part: str) -> str | None:
         """Return the trouble and the note of the part; None if it has neither."""
-        return " ".join(filter(None, (self.troubles[part], self.notes.get(part)))) or None
+        return " ".join(filter(None, (self.problems[part], self.notes.get(part)))) or None
 
     @property
     def loaded_models(self) -> list[str]:
@@ -60,7 +60,7 @@ class Health:
         self._checks: dict[str, Callable[[], str | None]] = {
             "database": self._database,
             "archive": self._archive,
-            "broker": lambda: broker.trouble(self._celery),
+            "broker": lambda: broker.health_problem(self._celery),
             "data": self._data_folder,
             "models": self._models,
         }
@@ -75,11 +75,11 @@ class Health:
                 if name not in self._looks or self._looks[name][0].done():
                     self._looks[name] = (self._executor.submit(check), time.monotonic())
             looks = dict(self._looks)
-        troubles = {name: _outcome(look, since) for name, (look, since) in looks.items()}
-        living = [] if troubles["database"] else self._living
-        troubles["worker"] = self._worker(living, known=troubles["database"] is None)
+        problems = {name: _outcome(look, since) for name, (look, since) in looks.items()}
+        living = [] if problems["database"] else self._living
+        problems["worker"] = self._worker(living, known=problems["database"] is None)
         notes = {"models": f"Skipped: {self._skipped}"} if self._skipped else {}
-        return Report(troubles, notes, living)
+        return Report(problems, notes, living)
 
     def _database(self) -> str | None:
         try:

@@ -12,9 +12,9 @@ from pythonjsonlogger.json import JsonFormatter
 FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # Chatty third-party loggers.
-QUIETER = {"alembic": logging.WARNING, "celery": logging.WARNING, "kombu": logging.ERROR}
+LOG_LEVELS = {"alembic": logging.WARNING, "celery": logging.WARNING, "kombu": logging.ERROR}
 # Loggers that quote queries and the headers of images.
-INDISCREET = {"pydicom", "urllib3"}
+LOGGERS_THAT_QUOTE_HEADERS = {"pydicom", "urllib3"}
 
 # The start of the quoted values in a warning of pydicom.
 VALUES = re.compile(r"['\"(:]")
@@ -27,7 +27,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
     """Configure the log; each process calls this once."""
     handler = logging.StreamHandler()
     # A filter, not a level: pydicom sets its own level when it is imported.
-    handler.addFilter(lambda record: record.name.partition(".")[0] not in INDISCREET)
+    handler.addFilter(lambda record: record.name.partition(".")[0] not in LOGGERS_THAT_QUOTE_HEADERS)
     if log_format == "json":
         names = {"asctime": "time", "levelname": "level", "name": "logger"}
         handler.setFormatter(JsonFormatter(FIELDS, rename_fields=names))
@@ -35,7 +35,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
     else:
         handler.setFormatter(logging.Formatter(TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for name, level in QUIETER.items():
+    for name, level in LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
     log_odd_headers()
 

@@ -39,8 +39,8 @@ OUR_OWN_FAILURES = [
         WeightsInvalid,
     )
 ]
-LATEST = 20
-LATELY = timedelta(hours=1)
+RECENT_RUNS = 20
+FAILURE_WINDOW = timedelta(hours=1)
 
 
 def exposition(sessions: sessionmaker[Session], lease_s: float) -> bytes:
@@ -77,7 +77,7 @@ def _jobs(session: Session) -> GaugeMetricFamily:
 
 def _failures(session: Session) -> GaugeMetricFamily:
     # Gauges, not counters: a purge removes rows.
-    failed = (Job.state == JobState.FAILED) & (Job.finished_at > current_time(session) - LATELY)
+    failed = (Job.state == JobState.FAILED) & (Job.finished_at > current_time(session) - FAILURE_WINDOW)
     query = select(Job.error_code, func.count()).where(failed).group_by(Job.error_code)
     counted = dict.fromkeys(OUR_OWN_FAILURES, 0) | dict(session.execute(query).all())
     text = "Jobs that failed within the last hour, by error code."
@@ -105,14 +105,14 @@ def _archive(session: Session) -> Iterable[GaugeMetricFamily]:
 
 def _latest(session: Session) -> Iterable[GaugeMetricFamily]:
     newest = Segmentation.created_at.desc()
-    latest = select(Segmentation.timings_s, Segmentation.peak_memory_mb).order_by(newest).limit(LATEST)
+    latest = select(Segmentation.timings_s, Segmentation.peak_memory_mb).order_by(newest).limit(RECENT_RUNS)
     runs = session.execute(latest).all()
-    text = f"Median duration of each stage of the last {LATEST} segmentations."
+    text = f"Median duration of each stage of the last {RECENT_RUNS} segmentations."
     stages = GaugeMetricFamily("metscope_stage_seconds", text, labels=["stage"])
     for stage in STAGES:
         if seconds := [timings_s[stage] for timings_s, _ in runs if stage in timings_s]:
             stages.add_metric([stage], median(seconds))
     yield stages
-    text = f"Largest peak memory of the last {LATEST} segmentations."
+    text = f"Largest peak memory of the last {RECENT_RUNS} segmentations."
     peak_mb = max((peak_mb or 0.0 for _, peak_mb in runs), default=0.0)
     yield GaugeMetricFamily("metscope_peak_memory_bytes", text, peak_mb * 2**20)

@@ -23,7 +23,7 @@ BROKERS = ("redis://", "rediss://", "amqp://", "amqps://")
 # docker compose reads the same .env; names with this prefix are its own.
 COMPOSE_PREFIX = "METSCOPE_"
 # Similarity from which a name counts as misspelt: CORS_ORIGIN for CORS_ORIGINS, but not PGPORT for PORT.
-ALIKE = 0.82
+MISSPELT_SIMILARITY = 0.82
 
 
 class Settings(BaseSettings):
@@ -152,7 +152,7 @@ class Settings(BaseSettings):
         names = [name.upper() for name in cls.model_fields]
         misspelt = []
         for name in sorted({given.upper() for given in values} - set(names)):
-            meant = get_close_matches(name, names, n=1, cutoff=ALIKE)
+            meant = get_close_matches(name, names, n=1, cutoff=MISSPELT_SIMILARITY)
             if meant and not name.startswith(COMPOSE_PREFIX):
                 misspelt.append(f"{name} in .env is not a setting. Did you mean {meant[0]}?")
         if misspelt:

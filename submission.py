@@ -53,7 +53,7 @@ class Submission:
         Raises: SegmentationNotFound, SegmentationSuperseded, LesionNotFound, LesionNameTaken.
         """
         document = segmentations.document(self.sessions, segmentation_id)
-        segmentations.refuse_superseded(self.sessions, segmentation_id)
+        segmentations.require_newest_version(self.sessions, segmentation_id)
         unknown = {*rename, *delete} - {lesion.number for lesion in document.lesions}
         if unknown:
             raise LesionNotFound(f"Segmentation {segmentation_id} has no lesion {min(unknown)}.")
@@ -101,7 +101,7 @@ class Submission:
         Raises: SegmentationNotFound, UncertaintyUnavailable.
         """
         document = segmentations.document(self.sessions, segmentation_id)
-        segmentations.refuse_other_model(document, served)
+        segmentations.require_served_model(document, served)
         return self._extend(document, UncertaintyTask(segmentation_id=segmentation_id))
 
     def cancel(self, job_id: str) -> Job:

@@ -35,7 +35,7 @@ import logs
 import tasks
 from context import Connections, JobLease, JobRun, ModelServices, Stages, find_spec, open_services
 from db import jobs, outbox, queue, workers
-from db.database import AWAY, open_database
+from db.database import DATABASE_UNAVAILABLE, open_database
 from db.tables import Job, JobState
 from errors import (
     ArchiveError,
@@ -148,7 +148,7 @@ class Runner:
             logger.warning("job %s: given up: %s", job_id, error.message)
         except JobNotFound:
             logger.warning("job %s: named in a message, but not in the database", job_id)
-        except AWAY as error:
+        except DATABASE_UNAVAILABLE as error:
             # Not even a failure can be recorded now: the lease runs out, and the job starts over.
             logger.warning("job %s: the database does not answer: %s", job_id, type(error).__name__)
         except Exception as error:  # noqa: BLE001 - Celery would log the text, which may quote patient data
@@ -158,7 +158,7 @@ class Runner:
         owner = lease.holder.owner
         try:
             self._perform(job, lease)
-        except (LeaseLost, *AWAY):
+        except (LeaseLost, *DATABASE_UNAVAILABLE):
             raise
         except JobCancelled:
             jobs.mark_cancelled(self.sessions, job.id, owner)
@@ -246,7 +246,7 @@ def repeat(step: Callable[[], None], period_s: float, stopping: threading.Event)
     while not stopping.is_set():
         try:
             step()
-        except (ArchiveError, *AWAY) as error:
+        except (ArchiveError, *DATABASE_UNAVAILABLE) as error:
             logger.warning("%s: %s", threading.current_thread().name, type(error).__name__)
         except Exception as error:  # noqa: BLE001 - nobody would notice a thread that ends silently
             logger.error("%s: %s", threading.current_thread().name, _type_and_place(error))
@@ -337,7 +337,7 @@ def serve(settings: Settings) -> int:
     # A job that was found in the database is handed back like any other.
     runner.stopping.set()
     waiting.join(STOP_LIMIT_S)
-    with suppress(*AWAY):
+    with suppress(*DATABASE_UNAVAILABLE):
         workers.gone(runner.sessions, runner.id)
     return status
 
@@ -358,7 +358,7 @@ def take_messages(app: Celery, stopping: threading.Event) -> int:
             return worker.exitcode or 0
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     """Lower our priority: on a shared machine the API must stay responsive during inference."""
     os.nice(NICENESS)
     # Linux shares the CPU between sessions first, then between the processes of each.
@@ -377,7 +377,7 @@ def main() -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     # The files hold patient data: only this user may read them.
     os.umask(0o077)
-    _give_way()
+    _lower_priority()
     try:
         settings = load()
         logs.configure(settings.log_format)

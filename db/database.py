@@ -55,7 +55,7 @@ KEEPALIVE = {
 # Key of the lock that keeps two starting processes from migrating at once. No other program may use it.
 MIGRATION_LOCK = 0x4D657453
 # Errors of a database that is unreachable, overloaded or a standby.
-AWAY = (OperationalError, InternalError, InterfaceError, PoolTimeoutError)
+DATABASE_UNAVAILABLE = (OperationalError, InternalError, InterfaceError, PoolTimeoutError)
 FOR_WRITING = {
     "sqlite": {"sqlite_begin": "BEGIN IMMEDIATE"},
     "postgresql": {"isolation_level": "READ COMMITTED"},
@@ -114,7 +114,7 @@ def open_connections(sessions: sessionmaker[Session]) -> None:
         try:
             for _ in range(engine.pool.size()):
                 opened.enter_context(reading_rows(sessions))
-        except AWAY as error:
+        except DATABASE_UNAVAILABLE as error:
             logger.warning("not all database connections could be opened: %s", type(error).__name__)
 
 

@@ -12,7 +12,7 @@ from db import audit, jobs, tables
 from db.database import current_time, writing
 from db.documents import IDENTITY, MEASURED
 from db.numbering import Numbering, NumberingOutdated, numbering_in
-from db.segmentations import equal_to, locked, present_in, refuse_newer
+from db.segmentations import equal_to, locked, present_in, require_newest
 from db.source import Source, require_kept, upsert_source
 from db.tables import Companion, Outbox, Segmentation
 from errors import JobCancelled, SegmentationSuperseded
@@ -101,7 +101,7 @@ def record(
                 job.segmentation_id = equal
                 return equal
         elif new.correction is not None:
-            _refuse_overtaken(session, new.correction, series_ref)
+            _require_not_overtaken(session, new.correction, series_ref)
         # The upsert locks the patient's row too, so no other result can take these numbers.
         numbering = numbering_in(session, new.source, new.model_id)
         if new.numbering not in (None, numbering):
@@ -192,12 +192,12 @@ def _note_correction(session: Session, correction: Correction, segmentation_id: 
     audit.note(session, correction.corrected_by, action, segmentation_id, changes=changes, **details)
 
 
-def _refuse_overtaken(session: Session, correction: Correction, series_ref: int) -> None:
+def _require_not_overtaken(session: Session, correction: Correction, series_ref: int) -> None:
     """Raise SegmentationSuperseded if a newer version than the corrected one exists, or if a first version by
     hand is of a series that has a result.
     """
     if correction.corrects is not None:
-        refuse_newer(session, locked(session, correction.corrects))
+        require_newest(session, locked(session, correction.corrects))
     elif session.scalar(present_in(series_ref)) is not None:
         raise SegmentationSuperseded(
             "Another result of the series was recorded while the segmentation was being measured."

@@ -107,10 +107,10 @@ def patient(sessions: sessionmaker[Session], segmentation_id: str) -> Dataset:
         return header_of(segmentation.series.study.patient)
 
 
-def refuse_superseded(sessions: sessionmaker[Session], segmentation_id: str) -> None:
+def require_newest_version(sessions: sessionmaker[Session], segmentation_id: str) -> None:
     """Check that there is no newer version. Raises: SegmentationSuperseded, SegmentationNotFound."""
     with reading(sessions) as session:
-        refuse_newer(session, _found(session.get(Segmentation, segmentation_id), segmentation_id))
+        require_newest(session, _found(session.get(Segmentation, segmentation_id), segmentation_id))
 
 
 def _newer(segmentation: Segmentation) -> Select[str]:
@@ -125,12 +125,12 @@ def present_in(series_ref: int) -> Select[str]:
     return select(Segmentation.id).where(Segmentation.series_ref == series_ref, *present).limit(1)
 
 
-def refuse_newer(session: Session, segmentation: Segmentation) -> None:
+def require_newest(session: Session, segmentation: Segmentation) -> None:
     if session.scalar(_newer(segmentation)) is not None:
         raise SegmentationSuperseded(f"Segmentation {segmentation.id} has a newer version.")
 
 
-def refuse_other_model(document: SegmentationAnswer, served: Sequence[ModelReference]) -> None:
+def require_served_model(document: SegmentationAnswer, served: Sequence[ModelReference]) -> None:
     """Check that one of the served models made the document. Raises: UncertaintyUnavailable."""
     model = document.model
     if model == BY_HAND:

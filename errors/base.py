@@ -31,7 +31,7 @@ class SettingsError(MetScopeError):
     advice = "Correct it in .env or in the environment and start again."
 
 
-def recorded(code: str, message: str) -> MetScopeError:
+def error_from_code(code: str, message: str) -> MetScopeError:
     """Return the error that a job's row records by code and message."""
     kind = next((one for one in _tree(MetScopeError) if one.code == code), MetScopeError)
     return kind(message.removesuffix(kind.advice))

@@ -3,6 +3,7 @@ that were requested, received, recorded and stored.
 """
 
 import hashlib
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
@@ -16,6 +17,9 @@ from errors import AlreadyStored, ArchiveRefused, IdentityConflict, Inconsistent
 from imaging.frames import frames_of, name_of, tag_name, text
 from imaging.pixels import decoded, transfer_syntax
 
+# Looser than DICOM PS3.5 section 9.1: leading zeros do occur.
+UID_PATTERN = r"^[0-9]+(\.[0-9]+)*$"
+UID_LENGTH = 64
 # Geometry and rescaling of an image, segments, and the content of objects without PixelData.
 CONTENT_KEYWORDS = (
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
@@ -28,6 +32,11 @@ PIXEL_KEYWORDS = (
     "SOPInstanceUID", "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation",
 )  # fmt: skip
+
+
+def is_uid(text: str) -> bool:
+    """Return whether the text is a UID, which is also safe as the name of a file or folder."""
+    return len(text) <= UID_LENGTH and re.fullmatch(UID_PATTERN, text) is not None and text.isascii()
 
 
 class PatientKey(NamedTuple):

@@ -3,7 +3,6 @@
 Messages give the number of a file or member, because its name may be the patient's.
 """
 
-import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from imaging.files import (
     parse,
 )
 from imaging.frames import tag_name, text
+from imaging.identity import is_uid
 from imaging.upload_parts import START_BYTES, Upload, UploadLimits, damaged, mebibytes, parts
 
 # Bytes that pydicom reads as the head of a data element.
@@ -40,9 +40,6 @@ ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 CHARACTER_SET_TAGS = (b"\x08\x00\x05\x00", b"\x00\x08\x00\x05")
 MEDIA_STORAGE_SOP_CLASS_UID, TRANSFER_SYNTAX_UID = 0x0002, 0x0010
 UID_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-# UIDs become names of folders. Looser than the standard, because leading zeros do occur.
-UID_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)*")
-UID_LENGTH = 64
 # Bytes of one value, for the VRs whose values become one object each.
 VALUE_BYTES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "AT": 4, "FD": 8, "SV": 8, "UV": 8}
 VALUES_OF_TEXT = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UC", "UI"}
@@ -163,7 +160,7 @@ def _instance(data: bytes, who: str, limits: UploadLimits) -> Dataset | None:
 
 def _check_transfer_syntax(meta: dict[int, str], who: str) -> None:
     uid = meta.get(TRANSFER_SYNTAX_UID, "")
-    if not UID_PATTERN.fullmatch(uid) or not UID(uid).is_transfer_syntax:
+    if not is_uid(uid) or not UID(uid).is_transfer_syntax:
         raise UploadRefused(f"{who} has no known {tag_name('TransferSyntaxUID')}.")
     if uid == DeflatedExplicitVRLittleEndian:
         raise UploadRefused(f"{who} is a deflated data set; send it in another transfer syntax.")
@@ -221,7 +218,7 @@ def _check_uids(instance: Dataset, who: str) -> None:
         uid = (value or b"").rstrip(b"\0 ").decode("ascii", "replace")
         if not uid:
             raise UploadRefused(f"{who} has no {tag_name(keyword)}.")
-        if not UID_PATTERN.fullmatch(uid) or len(uid) > UID_LENGTH:
+        if not is_uid(uid):
             raise UploadRefused(f"The {tag_name(keyword)} of {who.lower()} is not a valid UID.")
 
 

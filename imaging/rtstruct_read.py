@@ -14,7 +14,7 @@ from pydicom.uid import RTStructureSetStorage
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile
 from imaging import codes
 from imaging.frames import items, numbers, text, whole_number
-from imaging.seg_read import Segment, check_frame_of_reference, check_source, code_of, referenced_uids
+from imaging.seg_read import Segment, check_frame_of_reference, check_source, first_code, referenced_uids
 from imaging.stack import Stack
 
 # A contour lies on a slice if it is no further from it than this share of the distance between slices.
@@ -135,8 +135,8 @@ def _by_number(dataset: Dataset, sequence: str, keyword: str) -> dict[int, Datas
 
 
 def _segment(number: int, item: Dataset, observation: Dataset, dataset: Dataset) -> Segment:
-    type_ = code_of(observation.get("RTROIIdentificationCodeSequence"))
-    category = code_of(observation.get("SegmentedPropertyCategoryCodeSequence"))
+    type_ = first_code(observation.get("RTROIIdentificationCodeSequence"))
+    category = first_code(observation.get("SegmentedPropertyCategoryCodeSequence"))
     if type_ is None and text(observation, "RTROIInterpretedType") == GROSS_TUMOUR:
         category, type_ = codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE, codes.NEOPLASM
     ours = dataset.get("Manufacturer") == "MetScope"

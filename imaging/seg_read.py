@@ -122,8 +122,8 @@ def _segment(item: Dataset) -> Segment:
         name=" ".join(str(part) for part in np.atleast_1d(item.get("SegmentLabel") or "")),
         tracking_id=text(item, "TrackingID") or None,
         tracking_uid=text(item, "TrackingUID") or None,
-        category=code_of(item.get("SegmentedPropertyCategoryCodeSequence")),
-        type=code_of(item.get("SegmentedPropertyTypeCodeSequence")),
+        category=first_code(item.get("SegmentedPropertyCategoryCodeSequence")),
+        type=first_code(item.get("SegmentedPropertyTypeCodeSequence")),
         described=_described(item),
     )
 
@@ -138,7 +138,7 @@ def _described(item: Dataset) -> Dataset:
     return described
 
 
-def code_of(sequence: Sequence[Dataset] | None) -> Code | None:
+def first_code(sequence: Sequence[Dataset] | None) -> Code | None:
     """Return the first item of a code sequence; None without an item, or if it holds no code."""
     if not sequence:
         return None

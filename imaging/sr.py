@@ -23,7 +23,7 @@ from pydicom.uid import generate_uid
 from imaging import codes
 from imaging.derived import FIRST_EDITION, RESEARCH, Edition, bare, inherit, person_name, plain
 from imaging.seg import METASTASES, Algorithm, Subject
-from imaging.seg_read import code_of
+from imaging.seg_read import first_code
 from imaging.stack import Stack
 from version import VERSION
 
@@ -281,9 +281,9 @@ def _segment(seg: Dataset, lesion: MeasuredLesion) -> Dataset:
 
 def _finding(segment: Dataset) -> dict[str, Any]:
     """Return the type and site that a segment states; a foreign one may state neither."""
-    site = _legal(code_of(segment.get("AnatomicRegionSequence")))
+    site = _legal(first_code(segment.get("AnatomicRegionSequence")))
     return {
-        "finding_type": _legal(code_of(segment.SegmentedPropertyTypeCodeSequence)),
+        "finding_type": _legal(first_code(segment.SegmentedPropertyTypeCodeSequence)),
         "finding_sites": None if site is None else [sr.FindingSite(site)],
     }
 

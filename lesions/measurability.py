@@ -4,7 +4,7 @@ Rules marked [m] could not be verified in the paper and are kept as named consta
 """
 
 SHORTEST_PERPENDICULAR_MM = 5.0
-FEWEST_SLICES = 2
+MIN_SLICES_SPANNED = 2
 PROTOCOL_LD_MM = 10.0
 THICK_SLICE_MM = 5.0
 LD_PER_THICK_SLICE = 2.0  # [m]: above 5 mm, LD of at least two slice thicknesses including the gap
@@ -33,8 +33,8 @@ def judge(
         against.append(f"the long axis of {long_mm:.2f} mm is below {measurable_ld_mm:g} mm")
     if short_mm < SHORTEST_PERPENDICULAR_MM:
         against.append(f"the short axis of {short_mm:.2f} mm is below {SHORTEST_PERPENDICULAR_MM:g} mm")
-    if slices_spanned < FEWEST_SLICES:
-        against.append(f"it is visible on {slices_spanned} slice, fewer than {FEWEST_SLICES}")
+    if slices_spanned < MIN_SLICES_SPANNED:
+        against.append(f"it is visible on {slices_spanned} slice, fewer than {MIN_SLICES_SPANNED}")
     if spacing_mm > THICK_SLICE_MM and long_mm < LD_PER_THICK_SLICE * spacing_mm:
         against.append(
             f"the long axis of {long_mm:.2f} mm is below twice the slice spacing of {spacing_mm:.2f} mm"

@@ -24,7 +24,7 @@ from imaging.frames import MULTI_FRAME, SUPPORTED, text
 from imaging.series import UnreadSeries
 from orthanc import dicom_json, multipart, part10
 from orthanc.replies import JSON, read_instances, read_json, read_lookup, read_object, read_store_answer
-from orthanc.transport import BACKOFF_S, WORTH_REPEATING, Params, Transport
+from orthanc.transport import BACKOFF_S, RETRYABLE_ERRORS, Params, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class DicomwebArchive:
         for pause_s in BACKOFF_S:
             try:
                 self._send(pending)
-            except WORTH_REPEATING as error:
+            except RETRYABLE_ERRORS as error:
                 # The instances may have arrived despite the error: send only those again that no query finds.
                 logger.warning("STOW: %s; retry in %.1f s", error.code, pause_s)
                 time.sleep(pause_s)

@@ -16,13 +16,13 @@ from pydicom import Dataset
 
 from errors import ArchiveRefused, DataRefused, MissingSequence, SeriesNotFound
 from imaging.frames import text
+from imaging.identity import is_uid
 from imaging.inputs import choose_inputs
 from imaging.labelled import is_seg, labelled_series, newest
 from imaging.sequences import T1_POST_CONTRAST, sequence_of
 from imaging.series import UnreadSeries
 from orthanc import part10
 from orthanc.archive import Archive
-from orthanc.folder import UID_PATTERN
 
 UNFINISHED = ".part"
 
@@ -111,7 +111,7 @@ def _fetch_series(archive: Archive, study_uid: str, headers: Sequence[Dataset], 
     series_uid = text(headers[0], "SeriesInstanceUID")
     uids = {text(header, "SOPInstanceUID") for header in headers}
     # UIDs become file names, so ../.. must not pass.
-    if not all(UID_PATTERN.fullmatch(uid) for uid in (study_uid, series_uid, *uids)):
+    if not all(is_uid(uid) for uid in (study_uid, series_uid, *uids)):
         raise ArchiveRefused(f"Series {series_uid!r} has a UID that is not valid, and was not fetched.")
     folder = out / study_uid / series_uid
     if uids <= {file.stem for file in folder.glob("*.dcm")}:
@@ -134,7 +134,7 @@ def _fetch_series(archive: Archive, study_uid: str, headers: Sequence[Dataset], 
 
 def _write(instance: Dataset, folder: Path) -> None:
     uid = text(instance, "SOPInstanceUID")
-    if not UID_PATTERN.fullmatch(uid):
+    if not is_uid(uid):
         raise ArchiveRefused(f"The archive served an instance whose UID is not valid: {uid!r}.")
     with (folder / f"{uid}.dcm").open("wb") as file:
         file.write(part10.encode(instance))

@@ -1,7 +1,6 @@
 """The embedded archive: a folder of DICOM files, without a server or an index file."""
 
 import os
-import re
 import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -33,8 +32,6 @@ INDEX_KEYWORDS = [
     *STUDY_KEYWORDS, "SpecificCharacterSet", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality",
     "FileSetID",
 ]  # fmt: skip
-# UIDs become folder names, so `../..` must not pass. Looser than the standard: leading zeros do occur.
-UID_PATTERN = re.compile(r"[0-9][0-9.]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,8 @@ class FolderArchive:
         patients = {(uids[0], identity.patient_of(header)): header for uids, (_, header) in listed.items()}
         for instance in instances:
             uids = _uids(instance)
-            if not all(UID_PATTERN.fullmatch(uid) for uid in uids):
+            # UIDs become folder names, so `../..` must not pass.
+            if not all(map(identity.is_uid, uids)):
                 raise StoreFailed(f"Instance {uids[2]!r} was not stored: one of its UIDs is not valid.")
             same_study = [header for (study_uid, _), header in patients.items() if study_uid == uids[0]]
             identity.check_study_patient(instance, same_study)

@@ -27,10 +27,10 @@ T = TypeVar("T")
 Params = Mapping[str, str | list[str]]
 
 BACKOFF_S = (0.2, 0.4, 0.8)
-GONE = {404, 410}
-PASSING_STATUSES = {429, 502, 503, 504}
+NOT_FOUND_STATUSES = {404, 410}
+TRANSIENT_STATUSES = {429, 502, 503, 504}
 # A refused or dropped connection, a busy server, or a truncated answer.
-WORTH_REPEATING = (ArchiveUnreachable, ArchiveIncomplete)
+RETRYABLE_ERRORS = (ArchiveUnreachable, ArchiveIncomplete)
 READ_SIZE = 1 << 20
 # Of the current exchange, by the monotonic clock.
 DEADLINE: ContextVar[float] = ContextVar("deadline")
@@ -73,7 +73,7 @@ class Transport:
     ) -> T | None:
         """Send a GET and return what `read` makes of the answer; None if nothing is there (404, 410).
 
-        Errors of WORTH_REPEATING are retried up to three times, each time from the start. A time limit that
+        Errors of RETRYABLE_ERRORS are retried up to three times, each time from the start. A time limit that
         ran out is not retried: the caller was promised that limit.
         Raises: ArchiveUnreachable, ArchiveTimeout, ArchiveRefused, ArchiveIncomplete, and what read raises.
         """
@@ -81,7 +81,7 @@ class Transport:
         for pause_s in BACKOFF_S:
             try:
                 return self._get_once(path, accept, read, params, deadline)
-            except WORTH_REPEATING as error:
+            except RETRYABLE_ERRORS as error:
                 if time.monotonic() + pause_s >= deadline:
                     raise
                 logger.warning("GET %s: %s; retry in %.1f s", path, error.code, pause_s)
@@ -101,7 +101,7 @@ class Transport:
         deadline: float,
     ) -> T | None:
         with self._exchange("GET", path, deadline, params=params, headers={"Accept": accept}) as reply:
-            if reply.status in GONE:
+            if reply.status in NOT_FOUND_STATUSES:
                 return None
             if not 200 <= reply.status < 300:
                 raise ArchiveRefused(f"The archive answered GET {path} with HTTP {reply.status}.")
@@ -125,7 +125,7 @@ class Transport:
         Raises: ArchiveUnreachable, ArchiveTimeout, ArchiveRefused.
         """
         with self._exchange("DELETE", path, time.monotonic() + self._limits.total_s) as reply:
-            if not 200 <= reply.status < 300 and reply.status not in GONE:
+            if not 200 <= reply.status < 300 and reply.status not in NOT_FOUND_STATUSES:
                 raise ArchiveRefused(f"The archive answered DELETE {path} with HTTP {reply.status}.")
 
     @contextmanager
@@ -237,7 +237,7 @@ def _raise_for_access(status: int, what: str) -> None:
             f"The archive answered {what} with HTTP {status}: "
             "the credentials DICOMWEB_USER and DICOMWEB_PASSWORD are not accepted."
         )
-    if status in PASSING_STATUSES:
+    if status in TRANSIENT_STATUSES:
         raise ArchiveUnreachable(f"The archive answered {what} with HTTP {status}.")
 
 

@@ -43,10 +43,10 @@ def ready() -> Response:
     report = context().health.report()
     body = ReadyAnswer.model_validate(
         {
-            "ready": not any(report.troubles.values()),
+            "ready": not any(report.problems.values()),
             "checks": {
-                name: {"ok": not trouble, "reason": report.reason(name)}
-                for name, trouble in report.troubles.items()
+                name: {"ok": not problem, "reason": report.reason(name)}
+                for name, problem in report.problems.items()
             },
             "loaded_models": report.loaded_models,
         }
@@ -55,7 +55,7 @@ def ready() -> Response:
 
 
 @routes.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
-def tell_metrics() -> Response:
+def get_metrics() -> Response:
     """Report jobs, queue, outbox, stages and memory in Prometheus's text format"""
     text = metrics.exposition(context().sessions, context().settings.lease_s)
     return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")

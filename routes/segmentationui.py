@@ -21,7 +21,7 @@ from errors import (
     SegmentationNotFound,
     SegmentationSuperseded,
     StudyNotFound,
-    recorded,
+    error_from_code,
 )
 from imaging.labelled import labelled_series
 from orthanc import part10
@@ -162,7 +162,7 @@ def _result(job: Job) -> str:
     if job.state == JobState.CANCELLED:
         raise JobCancelled(f"Job {job.id} was cancelled.")
     if job.state == JobState.FAILED:
-        raise recorded(str(job.error_code), str(job.error_message))
+        raise error_from_code(str(job.error_code), str(job.error_message))
     return str(job.segmentation_id)
 
 

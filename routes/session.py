@@ -21,7 +21,7 @@ routes = blueprint("session")
 
 
 @routes.get("/session", responses={200: SessionAnswer})
-def tell_session() -> Response:
+def get_session() -> Response:
     """Get the caller's name and role, and the version of the service"""
     return answer(SessionAnswer(name=g.actor, role=g.role, version=VERSION))
 

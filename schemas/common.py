@@ -14,10 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-# Looser than the standard: some archives have UIDs with leading zeros.
-UID_PATTERN = r"^[0-9]+(\.[0-9]+)*$"
+from imaging.identity import UID_LENGTH, UID_PATTERN
 
-Uid = Annotated[str, Field(max_length=64, pattern=UID_PATTERN)]
+Uid = Annotated[str, Field(max_length=UID_LENGTH, pattern=UID_PATTERN)]
 
 # PostgreSQL rejects NUL in a text.
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]

@@ -20,7 +20,6 @@ from db.recording import NewObject
 from errors import SegmentationMismatch
 from findings import (
     Findings,
-    code_of,
     has_report,
     identities_of_segments,
     identity,
@@ -32,6 +31,7 @@ from findings import (
     report_of,
     structure_set_of,
     subject_of,
+    to_code,
 )
 from imaging import seg
 from imaging.derived import Edition, OpenSeries, place_of
@@ -41,8 +41,15 @@ from lesions.measure import measure as measure_lesions
 from schemas.results import Change, ChangeAnswer, LesionAnswer
 from schemas.tasks import CorrectTask, MeasureTask, RestoreTask
 from segmentation import idempotency_key
-from tasks.edits import Drawn, as_it_is, compared, redrawn, without
-from tasks.versions import Earlier, Images, fetch_drawn, fetch_earlier, fetch_images, read_version
+from tasks.edits import EditedLesions, as_it_is, compared, redrawn, without
+from tasks.versions import (
+    RecordedVersion,
+    SourceSeries,
+    fetch_edited,
+    fetch_images,
+    fetch_version,
+    read_version,
+)
 from unetr.served import default_model, served_models
 from unetr.spec import Label, ModelSpec
 from version import VERSION
@@ -54,13 +61,13 @@ def correct(task: CorrectTask, run: JobRun) -> str:
     Raises: InputRefused, ArchiveError, InstanceNotFound, SegmentationNotFound, SegmentationSuperseded,
     LeaseLost, JobCancelled; then nothing is recorded.
     """
-    images, earlier = fetch_earlier(task.segmentation_id, run)
+    images, earlier = fetch_version(task.segmentation_id, run)
     return _record(images, earlier, without(earlier, task.delete, task.rename), run)
 
 
 def restore(task: RestoreTask, run: JobRun) -> str:
     """Record an earlier version's lesions as the newest version. Returns and raises as ``correct``."""
-    images, newest = fetch_earlier(task.corrects, run)
+    images, newest = fetch_version(task.corrects, run)
     segmentations.check_images(run.connections.sessions, task.segmentation_id, images.source)
     restored = read_version(task.segmentation_id, images.stack, run.connections)
     return _record(images, restored, as_it_is(restored), run, since=newest)
@@ -75,15 +82,15 @@ def measure(task: MeasureTask, run: JobRun) -> str:
         recording.adopt(sessions, lease.job_id, lease.owner, known)
         return known
     if task.corrects is not None:
-        segmentations.refuse_superseded(sessions, task.corrects)
+        segmentations.require_newest_version(sessions, task.corrects)
     with run.stages("fetch"):
-        given, series_uid = fetch_drawn(task.sop_instance_uid, run)
+        given, series_uid = fetch_edited(task.sop_instance_uid, run)
     corrected = task.corrects or segmentations.newest(sessions, study_uid, series_uid)
     if corrected is None:
         images = fetch_images(study_uid, series_uid, run)
         labels, sources = lesions_of_segments(*read_drawn(given, images.stack))
-        return _record(images, None, Drawn(labels, sources=sources), run)
-    images, earlier = fetch_earlier(corrected, run)
+        return _record(images, None, EditedLesions(labels, sources=sources), run)
+    images, earlier = fetch_version(corrected, run)
     corrects = earlier.document.study_instance_uid, earlier.document.series_instance_uid
     if corrects != (study_uid, series_uid):
         raise SegmentationMismatch(
@@ -93,11 +100,11 @@ def measure(task: MeasureTask, run: JobRun) -> str:
 
 
 def _record(
-    images: Images,
-    earlier: Earlier | None,
-    drawn: Drawn,
+    images: SourceSeries,
+    earlier: RecordedVersion | None,
+    drawn: EditedLesions,
     run: JobRun,
-    since: Earlier | None = None,
+    since: RecordedVersion | None = None,
 ) -> str:
     """Measure and encode the drawn lesions, and record them as the next version.
 
@@ -110,11 +117,11 @@ def _record(
 
 
 def _record_numbered(
-    images: Images,
-    earlier: Earlier | None,
-    drawn: Drawn,
+    images: SourceSeries,
+    earlier: RecordedVersion | None,
+    drawn: EditedLesions,
     run: JobRun,
-    since: Earlier | None,
+    since: RecordedVersion | None,
 ) -> str:
     """Record the next version with the numbers that are free now. Raises: NumberingOutdated."""
     stack, sessions, lease = images.stack, run.connections.sessions, run.lease
@@ -169,8 +176,8 @@ def _record_numbered(
 
 
 def _edition(
-    earlier: Earlier | None,
-    drawn: Drawn,
+    earlier: RecordedVersion | None,
+    drawn: EditedLesions,
     numbering: Numbering,
     run: JobRun,
 ) -> Edition:
@@ -197,7 +204,7 @@ def _edition(
     return replace(edition, continued=series)
 
 
-def spec_of(earlier: Earlier | None, connections: Connections) -> ModelSpec:
+def spec_of(earlier: RecordedVersion | None, connections: Connections) -> ModelSpec:
     """Return the spec of the model that drew the version, or of the default one (by hand, not served)."""
     settings = connections.settings
     default = default_model(settings.models_dir, settings.model_path)
@@ -209,8 +216,8 @@ def spec_of(earlier: Earlier | None, connections: Connections) -> ModelSpec:
 
 def measure_drawn(
     stack: Stack,
-    earlier: Earlier | None,
-    drawn: Drawn,
+    earlier: RecordedVersion | None,
+    drawn: EditedLesions,
     used: Collection[str],
     connections: Connections,
 ) -> list[Lesion]:
@@ -249,7 +256,7 @@ def _with_model_values(lesion: Lesion, earlier: LesionAnswer) -> Lesion:
 
 
 def _changes(
-    earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion], appeared: Change
+    earlier: RecordedVersion | None, drawn: EditedLesions, lesions: Sequence[Lesion], appeared: Change
 ) -> Iterator[ChangeAnswer]:
     """Yield the changes to the lesions. appeared: the kind of change for new lesions."""
     for lesion in lesions:
@@ -280,7 +287,9 @@ def _change(
     )
 
 
-def _colours(earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion]) -> dict[int, str]:
+def _colours(
+    earlier: RecordedVersion | None, drawn: EditedLesions, lesions: Sequence[Lesion]
+) -> dict[int, str]:
     """Return the colours by lesion number: the earlier ones, and for new lesions the first free ones."""
     colours = {number: earlier.colours[old] for number, old in drawn.same.items()} if earlier else {}
     free = iter([one for one in seg.PALETTE if one not in colours.values()])
@@ -292,8 +301,8 @@ def _colours(earlier: Earlier | None, drawn: Drawn, lesions: Sequence[Lesion]) -
 
 def _encode(
     result: Findings,
-    earlier: Earlier | None,
-    drawn: Drawn,
+    earlier: RecordedVersion | None,
+    drawn: EditedLesions,
     colours: Mapping[int, str],
     edition: Edition,
     run: JobRun,
@@ -314,8 +323,8 @@ def _encode(
 
 def _encode_seg(
     result: Findings,
-    earlier: Earlier | None,
-    drawn: Drawn,
+    earlier: RecordedVersion | None,
+    drawn: EditedLesions,
     colours: Mapping[int, str],
     edition: Edition,
     spec: ModelSpec,
@@ -335,7 +344,9 @@ def _encode_seg(
     )
 
 
-def _segment(lesion: Lesion, earlier: Earlier | None, drawn: Drawn, label: Label) -> seg.Segment:
+def _segment(
+    lesion: Lesion, earlier: RecordedVersion | None, drawn: EditedLesions, label: Label
+) -> seg.Segment:
     """Return the lesion's segment, with the earlier description if it has one.
 
     An automatic segment that was redrawn becomes SEMIAUTOMATIC. label: category and type of a new lesion.
@@ -352,7 +363,7 @@ def _segment(lesion: Lesion, earlier: Earlier | None, drawn: Drawn, label: Label
         name=lesion.name,
         tracking_id=lesion.tracking_id,
         tracking_uid=lesion.tracking_uid,
-        category=code_of(label.category),
-        type=code_of(label.type),
+        category=to_code(label.category),
+        type=to_code(label.type),
         described=described,
     )

@@ -16,11 +16,11 @@ from findings import (
 from imaging import seg
 from imaging.stack import Stack
 from lesions.matching import match_by_overlap
-from tasks.versions import Earlier
+from tasks.versions import RecordedVersion
 
 
 @dataclass(frozen=True)
-class Drawn:
+class EditedLesions:
     """Edited lesions 1..n on the stack's grid. same: lesion number -> its number in the earlier version.
 
     sources: their segments, if another program made the SEG. names: new names. unchanged: numbers of the
@@ -34,7 +34,7 @@ class Drawn:
     unchanged: Collection[int] = ()
 
 
-def without(earlier: Earlier, deleted: Sequence[int], names: Mapping[int, str]) -> Drawn:
+def without(earlier: RecordedVersion, deleted: Sequence[int], names: Mapping[int, str]) -> EditedLesions:
     """Return the earlier lesions without the deleted ones. names: new names by earlier number."""
     kept = [number for number in sorted(earlier.sources) if number not in deleted]
     renumbered = np.zeros(max(earlier.sources, default=0) + 1, np.int32)
@@ -42,16 +42,16 @@ def without(earlier: Earlier, deleted: Sequence[int], names: Mapping[int, str]) 
     same = dict(enumerate(kept, start=1))
     given = {number: names[old] for number, old in same.items() if old in names}
     labels = earlier.labels.with_array(renumbered[earlier.labels.array])
-    return Drawn(labels, same, names=given, unchanged=same)
+    return EditedLesions(labels, same, names=given, unchanged=same)
 
 
-def as_it_is(version: Earlier) -> Drawn:
+def as_it_is(version: RecordedVersion) -> EditedLesions:
     """Return the lesions of a version, unchanged."""
     same = {number: number for number in version.sources}
-    return Drawn(version.labels, same, unchanged=same)
+    return EditedLesions(version.labels, same, unchanged=same)
 
 
-def compared(newest: Earlier, restored: Earlier) -> Drawn:
+def compared(newest: RecordedVersion, restored: RecordedVersion) -> EditedLesions:
     """Return the lesions of an earlier version as an edit of the newest, matched by tracking UID."""
     numbers = {lesion.tracking_uid: lesion.number for lesion in newest.document.lesions}
     same = {
@@ -59,10 +59,10 @@ def compared(newest: Earlier, restored: Earlier) -> Drawn:
         for lesion in restored.document.lesions
         if lesion.tracking_uid in numbers
     }
-    return Drawn(restored.labels, same, unchanged=_unchanged(newest, restored.labels, same))
+    return EditedLesions(restored.labels, same, unchanged=_unchanged(newest, restored.labels, same))
 
 
-def redrawn(given: Dataset, stack: Stack, earlier: Earlier) -> Drawn:
+def redrawn(given: Dataset, stack: Stack, earlier: RecordedVersion) -> EditedLesions:
     """Return the lesions of a SEG drawn by hand, matched to the earlier ones by their voxels."""
     drawn, segments = read_drawn(given, stack)
     labels, same = match_by_overlap(earlier.labels, drawn)
@@ -74,10 +74,10 @@ def redrawn(given: Dataset, stack: Stack, earlier: Earlier) -> Drawn:
         for number, name in names.items()
         if same.get(number) == taken.get(name, same.get(number))
     }
-    return Drawn(labels, same, names=names, unchanged=_unchanged(earlier, labels, same))
+    return EditedLesions(labels, same, names=names, unchanged=_unchanged(earlier, labels, same))
 
 
-def _unchanged(earlier: Earlier, labels: hd.Volume, same: Mapping[int, int]) -> set[int]:
+def _unchanged(earlier: RecordedVersion, labels: hd.Volume, same: Mapping[int, int]) -> set[int]:
     """Return the numbers of the lesions whose voxels are exactly as before."""
     before, now = earlier.labels.array, labels.array
     drawn = (before > 0) | (now > 0)

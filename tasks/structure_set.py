@@ -19,7 +19,7 @@ from imaging.derived import Edition
 from schemas.tasks import StructureSetTask
 from tasks.correction import measure_drawn, spec_of
 from tasks.edits import as_it_is
-from tasks.versions import fetch_earlier
+from tasks.versions import fetch_version
 
 
 def add_structure_set(task: StructureSetTask, run: JobRun) -> str:
@@ -29,7 +29,7 @@ def add_structure_set(task: StructureSetTask, run: JobRun) -> str:
     SegmentationNotFound, LeaseLost, JobCancelled; then nothing is recorded.
     """
     segmentation_id = task.segmentation_id
-    images, earlier = fetch_earlier(segmentation_id, run)
+    images, earlier = fetch_version(segmentation_id, run)
     document, encoded = earlier.document, earlier.encoded
     if encoded is None:
         raise LesionNotFound(f"Segmentation {segmentation_id} has no lesions.")

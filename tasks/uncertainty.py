@@ -32,7 +32,7 @@ def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
     if any(companion.modality == parametric_map.MODALITY for companion in document.companions):
         recording.adopt(sessions, lease.job_id, lease.owner, segmentation_id)
         return segmentation_id
-    segmentations.refuse_other_model(document, [ModelReference.of(spec)])
+    segmentations.require_served_model(document, [ModelReference.of(spec)])
     if not isinstance(predictor, Predictor):
         raise TypeError("only a Predictor can tell how sure it is")
     with stages("fetch"):

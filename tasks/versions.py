@@ -25,7 +25,7 @@ from segmentation import source_of_fetched
 
 
 @dataclass(frozen=True)
-class Images:
+class SourceSeries:
     """A series as fetched from the archive, with its patient and study (source) and its stack."""
 
     instances: Sequence[Dataset]
@@ -34,7 +34,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Earlier:
+class RecordedVersion:
     """The version to correct. document: as recorded. encoded: its SEG, None without lesions.
 
     labels: lesion numbers on the stack's grid. sources: the SEG's segments by lesion number. colours: #rrggbb
@@ -65,15 +65,15 @@ class Earlier:
         return companion
 
 
-def fetch_images(study_uid: str, series_uid: str, run: JobRun) -> Images:
+def fetch_images(study_uid: str, series_uid: str, run: JobRun) -> SourceSeries:
     with run.stages("fetch"):
         instances = run.connections.archive.retrieve_series(study_uid, series_uid)
         source = source_of_fetched([instances], run.connections)
     with run.stages("read"):
-        return Images(instances, source, to_stack(instances))
+        return SourceSeries(instances, source, to_stack(instances))
 
 
-def fetch_earlier(segmentation_id: str, run: JobRun) -> tuple[Images, Earlier]:
+def fetch_version(segmentation_id: str, run: JobRun) -> tuple[SourceSeries, RecordedVersion]:
     """Fetch a recorded segmentation and the images that it was made of.
 
     Raises: SegmentationNotFound, SegmentationMismatch if the images have been replaced since.
@@ -84,7 +84,7 @@ def fetch_earlier(segmentation_id: str, run: JobRun) -> tuple[Images, Earlier]:
     return images, read_version(segmentation_id, images.stack, run.connections)
 
 
-def read_version(segmentation_id: str, stack: Stack, connections: Connections) -> Earlier:
+def read_version(segmentation_id: str, stack: Stack, connections: Connections) -> RecordedVersion:
     """Read a recorded segmentation of the stack. Raises: SegmentationNotFound, InstanceNotFound."""
     document = segmentations.document(connections.sessions, segmentation_id)
     segments: Sequence[seg.Segment] = ()
@@ -95,10 +95,10 @@ def read_version(segmentation_id: str, stack: Stack, connections: Connections) -
         labels, segments = seg.read(encoded, stack)
     sources = {segment.number: segment for segment in segments}
     colours = segmentations.colours(connections.sessions, segmentation_id)
-    return Earlier(document, encoded, labels, sources, colours)
+    return RecordedVersion(document, encoded, labels, sources, colours)
 
 
-def fetch_drawn(uid: str, run: JobRun) -> tuple[Dataset, str]:
+def fetch_edited(uid: str, run: JobRun) -> tuple[Dataset, str]:
     """Fetch a SEG or structure set, and return it with the UID of the series that it was drawn on.
 
     Raises: InstanceNotFound, InputRefused.

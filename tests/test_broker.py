@@ -46,15 +46,15 @@ def test_a_message_leaves_nothing_behind_once_read(tmp_path):
 def test_a_broker_that_is_away_is_reported_and_raises_nothing(tmp_path):
     app = broker.create(settings_in(tmp_path, broker_url=f"amqp://127.0.0.1:{free_port()}//"))
     assert broker.announce(app, "job-1") is False
-    assert "does not answer" in broker.trouble(app)
+    assert "does not answer" in broker.health_problem(app)
 
 
 def test_the_folder_queue_is_in_trouble_when_its_folder_is_gone(tmp_path):
     settings = settings_in(tmp_path)
     app = broker.create(settings)
-    assert broker.trouble(app) is None
+    assert broker.health_problem(app) is None
     shutil.rmtree(settings.queue_dir)
-    assert "cannot be written" in broker.trouble(app)
+    assert "cannot be written" in broker.health_problem(app)
 
 
 @pytest.fixture
@@ -80,16 +80,16 @@ def test_a_redis_that_hangs_is_reported_and_raises_nothing(tmp_path, redis):
     assert broker.announce(app, "job-1") is True
     with frozen(redis):
         assert broker.announce(app, "job-2") is False
-        assert "does not answer" in broker.trouble(app)
-    assert broker.trouble(app) is None
+        assert "does not answer" in broker.health_problem(app)
+    assert broker.health_problem(app) is None
     assert broker.announce(app, "job-3") is True
 
 
 def test_a_redis_whose_memory_is_full_is_in_trouble(tmp_path, redis):
     app = broker.create(settings_in(tmp_path, broker_url=redis.url))
-    assert broker.trouble(app) is None
+    assert broker.health_problem(app) is None
     command(redis, "CONFIG", "SET", "maxmemory", "1")
-    assert "does not accept messages (OutOfMemoryError)" in broker.trouble(app)
+    assert "does not accept messages (OutOfMemoryError)" in broker.health_problem(app)
     assert broker.announce(app, "job-1") is False
 
 

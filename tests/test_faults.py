@@ -36,7 +36,7 @@ from bench.rows import add_study, image, threshold
 from bench.service import Api
 from context import ModelServices, Predict
 from db import jobs, tokens
-from db.database import AWAY, open_database, writing
+from db.database import DATABASE_UNAVAILABLE, open_database, writing
 from db.queue import requeue_expired
 from db.tables import Job, Role
 from orthanc.archive import open_archive
@@ -863,7 +863,7 @@ def test_a_process_that_hangs_in_a_transaction_loses_its_locks(on_postgresql, mo
     job = app.test_client().post(study, headers=token).json["id"]
     monkeypatch.setattr("db.database.IDLE_IN_TRANSACTION_LIMIT_S", 1)
     hanging = open_database(sessions.kw["bind"].url.render_as_string(hide_password=False))
-    with suppress(*AWAY), writing(hanging) as session:
+    with suppress(*DATABASE_UNAVAILABLE), writing(hanging) as session:
         session.get(Job, job, with_for_update=True)
         cancelled = app.test_client().post(f"/jobs/{job}/cancel", headers=token)
         assert (cancelled.status_code, cancelled.json["state"]) == (200, "cancelled")

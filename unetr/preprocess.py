@@ -15,7 +15,7 @@ from unetr.spec import ClipPercentiles, Crop, DivideByMaximum, IntensityStep, Mo
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-TINY = 1e-30
+SMALLEST_DIVISOR = 1e-30
 HEAD_SHARE = 0.15
 # Percentile taken as air, which is not 0 in shifted or z-scored images. Not the minimum: interpolation
 # leaves a few voxels far below.
@@ -85,7 +85,7 @@ def normalise(array: Array, head: Mask, steps: Sequence[IntensityStep]) -> Array
         inside = result[head] if head.any() else result.ravel()
         match step:
             case DivideByMaximum():
-                result = result * (step.to / max(float(result.max()), TINY))
+                result = result * (step.to / max(float(result.max()), SMALLEST_DIVISOR))
             case ScaleRange():
                 share = (result - step.source[0]) / (step.source[1] - step.source[0])
                 result = step.target[0] + share * (step.target[1] - step.target[0])
@@ -94,7 +94,7 @@ def normalise(array: Array, head: Mask, steps: Sequence[IntensityStep]) -> Array
                 low, high = np.percentile(inside, [step.lower, step.upper])
                 result = np.clip(result, low, high)
             case ZScore():
-                result = (result - inside.mean()) / max(float(inside.std()), TINY)
+                result = (result - inside.mean()) / max(float(inside.std()), SMALLEST_DIVISOR)
     return result.astype(np.float32)
 
 

@@ -227,7 +227,7 @@ def test_deleting_hides_the_result_and_leaves_a_trace(sessions, new):
     [
         segmentations.document,
         outbox.store_failed,
-        segmentations.refuse_superseded,
+        segmentations.require_newest_version,
         partial(outbox.mark_stored, uids=["1.2"]),
     ],
 )
@@ -353,7 +353,7 @@ def test_a_correction_is_the_next_version_and_only_of_the_newest(sessions, new):
     assert len(documents_of_study(sessions, "1.2.3")) == 2
     segmentations.delete_segmentation(sessions, second, "dr")
     assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == first
-    segmentations.refuse_superseded(sessions, first)
+    segmentations.require_newest_version(sessions, first)
 
 
 def test_what_a_person_corrected_is_the_series_result_although_another_model_found_something_later(

@@ -29,7 +29,7 @@ TIMEOUT_S = (10.0, 60.0)
 PAUSES_S = (1.0, 5.0, 30.0)
 OK, PARTIAL, UNSATISFIABLE = 200, 206, 416
 # Statuses of a server that is busy or temporarily unavailable.
-PASSING_STATUSES = {429, 500, 502, 503, 504}
+TRANSIENT_STATUSES = {429, 500, 502, 503, 504}
 # The archive and its unpacked content need room at the same time.
 COPIES = 2
 
@@ -103,7 +103,7 @@ def _go_on(archive: DatasetArchive, part: Path) -> None:
             if answer.status_code == UNSATISFIABLE and _size(part) > 0:
                 # Nothing is left to fetch; the checksum shows whether the file is correct.
                 return
-            if answer.status_code in PASSING_STATUSES:
+            if answer.status_code in TRANSIENT_STATUSES:
                 raise _Interrupted(f"the server answered HTTP {answer.status_code}")
             if answer.status_code not in (OK, PARTIAL):
                 raise DownloadFailed(f"{archive.url} answered HTTP {answer.status_code}.")
