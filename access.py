@@ -84,10 +84,10 @@ def admit(sessions: sessionmaker[Session], needed: Role, method: str | None = No
     method: that of the request that a proxy asks about; None: of this request.
     Raises: Unauthorized, Forbidden.
     """
-    found = tokens.find(sessions, _secret())
-    if found is None:
+    token = tokens.find(sessions, _secret())
+    if token is None:
         raise Unauthorized("The token is unknown or revoked.")
-    name, role = found
+    name, role = token
     # A browser sends password and cookie automatically.
     by_itself = request.authorization is None or request.authorization.type != "bearer"
     if by_itself and (method or request.method) not in {"GET", "HEAD"}:

@@ -161,8 +161,8 @@ def _refuse_form(error: ValidationError) -> NoReturn:
         {"field": ".".join(str(part) for part in item["loc"]) or "body", "problem": item["msg"]}
         for item in error.errors(include_url=False, include_input=False, include_context=False)
     ]
-    found = "; ".join(f"{item['field']}: {item['problem']}" for item in fields) + "."
-    raise InvalidForm(found, {"fields": fields})
+    problems = "; ".join(f"{item['field']}: {item['problem']}" for item in fields) + "."
+    raise InvalidForm(problems, {"fields": fields})
 
 
 def _check_body() -> None:

@@ -11,7 +11,6 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
@@ -83,11 +82,11 @@ class Announcer:
         if time.monotonic() < self._silent_until:
             return
         try:
-            told = announce(self._app, job_id)
+            is_announced = announce(self._app, job_id)
         except Exception as error:  # noqa: BLE001 - whatever a transport raises, the job is recorded
             logger.error("job %s: could not be announced: %s", job_id, type(error).__name__)
-            told = False
-        if not told:
+            is_announced = False
+        if not is_announced:
             self._silent_until = time.monotonic() + SILENCE_S
             logger.warning(
                 "job %s: the broker is unreachable; a worker will find the job in the database", job_id
@@ -118,13 +117,13 @@ def health_problem(app: Celery) -> str | None:
     return None
 
 
-def _transport_options(settings: Settings) -> dict[str, Any]:
+def _transport_options(settings: Settings) -> dict[str, object]:
     if not settings.broker_url:
         return _folders(settings.queue_dir)
     return dict(REDIS_LIMITS) if settings.broker_url.startswith("redis") else {}
 
 
-def _folders(queue_dir: Path) -> dict[str, Any]:
+def _folders(queue_dir: Path) -> dict[str, object]:
     messages, control = queue_dir / "messages", queue_dir / "control"
     try:
         for folder in (messages, control):

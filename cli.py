@@ -280,7 +280,7 @@ def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | 
         with stages("encode"):
             encoded, report = _encode(result, spec, settings, drawn_by_model=given is None)
             _write(result, {"segmentation": encoded, "measurements": report}, options.out)
-        explained: dict[str, Any] = {}
+        explained: dict[str, dict[int, float]] = {}
         if predictor is not None and save_mesh is not None:
             with stages("explain"):
                 others = [stack.volume for stack in stacks[1:]]
@@ -376,7 +376,7 @@ def _explain(
     stages: Stages,
     save_mesh: SaveMesh,
     out: Path,
-) -> dict[str, Any]:
+) -> dict[str, dict[int, float]]:
     """Write the uncertainty map and the pictures; return the entries for lesions.json."""
     volume, spec = result.stack.volume, predictor.spec
     explanation = explain(predictor, volume, partial(stages.report, "explain"), others=others)

@@ -53,9 +53,9 @@ def main() -> None:
     segmentation_id = _segment(request, services)
     cold_s = time.perf_counter() - loaded
     document = segmentations.document(services.sessions, segmentation_id)
-    again = time.perf_counter()
+    second_start = time.perf_counter()
     _segment(Request(request.study_instance_uid, force=True), services)
-    warm_s = time.perf_counter() - again
+    warm_s = time.perf_counter() - second_start
 
     stack = to_stack(study)
     labels = _read_back(services, request.study_instance_uid, document, stack)
@@ -107,7 +107,7 @@ def _print_table(
     head: metastases.Head, labels: hd.Volume, stack: Stack, document: SegmentationAnswer
 ) -> None:
     truth = {lesion.number: lesion for lesion in measure(head.labels, stack.slices)}
-    found = {lesion.number: lesion for lesion in document.lesions}
+    lesions = {lesion.number: lesion for lesion in document.lesions}
     outcome = match(head.labels, labels)
     print(
         f"\n{'lesion':28}{'true ml':>9}{'found ml':>10}{'error':>8}"
@@ -116,7 +116,7 @@ def _print_table(
     for lesion in sorted(head.lesions, key=lambda lesion: -lesion.volume_ml):
         true = truth[lesion.number]
         name = f"{lesion.kind}, {lesion.diameter_mm:.1f} mm"
-        partner = found.get(outcome.partners.get(lesion.number, 0))
+        partner = lesions.get(outcome.partners.get(lesion.number, 0))
         if partner is None or not outcome.found(lesion.number):
             print(f"{'missed: ' + name:28}{lesion.volume_ml:9.3f}{'':18}{true.long_axis_mm:9.1f}")
             continue
@@ -127,7 +127,7 @@ def _print_table(
             f"{true.long_axis_mm:9.1f}{partner.long_axis_mm:10.1f}{length_error:+8.1f}{_sureness(partner):7.2f}"
         )
     for number in outcome.false_numbers:
-        false = found[number]
+        false = lesions[number]
         name = f"false:  number {number}"
         print(
             f"{name:28}{'':9}{false.volume_ml:10.3f}{'':17}{false.long_axis_mm:10.1f}"

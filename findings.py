@@ -25,12 +25,12 @@ from unetr.uncertainty import most_bits
 # CID 7150 and 7166: category and type of a segment whose SEG gives none.
 UNSPECIFIED = Code("85756007", "SCT", "Tissue")
 # Lesions that a person adds to a segmentation with several labels: their label is unknown.
-UNLABELLED = ConceptCode(
+UNSPECIFIED_CONCEPT = ConceptCode(
     value=UNSPECIFIED.value, scheme=UNSPECIFIED.scheme_designator, meaning=UNSPECIFIED.meaning
 )
-FINDING = Label(value=1, name="Finding", category=UNLABELLED, type=UNLABELLED)
+FINDING = Label(value=1, name="Finding", category=UNSPECIFIED_CONCEPT, type=UNSPECIFIED_CONCEPT)
 # Default names that viewers give to segments.
-UNNAMED = re.compile(r"\s*(Segment \d+)?\s*")
+PLACEHOLDER_NAME = re.compile(r"\s*(Segment \d+)?\s*")
 # Length of Segment Label, a DICOM Long String.
 LONGEST_NAME = 64
 
@@ -79,9 +79,9 @@ def _with_confidence(lesion: Lesion, spec: ModelSpec) -> Lesion:
     return replace(lesion, confidence=confidence(spec, probability, lesion.volume_ml * MM3_PER_ML))
 
 
-def _identities(kinds: Mapping[int, Label], used: Collection[str] = ()) -> dict[int, Identity]:
+def _identities(kinds: Mapping[int, Label], used_ids: Collection[str] = ()) -> dict[int, Identity]:
     """Return new identities by lesion number, numbered after the tracking identifiers in use."""
-    counts = {label.value: last_number(label, used) for label in kinds.values()}
+    counts = {label.value: last_number(label, used_ids) for label in kinds.values()}
     identities = {}
     for number, label in kinds.items():
         counts[label.value] += 1
@@ -89,15 +89,15 @@ def _identities(kinds: Mapping[int, Label], used: Collection[str] = ()) -> dict[
     return identities
 
 
-def last_number(label: Label, used: Collection[str]) -> int:
+def last_number(label: Label, used_ids: Collection[str]) -> int:
     """Return the highest number among the label's tracking identifiers in use; 0 without any."""
     numbered = re.compile(rf"{re.escape(label.tracking or label.name)}-(\d+)")
-    return max((int(match[1]) for name in used if (match := numbered.fullmatch(name))), default=0)
+    return max((int(match[1]) for name in used_ids if (match := numbered.fullmatch(name))), default=0)
 
 
-def numbered_after(result: Findings, used: Collection[str]) -> Findings:
+def numbered_after(result: Findings, used_ids: Collection[str]) -> Findings:
     """Return a model's result with new identities, numbered after the tracking identifiers in use."""
-    identities = _identities(result.kinds, used)
+    identities = _identities(result.kinds, used_ids)
     lesions = [replace(lesion, **vars(identities[lesion.number])) for lesion in result.lesions]
     return replace(result, lesions=lesions)
 
@@ -123,15 +123,15 @@ def label_of_drawn(spec: ModelSpec) -> Label:
 
 
 def identities_of_segments(
-    sources: Mapping[int, seg.Segment], label: Label, used: Collection[str] = ()
+    sources: Mapping[int, seg.Segment], label: Label, used_ids: Collection[str] = ()
 ) -> dict[int, Identity]:
     """Return by lesion number the identities of the lesions of a SEG that does not correct a result.
 
     The lesion of a tracked segment keeps its identity. The others keep their segment's label, with a number
     if several share it; without a label they are named and numbered after the given label.
-    sources: the segments by lesion number. used: tracking identifiers in use.
+    sources: the segments by lesion number. used_ids: tracking identifiers in use.
     """
-    last = last_number(label, used)
+    last = last_number(label, used_ids)
     lesions_of = Counter(source.number for source in sources.values())
     counts: Counter[int] = Counter()
     identities = {}
@@ -142,7 +142,7 @@ def identities_of_segments(
         last += 1
         counts[source.number] += 1
         new = identity(label, last)
-        if not UNNAMED.fullmatch(source.name):
+        if not PLACEHOLDER_NAME.fullmatch(source.name):
             number = f" {counts[source.number]}" if lesions_of[source.number] > 1 else ""
             new = replace(new, name=source.name.strip()[: LONGEST_NAME - len(number)] + number)
         identities[lesion] = new
@@ -313,11 +313,11 @@ def lesions_of_segments(
     loose = np.where(np.isin(labels.array, tracked), 0, labels.array)
     parts = components(labels.with_array(loose)).array
     parts = np.where(parts > 0, parts + max(tracked, default=0), 0) + labels.array - loose
-    numbers, first, counts = np.unique(parts[parts > 0], return_index=True, return_counts=True)
+    numbers, indices, counts = np.unique(parts[parts > 0], return_index=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     renumbered = np.zeros(int(parts.max()) + 1, dtype=np.int32)
     renumbered[numbers[order]] = np.arange(1, len(order) + 1)
     by_number = {segment.number: segment for segment in segments}
-    given = labels.array[parts > 0][first[order]].tolist()
-    sources = {lesion: by_number[number] for lesion, number in enumerate(given, start=1)}
+    segment_numbers = labels.array[parts > 0][indices[order]].tolist()
+    sources = {lesion: by_number[number] for lesion, number in enumerate(segment_numbers, start=1)}
     return labels.with_array(renumbered[parts]), sources

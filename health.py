@@ -66,18 +66,18 @@ class Health:
         }
         self._executor = ThreadPoolExecutor(len(self._checks), "health")
         self._lock = threading.Lock()
-        self._looks: dict[str, tuple[Future[str | None], float]] = {}
+        self._runs: dict[str, tuple[Future[str | None], float]] = {}
 
     def report(self) -> Report:
         """Return what is known within PATIENCE_S of the start of each check."""
         with self._lock:
             for name, check in self._checks.items():
-                if name not in self._looks or self._looks[name][0].done():
-                    self._looks[name] = (self._executor.submit(check), time.monotonic())
-            looks = dict(self._looks)
-        problems = {name: _outcome(look, since) for name, (look, since) in looks.items()}
+                if name not in self._runs or self._runs[name][0].done():
+                    self._runs[name] = (self._executor.submit(check), time.monotonic())
+            runs = dict(self._runs)
+        problems = {name: _outcome(run, since) for name, (run, since) in runs.items()}
         living = [] if problems["database"] else self._living
-        problems["worker"] = self._worker(living, known=problems["database"] is None)
+        problems["worker"] = self._worker(living, database_answers=problems["database"] is None)
         notes = {"models": f"Skipped: {self._skipped}"} if self._skipped else {}
         return Report(problems, notes, living)
 
@@ -116,8 +116,8 @@ class Health:
             return f"No model can be served: {error.message}"
         return None
 
-    def _worker(self, living: list[Worker], *, known: bool) -> str | None:
-        if not known:
+    def _worker(self, living: list[Worker], *, database_answers: bool) -> str | None:
+        if not database_answers:
             return "Unknown while the database does not answer."
         if not living:
             return f"No worker has been seen for {self._settings.lease_s:.0f} s."
@@ -127,9 +127,9 @@ class Health:
         return None
 
 
-def _outcome(look: Future[str | None], since: float) -> str | None:
-    wait([look], timeout=max(0.0, since + PATIENCE_S - time.monotonic()))
-    if not look.done():
+def _outcome(run: Future[str | None], since: float) -> str | None:
+    wait([run], timeout=max(0.0, since + PATIENCE_S - time.monotonic()))
+    if not run.done():
         return f"It has not answered for {time.monotonic() - since:.0f} s."
-    error = look.exception()
-    return f"It cannot be checked ({type(error).__name__})." if error else look.result()
+    error = run.exception()
+    return f"It cannot be checked ({type(error).__name__})." if error else run.result()

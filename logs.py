@@ -42,7 +42,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
 
 def log_odd_headers() -> None:
     """Log the warnings of pydicom, each kind once and without the values that it quotes."""
-    seen: set[tuple[str, int]] = set()
+    locations: set[tuple[str, int]] = set()
     show = warnings.showwarning
 
     def log_once(
@@ -55,8 +55,8 @@ def log_odd_headers() -> None:
     ) -> None:
         if "pydicom" not in Path(filename).parts:
             show(message, category, filename, lineno, file, line)
-        elif (filename, lineno) not in seen:
-            seen.add((filename, lineno))
+        elif (filename, lineno) not in locations:
+            locations.add((filename, lineno))
             logger.warning("headers that break the standard: %s ...", VALUES.split(str(message))[0].strip())
 
     warnings.showwarning = log_once

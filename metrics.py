@@ -59,19 +59,19 @@ class _Snapshot(Collector):
         with reading(self._sessions) as session:
             yield _jobs(session)
             yield _failures(session)
-            yield _waiting(session)
+            yield _queue_age(session)
             yield from _archive(session)
-            yield from _latest(session)
+            yield from _run_metrics(session)
             living = len(workers.living(session, self._lease_s))
             yield GaugeMetricFamily("metscope_workers", "Live workers.", living)
 
 
 def _jobs(session: Session) -> GaugeMetricFamily:
     query = select(Job.state, func.count()).group_by(Job.state)
-    counted = dict(session.execute(query).all())
+    counts = dict(session.execute(query).all())
     family = GaugeMetricFamily("metscope_jobs", "Jobs by state.", labels=["state"])
     for state in JobState:
-        family.add_metric([state], counted.get(state, 0))
+        family.add_metric([state], counts.get(state, 0))
     return family
 
 
@@ -79,15 +79,15 @@ def _failures(session: Session) -> GaugeMetricFamily:
     # Gauges, not counters: a purge removes rows.
     failed = (Job.state == JobState.FAILED) & (Job.finished_at > current_time(session) - FAILURE_WINDOW)
     query = select(Job.error_code, func.count()).where(failed).group_by(Job.error_code)
-    counted = dict.fromkeys(OUR_OWN_FAILURES, 0) | dict(session.execute(query).all())
+    counts = dict.fromkeys(OUR_OWN_FAILURES, 0) | dict(session.execute(query).all())
     text = "Jobs that failed within the last hour, by error code."
     family = GaugeMetricFamily("metscope_jobs_failed_lately", text, labels=["code"])
-    for code, count in counted.items():
+    for code, count in counts.items():
         family.add_metric([code or ""], count)
     return family
 
 
-def _waiting(session: Session) -> GaugeMetricFamily:
+def _queue_age(session: Session) -> GaugeMetricFamily:
     # Jobs that wait for the archive are counted by the outbox.
     startable = (Job.state == JobState.QUEUED) & Job.not_before.is_(None)
     oldest = session.scalar(select(func.min(Job.created_at)).where(startable))
@@ -103,7 +103,7 @@ def _archive(session: Session) -> Iterable[GaugeMetricFamily]:
     yield GaugeMetricFamily("metscope_missing_segmentations", text, missing)
 
 
-def _latest(session: Session) -> Iterable[GaugeMetricFamily]:
+def _run_metrics(session: Session) -> Iterable[GaugeMetricFamily]:
     newest = Segmentation.created_at.desc()
     latest = select(Segmentation.timings_s, Segmentation.peak_memory_mb).order_by(newest).limit(RECENT_RUNS)
     runs = session.execute(latest).all()

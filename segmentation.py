@@ -72,7 +72,7 @@ def segment_series(
     """
     stages = Stages(report)
     with stages("fetch"):
-        chosen, instances = fetch(request, services.archive, services.spec)
+        candidates, instances = fetch(request, services.archive, services.spec)
         source = source_of_fetched(instances, services)
         key = idempotency_key(instances, source, services.spec.digest)
         equal = None if request.force else find_equal(services, key)
@@ -84,7 +84,7 @@ def segment_series(
                 return equal
     with stages("read"):
         stacks = [to_stack(of_input) for of_input in instances]
-        warnings = warnings_of(chosen, stacks, services.spec)
+        warnings = warnings_of(candidates, stacks, services.spec)
     result = segment(stacks, services.predictor, services.spec, services.settings.measurable_ld_mm, stages)
     while True:
         numbering = next_numbering(services.sessions, source, services.spec.id)
@@ -101,7 +101,7 @@ def segment_series(
             model_id=services.spec.id,
             model_version=services.spec.version,
             model_sha256=services.spec.weights.sha256,
-            reasons=[reason for one in chosen for reason in one.reasons],
+            reasons=[reason for candidate in candidates for reason in candidate.reasons],
             warnings=[*warnings, *result.warnings],
             lesions=result.lesions,
             seg=publish(encoded, instances[0][0]) if encoded is not None else None,
@@ -109,7 +109,7 @@ def segment_series(
             timings_s=stages.timings_s,
             peak_memory_mb=max(stages.peaks_mb.values()),
             software_version=VERSION,
-            companions=[publish(one, instances[0][0]) for one in companions],
+            companions=[publish(companion, instances[0][0]) for companion in companions],
             numbering=numbering,
         )
         # Another job for this patient may have taken the numbers in the meantime.
@@ -176,17 +176,17 @@ def fetch(
     A wrong geometry is refused from the headers, before pixels are transferred.
     """
     study_uid = request.study_instance_uid
-    first = {spec.inputs[0]: request.series_instance_uid} if request.series_instance_uid else {}
-    given = {**request.inputs, **first}
+    first_input = {spec.inputs[0]: request.series_instance_uid} if request.series_instance_uid else {}
+    series_uids = {**request.inputs, **first_input}
     # If the caller names every input, the study's other series do not matter.
-    named = set(given.values()) if given.keys() >= set(spec.inputs) else set()
-    headers = archive.series_headers(study_uid, named)
+    needed_uids = set(series_uids.values()) if series_uids.keys() >= set(spec.inputs) else set()
+    headers = archive.series_headers(study_uid, needed_uids)
     try:
-        chosen = choose(headers, spec.inputs, given, spec)
+        candidates = choose(headers, spec.inputs, series_uids, spec)
     except InputRefused as refusal:
         damaged = (sentence for instances in headers for sentence in files.warnings_of(instances))
         raise files.with_warnings(refusal, damaged) from None
-    inputs = [archive.retrieve_series(study_uid, one.series_instance_uid) for one in chosen]
+    inputs = [archive.retrieve_series(study_uid, candidate.series_instance_uid) for candidate in candidates]
     patients = {text(of_series[0], "SeriesInstanceUID"): patient_of(of_series[0]) for of_series in headers}
     for instances in inputs:
         series_uid = text(instances[0], "SeriesInstanceUID")
@@ -194,7 +194,7 @@ def fetch(
             raise ArchiveRefused(
                 f"The archive lists series {series_uid} but served images of another patient."
             )
-    return chosen, inputs
+    return candidates, inputs
 
 
 def source_of_fetched(inputs: Sequence[Sequence[Dataset]], connections: Connections) -> Source:
@@ -217,10 +217,13 @@ def source_of_fetched(inputs: Sequence[Sequence[Dataset]], connections: Connecti
 
 
 def choose(
-    headers: Sequence[Sequence[Dataset]], names: Sequence[str], given: Mapping[str, str], spec: ModelSpec
+    headers: Sequence[Sequence[Dataset]],
+    names: Sequence[str],
+    series_uids: Mapping[str, str],
+    spec: ModelSpec,
 ) -> list[series.Candidate]:
     """Choose the series of the named inputs by ``choose_inputs``. Raises: InputRefused, SeriesNotFound."""
-    return choose_inputs(headers, names, given, head=subject_of(spec).anatomy == codes.BRAIN)
+    return choose_inputs(headers, names, series_uids, head=subject_of(spec).anatomy == codes.BRAIN)
 
 
 def idempotency_key(inputs: Sequence[Sequence[Dataset]], source: Source, model_digest: str) -> str:
@@ -235,10 +238,15 @@ def idempotency_key(inputs: Sequence[Sequence[Dataset]], source: Source, model_d
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def warnings_of(chosen: Sequence[series.Candidate], stacks: Sequence[Stack], spec: ModelSpec) -> list[str]:
+def warnings_of(
+    candidates: Sequence[series.Candidate], stacks: Sequence[Stack], spec: ModelSpec
+) -> list[str]:
     """Return the warnings about each input and about their relative position. Raises: InputsApart."""
-    of_series = [*(w for one in chosen for w in one.warnings), *(w for one in stacks for w in one.warnings)]
-    return list(dict.fromkeys([*of_series, *check_together(stacks, spec.inputs[: len(stacks)])]))
+    of_candidates = [warning for candidate in candidates for warning in candidate.warnings]
+    of_stacks = [warning for stack in stacks for warning in stack.warnings]
+    return list(
+        dict.fromkeys([*of_candidates, *of_stacks, *check_together(stacks, spec.inputs[: len(stacks)])])
+    )
 
 
 def segment(
@@ -248,7 +256,9 @@ def segment(
     first, *others = stacks
     with stages("predict"):
         prediction = predictor(
-            first.volume, lambda fraction: stages.report("predict", fraction), *(one.volume for one in others)
+            first.volume,
+            lambda fraction: stages.report("predict", fraction),
+            *(stack.volume for stack in others),
         )
     with stages("measure"):
         result = measured(first, prediction.mask, prediction.probability, spec, measurable_ld_mm)

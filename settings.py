@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         # pydantic passes unknown names from .env here, but not unknown environment variables.
         names = [name.upper() for name in cls.model_fields]
         misspelt = []
-        for name in sorted({given.upper() for given in values} - set(names)):
+        for name in sorted({key.upper() for key in values} - set(names)):
             meant = get_close_matches(name, names, n=1, cutoff=MISSPELT_SIMILARITY)
             if meant and not name.startswith(COMPOSE_PREFIX):
                 misspelt.append(f"{name} in .env is not a setting. Did you mean {meant[0]}?")

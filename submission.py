@@ -57,10 +57,10 @@ class Submission:
         unknown = {*rename, *delete} - {lesion.number for lesion in document.lesions}
         if unknown:
             raise LesionNotFound(f"Segmentation {segmentation_id} has no lesion {min(unknown)}.")
-        kept = [lesion for lesion in document.lesions if lesion.number not in delete]
-        names = Counter(rename.get(lesion.number, lesion.name).casefold() for lesion in kept)
-        if taken := [name for name in rename.values() if names[name.casefold()] > 1]:
-            raise LesionNameTaken(f"Another lesion is called {taken[0]!r}.")
+        lesions = [lesion for lesion in document.lesions if lesion.number not in delete]
+        names = Counter(rename.get(lesion.number, lesion.name).casefold() for lesion in lesions)
+        if duplicates := [name for name in rename.values() if names[name.casefold()] > 1]:
+            raise LesionNameTaken(f"Another lesion is called {duplicates[0]!r}.")
         task = CorrectTask(
             segmentation_id=segmentation_id, rename=dict(sorted(rename.items())), delete=tuple(sorted(delete))
         )
@@ -107,11 +107,11 @@ class Submission:
     def cancel(self, job_id: str) -> Job:
         """Cancel a job. Raises: JobNotFound, JobNotCancellable."""
         # The worker that hears of it deletes the drawing that the job was to measure.
-        return self._announced(jobs.cancel(self.sessions, job_id, self.actor))
+        return self._announce(jobs.cancel(self.sessions, job_id, self.actor))
 
     def retry(self, job_id: str) -> Job:
         """Submit the job's request again, as a new job. Raises: JobNotFound, JobNotRetryable."""
-        return self._announced(jobs.retry(self.sessions, job_id, self.actor))
+        return self._announce(jobs.retry(self.sessions, job_id, self.actor))
 
     def _extend(self, document: SegmentationAnswer, task: Task) -> Job:
         return self._submit(
@@ -130,9 +130,9 @@ class Submission:
             requested_by=self.actor,
             task=task,
         )
-        return self._announced(job)
+        return self._announce(job)
 
-    def _announced(self, job: Job) -> Job:
+    def _announce(self, job: Job) -> Job:
         self.announce(job.id)
         return job
 

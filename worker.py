@@ -24,7 +24,6 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from celery import Celery, signals
 from celery.platforms import EX_FAILURE, SecurityWarning
@@ -266,12 +265,12 @@ def verify_stored_segs(runner: Runner) -> None:
     check_presence(runner.sessions, open_archive(runner.settings), datetime.now(UTC) - period)
 
 
-def check_presence(sessions: sessionmaker[Session], archive: Archive, then: datetime) -> None:
+def check_presence(sessions: sessionmaker[Session], archive: Archive, since: datetime) -> None:
     """Ask the archive for some of the SEG objects that were not checked since then. Raises: ArchiveError.
 
     An object that the archive cannot answer about does not hold up the others; it is checked again with them.
     """
-    for stored in outbox.not_checked_since(sessions, then, PRESENCE_CHECKS):
+    for stored in outbox.not_checked_since(sessions, since, PRESENCE_CHECKS):
         present = None
         try:
             present = archive.has_instance(stored.study_instance_uid, stored.sop_instance_uid)
@@ -312,10 +311,10 @@ def serve(settings: Settings) -> int:
     def segment(job_id: str) -> None:
         runner.run(job_id)
 
-    def stop(**_: Any) -> None:
+    def stop(**_: object) -> None:
         runner.stopping.set()
 
-    def keep_logging(**_: Any) -> None:
+    def keep_logging(**_: object) -> None:
         """Keep our log handlers: Celery installs its own unless this signal has a receiver."""
 
     signals.setup_logging.connect(keep_logging)

@@ -20,12 +20,12 @@ from db.tables import AuditEvent
 # Names of reads end with it; names of changes do not.
 READ = ".read"
 PERIOD_S = 1.0
-MOST_WAITING = 10_000
+MOST_WAITING_READS = 10_000
 
 logger = logging.getLogger("metscope.audit")
 
 
-def note(session: Session, actor: str | None, action: str, subject: str, **details: Any) -> None:
+def note(session: Session, actor: str | None, action: str, subject: str, **details: object) -> None:
     """Add a row. subject: the id or name of what was changed. Neither it nor details hold patient data."""
     session.add(
         AuditEvent(at=datetime.now(UTC), actor=actor, action=action, subject=subject, details=details)
@@ -47,11 +47,11 @@ class Reads:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def note(self, actor: str, action: str, subject: str, **details: Any) -> None:
+    def note(self, actor: str, action: str, subject: str, **details: object) -> None:
         """Queue one row for writing. action: ends with ``READ``. No patient data, as for ``note``."""
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MOST_WAITING_READS:
             logger.error(
-                "a read is missing from the audit trail: %d are waiting for the database", MOST_WAITING
+                "a read is missing from the audit trail: %d are waiting for the database", MOST_WAITING_READS
             )
             return
         self._waiting.append(

@@ -31,10 +31,10 @@ def submit(
         session.flush()
         # Always in the same order, so that two batches with the same studies cannot deadlock.
         for uid in sorted(set(study_instance_uids)):
-            job, made = jobs.add(
+            job, is_new = jobs.add(
                 session, uid, model_id, series_instance_uid=None, force=force, requested_by=requested_by
             )
-            session.add(BatchJob(batch_ref=batch.id, job_ref=job.id, joined=not made))
+            session.add(BatchJob(batch_ref=batch.id, job_ref=job.id, joined=not is_new))
     return get(sessions, batch.id)
 
 
@@ -57,7 +57,7 @@ def cancel(sessions: sessionmaker[Session], batch_id: str, actor: str | None) ->
         # Locks all batches that share a job: of two cancelled at once, the second sees the first cancelled.
         sharing = select(BatchJob.batch_ref).where(BatchJob.job_ref.in_(of_batch))
         batches = select(Batch).where(Batch.id.in_(sharing) | (Batch.id == batch_id)).order_by(Batch.id)
-        batch = {found.id: found for found in session.scalars(batches.with_for_update())}.get(batch_id)
+        batch = {row.id: row for row in session.scalars(batches.with_for_update())}.get(batch_id)
         if batch is None:
             raise BatchNotFound(f"There is no batch {batch_id}.")
         batch.cancelled_at = batch.cancelled_at or current_time(session)
@@ -94,9 +94,9 @@ def _lock_active_jobs(session: Session, batch_id: str) -> None:
     session.execute(active.with_for_update(of=Job)).all()
 
 
-def count_lesions(sessions: sessionmaker[Session], some: Iterable[Job | Row[Any]]) -> dict[str, int]:
+def count_lesions(sessions: sessionmaker[Session], job_rows: Iterable[Job | Row[Any]]) -> dict[str, int]:
     """Return the number of lesions of each segmentation that the jobs led to, by its id."""
-    ids = [job.segmentation_id for job in some if job.segmentation_id is not None]
+    ids = [job.segmentation_id for job in job_rows if job.segmentation_id is not None]
     query = (
         select(LesionRow.segmentation_ref, func.count())
         .where(LesionRow.segmentation_ref.in_(ids))

@@ -240,7 +240,7 @@ def _engine(address: URL, connections: int, limited: bool) -> Engine:
     return engine
 
 
-def _to_json(value: Any) -> str:
+def _to_json(value: object) -> str:
     return json.dumps(storable(value))
 
 

@@ -44,10 +44,10 @@ def begin(sessions: sessionmaker[Session], segmentation_id: str, actor: str | No
 
 def finish(sessions: sessionmaker[Session], segmentation_id: str) -> None:
     """Record that the archive has no object of a deleted segmentation left."""
-    gone = update(Segmentation).where(Segmentation.id == segmentation_id)
+    segmentation = update(Segmentation).where(Segmentation.id == segmentation_id)
     companions = update(Companion).where(Companion.segmentation_ref == segmentation_id)
     with writing(sessions) as session:
-        session.execute(gone.values(deleted_at=current_time(session), stored_at=None))
+        session.execute(segmentation.values(deleted_at=current_time(session), stored_at=None))
         session.execute(companions.values(stored_at=None))
 
 

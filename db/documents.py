@@ -1,6 +1,6 @@
 """The document of a segmentation, made of its rows, as the API answers it (docs/api.md)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -57,7 +57,7 @@ COMPANIONS = (
 
 
 def fetch(
-    connection: Connection, query: Select[Any], parameters: dict[str, Any]
+    connection: Connection, query: Select[Any], parameters: Mapping[str, object]
 ) -> list[tuple[Row[Any], list[Row[Any]]]]:
     """Return the segmentations that a query on SEGMENTATIONS finds, each with its lesions by number."""
     segmentations = connection.execute(query, parameters).all()
@@ -68,7 +68,7 @@ def fetch(
 
 
 def documents(
-    connection: Connection, query: Select[Any], parameters: dict[str, Any]
+    connection: Connection, query: Select[Any], parameters: Mapping[str, object]
 ) -> list[SegmentationAnswer]:
     """Return the documents of the segmentations that a query on SEGMENTATIONS finds."""
     rows = fetch(connection, query, parameters)

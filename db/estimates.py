@@ -36,11 +36,11 @@ def estimate_s(sessions: sessionmaker[Session], job: Job) -> float | None:
     return estimates_s(sessions, [job])[0]
 
 
-def estimates_s(sessions: sessionmaker[Session], some: Sequence[Job | Row[Any]]) -> list[float | None]:
+def estimates_s(sessions: sessionmaker[Session], job_rows: Sequence[Job | Row[Any]]) -> list[float | None]:
     """Return ``estimate_s`` of each job, with one query per model."""
-    models = {job.model_id for job in some if job.state in ACTIVE_STATES}
+    models = {job.model_id for job in job_rows if job.state in ACTIVE_STATES}
     if not models:
-        return [None] * len(some)
+        return [None] * len(job_rows)
     with reading_rows(sessions) as connection:
         medians_s = {model_id: _median_s(connection, model_id) for model_id in models}
         now = current_time(connection)
@@ -53,7 +53,7 @@ def estimates_s(sessions: sessionmaker[Session], some: Sequence[Job | Row[Any]])
         elapsed_s = (now - running_since).total_seconds() if running_since else 0.0
         return max(0.0, median_s - elapsed_s)
 
-    return [left_s(job) for job in some]
+    return [left_s(job) for job in job_rows]
 
 
 def _median_s(connection: Connection, model_id: str) -> float | None:

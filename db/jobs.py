@@ -33,13 +33,13 @@ from errors import (
 )
 from schemas.tasks import SEGMENT, Task
 
-NEWEST = (
+NEWEST_JOBS = (
     select(*Job.__table__.columns)
     .order_by(Job.created_at.desc(), Job.id)
     .limit(bindparam("limit", type_=Integer))
 )
-OF_STATE = Job.state == bindparam("state")
-OF_STUDY = Job.study_instance_uid == bindparam("study_instance_uid")
+STATE_FILTER = Job.state == bindparam("state")
+STUDY_FILTER = Job.study_instance_uid == bindparam("study_instance_uid")
 
 
 def submit(  # noqa: PLR0913 - the columns of a request
@@ -58,7 +58,7 @@ def submit(  # noqa: PLR0913 - the columns of a request
     message about a job does no harm.
     """
     with writing(sessions) as session:
-        job, made = add(
+        job, is_new = add(
             session,
             study_instance_uid,
             model_id,
@@ -67,7 +67,7 @@ def submit(  # noqa: PLR0913 - the columns of a request
             requested_by=requested_by,
             task=task,
         )
-        if not made:
+        if not is_new:
             _note_joined(session, job)
         return job
 
@@ -289,7 +289,7 @@ def retry(sessions: sessionmaker[Session], job_id: str, actor: str | None = None
         Segmentation.id == job.segmentation_id, Segmentation.deleted_at.is_(None)
     )
     with writing(sessions) as session:
-        again, made = add(
+        new_job, is_new = add(
             session,
             job.study_instance_uid,
             job.model_id,
@@ -298,11 +298,11 @@ def retry(sessions: sessionmaker[Session], job_id: str, actor: str | None = None
             requested_by=actor,
             task=job.task,
         )
-        if made:
-            again.segmentation_id = session.scalar(result)
+        if is_new:
+            new_job.segmentation_id = session.scalar(result)
         else:
-            _note_joined(session, again)
-        return again
+            _note_joined(session, new_job)
+        return new_job
 
 
 def get(sessions: sessionmaker[Session], job_id: str) -> Job:
@@ -321,11 +321,11 @@ def list_jobs(
     study_instance_uid: str | None = None,
 ) -> Sequence[Row[Any]]:
     """Return the columns of the newest jobs, newest first. state: one of JobState; None: any."""
-    query = NEWEST
+    query = NEWEST_JOBS
     if state is not None:
-        query = query.where(OF_STATE)
+        query = query.where(STATE_FILTER)
     if study_instance_uid is not None:
-        query = query.where(OF_STUDY)
+        query = query.where(STUDY_FILTER)
     values = {"limit": limit, "state": state, "study_instance_uid": study_instance_uid}
     with reading_rows(sessions) as connection:
         return connection.execute(query, values).all()

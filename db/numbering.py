@@ -61,13 +61,13 @@ def place_of_result(sessions: sessionmaker[Session], segmentation_id: str) -> in
     """Return the number of results that the study had before this one was recorded."""
     with reading(sessions) as session:
         result = session.get_one(Segmentation, segmentation_id)
-        earlier = (
+        query = (
             select(func.count())
             .select_from(Segmentation)
             .join(Segmentation.series)
             .where(Series.study_ref == result.series.study_ref, Segmentation.created_at < result.created_at)
         )
-        return session.scalar(earlier) or 0
+        return session.scalar(query) or 0
 
 
 def first_version(sessions: sessionmaker[Session], seg_series_instance_uid: str) -> int:

@@ -81,18 +81,19 @@ def store_failed(sessions: sessionmaker[Session], segmentation_id: str) -> int:
 def stored(sessions: sessionmaker[Session], segmentation_id: str) -> StoredSeg | None:
     """Return the segmentation's SEG in the archive; None if it has no SEG, or the SEG still waits."""
     with reading(sessions) as session:
-        row = session.execute(_stored().where(Segmentation.id == segmentation_id)).one_or_none()
-        return _of(row) if row is not None else None
+        row = session.execute(_stored_segs().where(Segmentation.id == segmentation_id)).one_or_none()
+        return _stored_seg(row) if row is not None else None
 
 
-def not_checked_since(sessions: sessionmaker[Session], then: datetime, limit: int) -> list[StoredSeg]:
+def not_checked_since(sessions: sessionmaker[Session], time: datetime, limit: int) -> list[StoredSeg]:
     """Return stored SEGs that the archive was last asked about before that time, oldest first."""
-    last = func.coalesce(Segmentation.checked_at, Segmentation.stored_at)
+    last_check = func.coalesce(Segmentation.checked_at, Segmentation.stored_at)
     with reading(sessions) as session:
-        return [_of(row) for row in session.execute(_stored().where(last < then).order_by(last).limit(limit))]
+        query = _stored_segs().where(last_check < time).order_by(last_check).limit(limit)
+        return [_stored_seg(row) for row in session.execute(query)]
 
 
-def _stored() -> Select[str, str, str | None]:
+def _stored_segs() -> Select[str, str, str | None]:
     return (
         select(Segmentation.id, Study.study_instance_uid, Segmentation.sop_instance_uid)
         .join(Segmentation.series)
@@ -102,7 +103,7 @@ def _stored() -> Select[str, str, str | None]:
     )
 
 
-def _of(row: Row[str, str, str | None]) -> StoredSeg:
+def _stored_seg(row: Row[str, str, str | None]) -> StoredSeg:
     segmentation_id, study_instance_uid, sop_instance_uid = row
     return StoredSeg(segmentation_id, study_instance_uid, str(sop_instance_uid))
 

@@ -114,11 +114,11 @@ def lesions_of_patient(
     issuer: needed only if several issuers use this patient_id.
     Raises: PatientNotFound; InvalidForm when the issuer is needed.
     """
-    known = select(Patient.id).where(Patient.patient_id == patient_id)
+    refs_query = select(Patient.id).where(Patient.patient_id == patient_id)
     if issuer is not None:
-        known = known.where(Patient.issuer == issuer)
+        refs_query = refs_query.where(Patient.issuer == issuer)
     with reading_rows(sessions) as connection:
-        refs = connection.scalars(known).all()
+        refs = connection.scalars(refs_query).all()
         if not refs:
             raise PatientNotFound("No patient with this identifier has been segmented.")
         if len(refs) > 1:

@@ -155,10 +155,10 @@ def add_companion(
             raise JobCancelled(f"Job {job.id} was cancelled before its result was recorded.")
         segmentation = locked(session, segmentation_id)
         require_kept(session, segmentation.series.study.study_instance_uid)
-        present = select(Companion).where(
+        query = select(Companion).where(
             Companion.segmentation_ref == segmentation_id, Companion.modality == new.modality
         )
-        if session.scalar(present) is None:
+        if session.scalar(query) is None:
             _add_companion(session, segmentation, new)
             audit.note(session, job.requested_by, "companion.add", segmentation_id, modality=new.modality)
         job.segmentation_id = segmentation_id

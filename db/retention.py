@@ -23,7 +23,7 @@ from db.tables import (
     Study,
 )
 
-AT_ONCE = {"synchronize_session": False}
+DELETE_OPTIONS = {"synchronize_session": False}
 
 
 def purge(sessions: sessionmaker[Session], before: datetime, actor: str) -> dict[str, int]:
@@ -37,16 +37,16 @@ def purge(sessions: sessionmaker[Session], before: datetime, actor: str) -> dict
         at_work = exists().where(Job.segmentation_id == Segmentation.id, Job.state.in_(ACTIVE_STATES))
         is_deleted = (Segmentation.deleted_at < before) & ~at_work
         deleted = select(Segmentation.id).where(is_deleted)
-        old = select(Job.id).where(
+        ended_jobs = select(Job.id).where(
             Job.state.not_in(ACTIVE_STATES),
             (Job.finished_at < before) | Job.segmentation_id.in_(deleted),
         )
         lesions = select(LesionRow.id).where(LesionRow.segmentation_ref.in_(deleted))
         counts = {}
-        for table, gone in (
-            (BatchJob, BatchJob.job_ref.in_(old)),
+        for table, condition in (
+            (BatchJob, BatchJob.job_ref.in_(ended_jobs)),
             (Batch, ~exists().where(BatchJob.batch_ref == Batch.id)),
-            (Job, Job.id.in_(old)),
+            (Job, Job.id.in_(ended_jobs)),
             (Measurement, Measurement.lesion_ref.in_(lesions)),
             (LesionRow, LesionRow.segmentation_ref.in_(deleted)),
             (Outbox, Outbox.segmentation_ref.in_(deleted)),
@@ -56,7 +56,7 @@ def purge(sessions: sessionmaker[Session], before: datetime, actor: str) -> dict
             (Study, ~exists().where(Series.study_ref == Study.id)),
             (Patient, ~exists().where(Study.patient_ref == Patient.id)),
         ):
-            result = session.execute(delete(table).where(gone), execution_options=AT_ONCE)
+            result = session.execute(delete(table).where(condition), execution_options=DELETE_OPTIONS)
             counts[table.__tablename__] = cast("CursorResult[Any]", result).rowcount
         audit.note(session, actor, "purge", before.isoformat(), **counts)
     return counts

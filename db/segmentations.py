@@ -23,10 +23,10 @@ from schemas.results import ModelReference, PatientLesion, SegmentationAnswer
 
 # Stands for the model of a segmentation that was drawn by hand, not by correcting a model's.
 BY_HAND = ModelReference(id="by-hand", version="", sha256="")
-ONE = SEGMENTATIONS.where(Segmentation.id == bindparam("id"))
-OF_STUDY = SEGMENTATIONS.where(Study.study_instance_uid == bindparam("study_instance_uid")).order_by(
-    Segmentation.created_at.desc(), Segmentation.version.desc()
-)
+DOCUMENT_BY_ID = SEGMENTATIONS.where(Segmentation.id == bindparam("id"))
+DOCUMENTS_OF_STUDY = SEGMENTATIONS.where(
+    Study.study_instance_uid == bindparam("study_instance_uid")
+).order_by(Segmentation.created_at.desc(), Segmentation.version.desc())
 
 
 def newest(sessions: sessionmaker[Session], study_instance_uid: str, series_instance_uid: str) -> str | None:
@@ -54,8 +54,11 @@ def newest_version(sessions: sessionmaker[Session], segmentation_id: str) -> str
     Raises: SegmentationNotFound.
     """
     with reading(sessions) as session:
-        segmentation = _found(session.get(Segmentation, segmentation_id), segmentation_id)
-        return session.scalar(_newer(segmentation).order_by(Segmentation.version.desc())) or segmentation_id
+        segmentation = _require_found(session.get(Segmentation, segmentation_id), segmentation_id)
+        return (
+            session.scalar(_newer_versions(segmentation).order_by(Segmentation.version.desc()))
+            or segmentation_id
+        )
 
 
 def of_seg(sessions: sessionmaker[Session], study_instance_uid: str, sop_instance_uid: str) -> str | None:
@@ -83,7 +86,7 @@ def colours(sessions: sessionmaker[Session], segmentation_id: str) -> dict[int, 
 def key(sessions: sessionmaker[Session], segmentation_id: str) -> str:
     """Return the segmentation's idempotency key. Raises: SegmentationNotFound."""
     with reading(sessions) as session:
-        return _found(session.get(Segmentation, segmentation_id), segmentation_id).idempotency_key
+        return _require_found(session.get(Segmentation, segmentation_id), segmentation_id).idempotency_key
 
 
 def check_images(sessions: sessionmaker[Session], segmentation_id: str, source: Source) -> None:
@@ -92,7 +95,7 @@ def check_images(sessions: sessionmaker[Session], segmentation_id: str, source: 
     Rows from before migration 0008 are not checked: they have no digest. Raises: SegmentationNotFound.
     """
     with reading(sessions) as session:
-        recorded = _found(session.get(Segmentation, segmentation_id), segmentation_id).content_sha256
+        recorded = _require_found(session.get(Segmentation, segmentation_id), segmentation_id).content_sha256
     if recorded is not None and recorded != source.content_sha256:
         raise SegmentationMismatch(
             f"The archive's images of series {source.series_instance_uid} have changed since "
@@ -103,17 +106,17 @@ def check_images(sessions: sessionmaker[Session], segmentation_id: str, source: 
 def patient(sessions: sessionmaker[Session], segmentation_id: str) -> Dataset:
     """Return the segmentation's recorded patient, as header elements. Raises: SegmentationNotFound."""
     with reading(sessions) as session:
-        segmentation = _found(session.get(Segmentation, segmentation_id), segmentation_id)
+        segmentation = _require_found(session.get(Segmentation, segmentation_id), segmentation_id)
         return header_of(segmentation.series.study.patient)
 
 
 def require_newest_version(sessions: sessionmaker[Session], segmentation_id: str) -> None:
     """Check that there is no newer version. Raises: SegmentationSuperseded, SegmentationNotFound."""
     with reading(sessions) as session:
-        require_newest(session, _found(session.get(Segmentation, segmentation_id), segmentation_id))
+        require_newest(session, _require_found(session.get(Segmentation, segmentation_id), segmentation_id))
 
 
-def _newer(segmentation: Segmentation) -> Select[str]:
+def _newer_versions(segmentation: Segmentation) -> Select[str]:
     return present_in(segmentation.series_ref).where(
         Segmentation.model_id == segmentation.model_id, Segmentation.version > segmentation.version
     )
@@ -121,12 +124,12 @@ def _newer(segmentation: Segmentation) -> Select[str]:
 
 def present_in(series_ref: int) -> Select[str]:
     """Return the query for any result of the series that is neither deleted nor missing in the archive."""
-    present = Segmentation.deleted_at.is_(None), Segmentation.missing_since.is_(None)
-    return select(Segmentation.id).where(Segmentation.series_ref == series_ref, *present).limit(1)
+    conditions = Segmentation.deleted_at.is_(None), Segmentation.missing_since.is_(None)
+    return select(Segmentation.id).where(Segmentation.series_ref == series_ref, *conditions).limit(1)
 
 
 def require_newest(session: Session, segmentation: Segmentation) -> None:
-    if session.scalar(_newer(segmentation)) is not None:
+    if session.scalar(_newer_versions(segmentation)) is not None:
         raise SegmentationSuperseded(f"Segmentation {segmentation.id} has a newer version.")
 
 
@@ -151,10 +154,10 @@ def find_equal(sessions: sessionmaker[Session], idempotency_key: str) -> str | N
 def document(sessions: sessionmaker[Session], segmentation_id: str) -> SegmentationAnswer:
     """Return the segmentation's document. Raises: SegmentationNotFound, also if deleted."""
     with reading_rows(sessions) as connection:
-        found = documents(connection, ONE, {"id": segmentation_id})
-    if not found:
+        answers = documents(connection, DOCUMENT_BY_ID, {"id": segmentation_id})
+    if not answers:
         raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
-    return found[0]
+    return answers[0]
 
 
 def segmentations_of_study(
@@ -162,7 +165,7 @@ def segmentations_of_study(
 ) -> list[SegmentationAnswer]:
     """Return the documents, newest first; empty for a study without results, or one that does not exist."""
     with reading_rows(sessions) as connection:
-        return documents(connection, OF_STUDY, {"study_instance_uid": study_instance_uid})
+        return documents(connection, DOCUMENTS_OF_STUDY, {"study_instance_uid": study_instance_uid})
 
 
 def lesions_of_series(
@@ -227,10 +230,10 @@ def locked(session: Session, segmentation_id: str) -> Segmentation:
 
     Raises: SegmentationNotFound, also if it is deleted.
     """
-    return _found(session.get(Segmentation, segmentation_id, with_for_update=True), segmentation_id)
+    return _require_found(session.get(Segmentation, segmentation_id, with_for_update=True), segmentation_id)
 
 
-def _found(segmentation: Segmentation | None, segmentation_id: str) -> Segmentation:
+def _require_found(segmentation: Segmentation | None, segmentation_id: str) -> Segmentation:
     if segmentation is None or segmentation.deleted_at is not None:
         raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
     return segmentation
@@ -267,7 +270,7 @@ def _is_newest_version(
 def is_result_of_its_series() -> ColumnElement[bool]:
     """Return the condition that it is the result of its series, among the results of all models."""
     other = aliased(Segmentation)
-    first = (
+    result = (
         select(other.id)
         .where(
             other.series_ref == Segmentation.series_ref,
@@ -277,7 +280,7 @@ def is_result_of_its_series() -> ColumnElement[bool]:
         .order_by(*_preference(other))
         .limit(1)
     )
-    return Segmentation.id == first.scalar_subquery()
+    return Segmentation.id == result.scalar_subquery()
 
 
 def _preference(of: type[Segmentation]) -> tuple[ColumnElement[Any], ...]:

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, time
-from typing import Any
 
 from pydicom import Dataset
 from pydicom.valuerep import DA, TM
@@ -82,12 +81,12 @@ def source_of(header: Dataset, contents: Mapping[str, str] | None = None) -> Sou
 
 def header_of(patient: Patient) -> Dataset:
     """Return the header elements of a recorded patient; PatientID is empty if the study stands for one."""
-    named = patient.issuer != NO_PATIENT_ID
+    is_named = patient.issuer != NO_PATIENT_ID
     header = Dataset()
-    header.PatientID, header.PatientName = patient.patient_id if named else "", patient.name or ""
+    header.PatientID, header.PatientName = patient.patient_id if is_named else "", patient.name or ""
     header.PatientBirthDate = f"{patient.birth_date:%Y%m%d}" if patient.birth_date else ""
     header.PatientSex = patient.sex or ""
-    if named and patient.issuer:
+    if is_named and patient.issuer:
         header.IssuerOfPatientID = patient.issuer
     return header
 
@@ -159,8 +158,8 @@ def require_correction(session: Session, source: Source) -> None:
     """
     recorded = _contents_under_another_patient(session, source)
     fetched = [uid for uid in recorded if uid in source.contents]
-    same = [uid for uid in fetched if source.contents[uid] in recorded[uid]]
-    if recorded and (not same or len(same) < len(fetched)):
+    same_uids = [uid for uid in fetched if source.contents[uid] in recorded[uid]]
+    if recorded and (not same_uids or len(same_uids) < len(fetched)):
         raise IdentityConflict(
             f"Study {source.study_instance_uid} is recorded under another patient, and its images are not "
             "those that were segmented."
@@ -204,13 +203,13 @@ def check_patient(sessions: sessionmaker[Session], source: Source) -> None:
 
 
 def _upsert(
-    session: Session, table: type[Patient | Study | Series], key: dict[str, Any], values: dict[str, Any]
+    session: Session, table: type[Patient | Study | Series], key: dict[str, object], values: dict[str, object]
 ) -> int:
     """Insert or update a row by key; an attribute that this header lacks keeps its earlier value."""
-    known = {name: value for name, value in values.items() if value is not None}
-    insertion = insert_for(session, table).values(**key, **known)
+    new_values = {name: value for name, value in values.items() if value is not None}
+    insertion = insert_for(session, table).values(**key, **new_values)
     return session.scalars(
-        insertion.on_conflict_do_update(index_elements=list(key), set_=key | known).returning(table.id)
+        insertion.on_conflict_do_update(index_elements=list(key), set_=key | new_values).returning(table.id)
     ).one()
 
 

@@ -16,8 +16,8 @@ from errors import RequestError, TokenExists, TokenNotFound
 
 SECRET_BYTES = 32
 # Unicode categories: control, line and paragraph separators, surrogates (bytes that are not UTF-8).
-NOT_IN_A_NAME = ("Cc", "Zl", "Zp", "Cs")
-BY_SECRET = select(Token.name, Token.role).where(
+REFUSED_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
+TOKEN_BY_SECRET = select(Token.name, Token.role).where(
     Token.sha256 == bindparam("sha256"), Token.revoked_at.is_(None)
 )
 
@@ -34,7 +34,7 @@ def create(
 
     Raises: TokenExists, RequestError for a name that is empty or more than a line of text.
     """
-    if not name.strip() or any(unicodedata.category(character) in NOT_IN_A_NAME for character in name):
+    if not name.strip() or any(unicodedata.category(character) in REFUSED_CATEGORIES for character in name):
         raise RequestError(
             "The name of the token is empty, or it contains a control character or a line break."
         )
@@ -51,7 +51,7 @@ def create(
 def find(sessions: sessionmaker[Session], secret: str) -> Row[str, str] | None:
     """Return name and role of the token with that secret; None if it is unknown or revoked."""
     with reading_rows(sessions) as connection:
-        return connection.execute(BY_SECRET, {"sha256": _hash(secret)}).one_or_none()
+        return connection.execute(TOKEN_BY_SECRET, {"sha256": _hash(secret)}).one_or_none()
 
 
 def list_tokens(sessions: sessionmaker[Session]) -> list[Token]:

@@ -15,7 +15,7 @@ from db.database import current_time, insert_for, writing
 from db.tables import Worker
 from settings import load
 
-FORGOTTEN_AFTER = timedelta(days=1)
+WORKER_RETENTION = timedelta(days=1)
 
 
 def seen(
@@ -36,7 +36,7 @@ def seen(
             .values(id=worker_id, started_at=now, **changing)
             .on_conflict_do_update(index_elements=[Worker.id], set_=changing)
         )
-        session.execute(delete(Worker).where(Worker.seen_at < now - FORGOTTEN_AFTER))
+        session.execute(delete(Worker).where(Worker.seen_at < now - WORKER_RETENTION))
 
 
 def gone(sessions: sessionmaker[Session], worker_id: str) -> None:

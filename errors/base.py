@@ -1,7 +1,7 @@
 """The root of the error classes."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 
 class MetScopeError(Exception):
@@ -12,7 +12,7 @@ class MetScopeError(Exception):
     exit_code: ClassVar[int] = 1
     advice: ClassVar[str] = "Contact your MetScope administrator."
 
-    def __init__(self, found: str, details: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, found: str, details: Mapping[str, object] | None = None) -> None:
         super().__init__(found)
         self.found = found
         self.details = dict(details or {})
@@ -33,7 +33,7 @@ class SettingsError(MetScopeError):
 
 def error_from_code(code: str, message: str) -> MetScopeError:
     """Return the error that a job's row records by code and message."""
-    kind = next((one for one in _tree(MetScopeError) if one.code == code), MetScopeError)
+    kind = next((kind for kind in _tree(MetScopeError) if kind.code == code), MetScopeError)
     return kind(message.removesuffix(kind.advice))
 
 

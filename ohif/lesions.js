@@ -12,14 +12,15 @@ const hintOf = ({ confidence, mean_probability: mean }) =>
   (confidence !== null ? 'calibrated' : mean !== null ? 'not_calibrated' : 'not_by_a_model')
 
 export class Lesions {
-  /** element: to be filled. on: what the user's acts call: go(lesion), mark(lesion), rename(lesion, name), erase(lesion). */
-  constructor(element, on) {
+  /** element: to be filled. on: what the user's acts call: go(lesion), mark(lesion), rename(lesion, name), erase(lesion).
+   * before: the list that this one replaces; the user's order, filter and selection remain. */
+  constructor(element, on, before) {
     this.on = on
     this.document = null
     // As MetScope numbers them: by volume, the largest first, what was drawn later after that.
-    this.order = { key: 'number', descending: false }
-    this.filter = { words: '', measurable: false }
-    this.selected = null
+    this.order = before?.order ?? { key: 'number', descending: false }
+    this.filter = before?.filter ?? { words: '', measurable: false }
+    this.selected = before?.selected ?? null
     // Whether lesions may be renamed and deleted.
     this.mayCorrect = false
     // The lesion that the buttons below the table act on.
@@ -27,10 +28,12 @@ export class Lesions {
     this.body = make('tbody')
     this.acts = make('div', { className: 'acts' })
     const words = make('input', {
-      type: 'search', placeholder: text('filter'), ariaLabel: text('filter'),
+      type: 'search', placeholder: text('filter'), ariaLabel: text('filter'), value: this.filter.words,
       oninput: () => this.sift({ words: words.value }),
     })
-    const measurable = make('input', { type: 'checkbox', onchange: () => this.sift({ measurable: measurable.checked }) })
+    const measurable = make('input', {
+      type: 'checkbox', checked: this.filter.measurable, onchange: () => this.sift({ measurable: measurable.checked }),
+    })
     this.heads = COLUMNS.map(([key, name]) => make(
       'th', { scope: 'col' }, make('button', { onclick: () => this.sort(key), title: text(`${name}_hint`) }, text(name)),
     ))

@@ -384,14 +384,12 @@ export class Panel {
       ...uncertainty,
     )
     const table = make('div')
-    const before = this.list
     this.list = new Lesions(table, {
       go: lesion => this.go(lesion),
       mark: () => this.activate(),
       rename: (lesion, name) => this.correct({ rename: [{ number: lesion.number, name }] }),
       erase: lesion => this.correct({ erase: [lesion.number] }),
-    })
-    this.list.selected = before?.selected
+    }, this.list)
     this.list.show(document)
     this.result.replaceChildren(...choice, this.notice, buttons, table, ...notes)
   }

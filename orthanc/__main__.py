@@ -46,15 +46,15 @@ def check(archive: Archive, configuration: settings.Settings) -> None:
     archive.check()
     print(f"It is reachable and accepts the connection ({1000 * (time.perf_counter() - started):.0f} ms).")
     today = date.today().strftime("%Y%m%d")
-    found = archive.search_studies(StudyDate=today)
-    print(f"It answers queries: {len(found)} studies of today ({today}).")
+    studies = archive.search_studies(StudyDate=today)
+    print(f"It answers queries: {len(studies)} studies of today ({today}).")
 
 
 def find(archive: Archive, filters: dict[str, str]) -> None:
     """List the studies that match."""
-    found = sorted(archive.search_studies(**filters), key=lambda study: text(study, "StudyDate"))
-    print(f"{len(found)} studies. To inspect one: python -m orthanc series STUDY")
-    for study in found:
+    studies = sorted(archive.search_studies(**filters), key=lambda study: text(study, "StudyDate"))
+    print(f"{len(studies)} studies. To inspect one: python -m orthanc series STUDY")
+    for study in studies:
         values = [text(study, keyword).replace("\\", ",") or "-" for keyword in STUDY_COLUMNS]
         size = f"{text(study, 'NumberOfStudyRelatedSeries') or '?'} series"
         print("  ".join([*values, size, text(study, "StudyInstanceUID")]))
@@ -77,18 +77,19 @@ def show_series(archive: Archive, study_uid: str) -> None:
         else:
             print(f"  score {candidate.score:g}: {'; '.join(candidate.reasons)}")
     for header in (header for headers in series for header in headers if is_seg(header)):
-        made = f"{text(header, 'ContentDate')} {text(header, 'ContentTime')[:6]}"
-        print(f"\nSEG of {made}: {text(header, 'SeriesDescription') or 'no description'}")
+        creation_time = f"{text(header, 'ContentDate')} {text(header, 'ContentTime')[:6]}"
+        print(f"\nSEG of {creation_time}: {text(header, 'SeriesDescription') or 'no description'}")
         print(f"  labels series {labelled_series(header, series) or '(not stated)'}")
     print(f"\n{_choice(candidates)}")
 
 
 def _choice(candidates: Sequence[Candidate]) -> str:
     try:
-        chosen = choose(candidates)
+        candidate = choose(candidates)
     except MetScopeError as error:
         return f"MetScope would not segment any of them: {error.message}"
-    return f"MetScope would segment: {chosen.description or 'no description'}, {chosen.series_instance_uid}"
+    description = candidate.description or "no description"
+    return f"MetScope would segment: {description}, {candidate.series_instance_uid}"
 
 
 def fetch_studies(archive: Archive, studies: Mapping[str, Inputs], out: Path, series_uid: str | None) -> int:
@@ -103,8 +104,8 @@ def fetch_studies(archive: Archive, studies: Mapping[str, Inputs], out: Path, se
         try:
             for series in fetch(archive, study_uid, out, series_uid, inputs):
                 kind = "SEG" if series.labels else "images"
-                what = f"{series.description or 'no description'}, {series.images} instances"
-                print(f"  {kind}: {what}{'' if series.new else ' (already there)'}")
+                summary = f"{series.description or 'no description'}, {series.images} instances"
+                print(f"  {kind}: {summary}{'' if series.new else ' (already there)'}")
         except (ArchiveUnreachable, ArchiveTimeout):
             raise
         except MetScopeError as error:
@@ -119,18 +120,20 @@ def wanted_studies(archive: Archive, options: argparse.Namespace, inputs: Inputs
 
     If the options name a patient, sequences that a study lacks are looked for in the patient's other studies.
     """
-    wanted = dict.fromkeys([*options.studies, *(_listed(options.list) if options.list else ())], inputs)
+    inputs_by_study = dict.fromkeys(
+        [*options.studies, *(_read_uids(options.list) if options.list else ())], inputs
+    )
     if filters := _filters(options):
         for study in archive.search_studies(**filters):
-            wanted[text(study, "StudyInstanceUID")] = inputs
+            inputs_by_study[text(study, "StudyInstanceUID")] = inputs
     if options.patient:
         patients: dict[str, list[str]] = {}
         for study in archive.search_studies(PatientID=options.patient):
             patients.setdefault(text(study, "PatientID"), []).append(text(study, "StudyInstanceUID"))
         for studies in patients.values():
-            for uid in wanted.keys() & set(studies):
-                wanted[uid] = replace(inputs, elsewhere=[other for other in studies if other != uid])
-    return wanted
+            for uid in inputs_by_study.keys() & set(studies):
+                inputs_by_study[uid] = replace(inputs, elsewhere=[other for other in studies if other != uid])
+    return inputs_by_study
 
 
 def _inputs_of(configuration: settings.Settings, model_id: str | None) -> Inputs:
@@ -148,7 +151,7 @@ def _inputs_of(configuration: settings.Settings, model_id: str | None) -> Inputs
     return Inputs(spec.inputs, head)
 
 
-def _listed(file: Path) -> Iterator[str]:
+def _read_uids(file: Path) -> Iterator[str]:
     """Yield the Study Instance UIDs of a file, the first word of each line; lines with # are comments."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()

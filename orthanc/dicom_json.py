@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 PIXEL_TAGS = {"7FE00008", "7FE00009", "7FE00010"}
 TAG = re.compile("[0-9A-Fa-f]{8}")
 # What pydicom raises for values that do not fit their VR.
-UNREADABLE = (
+DECODING_ERRORS = (
     ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError, TypeError, ValueError
 )  # fmt: skip
 
@@ -91,6 +91,6 @@ def _convert(tag: str, element: dict[str, Any]) -> DataElement | None:
         return None
     try:
         converted = Dataset.from_json({tag: element})[number]
-    except UNREADABLE:
+    except DECODING_ERRORS:
         return None
     return converted

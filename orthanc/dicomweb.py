@@ -60,7 +60,7 @@ class DicomwebArchive:
     def series_headers(self, study_uid: str, series_uids: Collection[str] = ()) -> list[list[Dataset]]:
         series = [
             self._headers(study_uid, entry)
-            for entry in self._listed_series(study_uid)
+            for entry in self._series_entries(study_uid)
             if not series_uids or text(entry, "SeriesInstanceUID") in series_uids
         ]
         unread = [headers for headers in series if isinstance(headers, UnreadSeries)]
@@ -68,18 +68,19 @@ class DicomwebArchive:
             raise unread[0].refusal
         return series
 
-    def _listed_series(self, study_uid: str) -> list[Dataset]:
+    def _series_entries(self, study_uid: str) -> list[Dataset]:
         count = self._series_count(study_uid)
         fields: Params = {"includefield": ["SeriesDescription"]}
         # Stop at the count: an archive that ignores the offset would list all of them again.
-        listed = list(islice(self._entries(_path(study_uid) + "/series", "SeriesInstanceUID", fields), count))
-        if not listed:
+        pages = self._entries(_path(study_uid) + "/series", "SeriesInstanceUID", fields)
+        entries = list(islice(pages, count))
+        if not entries:
             raise StudyNotFound(f"The archive has no study {study_uid}.")
-        if count is not None and len(listed) < count:
+        if count is not None and len(entries) < count:
             raise ArchiveIncomplete(
-                f"The archive says that study {study_uid} has {count} series and lists {len(listed)}."
+                f"The archive says that study {study_uid} has {count} series and lists {len(entries)}."
             )
-        return _identified(listed, "SeriesInstanceUID")
+        return _identified(entries, "SeriesInstanceUID")
 
     def _series_count(self, study_uid: str) -> int | None:
         """Return the number of series that a query states for the study; None if it does not say.
@@ -95,9 +96,9 @@ class DicomwebArchive:
         counts = [text(entry, "NumberOfStudyRelatedSeries") for entry in entries]
         return int(counts[0]) if counts and counts[0].isdecimal() and int(counts[0]) > 0 else None
 
-    def _headers(self, study_uid: str, listed: Dataset) -> list[Dataset]:
+    def _headers(self, study_uid: str, entry: Dataset) -> list[Dataset]:
         """Return the headers of a series, from its instances if the metadata lack attributes of images."""
-        series_uid = text(listed, "SeriesInstanceUID")
+        series_uid = text(entry, "SeriesInstanceUID")
         try:
             headers = self._query(_path(study_uid, series_uid) + "/metadata")
             if not headers:
@@ -105,9 +106,10 @@ class DicomwebArchive:
                     f"The archive lists series {series_uid} but returns no headers for it."
                 )
             if any(_lacks_geometry(header) for header in headers):
-                headers = [_without_pixels(one) for one in self.retrieve_series(study_uid, series_uid)]
+                instances = self.retrieve_series(study_uid, series_uid)
+                headers = [_without_pixels(instance) for instance in instances]
         except (ArchiveRefused, ArchiveIncomplete) as refusal:
-            return UnreadSeries(listed, refusal)
+            return UnreadSeries(entry, refusal)
         return headers
 
     def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
@@ -116,12 +118,12 @@ class DicomwebArchive:
         identity.check_received(list(received.values()), study_uid, series_uid)
         if len(received) == count:
             return list(received.values())
-        listed = self._listed(study_uid, series_uid)
-        missing = [uid for uid in listed if uid not in received]
+        listed_uids = self._listed_uids(study_uid, series_uid)
+        missing = [uid for uid in listed_uids if uid not in received]
         if missing or not received:
             self._series_count(study_uid)
             raise ArchiveIncomplete(
-                f"The archive lists {len(listed) or count} instances of series {series_uid} and served "
+                f"The archive lists {len(listed_uids) or count} instances of series {series_uid} and served "
                 f"{len(received)}. Missing: {', '.join(missing[:3])}{' and more' if missing[3:] else ''}."
             )
         return list(received.values())
@@ -143,14 +145,14 @@ class DicomwebArchive:
             raise StudyNotFound(f"The archive has no study {study_uid}.")
         raise SeriesNotFound(f"Study {study_uid} has no series {series_uid} in the archive.")
 
-    def _listed(self, study_uid: str, series_uid: str) -> list[str]:
+    def _listed_uids(self, study_uid: str, series_uid: str) -> list[str]:
         # Metadata, because many servers cut the answer to a query on instances to a page. Only requested if
         # the counts differ, because Orthanc needs longer for the metadata than for the pixels.
         entries = self._transport.get(_path(study_uid, series_uid) + "/metadata", JSON, read_json) or []
         return list(dict.fromkeys(dicom_json.sop_instance_uid(entry) for entry in entries))
 
     def store(self, instances: Sequence[Dataset]) -> None:
-        pending = self._new(instances)
+        pending = self._new_instances(instances)
         if not pending:
             return
         for pause_s in BACKOFF_S:
@@ -160,7 +162,7 @@ class DicomwebArchive:
                 # The instances may have arrived despite the error: send only those again that no query finds.
                 logger.warning("STOW: %s; retry in %.1f s", error.code, pause_s)
                 time.sleep(pause_s)
-                pending = self._absent(pending)
+                pending = self._absent_instances(pending)
                 if not pending:
                     return
             else:
@@ -169,7 +171,7 @@ class DicomwebArchive:
             self._send(pending)
         self._confirm(instances)
 
-    def _new(self, instances: Sequence[Dataset]) -> list[Dataset]:
+    def _new_instances(self, instances: Sequence[Dataset]) -> list[Dataset]:
         """Return the instances that the archive lacks: it would call the others stored, whatever they show.
 
         Raises: AlreadyStored, IdentityConflict.
@@ -179,33 +181,35 @@ class DicomwebArchive:
         for instance in instances:
             uids = str(instance.StudyInstanceUID), str(instance.SeriesInstanceUID)
             series.setdefault(uids, []).append(instance)
-        new: list[Dataset] = []
+        new_instances: list[Dataset] = []
         for (study_uid, series_uid), of_series in series.items():
             studies = self._query("studies", {"StudyInstanceUID": study_uid})
             for instance in of_series:
-                identity.check_study_patient(instance, [one for one in studies if _is_of(one, study_uid)])
-            listed = self._query(_path(study_uid) + "/series", {"SeriesInstanceUID": series_uid})
-            known = any(entry.get("SeriesInstanceUID") == series_uid for entry in listed)
-            absent = self._absent(of_series) if known else of_series
-            new += absent
+                identity.check_study_patient(
+                    instance, [study for study in studies if _is_of(study, study_uid)]
+                )
+            entries = self._query(_path(study_uid) + "/series", {"SeriesInstanceUID": series_uid})
+            is_known = any(entry.get("SeriesInstanceUID") == series_uid for entry in entries)
+            absent = self._absent_instances(of_series) if is_known else of_series
+            new_instances += absent
             if len(absent) < len(of_series):
                 received = self.retrieve_series(study_uid, series_uid)
-                identity.check_storable(of_series, {str(one.SOPInstanceUID): one for one in received})
-        return new
+                identity.check_storable(of_series, {str(item.SOPInstanceUID): item for item in received})
+        return new_instances
 
     def _send(self, instances: Sequence[Dataset]) -> None:
         content_type, body = multipart.encode([part10.encode(instance) for instance in instances])
         status, answer = self._transport.post("studies", content_type, body, read_store_answer)
         # The status alone proves nothing: Orthanc answers 200 with a FailedSOPSequence.
-        failed = {
+        reasons = {
             str(item.get("ReferencedSOPInstanceUID")): int(item.get("FailureReason") or 0)
             for item in answer.get("FailedSOPSequence", [])
         }
-        if failed or status not in {200, 202}:
-            named = [f"{uid} (failure reason {reason:04X}H)" for uid, reason in failed.items()]
-            uids = list(failed) or [str(instance.SOPInstanceUID) for instance in instances]
+        if reasons or status not in {200, 202}:
+            failures = [f"{uid} (failure reason {reason:04X}H)" for uid, reason in reasons.items()]
+            uids = list(reasons) or [str(instance.SOPInstanceUID) for instance in instances]
             raise StoreFailed(
-                f"The archive answered HTTP {status} and did not store {', '.join(named or uids)}.",
+                f"The archive answered HTTP {status} and did not store {', '.join(failures or uids)}.",
                 {"status": status, "failed": uids},
             )
         for item in answer.get("ReferencedSOPSequence", []):
@@ -214,12 +218,12 @@ class DicomwebArchive:
                 logger.warning("Stored %s with warning reason %04XH", uid, item.WarningReason)
 
     def _confirm(self, instances: Sequence[Dataset]) -> None:
-        absent = self._absent(instances)
+        absent = self._absent_instances(instances)
         for pause_s in BACKOFF_S:
             if not absent:
                 return
             time.sleep(pause_s)
-            absent = self._absent(absent)
+            absent = self._absent_instances(absent)
         if absent:
             uids = [str(instance.SOPInstanceUID) for instance in absent]
             raise StoreFailed(
@@ -227,13 +231,14 @@ class DicomwebArchive:
                 {"failed": uids},
             )
 
-    def _absent(self, instances: Sequence[Dataset]) -> list[Dataset]:
+    def _absent_instances(self, instances: Sequence[Dataset]) -> list[Dataset]:
         return [i for i in instances if not self.has_instance(i.StudyInstanceUID, i.SOPInstanceUID)]
 
     def has_instance(self, study_uid: str, sop_uid: str) -> bool:
-        found = self._entries(_path(study_uid) + "/instances", "SOPInstanceUID", {"SOPInstanceUID": sop_uid})
+        params: Params = {"SOPInstanceUID": sop_uid}
+        entries = self._entries(_path(study_uid) + "/instances", "SOPInstanceUID", params)
         # Compared, because a server that ignores the filter answers with every instance.
-        return any(text(entry, "SOPInstanceUID") == sop_uid for entry in found)
+        return any(text(entry, "SOPInstanceUID") == sop_uid for entry in entries)
 
     def delete_instance(self, study_uid: str, sop_uid: str) -> None:
         for path in self._lookup("Instance", sop_uid):
@@ -259,8 +264,8 @@ class DicomwebArchive:
 
     def _lookup(self, kind: Literal["Instance", "Study"], uid: str) -> list[str]:
         """Return Orthanc's own paths of the objects with that UID."""
-        found = self._rest_api.post("tools/lookup", "text/plain", uid.encode(), read_lookup)
-        return [f"{PATHS[kind]}/{quote(one['ID'], safe='')}" for one in found if one["Type"] == kind]
+        entries = self._rest_api.post("tools/lookup", "text/plain", uid.encode(), read_lookup)
+        return [f"{PATHS[kind]}/{quote(entry['ID'], safe='')}" for entry in entries if entry["Type"] == kind]
 
     def _rest_json(self, path: str) -> dict[str, Any]:
         return self._rest_api.get(path, "application/json", read_object) or {"MainDicomTags": {}}
@@ -277,18 +282,18 @@ class DicomwebArchive:
         Entries without a value of key come after the others of their page.
         A page without new entries is the last: an archive that ignores the offset repeats the first page.
         """
-        seen: set[str] = set()
+        earlier_values: set[str] = set()
         offset = 0
         while True:
             page = self._query(path, {**params, "offset": str(offset)} if offset else params)
             entries = {text(entry, key): entry for entry in page}
-            new = [value for value in entries if value and value not in seen]
-            if not new:
+            new_values = [value for value in entries if value and value not in earlier_values]
+            if not new_values:
                 return
-            for value in new:
+            for value in new_values:
                 yield entries[value]
             yield from (entry for entry in page if not text(entry, key))
-            seen.update(new)
+            earlier_values.update(new_values)
             offset += len(page)
 
     def _query(self, path: str, params: Params | None = None) -> list[Dataset]:

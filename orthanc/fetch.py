@@ -24,7 +24,7 @@ from imaging.series import UnreadSeries
 from orthanc import part10
 from orthanc.archive import Archive
 
-UNFINISHED = ".part"
+UNFINISHED_FOLDER = ".part"
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,20 @@ def fetch(
     inputs = inputs or Inputs()
     series = archive.series_headers(study_uid)
     try:
-        wanted = wanted_series(series, series_uid, inputs)
+        input_uids = wanted_series(series, series_uid, inputs)
     except MissingSequence:
         if not inputs.elsewhere:
             raise
         series += [headers for uid in inputs.elsewhere for headers in archive.series_headers(uid)]
-        wanted = wanted_series(series, series_uid, inputs)
+        input_uids = wanted_series(series, series_uid, inputs)
     for headers in sorted(series, key=lambda headers: is_seg(headers[0])):
         uid = text(headers[0], "SeriesInstanceUID")
         label = is_seg(headers[0])
-        if uid in wanted or (label and any(labelled_series(header, series) in wanted for header in headers)):
-            new = _fetch_series(archive, text(headers[0], "StudyInstanceUID"), headers, out)
-            yield Fetched(uid, text(headers[0], "SeriesDescription"), label, len(headers), new)
+        if uid in input_uids or (
+            label and any(labelled_series(header, series) in input_uids for header in headers)
+        ):
+            is_new = _fetch_series(archive, text(headers[0], "StudyInstanceUID"), headers, out)
+            yield Fetched(uid, text(headers[0], "SeriesDescription"), label, len(headers), is_new)
 
 
 def wanted_series(series: Sequence[Sequence[Dataset]], series_uid: str | None, inputs: Inputs) -> set[str]:
@@ -86,22 +88,22 @@ def wanted_series(series: Sequence[Sequence[Dataset]], series_uid: str | None, i
         firsts = [headers for headers in series if text(headers[0], "SeriesInstanceUID") == series_uid]
         if not firsts:
             raise SeriesNotFound(f"The study has no series {series_uid}.")
-    chosen = [_beside(headers, series, inputs) for headers in firsts] or [_inputs(series, {}, inputs)]
-    return set().union(*chosen)
+    uid_sets = [_inputs_with(headers, series, inputs) for headers in firsts] or [_inputs(series, {}, inputs)]
+    return set().union(*uid_sets)
 
 
-def _beside(first: Sequence[Dataset], series: Sequence[Sequence[Dataset]], inputs: Inputs) -> set[str]:
+def _inputs_with(headers: Sequence[Dataset], series: Sequence[Sequence[Dataset]], inputs: Inputs) -> set[str]:
     """Return the inputs, with that series as the input of its sequence, otherwise as the first."""
-    uid = text(first[0], "SeriesInstanceUID")
+    uid = text(headers[0], "SeriesInstanceUID")
     if len(inputs.names) == 1:
         return {uid}
-    name = next((name for name in inputs.names if name == sequence_of(first)), inputs.names[0])
+    name = next((name for name in inputs.names if name == sequence_of(headers)), inputs.names[0])
     return _inputs(series, {name: uid}, inputs)
 
 
-def _inputs(series: Sequence[Sequence[Dataset]], given: Mapping[str, str], inputs: Inputs) -> set[str]:
-    chosen = choose_inputs(series, inputs.names, given, head=inputs.head)
-    return {candidate.series_instance_uid for candidate in chosen}
+def _inputs(series: Sequence[Sequence[Dataset]], series_uids: Mapping[str, str], inputs: Inputs) -> set[str]:
+    candidates = choose_inputs(series, inputs.names, series_uids, head=inputs.head)
+    return {candidate.series_instance_uid for candidate in candidates}
 
 
 def _fetch_series(archive: Archive, study_uid: str, headers: Sequence[Dataset], out: Path) -> bool:
@@ -117,7 +119,7 @@ def _fetch_series(archive: Archive, study_uid: str, headers: Sequence[Dataset], 
     if uids <= {file.stem for file in folder.glob("*.dcm")}:
         return False
     instances = archive.retrieve_series(study_uid, series_uid)
-    unfinished = out / UNFINISHED
+    unfinished = out / UNFINISHED_FOLDER
     try:
         # A fetch that was killed may have left files.
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -74,31 +74,31 @@ class FolderArchive:
 
     def series_headers(self, study_uid: str, series_uids: Collection[str] = ()) -> list[list[Dataset]]:
         series: dict[str, list[Dataset]] = {}
-        listed = self._study(study_uid)
-        for path, header in listed.items():
+        study = self._study(study_uid)
+        for path, header in study.items():
             if not series_uids or header.SeriesInstanceUID in series_uids:
                 dataset = _read(path, header, part10.read_header)
                 series.setdefault(header.SeriesInstanceUID, []).append(dataset)
-        damaged = self._damaged(study_uid, listed)
+        damaged = self._damaged_names(study_uid, study)
         return [DamagedSeries(headers, damaged) for headers in series.values()]
 
     def retrieve_series(self, study_uid: str, series_uid: str) -> list[Dataset]:
         study = self._study(study_uid)
-        listed = {p: h for p, h in study.items() if h.SeriesInstanceUID == series_uid}
-        if not listed:
+        headers = {p: h for p, h in study.items() if h.SeriesInstanceUID == series_uid}
+        if not headers:
             raise SeriesNotFound(f"Study {study_uid} has no series {series_uid} in the archive.")
-        instances = [_read(path, header, part10.read) for path, header in listed.items()]
+        instances = [_read(path, header, part10.read) for path, header in headers.items()]
         identity.check_received(instances, study_uid, series_uid)
-        return DamagedSeries(instances, self._damaged(study_uid, study))
+        return DamagedSeries(instances, self._damaged_names(study_uid, study))
 
     def store(self, instances: Sequence[Dataset]) -> None:
         stored_into = {instance.StudyInstanceUID for instance in instances}
-        listed = {
+        entries = {
             _uids(header): (path, header)
             for path, header in self._instances().items()
             if header.StudyInstanceUID in stored_into
         }
-        patients = {(uids[0], identity.patient_of(header)): header for uids, (_, header) in listed.items()}
+        patients = {(uids[0], identity.patient_of(header)): header for uids, (_, header) in entries.items()}
         for instance in instances:
             uids = _uids(instance)
             # UIDs become folder names, so `../..` must not pass.
@@ -107,16 +107,16 @@ class FolderArchive:
             same_study = [header for (study_uid, _), header in patients.items() if study_uid == uids[0]]
             identity.check_study_patient(instance, same_study)
             patients.setdefault((uids[0], identity.patient_of(instance)), instance)
-            if uids in listed:
-                present = _read(*listed[uids], part10.read)
-                identity.check_storable([instance], {uids[2]: present})
+            if uids in entries:
+                stored_instance = _read(*entries[uids], part10.read)
+                identity.check_storable([instance], {uids[2]: stored_instance})
                 continue
             folder = self._folder / uids[0] / uids[1]
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 path = folder / f"{uids[2]}.dcm"
                 _write(instance, path)
-                listed[uids] = path, instance
+                entries[uids] = path, instance
             except OSError as error:
                 raise StoreFailed(
                     f"Instance {uids[2]} was not stored: {error.strerror}.", {"failed": [str(uids[2])]}
@@ -153,33 +153,33 @@ class FolderArchive:
             raise ArchiveRefused("This user has no permission to read and write the archive's folder.")
 
     def _study(self, study_uid: str) -> dict[Path, Dataset]:
-        found = {p: h for p, h in self._instances().items() if h.StudyInstanceUID == study_uid}
-        if not found:
+        headers = {p: h for p, h in self._instances().items() if h.StudyInstanceUID == study_uid}
+        if not headers:
             raise StudyNotFound(f"The archive has no study {study_uid}.")
-        return found
+        return headers
 
-    def _damaged(self, study_uid: str, paths: Iterable[Path]) -> list[str]:
+    def _damaged_names(self, study_uid: str, paths: Iterable[Path]) -> list[str]:
         """Return the names of damaged files that may belong to the study. paths: its other files.
 
         Without their folders, which users often name after the patient.
         """
         folders = {path.parent for path in paths}
-        stored = self._folder / study_uid
+        study_folder = self._folder / study_uid
         return [
             path.name
             for path, file in sorted(self._files.items())
-            if file.damaged and (path.parent in folders or stored in path.parents)
+            if file.damaged and (path.parent in folders or study_folder in path.parents)
         ]
 
     def _instances(self) -> dict[Path, Dataset]:
         """Return the headers of the instances by path; for an instance in two files, the first by name."""
         self._refresh()
-        found = {}
+        entries = {}
         for path in sorted(self._files, reverse=True):
             header = self._files[path].header
             if header is not None:
-                found[_uids(header)] = (path, header)
-        return dict(reversed(found.values()))
+                entries[_uids(header)] = (path, header)
+        return dict(reversed(entries.values()))
 
     def _refresh(self) -> None:
         files = {}
@@ -197,10 +197,10 @@ class FolderArchive:
                 # Reading a named pipe would block forever.
                 if not stat.S_ISREG(status.st_mode):
                     continue
-                known = self._files.get(path)
-                if known is None or (known.modified_ns, known.size) != (status.st_mtime_ns, status.st_size):
-                    known = _File(status.st_mtime_ns, status.st_size, *_index_entry(path))
-                files[path] = known
+                file = self._files.get(path)
+                if file is None or (file.modified_ns, file.size) != (status.st_mtime_ns, status.st_size):
+                    file = _File(status.st_mtime_ns, status.st_size, *_index_entry(path))
+                files[path] = file
         self._files = files
 
 
@@ -259,12 +259,12 @@ def _summary(headers: Sequence[Dataset]) -> Dataset:
 def _matches(study: Dataset, filters: dict[str, str]) -> bool:
     for keyword, pattern in filters.items():
         value = study.get(keyword, "")
-        values = [str(one) for one in (value if isinstance(value, MultiValue) else [value])]
+        values = [str(item) for item in (value if isinstance(value, MultiValue) else [value])]
         if keyword == "StudyDate" and "-" in pattern:
             # DICOM dates sort as text; an open end matches all dates.
-            first, last = pattern.split("-")
-            if not any(first <= one <= (last or "9") for one in values if one):
+            start, end = pattern.split("-")
+            if not any(start <= item <= (end or "9") for item in values if item):
                 return False
-        elif not any(fnmatchcase(one, pattern.replace("[", "[[]")) for one in values):
+        elif not any(fnmatchcase(item, pattern.replace("[", "[[]")) for item in values):
             return False
     return True

@@ -134,15 +134,15 @@ class Transport:
         DEADLINE.set(deadline)
         left_s = max(0.001, deadline - time.monotonic())
         timeout = (min(limits.connect_s, left_s), min(limits.read_s, left_s))
-        what = f"{method} {path}"
-        with _our_errors(what, deadline):
+        action = f"{method} {path}"
+        with _our_errors(action, deadline):
             # Orthanc does not decode %2A and %2C: wildcards and lists must be sent as they are.
             query = urlencode(request.pop("params", None) or {}, doseq=True, safe="*?,", quote_via=quote)
             response = self._session.request(
                 method, f"{self._url}/{path}", stream=True, timeout=timeout, params=query, **request
             )
             with response:
-                _raise_for_access(response.status_code, what)
+                _raise_for_access(response.status_code, action)
                 content_type = response.headers.get("Content-Type", "")
                 yield Reply(response.status_code, content_type, _chunks(response))
 
@@ -231,39 +231,41 @@ def _check(deadline: float) -> None:
         raise ArchiveTimeout("The archive's total time limit (DICOMWEB_TOTAL_TIMEOUT_S) ran out.")
 
 
-def _raise_for_access(status: int, what: str) -> None:
+def _raise_for_access(status: int, action: str) -> None:
     if status in {401, 403}:
         raise ArchiveRefused(
-            f"The archive answered {what} with HTTP {status}: "
+            f"The archive answered {action} with HTTP {status}: "
             "the credentials DICOMWEB_USER and DICOMWEB_PASSWORD are not accepted."
         )
     if status in TRANSIENT_STATUSES:
-        raise ArchiveUnreachable(f"The archive answered {what} with HTTP {status}.")
+        raise ArchiveUnreachable(f"The archive answered {action} with HTTP {status}.")
 
 
 @contextmanager
-def _our_errors(what: str, deadline: float) -> Iterator[None]:
+def _our_errors(action: str, deadline: float) -> Iterator[None]:
     try:
         yield
     except (requests.Timeout, urllib3.exceptions.TimeoutError):
         _check(deadline)
-        raise ArchiveTimeout(f"The archive sent no data for too long during {what}.") from None
+        raise ArchiveTimeout(f"The archive sent no data for too long during {action}.") from None
     except requests.exceptions.SSLError:
-        raise ArchiveRefused(f"The archive's TLS certificate is not trusted ({what}).") from None
+        raise ArchiveRefused(f"The archive's TLS certificate is not trusted ({action}).") from None
     except (requests.ConnectionError, urllib3.exceptions.ProtocolError) as error:
-        raise _disconnected(error, what) from None
+        raise _connection_error(error, action) from None
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise ArchiveRefused(f"{what} failed: {type(error).__name__}.") from None
+        raise ArchiveRefused(f"{action} failed: {type(error).__name__}.") from None
 
 
-def _disconnected(error: BaseException, what: str) -> ArchiveError:
+def _connection_error(error: BaseException, action: str) -> ArchiveError:
     """Return the error for a truncated body, or for no connection, with the system's reason if known."""
     cause: BaseException | None = error
     reason = "the connection was closed"
     while cause is not None:
         if isinstance(cause, urllib3.exceptions.IncompleteRead):
-            return ArchiveIncomplete(f"The archive's answer to {what} broke off after {cause.partial} bytes.")
+            return ArchiveIncomplete(
+                f"The archive's answer to {action} broke off after {cause.partial} bytes."
+            )
         if isinstance(cause, OSError) and cause.strerror:
             reason = cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return ArchiveUnreachable(f"The archive cannot be reached for {what}: {reason}.")
+    return ArchiveUnreachable(f"The archive cannot be reached for {action}: {reason}.")

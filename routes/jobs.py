@@ -68,8 +68,8 @@ def _job(job: Job, status: int = 200) -> Response:
 def list_jobs(query: JobsQuery) -> Response:
     """List the newest jobs"""
     sessions = context().sessions
-    found = jobs.list_jobs(sessions, query.limit, query.state, query.study_instance_uid)
-    return answer(jobs_answer(found, estimates.estimates_s(sessions, found)))
+    rows = jobs.list_jobs(sessions, query.limit, query.state, query.study_instance_uid)
+    return answer(jobs_answer(rows, estimates.estimates_s(sessions, rows)))
 
 
 @routes.get("/jobs/<job_id>", responses={200: JobAnswer})
@@ -111,10 +111,10 @@ def _studies(body: BatchForm) -> list[str]:
     if body.query is None:
         return body.study_instance_uids or []
     with context().asking_archive() as archive:
-        found = archive.search_studies(**body.query.filters())
-    if not 0 < len(found) <= LARGEST_BATCH:
-        raise InvalidForm(f"query: it matches {len(found)} studies; a batch may have 1 to {LARGEST_BATCH}.")
-    return [str(study.StudyInstanceUID) for study in found]
+        studies = archive.search_studies(**body.query.filters())
+    if not 0 < len(studies) <= LARGEST_BATCH:
+        raise InvalidForm(f"query: it matches {len(studies)} studies; a batch may have 1 to {LARGEST_BATCH}.")
+    return [str(study.StudyInstanceUID) for study in studies]
 
 
 @routes.get("/batches/<batch_id>", responses={200: BatchAnswer})
@@ -130,5 +130,5 @@ def cancel_batch(path: BatchPath) -> Response:
 
 
 def _batch(batch: Batch, status: int = 200) -> Response:
-    found = batches.count_lesions(context().sessions, batch.jobs)
-    return answer(batch_answer(batch, found), status)
+    lesion_counts = batches.count_lesions(context().sessions, batch.jobs)
+    return answer(batch_answer(batch, lesion_counts), status)

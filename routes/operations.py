@@ -67,9 +67,9 @@ def list_audit_events(query: AuditQuery) -> Response:
     # One extra event tells whether there is a next page.
     question = query.model_dump() | {"limit": query.limit + 1}
     events = audit.events(context().sessions, **question)
-    shown = [AuditEventAnswer.model_validate(e, from_attributes=True) for e in events[: query.limit]]
-    more = len(events) > len(shown)
-    return answer(AuditAnswer(events=shown, next_before=shown[-1].id if more else None))
+    answers = [AuditEventAnswer.model_validate(e, from_attributes=True) for e in events[: query.limit]]
+    has_more = len(events) > len(answers)
+    return answer(AuditAnswer(events=answers, next_before=answers[-1].id if has_more else None))
 
 
 @routes.get("/operations", responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}})
@@ -85,7 +85,7 @@ def show_operations() -> Response:
             (JobState.DONE, None),
         )
     ]
-    listed = [job for _, rows, _ in sections for job in rows]
+    job_rows = [job for _, rows, _ in sections for job in rows]
     report = context().health.report()
     with reading(sessions) as session:
         waiting, missing = outbox.count(session), outbox.count_missing(session)
@@ -97,7 +97,7 @@ def show_operations() -> Response:
         missing=missing,
         sections=sections,
         shown=JOBS_SHOWN,
-        lesions=batches.count_lesions(sessions, listed),
+        lesions=batches.count_lesions(sessions, job_rows),
         # Only the proxy that serves the viewer sends this header.
         viewer="X-Forwarded-Proto" in request.headers,
         language=language(),

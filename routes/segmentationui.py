@@ -66,7 +66,7 @@ def segment_and_wait(path: StudyPath) -> Response:
 @routes.post("/rename-roi", responses={200: shapes.SuccessAnswer})
 def rename_roi(body: shapes.RoiRenaming) -> Response:
     """Rename a lesion and store the result as the next version of the segmentation"""
-    segmentation_id, number = _newest(body)
+    segmentation_id, number = _newest_version(body)
     _results([submission().correct(segmentation_id, {number: body.new_name}, [])])
     return _success("The lesion has been renamed.")
 
@@ -74,12 +74,12 @@ def rename_roi(body: shapes.RoiRenaming) -> Response:
 @routes.post("/delete-roi", responses={200: shapes.SuccessAnswer})
 def delete_roi(body: shapes.Roi) -> Response:
     """Delete a lesion and store the result as the next version of the segmentation"""
-    segmentation_id, number = _newest(body)
+    segmentation_id, number = _newest_version(body)
     _results([submission().correct(segmentation_id, {}, [number])])
     return _success("The lesion has been deleted.")
 
 
-def _newest(roi: shapes.Roi) -> tuple[str, int]:
+def _newest_version(roi: shapes.Roi) -> tuple[str, int]:
     """Return the newest version of the segmentation that the front-end shows, and the lesion's number in it.
 
     After a change the front-end still shows the old object, with the old numbers.
@@ -122,29 +122,31 @@ def upload_dicom(form: shapes.DicomForm) -> Response:
     measured because their series has a result, possibly from another file of the upload.
     """
     stored = store_files(form.files)
-    drawn = [one for one in stored if one.modality in ("SEG", "RTSTRUCT")]
-    measured: dict[tuple[str, str | None], StoredInstance] = {}
-    for one in drawn:
-        series_uid = _labelled_series(one)
+    drawings = [drawing for drawing in stored if drawing.modality in ("SEG", "RTSTRUCT")]
+    drawings_by_series: dict[tuple[str, str | None], StoredInstance] = {}
+    for drawing in drawings:
+        series_uid = _labelled_series(drawing)
         # If the series has a result, this may be an older version, so it must not correct that result.
         # Of several objects of one series, the second would correct the first.
         if series_uid is None or not segmentations.newest(
-            context().sessions, one.study_instance_uid, series_uid
+            context().sessions, drawing.study_instance_uid, series_uid
         ):
-            measured.setdefault((one.study_instance_uid, series_uid), one)
+            drawings_by_series.setdefault((drawing.study_instance_uid, series_uid), drawing)
     ask = submission()
-    _results([ask.measure(one.study_instance_uid, one.sop_instance_uid) for one in measured.values()])
-    counts = [f"Stored: {len(stored)}", f"measured: {len(measured)}"]
-    if others := len(drawn) - len(measured):
-        counts.append(f"not measured, because their series have a result: {others}")
+    jobs = [ask.measure(d.study_instance_uid, d.sop_instance_uid) for d in drawings_by_series.values()]
+    _results(jobs)
+    counts = [f"Stored: {len(stored)}", f"measured: {len(drawings_by_series)}"]
+    if unmeasured_count := len(drawings) - len(drawings_by_series):
+        counts.append(f"not measured, because their series have a result: {unmeasured_count}")
     return _success("; ".join(counts) + ".")
 
 
-def _labelled_series(drawn: StoredInstance) -> str | None:
+def _labelled_series(drawing: StoredInstance) -> str | None:
     """Return the UID of the series that a SEG or structure set was drawn on; None if it does not say."""
     with context().asking_archive() as archive:
-        study = archive.series_headers(drawn.study_instance_uid)
-    header = next(one for of in study for one in of if one.SOPInstanceUID == drawn.sop_instance_uid)
+        study = archive.series_headers(drawing.study_instance_uid)
+    headers = (header for series in study for header in series)
+    header = next(header for header in headers if header.SOPInstanceUID == drawing.sop_instance_uid)
     return labelled_series(header, study)
 
 
@@ -183,7 +185,7 @@ def get_study(path: shapes.OrthancStudyPath) -> Response:
     """Get a study of the archive, as Orthanc describes it"""
     with context().asking_archive() as archive:
         studies = archive.search_studies()
-    study = next((one for one in studies if _orthanc_id(one) == path.orthanc_id), None)
+    study = next((study for study in studies if _orthanc_id(study) == path.orthanc_id), None)
     if study is None:
         raise StudyNotFound(f"The archive has no study {path.orthanc_id}.")
     note_read("study", str(study.StudyInstanceUID))
@@ -266,7 +268,7 @@ def get_object(path: shapes.ObjectPath) -> Response:
         raise SegmentationNotFound(f"MetScope did not create object {uid}.")
     with context().asking_archive() as archive:
         instances = archive.retrieve_series(*place)
-    instance = next((one for one in instances if one.SOPInstanceUID == uid), None)
+    instance = next((instance for instance in instances if instance.SOPInstanceUID == uid), None)
     if instance is None:
         raise SegmentationNotFound(f"The archive has no object {uid}.")
     note_read("object", uid, study_instance_uid=place[0])
@@ -276,14 +278,14 @@ def get_object(path: shapes.ObjectPath) -> Response:
 @routes.get("/followup-patients", responses={200: shapes.FollowupPatientsAnswer})
 def list_followup_patients() -> Response:
     """List the patients with results"""
-    listed = [
+    answers = [
         shapes.FollowupPatient(
             id=patient.patient_id, name=patient.name, date=patient.birth_date, sexe=patient.sex
         )
         for patient in patients.patients(context().sessions)
     ]
     note_read("patients", ALL)
-    return answer(shapes.FollowupPatientsAnswer(listed))
+    return answer(shapes.FollowupPatientsAnswer(answers))
 
 
 @routes.get("/followup-etudes", responses={200: shapes.FollowupEtudesAnswer})
@@ -291,21 +293,21 @@ def list_followup_etudes(query: shapes.EtudesQuery) -> Response:
     """List the studies with results, of all patients or of one, by date"""
     studies = patients.segmented_studies(context().sessions, query.patient_id)
     note_read("studies", *([study.study_instance_uid for study in studies] if query.patient_id else [ALL]))
-    listed = [
+    answers = [
         shapes.FollowupEtude(id_study=study.study_instance_uid, date=study.study_date) for study in studies
     ]
-    return answer(shapes.FollowupEtudesAnswer(listed))
+    return answer(shapes.FollowupEtudesAnswer(answers))
 
 
 @routes.get("/followup-series", responses={200: shapes.FollowupSeriesAnswer})
 def list_followup_series(query: shapes.SeriesQuery) -> Response:
     """List the segmented series, of all studies or of one"""
-    listed = [
-        shapes.FollowupSerie.model_validate(each, from_attributes=True)
-        for each in patients.segmented_series(context().sessions, query.study_instance_uid)
+    answers = [
+        shapes.FollowupSerie.model_validate(row, from_attributes=True)
+        for row in patients.segmented_series(context().sessions, query.study_instance_uid)
     ]
     note_read("studies", query.study_instance_uid or ALL)
-    return answer(shapes.FollowupSeriesAnswer(listed))
+    return answer(shapes.FollowupSeriesAnswer(answers))
 
 
 @routes.get("/followup-metastases", responses={200: shapes.FollowupMetastasesAnswer})

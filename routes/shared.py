@@ -96,13 +96,15 @@ class Context:
         """Return the served models by id, read each time so that a new model needs no restart."""
         return served_models(self.settings.models_dir, self.settings.model_path)
 
-    def model(self, asked: str | None = None) -> ModelSpec:
+    def model(self, model_id: str | None = None) -> ModelSpec:
         """Return the model with that id, or the default one. Raises: ModelNotFound."""
-        known = self.models
-        model = asked or self.default_model.id
-        if model not in known:
-            raise ModelNotFound(f"There is no model {model!r}. Available models: {', '.join(sorted(known))}.")
-        return known[model]
+        models = self.models
+        model = model_id or self.default_model.id
+        if model not in models:
+            raise ModelNotFound(
+                f"There is no model {model!r}. Available models: {', '.join(sorted(models))}."
+            )
+        return models[model]
 
 
 def context() -> Context:
@@ -114,15 +116,15 @@ def submission() -> Submission:
     return Submission(context().sessions, context().announcer.tell, g.actor)
 
 
-def note_read(what: str, *subjects: str, **details: str) -> None:
+def note_read(kind: str, *subjects: str, **details: str) -> None:
     """Note in the audit trail that the caller read patient data.
 
-    what: the kind of data. subjects: UIDs or ids, never a PatientID; one row each.
+    kind: the kind of data. subjects: UIDs or ids, never a PatientID; one row each.
     """
     # Requests of the warm-up (api._warm_up) have no caller.
     if "actor" in g:
         for subject in dict.fromkeys(subjects):
-            context().reads.note(g.actor, what + audit.READ, subject, **details)
+            context().reads.note(g.actor, kind + audit.READ, subject, **details)
 
 
 def answer(body: BaseModel, status: int = 200) -> Response:

@@ -41,7 +41,7 @@ def upload_studies(form: UploadForm) -> Response:
 
     All files are read before the first is stored. If the archive fails in between, send them again.
     """
-    counts = Counter(one.study_instance_uid for one in store_files(form.files))
+    counts = Counter(instance.study_instance_uid for instance in store_files(form.files))
     studies = [{"study_instance_uid": uid, "instances": count} for uid, count in sorted(counts.items())]
     return answer(UploadAnswer.model_validate({"studies": studies}))
 
@@ -53,13 +53,13 @@ def store_files(uploaded: Sequence[FileStorage]) -> list[StoredInstance]:
     with _turn():
         for instance in incoming.instances(files):
             del instance
-        for some in _portions(incoming.instances(files)):
-            context().archive.store(some)
-            portion = [_stored(instance) for instance in some]
-            some.clear()
-            stored += portion
+        for instances in _portions(incoming.instances(files)):
+            context().archive.store(instances)
+            records = [_stored_instance(instance) for instance in instances]
+            instances.clear()
+            stored += records
             with writing(context().sessions) as session:
-                for uid, count in Counter(one.study_instance_uid for one in portion).items():
+                for uid, count in Counter(record.study_instance_uid for record in records).items():
                     audit.note(session, g.actor, "study.upload", uid, instances=count)
     return stored
 
@@ -80,7 +80,7 @@ def _turn() -> Iterator[None]:
         context().uploads.release()
 
 
-def _stored(instance: Dataset) -> StoredInstance:
+def _stored_instance(instance: Dataset) -> StoredInstance:
     return StoredInstance(
         study_instance_uid=str(instance.StudyInstanceUID),
         sop_instance_uid=str(instance.SOPInstanceUID),
@@ -89,13 +89,13 @@ def _stored(instance: Dataset) -> StoredInstance:
 
 
 def _portions(instances: Iterator[Dataset]) -> Iterator[list[Dataset]]:
-    some: list[Dataset] = []
+    portion: list[Dataset] = []
     size = 0
     for instance in instances:
-        some.append(instance)
+        portion.append(instance)
         size += incoming.size_bytes(instance)
         if size > STORED_AT_ONCE_BYTES:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion

@@ -32,8 +32,8 @@ class CorrectionForm(Form):
     wait_s: WaitS = None
 
     @model_validator(mode="after")
-    def _something(self) -> Self:
-        renamed = [one.number for one in self.rename]
+    def _require_change(self) -> Self:
+        renamed = [renaming.number for renaming in self.rename]
         if not renamed and not self.delete:
             raise ValueError("specify at least one lesion to rename or delete")
         if len({*renamed, *self.delete}) < len(renamed) + len(self.delete):

@@ -63,7 +63,7 @@ class StudyQuery(Form):
         return self.model_dump(exclude_none=True)
 
     @model_validator(mode="after")
-    def _not_everything(self) -> Self:
+    def _require_filter(self) -> Self:
         if not self.filters():
             raise ValueError("give at least one attribute")
         return self
@@ -80,7 +80,7 @@ class BatchForm(Form):
     force: bool = Field(False, description="Segment again even if an identical result exists")
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _require_one_source(self) -> Self:
         if (self.study_instance_uids is None) == (self.query is None):
             raise ValueError("give either study_instance_uids or query")
         return self

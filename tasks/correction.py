@@ -41,7 +41,7 @@ from lesions.measure import measure as measure_lesions
 from schemas.results import Change, ChangeAnswer, LesionAnswer
 from schemas.tasks import CorrectTask, MeasureTask, RestoreTask
 from segmentation import idempotency_key
-from tasks.edits import EditedLesions, as_it_is, compared, redrawn, without
+from tasks.edits import EditedLesions, as_it_is, compare_versions, match_drawing, without
 from tasks.versions import (
     RecordedVersion,
     SourceSeries,
@@ -61,8 +61,8 @@ def correct(task: CorrectTask, run: JobRun) -> str:
     Raises: InputRefused, ArchiveError, InstanceNotFound, SegmentationNotFound, SegmentationSuperseded,
     LeaseLost, JobCancelled; then nothing is recorded.
     """
-    images, earlier = fetch_version(task.segmentation_id, run)
-    return _record(images, earlier, without(earlier, task.delete, task.rename), run)
+    images, base = fetch_version(task.segmentation_id, run)
+    return _record(images, base, without(base, task.delete, task.rename), run)
 
 
 def restore(task: RestoreTask, run: JobRun) -> str:
@@ -76,86 +76,87 @@ def restore(task: RestoreTask, run: JobRun) -> str:
 def measure(task: MeasureTask, run: JobRun) -> str:
     """Measure a SEG or structure set as the next version. Returns and raises as ``correct``."""
     sessions, study_uid, lease = run.connections.sessions, run.job.study_instance_uid, run.lease
-    known = segmentations.of_seg(sessions, study_uid, task.sop_instance_uid)
-    if known is not None:
+    segmentation_id = segmentations.of_seg(sessions, study_uid, task.sop_instance_uid)
+    if segmentation_id is not None:
         # MetScope made this SEG and measured it then.
-        recording.adopt(sessions, lease.job_id, lease.owner, known)
-        return known
+        recording.adopt(sessions, lease.job_id, lease.owner, segmentation_id)
+        return segmentation_id
     if task.corrects is not None:
         segmentations.require_newest_version(sessions, task.corrects)
     with run.stages("fetch"):
-        given, series_uid = fetch_edited(task.sop_instance_uid, run)
+        drawing, series_uid = fetch_edited(task.sop_instance_uid, run)
     corrected = task.corrects or segmentations.newest(sessions, study_uid, series_uid)
     if corrected is None:
         images = fetch_images(study_uid, series_uid, run)
-        labels, sources = lesions_of_segments(*read_drawn(given, images.stack))
+        labels, sources = lesions_of_segments(*read_drawn(drawing, images.stack))
         return _record(images, None, EditedLesions(labels, sources=sources), run)
-    images, earlier = fetch_version(corrected, run)
-    corrects = earlier.document.study_instance_uid, earlier.document.series_instance_uid
+    images, base = fetch_version(corrected, run)
+    corrects = base.document.study_instance_uid, base.document.series_instance_uid
     if corrects != (study_uid, series_uid):
         raise SegmentationMismatch(
             "The edited segmentation belongs to another series than the one it corrects."
         )
-    return _record(images, earlier, redrawn(given, images.stack, earlier), run)
+    return _record(images, base, match_drawing(drawing, images.stack, base), run)
 
 
 def _record(
     images: SourceSeries,
-    earlier: RecordedVersion | None,
-    drawn: EditedLesions,
+    base: RecordedVersion | None,
+    edited: EditedLesions,
     run: JobRun,
     since: RecordedVersion | None = None,
 ) -> str:
     """Measure and encode the drawn lesions, and record them as the next version.
 
-    since: the newest version when an older one (``earlier``) is restored; None if ``earlier`` is the newest.
+    base: the version whose lesions are edited or restored; None for lesions without one.
+    since: the newest version when ``base``, an older one, is restored; None if ``base`` is the newest.
     """
     while True:
         # Another job for this patient may have taken the numbers in the meantime.
         with suppress(NumberingOutdated):
-            return _record_numbered(images, earlier, drawn, run, since)
+            return _record_numbered(images, base, edited, run, since)
 
 
 def _record_numbered(
     images: SourceSeries,
-    earlier: RecordedVersion | None,
-    drawn: EditedLesions,
+    base: RecordedVersion | None,
+    edited: EditedLesions,
     run: JobRun,
     since: RecordedVersion | None,
 ) -> str:
     """Record the next version with the numbers that are free now. Raises: NumberingOutdated."""
     stack, sessions, lease = images.stack, run.connections.sessions, run.lease
-    model = earlier.document.model if earlier else segmentations.BY_HAND
+    model = base.document.model if base else segmentations.BY_HAND
     source = images.source
     numbering = next_numbering(sessions, source, model.id)
     with run.stages("measure"):
-        lesions = measure_drawn(stack, earlier, drawn, numbering.tracking_ids, run.connections)
-        result = Findings(stack, drawn.labels, lesions, drawn.sources)
-        newest, against = earlier, drawn
+        lesions = measure_drawn(stack, base, edited, numbering.tracking_ids, run.connections)
+        result = Findings(stack, edited.labels, lesions, edited.sources)
+        newest, against = base, edited
         appeared: Change = "drawn"
-        if since is not None and earlier is not None:
-            newest, against, appeared = since, compared(since, earlier), "restored"
+        if since is not None and base is not None:
+            newest, against, appeared = since, compare_versions(since, base), "restored"
         changes = list(_changes(newest, against, result.lesions, appeared))
     if newest is not None and not changes:
         recording.adopt(sessions, lease.job_id, lease.owner, newest.document.id, images.source)
         return str(newest.document.id)
-    colours = _colours(earlier, drawn, result.lesions)
+    colours = _colours(base, edited, result.lesions)
     with run.stages("encode"):
         # A restored version starts a new series, as its lesions differ from those of the version before.
-        edition = _edition(None if since else earlier, drawn, numbering, run)
-        seg_object, companions = _encode(result, earlier, drawn, colours, edition, run)
-    if earlier is None:
+        edition = _edition(None if since else base, edited, numbering, run)
+        seg_object, companions = _encode(result, base, edited, colours, edition, run)
+    if base is None:
         key = idempotency_key([images.instances], images.source, model.id)
     else:
         # The earlier version may have been made of more series than the one drawn on.
-        key = segmentations.key(sessions, earlier.document.id)
-    new = recording.NewSegmentation(
+        key = segmentations.key(sessions, base.document.id)
+    segmentation = recording.NewSegmentation(
         source=source,
         model_id=model.id,
         model_version=model.version,
         model_sha256=model.sha256,
-        reasons=earlier.document.reasons if earlier else [],
-        warnings=list(dict.fromkeys([*(earlier.document.warnings if earlier else ()), *stack.warnings])),
+        reasons=base.document.reasons if base else [],
+        warnings=list(dict.fromkeys([*(base.document.warnings if base else ()), *stack.warnings])),
         lesions=result.lesions,
         seg=seg_object,
         idempotency_key=key,
@@ -168,16 +169,16 @@ def _record_numbered(
             corrects=newest.document.id if newest else None,
             corrected_by=run.job.requested_by,
             changes=changes,
-            restores=earlier.document.id if earlier and since else None,
+            restores=base.document.id if base and since else None,
         ),
         numbering=numbering,
     )
-    return recording.record(sessions, new, lease.job_id, lease.owner)
+    return recording.record(sessions, segmentation, lease.job_id, lease.owner)
 
 
 def _edition(
-    earlier: RecordedVersion | None,
-    drawn: EditedLesions,
+    base: RecordedVersion | None,
+    edited: EditedLesions,
     numbering: Numbering,
     run: JobRun,
 ) -> Edition:
@@ -188,13 +189,13 @@ def _edition(
     """
     editor = run.job.requested_by
     edition = Edition(numbering.version, editor, corrected=True, place=numbering.place)
-    if earlier is None or earlier.encoded is None or not earlier.document.changes:
+    if base is None or base.encoded is None or not base.document.changes:
         return edition
-    redrawn = len(drawn.unchanged) < len(np.unique(drawn.labels.array[drawn.labels.array > 0]))
-    encoded = earlier.encoded
+    is_redrawn = len(edited.unchanged) < len(np.unique(edited.labels.array[edited.labels.array > 0]))
+    encoded = base.encoded
     if (
-        redrawn
-        or earlier.document.corrected_by != editor
+        is_redrawn
+        or base.document.corrected_by != editor
         or encoded.SoftwareVersions != VERSION
         or not encoded.get("SeriesDate")
     ):
@@ -204,73 +205,73 @@ def _edition(
     return replace(edition, continued=series)
 
 
-def spec_of(earlier: RecordedVersion | None, connections: Connections) -> ModelSpec:
+def spec_of(version: RecordedVersion | None, connections: Connections) -> ModelSpec:
     """Return the spec of the model that drew the version, or of the default one (by hand, not served)."""
     settings = connections.settings
     default = default_model(settings.models_dir, settings.model_path)
-    if earlier is None:
+    if version is None:
         return default
     served = served_models(settings.models_dir, settings.model_path)
-    return served.get(earlier.document.model.id, default)
+    return served.get(version.document.model.id, default)
 
 
 def measure_drawn(
     stack: Stack,
-    earlier: RecordedVersion | None,
-    drawn: EditedLesions,
-    used: Collection[str],
+    base: RecordedVersion | None,
+    edited: EditedLesions,
+    used_ids: Collection[str],
     connections: Connections,
 ) -> list[Lesion]:
-    """Measure the drawn lesions; known ones keep their identities. used: tracking identifiers in use."""
-    numbers = [number for number in np.unique(drawn.labels.array).tolist() if number]
-    label = label_of_drawn(spec_of(earlier, connections))
-    if earlier is None:
-        identities = identities_of_segments(drawn.sources, label, used)
+    """Measure the drawn lesions; known ones keep their identities. used_ids: tracking identifiers in use."""
+    numbers = [number for number in np.unique(edited.labels.array).tolist() if number]
+    label = label_of_drawn(spec_of(base, connections))
+    if base is None:
+        identities = identities_of_segments(edited.sources, label, used_ids)
         return measure_lesions(
-            drawn.labels, stack.slices, None, connections.settings.measurable_ld_mm, identities
+            edited.labels, stack.slices, None, connections.settings.measurable_ld_mm, identities
         )
-    last = last_number(label, used)
+    last = last_number(label, used_ids)
     identities = {}
     for number in numbers:
-        if number in drawn.same:
-            lesion = earlier.lesion(drawn.same[number])
-            known = Identity(lesion.name, lesion.tracking_id, lesion.tracking_uid)
+        if number in edited.same:
+            lesion = base.lesion(edited.same[number])
+            lesion_identity = Identity(lesion.name, lesion.tracking_id, lesion.tracking_uid)
         else:
             last += 1
-            known = identity(label, last)
-        identities[number] = replace(known, name=drawn.names.get(number, known.name))
+            lesion_identity = identity(label, last)
+        identities[number] = replace(lesion_identity, name=edited.names.get(number, lesion_identity.name))
     lesions = measure_lesions(
-        drawn.labels, stack.slices, None, connections.settings.measurable_ld_mm, identities
+        edited.labels, stack.slices, None, connections.settings.measurable_ld_mm, identities
     )
     return [
-        _with_model_values(lesion, earlier.lesion(drawn.same[lesion.number]))
-        if lesion.number in drawn.unchanged
+        _with_model_values(lesion, base.lesion(edited.same[lesion.number]))
+        if lesion.number in edited.unchanged
         else lesion
         for lesion in lesions
     ]
 
 
-def _with_model_values(lesion: Lesion, earlier: LesionAnswer) -> Lesion:
+def _with_model_values(lesion: Lesion, answer: LesionAnswer) -> Lesion:
     """Return the lesion with the model's values for it, which only voxels that a person changed lose."""
-    return replace(lesion, mean_probability=earlier.mean_probability, confidence=earlier.confidence)
+    return replace(lesion, mean_probability=answer.mean_probability, confidence=answer.confidence)
 
 
 def _changes(
-    earlier: RecordedVersion | None, drawn: EditedLesions, lesions: Sequence[Lesion], appeared: Change
+    base: RecordedVersion | None, edited: EditedLesions, lesions: Sequence[Lesion], appeared: Change
 ) -> Iterator[ChangeAnswer]:
     """Yield the changes to the lesions. appeared: the kind of change for new lesions."""
     for lesion in lesions:
         new = LesionAnswer.of(lesion)
-        if earlier is None or lesion.number not in drawn.same:
+        if base is None or lesion.number not in edited.same:
             yield _change(appeared, new.tracking_uid, None, new)
             continue
-        old = earlier.lesion(drawn.same[lesion.number])
+        old = base.lesion(edited.same[lesion.number])
         if new.name != old.name:
             yield _change("renamed", new.tracking_uid, old, new)
-        if lesion.number not in drawn.unchanged:
+        if lesion.number not in edited.unchanged:
             yield _change("redrawn", new.tracking_uid, old, new)
-    for old in earlier.document.lesions if earlier else ():
-        if old.number not in drawn.same.values():
+    for old in base.document.lesions if base else ():
+        if old.number not in edited.same.values():
             yield _change("deleted", old.tracking_uid, old, None)
 
 
@@ -288,11 +289,11 @@ def _change(
 
 
 def _colours(
-    earlier: RecordedVersion | None, drawn: EditedLesions, lesions: Sequence[Lesion]
+    base: RecordedVersion | None, edited: EditedLesions, lesions: Sequence[Lesion]
 ) -> dict[int, str]:
     """Return the colours by lesion number: the earlier ones, and for new lesions the first free ones."""
-    colours = {number: earlier.colours[old] for number, old in drawn.same.items()} if earlier else {}
-    free = iter([one for one in seg.PALETTE if one not in colours.values()])
+    colours = {number: base.colours[old] for number, old in edited.same.items()} if base else {}
+    free = iter([colour for colour in seg.PALETTE if colour not in colours.values()])
     for lesion in lesions:
         if lesion.number not in colours:
             colours[lesion.number] = next(free, seg.colour(lesion.number).hex)
@@ -301,40 +302,40 @@ def _colours(
 
 def _encode(
     result: Findings,
-    earlier: RecordedVersion | None,
-    drawn: EditedLesions,
+    base: RecordedVersion | None,
+    edited: EditedLesions,
     colours: Mapping[int, str],
     edition: Edition,
     run: JobRun,
 ) -> tuple[NewObject | None, list[NewObject]]:
     """Encode the SEG (None without lesions) and the companions that are stored with it."""
-    spec = spec_of(earlier, run.connections)
-    encoded = _encode_seg(result, earlier, drawn, colours, edition, spec) if result.lesions else None
-    beside = []
+    spec = spec_of(base, run.connections)
+    encoded = _encode_seg(result, base, edited, colours, edition, spec) if result.lesions else None
+    companions = []
     if has_report(encoded, run.connections.settings):
-        previous = earlier.companion("SR") if earlier else None
-        beside.append(report_of(result, encoded, spec, None, edition, previous))
-    if encoded is not None and earlier and (previous := earlier.companion("RTSTRUCT")) is not None:
-        beside.append(structure_set_of(result, encoded, None, subject_of(spec), edition, previous))
+        previous = base.companion("SR") if base else None
+        companions.append(report_of(result, encoded, spec, None, edition, previous))
+    if encoded is not None and base and (previous := base.companion("RTSTRUCT")) is not None:
+        companions.append(structure_set_of(result, encoded, None, subject_of(spec), edition, previous))
     source = result.stack.headers[0]
     seg_object = publish(encoded, source) if encoded is not None else None
-    return seg_object, [publish(one, source) for one in beside]
+    return seg_object, [publish(companion, source) for companion in companions]
 
 
 def _encode_seg(
     result: Findings,
-    earlier: RecordedVersion | None,
-    drawn: EditedLesions,
+    base: RecordedVersion | None,
+    edited: EditedLesions,
     colours: Mapping[int, str],
     edition: Edition,
     spec: ModelSpec,
 ) -> Dataset:
-    segments = [_segment(lesion, earlier, drawn, label_of_drawn(spec)) for lesion in result.lesions]
-    previous = earlier.encoded if earlier else None
+    segments = [_segment(lesion, base, edited, label_of_drawn(spec)) for lesion in result.lesions]
+    previous = base.encoded if base else None
     return seg.write(
         result.stack,
         result.labels,
-        [replace(one, colour=colours[one.number]) for one in segments],
+        [replace(segment, colour=colours[segment.number]) for segment in segments],
         None,
         sop_instance_uid=hd.UID(),
         series_instance_uid=edition.series_instance_uid(previous),
@@ -345,18 +346,18 @@ def _encode_seg(
 
 
 def _segment(
-    lesion: Lesion, earlier: RecordedVersion | None, drawn: EditedLesions, label: Label
+    lesion: Lesion, base: RecordedVersion | None, edited: EditedLesions, label: Label
 ) -> seg.Segment:
     """Return the lesion's segment, with the earlier description if it has one.
 
     An automatic segment that was redrawn becomes SEMIAUTOMATIC. label: category and type of a new lesion.
     """
-    source = drawn.sources.get(lesion.number)
+    source = edited.sources.get(lesion.number)
     described = source.described if source else None
-    if earlier is not None and lesion.number in drawn.same:
-        described = deepcopy(earlier.sources[drawn.same[lesion.number]].described)
+    if base is not None and lesion.number in edited.same:
+        described = deepcopy(base.sources[edited.same[lesion.number]].described)
         automatic = described is not None and described.get("SegmentAlgorithmType") == "AUTOMATIC"
-        if described is not None and automatic and lesion.number not in drawn.unchanged:
+        if described is not None and automatic and lesion.number not in edited.unchanged:
             described.SegmentAlgorithmType = "SEMIAUTOMATIC"
     return seg.Segment(
         number=lesion.number,

@@ -29,24 +29,24 @@ def add_structure_set(task: StructureSetTask, run: JobRun) -> str:
     SegmentationNotFound, LeaseLost, JobCancelled; then nothing is recorded.
     """
     segmentation_id = task.segmentation_id
-    images, earlier = fetch_version(segmentation_id, run)
-    document, encoded = earlier.document, earlier.encoded
+    images, version = fetch_version(segmentation_id, run)
+    document, encoded = version.document, version.encoded
     if encoded is None:
         raise LesionNotFound(f"Segmentation {segmentation_id} has no lesions.")
     with run.stages("encode"):
-        lesions = measure_drawn(images.stack, earlier, as_it_is(earlier), (), run.connections)
+        lesions = measure_drawn(images.stack, version, as_it_is(version), (), run.connections)
         model, algorithm = document.model, None
         if document.corrected_by is None and model != segmentations.BY_HAND:
             algorithm = seg.Algorithm(model.id, model.version, model.sha256)
-        result = Findings(images.stack, earlier.labels, lesions)
+        result = Findings(images.stack, version.labels, lesions)
         edition = Edition(
             document.version,
             document.corrected_by,
             corrected=bool(document.changes),
             place=place_of_result(run.connections.sessions, segmentation_id),
         )
-        subject = subject_of(spec_of(earlier, run.connections))
-        made = structure_set_of(result, encoded, algorithm, subject, edition)
-    lease, new = run.lease, publish(made, images.stack.headers[0])
-    recording.add_companion(run.connections.sessions, segmentation_id, new, lease.job_id, lease.owner)
+        subject = subject_of(spec_of(version, run.connections))
+        structure_set = structure_set_of(result, encoded, algorithm, subject, edition)
+    lease, companion = run.lease, publish(structure_set, images.stack.headers[0])
+    recording.add_companion(run.connections.sessions, segmentation_id, companion, lease.job_id, lease.owner)
     return segmentation_id

@@ -106,18 +106,18 @@ def fetch_edited(uid: str, run: JobRun) -> tuple[Dataset, str]:
     study_uid = run.job.study_instance_uid
     study = run.connections.archive.series_headers(study_uid)
     headers = [header for series in study for header in series]
-    found = next((header for header in headers if text(header, "SOPInstanceUID") == uid), None)
-    if found is None:
+    header = next((header for header in headers if text(header, "SOPInstanceUID") == uid), None)
+    if header is None:
         raise InstanceNotFound(f"Study {study_uid} has no object {uid} in the archive.")
-    given = _instance(study_uid, text(found, "SeriesInstanceUID"), uid, run.connections)
-    series_uid = labelled_series(given, study)
+    drawing = _instance(study_uid, text(header, "SeriesInstanceUID"), uid, run.connections)
+    series_uid = labelled_series(drawing, study)
     if series_uid is None:
         raise SegmentationMismatch(f"Object {uid} does not say to which series of the study it belongs.")
     if not any(text(header, "SeriesInstanceUID") == series_uid for header in headers):
         raise SegmentationMismatch(
             f"Object {uid} belongs to series {series_uid}, which its study does not have."
         )
-    return given, series_uid
+    return drawing, series_uid
 
 
 def _recorded_seg(document: SegmentationAnswer, connections: Connections) -> Dataset:

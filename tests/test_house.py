@@ -11,6 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from bench import house
+
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     "errors": 0, "logs": 0, "series_names": 0, "supervisor": 0, "version": 0,
@@ -71,25 +73,17 @@ def test_a_file_imports_only_from_lower_floors(path):
 
 def test_no_module_imports_itself_by_way_of_others():
     """Imports inside functions do not count: they run when everything is loaded."""
-    names = {
-        path.relative_to(ROOT).with_suffix("").as_posix().removesuffix("/__init__").replace("/", "."): path
-        for path in sources()
-    }
-    imported = {name: modules_of(path) & (names.keys() - {name}) for name, path in names.items()}
-    while leaves := [name for name, others in imported.items() if not others]:
-        imported = {name: others - set(leaves) for name, others in imported.items() if name not in leaves}
-    assert imported == {}
+    files = [house.measure_file(ROOT, path) for path in house.sources(ROOT)]
+    assert house.cycles(sum(files, house.Figures())) == set()
 
 
-def modules_of(path: Path) -> set[str]:
-    """Modules that a file imports when it is loaded, by their full names."""
-    found = set()
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+@pytest.mark.parametrize("figure", house.LIMITS)
+def test_the_source_keeps_its_limits(figure):
+    _, total = house.measure(ROOT)
+    if figure in house.AT_LEAST:
+        assert total[figure] >= house.LIMITS[figure]
+    else:
+        assert total[figure] <= house.LIMITS[figure]
 
 
 @pytest.mark.parametrize("room", ["imaging", "lesions"])

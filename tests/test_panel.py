@@ -168,7 +168,7 @@ def test_a_measurement_that_failed_elsewhere_leaves_no_drawing_to_be_saved_here(
     expect(panel.get_by_role("button", name="Rename")).to_be_visible()
 
 
-def test_a_lesion_selected_and_a_name_begun_outlive_what_arrives_later(page, site, head):
+def test_the_selection_a_name_begun_and_the_order_outlive_what_arrives_later(page, site, head):
     study = site.add(head.image)
     panel = open_study(page, site, study)
     held: list[Route] = []
@@ -198,6 +198,8 @@ def test_a_lesion_selected_and_a_name_begun_outlive_what_arrives_later(page, sit
     page.keyboard.type("tal")
     page.keyboard.press("Enter")
     expect(panel.get_by_text("Metastasis 2 renamed to left frontal")).to_be_visible()
+    expect(panel.get_by_role("columnheader", name="Volume")).to_have_attribute("aria-sort", "ascending")
+    expect(shown_names(panel)).to_have_text(["Metastasis 3", "left frontal", "Metastasis 1"])
 
 
 def test_a_name_is_typed_key_by_key_and_no_two_lesions_bear_one(site, study, page):

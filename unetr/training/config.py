@@ -123,9 +123,9 @@ def load_config(name_or_path: str) -> TrainingConfig:
     """
     path = _path(name_or_path, Path())
     content = _content(path)
-    if isinstance(content.get("spec"), dict):
-        weights = {"file": f"{content['spec'].get('id')}.safetensors", "sha256": NO_WEIGHTS}
-        content["spec"].setdefault("weights", weights)
+    spec = content.get("spec")
+    if isinstance(spec, dict):
+        spec.setdefault("weights", {"file": f"{spec.get('id')}.safetensors", "sha256": NO_WEIGHTS})
     try:
         config = TrainingConfig.model_validate(content)
     except ValidationError as error:
@@ -141,7 +141,7 @@ def _path(name_or_path: str, folder: Path) -> Path:
     return shipped if shipped.exists() else folder / name_or_path
 
 
-def _content(path: Path, inheriting: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _content(path: Path, inheriting: tuple[Path, ...] = ()) -> dict[str, object]:
     """Return the fields of a file merged into those of its base. inheriting: files that inherit from it."""
     if path.resolve() in inheriting:
         raise ModelSpecInvalid(f"{path.name}: base: {path.name} inherits from itself.")
@@ -152,7 +152,7 @@ def _content(path: Path, inheriting: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _merged(_content(base, (*inheriting, path.resolve())), content)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
