@@ -17,8 +17,9 @@ from unetr.evaluation.case_scores import ScoredCase
 from unetr.evaluation.comparison import compare
 from unetr.evaluation.evaluate import chosen_heads, evaluate
 from unetr.evaluation.summary import Summary, summarise
+from unetr.evaluation.truth import synthetic
 from unetr.spec import ModelSpec
-from unetr.synthesis.cohorts import COHORTS, COMPONENTS, HELD_OUT_SEED
+from unetr.synthesis.cohorts import COHORTS, COMPONENTS, HELD_OUT_SEED, head
 from unetr.training.config import TrainingConfig, load_config
 from unetr.training.export import export
 from unetr.training.train import Run, train
@@ -49,7 +50,7 @@ def row(name: str, summary: Summary, cases: list[ScoredCase], against: list[Scor
     """Return a table row: lesion-wise Dice of each kind and of all, and its p against everything."""
     by_kind = " | ".join(f"{kind.lesion_wise_dice.value:.2f}" for kind in summary.kinds)
     whole = summary.kinds[-1]
-    (figure,) = (one for one in compare(against, cases) if one.name == FIGURE)
+    (figure,) = (one for one in compare(against, cases, "head") if one.name == FIGURE)
     p = "" if cases is against else f"{figure.difference.p:.3f}"
     return f"| {name} | {by_kind} | {p} | {whole.sensitivity.value:.2f} | {whole.false_positives.value:.2f} |"
 
@@ -62,12 +63,13 @@ def main() -> None:
     heads = chosen_heads("", options.heads, HELD_OUT_SEED)
     ways = (None, *COMPONENTS, SIZE)
     specs = [trained(without, options.out) for without in ways]
-    everything, *others = evaluate(specs, heads, options.out / "evaluation", load().device)
+    case_set = synthetic(heads, head)
+    (everything, *others), origin = evaluate(specs, case_set, options.out / "evaluation", load().device)
     print(f"\n| trained | {' | '.join(COHORTS)} | all | p | sensitivity | false positives |")
     print("|---" * (len(COHORTS) + 5) + "|")
     for without, spec, cases in zip(ways, specs, (everything, *others), strict=True):
         name = f"without {without}" if without else "with everything"
-        print(row(name, summarise(spec, cases), cases, everything))
+        print(row(name, summarise(spec, cases, origin), cases, everything))
 
 
 if __name__ == "__main__":

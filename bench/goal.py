@@ -21,8 +21,9 @@ from unetr.evaluation.case_scores import ScoredCase
 from unetr.evaluation.evaluate import chosen_heads, evaluate, folder_of
 from unetr.evaluation.report import save_report, table
 from unetr.evaluation.summary import Summary, summarise
+from unetr.evaluation.truth import synthetic
 from unetr.served import default_model
-from unetr.synthesis.cohorts import HELD_OUT_SEED
+from unetr.synthesis.cohorts import HELD_OUT_SEED, head
 
 # metscope-unet was evaluated on the seeds before this one during its training.
 FIRST_SEED = HELD_OUT_SEED + 200
@@ -70,8 +71,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         out = options.out or Path(scratch)
         heads = chosen_heads("", options.heads, options.first_seed)
-        (cases,) = evaluate([spec], heads, out, settings.device)
-        summary = summarise(spec, cases)
+        (cases,), origin = evaluate([spec], synthetic(heads, head), out, settings.device)
+        summary = summarise(spec, cases, origin)
         save_report(summary, cases, folder_of(spec, out), out)
     print(table(summary))
     print("\n| goal | asked | measured | met |\n|---|---|---|---|")

@@ -236,7 +236,7 @@ class TooManyLesions(InputRefused):
 
 
 class DataRefused(InputRefused):
-    """A labelled study, or a folder of them, that cannot be used for training."""
+    """A labelled study, or a folder of them, that cannot be used."""
 
     code = "data_refused"
     advice = "Compare the folder with the layout described in docs/training.md."

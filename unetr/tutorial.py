@@ -123,7 +123,7 @@ def infer(arguments: Sequence[str]) -> None:
             f"{spec.id} needs {', '.join(spec.inputs)}; give them to segmentation.py with --input NAME=FILE."
         )
     if not options.image:
-        require_model_of_heads(spec)
+        require_model_of_heads(spec, "--image")
     head = None if options.image else _head()
     image = head.image if head else nifti.read_stack(options.image).volume
     print(f"{spec.title} {spec.version} analyses {_shape(image)}.")

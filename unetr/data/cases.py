@@ -9,6 +9,7 @@ import highdicom as hd
 import numpy as np
 
 from errors import DataRefused, MetScopeError
+from unetr.spec import ModelSpec
 
 LARGEST_VALUE = 255
 
@@ -29,7 +30,7 @@ class Case:
 
 @dataclass(frozen=True)
 class BadCase:
-    """A case that cannot be used for training. reason: one sentence."""
+    """A case that cannot be used. reason: one sentence."""
 
     id: str
     reason: str
@@ -47,6 +48,12 @@ class CaseSource:
     patient: str
     files: tuple[Path, ...]
     read: Callable[[], Case]
+
+    @property
+    def versions(self) -> list[tuple[str, int, int]]:
+        """Return path, size in bytes and time of change in ns of each file."""
+        changes = ((file, file.stat()) for file in self.files)
+        return [(str(file), change.st_size, change.st_mtime_ns) for file, change in changes]
 
     def load(self) -> Case | BadCase:
         try:
@@ -96,6 +103,15 @@ def truth_of(drawn: hd.Volume, known: Collection[int], wanted: Wanted) -> hd.Vol
     for value, other in renamed.items():
         new[value] = other
     return drawn.with_array(new[drawn.array])
+
+
+def unknown_label(case: Case, spec: ModelSpec) -> BadCase | None:
+    """Return why the model cannot learn or be scored on the case: a label that it does not have."""
+    largest, known = int(case.truth.array.max()), len(spec.labels)
+    if largest <= known:
+        return None
+    reason = f"The label holds the value {largest}; {spec.id} has 1 to {known} (rename, drop or merge it)."
+    return BadCase(case.id, reason)
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -41,7 +41,7 @@ def dicom(folder: Path, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
         try:
             found = read_headers(study)
         except UnreadableFile as error:
-            yield BadCase(study.name, error.found)
+            yield BadCase(study.name, error.found.replace(str(study), study.name))
         else:
             yield from _of_study(study.name, found, wanted)
 
@@ -97,8 +97,8 @@ def _read(
     case_id: str, files: Sequence[Path], label: Path, others: Sequence[Sequence[Path]], wanted: Wanted
 ) -> Case:
     """Read a labelled series, its SEG and the other series on its grid. Raises: InputRefused."""
-    stack = to_stack([read(file) for file in files])
-    drawn, segments = seg_read.read(read(label), stack)
+    stack = to_stack([_instance(file) for file in files])
+    drawn, segments = seg_read.read(_instance(label), stack)
     values = np.zeros(max((segment.number for segment in segments), default=0) + 1, np.int32)
     for segment in segments:
         values[segment.number] = OEDEMA if segment.type == OEDEMA_CODE else LESION
@@ -108,6 +108,14 @@ def _read(
         for name, volume in _on_grid(other, stack).items():
             images.setdefault(name, volume)
     return Case(case_id, {name: images[name] for name in wanted.of(list(images))}, truth)
+
+
+def _instance(file: Path) -> Dataset:
+    """Read a file. Raises: UnreadableFile, which does not say where the file lies."""
+    try:
+        return read(file)
+    except UnreadableFile as error:
+        raise UnreadableFile(error.found.replace(str(file), file.name)) from error
 
 
 def _labelled_sequence(stack: Stack) -> str:
@@ -127,7 +135,7 @@ def _labelled_sequence(stack: Stack) -> str:
 def _on_grid(files: Sequence[Path], stack: Stack) -> dict[str, hd.Volume]:
     """Return the series by its sequence's name; empty if it is not a volume, or on another grid."""
     try:
-        other = to_stack([read(file) for file in files])
+        other = to_stack([_instance(file) for file in files])
     except InputRefused:
         return {}
     sequence = sequence_of(other.headers)

@@ -11,10 +11,9 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from imaging.sequences import T1_POST_CONTRAST
 from unetr.data.data_sheet import PERCENTILES, Picture, Sheet, describe, findings, picture
 from unetr.data.datasets import LAYOUTS, BadCase, Case, cases
 from unetr.data.explore_page import PICTURES, page
+from unetr.data.options import add_labels_option, label_values
 from unetr.synthesis import metastases
 
 SYNTHETIC = "synthetic"
@@ -90,14 +90,6 @@ def _write_csv(sheets: Sequence[Sheet], bad: Sequence[BadCase], path: Path) -> N
         writer.writerows(asdict(one) for one in bad)
 
 
-def label_values(texts: Sequence[str]) -> Mapping[int, int] | Literal["merge"]:
-    """Parse new label values of the command line: ["merge"], or ["4=3", "2=0"]. Raises: ValueError."""
-    if list(texts) == ["merge"]:
-        return "merge"
-    pairs = (text.split("=") for text in texts)
-    return {int(value): int(other) for value, other in pairs}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, return the exit code: 0 done, even with bad cases; 2 usage; 3 another layout."""
     parser = argparse.ArgumentParser(
@@ -106,9 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="without it, synthetic heads")
     parser.add_argument("--layout", choices=[*LAYOUTS, SYNTHETIC], default=SYNTHETIC)
     parser.add_argument("--out", type=Path, default=Path("data-sheet"), metavar="SHEET", help="a folder")
-    parser.add_argument(
-        "--labels", nargs="+", default=[], metavar="OLD=NEW", help="4=3 renames, 2=0 drops; or: merge"
-    )
+    add_labels_option(parser)
     parser.add_argument("--sequences", nargs="+", metavar="NAME", help='only these, e.g. "T1 post-contrast"')
     options = parser.parse_args(arguments)
     if (options.folder is None) != (options.layout == SYNTHETIC):

@@ -1,10 +1,10 @@
-"""The scores of one case: a model's findings in a head with known lesions, as numbers and small pictures.
+"""The scores of one case: a model's findings where the lesions are known, as numbers and small pictures.
 
-A case is stored as one JSON file, so that an interrupted evaluation can resume and no head is kept.
+A case is stored as one JSON file, so that an interrupted evaluation can resume and no image is kept.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from unetr.confidence import confidence
 from unetr.evaluation.pictures import Failure, save_picture
 from unetr.evaluation.scores import LesionWise, Match, Overlap, brats_mets, lesion_overlaps, match, overlap
 from unetr.evaluation.statistics import binned
+from unetr.evaluation.truth import Truth
 from unetr.predict import Prediction
 from unetr.spec import ModelSpec, PostProcessing
 
@@ -73,22 +74,25 @@ class Component:
 
 @dataclass(frozen=True)
 class ScoredCase:
-    """The scores of one head.
+    """The scores of one case. kind, name, seed: as in ``Truth``.
 
     seconds: time of the prediction. unseen: number of lesions too small for a voxel, which are not scored.
     refused: the model found no brain, which counts as an empty prediction. overall: all true against all
-    predicted voxels, None without a true lesion. false_scores: the highest probability of each candidate that
-    touches no lesion. voxels: (3, 10), the output of ``binned`` for the voxels around the candidates.
+    predicted voxels, None without a true lesion. regions: the same for each label by its name, if there are
+    several; None where truth and prediction lack it. false_scores: the highest probability of each candidate
+    that touches no lesion. voxels: (3, 10), the output of ``binned`` for the voxels around the candidates.
     pictures: by file name in the folder of the case.
     """
 
     kind: str
-    seed: int
+    name: str
+    seed: int | None
     spacing_mm: tuple[float, float, float]
     seconds: float
     refused: bool
     unseen: int
     overall: Overlap | None
+    regions: dict[str, Overlap | None]
     lesion_wise: LesionWise
     lesions: tuple[ScoredLesion, ...]
     components: tuple[Component, ...]
@@ -117,51 +121,41 @@ def found_of(
     return [sum(lesion.found for lesion in some) for some in chosen], [len(some) for some in chosen]
 
 
-@dataclass(frozen=True)
-class Truth:
-    """A head with known lesions. image, labels: on one grid; labels: lesion numbers, 0 elsewhere.
-
-    diameters_mm: by lesion number, if known more exactly than from the voxels.
-    """
-
-    kind: str
-    seed: int
-    image: hd.Volume
-    labels: hd.Volume
-    diameters_mm: Mapping[int, float]
-
-
 def judge(truth: Truth, prediction: Prediction, candidates: Prediction, spec: ModelSpec) -> ScoredCase:
     """Compare a prediction with the truth.
 
-    candidates: the same model's prediction with the post-processing CANDIDATES. Seconds and pictures stay
-    empty. Raises: ValueError if truth and prediction are on different grids.
+    All labels together make a lesion. candidates: the same model's prediction with the post-processing
+    CANDIDATES. Seconds and pictures stay empty. Raises: ValueError if truth and prediction are on different
+    grids.
     """
-    found = components(prediction.mask)
+    found = found_lesions(prediction)
     outcome = match(truth.labels, found)
     slices = [SliceReference(None)] * found.spatial_shape[0]
     measured = measure(found, slices, prediction.probability)
     overlaps = lesion_overlaps(truth.labels, found, outcome.partners)
-    loose = components(candidates.mask)
+    loose = found_lesions(candidates)
     near = match(truth.labels, loose)
     numbers = np.arange(1, int(loose.array.max()) + 1)
     peaks = ndimage.maximum(candidates.probability.array, loose.array, numbers)
     scores = dict(zip(numbers.tolist(), map(float, peaks), strict=True))
     seen = candidates.probability.array > 0
     true_voxels = truth.labels.array != 0
+    diameters_mm = {lesion.number: lesion.diameter_mm for lesion in truth.lesions}
     return ScoredCase(
         kind=truth.kind,
+        name=truth.name,
         seed=truth.seed,
-        spacing_mm=truth.image.spacing,
+        spacing_mm=truth.labels.spacing,
         seconds=0.0,
         refused=False,
-        unseen=len(set(truth.diameters_mm) - set(outcome.covered)),
+        unseen=len(set(diameters_mm) - set(outcome.covered)),
         overall=overlap(truth.labels, found) if true_voxels.any() else None,
+        regions=_regions(truth.values, prediction.mask, spec),
         lesion_wise=brats_mets(truth.labels, found),
         lesions=tuple(
             ScoredLesion(
                 number=lesion.number,
-                diameter_mm=truth.diameters_mm.get(lesion.number, _sphere_mm(lesion.volume_ml)),
+                diameter_mm=diameters_mm[lesion.number],
                 volume_ml=lesion.volume_ml,
                 long_axis_mm=lesion.long_axis_mm,
                 covered=outcome.covered[lesion.number],
@@ -181,9 +175,29 @@ def judge(truth: Truth, prediction: Prediction, candidates: Prediction, spec: Mo
     )
 
 
-def with_pictures(case: ScoredCase, truth: Truth, prediction: Prediction, folder: Path) -> ScoredCase:
-    """Save pictures of the largest missed lesions and false positives; return the case with their names."""
-    found = components(prediction.mask)
+def found_lesions(prediction: Prediction) -> hd.Volume:
+    """Number the components of all labels together, 0 elsewhere."""
+    return components(prediction.mask.with_array(prediction.mask.array > 0))
+
+
+def _regions(truth: hd.Volume, predicted: hd.Volume, spec: ModelSpec) -> dict[str, Overlap | None]:
+    """Compare each label of a model with several, by its name; both volumes hold label values."""
+    if len(spec.labels) == 1:
+        return {}
+    scores: dict[str, Overlap | None] = {}
+    for label in spec.labels:
+        pair = [volume.with_array(volume.array == label.value) for volume in (truth, predicted)]
+        scores[label.name] = overlap(*pair) if any(volume.array.any() for volume in pair) else None
+    return scores
+
+
+def with_pictures(
+    case: ScoredCase, image: hd.Volume, truth: hd.Volume, found: hd.Volume, stem: Path
+) -> ScoredCase:
+    """Save pictures of the largest missed lesions and false positives; return the case with their names.
+
+    image, truth, found: on one grid; the last two are lesion numbers. stem: how the files' paths begin.
+    """
     missed = [
         Failure("missed", lesion.number, lesion.diameter_mm, None)
         for lesion in sorted(case.lesions, key=lambda lesion: -lesion.diameter_mm)
@@ -196,10 +210,10 @@ def with_pictures(case: ScoredCase, truth: Truth, prediction: Prediction, folder
     ]
     pictures = {}
     for failure in missed[:MOST_PICTURES] + false[:MOST_PICTURES]:
-        labels = truth.labels if failure.what == "missed" else found
-        name = f"{case.kind}-{case.seed}-{failure.what}-{failure.number}.png".replace(" ", "-")
+        labels = truth if failure.what == "missed" else found
+        name = f"{stem.name}-{failure.what}-{failure.number}.png"
         centre = labels.map_indices_to_reference(np.argwhere(labels.array == failure.number).mean(0)[None])[0]
-        save_picture(truth.image, truth.labels, found, centre, folder / name)
+        save_picture(image, truth, found, centre, stem.with_name(name))
         pictures[name] = failure
     return replace(case, pictures=pictures)
 
@@ -221,7 +235,3 @@ def _component(lesion: Lesion, outcome: Match, spec: ModelSpec) -> Component:
         confidence=confidence(spec, probability, lesion.volume_ml * MM3_PER_ML),
         real=lesion.number not in outcome.false_numbers,
     )
-
-
-def _sphere_mm(volume_ml: float) -> float:
-    return float((6.0 * volume_ml * MM3_PER_ML / np.pi) ** (1.0 / 3.0))

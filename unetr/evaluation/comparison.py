@@ -1,4 +1,4 @@
-"""The comparison of two models on the same heads."""
+"""The comparison of two models on the same cases."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ class Compared:
     difference: Difference
 
 
-def compare(against: Sequence[ScoredCase], cases: Sequence[ScoredCase]) -> tuple[Compared, ...]:
-    """Compare each figure of both models, on the same heads in the same order.
+def compare(against: Sequence[ScoredCase], cases: Sequence[ScoredCase], noun: str) -> tuple[Compared, ...]:
+    """Compare each figure of both models, on the same cases in the same order. noun: of a case.
 
-    Sensitivities, which are not means over heads, by a paired bootstrap; figures per head by Wilcoxon's test.
+    Sensitivities, which are not means over cases, by a paired bootstrap; figures per case by Wilcoxon's test.
     """
     rows = []
     for name, low_mm, high_mm in BINS_MM:
@@ -42,10 +42,10 @@ def compare(against: Sequence[ScoredCase], cases: Sequence[ScoredCase]) -> tuple
             )
         )
     figures: tuple[tuple[str, Callable[[ScoredCase], float | None]], ...] = (
-        ("false positives per head", lambda case: float(case.false_positives)),
+        (f"false positives per {noun}", lambda case: float(case.false_positives)),
         ("lesion-wise Dice", lambda case: case.lesion_wise.dice),
         ("lesion-wise HD95, mm", lambda case: case.lesion_wise.hd95_mm),
-        ("Dice of a head", lambda case: case.overall.dice if case.overall else None),
+        (f"Dice of a {noun}", lambda case: case.overall.dice if case.overall else None),
     )
     for name, figure in figures:
         old_values, new_values = [figure(case) for case in against], [figure(case) for case in cases]

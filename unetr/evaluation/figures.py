@@ -17,10 +17,10 @@ INK, OTHER = "#1f5fa8", "#c44a1c"
 SETTINGS: Any = {"svg.hashsalt": "metscope", "svg.fonttype": "none", "font.size": 9}
 
 
-def froc_figure(curves: Sequence[tuple[str, Froc, tuple[float, float]]]) -> str:
+def froc_figure(curves: Sequence[tuple[str, Froc, tuple[float, float]]], noun: str) -> str:
     """Draw the FROC of one or two models.
 
-    Each: name, curve, (false positives per head, sensitivity) at its operating point.
+    Each: name, curve, (false positives per case, sensitivity) at its operating point. noun: of a case.
     """
     figure, axes = _figure()
     for (name, curve, point), colour in zip(curves, (INK, OTHER), strict=False):
@@ -35,7 +35,7 @@ def froc_figure(curves: Sequence[tuple[str, Froc, tuple[float, float]]]) -> str:
     axes.set_xticklabels(["0", "⅛", "¼", "½", "1", "2", "4", "8", "16"])
     axes.minorticks_off()
     axes.set_ylim(0.0, 1.0)
-    axes.set_xlabel("false positives per head")
+    axes.set_xlabel(f"false positives per {noun}")
     axes.set_ylabel("sensitivity, lesions from 3 mm")
     axes.legend(loc="lower right", frameon=False)
     return _uri(figure)

@@ -2,13 +2,15 @@
 
     python -m unetr operating_point --model ID_OR_JSON_PATH --out FOLDER [--heads 48] [--first-seed 2500000]
         [--false-positives 1.0]
+    python -m unetr operating_point --model ID_OR_JSON_PATH --out FOLDER [--false-positives 1.0]
+        --folder STUDIES --layout msd [--labels 1=0 2=0 3=1]
 
 Grid search over thresholds, seed thresholds and smallest volumes: keep the settings with at most N false
-positives per head whose sensitivity for lesions from 3 mm is within 0.01 of the best; of these take the one
+positives per case whose sensitivity for lesions from 3 mm is within 0.01 of the best; of these take the one
 with the least volume bias. Thresholds are compared on the model's own grid, as in ``unetr.predict``.
-The model's JSON file is changed in place: only ``postprocessing`` and ``confidence``. The heads are like the
-training's, with other seeds; the kinds of evaluate.py stay unseen. FOLDER receives the cases at the chosen
-point, from which the confidence is fitted.
+The model's JSON file is changed in place: only ``postprocessing`` and ``confidence``. Synthetic heads are
+like the training's, with other seeds; the kinds of evaluate.py stay unseen. FOLDER receives the cases at the
+chosen point, from which the confidence is fitted.
 """
 
 import argparse
@@ -23,13 +25,15 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from errors import BrainNotFound
+from errors import BrainNotFound, DataRefused
 from lesions.measure import MM3_PER_ML
 from settings import load
 from unetr.confidence import fit
 from unetr.evaluation.case_scores import COUNTED_FROM_MM, ScoredCase
-from unetr.evaluation.evaluate import MakeHead, evaluate, find_model_of_heads
+from unetr.evaluation.evaluate import evaluate, find_model, require_model_of_heads
+from unetr.evaluation.options import FOLDER_OPTIONS, parse_with_folder
 from unetr.evaluation.scores import HIT_FRACTION, match
+from unetr.evaluation.truth import CaseSet, MakeHead, Truth, TruthSource, labelled, synthetic
 from unetr.predict import Predictor, peaks_of
 from unetr.preprocess import prepare, resample_labels
 from unetr.spec import Confidence, ModelSpec, PostProcessing, logit
@@ -49,7 +53,7 @@ FIELDS = re.compile(r'"postprocessing":\s*\{[^{}]*\}(\s*,\s*"confidence":\s*(\{[
 
 @dataclass(frozen=True)
 class Point:
-    """A choice of post-processing, its sensitivity for lesions from 3 mm and its false positives per head.
+    """A choice of post-processing, its sensitivity for lesions from 3 mm and its false positives per case.
 
     volume_ratio: median of found over true volume of the lesions found.
     """
@@ -62,7 +66,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Cut:
-    """The components of one head at one threshold.
+    """The components of one case at one threshold.
 
     volumes_mm3, peaks (highest logits), false: one entry per component, at its number minus 1. true_mm3,
     shares: for each true lesion from 3 mm its volume, and the fraction that each component covers, by number.
@@ -75,29 +79,30 @@ class Cut:
     shares: tuple[dict[int, float], ...]
 
 
-def cut(head: metastases.Head, predictor: Predictor) -> dict[float, Cut]:
-    """Return a head's components by threshold; the predictor's own threshold must be the lowest one.
+def cut(truth: Truth, predictor: Predictor) -> dict[float, Cut]:
+    """Return a case's components by threshold; the predictor's own threshold must be the lowest one.
 
-    A head that the model refuses has no components. Raises: OutOfMemory.
+    A case in which the model finds no brain has no components. Raises: InputRefused, OutOfMemory.
     """
-    prepared = prepare(head.image, predictor.spec)
+    image, *others = truth.inputs(predictor.spec)
+    prepared = prepare(image, predictor.spec, others)
     try:
         logits = predictor.logits(prepared).array
     except BrainNotFound:
         logits = np.full(prepared.volume.spatial_shape, -np.inf, dtype=np.float32)
-    truth = resample_labels(head.labels, prepared)
-    visible = set(np.unique(head.labels.array).tolist())
+    labels = resample_labels(truth.labels, prepared)
+    visible = set(np.unique(truth.labels.array).tolist())
     counted = [
         lesion
-        for lesion in head.lesions
+        for lesion in truth.lesions
         if lesion.diameter_mm >= COUNTED_FROM_MM and lesion.number in visible
     ]
     cuts = {}
     for threshold in THRESHOLDS:
         parts = cc3d.connected_components(logits > logit(threshold), connectivity=26, out_dtype=np.uint32)
-        outcome = match(truth, truth.with_array(parts.astype(np.int32)))
+        outcome = match(labels, labels.with_array(parts.astype(np.int32)))
         cuts[threshold] = Cut(
-            volumes_mm3=np.asarray(np.bincount(parts.ravel())[1:] * truth.voxel_volume, dtype=float),
+            volumes_mm3=np.asarray(np.bincount(parts.ravel())[1:] * labels.voxel_volume, dtype=float),
             peaks=peaks_of(logits, parts),
             false=np.isin(np.arange(1, int(parts.max()) + 1), outcome.false_numbers),
             true_mm3=tuple(lesion.volume_ml * MM3_PER_ML for lesion in counted),
@@ -107,15 +112,15 @@ def cut(head: metastases.Head, predictor: Predictor) -> dict[float, Cut]:
 
 
 def points(cuts: Sequence[dict[float, Cut]]) -> Iterator[Point]:
-    """Yield every choice and its results over the heads."""
-    lesions = sum(len(head[THRESHOLDS[0]].shares) for head in cuts)
+    """Yield every choice and its results over the cases."""
+    lesions = sum(len(case[THRESHOLDS[0]].shares) for case in cuts)
     for threshold in THRESHOLDS:
         for seed in (None, *(seed for seed in SEEDS if seed > threshold)):
             for smallest_mm3 in SMALLEST_MM3:
                 false = 0
                 ratios = []
-                for head in cuts:
-                    part = head[threshold]
+                for case in cuts:
+                    part = case[threshold]
                     kept = part.volumes_mm3 >= smallest_mm3
                     if seed is not None:
                         kept &= part.peaks > logit(seed)
@@ -192,34 +197,59 @@ def validation_head(kind: str, seed: int) -> metastases.Head:
     return cohorts.training_head(seed)
 
 
+def cuts_of(cases: CaseSet, predictor: Predictor) -> list[dict[float, Cut]]:
+    """Return the components of each case that can be used.
+
+    Raises: DataRefused if no case can be used, or none has a lesion from 3 mm; OutOfMemory.
+    """
+
+    def cuts_and_report(source: TruthSource, place: str) -> dict[float, Cut]:
+        cuts = cut(source.load(), predictor)
+        print(f"{place}, {source.name}", flush=True)
+        return cuts
+
+    cuts, origin = cases.each(cuts_and_report)
+    if not any(case[THRESHOLDS[0]].shares for case in cuts):
+        raise DataRefused(
+            f"None of the {len(cuts)} {origin.noun}s has a lesion of {COUNTED_FROM_MM:g} mm or more, "
+            "so there is no sensitivity by which to choose."
+        )
+    return cuts
+
+
 def main(arguments: Sequence[str] | None = None, make_head: MakeHead = validation_head) -> None:
-    parser = argparse.ArgumentParser(description="Choose a model's operating point.")
+    parser = argparse.ArgumentParser(
+        prog="python -m unetr operating_point",
+        description="Choose a model's operating point on synthetic heads or on a folder of labelled studies.",
+    )
     parser.add_argument("--model", required=True, help="id of a served model, or its JSON file")
-    parser.add_argument("--heads", type=int, default=48)
-    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
-    parser.add_argument("--false-positives", type=float, default=1.0, help="at most this many per head")
+    parser.add_argument("--heads", type=int, help="number of synthetic heads, 48 by default")
+    parser.add_argument("--first-seed", type=int, help=f"of the synthetic heads, {FIRST_SEED} by default")
+    parser.add_argument("--false-positives", type=float, default=1.0, help="at most this many per case")
     parser.add_argument("--out", type=Path, required=True, help="folder for the cases at the chosen point")
-    options = parser.parse_args(arguments)
+    options = parse_with_folder(parser, arguments, {"heads": 48, "first_seed": FIRST_SEED})
     settings = load()
-    spec = find_model_of_heads(options.model, settings)
-    heads = [(KIND, options.first_seed + number) for number in range(options.heads)]
+    spec = find_model(options.model, settings)
+    if options.folder is None:
+        require_model_of_heads(spec, FOLDER_OPTIONS)
+        heads = [(KIND, options.first_seed + number) for number in range(options.heads)]
+        case_set = synthetic(heads, make_head)
+    else:
+        case_set = labelled(options.folder, options.layout, options.labels, [spec])
     lowest = PostProcessing(threshold=THRESHOLDS[0], minimum_volume_mm3=0.0)
     predictor = Predictor.load(spec.model_copy(update={"postprocessing": lowest}), settings.device)
-    cuts = []
-    for number, (kind, seed) in enumerate(heads, start=1):
-        cuts.append(cut(make_head(kind, seed), predictor))
-        print(f"{number} of {len(heads)} heads, {seed}", flush=True)
-    found = list(points(cuts))
+    found = list(points(cuts_of(case_set, predictor)))
     chosen = best(found, options.false_positives)
-    print(_table(found, chosen))
+    print(_table(found, chosen, case_set.origin.noun))
     update = {"postprocessing": chosen.postprocessing, "confidence": None}
-    cases = evaluate([spec.model_copy(update=update)], heads, options.out, settings.device, make_head)[0]
+    (cases,), origin = evaluate([spec.model_copy(update=update)], case_set, options.out, settings.device)
     confidence = fit_confidence(cases)
     write(spec.folder / f"{spec.id}.json", chosen.postprocessing, confidence)
-    print(f"\nWritten into {spec.id}.json: {chosen.postprocessing}; {confidence}")
+    print("\n".join(["", *origin.rejections()]))
+    print(f"Written into {spec.id}.json: {chosen.postprocessing}; {confidence}")
 
 
-def _table(found: Sequence[Point], chosen: Point) -> str:
+def _table(found: Sequence[Point], chosen: Point, noun: str) -> str:
     """Return a table of each threshold's best point without a seed threshold, and the chosen point."""
     rows = [
         best(
@@ -233,7 +263,8 @@ def _table(found: Sequence[Point], chosen: Point) -> str:
         for threshold in THRESHOLDS
     ]
     lines = [
-        "| threshold | seed | smallest, mm3 | sensitivity from 3 mm | false positives a head | volume ratio |"
+        "| threshold | seed | smallest, mm3 | sensitivity from 3 mm "
+        f"| false positives a {noun} | volume ratio |"
     ]
     lines.append("|---|---|---|---|---|---|")
     for point in [*rows, chosen]:

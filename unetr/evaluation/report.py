@@ -26,7 +26,9 @@ def save_report(summary: Summary, cases: Sequence[ScoredCase], pictures: Path, f
     pairs = agreement_pairs(cases)
     page = environment.get_template("evaluation.html").render(
         summary=summary,
-        froc=froc_figure([_curve(each) for each in (summary, summary.against) if each is not None]),
+        froc=froc_figure(
+            [_curve(each) for each in (summary, summary.against) if each is not None], summary.origin.noun
+        ),
         agreement={
             name: agreement_figure(name, [pair for case in pairs[name] for pair in case], agreement)
             for name, agreement in summary.agreement.items()
@@ -54,9 +56,10 @@ def written(estimate: Estimate | Difference, digits: int = 2) -> str:
 
 
 def table(summary: Summary) -> str:
-    """Return the main figures as Markdown tables."""
+    """Return the main figures as Markdown tables, and the cases that cannot be used."""
+    noun = summary.origin.noun
     lines = [
-        "| true diameter | lesions | sensitivity | Dice of found | HD95, mm | false positives per head |",
+        f"| true diameter | lesions | sensitivity | Dice of found | HD95, mm | false positives per {noun} |",
         "|---|---|---|---|---|---|",
     ]
     lines += [
@@ -64,13 +67,29 @@ def table(summary: Summary) -> str:
         f"| {written(each.hd95_mm, 1)} | {written(each.false_positives)} |"
         for each in summary.bins
     ]
-    lines += ["", "| kind | heads | sensitivity from 3 mm | false positives per head | lesion-wise Dice |"]
+    lines += [
+        "",
+        f"| kind | {noun}s | sensitivity from 3 mm | false positives per {noun} | lesion-wise Dice |",
+    ]
     lines.append("|---|---|---|---|---|")
     lines += [
         f"| {kind.name} | {kind.heads} | {written(kind.sensitivity)} | {written(kind.false_positives)} "
         f"| {written(kind.lesion_wise_dice)} |"
         for kind in summary.kinds
     ]
+    if summary.regions:
+        lines += ["", "| label | cases | Dice | HD95, mm | surface Dice |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {region.name} | {region.cases} | {written(region.dice)} | {written(region.hd95_mm, 1)} "
+            f"| {written(region.surface_dice)} |"
+            for region in summary.regions
+        ]
     free = summary.lesion_free
-    lines += ["", f"Heads without a lesion: {free.heads}, of which {free.none_reported} with none reported."]
+    lines += [
+        "",
+        f"{noun.capitalize()}s without a lesion: {free.heads}, "
+        f"of which {free.none_reported} with none reported.",
+    ]
+    if rejections := summary.origin.rejections():
+        lines += ["", *rejections]
     return "\n".join(lines)

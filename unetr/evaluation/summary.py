@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lesions.measure import MM3_PER_ML
 from unetr.evaluation.case_scores import (
     BINS_MM,
     COUNTED_FROM_MM,
@@ -28,6 +27,7 @@ from unetr.evaluation.statistics import (
     ratio,
     reliability,
 )
+from unetr.evaluation.truth import Origin, sphere_diameter_mm
 from unetr.spec import Axis, ModelSpec
 
 RULES = (
@@ -36,7 +36,7 @@ RULES = (
     "component that overlaps it most, found lesions only. Lesion-wise Dice and HD95: by the rules of "
     "BraTS-METS 2023 (arXiv 2306.00838), where missed lesions and false positives count 0 and 374 mm. "
     "Diameters: of the sphere of equal volume. Intervals: 95 %, percentile bootstrap of 2000 resamples "
-    "of whole heads."
+    "of whole {noun}s."
 )
 
 
@@ -56,7 +56,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Bin:
-    """The figures of a range of true diameters; false positives per head are binned by their own diameter."""
+    """The figures of a range of true diameters; false positives per case are binned by their own diameter."""
 
     name: str
     lesions: int
@@ -70,7 +70,10 @@ class Bin:
 
 @dataclass(frozen=True)
 class CohortSummary:
-    """The figures of the heads of one kind, or of all. sensitivity: for lesions from 3 mm. Others: means."""
+    """The figures of the cases of one kind, or of all. sensitivity: for lesions from 3 mm. Others: means.
+
+    heads: number of cases, synthetic or not.
+    """
 
     name: str
     heads: int
@@ -87,7 +90,7 @@ class CohortSummary:
 
 @dataclass(frozen=True)
 class LesionFree:
-    """The heads without a lesion, and the number of them in which none is reported."""
+    """The cases without a lesion (``heads``), and the number of them in which none is reported."""
 
     heads: int
     none_reported: int
@@ -95,12 +98,27 @@ class LesionFree:
 
 
 @dataclass(frozen=True)
+class RegionSummary:
+    """Means over the cases of a label's overlap; cases: those in which truth or prediction has the label."""
+
+    name: str
+    cases: int
+    dice: Estimate
+    hd95_mm: Estimate
+    surface_dice: Estimate
+
+
+@dataclass(frozen=True)
 class Failed:
-    """A failure with a picture. size_mm: true diameter of a missed lesion, long axis of a false positive."""
+    """A failure with a picture. kind, name, seed: as in ``Truth``.
+
+    size_mm: true diameter of a missed lesion, long axis of a false positive.
+    """
 
     what: str
     kind: str
-    seed: int
+    name: str
+    seed: int | None
     size_mm: float
     probability: float | None
     picture: str
@@ -110,19 +128,22 @@ class Failed:
 class Summary:
     """The content of the report.
 
-    unseen: lesions not counted because no voxel shows them. refused: heads that the model refused.
+    first_seed, last_seed: None if no case is synthetic. unseen: lesions not counted because no voxel shows
+    them. refused: cases in which the model found no brain. regions: of each label, if the model has several.
     agreement, calibration: by the compared quantity. against: the summary of the other model.
     """
 
     research_use_only: bool
     rules: str
     model: Model
-    first_seed: int
-    last_seed: int
+    origin: Origin
+    first_seed: int | None
+    last_seed: int | None
     unseen: int
     refused: int
     bins: tuple[Bin, ...]
     kinds: tuple[CohortSummary, ...]
+    regions: tuple[RegionSummary, ...]
     lesion_free: LesionFree
     froc: Froc
     agreement: dict[str, Agreement]
@@ -138,22 +159,26 @@ MOST_FAILURES = 8
 def summarise(
     spec: ModelSpec,
     cases: Sequence[ScoredCase],
+    origin: Origin,
     against: "tuple[Summary, Sequence[ScoredCase]] | None" = None,
 ) -> Summary:
-    """Summarise a model's cases, at least one. against: another model's, same heads in the same order."""
+    """Summarise a model's cases, at least one. against: another model's, same cases in the same order."""
+    seeds = [case.seed for case in cases if case.seed is not None]
     names = dict.fromkeys(case.kind for case in cases)
     groups = [(name, [case for case in cases if case.kind == name]) for name in names]
     free = [case for case in cases if not case.lesions and not case.unseen]
     return Summary(
         research_use_only=True,
-        rules=RULES,
+        rules=RULES.format(noun=origin.noun),
         model=_model(spec),
-        first_seed=min(case.seed for case in cases),
-        last_seed=max(case.seed for case in cases),
+        origin=origin,
+        first_seed=min(seeds, default=None),
+        last_seed=max(seeds, default=None),
         unseen=sum(case.unseen for case in cases),
         refused=sum(case.refused for case in cases),
         bins=tuple(_bin(cases, *each) for each in BINS_MM),
         kinds=tuple(_kind(name, group) for name, group in [*groups, ("all", cases)]),
+        regions=tuple(_region(name, cases) for name in cases[0].regions),
         lesion_free=LesionFree(
             heads=len(free),
             none_reported=sum(not case.components for case in free),
@@ -170,7 +195,7 @@ def summarise(
         calibration=_calibration(cases),
         failures=_failures(cases),
         against=against[0] if against else None,
-        comparison=compare(against[1], cases) if against else (),
+        comparison=compare(against[1], cases, origin.noun) if against else (),
     )
 
 
@@ -222,7 +247,9 @@ def _bin(cases: Sequence[ScoredCase], name: str, low_mm: float, high_mm: float) 
     counts = [len(some) for some in scores]
     false = [
         sum(
-            low_mm <= _diameter_mm(component) < high_mm for component in case.components if not component.real
+            low_mm <= sphere_diameter_mm(component.volume_ml) < high_mm
+            for component in case.components
+            if not component.real
         )
         for case in cases
     ]
@@ -240,10 +267,6 @@ def _bin(cases: Sequence[ScoredCase], name: str, low_mm: float, high_mm: float) 
     )
 
 
-def _diameter_mm(component: Component) -> float:
-    return float((6.0 * component.volume_ml * MM3_PER_ML / np.pi) ** (1.0 / 3.0))
-
-
 def _kind(name: str, cases: Sequence[ScoredCase]) -> CohortSummary:
     overall = [case.overall for case in cases]
     return CohortSummary(
@@ -258,6 +281,17 @@ def _kind(name: str, cases: Sequence[ScoredCase]) -> CohortSummary:
         hd95_mm=mean([score.hd95_mm if score else None for score in overall]),
         surface_dice=mean([score.surface_dice if score else None for score in overall]),
         seconds=mean([case.seconds for case in cases]),
+    )
+
+
+def _region(name: str, cases: Sequence[ScoredCase]) -> RegionSummary:
+    scores = [score for case in cases if (score := case.regions[name]) is not None]
+    return RegionSummary(
+        name=name,
+        cases=len(scores),
+        dice=mean([score.dice for score in scores]),
+        hd95_mm=mean([score.hd95_mm for score in scores]),
+        surface_dice=mean([score.surface_dice for score in scores]),
     )
 
 
@@ -280,9 +314,9 @@ def _calibration(cases: Sequence[ScoredCase]) -> dict[str, Reliability]:
 def _failures(cases: Sequence[ScoredCase]) -> tuple[Failed, ...]:
     """Return the largest missed lesions, then the largest false positives."""
     failures = [
-        Failed(failure.what, case.kind, case.seed, failure.size_mm, failure.probability, name)
+        Failed(failure.what, case.kind, case.name, case.seed, failure.size_mm, failure.probability, picture)
         for case in cases
-        for name, failure in case.pictures.items()
+        for picture, failure in case.pictures.items()
     ]
     failures.sort(key=lambda failure: -failure.size_mm)
     return tuple(

@@ -16,7 +16,7 @@ import torch
 
 from errors import DataRefused
 from imaging.sequences import T1_POST_CONTRAST
-from unetr.data.cases import BadCase, Case, CaseSource, Wanted, truth_of
+from unetr.data.cases import BadCase, Case, CaseSource, Wanted, truth_of, unknown_label
 from unetr.data.datasets import sources
 from unetr.preprocess import prepare, resample_labels
 from unetr.spec import ModelSpec
@@ -153,8 +153,7 @@ def held_out_patients(patients: set[str], share: float, seed: int) -> set[str]:
 
 def _identity(source: CaseSource, data: Labelled) -> str:
     """Return a text that changes with the case's files and the labels selected from it."""
-    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
-    return repr((source.id, data.labels, files))
+    return repr((source.id, data.labels, source.versions))
 
 
 def path_of(folder: Path, material: Material, spec: ModelSpec) -> Path:
@@ -185,9 +184,8 @@ def make(folder: Path, material: Material, spec: ModelSpec) -> BadCase | None:
     case = material.read()
     if isinstance(case, BadCase):
         return case
-    largest, known = int(case.truth.array.max()), len(spec.labels)
-    if largest > known:
-        return BadCase(case.id, f"The label holds the value {largest}; {spec.id} has 1 to {known}.")
+    if (bad := unknown_label(case, spec)) is not None:
+        return bad
     first, *others = (case.images[name] for name in spec.inputs)
     prepared = prepare(first, spec, others)
     truth = resample_labels(case.truth, prepared).array.astype(np.uint8)

@@ -362,3 +362,14 @@ def test_a_bad_study_says_why_and_the_next_one_follows(tmp_path):
 
 def _place(file: Path) -> float:
     return float(dcmread(file, stop_before_pixels=True).ImagePositionPatient[2])
+
+
+def test_no_reason_says_where_the_studies_lie(tmp_path):
+    labelled.dicom(tmp_path, ("broken", "notes"))
+    for file in (tmp_path / "notes").rglob("*.dcm"):
+        file.write_text("no image")
+    broken, notes = sources(tmp_path, "dicom")
+    broken.files[-1].write_text("no image")
+    assert notes.reason.startswith("notes contains no DICOM image.")
+    assert broken.load().reason.startswith(f"{broken.files[-1].name} is not a DICOM file")
+    assert str(tmp_path) not in notes.reason + broken.load().reason

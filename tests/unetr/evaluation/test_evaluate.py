@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from errors import ModelNotFound
+from imaging.sequences import T1_POST_CONTRAST
 from unetr.__main__ import main as unetr_main
-from unetr.evaluation.case_scores import CANDIDATES, CASE, Truth, judge, with_pictures
+from unetr.evaluation.case_scores import CANDIDATES, CASE, found_lesions, judge, with_pictures
 from unetr.evaluation.evaluate import evaluate, folder_of, main
 from unetr.evaluation.report import SUMMARY
 from unetr.evaluation.summary import summarise
+from unetr.evaluation.truth import KnownLesion, Origin, Truth, synthetic
 from unetr.predict import Prediction
 from unetr.spec import ModelSpec, load_spec
 from unetr.synthesis import metastases
@@ -24,6 +26,7 @@ SHAPE, SPACING_MM = (30, 60, 50), (3.0, 1.2, 1.0)
 DIAMETERS_MM = {1: 14.0, 2: 9.0, 3: 8.0, 4: 12.0}
 CENTRES_MM = {1: (45.0, 12.0, 12.0), 2: (45.0, 12.0, 38.0), 3: (45.0, 55.0, 12.0), 4: (45.0, 55.0, 38.0)}
 INVENTED_MM = (18.0, 35.0, 25.0)
+ORIGIN = Origin("head", "balls", "They say nothing.")
 
 
 def balls(centres: dict[int, tuple], diameters: dict[int, float]) -> hd.Volume:
@@ -46,7 +49,13 @@ def spec(reckonable_spec) -> ModelSpec:
 def truth() -> Truth:
     labels = balls(CENTRES_MM, DIAMETERS_MM)
     image = labels.with_array(40.0 + 60.0 * (labels.array > 0).astype(np.float32))
-    return Truth("ordinary", 7, image, labels, DIAMETERS_MM)
+    lesions = tuple(KnownLesion(n, mm, np.pi / 6 * mm**3 / 1000) for n, mm in DIAMETERS_MM.items())
+    return truth_of(labels, image, lesions)
+
+
+def truth_of(labels: hd.Volume, image: hd.Volume, lesions: tuple[KnownLesion, ...]) -> Truth:
+    values = labels.with_array((labels.array > 0).astype(np.uint8))
+    return Truth("ordinary", "7", 7, {T1_POST_CONTRAST: image}, values, labels, lesions)
 
 
 def predicted(labels: hd.Volume, probability: dict[int, float]) -> Prediction:
@@ -81,7 +90,7 @@ def test_the_truth_itself_is_a_perfect_prediction(truth, spec):
     case = judge(truth, perfect, perfect, spec)
     assert (case.overall.dice, case.overall.hd95_mm, case.overall.surface_dice) == (1.0, 0.0, 1.0)
     assert (case.lesion_wise.dice, case.lesion_wise.hd95_mm) == (1.0, 0.0)
-    summary = summarise(spec, [case])
+    summary = summarise(spec, [case], ORIGIN)
     assert {row.name: row.sensitivity.value for row in summary.bins if row.lesions} == {
         "5-10 mm": 1.0, "10 mm and more": 1.0, "3 mm and more": 1.0, "all": 1.0,
     }  # fmt: skip
@@ -108,7 +117,7 @@ def test_a_case_says_what_was_found_missed_and_invented(case):
 
 
 def test_the_summary_counts_lesions_by_true_diameter_and_measures_agreement(case, spec):
-    summary = summarise(spec, [case])
+    summary = summarise(spec, [case], ORIGIN)
     assert [(row.name, row.found, row.lesions) for row in summary.bins] == [
         ("2-3 mm", 0, 0), ("3-5 mm", 0, 0), ("5-10 mm", 1, 2), ("10 mm and more", 1, 2),
         ("3 mm and more", 2, 4), ("all", 2, 4),
@@ -127,10 +136,10 @@ def test_the_summary_counts_lesions_by_true_diameter_and_measures_agreement(case
 
 
 def test_heads_without_a_lesion_count_by_whether_any_is_reported(truth, flawed, spec):
-    free = Truth("no lesion", 1, truth.image, truth.labels.with_array(truth.labels.array * 0), {})
+    free = truth_of(truth.labels.with_array(truth.labels.array * 0), truth.images[T1_POST_CONTRAST], ())
     nothing = predicted(free.labels, {})
     cases = [judge(free, nothing, nothing, spec), judge(free, flawed, flawed, spec)]
-    summary = summarise(spec, cases)
+    summary = summarise(spec, cases, ORIGIN)
     assert (summary.lesion_free.heads, summary.lesion_free.none_reported) == (2, 1)
     assert summary.kinds[0].false_positives.value == 1.5
     assert summary.kinds[0].lesion_wise_dice.value == 0.5
@@ -141,8 +150,8 @@ def test_heads_without_a_lesion_count_by_whether_any_is_reported(truth, flawed, 
 def test_two_models_are_compared_head_by_head(truth, case, spec):
     perfect = predicted(truth.labels, dict.fromkeys(DIAMETERS_MM, 0.99))
     better = judge(truth, perfect, perfect, spec)
-    worse = summarise(spec, [case] * 6)
-    rows = {row.name: row for row in summarise(spec, [better] * 6, (worse, [case] * 6)).comparison}
+    worse = summarise(spec, [case] * 6, ORIGIN)
+    rows = {row.name: row for row in summarise(spec, [better] * 6, ORIGIN, (worse, [case] * 6)).comparison}
     assert rows["sensitivity, 3 mm and more"].difference.value == pytest.approx(0.5)
     assert rows["sensitivity, 2-3 mm"].difference.value is None
     assert rows["false positives per head"].difference.value == -1.0
@@ -151,7 +160,8 @@ def test_two_models_are_compared_head_by_head(truth, case, spec):
 
 
 def test_a_case_comes_back_from_its_file_as_it_was_with_its_pictures(case, truth, flawed, tmp_path):
-    pictured = with_pictures(case, truth, flawed, tmp_path)
+    image = truth.images[T1_POST_CONTRAST]
+    pictured = with_pictures(case, image, truth.labels, found_lesions(flawed), tmp_path / "head")
     assert CASE.validate_json(CASE.dump_json(pictured)) == pictured
     # The larger of the missed ones first.
     assert [(f.what, f.number, f.size_mm) for f in pictured.pictures.values()][:2] == [
@@ -180,8 +190,8 @@ def test_a_stopped_evaluation_goes_on_where_it_was(coarse_model, coarse_head, tm
 
     spec, heads = load_spec(coarse_model), [("ordinary", 1), ("ordinary", 2)]
     with pytest.raises(PowerCut):
-        evaluate([spec], heads, tmp_path, "cpu", until_the_power_fails)
-    (cases,) = evaluate([spec], heads, tmp_path, "cpu", counted)
+        evaluate([spec], synthetic(heads, until_the_power_fails), tmp_path, "cpu")
+    (cases,), _ = evaluate([spec], synthetic(heads, counted), tmp_path, "cpu")
     assert made == [1, 2]
     assert [case.seed for case in cases] == [1, 2]
     assert len(list(folder_of(spec, tmp_path).glob("*.json"))) == 2
@@ -217,6 +227,8 @@ def test_the_command_line_writes_a_report_that_needs_no_other_file(
     page = (tmp_path / "report.html").read_text()
     assert "Research use only" in page
     assert "Against other" in page
+    assert "Evaluated on 2 synthetic heads, seeds 11 to 11; threshold" in page
+    assert "Synthetic heads say nothing about patients." in page
     assert "mean of 4 mirror images" in page
     assert page.count("data:image/svg+xml") >= 6
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
