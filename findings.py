@@ -51,14 +51,20 @@ class Findings:
     kinds: Mapping[int, Label] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
+    def with_identities(self, identities: Mapping[int, Identity]) -> "Findings":
+        """Return the same findings with other identities, by lesion number."""
+        lesions = [replace(lesion, **vars(identities[lesion.number])) for lesion in self.lesions]
+        return replace(self, lesions=lesions)
+
 
 def measured(
     stack: Stack, mask: hd.Volume, probability: hd.Volume | None, spec: ModelSpec, measurable_ld_mm: float
 ) -> Findings:
-    """Measure the objects of a mask. mask, probability: (slice, row, column) on the stack's grid.
+    """Measure the objects of a mask, under new identities.
 
-    If the model has only one label, every value of the mask means that label; otherwise each value is a
-    label's. measurable_ld_mm: the long axis, mm, from which a lesion is measurable.
+    mask, probability: (slice, row, column) on the stack's grid. If the model has only one label, every value
+    of the mask means that label; otherwise each value is a label's. measurable_ld_mm: the long axis, mm, from
+    which a lesion is measurable.
     """
     if len(spec.labels) == 1:
         only = spec.labels[0]
@@ -68,7 +74,7 @@ def measured(
         by_value = {label.value: label for label in spec.labels}
         labels, values = objects(mask, [label.value for label in spec.labels if label.whole])
         kinds = {number: by_value[value] for number, value in values.items()}
-    lesions = measure(labels, stack.slices, probability, measurable_ld_mm, _identities(kinds))
+    lesions = measure(labels, stack.slices, probability, measurable_ld_mm, new_identities(kinds))
     return Findings(stack, labels, [_with_confidence(lesion, spec) for lesion in lesions], kinds=kinds)
 
 
@@ -79,8 +85,11 @@ def _with_confidence(lesion: Lesion, spec: ModelSpec) -> Lesion:
     return replace(lesion, confidence=confidence(spec, probability, lesion.volume_ml * MM3_PER_ML))
 
 
-def _identities(kinds: Mapping[int, Label], used_ids: Collection[str] = ()) -> dict[int, Identity]:
-    """Return new identities by lesion number, numbered after the tracking identifiers in use."""
+def new_identities(kinds: Mapping[int, Label], used_ids: Collection[str] = ()) -> dict[int, Identity]:
+    """Return identities for new lesions by number, numbered after the tracking identifiers in use.
+
+    kinds: the label of each lesion.
+    """
     counts = {label.value: last_number(label, used_ids) for label in kinds.values()}
     identities = {}
     for number, label in kinds.items():
@@ -93,13 +102,6 @@ def last_number(label: Label, used_ids: Collection[str]) -> int:
     """Return the highest number among the label's tracking identifiers in use; 0 without any."""
     numbered = re.compile(rf"{re.escape(label.tracking or label.name)}-(\d+)")
     return max((int(match[1]) for name in used_ids if (match := numbered.fullmatch(name))), default=0)
-
-
-def numbered_after(result: Findings, used_ids: Collection[str]) -> Findings:
-    """Return a model's result with new identities, numbered after the tracking identifiers in use."""
-    identities = _identities(result.kinds, used_ids)
-    lesions = [replace(lesion, **vars(identities[lesion.number])) for lesion in result.lesions]
-    return replace(result, lesions=lesions)
 
 
 def identity(label: Label, number: int) -> Identity:

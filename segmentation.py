@@ -28,7 +28,7 @@ from findings import (
     encode,
     has_report,
     measured,
-    numbered_after,
+    new_identities,
     publish,
     report_of,
     subject_of,
@@ -89,7 +89,7 @@ def segment_series(
     while True:
         numbering = next_numbering(services.sessions, source, services.spec.id)
         with stages("encode"):
-            result = numbered_after(result, numbering.tracking_ids)
+            result = result.with_identities(new_identities(result.kinds, numbering.tracking_ids))
             edition = Edition(numbering.version, place=numbering.place)
             encoded = encode(result, services.spec, edition=edition)
             companions = []
