@@ -243,12 +243,12 @@ def _refuse_by_kind(first: Dataset, kind: SeriesKind) -> None:
 
 
 def not_head(first: Dataset) -> str | None:
-    """Return the body part or description that names another region than the head; None if neither does."""
+    """Return the body part, description or protocol that names another region than the head, or None."""
     body = text(first, "BodyPartExamined").lower()
-    named = [series_names.read(text(first, keyword)) for keyword in ("SeriesDescription", "ProtocolName")]
-    if (body and not series_names.is_head(body)) or any(reading.elsewhere for reading in named):
-        return body or text(first, "SeriesDescription") or "no description"
-    return None
+    if body and not series_names.is_head(body):
+        return body
+    names = (text(first, keyword) for keyword in ("SeriesDescription", "ProtocolName"))
+    return next((name for name in names if series_names.read(name).elsewhere), None)
 
 
 def _evidence(first: Dataset, frames: Sequence[Frame], kind: SeriesKind) -> tuple[float, list[str]]:

@@ -8,7 +8,7 @@ from highdicom import Volume
 from pydicom import Dataset
 
 import errors
-from imaging.series import HEAD_EXTENT_SCORE, TIE, choose, rank
+from imaging.series import HEAD_EXTENT_SCORE, TIE, UnreadSeries, choose, rank
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 AFFINE = np.array([[0, 0, 8.0, -120], [0, 8.0, 0, -120], [1.2, 0, 0, -70], [0, 0, 0, 1]])
@@ -292,6 +292,128 @@ def test_a_volume_that_covers_110_mm_may_be_a_whole_head():
 def test_slices_of_3_5_mm_and_more_are_all_thick():
     scores = [rank([series("T1 post", True, slices)])[0].score for slices in (28, 41, 42)]
     assert scores[0] == scores[1] < scores[2]
+
+
+@pytest.mark.parametrize(
+    ("description", "agent", "slices", "dimensions", "score"),
+    [
+        # A volume of 144 mm in slices up to 1.5 mm is worth 2 + 1 points, its acquisition in 3D half a point.
+        ("T1 MPRAGE", False, 120, "3D", 2 + 3.5),
+        ("T1 MPRAGE", False, 120, "2D", 2 + 3),
+        # Contrast: 8 points by an agent, 7 by the description alone, half a point more by both.
+        ("SAG 3D", True, 120, "3D", 8 + 3.5),
+        ("SAG T1", True, 120, "3D", 8 + 2 + 3.5),
+        ("T1 MPRAGE +C", False, 120, "3D", 7 + 2 + 3.5),
+        ("T1 MPRAGE +C", True, 120, "3D", 8 + 0.5 + 2 + 3.5),
+        # Slices of 1.5 mm, just above, 2, 3 and 3.6 mm.
+        ("T1 MPRAGE", False, 96, "3D", 2 + 3.5),
+        ("T1 MPRAGE", False, 95, "3D", 2 + 3.48),
+        ("T1 MPRAGE", False, 72, "3D", 2 + 3),
+        ("T1 MPRAGE", False, 48, "3D", 2 + 2),
+        ("T1 MPRAGE", False, 40, "3D", 2 + 1.5),
+        # Refused: no points at all.
+        ("T2 tra", True, 120, "3D", 0),
+        ("T1 MPRAGE +C", True, 4, "3D", 0),
+    ],
+)
+def test_the_score_is_the_sum_of_the_evidence(description, agent, slices, dimensions, score):
+    (candidate,) = rank([series(description, agent, slices, MRAcquisitionType=dimensions)])
+    assert candidate.score == score
+
+
+def unread(
+    instances: list[Dataset], error: type[errors.MetScopeError] = errors.ArchiveRefused
+) -> list[Dataset]:
+    """The series, as an archive lists it that does not serve its headers."""
+    return UnreadSeries(instances[0], error("The archive answers 500."))
+
+
+def test_a_series_that_the_archive_does_not_serve_is_refused_for_the_archive_s_reason():
+    for error, code in (
+        (errors.ArchiveRefused, "archive_refused"), (errors.ArchiveIncomplete, "archive_incomplete")
+    ):  # fmt: skip
+        instances = series("T1 MPRAGE post", contrast=True)
+        ranked = rank([unread(instances, error)])
+        assert (ranked[0].refused, ranked[0].message) == (code, "The archive answers 500.")
+        assert not ranked[0].selectable
+        with pytest.raises(error, match="The archive answers 500"):
+            choose(ranked, ranked[0].series_instance_uid)
+
+
+@pytest.mark.parametrize(
+    ("description", "attributes", "served", "sentence"),
+    [
+        ("T1 tra", {}, False, "Another series was not considered (T1 tra, "),
+        ("STEALTH 3D", {"EchoTime": None}, False, "Another series was not considered (STEALTH 3D, "),
+        ("STEALTH 3D", {"EchoTime": None}, True, "Another series was not considered (STEALTH 3D, "),
+        ("", {"EchoTime": None}, True, "Another series was not considered (no description, "),
+        ("T2 FLAIR", {"contrast": True}, True, "Another series is post-contrast (T2 FLAIR, "),
+        ("T2 tra", {}, False, None),
+        ("T2 tra", {}, True, None),
+        ("T1 tra", {"slices": 4}, True, None),
+    ],
+)
+def test_a_t1_without_proof_is_chosen_with_a_warning_of_each_series_that_may_be_the_right_one(
+    description, attributes, served, sentence
+):
+    other = series(description, **{"slices": 12} | attributes)
+    chosen = choose(rank([series("T1 MPRAGE", slices=12), other if served else unread(other)]))
+    assert chosen.description == "T1 MPRAGE"
+    about_the_other = [warning.partition(other[0].SeriesInstanceUID)[0] for warning in chosen.warnings[1:]]
+    assert about_the_other == ([sentence] if sentence else [])
+
+
+def test_a_proven_series_that_the_archive_does_not_serve_is_not_passed_over_silently():
+    proven = series("T1 MPRAGE post", contrast=True)
+    with pytest.raises(errors.NoCandidateSeries, match="but is refused: The archive answers 500"):
+        choose(rank([series("T1 MPRAGE"), unread(proven)]))
+
+
+@pytest.mark.parametrize(
+    ("description", "attributes", "selectable"),
+    [
+        ("T1 MPRAGE", {}, True), ("T2 tra", {}, True), ("T1 pre", {}, True), ("localizer", {}, True),
+        ("T1 neck", {}, True), ("T1 mpr cor", {}, True), ("T1 MPRAGE", {"Modality": "CT"}, False),
+        ("T1 MPRAGE", {"slices": 4}, False),
+    ],
+)  # fmt: skip
+def test_a_request_may_name_any_mr_that_is_a_stack(description, attributes, selectable):
+    (candidate,) = rank([series(description, **{"slices": 12} | attributes)])
+    assert candidate.selectable is selectable
+
+
+@pytest.mark.parametrize(
+    ("description", "attributes", "message"),
+    [
+        ("SAG 3D", {"EchoTime": None}, "Nothing proves that the series is T1-weighted (SAG 3D)."),
+        ("", {"EchoTime": None}, "Nothing proves that the series is T1-weighted (no description)."),
+        ("T2 tra", {}, "The series is a T2 (T2 tra)."),
+        ("T1 post", {"BodyPartExamined": "ABDOMEN"}, "The series shows abdomen, not the head."),
+        ("T1 C-Spine", {"BodyPartExamined": "HEAD"}, "The series shows T1 C-Spine, not the head."),
+        ("T1 C-Spine", {"BodyPartExamined": None}, "The series shows T1 C-Spine, not the head."),
+        ("SAG T1", {"ProtocolName": "C-Spine"}, "The series shows C-Spine, not the head."),
+    ],
+)
+def test_a_refusal_says_what_the_series_is(description, attributes, message):
+    (candidate,) = rank([series(description, slices=12, **attributes)])
+    assert candidate.message == message
+
+
+def test_a_study_without_candidates_names_three_refusals_the_most_likely_series_first():
+    study = [
+        series("report", slices=5, Modality="SR"), series("T2 tra", slices=12),
+        series("T1 MPRAGE", slices=4), series("localizer", slices=12),
+    ]  # fmt: skip
+    with pytest.raises(errors.NoCandidateSeries) as refusal:
+        choose(rank(study))
+    places = [refusal.value.found.find(name) for name in ("T1 MPRAGE:", "T2 tra:", "localizer:", "report:")]
+    assert 0 < places[0] < min(places[1:3])
+    assert places[3] == -1
+    assert refusal.value.found.endswith(" ...")
+    with pytest.raises(errors.NoCandidateSeries) as refusal:
+        choose(rank(study[:3]))
+    assert "report:" in refusal.value.found
+    assert not refusal.value.found.endswith("...")
 
 
 def test_only_pre_contrast_is_refused_as_such_and_nothing_suitable_as_that():

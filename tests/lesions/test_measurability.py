@@ -20,7 +20,10 @@ from lesions.measurability import judge
         ((6.0, 5.5, 3), 1.5, 5.0, True, "6.00 x 5.50 mm on 3 slices"),
         ((6.0, 5.5, 3), 2.0, 5.0, False, "only with slices up to 1.5 mm apart, and these are 2.00 mm"),
         ((10.0, 5.5, 3), 2.0, 5.0, True, "10.00 x 5.50 mm on 3 slices"),
+        ((9.99, 5.5, 3), 2.0, 5.0, False, "a long axis below 10 mm counts only with slices up to 1.5 mm"),
         ((np.nextafter(10.0, 9), 5.0, 2), 1.0, 10.0, True, "10.00 x 5.00 mm"),
+        ((9.996, 4.996, 2), 1.0, 10.0, True, "10.00 x 5.00 mm"),
+        ((9.994, 5.0, 2), 1.0, 10.0, False, "long axis of 9.99 mm is below 10 mm"),
     ],
 )
 def test_limits(lesion, spacing_mm, limit_mm, measurable, said):
@@ -34,3 +37,9 @@ def test_limits(lesion, spacing_mm, limit_mm, measurable, said):
 def test_every_reason_against_is_named():
     _, reason = judge(4.0, 3.0, 1, 7.0, 10.0)
     assert [word in reason for word in ("below 10 mm", "below 5 mm", "1 slice", "7.00 mm")] == [True] * 4
+
+
+@pytest.mark.parametrize(("spacing_mm", "thick"), [(4.5, False), (5.0, False), (5.01, True)])
+def test_only_slices_above_5_mm_are_compared_with_the_long_axis(spacing_mm, thick):
+    _, reason = judge(8.9, 8.0, 2, spacing_mm, 10.0)
+    assert ("below twice the slice spacing" in reason) is thick

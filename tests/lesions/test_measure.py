@@ -1,6 +1,7 @@
 """Lesions of known size and place, measured from their masks."""
 
 import json
+from dataclasses import replace
 
 import highdicom as hd
 import numpy as np
@@ -10,7 +11,8 @@ from scipy import ndimage
 from bench.metrology import ORIENTATIONS, Ellipsoid, ellipsoids, errors, to_mask
 from errors import EmptyLesion, TooManyLesions
 from imaging.stack import SliceReference
-from lesions.measure import Identity, components, measure
+from lesions.axial import to_axial
+from lesions.measure import Identity, Plane, components, measure, objects
 from schemas.results import LesionAnswer
 
 AXIAL = ORIENTATIONS["axial"]
@@ -192,6 +194,126 @@ def test_a_ring_is_measured_from_outer_edge_to_outer_edge_but_its_volume_is_what
     assert lesion.volume_ml == pytest.approx(ring.sum() / 1000)
 
 
+def test_the_hole_of_a_ring_whose_pixels_touch_at_their_corners_counts_as_lesion():
+    y, x = np.mgrid[-9:10, -9:10]
+    diamond = np.zeros((3, 19, 19), bool)
+    diamond[1] = abs(x) + abs(y) == 6
+    lesion = measure_one(volume(diamond))
+    # From tip to tip 12 mm between pixel centres; without the hole no chord is longer than an edge of 8.5 mm.
+    assert lesion.long_axis_mm == pytest.approx(12.5, abs=0.5)
+    assert lesion.short_axis_mm == pytest.approx(12.5, abs=0.5)
+    assert lesion.voxel_count == 24
+
+
+def test_the_long_axis_of_a_dumbbell_runs_through_its_bridge():
+    dumbbell = np.zeros((3, 15, 31), bool)
+    dumbbell[1, 3:12, 3:12] = dumbbell[1, 3:12, 19:28] = dumbbell[1, 7:9, 12:19] = True
+    lesion = measure_one(volume(dumbbell))
+    # 25 mm from end to end; a bridge 7 mm long and 2 mm wide lets the line tilt by 2 in 7, half a pixel of
+    # tolerance by 3 in 7.
+    assert 25 <= lesion.long_axis_mm <= 25 * np.hypot(1, 3 / 7)
+    # The squares alone have a diagonal of 12.7 mm.
+    ends = np.array(lesion.long_axis_lps) - POSITION_MM
+    assert ends[0, 0] < 7
+    assert ends[1, 0] > 23
+
+
+def test_the_short_axis_lies_on_the_side_of_the_long_axis_where_the_lesion_is():
+    y, x = np.mgrid[-20:21, -20:21]
+    half_disc = np.zeros((3, 41, 41), bool)
+    half_disc[1] = (np.hypot(x, y) <= 15) & (y >= 0)
+    lesion = measure_one(volume(half_disc))
+    flat_side_mm, top_mm = POSITION_MM[1] + 19.5, POSITION_MM[1] + 35.25
+    rows_mm = sorted(end[1] for end in lesion.short_axis_lps)
+    assert rows_mm == pytest.approx([flat_side_mm, top_mm], abs=0.75)
+    assert [end[0] for end in lesion.short_axis_lps] == pytest.approx([POSITION_MM[0] + 20] * 2, abs=0.75)
+
+
+@pytest.mark.parametrize("radius_mm", [4.0, 7.0, 8.0])
+def test_the_short_axis_of_a_disc_is_not_longer_than_its_long_axis(radius_mm):
+    y, x = np.mgrid[-10:15, -15:10]
+    disc = np.zeros((3, 25, 25), bool)
+    disc[1] = np.hypot(x, y) <= radius_mm
+    lesion = measure_one(volume(disc))
+    assert lesion.short_axis_mm <= lesion.long_axis_mm
+    assert length(lesion.short_axis_lps) == pytest.approx(lesion.short_axis_mm, abs=1e-6)
+    middle = np.mean(lesion.short_axis_lps, axis=0)
+    assert middle == pytest.approx(POSITION_MM + np.array([15, 10, 1]), abs=0.5)
+
+
+def test_a_slice_that_is_less_wide_may_hold_the_long_axis():
+    # Pixels of 4 mm: an angle whose longest inner line is 22.6 mm, and a row of 24 mm, which is less wide.
+    mask = np.zeros((2, 12, 12), bool)
+    mask[0, 3:5, 3:8] = mask[0, 3:8, 3:5] = True
+    mask[1, 3, 3:9] = True
+    lesion = measure_one(volume(mask, (1, 4, 4)))
+    assert lesion.long_axis_mm == pytest.approx(24, abs=0.05)
+    assert lesion.slice.index == 1
+
+
+def test_a_line_between_two_of_the_directions_in_which_the_width_is_measured_is_not_passed_over():
+    # A row of 199 mm, and a bar of 200 mm tilted by half the angle between two of these directions.
+    mask = np.zeros((2, 60, 220), bool)
+    mask[0, 30, 5:204] = True
+    y, x = np.mgrid[-30:30, -110:110]
+    cos, sin = np.cos(np.pi / 16), np.sin(np.pi / 16)
+    mask[1] = (abs(x * cos + y * sin) <= 100) & (abs(y * cos - x * sin) <= 1.5)
+    lesion = measure_one(volume(mask))
+    assert lesion.long_axis_mm == pytest.approx(200.5, abs=0.9)
+    assert lesion.slice.index == 1
+
+
+def test_of_equal_slices_the_middle_one_is_measured():
+    x, y = disc_grid(8, count=7)
+    mask = np.hypot(x, y) <= 8
+    mask[[0, 6]] = False
+    assert measure_one(volume(mask)).slice.index == 3
+
+
+def test_no_axis_of_a_beam_with_flanges_leaves_it_between_flange_and_web():
+    beam = np.zeros((3, 27, 37), bool)
+    beam[1, 3:24, 3:6] = beam[1, 3:24, 31:34] = beam[1, 8:19, 3:34] = True
+    lesion = measure_one(volume(beam))
+    # The web, 11 mm high between the flanges 25 mm apart, lets a line over 31 mm tilt by 11 in 25, and by 12
+    # in 25 with half a pixel of tolerance at both ends; the corners, rounded a little, are 37.4 mm apart.
+    assert 31 * np.hypot(1, 11 / 25) - 0.7 <= lesion.long_axis_mm <= 31 * np.hypot(1, 12 / 25) + 0.7
+    assert lesion.feret_mm == pytest.approx(np.hypot(31, 21), abs=1.5)
+
+
+def test_thick_slices_end_half_way_to_the_next():
+    slab = np.zeros((5, 20, 20), np.uint8)
+    slab[2, 4:16, 4:16] = 1
+    axial = to_axial(volume(slab, (4, 1, 1), ORIENTATIONS["sagittal"]))
+    middle = axial.array[axial.shape[0] // 2, axial.shape[1] // 2]
+    # 4 mm: three points inside, and one on either border.
+    assert middle[middle > 0].tolist() == pytest.approx([0.5, 1, 1, 1, 0.5], abs=1e-4)
+
+
+@pytest.mark.parametrize("spacing_mm", [0.5, 2.0])
+def test_cubic_voxels_resampled_along_their_own_axes_stay_as_they_are(spacing_mm):
+    block = np.zeros((9, 9, 9), np.uint8)
+    block[2:7, 3:6, 2:5] = 1
+    block[3, 3, 2] = 0
+    sagittal = volume(block, [spacing_mm] * 3, ORIENTATIONS["sagittal"])
+    axial = to_axial(sagittal)
+    assert axial.spacing == pytest.approx([spacing_mm] * 3)
+    values, counts = np.unique(axial.array.round(4), return_counts=True)
+    assert values.tolist() == [0, 1]
+    assert counts[1] == 44
+    expected_mm = sagittal.map_indices_to_reference(np.argwhere(block).astype(float))
+    found_mm = axial.map_indices_to_reference(np.argwhere(axial.array > 0.5).astype(float))
+    assert sorted(found_mm.round(3).tolist()) == sorted(expected_mm.round(3).tolist())
+
+
+def test_a_resampled_grid_has_a_point_on_the_voxel_nearest_to_the_centroid():
+    cross = np.zeros((5, 7, 7), np.uint8)
+    cross[1:4, 3, 3] = cross[2, 3, 2:5] = 1
+    sagittal = volume(cross, (5, 0.9, 0.9), ORIENTATIONS["sagittal"])
+    axial = to_axial(sagittal)
+    index = axial.map_reference_to_indices(sagittal.map_indices_to_reference(np.array([[2.0, 3.0, 3.0]])))
+    assert index == pytest.approx(index.round(), abs=1e-6)
+
+
 @pytest.mark.parametrize("orientation", ["axial", "coronal", "oblique 35°"])
 def test_one_voxel_has_its_own_extent(orientation):
     mask = np.zeros((3, 3, 3), bool)
@@ -263,7 +385,9 @@ def test_components_are_numbered_from_the_largest_down_and_ties_from_the_first_s
     mask[6, 1, 1] = True
     mask[1, 6, 6] = True
     mask[3:6, 4:6, 4:6] = True
+    mask[8, 2, 7] = mask[8, 2, 2] = mask[8, 7, 1] = True
     labels = components(volume(mask))
+    assert [labels.array[8, 2, 2], labels.array[8, 2, 7], labels.array[8, 7, 1]] == [4, 5, 6]
     assert labels.array.dtype == np.int32
     assert [labels.array[4, 4, 4], labels.array[1, 6, 6], labels.array[6, 1, 1]] == [1, 2, 3]
     assert ((labels.array > 0) == mask).all()
@@ -274,6 +398,44 @@ def test_touching_labels_of_different_value_stay_apart():
     mask = np.zeros((3, 4, 4), np.uint8)
     mask[1, :, :3], mask[1, :, 3] = 1, 2
     assert np.array_equal(components(volume(mask)).array, mask)
+
+
+def test_a_label_that_is_one_object_is_numbered_once_and_each_piece_of_another_label_by_itself():
+    mask = np.zeros((6, 12, 12), np.uint8)
+    mask[1, 1:3, 1:3] = 5
+    mask[4, 8:11, 8:11] = 5
+    mask[1, 6:9, 6:9] = mask[4, 1, 1] = 2
+    mask[1, 1, 9:11] = 7
+    numbers, values = objects(volume(mask), whole=[5, 7])
+    assert values == {1: 2, 2: 2, 3: 5, 4: 7}
+    assert numbers.array.dtype == np.int32
+    assert np.bincount(numbers.array.ravel()).tolist() == [6 * 12 * 12 - 9 - 1 - 13 - 2, 9, 1, 13, 2]
+    assert [numbers.array[at] for at in ((1, 6, 6), (4, 1, 1), (1, 1, 1), (4, 9, 9), (1, 1, 9))] == [
+        1, 2, 3, 3, 4
+    ]  # fmt: skip
+    assert np.array_equal(numbers.affine, volume(mask).affine)
+
+
+def test_an_empty_mask_has_no_objects():
+    numbers, values = objects(volume(np.zeros((3, 4, 4), np.uint8)), whole=[1])
+    assert values == {}
+    assert not numbers.array.any()
+
+
+def test_a_lesion_may_fill_the_volume():
+    labels = components(volume(np.ones((3, 5, 6), np.uint8)))
+    (lesion,) = measure(labels, slices_of(labels))
+    assert (lesion.voxel_count, lesion.slices_spanned) == (90, 3)
+    assert lesion.bounding_box == {"first": (0, 0, 0), "last": (2, 4, 5)}
+
+
+def test_each_of_two_lesions_has_its_own_box():
+    labels = np.zeros((8, 20, 20), np.int32)
+    labels[1:3, 2:5, 4:9], labels[4:7, 11:14, 12:16] = 1, 2
+    first, second = measure(volume(labels), slices_of(volume(labels)))
+    assert first.bounding_box == {"first": (1, 2, 4), "last": (2, 4, 8)}
+    assert second.bounding_box == {"first": (4, 11, 12), "last": (6, 13, 15)}
+    assert second.centroid_lps_mm == pytest.approx(POSITION_MM + np.array([13.5, 12, 5]))
 
 
 def test_an_empty_mask_has_no_lesions():
@@ -337,6 +499,37 @@ def test_a_lesion_becomes_json_that_can_be_drawn_again():
         assert length(document["long_axis_lps"]) == pytest.approx(document["long_axis_mm"], abs=1e-3)
         assert set(document["slice"]) == {"sop_instance_uid", "frame", "index"}
         assert document["long_axis_mm"] == pytest.approx(12, abs=0.9)
+
+
+def test_json_has_mm_to_4_decimals_ml_to_6_and_probabilities_to_4():
+    (ellipsoid,) = ellipsoids(1, (12, 12), seed=2)
+    lesion = replace(
+        measure_one(to_mask(ellipsoid, AXIAL, (1.0, 1.0, 1.0))),
+        volume_ml=1.23456789,
+        long_axis_mm=12.345678,
+        short_axis_mm=7.654321,
+        feret_mm=12.000044,
+        long_axis_lps=((1.000049, 2.0, 3.99996), (4.123456, 5.0, 6.0)),
+        short_axis_lps=((0.0, -1.000051, 2.0), (1.0, 2.0, -3.00009)),
+        centroid_lps_mm=(0.123449, 0.123451, -31.987654),
+        plane=Plane((1.111149, 2.0, 3.0), (0.0, 0.0, 0.999999), 0.897654),
+        mean_probability=0.123456,
+        confidence=0.98764,
+    )
+    expected = {
+        "volume_ml": 1.234568,
+        "long_axis_mm": 12.3457,
+        "short_axis_mm": 7.6543,
+        "feret_mm": 12.0,
+        "long_axis_lps": [[1.0, 2.0, 4.0], [4.1235, 5.0, 6.0]],
+        "short_axis_lps": [[0.0, -1.0001, 2.0], [1.0, 2.0, -3.0001]],
+        "centroid_lps_mm": [0.1234, 0.1235, -31.9877],
+        "plane": {"origin_lps_mm": [1.1111, 2.0, 3.0], "normal_lps": [0.0, 0.0, 1.0], "spacing_mm": 0.8977},
+        "mean_probability": 0.1235,
+        "confidence": 0.9876,
+    }
+    document = lesion.to_dict()
+    assert {name: document[name] for name in expected} == expected
 
 
 def test_more_lesions_than_a_seg_can_hold_are_refused():
