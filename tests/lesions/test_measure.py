@@ -528,7 +528,7 @@ def test_json_has_mm_to_4_decimals_ml_to_6_and_probabilities_to_4():
         "mean_probability": 0.1235,
         "confidence": 0.9876,
     }
-    document = lesion.to_dict()
+    document = LesionAnswer.of(lesion).model_dump(mode="json")
     assert {name: document[name] for name in expected} == expected
 
 
