@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from errors import RequestError
 from imaging import nifti
 from lesions.measure import MM3_PER_ML, components
+from reports.slices import AXIAL, draw_slice
 from settings import load
 from unetr.evaluation.evaluate import find_model, require_model_of_heads
 from unetr.evaluation.pictures import save_picture
@@ -201,9 +202,8 @@ def _draw(before: hd.Volume, after: hd.Volume, path: Path) -> None:
     pairs = (("acquired", before), ("prepared", after))
     for axes, (name, volume) in zip(figure.subplots(1, 2), pairs, strict=True):
         turned = volume.to_patient_orientation("LPH")
-        cut = turned.array[:, :, turned.spatial_shape[2] // 2].T
-        axes.imshow(cut, cmap="gray", aspect=turned.spacing[1] / turned.spacing[0])
+        middle = AXIAL.cut(turned, np.array(turned.spatial_shape) // 2)
+        draw_slice(axes, middle, AXIAL.size_mm(turned), (middle.min(), middle.max()))
         axes.set_title(f"{name}: {_shape(volume)}", color="white", size=8)
-        axes.set_axis_off()
     figure.tight_layout()
     figure.savefig(path)
