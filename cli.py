@@ -18,7 +18,7 @@ import highdicom as hd
 from pydicom import Dataset
 from tqdm import tqdm
 
-from context import Stages, find_spec
+from context import Stages
 from db.documents import SCHEMA_VERSION
 from errors import (
     AmbiguousSeries,
@@ -51,6 +51,7 @@ from settings import Settings, load
 from unetr.checkpoint_cache import with_served_model
 from unetr.predict import Predictor
 from unetr.preprocess import head_mask
+from unetr.served import find_spec
 from unetr.spec import ModelSpec
 from unetr.uncertainty import explain, lesion_entropies, most_bits
 

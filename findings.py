@@ -12,10 +12,11 @@ from pydicom.sr.coding import Code
 
 from db.recording import NewObject
 from imaging import parametric_map, rtstruct, rtstruct_read, seg, sr
-from imaging.derived import FIRST_EDITION, Edition
+from imaging.derived import FIRST_EDITION, LONG_STRING, Edition
+from imaging.grid import MM3_PER_ML
 from imaging.identity import check_derived
 from imaging.stack import Stack
-from lesions.measure import MM3_PER_ML, Identity, Lesion, components, measure, objects
+from lesions.measure import Identity, Lesion, components, measure, objects
 from orthanc import part10
 from settings import Settings
 from unetr.confidence import confidence
@@ -31,8 +32,6 @@ UNLABELLED = ConceptCode(
 FINDING = Label(value=1, name="Finding", category=UNLABELLED, type=UNLABELLED)
 # Default names that viewers give to segments.
 UNNAMED = re.compile(r"\s*(Segment \d+)?\s*")
-# Length of Segment Label, a DICOM Long String.
-LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def identities_of_segments(
         new = identity(label, last)
         if not UNNAMED.fullmatch(source.name):
             number = f" {counts[source.number]}" if lesions_of[source.number] > 1 else ""
-            new = replace(new, name=source.name.strip()[: LONGEST_NAME - len(number)] + number)
+            new = replace(new, name=source.name.strip()[: LONG_STRING - len(number)] + number)
         identities[lesion] = new
     return identities
 

@@ -14,6 +14,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, DS, TM, validate_value
 
+from imaging.files import UIDS
 from imaging.frames import is_multi_frame, numbers
 from imaging.stack import Stack
 
@@ -23,8 +24,8 @@ REQUIRED = (
     "ReferringPhysicianName", "StudyID", "AccessionNumber",
 )  # fmt: skip
 OPTIONAL = ("StudyDescription", "PatientAge", "IssuerOfPatientID")
-# Characters of a DICOM Long String, the VR of descriptions.
-LONGEST_DESCRIPTION = 64
+# Characters of a DICOM Long String, the VR of descriptions, labels and code meanings.
+LONG_STRING = 64
 RESEARCH = "research use only"
 # Series numbers of a study's first result; each further result adds NUMBERS_PER_RESULT.
 FIRST_SERIES_NUMBER = {"SEG": 1000, "SR": 1001, "RTSTRUCT": 1002, "OT": 1003}
@@ -88,9 +89,9 @@ class Edition:
         end = separator + RESEARCH
         for parts in ((subject, content, words), (subject, words)):
             description = ", ".join(part for part in parts if part)
-            if len(description + end) <= LONGEST_DESCRIPTION:
+            if len(description + end) <= LONG_STRING:
                 return description + end
-        return description[: LONGEST_DESCRIPTION - len(end) - 1] + "…" + end
+        return description[: LONG_STRING - len(end) - 1] + "…" + end
 
 
 FIRST_EDITION = Edition()
@@ -108,7 +109,7 @@ def bare(header: Dataset, stack: Stack) -> Dataset:
     values, so it never sees the real headers.
     """
     source = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+    for keyword in UIDS:
         setattr(source, keyword, header[keyword].value)
     source.FrameOfReferenceUID = stack.volume.frame_of_reference_uid or generate_uid(
         entropy_srcs=["frame of reference", header.SeriesInstanceUID]
@@ -161,7 +162,7 @@ def _set_times(dataset: Dataset, header: Dataset, edition: Edition) -> None:
 
 def person_name(user: str) -> str:
     """Return a user's name as a DICOM Person Name, without the characters that have a meaning there."""
-    return plain(user, "\\^=")[:LONGEST_DESCRIPTION].strip()
+    return plain(user, "\\^=")[:LONG_STRING].strip()
 
 
 def plain(user: str, special: str = "") -> str:

@@ -21,7 +21,8 @@ from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from imaging import codes
-from imaging.derived import FIRST_EDITION, RESEARCH, Edition, bare, inherit, person_name, plain
+from imaging.derived import FIRST_EDITION, LONG_STRING, RESEARCH, Edition, bare, inherit, person_name, plain
+from imaging.grid import MM3_PER_ML
 from imaging.seg import METASTASES, Algorithm, Subject
 from imaging.seg_read import code_of
 from imaging.stack import Stack
@@ -29,9 +30,6 @@ from version import VERSION
 
 # OHIF recognises its own tools by this prefix and keeps the text after it.
 BIDIRECTIONAL = "Cornerstone3DTools@^0.1.0:Bidirectional"
-MM3_PER_ML = 1000.0
-# Characters of a Code Meaning, a DICOM Long String.
-LONGEST_MEANING = 64
 Line = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
@@ -291,7 +289,7 @@ def _finding(segment: Dataset) -> dict[str, Any]:
 def _legal(code: Code | None) -> Code | None:
     if code is None or not code.scheme_designator or not code.meaning:
         return None
-    return Code(code.value, code.scheme_designator, code.meaning[:LONGEST_MEANING])
+    return Code(code.value, code.scheme_designator, code.meaning[:LONG_STRING])
 
 
 def _volume(

@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import broker
 from db import audit
-from errors import ArchiveBusy, ModelNotFound
+from errors import ArchiveBusy
 from health import Health
 from orthanc.archive import Archive, open_archive
 from schemas.errors import ErrorAnswer
 from settings import Settings
-from unetr.served import default_model, served_models
+from unetr.served import default_model, find_spec, served_models
 from unetr.spec import ModelSpec
 
 THREADS = 24
@@ -97,11 +97,7 @@ class Context:
 
     def model_id(self, asked: str | None) -> str:
         """Return the id of the model asked for, or of the default one. Raises: ModelNotFound."""
-        known = self.models
-        model = asked or self.default_model.id
-        if model not in known:
-            raise ModelNotFound(f"There is no model {model!r}. Available models: {', '.join(sorted(known))}.")
-        return model
+        return find_spec(self.settings, asked or None).id
 
 
 def context() -> Context:

@@ -24,7 +24,7 @@ import context
 import findings
 import segmentation
 from bench.models import tiny_model
-from context import ModelServices, Stages, find_spec
+from context import ModelServices, Stages
 from db import segmentations
 from db.database import open_database
 from errors import ArchiveUnreachable, ModelNotFound
@@ -36,7 +36,7 @@ from orthanc.archive import open_archive
 from segmentation import Request, deliver, segment_series
 from settings import Settings
 from unetr.predict import Prediction
-from unetr.served import default_model
+from unetr.served import default_model, find_spec
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 DIRECTIONS = {

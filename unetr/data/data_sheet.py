@@ -8,10 +8,11 @@ import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 
+from imaging.grid import MM3_PER_ML
 from imaging.sequences import T1_POST_CONTRAST
 from imaging.stack import SliceReference
 from lesions.measurability import PROTOCOL_LD_MM
-from lesions.measure import MM3_PER_ML, components, measure
+from lesions.measure import components, measure
 from reports.slices import AXIAL
 from unetr.data.cases import Case
 from unetr.preprocess import head_mask

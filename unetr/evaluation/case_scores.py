@@ -13,8 +13,9 @@ import numpy as np
 from pydantic import TypeAdapter
 from scipy import ndimage
 
+from imaging.grid import MM3_PER_ML
 from imaging.stack import SliceReference
-from lesions.measure import MM3_PER_ML, Lesion, components, measure
+from lesions.measure import Lesion, components, measure
 from unetr.confidence import confidence
 from unetr.evaluation.pictures import Failure, save_picture
 from unetr.evaluation.scores import LesionWise, Match, Overlap, brats_mets, lesion_overlaps, match, overlap
@@ -161,7 +162,7 @@ def judge(truth: Truth, prediction: Prediction, candidates: Prediction, spec: Mo
         lesions=tuple(
             ScoredLesion(
                 number=lesion.number,
-                diameter_mm=truth.diameters_mm.get(lesion.number, _sphere_mm(lesion.volume_ml)),
+                diameter_mm=truth.diameters_mm.get(lesion.number, sphere_mm(lesion.volume_ml)),
                 volume_ml=lesion.volume_ml,
                 long_axis_mm=lesion.long_axis_mm,
                 covered=outcome.covered[lesion.number],
@@ -223,5 +224,6 @@ def _component(lesion: Lesion, outcome: Match, spec: ModelSpec) -> Component:
     )
 
 
-def _sphere_mm(volume_ml: float) -> float:
+def sphere_mm(volume_ml: float) -> float:
+    """Return the diameter of the sphere of that volume."""
     return float((6.0 * volume_ml * MM3_PER_ML / np.pi) ** (1.0 / 3.0))

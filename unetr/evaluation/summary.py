@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lesions.measure import MM3_PER_ML
 from unetr.evaluation.case_scores import (
     BINS_MM,
     COUNTED_FROM_MM,
@@ -13,6 +12,7 @@ from unetr.evaluation.case_scores import (
     ScoredCase,
     ScoredLesion,
     found_of,
+    sphere_mm,
 )
 from unetr.evaluation.comparison import Compared, compare
 from unetr.evaluation.statistics import (
@@ -222,7 +222,9 @@ def _bin(cases: Sequence[ScoredCase], name: str, low_mm: float, high_mm: float) 
     counts = [len(some) for some in scores]
     false = [
         sum(
-            low_mm <= _diameter_mm(component) < high_mm for component in case.components if not component.real
+            low_mm <= sphere_mm(component.volume_ml) < high_mm
+            for component in case.components
+            if not component.real
         )
         for case in cases
     ]
@@ -238,10 +240,6 @@ def _bin(cases: Sequence[ScoredCase], name: str, low_mm: float, high_mm: float) 
         ),
         false_positives=mean(false),
     )
-
-
-def _diameter_mm(component: Component) -> float:
-    return float((6.0 * component.volume_ml * MM3_PER_ML / np.pi) ** (1.0 / 3.0))
 
 
 def _kind(name: str, cases: Sequence[ScoredCase]) -> CohortSummary:
