@@ -30,7 +30,7 @@ from errors import (
 )
 from findings import (
     Findings,
-    algorithm_of,
+    edition_of,
     encode,
     identities_of_segments,
     label_of_drawn,
@@ -38,9 +38,11 @@ from findings import (
     measured,
     read_drawn,
     report_of,
+    subject_of,
     uncertainty_map,
 )
 from imaging import files, nifti, series
+from imaging.derived import Edition
 from imaging.frames import text
 from imaging.stack import Stack, to_stack
 from lesions.measure import ML_DECIMALS, Lesion, measure
@@ -345,10 +347,11 @@ def _encode(
     """Encode SEG and report, each None where there is none to write; both None for a NIfTI file."""
     if not result.stack.headers:
         return None, None
-    encoded = encode(result, spec, drawn_by_model=drawn_by_model)
+    edition = edition_of(spec) if drawn_by_model else Edition(subject=subject_of(spec))
+    encoded = encode(result, spec, edition)
     if encoded is None and not settings.report_no_lesion:
         return None, None
-    return encoded, report_of(result, encoded, spec, algorithm_of(spec) if drawn_by_model else None)
+    return encoded, report_of(result, encoded, spec, edition)
 
 
 def _write(result: Findings, objects: Mapping[str, Dataset | None], out: Path) -> None:
@@ -376,7 +379,7 @@ def _explain(
     explanation = explain(predictor, volume, partial(stages.report, "explain"), others=others)
     nifti.write_values(explanation.entropy, out / "entropy.nii.gz")
     if result.stack.headers:
-        made = uncertainty_map(result.stack, explanation.entropy, spec)
+        made = uncertainty_map(result.stack, explanation.entropy, spec, edition_of(spec))
         made.save_as(out / "uncertainty.dcm", enforce_file_format=True)
     bits = most_bits(len(spec.labels))
     save_planes(volume, result.labels, explanation.entropy, result.lesions, out / "planes.png", bits)

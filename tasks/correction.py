@@ -10,7 +10,6 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
-import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 
@@ -295,13 +294,14 @@ def _encode(
 ) -> tuple[NewObject | None, list[NewObject]]:
     """Encode the SEG (None without lesions) and the companions that are stored with it."""
     spec = spec_of(earlier, run.connections)
+    edition = replace(edition, subject=subject_of(spec))
     encoded = _encode_seg(result, earlier, drawn, colours, edition, spec) if result.lesions else None
     beside = []
     if has_report(encoded, run.connections.settings):
         previous = earlier.companion("SR") if earlier else None
-        beside.append(report_of(result, encoded, spec, None, edition, previous))
+        beside.append(report_of(result, encoded, spec, edition, previous))
     if encoded is not None and earlier and (previous := earlier.companion("RTSTRUCT")) is not None:
-        beside.append(structure_set_of(result, encoded, None, subject_of(spec), edition, previous))
+        beside.append(structure_set_of(result, encoded, edition, previous))
     source = result.stack.headers[0]
     seg_object = publish(encoded, source) if encoded is not None else None
     return seg_object, [publish(one, source) for one in beside]
@@ -317,17 +317,8 @@ def _encode_seg(
 ) -> Dataset:
     segments = [_segment(lesion, earlier, drawn, label_of_drawn(spec)) for lesion in result.lesions]
     previous = earlier.encoded if earlier else None
-    return seg.write(
-        result.stack,
-        result.labels,
-        [replace(one, colour=colours[one.number]) for one in segments],
-        None,
-        sop_instance_uid=hd.UID(),
-        series_instance_uid=edition.series_instance_uid(previous),
-        edition=edition,
-        previous=previous,
-        subject=subject_of(spec),
-    )
+    coloured = [replace(one, colour=colours[one.number]) for one in segments]
+    return seg.write(result.stack, result.labels, coloured, edition, previous)
 
 
 def _segment(lesion: Lesion, earlier: Earlier | None, drawn: Drawn, label: Label) -> seg.Segment:

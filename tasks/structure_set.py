@@ -15,8 +15,7 @@ from findings import (
     structure_set_of,
     subject_of,
 )
-from imaging import seg
-from imaging.derived import Edition
+from imaging.derived import Algorithm, Edition
 from tasks.correction import measure_drawn, spec_of
 from tasks.edits import as_it_is
 from tasks.versions import fetch_earlier
@@ -37,16 +36,17 @@ def add_structure_set(task: StructureSetTask, run: JobRun) -> str:
         lesions = measure_drawn(images.stack, earlier, as_it_is(earlier), (), run.connections)
         model, algorithm = document["model"], None
         if document["corrected_by"] is None and model != segmentations.BY_HAND:
-            algorithm = seg.Algorithm(model["id"], model["version"], model["sha256"])
+            algorithm = Algorithm(model["id"], model["version"], model["sha256"])
         result = Findings(images.stack, earlier.labels, lesions)
         edition = Edition(
             document["version"],
             document["corrected_by"],
             corrected=bool(document["changes"]),
             place=place_of_result(run.connections.sessions, segmentation_id),
+            subject=subject_of(spec_of(earlier, run.connections)),
+            algorithm=algorithm,
         )
-        subject = subject_of(spec_of(earlier, run.connections))
-        made = structure_set_of(result, encoded, algorithm, subject, edition)
+        made = structure_set_of(result, encoded, edition)
     lease, new = run.lease, publish(made, images.stack.headers[0])
     recording.add_companion(run.connections.sessions, segmentation_id, new, lease.job_id, lease.owner)
     return segmentation_id

@@ -11,9 +11,8 @@ from db import recording, segmentations
 from db.numbering import place_of_result
 from db.tasks import UncertaintyTask
 from errors import UncertaintyUnavailable
-from findings import publish, uncertainty_map
+from findings import edition_of, publish, uncertainty_map
 from imaging import parametric_map
-from imaging.derived import Edition
 from imaging.stack import to_stack
 from segmentation import Request, fetch, idempotency_key, source_of_fetched
 from unetr.predict import Predictor
@@ -44,7 +43,7 @@ def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
         further = [other.volume for other in others]
         entropy = explain(predictor, stack.volume, partial(stages.report, "predict"), others=further).entropy
     with stages("encode"):
-        edition = Edition(document["version"], place=place_of_result(sessions, segmentation_id))
+        edition = edition_of(spec, document["version"], place_of_result(sessions, segmentation_id))
         new = publish(uncertainty_map(stack, entropy, spec, edition), stack.headers[0])
     recording.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner)
     return segmentation_id

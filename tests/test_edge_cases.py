@@ -230,7 +230,7 @@ def passed_through(archive: Archive, study_uid: str, series_uid: str | None = No
     stack = to_stack(instances)
     stages = context.Stages(lambda stage, fraction: None)
     result = segmentation.segment([stack], threshold, SPEC, 10.0, stages)
-    return Passed(chosen, instances, stack, result, findings.encode(result, SPEC))
+    return Passed(chosen, instances, stack, result, findings.encode(result, SPEC, findings.edition_of(SPEC)))
 
 
 def from_the_archive(archive: Archive, dataset: Dataset) -> Dataset:

@@ -24,6 +24,7 @@ from db.tasks import SEGMENT, CorrectTask, MeasureTask, StructureSetTask
 from errors import ArchiveUnreachable
 from imaging import rtstruct
 from imaging import seg as segs
+from imaging.derived import Edition
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc import part10
@@ -470,13 +471,13 @@ def measuring(seg, corrects=None):
 
 def contoured_on(images):
     """A structure set of the box that ``drawn_on`` draws, by a planning system."""
-    stack, uids = to_stack(images), {"sop_instance_uid": hd.UID(), "series_instance_uid": hd.UID()}
+    stack = to_stack(images)
     box = np.zeros(SHAPE, np.int32)
     box[3:6, 10:14, 4:9] = 1
     labels = stack.volume.with_array(box)
     lesions = measure(labels, stack.slices)
-    encoded = segs.write(stack, labels, segments_of(lesions), None, **uids)
-    structures = rtstruct.write(stack, encoded, labels, lesions, None, **uids)
+    encoded = segs.write(stack, labels, segments_of(lesions), Edition())
+    structures = rtstruct.write(stack, encoded, labels, lesions, Edition())
     structures.Manufacturer = "A planning system"
     return structures
 

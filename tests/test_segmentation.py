@@ -30,6 +30,7 @@ from db.database import open_database
 from errors import ArchiveUnreachable, ModelNotFound
 from findings import lesions_of_segments
 from imaging import nifti, rtstruct, seg
+from imaging.derived import Edition
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc.archive import open_archive
@@ -263,8 +264,7 @@ def test_a_structure_set_is_measured_like_a_seg(drawn_by_a_model, series_folder,
     stack = to_stack([dcmread(path) for path in series_folder.glob("*.dcm")])
     labels, _ = seg.read(drawn_by_a_model, stack)
     lesions = measure(labels, stack.slices)
-    uids = {"sop_instance_uid": hd.UID(), "series_instance_uid": hd.UID()}
-    structures = rtstruct.write(stack, drawn_by_a_model, labels, lesions, None, **uids)
+    structures = rtstruct.write(stack, drawn_by_a_model, labels, lesions, Edition())
     again = measured_again(structures, series_folder, tmp_path)
     assert [(item.SegmentLabel, item.TrackingUID) for item in again.SegmentSequence] == [
         (lesion.name, lesion.tracking_uid) for lesion in lesions
@@ -344,7 +344,9 @@ def drawn_by_a_model(series_folder) -> Dataset:
     stack = to_stack([dcmread(path) for path in series_folder.glob("*.dcm")])
     stages = context.Stages(lambda stage, fraction: None)
     spec = default_model(Settings(_env_file=None).models_dir)
-    return findings.encode(segmentation.segment([stack], threshold, spec, 10.0, stages), spec)
+    return findings.encode(
+        segmentation.segment([stack], threshold, spec, 10.0, stages), spec, findings.edition_of(spec)
+    )
 
 
 def measured_again(dataset: Dataset, series_folder: Path, folder: Path) -> Dataset:

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 
-import highdicom as hd
 import numpy as np
 import pytest
 import requests
@@ -24,6 +23,7 @@ from bench.parts import wait_until
 from db import jobs, patients, segmentations, tokens
 from db.tables import AuditEvent, JobState, Outbox, Patient, Role
 from imaging import rtstruct, seg
+from imaging.derived import Edition
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc import part10
@@ -250,14 +250,13 @@ def contoured_on(images):
     stack = to_stack(images)
     labels, segments = seg.read(drawn_on(images), stack)
     lesions = measure(labels, stack.slices)
-    uids = {"sop_instance_uid": hd.UID(), "series_instance_uid": hd.UID()}
     tracked = [
         replace(one, number=lesion.number, tracking_id=lesion.tracking_id, tracking_uid=lesion.tracking_uid)
         for one, lesion in zip(segments, lesions, strict=True)
     ]
-    encoded = seg.write(stack, labels, tracked, None, **uids)
+    encoded = seg.write(stack, labels, tracked, Edition())
     named = [replace(lesion, name=one.name) for lesion, one in zip(lesions, tracked, strict=True)]
-    return rtstruct.write(stack, encoded, labels, named, None, **uids), named
+    return rtstruct.write(stack, encoded, labels, named, Edition()), named
 
 
 def test_upload_dicom_measures_a_structure_set_like_a_segmentation(site):
