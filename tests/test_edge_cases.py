@@ -51,6 +51,7 @@ import context
 import findings
 import segmentation
 from bench.parts import free_port
+from bench.rows import threshold
 from errors import MetScopeError, UnreadableFile
 from imaging import seg
 from imaging.series import Candidate
@@ -64,7 +65,6 @@ from tests.imaging.test_seg import BRIGHT, SERIES, SHAPE, assert_legal, lesion_n
 from tests.imaging.test_seg_read import as_edited_in_ohif, renumbered
 from tests.orthanc.test_faults import archive_at
 from tests.orthanc.test_orthanc import archive_of
-from tests.test_segmentation import threshold
 from unetr.served import default_model
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
