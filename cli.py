@@ -18,7 +18,7 @@ import highdicom as hd
 from pydicom import Dataset
 from tqdm import tqdm
 
-from context import Stages, find_spec
+from context import Stages
 from db.documents import SCHEMA_VERSION
 from errors import (
     AmbiguousSeries,
@@ -30,7 +30,7 @@ from errors import (
 )
 from findings import (
     Findings,
-    algorithm_of,
+    edition_of,
     encode,
     identities_of_segments,
     label_of_drawn,
@@ -38,20 +38,23 @@ from findings import (
     measured,
     read_drawn,
     report_of,
+    subject_of,
     uncertainty_map,
 )
 from imaging import files, nifti, series
+from imaging.derived import Edition
 from imaging.frames import text
 from imaging.stack import Stack, to_stack
 from lesions.measure import Lesion, measure
 from reports.overlay import save_overlay, save_planes
 from reports.tables import save_csv
-from schemas.results import LesionAnswer, ModelReference, total_volume_ml
+from schemas.results import LesionAnswer, total_volume_ml
 from segmentation import choose, segment, warnings_of
 from settings import Settings, load
 from unetr.checkpoint_cache import with_served_model
 from unetr.predict import Predictor
 from unetr.preprocess import head_mask
+from unetr.served import find_spec, reference_to
 from unetr.spec import ModelSpec
 from unetr.uncertainty import explain, lesion_entropies, most_bits
 
@@ -288,7 +291,7 @@ def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | 
     lesions = [LesionAnswer.of(lesion) for lesion in result.lesions]
     document = {
         "schema_version": SCHEMA_VERSION,
-        "model": None if given else ModelReference.of(spec).model_dump(),
+        "model": None if given else reference_to(spec).model_dump(),
         "series_instance_uid": chosen[0].series_instance_uid if chosen else None,
         "segmentation": {"sop_instance_uid": encoded and encoded.SOPInstanceUID, "stored": False},
         "lesions": [lesion.model_dump() for lesion in lesions],
@@ -351,10 +354,11 @@ def _encode(
     """Encode SEG and report, each None where there is none to write; both None for a NIfTI file."""
     if not result.stack.headers:
         return None, None
-    encoded = encode(result, spec, drawn_by_model=drawn_by_model)
+    edition = edition_of(spec) if drawn_by_model else Edition(subject=subject_of(spec))
+    encoded = encode(result, spec, edition)
     if encoded is None and not settings.report_no_lesion:
         return None, None
-    return encoded, report_of(result, encoded, spec, algorithm_of(spec) if drawn_by_model else None)
+    return encoded, report_of(result, encoded, spec, edition)
 
 
 def _write(result: Findings, objects: Mapping[str, Dataset | None], out: Path) -> None:
@@ -382,7 +386,7 @@ def _explain(
     explanation = explain(predictor, volume, partial(stages.report, "explain"), others=others)
     nifti.write_values(explanation.entropy, out / "entropy.nii.gz")
     if result.stack.headers:
-        made = uncertainty_map(result.stack, explanation.entropy, spec)
+        made = uncertainty_map(result.stack, explanation.entropy, spec, edition_of(spec))
         made.save_as(out / "uncertainty.dcm", enforce_file_format=True)
     bits = most_bits(len(spec.labels))
     save_planes(volume, result.labels, explanation.entropy, result.lesions, out / "planes.png", bits)

@@ -13,11 +13,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db.database import open_database
 from db.tables import Job
-from errors import ModelNotFound
 from orthanc.archive import Archive, open_archive
 from settings import Settings
 from unetr.predict import Prediction, Predictor
-from unetr.served import default_model, served_models
+from unetr.served import find_spec
 from unetr.spec import ModelSpec
 
 Report = Callable[[str, float], None]
@@ -107,16 +106,6 @@ def open_services(settings: Settings, model_id: str | None = None) -> ModelServi
         predictor=Predictor.load(spec, settings.device),
         spec=spec,
     )
-
-
-def find_spec(settings: Settings, model_id: str | None) -> ModelSpec:
-    """Return the spec of that model, or of the default one. Raises: ModelNotFound, ModelSpecInvalid."""
-    if model_id is None:
-        return default_model(settings.models_dir, settings.model_path)
-    models = served_models(settings.models_dir, settings.model_path)
-    if model_id not in models:
-        raise ModelNotFound(f"There is no model {model_id!r}. Available models: {', '.join(sorted(models))}.")
-    return models[model_id]
 
 
 def _reset_peak_memory() -> None:

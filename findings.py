@@ -12,10 +12,11 @@ from pydicom.sr.coding import Code
 
 from db.recording import NewObject
 from imaging import parametric_map, rtstruct, rtstruct_read, seg, sr
-from imaging.derived import FIRST_EDITION, Edition
+from imaging.derived import LONG_STRING, Algorithm, Edition, Subject
+from imaging.grid import MM3_PER_ML
 from imaging.identity import check_derived
 from imaging.stack import Stack
-from lesions.measure import MM3_PER_ML, Identity, Lesion, components, measure, objects
+from lesions.measure import Identity, Lesion, components, measure, objects
 from orthanc import part10
 from settings import Settings
 from unetr.confidence import confidence
@@ -31,8 +32,6 @@ UNSPECIFIED_CONCEPT = ConceptCode(
 FINDING = Label(value=1, name="Finding", category=UNSPECIFIED_CONCEPT, type=UNSPECIFIED_CONCEPT)
 # Default names that viewers give to segments.
 PLACEHOLDER_NAME = re.compile(r"\s*(Segment \d+)?\s*")
-# Length of Segment Label, a DICOM Long String.
-LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -146,14 +145,12 @@ def identities_of_segments(
         new = identity(label, last)
         if not PLACEHOLDER_NAME.fullmatch(source.name):
             number = f" {counts[source.number]}" if lesions_of[source.number] > 1 else ""
-            new = replace(new, name=source.name.strip()[: LONGEST_NAME - len(number)] + number)
+            new = replace(new, name=source.name.strip()[: LONG_STRING - len(number)] + number)
         identities[lesion] = new
     return identities
 
 
-def encode(
-    result: Findings, spec: ModelSpec, drawn_by_model: bool = True, edition: Edition = FIRST_EDITION
-) -> Dataset | None:
+def encode(result: Findings, spec: ModelSpec, edition: Edition) -> Dataset | None:
     """Encode the DICOM SEG, one segment per lesion; None without lesions.
 
     A lesion measured from a SEG keeps the description of that SEG, including the algorithm or person.
@@ -166,79 +163,32 @@ def encode(
         )
         for lesion in result.lesions
     ]
-    return seg.write(
-        result.stack,
-        result.labels,
-        segments,
-        algorithm_of(spec) if drawn_by_model else None,
-        sop_instance_uid=hd.UID(),
-        series_instance_uid=hd.UID(),
-        edition=edition,
-        subject=subject_of(spec),
-    )
+    return seg.write(result.stack, result.labels, segments, edition)
 
 
 def report_of(
     result: Findings,
     encoded: Dataset | None,
     spec: ModelSpec,
-    algorithm: seg.Algorithm | None,
-    edition: Edition = FIRST_EDITION,
+    edition: Edition,
     previous: Dataset | None = None,
 ) -> Dataset:
     """Return the DICOM SR with the volumes and diameters of the lesions in the SEG.
 
-    encoded: None to report that there are no lesions. algorithm: None if drawn by hand. The stack has
-    headers.
+    encoded: None to report that there are no lesions. The stack has headers.
     """
     if encoded is None:
-        return sr.write_negative(
-            result.stack,
-            [to_code(label.type) for label in spec.labels],
-            algorithm,
-            sop_instance_uid=hd.UID(),
-            series_instance_uid=hd.UID(),
-            edition=edition,
-            previous=previous,
-            subject=subject_of(spec),
-        )
-    return sr.write(
-        result.stack,
-        encoded,
-        result.lesions,
-        algorithm,
-        sop_instance_uid=hd.UID(),
-        series_instance_uid=edition.series_instance_uid(previous),
-        edition=edition,
-        previous=previous,
-        subject=subject_of(spec),
-    )
+        finding_types = [to_code(label.type) for label in spec.labels]
+        return sr.write_negative(result.stack, finding_types, edition, previous)
+    return sr.write(result.stack, encoded, result.lesions, edition, previous)
 
 
 def structure_set_of(
-    result: Findings,
-    encoded: Dataset,
-    algorithm: seg.Algorithm | None,
-    subject: seg.Subject,
-    edition: Edition,
-    previous: Dataset | None = None,
+    result: Findings, encoded: Dataset, edition: Edition, previous: Dataset | None = None
 ) -> Dataset:
-    """Return the RT Structure Set of the lesions in the SEG. algorithm: None if drawn by hand.
-
-    The stack has headers.
-    """
-    return rtstruct.write(
-        result.stack,
-        encoded,
-        result.labels,
-        result.lesions,
-        algorithm,
-        sop_instance_uid=hd.UID(),
-        series_instance_uid=hd.UID(),
-        edition=replace(edition, continued=None),
-        previous=previous,
-        subject=subject,
-    )
+    """Return the RT Structure Set of the lesions in the SEG. The stack has headers."""
+    edition = replace(edition, continued=None)
+    return rtstruct.write(result.stack, encoded, result.labels, result.lesions, edition, previous)
 
 
 def has_report(encoded: Dataset | None, settings: Settings) -> bool:
@@ -260,25 +210,14 @@ def publish(dataset: Dataset, source: Dataset) -> NewObject:
     )
 
 
-def uncertainty_map(
-    stack: Stack, entropy: hd.Volume, spec: ModelSpec, edition: Edition = FIRST_EDITION
-) -> Dataset:
+def uncertainty_map(stack: Stack, entropy: hd.Volume, spec: ModelSpec, edition: Edition) -> Dataset:
     """Return the DICOM Parametric Map of the model's uncertainty. The stack has headers."""
-    return parametric_map.write(
-        stack,
-        entropy,
-        algorithm_of(spec),
-        sop_instance_uid=hd.UID(),
-        series_instance_uid=hd.UID(),
-        edition=edition,
-        subject=subject_of(spec),
-        most_bits=most_bits(len(spec.labels)),
-    )
+    return parametric_map.write(stack, entropy, edition, most_bits(len(spec.labels)))
 
 
-def subject_of(spec: ModelSpec) -> seg.Subject:
+def subject_of(spec: ModelSpec) -> Subject:
     """Return the subject and anatomy of the objects that the model finds."""
-    return seg.Subject(spec.subject, None if spec.anatomy is None else to_code(spec.anatomy))
+    return Subject(spec.subject, None if spec.anatomy is None else to_code(spec.anatomy))
 
 
 def to_code(concept: ConceptCode) -> Code:
@@ -286,9 +225,10 @@ def to_code(concept: ConceptCode) -> Code:
     return Code(concept.value, concept.scheme, concept.meaning)
 
 
-def algorithm_of(spec: ModelSpec) -> seg.Algorithm:
-    """Return the algorithm that SEG, report and map name as their author."""
-    return seg.Algorithm(spec.title, spec.version, spec.weights.sha256, {"model": spec.id})
+def edition_of(spec: ModelSpec, version: int = 1, place: int = 0) -> Edition:
+    """Return the edition of a result that the model drew."""
+    algorithm = Algorithm(spec.title, spec.version, spec.weights.sha256, {"model": spec.id})
+    return Edition(version, place=place, subject=subject_of(spec), algorithm=algorithm)
 
 
 def _segment_of(lesion: Lesion, label: Label, source: seg.Segment | None) -> seg.Segment:

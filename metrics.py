@@ -26,7 +26,6 @@ from errors import (
     WeightsInvalid,
 )
 
-STAGES = ("fetch", "read", "predict", "measure", "encode")
 OUR_OWN_FAILURES = [
     error.code
     for error in (
@@ -109,9 +108,9 @@ def _run_metrics(session: Session) -> Iterable[GaugeMetricFamily]:
     runs = session.execute(latest).all()
     text = f"Median duration of each stage of the last {RECENT_RUNS} segmentations."
     stages = GaugeMetricFamily("metscope_stage_seconds", text, labels=["stage"])
-    for stage in STAGES:
-        if seconds := [timings_s[stage] for timings_s, _ in runs if stage in timings_s]:
-            stages.add_metric([stage], median(seconds))
+    for stage in dict.fromkeys(stage for timings_s, _ in runs for stage in timings_s):
+        seconds = [timings_s[stage] for timings_s, _ in runs if stage in timings_s]
+        stages.add_metric([stage], median(seconds))
     yield stages
     text = f"Largest peak memory of the last {RECENT_RUNS} segmentations."
     peak_mb = max((peak_mb or 0.0 for _, peak_mb in runs), default=0.0)

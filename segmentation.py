@@ -24,7 +24,7 @@ from errors import (
 )
 from findings import (
     Findings,
-    algorithm_of,
+    edition_of,
     encode,
     has_report,
     measured,
@@ -34,7 +34,6 @@ from findings import (
     subject_of,
 )
 from imaging import codes, files, series
-from imaging.derived import Edition
 from imaging.frames import text
 from imaging.identity import content_digest, patient_of, same_patient
 from imaging.inputs import check_together, choose_inputs
@@ -90,12 +89,11 @@ def segment_series(
         numbering = next_numbering(services.sessions, source, services.spec.id)
         with stages("encode"):
             result = result.with_identities(new_identities(result.kinds, numbering.tracking_ids))
-            edition = Edition(numbering.version, place=numbering.place)
-            encoded = encode(result, services.spec, edition=edition)
+            edition = edition_of(services.spec, numbering.version, numbering.place)
+            encoded = encode(result, services.spec, edition)
             companions = []
             if has_report(encoded, services.settings):
-                algorithm = algorithm_of(services.spec)
-                companions.append(report_of(result, encoded, services.spec, algorithm, edition))
+                companions.append(report_of(result, encoded, services.spec, edition))
         new = recording.NewSegmentation(
             source=source,
             model_id=services.spec.id,

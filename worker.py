@@ -32,7 +32,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import broker
 import logs
 import tasks
-from context import Connections, JobLease, JobRun, ModelServices, Stages, find_spec, open_services
+from context import Connections, JobLease, JobRun, ModelServices, Stages, open_services
 from db import jobs, outbox, queue, workers
 from db.database import DATABASE_UNAVAILABLE, open_database
 from db.tables import Job, JobState
@@ -56,6 +56,7 @@ from segmentation import deliver, follow_patient
 from settings import Settings, load
 from tasks.drawings import discard_drawing
 from unetr import checkpoint_cache
+from unetr.served import find_spec
 
 FIRST_ARCHIVE_DELAY_S = 5.0
 LONGEST_ARCHIVE_DELAY_S = 600.0

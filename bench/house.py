@@ -108,7 +108,7 @@ def _says_any(annotation: ast.expr | None) -> bool:
     """Return whether the annotation leaves a type open; that of numpy's and SQLAlchemy's elements may be."""
     if annotation is None:
         return False
-    text = re.sub(r"\b(NDArray|Row|Select|ColumnElement)\[Any\]", "", ast.unparse(annotation))
+    text = re.sub(r"\b(NDArray|integer|Row|Select|ColumnElement)\[Any\]", "", ast.unparse(annotation))
     return re.search(r"\bAny\b", text) is not None
 
 

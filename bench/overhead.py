@@ -69,9 +69,7 @@ def measure(folder: Path) -> NDArray[np.float64]:
                 folder,
                 database_url=postgresql.create("overhead"),
                 broker_url=redis.url,
-                dicomweb_url=orthanc.url,
-                dicomweb_user=orthanc.user,
-                dicomweb_password=orthanc.password,
+                **orthanc.access,
             )
             head = metastases.head(metastases.grid((60, 256, 256), (3.0, 0.9, 0.9)), 2026, HEAD)
             instances = to_instances(head.image)

@@ -175,6 +175,16 @@ class Orthanc(Part):
         }
 
     @property
+    def access(self) -> dict[str, str]:
+        """Return the settings that make this Orthanc the archive."""
+        return {
+            "dicomweb_url": self.url,
+            "dicomweb_user": self.user,
+            "dicomweb_password": self.password,
+            "orthanc_url": self.rest_url,
+        }
+
+    @property
     def authentication(self) -> tuple[str, str]:
         return self.user, self.password
 

@@ -3,19 +3,25 @@ and its description of the version of the result that it shows.
 """
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset, config
 from pydicom.datadict import dictionary_VR
 from pydicom.multival import MultiValue
+from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, DS, TM, validate_value
 
+from imaging import codes
+from imaging.files import UIDS
 from imaging.frames import is_multi_frame, numbers
 from imaging.stack import Stack
+from version import VERSION
 
 # Type 2 attributes of the patient and study modules: present in every object, empty without a legal value.
 REQUIRED = (
@@ -23,8 +29,8 @@ REQUIRED = (
     "ReferringPhysicianName", "StudyID", "AccessionNumber",
 )  # fmt: skip
 OPTIONAL = ("StudyDescription", "PatientAge", "IssuerOfPatientID")
-# Characters of a DICOM Long String, the VR of descriptions.
-LONGEST_DESCRIPTION = 64
+# Characters of a DICOM Long String, the VR of descriptions, labels and code meanings.
+LONG_STRING = 64
 RESEARCH = "research use only"
 # Series numbers of a study's first result; each further result adds NUMBERS_PER_RESULT.
 FIRST_SERIES_NUMBER = {"SEG": 1000, "SR": 1001, "RTSTRUCT": 1002, "OT": 1003}
@@ -34,6 +40,34 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 UTC_OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)")
 # Prefixes of the dates and times at which an object was created; a structure set has no content date.
 MADE = ("InstanceCreation", "Series", "Content")
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """The algorithm that drew the segments. sha256: of its weights, hexadecimal; parameters: of its call."""
+
+    name: str
+    version: str
+    sha256: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The segmented structures. name: for titles, at most 20 letters, digits and blanks. anatomy: the region,
+    from CID 4; None: no object states it.
+    """
+
+    name: str
+    anatomy: Code | None
+
+    @property
+    def in_a_sentence(self) -> str:
+        """Return the name with a small first letter, for use within a sentence."""
+        return self.name[0].lower() + self.name[1:]
+
+
+METASTASES = Subject("Brain metastases", codes.BRAIN)
 
 
 @dataclass(frozen=True)
@@ -48,11 +82,12 @@ class OpenSeries:
 
 @dataclass(frozen=True)
 class Edition:
-    """The version of a result that an object shows, and the series that stores it.
+    """The version of a result that an object shows, what drew it, and the series that stores it.
 
     version: from 1. editor: the user who corrected or drew it; None: nobody did. corrected: by a person,
     named or not. place: number of results that the study had before, so that each result has its own series
     numbers. continued: the series of the previous version, for its SEG and report; None: a new series.
+    subject: what the result shows. algorithm: the model that drew it; None: a person, or another's SEG.
     """
 
     version: int = 1
@@ -60,6 +95,29 @@ class Edition:
     corrected: bool = False
     place: int = 0
     continued: OpenSeries | None = None
+    subject: Subject = METASTASES
+    algorithm: Algorithm | None = None
+
+    @property
+    def serial_number(self) -> str:
+        """Return the SHA-256 of the model's weights, which identify it: a model has no serial number."""
+        return self.algorithm.sha256 if self.algorithm else "none"
+
+    def attributes(self, modality: str, previous: Dataset | None = None) -> dict[str, Any]:
+        """Return highdicom's arguments that identify a new object, its series and its equipment.
+
+        previous: the object, or its UIDs, of the version that this one corrects.
+        """
+        return {
+            "sop_instance_uid": hd.UID(),
+            "series_instance_uid": self.series_instance_uid(previous),
+            "series_number": self.series_number(modality),
+            "instance_number": self.version,
+            "manufacturer": "MetScope",
+            "manufacturer_model_name": self.algorithm.name if self.algorithm else "MetScope",
+            "software_versions": self.algorithm.version if self.algorithm else VERSION,
+            "specific_character_set": "ISO_IR 192",
+        }
 
     def series_number(self, modality: str) -> int:
         place = self.continued.place if self.continued else self.place
@@ -88,12 +146,9 @@ class Edition:
         end = separator + RESEARCH
         for parts in ((subject, content, words), (subject, words)):
             description = ", ".join(part for part in parts if part)
-            if len(description + end) <= LONGEST_DESCRIPTION:
+            if len(description + end) <= LONG_STRING:
                 return description + end
-        return description[: LONGEST_DESCRIPTION - len(end) - 1] + "…" + end
-
-
-FIRST_EDITION = Edition()
+        return description[: LONG_STRING - len(end) - 1] + "…" + end
 
 
 def place_of(seg: Dataset) -> int:
@@ -108,7 +163,7 @@ def bare(header: Dataset, stack: Stack) -> Dataset:
     values, so it never sees the real headers.
     """
     source = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+    for keyword in UIDS:
         setattr(source, keyword, header[keyword].value)
     source.FrameOfReferenceUID = stack.volume.frame_of_reference_uid or generate_uid(
         entropy_srcs=["frame of reference", header.SeriesInstanceUID]
@@ -161,7 +216,7 @@ def _set_times(dataset: Dataset, header: Dataset, edition: Edition) -> None:
 
 def person_name(user: str) -> str:
     """Return a user's name as a DICOM Person Name, without the characters that have a meaning there."""
-    return plain(user, "\\^=")[:LONGEST_DESCRIPTION].strip()
+    return plain(user, "\\^=")[:LONG_STRING].strip()
 
 
 def plain(user: str, special: str = "") -> str:

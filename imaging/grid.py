@@ -1,4 +1,4 @@
-"""Size limits of a volume's grid, and the position of another array's voxels on it."""
+"""A volume's grid: its unit of volume, its size limits, the position of another array's voxels on it."""
 
 import itertools
 import math
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from errors import SegmentationMismatch, VolumeTooLarge
 
+MM3_PER_ML = 1000.0
 # Voxels. Rounded positions and spacings in headers stay far below; a grid shifted by half a voxel, or spaced
 # one per cent wider over a hundred voxels, is far above.
 TOLERANCE = 0.1

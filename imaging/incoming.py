@@ -22,6 +22,7 @@ from imaging.files import (
     PIXEL_KEYWORDS,
     PREAMBLE_BYTES,
     PREFIX,
+    UIDS,
     UNDEFINED_LENGTH,
     UNREADABLE,
     check_whole,
@@ -39,7 +40,6 @@ DAMAGED = (*UNREADABLE, TypeError, OverflowError, RecursionError)
 ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 CHARACTER_SET_TAGS = (b"\x08\x00\x05\x00", b"\x00\x08\x00\x05")
 MEDIA_STORAGE_SOP_CLASS_UID, TRANSFER_SYNTAX_UID = 0x0002, 0x0010
-UID_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 # Bytes of one value, for the VRs whose values become one object each.
 VALUE_BYTES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "AT": 4, "FD": 8, "SV": 8, "UV": 8}
 VALUES_OF_TEXT = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UC", "UI"}
@@ -212,7 +212,7 @@ def _spend(dataset: Dataset, budget: _Budget, who: str, deeper: int) -> None:
 
 
 def _check_uids(instance: Dataset, who: str) -> None:
-    for keyword in UID_KEYWORDS:
+    for keyword in UIDS:
         raw = instance.get_item(keyword)
         value = raw.value if isinstance(raw, RawDataElement) and raw.VR in (None, VR.UI, VR.UN) else b""
         uid = (value or b"").rstrip(b"\0 ").decode("ascii", "replace")

@@ -6,25 +6,15 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from imaging import codes
-from imaging.derived import FIRST_EDITION, Edition, drawn_part, finished, sources
-from imaging.seg import LONGEST_LABEL, METASTASES, Algorithm, Subject
+from imaging.derived import Edition, drawn_part, finished, sources
+from imaging.seg import LONGEST_LABEL
 from imaging.stack import Stack
 
 # PS3.3 C.8.32.1 leaves the modality open. With "MR", viewers would offer the map as another MR series.
 MODALITY = "OT"
 
 
-def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can know
-    stack: Stack,
-    entropy: hd.Volume,
-    algorithm: Algorithm,
-    *,
-    sop_instance_uid: str,
-    series_instance_uid: str,
-    edition: Edition = FIRST_EDITION,
-    subject: Subject = METASTASES,
-    most_bits: float = 1.0,
-) -> Dataset:
+def write(stack: Stack, entropy: hd.Volume, edition: Edition, most_bits: float = 1.0) -> Dataset:
     """Write a Parametric Map of uncompressed float32, Explicit VR Little Endian, ready for ``save_as``.
 
     entropy: bits, 0 to most_bits (slices, rows, columns) on the stack's grid. Leading and trailing slices of
@@ -44,15 +34,7 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     encoded = hd.pm.ParametricMap(
         source_images=sources(stack),
         pixel_array=stack.volume.with_array(entropy.array.astype(np.float32)),
-        series_instance_uid=series_instance_uid,
-        series_number=edition.series_number(MODALITY),
-        sop_instance_uid=sop_instance_uid,
-        instance_number=edition.version,
-        manufacturer="MetScope",
-        manufacturer_model_name=algorithm.name,
-        software_versions=algorithm.version,
-        # As in the SEG: the identity of the weights.
-        device_serial_number=algorithm.sha256,
+        device_serial_number=edition.serial_number,
         # The map of a model that looks for lesions everywhere may show the face.
         contains_recognizable_visual_features=True,
         real_world_value_mappings=[_mapping(most_bits)],
@@ -61,15 +43,17 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
             hd.VOILUTTransformation(most_bits / 2.0, most_bits, voi_lut_function="LINEAR_EXACT")
         ],
         content_label="ENTROPY",
-        content_description=edition.content_description(f"Uncertainty of {subject.in_a_sentence}", ""),
-        series_description=edition.series_description(subject.name, "uncertainty"),
+        content_description=edition.content_description(
+            f"Uncertainty of {edition.subject.in_a_sentence}", ""
+        ),
+        series_description=edition.series_description(edition.subject.name, "uncertainty"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set="ISO_IR 192",
+        **edition.attributes(MODALITY),
     )
     dataset = finished(encoded, stack, edition)
     # Without a body part, the object would have to state the side of a paired organ.
-    if subject.anatomy is not None:
-        dataset.BodyPartExamined = subject.anatomy.meaning.upper()[:LONGEST_LABEL]
+    if edition.subject.anatomy is not None:
+        dataset.BodyPartExamined = edition.subject.anatomy.meaning.upper()[:LONGEST_LABEL]
     dataset.CodingSchemeIdentificationSequence = [_coding_scheme()]
     return dataset
 

@@ -14,11 +14,9 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from scipy import ndimage
 
 from imaging import codes
-from imaging.derived import FIRST_EDITION, Edition, inherit, person_name, reference
+from imaging.derived import Edition, inherit, person_name, reference
 from imaging.frames import Frame, frames_of
-from imaging.seg import METASTASES, Algorithm, Subject
 from imaging.stack import Stack
-from version import VERSION
 
 # Class of a referenced study by PS3.3 C.8.8.5.4; retired, and missing from pydicom's dictionaries.
 DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
@@ -44,23 +42,18 @@ class ContouredLesion(Protocol):
     def volume_ml(self) -> float: ...
 
 
-def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can know
+def write(
     stack: Stack,
     seg: Dataset,
     labels: hd.Volume,
     lesions: Sequence[ContouredLesion],
-    algorithm: Algorithm | None,
-    *,
-    sop_instance_uid: str,
-    series_instance_uid: str,
-    edition: Edition = FIRST_EDITION,
+    edition: Edition,
     previous: Dataset | None = None,
-    subject: Subject = METASTASES,
 ) -> Dataset:
     """Write one ROI per lesion, unapproved, as Implicit VR Little Endian ready for ``save_as``.
 
     seg: the SEG of the same labels, which states what each segment is and what drew it. labels: integers
-    (slices, rows, columns) on the stack's grid, n the voxels of lesion n. algorithm: None if a person drew.
+    (slices, rows, columns) on the stack's grid, n the voxels of lesion n.
     Contours are in LPS mm, each on the plane that the header of its image states.
     Raises: ValueError for labels on another grid, a lesion without voxels, no lesions, or a stack without
     headers (from NIfTI). previous: the structure set, or its UIDs, of the version that this one corrects.
@@ -69,12 +62,12 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
         raise ValueError("a structure set needs lesions, and the DICOM headers of their source")
     if labels.shape != stack.volume.shape or not np.allclose(labels.affine, stack.volume.affine, atol=1e-4):
         raise ValueError("labels must lie on the stack's own grid")
-    dataset = _equipment_and_series(stack, algorithm, sop_instance_uid, series_instance_uid, edition)
-    dataset.SeriesDescription = edition.series_description(subject.name, "contours")
+    dataset = _equipment_and_series(stack, edition, previous)
+    dataset.SeriesDescription = edition.series_description(edition.subject.name, "contours")
     segments = {int(segment.SegmentNumber): deepcopy(segment) for segment in seg.SegmentSequence}
     dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = seg.FrameOfReferenceUID, ""
-    dataset.StructureSetLabel = subject.name.split()[-1].upper()[:LONGEST_LABEL]
-    dataset.StructureSetDescription = f"Contours of {subject.in_a_sentence}; research use only"
+    dataset.StructureSetLabel = edition.subject.name.split()[-1].upper()[:LONGEST_LABEL]
+    dataset.StructureSetDescription = f"Contours of {edition.subject.in_a_sentence}; research use only"
     dataset.StructureSetDate = dataset.InstanceCreationDate
     dataset.StructureSetTime = dataset.InstanceCreationTime
     dataset.ReferencedFrameOfReferenceSequence = [_referenced_images(stack, seg.FrameOfReferenceUID)]
@@ -87,27 +80,14 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     return dataset
 
 
-def _equipment_and_series(
-    stack: Stack,
-    algorithm: Algorithm | None,
-    sop_instance_uid: str,
-    series_instance_uid: str,
-    edition: Edition,
-) -> Dataset:
+def _equipment_and_series(stack: Stack, edition: Edition, previous: Dataset | None) -> Dataset:
     base = hd.SOPClass(
         study_instance_uid=stack.headers[0].StudyInstanceUID,
-        series_instance_uid=series_instance_uid,
-        series_number=edition.series_number("RTSTRUCT"),
-        sop_instance_uid=sop_instance_uid,
         sop_class_uid=RTStructureSetStorage,
-        instance_number=edition.version,
         modality="RTSTRUCT",
-        manufacturer="MetScope",
-        manufacturer_model_name=algorithm.name if algorithm else "MetScope",
-        software_versions=algorithm.version if algorithm else VERSION,
         # Explicit VR limits a contour to 64 KB.
         transfer_syntax_uid=ImplicitVRLittleEndian,
-        specific_character_set="ISO_IR 192",
+        **edition.attributes("RTSTRUCT", previous),
     )
     dataset = Dataset(base)
     dataset.file_meta, dataset.preamble = base.file_meta, base.preamble

@@ -1,21 +1,19 @@
 """Writer of lesions as a DICOM Segmentation. ``imaging.seg_read`` reads one; ``read`` is re-exported here."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset
-from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
 from imaging import codes
-from imaging.derived import FIRST_EDITION, Edition, drawn_part, finished, reference, sources
+from imaging.derived import Algorithm, Edition, drawn_part, finished, reference, sources
 from imaging.seg_read import Segment, read
 from imaging.stack import Stack
-from version import VERSION
 
-__all__ = ["METASTASES", "Algorithm", "Colour", "Segment", "Subject", "colour", "read", "write"]
+__all__ = ["Colour", "Segment", "colour", "read", "write"]
 
 # Okabe and Ito's colours without black, then others, each as distant as possible from those before it. All
 # are saturated and not darker than L* 45, to stand out from grey and white matter and the black background.
@@ -34,34 +32,6 @@ LONGEST_LABEL = 16
 
 
 @dataclass(frozen=True)
-class Algorithm:
-    """The algorithm that drew the segments. sha256: of its weights, hexadecimal; parameters: of its call."""
-
-    name: str
-    version: str
-    sha256: str
-    parameters: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The segmented structures. name: for titles, at most 20 letters, digits and blanks. anatomy: the region,
-    from CID 4; None: no object states it.
-    """
-
-    name: str
-    anatomy: Code | None
-
-    @property
-    def in_a_sentence(self) -> str:
-        """Return the name with a small first letter, for use within a sentence."""
-        return self.name[0].lower() + self.name[1:]
-
-
-METASTASES = Subject("Brain metastases", codes.BRAIN)
-
-
-@dataclass(frozen=True)
 class Colour:
     """A colour in two forms. hex: sRGB ``#rrggbb``; cielab: the three 16-bit values that DICOM stores."""
 
@@ -75,25 +45,20 @@ def colour(number: int) -> Colour:
     return Colour(chosen, hd.color.CIELabColor.from_string(chosen).value)
 
 
-def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can know
+def write(
     stack: Stack,
     labels: hd.Volume,
     segments: Sequence[Segment],
-    algorithm: Algorithm | None,
-    *,
-    sop_instance_uid: str,
-    series_instance_uid: str,
-    edition: Edition = FIRST_EDITION,
+    edition: Edition,
     previous: Dataset | None = None,
-    subject: Subject = METASTASES,
 ) -> Dataset:
     """Write a BINARY SEG of the frames that are not empty, as native Explicit VR Little Endian.
 
     The dataset is ready for ``save_as``.
     labels: integers (slices, rows, columns) on the stack's grid, 0 background, n the voxels of segment n.
     segments: numbered 1..n in this order, each with at least one voxel and with its codes.
-    algorithm: None for segments that a person drew or that were read from a SEG; the latter keep that SEG's
-    description, ``described``.
+    edition: without an algorithm if a person drew the segments, or if they were read from a SEG; the latter
+    keep that SEG's description, ``described``.
     previous: the SEG of the version that this one corrects, of the same study; this one refers to it.
     Patient and study come from the stack's headers; missing values, and values that are not legal DICOM, are
     written empty, all text as UTF-8. For a source without a Frame of Reference UID one is derived from its
@@ -106,7 +71,7 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     if read_again:
         title, content = "Segments as another SEG describes them", ""
     else:
-        title, content = subject.name, _content(algorithm, edition)
+        title, content = edition.subject.name, _content(edition)
     encoded = hd.seg.Segmentation(
         source_images=sources(stack),
         # highdicom takes an integer array frame by frame, without a one-hot stack in memory.
@@ -114,22 +79,16 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
             labels.array.astype(np.uint8 if len(segments) < 256 else np.uint16)
         ),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_description(segment, algorithm, subject) for segment in segments],
-        series_instance_uid=series_instance_uid,
-        series_number=edition.series_number("SEG"),
-        sop_instance_uid=sop_instance_uid,
-        instance_number=edition.version,
-        manufacturer="MetScope",
-        manufacturer_model_name=algorithm.name if algorithm else "MetScope",
-        software_versions=algorithm.version if algorithm else VERSION,
-        # A model has no serial number; its weights identify it.
-        device_serial_number=algorithm.sha256 if algorithm else "none",
+        segment_descriptions=[_description(segment, edition) for segment in segments],
+        device_serial_number=edition.serial_number,
         series_description=edition.series_description(title, content, may_go_on=True),
-        content_label="SEGMENTS" if read_again else subject.name.upper().replace(" ", "_")[:LONGEST_LABEL],
+        content_label="SEGMENTS"
+        if read_again
+        else edition.subject.name.upper().replace(" ", "_")[:LONGEST_LABEL],
         content_description=edition.content_description(title, content),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=True,
-        specific_character_set="ISO_IR 192",
+        **edition.attributes("SEG", previous),
     )
     dataset = finished(encoded, stack, edition)
     if previous is not None:
@@ -137,8 +96,8 @@ def write(  # noqa: PLR0913 - three UIDs and numbers that only the caller can kn
     return dataset
 
 
-def _content(algorithm: Algorithm | None, edition: Edition) -> str:
-    if algorithm is not None:
+def _content(edition: Edition) -> str:
+    if edition.algorithm is not None:
         return "AI segmentation"
     return "corrected segmentation" if edition.version > 1 else "manual segmentation"
 
@@ -165,12 +124,10 @@ def _check(stack: Stack, labels: hd.Volume, segments: Sequence[Segment]) -> None
         raise ValueError(f"labels hold the values {drawn}, the segments are {numbers}")
 
 
-def _description(
-    segment: Segment, algorithm: Algorithm | None, subject: Subject
-) -> hd.seg.SegmentDescription:
+def _description(segment: Segment, edition: Edition) -> hd.seg.SegmentDescription:
     if segment.category is None or segment.type is None:
         raise ValueError(f"segment {segment.number} has no category or type")
-    kinds = hd.seg.SegmentAlgorithmTypeValues
+    kinds, algorithm, anatomy = hd.seg.SegmentAlgorithmTypeValues, edition.algorithm, edition.subject.anatomy
     description = hd.seg.SegmentDescription(
         segment_number=segment.number,
         segment_label=segment.name,
@@ -180,7 +137,7 @@ def _description(
         algorithm_identification=_identification(algorithm) if algorithm else None,
         tracking_uid=segment.tracking_uid,
         tracking_id=segment.tracking_id,
-        anatomic_regions=[subject.anatomy] if subject.anatomy else None,
+        anatomic_regions=[anatomy] if anatomy else None,
         display_color=hd.color.CIELabColor.from_string(segment.colour or colour(segment.number).hex),
     )
     description.update(segment.described or {})

@@ -21,17 +21,24 @@ from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from imaging import codes
-from imaging.derived import FIRST_EDITION, RESEARCH, Edition, bare, inherit, person_name, plain
-from imaging.seg import METASTASES, Algorithm, Subject
+from imaging.derived import (
+    LONG_STRING,
+    RESEARCH,
+    Algorithm,
+    Edition,
+    Subject,
+    bare,
+    inherit,
+    person_name,
+    plain,
+)
+from imaging.grid import MM3_PER_ML
 from imaging.seg_read import first_code
 from imaging.stack import Stack
 from version import VERSION
 
 # OHIF recognises its own tools by this prefix and keeps the text after it.
 BIDIRECTIONAL = "Cornerstone3DTools@^0.1.0:Bidirectional"
-MM3_PER_ML = 1000.0
-# Characters of a Code Meaning, a DICOM Long String.
-LONGEST_MEANING = 64
 Line = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
@@ -67,22 +74,17 @@ class MeasuredLesion(Protocol):
     def slice(self) -> SliceIndex: ...
 
 
-def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can know
+def write(
     stack: Stack,
     seg: Dataset,
     lesions: Sequence[MeasuredLesion],
-    algorithm: Algorithm | None,
-    *,
-    sop_instance_uid: str,
-    series_instance_uid: str,
-    edition: Edition = FIRST_EDITION,
+    edition: Edition,
     previous: Dataset | None = None,
-    subject: Subject = METASTASES,
 ) -> Dataset:
     """Write a report on the lesions, ready for ``save_as``: Comprehensive SR, or Comprehensive 3D SR.
 
     seg: the SEG of the same stack, whose segments have the lesions' numbers and state the type and site of
-    each. algorithm: None if a person drew. Axes on an acquired slice are given in its pixels, the others (on
+    each. Axes on an acquired slice are given in its pixels, the others (on
     a resampled plane) in LPS mm, which only a 3D SR may hold. previous: the report, or its UIDs, of the
     version that this one corrects.
     Raises: ValueError without lesions, or for a stack without headers.
@@ -93,82 +95,57 @@ def write(  # noqa: PLR0913 - two UIDs and a number that only the caller can kno
     dataset = _document(
         sr.Comprehensive3DSR if in_space else sr.ComprehensiveSR,
         [*(bare(header, stack) for header in _measured(stack, lesions)), _bare_seg(seg, stack)],
-        _content(stack, seg, lesions, algorithm, edition),
+        _content(stack, seg, lesions, edition),
         stack,
-        algorithm,
-        sop_instance_uid=sop_instance_uid,
-        series_instance_uid=series_instance_uid,
-        series_description=edition.series_description(subject.name, "measurements", may_go_on=True),
-        edition=edition,
-        previous=previous,
+        edition,
+        previous,
     )
+    name = edition.subject.name
+    dataset.SeriesDescription = edition.series_description(name, "measurements", may_go_on=True)
     if seg.get("SeriesDate"):
         # Later versions continue both series together, so both have the same start.
         dataset.SeriesDate, dataset.SeriesTime = seg.SeriesDate, seg.SeriesTime
     return dataset
 
 
-def write_negative(  # noqa: PLR0913 - as above
-    stack: Stack,
-    sought: Sequence[Code],
-    algorithm: Algorithm | None,
-    *,
-    sop_instance_uid: str,
-    series_instance_uid: str,
-    edition: Edition = FIRST_EDITION,
-    previous: Dataset | None = None,
-    subject: Subject = METASTASES,
+def write_negative(
+    stack: Stack, sought: Sequence[Code], edition: Edition, previous: Dataset | None = None
 ) -> Dataset:
     """Write a report that nothing was found, ready for ``save_as``: a Comprehensive SR in its own series.
 
     The codes name the lesions searched for in every image of the stack, as segments would be coded.
-    algorithm and previous: as for ``write``.
+    previous: as for ``write``.
     Raises: ValueError for a stack without headers.
     """
     if not stack.headers:
         raise ValueError("a report needs the DICOM headers of the images")
     edition = replace(edition, continued=None)
-    return _document(
+    dataset = _document(
         sr.ComprehensiveSR,
         [bare(header, stack) for header in stack.headers],
-        _negative_content(sought, algorithm, edition, subject),
+        _negative_content(sought, edition),
         stack,
-        algorithm,
-        sop_instance_uid=sop_instance_uid,
-        series_instance_uid=series_instance_uid,
-        series_description=edition.series_description(subject.name, "none found"),
-        edition=edition,
-        previous=previous,
+        edition,
+        previous,
     )
+    dataset.SeriesDescription = edition.series_description(edition.subject.name, "none found")
+    return dataset
 
 
-def _document(  # noqa: PLR0913 - what the two kinds of reports differ in
+def _document(
     sop_class: type[sr.ComprehensiveSR | sr.Comprehensive3DSR],
     evidence: Sequence[Dataset],
     content: Dataset,
     stack: Stack,
-    algorithm: Algorithm | None,
-    *,
-    sop_instance_uid: str,
-    series_instance_uid: str,
-    series_description: str,
     edition: Edition,
     previous: Dataset | None,
 ) -> Dataset:
     report = sop_class(
         evidence=evidence,
         content=content,
-        series_instance_uid=series_instance_uid,
-        series_number=edition.series_number("SR"),
-        sop_instance_uid=sop_instance_uid,
-        instance_number=edition.version,
-        manufacturer="MetScope",
         is_complete=True,
-        manufacturer_model_name=algorithm.name if algorithm else "MetScope",
-        software_versions=algorithm.version if algorithm else VERSION,
-        series_description=series_description,
         previous_versions=None if previous is None else [previous],
-        specific_character_set="ISO_IR 192",
+        **edition.attributes("SR", previous),
     )
     dataset = Dataset(report)
     dataset.file_meta, dataset.preamble = report.file_meta, report.preamble
@@ -217,7 +194,6 @@ def _content(
     stack: Stack,
     seg: Dataset,
     lesions: Sequence[MeasuredLesion],
-    algorithm: Algorithm | None,
     edition: Edition,
 ) -> Dataset:
     report = sr.MeasurementReport(
@@ -227,8 +203,8 @@ def _content(
             group
             for lesion in lesions
             for group in (
-                _axes(stack, _segment(seg, lesion), lesion, algorithm),
-                _volume(stack, seg, lesion, algorithm),
+                _axes(stack, _segment(seg, lesion), lesion, edition.algorithm),
+                _volume(stack, seg, lesion, edition.algorithm),
             )
         ],
         title=dictionary.DCM.ImagingMeasurementReport,
@@ -237,9 +213,7 @@ def _content(
     return item
 
 
-def _negative_content(
-    sought: Sequence[Code], algorithm: Algorithm | None, edition: Edition, subject: Subject
-) -> Dataset:
+def _negative_content(sought: Sequence[Code], edition: Edition) -> Dataset:
     # OHIF shows a report with this title from CID 7021 as text; under ImagingMeasurementReport it looks for a
     # first measurement, and shows nothing.
     report = sr.ContainerContentItem(name=dictionary.DCM.OncologyMeasurementReport, template_id="1500")
@@ -253,11 +227,13 @@ def _negative_content(
     )
     said = sr.TextContentItem(
         name=dictionary.DCM.Comment,
-        value=f"{subject.name}: none found, {RESEARCH}.",
+        value=f"{edition.subject.name}: none found, {RESEARCH}.",
         relationship_type=sr.RelationshipTypeValues.CONTAINS,
     )
-    absent = [_absent(code, subject) for code in dict.fromkeys(sought)]
-    evaluations.ContentSequence = sr.ContentSequence([*(_identification(algorithm) or ()), *absent, said])
+    absent = [_absent(code, edition.subject) for code in dict.fromkeys(sought)]
+    evaluations.ContentSequence = sr.ContentSequence(
+        [*(_identification(edition.algorithm) or ()), *absent, said]
+    )
     # highdicom's MeasurementReport has no evaluations without a measurement group.
     english = sr.CodedConcept("en-US", "RFC5646", "English (United States)")
     language = sr.LanguageOfContentItemAndDescendants(english)
@@ -291,7 +267,7 @@ def _finding(segment: Dataset) -> dict[str, Any]:
 def _legal(code: Code | None) -> Code | None:
     if code is None or not code.scheme_designator or not code.meaning:
         return None
-    return Code(code.value, code.scheme_designator, code.meaning[:LONGEST_MEANING])
+    return Code(code.value, code.scheme_designator, code.meaning[:LONG_STRING])
 
 
 def _volume(

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from errors import EmptyLesion, TooManyLesions
+from imaging.grid import MM3_PER_ML
 from imaging.stack import SliceReference
 from lesions.axial import is_near_axial, to_axial
 from lesions.diameters import Diameters, find_diameters
 from lesions.measurability import PROTOCOL_LD_MM, judge
 
-MM3_PER_ML = 1000.0
 # Segment Number is a 16-bit number.
 MOST_LESIONS = 65535
 # Points that differ by less are equal.

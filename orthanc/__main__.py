@@ -19,7 +19,7 @@ from datetime import date
 from pathlib import Path
 
 import settings
-from errors import ArchiveTimeout, ArchiveUnreachable, MetScopeError, ModelNotFound, RequestError
+from errors import ArchiveTimeout, ArchiveUnreachable, MetScopeError, RequestError
 from imaging import codes
 from imaging.frames import text
 from imaging.labelled import is_seg, labelled_series
@@ -27,7 +27,7 @@ from imaging.sequences import sequence_of
 from imaging.series import Candidate, choose, rank
 from orthanc.archive import Archive, open_archive
 from orthanc.fetch import Inputs, fetch
-from unetr.served import default_model, served_models
+from unetr.served import find_spec
 
 # The DICOM attribute of the query, by option.
 FILTERS = {"patient": "PatientID", "date": "StudyDate", "modality": "ModalitiesInStudy"}
@@ -138,15 +138,7 @@ def wanted_studies(archive: Archive, options: argparse.Namespace, inputs: Inputs
 
 def _inputs_of(configuration: settings.Settings, model_id: str | None) -> Inputs:
     """Return the inputs of a model. Raises: ModelNotFound, ModelSpecInvalid."""
-    if model_id is None:
-        spec = default_model(configuration.models_dir, configuration.model_path)
-    else:
-        models = served_models(configuration.models_dir, configuration.model_path)
-        if model_id not in models:
-            raise ModelNotFound(
-                f"There is no model {model_id!r}. Available models: {', '.join(sorted(models))}."
-            )
-        spec = models[model_id]
+    spec = find_spec(configuration, model_id)
     head = spec.anatomy is not None and spec.anatomy.value == codes.BRAIN.value
     return Inputs(spec.inputs, head)
 

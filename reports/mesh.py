@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
-from imaging.seg import METASTASES, colour
+from imaging.derived import METASTASES
+from imaging.seg import colour
 from lesions.measure import Lesion
 from reports.overlay import RESEARCH_USE
 

@@ -1,7 +1,6 @@
 """Pictures of a result: three planes through lesions, outlined and measured, and the model's uncertainty."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import highdicom as hd
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from imaging.seg import colour
 from lesions.measure import Lesion
+from reports.slices import PLANES, AnatomicalPlane, draw_slice, grey_window, outline_labels
 
 ROW_INCHES = 3.0
 # A picture is limited to 65535 pixels, and nobody looks at more rows than this.
@@ -21,28 +21,7 @@ TITLE_INCHES = 0.4
 SCALE_MM = 20.0
 # Lower entropy is not drawn over the image.
 LEAST_SHOWN_BITS = 0.05
-WINDOW_PERCENTILES = (1.0, 99.7)
-SAMPLED_VOXELS = 2_000_000
 RESEARCH_USE = "Research use only. Not for diagnosis."
-
-
-@dataclass(frozen=True)
-class _Plane:
-    """A slice direction of an LPS-ordered array (left-right, front-back, foot-head)."""
-
-    name: str
-    axis: int
-    across: int
-    down: int
-    flip_down: bool
-    edges: tuple[str, str]
-
-
-PLANES = (
-    _Plane("axial", axis=2, across=0, down=1, flip_down=False, edges=("R", "L")),
-    _Plane("coronal", axis=1, across=0, down=2, flip_down=True, edges=("R", "L")),
-    _Plane("sagittal", axis=0, across=1, down=2, flip_down=True, edges=("A", "P")),
-)
 
 
 def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion], path: Path) -> None:
@@ -52,7 +31,7 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
     """
     shown = image.to_patient_orientation("LPH")
     outlined = labels.to_patient_orientation("LPH")
-    low, high = _window(shown.array)
+    window = grey_window(shown.array)
     rows = min(max(len(lesions), 1), MOST_ROWS)
     figure = Figure(figsize=(9.6, ROW_INCHES * rows + 0.5), facecolor="black", layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False)
@@ -60,7 +39,7 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
         lesion = lesions[row] if lesions else None
         centre = _centre(shown, lesion)
         for column, plane in enumerate(PLANES):
-            _draw(axes[row, column], shown, outlined, centre, plane, (low, high))
+            _draw(axes[row, column], shown, outlined, centre, plane, window)
         _describe(axes[row, 0], lesion)
     shown_rows = f"{MOST_ROWS} of {len(lesions)} lesions are shown. " if len(lesions) > MOST_ROWS else ""
     figure.supxlabel(shown_rows + RESEARCH_USE, color="white", size=8)
@@ -81,25 +60,24 @@ def save_planes(
     image, labels, entropy: (slice, row, column) on one grid; the planes are the closest patient planes.
     """
     shown, outlined, uncertain = (volume.to_patient_orientation("LPH") for volume in (image, labels, entropy))
-    low, high = _window(shown.array)
+    window = grey_window(shown.array)
     lesion = lesions[0] if lesions else None
     centre = _centre(shown, lesion)
-    size_mm = np.array(shown.spatial_shape) * shown.spacing
-    widths = [float(size_mm[plane.across]) for plane in PLANES]
-    tallest = max(float(size_mm[plane.down]) for plane in PLANES)
+    heights, widths = zip(*(plane.size_mm(shown) for plane in PLANES), strict=True)
+    tallest = max(heights)
     inches = 2.0 * (PLANES_INCHES * tallest / sum(widths) + TITLE_INCHES)
     figure = Figure(figsize=(PLANES_INCHES, inches), facecolor="black", layout="constrained")
     axes = figure.subplots(2, 3, width_ratios=widths)
     for column, plane in enumerate(PLANES):
         for one in axes[:, column]:
-            _draw(one, shown, outlined, centre, plane, (low, high))
-            one.set_xlim(0.0, size_mm[plane.across])
-            one.set_ylim(*_centred(float(size_mm[plane.down]), tallest))
+            _draw(one, shown, outlined, centre, plane, window)
+            one.set_xlim(0.0, widths[column])
+            one.set_ylim(*_centred(heights[column], tallest))
         _draw_scale(axes[0, column])
-        bits = _slice(uncertain, centre, plane)
+        bits = plane.cut(uncertain, centre)
         heat = axes[1, column].imshow(
             np.ma.masked_less(bits, LEAST_SHOWN_BITS), cmap="inferno", vmin=0.0, vmax=most_bits, alpha=0.8,
-            extent=(0.0, size_mm[plane.across], size_mm[plane.down], 0.0), interpolation="nearest",
+            extent=(0.0, widths[column], heights[column], 0.0), interpolation="nearest",
         )  # fmt: skip
     _describe(axes[0, 0], lesion)
     axes[1, 0].set_title("Entropy of the mirrored predictions", color="white", size=9, loc="left")
@@ -108,13 +86,6 @@ def save_planes(
     bar.ax.tick_params(colors="white", labelsize=8)
     figure.supxlabel(RESEARCH_USE, color="white", size=8)
     figure.savefig(path, dpi=120)
-
-
-def _window(array: NDArray[np.floating]) -> tuple[float, float]:
-    """Return the grey levels shown as black and white, from an even sample of a large volume."""
-    step = max(round((array.size / SAMPLED_VOXELS) ** (1 / 3)), 1)
-    low, high = np.percentile(array[::step, ::step, ::step], WINDOW_PERCENTILES)
-    return float(low), float(high)
 
 
 def _centred(size_mm: float, height_mm: float) -> tuple[float, float]:
@@ -143,32 +114,15 @@ def _draw(
     shown: hd.Volume,
     outlined: hd.Volume,
     centre: NDArray[np.int64],
-    plane: _Plane,
+    plane: AnatomicalPlane,
     window: tuple[float, float],
 ) -> None:
-    across_mm = shown.spacing[plane.across] * shown.spatial_shape[plane.across]
-    down_mm = shown.spacing[plane.down] * shown.spatial_shape[plane.down]
-    grey, numbers = (_slice(volume, centre, plane) for volume in (shown, outlined))
-    extent = (0.0, across_mm, down_mm, 0.0)
-    axes.imshow(grey, cmap="gray", vmin=window[0], vmax=window[1], extent=extent, interpolation="bilinear")
-    across = (np.arange(numbers.shape[1]) + 0.5) * shown.spacing[plane.across]
-    down = (np.arange(numbers.shape[0]) + 0.5) * shown.spacing[plane.down]
-    for number in np.unique(numbers[numbers > 0]):
-        axes.contour(
-            across, down, numbers == number, levels=[0.5], colors=[colour(int(number)).hex], linewidths=1.0
-        )
-    axes.set_axis_off()
+    size_mm = plane.size_mm(shown)
+    draw_slice(axes, plane.cut(shown, centre), size_mm, window, "bilinear")
+    outline_labels(axes, plane.cut(outlined, centre), size_mm)
     axes.text(0.01, 0.5, plane.edges[0], color="white", size=8, transform=axes.transAxes)
     axes.text(0.96, 0.5, plane.edges[1], color="white", size=8, transform=axes.transAxes)
     axes.text(0.98, 0.02, plane.name, color="white", size=8, ha="right", transform=axes.transAxes)
-
-
-def _slice(volume: hd.Volume, centre: NDArray[np.int64], plane: _Plane) -> NDArray[np.float32]:
-    # A view, because np.take would copy an entire array whose axes are permuted.
-    picture = np.moveaxis(volume.array, plane.axis, 0)[int(centre[plane.axis])].astype(np.float32)
-    if plane.across < plane.down:
-        picture = picture.T
-    return np.asarray(picture[::-1] if plane.flip_down else picture)
 
 
 def _describe(axes: Axes, lesion: Lesion | None) -> None:

@@ -9,7 +9,8 @@ from routes.shared import blueprint, context, submission
 from schemas.common import StudyPath, WaitForm
 from schemas.corrections import CorrectionForm, MeasurementForm
 from schemas.jobs import JobAnswer
-from schemas.results import ModelReference, SegmentationPath
+from schemas.results import SegmentationPath
+from unetr.served import reference_to
 
 routes = blueprint("corrections")
 
@@ -75,6 +76,6 @@ def make_uncertainty_map(path: SegmentationPath, body: WaitForm) -> Response:
     The job's result is the segmentation; its companions name the map, of modality OT. Each version has its
     own.
     """
-    served = [ModelReference.of(spec) for spec in context().models.values()]
+    served = [reference_to(spec) for spec in context().models.values()]
     job = submission().add_uncertainty_map(path.segmentation_id, served)
     return answer_with(job, body.wait_s)

@@ -15,13 +15,13 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import broker
 from db import audit
-from errors import ArchiveBusy, ModelNotFound
+from errors import ArchiveBusy
 from health import Health
 from orthanc.archive import Archive, open_archive
 from schemas.errors import ErrorAnswer
 from settings import Settings
 from submission import Submission
-from unetr.served import default_model, served_models
+from unetr.served import default_model, find_spec, served_models
 from unetr.spec import ModelSpec
 
 THREADS = 24
@@ -98,13 +98,7 @@ class Context:
 
     def model(self, model_id: str | None = None) -> ModelSpec:
         """Return the model with that id, or the default one. Raises: ModelNotFound."""
-        models = self.models
-        model = model_id or self.default_model.id
-        if model not in models:
-            raise ModelNotFound(
-                f"There is no model {model!r}. Available models: {', '.join(sorted(models))}."
-            )
-        return models[model]
+        return find_spec(self.settings, model_id or None)
 
 
 def context() -> Context:

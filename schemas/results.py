@@ -21,7 +21,6 @@ from schemas.common import (
     Query,
     Text,
 )
-from unetr.spec import ModelSpec
 
 Change = Literal["drawn", "redrawn", "renamed", "deleted", "restored"]
 
@@ -134,11 +133,6 @@ class ModelReference(Answer):
     id: str
     version: str
     sha256: str
-
-    @classmethod
-    def of(cls, spec: ModelSpec) -> Self:
-        """Return the reference to a model with that specification."""
-        return cls(id=spec.id, version=spec.version, sha256=spec.weights.sha256)
 
 
 class StoredSegmentation(Answer):

@@ -9,7 +9,6 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 
-import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 
@@ -310,13 +309,14 @@ def _encode(
 ) -> tuple[NewObject | None, list[NewObject]]:
     """Encode the SEG (None without lesions) and the companions that are stored with it."""
     spec = spec_of(base, run.connections)
+    edition = replace(edition, subject=subject_of(spec))
     encoded = _encode_seg(result, base, edited, colours, edition, spec) if result.lesions else None
     companions = []
     if has_report(encoded, run.connections.settings):
         previous = base.companion("SR") if base else None
-        companions.append(report_of(result, encoded, spec, None, edition, previous))
+        companions.append(report_of(result, encoded, spec, edition, previous))
     if encoded is not None and base and (previous := base.companion("RTSTRUCT")) is not None:
-        companions.append(structure_set_of(result, encoded, None, subject_of(spec), edition, previous))
+        companions.append(structure_set_of(result, encoded, edition, previous))
     source = result.stack.headers[0]
     seg_object = publish(encoded, source) if encoded is not None else None
     return seg_object, [publish(companion, source) for companion in companions]
@@ -331,18 +331,8 @@ def _encode_seg(
     spec: ModelSpec,
 ) -> Dataset:
     segments = [_segment(lesion, base, edited, label_of_drawn(spec)) for lesion in result.lesions]
-    previous = base.encoded if base else None
-    return seg.write(
-        result.stack,
-        result.labels,
-        [replace(segment, colour=colours[segment.number]) for segment in segments],
-        None,
-        sop_instance_uid=hd.UID(),
-        series_instance_uid=edition.series_instance_uid(previous),
-        edition=edition,
-        previous=previous,
-        subject=subject_of(spec),
-    )
+    coloured = [replace(segment, colour=colours[segment.number]) for segment in segments]
+    return seg.write(result.stack, result.labels, coloured, edition, base.encoded if base else None)
 
 
 def _segment(

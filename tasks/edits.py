@@ -8,12 +8,9 @@ import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 
-from findings import (
-    LONGEST_NAME,
-    PLACEHOLDER_NAME,
-    read_drawn,
-)
+from findings import PLACEHOLDER_NAME, read_drawn
 from imaging import seg
+from imaging.derived import LONG_STRING
 from imaging.stack import Stack
 from lesions.matching import match_by_overlap
 from tasks.versions import RecordedVersion
@@ -93,7 +90,7 @@ def _names(labels: hd.Volume, volume: hd.Volume, segments: Sequence[seg.Segment]
     segment_of = dict(zip(lesions.tolist(), volume.array.flat[indices].tolist(), strict=True))
     counts = Counter(segment_of.values())
     return {
-        lesion: labelled[segment].strip()[:LONGEST_NAME]
+        lesion: labelled[segment].strip()[:LONG_STRING]
         for lesion, segment in segment_of.items()
         # A label that several lesions share is not the name of any of them.
         if lesion and counts[segment] == 1 and not PLACEHOLDER_NAME.fullmatch(labelled[segment])

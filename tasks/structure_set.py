@@ -14,8 +14,7 @@ from findings import (
     structure_set_of,
     subject_of,
 )
-from imaging import seg
-from imaging.derived import Edition
+from imaging.derived import Algorithm, Edition
 from schemas.tasks import StructureSetTask
 from tasks.correction import measure_drawn, spec_of
 from tasks.edits import as_it_is
@@ -37,16 +36,17 @@ def add_structure_set(task: StructureSetTask, run: JobRun) -> str:
         lesions = measure_drawn(images.stack, version, as_it_is(version), (), run.connections)
         model, algorithm = document.model, None
         if document.corrected_by is None and model != segmentations.BY_HAND:
-            algorithm = seg.Algorithm(model.id, model.version, model.sha256)
+            algorithm = Algorithm(model.id, model.version, model.sha256)
         result = Findings(images.stack, version.labels, lesions)
         edition = Edition(
             document.version,
             document.corrected_by,
             corrected=bool(document.changes),
             place=place_of_result(run.connections.sessions, segmentation_id),
+            subject=subject_of(spec_of(version, run.connections)),
+            algorithm=algorithm,
         )
-        subject = subject_of(spec_of(version, run.connections))
-        structure_set = structure_set_of(result, encoded, algorithm, subject, edition)
+        structure_set = structure_set_of(result, encoded, edition)
     lease, companion = run.lease, publish(structure_set, images.stack.headers[0])
     recording.add_companion(run.connections.sessions, segmentation_id, companion, lease.job_id, lease.owner)
     return segmentation_id

@@ -9,14 +9,14 @@ from context import JobRun, ModelServices
 from db import recording, segmentations
 from db.numbering import place_of_result
 from errors import UncertaintyUnavailable
-from findings import publish, uncertainty_map
+from findings import edition_of, publish, uncertainty_map
 from imaging import parametric_map
-from imaging.derived import Edition
 from imaging.stack import to_stack
-from schemas.results import ModelReference, SegmentationAnswer
+from schemas.results import SegmentationAnswer
 from schemas.tasks import UncertaintyTask
 from segmentation import Request, fetch, idempotency_key, source_of_fetched
 from unetr.predict import Predictor
+from unetr.served import reference_to
 from unetr.uncertainty import explain
 
 
@@ -32,7 +32,7 @@ def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
     if any(companion.modality == parametric_map.MODALITY for companion in document.companions):
         recording.adopt(sessions, lease.job_id, lease.owner, segmentation_id)
         return segmentation_id
-    segmentations.require_served_model(document, [ModelReference.of(spec)])
+    segmentations.require_served_model(document, [reference_to(spec)])
     if not isinstance(predictor, Predictor):
         raise TypeError("only a Predictor can tell how sure it is")
     with stages("fetch"):
@@ -43,7 +43,7 @@ def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
         further = [other.volume for other in others]
         entropy = explain(predictor, stack.volume, partial(stages.report, "predict"), others=further).entropy
     with stages("encode"):
-        edition = Edition(document.version, place=place_of_result(sessions, segmentation_id))
+        edition = edition_of(spec, document.version, place_of_result(sessions, segmentation_id))
         new = publish(uncertainty_map(stack, entropy, spec, edition), stack.headers[0])
     recording.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner)
     return segmentation_id

@@ -10,6 +10,12 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
 
 from bench.viewer import Site
 
+ADD_SEGMENT = "segmentationId => window.commandsManager.run('addSegment', { segmentationId })"
+# What an object of the PACS is called by the viewer, and what became measurements of the viewer.
+DISPLAY_SET = """uid => window.services.displaySetService.getActiveDisplaySets().find(
+    one => one.SOPInstanceUID === uid)?.displaySetInstanceUID"""
+MEASUREMENTS = """() => window.services.measurementService.getMeasurements().map(
+    ({ toolName, label, points }) => ({ toolName, label, points }))"""
 LIMIT_MS = 120_000
 BUSY_LIMIT_S = 300
 # What the viewer says of answers of 400 and above, of our files missing, of its tour without images.

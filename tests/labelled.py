@@ -12,6 +12,7 @@ from pydicom.uid import generate_uid
 from scipy.spatial.transform import Rotation
 
 from imaging import codes, seg
+from imaging.derived import Edition
 from imaging.stack import Stack, to_stack
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
@@ -137,10 +138,7 @@ def segmentation(instances: list[Dataset], made: str, centre=CENTRE) -> Dataset:
         1, "Metastasis 1", "BM-1", generate_uid(),
         codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE, codes.NEOPLASM_SECONDARY,
     )  # fmt: skip
-    made_of = seg.write(
-        stack, label, [segment], None,
-        sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(),
-    )  # fmt: skip
+    made_of = seg.write(stack, label, [segment], Edition())
     made_of.ContentDate, made_of.ContentTime = made.split()
     return made_of
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from unetr.import_checkpoint import BACKBONE
 from unetr.network import build
 from unetr.network_spec import UNETRArguments, UNETRNetwork
 from unetr.spec import load_spec
@@ -32,20 +33,6 @@ def state_of(made: torch.nn.Module) -> dict[str, torch.Tensor]:
     for name, channels in (("encoder2.blocks.0", 2), ("encoder2.blocks.1", 2), ("encoder3.blocks.0", 4)):
         state[f"{name}.1.conv3.conv.weight"] = torch.ones(channels * feature, channels * feature, 1, 1, 1)
     return state
-
-
-# The published project also keeps these modules of its network as `Sequential(*model.backbone)`.
-BACKBONE = (
-    "vit",
-    "encoder1",
-    "encoder2",
-    "encoder3",
-    "encoder4",
-    "decoder5",
-    "decoder4",
-    "decoder3",
-    "decoder2",
-)
 
 
 def save(folder: Path, state: dict[str, torch.Tensor], hyper_parameters: object = None) -> Path:

@@ -15,15 +15,10 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 import context
-from api import create_app
-from db import jobs
-from orthanc.archive import open_archive
-from settings import Settings
-from tests.documents import document_of
+from tests.site import Site
 from unetr.network import build, save_weights
 from unetr.spec import ModelSpec
 from unetr.synthesis.phantom import SeriesOptions, to_instances
-from worker import Runner
 
 STEEPNESS = 20.0
 TUMOUR = {"value": "108369006", "scheme": "SCT", "meaning": "Neoplasm"}
@@ -189,18 +184,13 @@ def study_of(volumes: Mapping[str, hd.Volume], **others: Mapping[str, object]) -
     return made
 
 
-class Site:
-    """A data folder, a worker and the API, with the models of a folder."""
+class SeveralSite(Site):
+    """A site that serves the models of a folder."""
 
     def __init__(self, folder: Path, models: Path, opener=context.open_services) -> None:
         weights = next(iter(sorted(models.glob("*.safetensors"))), None)
-        self.settings = Settings(
-            _env_file=None, data_dir=folder, models_dir=models, model_path=weights, auth="off"
-        )
-        self.archive = open_archive(self.settings)
-        self.runner = Runner(self.settings, opener)
-        self.sessions = self.runner.sessions
-        self.api = create_app(self.settings).test_client()
+        super().__init__(folder, opener, models_dir=models, model_path=weights, auth="off")
+        self.api = self.app.test_client()
 
     def store(self, made: dict[str, list[Dataset]]) -> str:
         self.archive.store([instance for instances in made.values() for instance in instances])
@@ -209,15 +199,7 @@ class Site:
     def segment(self, study_uid: str, model: str, **body: object):
         answer = self.api.post(f"/segmentation/{study_uid}", json={"model": model, **body})
         assert answer.status_code == 202, answer.json
-        return self.run(answer.json["id"])
-
-    def run(self, job_id: str):
-        self.runner.run(job_id)
-        return jobs.get(self.sessions, job_id)
-
-    def document(self, job) -> dict:
-        assert (job.state, job.error_message) == ("done", None)
-        return document_of(self.sessions, job.segmentation_id)
+        return self.run_job(answer.json["id"])
 
     def stored(self, document: dict, modality: str = "SEG") -> Dataset:
         made = document["segmentation"]

@@ -27,32 +27,26 @@ from schemas.tasks import SEGMENT, CorrectTask, MeasureTask, RestoreTask, Struct
 from settings import Settings
 from tests import fake_pacs
 from tests.documents import document_of, documents_of_study, lesions_of_patient
+from tests.site import VOXEL_ML, Site
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 MODELS = Settings(_env_file=None).models_dir
 # One that tells how probable it is that a lesion is one.
 MODEL = "metscope-unet"
-VOXEL_ML = 0.008
 LESION_VOXELS = 3 * 4 * 4
 KINDS = hd.seg.SegmentationTypeValues
 
 
-class Place:
-    """A data folder with one study of five equal lesions that has been segmented, and its worker."""
+class CorrectionSite(Site):
+    """A site with one study of five equal lesions that has been segmented."""
 
     def __init__(self, folder, **settings):
-        self.settings = Settings(
-            _env_file=None, data_dir=folder, model_path=MODELS / f"{MODEL}.safetensors", **settings
-        )
+        super().__init__(folder, model_path=MODELS / f"{MODEL}.safetensors", **settings)
         self.study = rows.add_study(self.settings, 1)
-        self.runner = rows.threshold_runner(self.settings)
-        self.sessions, self.archive = self.runner.sessions, open_archive(self.settings)
         self.first = self.run(SEGMENT).segmentation_id
 
     def run(self, task, by="dr"):
-        job = jobs.submit(self.sessions, self.study, MODEL, requested_by=by, task=task)
-        self.runner.run(job.id)
-        return jobs.get(self.sessions, job.id)
+        return self.run_job(self.submit(self.study, requested_by=by, task=task))
 
     def correct(self, rename=None, delete=(), of=None):
         return self.run(
@@ -111,7 +105,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path):
-    return Place(tmp_path)
+    return CorrectionSite(tmp_path)
 
 
 def by_name(document):
@@ -458,13 +452,13 @@ def test_dciodvfy_finds_no_error_in_what_a_correction_stores(place, tmp_path):
 
 
 def test_no_report_is_stored_where_the_setting_says_so(tmp_path):
-    place = Place(tmp_path, store_sr=False)
+    place = CorrectionSite(tmp_path, store_sr=False)
     assert place.document(place.first)["companions"] == []
     assert place.document(place.correct(delete=[1]).segmentation_id)["companions"] == []
 
 
 def test_who_deletes_every_lesion_leaves_a_report_that_says_so_and_may_restore_them(tmp_path):
-    place = Place(tmp_path, report_no_lesion=True)
+    place = CorrectionSite(tmp_path, report_no_lesion=True)
     (before,) = place.document(place.first)["companions"]
     # A rename begins a series that later changes of the same person go on in.
     renamed = place.correct(rename={1: "pons"}).segmentation_id

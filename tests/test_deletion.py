@@ -5,15 +5,14 @@ import threading
 import pytest
 import requests
 
-from api import create_app
 from bench import rows
 from context import ModelServices
 from db import jobs
 from errors import ArchiveUnreachable
 from orthanc.archive import open_archive
 from schemas.tasks import SEGMENT, CorrectTask, StructureSetTask
-from settings import Settings
 from tests.documents import documents_of_study
+from tests.site import Killed, Site
 from unetr.served import default_model
 from worker import Runner
 
@@ -40,30 +39,20 @@ class Meanwhile:
         happens()
 
 
-class Site:
-    """The API, a worker and a study in Orthanc."""
+class DeletionSite(Site):
+    """A site with a study in Orthanc."""
 
     def __init__(self, folder, orthanc, **settings):
+        super().__init__(folder, auth="off", segmentationui_api=True, **orthanc.access, **settings)
         self.orthanc = orthanc
-        self.settings = Settings(
-            _env_file=None, data_dir=folder, auth="off", segmentationui_api=True, dicomweb_url=orthanc.url,
-            dicomweb_user=orthanc.user, dicomweb_password=orthanc.password, orthanc_url=orthanc.rest_url,
-            **settings,
-        )  # fmt: skip
-        self.app = create_app(self.settings)
         self.context = self.app.extensions["metscope"]
-        self.runner = rows.threshold_runner(self.settings)
-        self.sessions = self.runner.sessions
         self.study = rows.add_study(self.settings, 1)
 
     def submit(self, task=SEGMENT, **asked):
-        model = default_model(self.settings.models_dir, self.settings.model_path).id
-        return jobs.submit(self.sessions, self.study, model, task=task, **asked).id
+        return super().submit(self.study, task=task, **asked)
 
     def run(self, task=SEGMENT, **asked):
-        job_id = self.submit(task, **asked)
-        self.runner.run(job_id)
-        return jobs.get(self.sessions, job_id)
+        return self.run_job(self.submit(task, **asked))
 
     def delete(self, path, happens):
         self.context.per_thread.archive = Meanwhile(open_archive(self.settings), happens)
@@ -85,7 +74,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path, orthanc):
-    return Site(tmp_path, orthanc)
+    return DeletionSite(tmp_path, orthanc)
 
 
 def test_no_structure_set_is_left_of_a_segmentation_that_is_deleted_while_it_is_made(site):
@@ -152,10 +141,6 @@ def test_a_job_that_read_the_images_before_their_deletion_records_nothing_after_
     assert site.recorded() == []
 
 
-class Killed(BaseException):
-    """What a process does not survive."""
-
-
 def die():
     raise Killed
 
@@ -194,7 +179,7 @@ def test_a_deletion_that_a_process_left_unfinished_is_finished_by_the_same_reque
 
 
 def test_a_report_that_nothing_was_found_is_deleted_with_its_segmentation(tmp_path, orthanc):
-    site = Site(tmp_path, orthanc, report_no_lesion=True)
+    site = DeletionSite(tmp_path, orthanc, report_no_lesion=True)
     made = site.run().segmentation_id
     task = CorrectTask(segmentation_id=made, rename={}, delete=[1, 2, 3, 4, 5])
     emptied = site.run(task).segmentation_id

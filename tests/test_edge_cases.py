@@ -51,6 +51,7 @@ import context
 import findings
 import segmentation
 from bench.parts import free_port
+from bench.rows import threshold
 from errors import MetScopeError, UnreadableFile
 from imaging import seg
 from imaging.series import Candidate
@@ -64,7 +65,6 @@ from tests.imaging.test_seg import BRIGHT, SERIES, SHAPE, assert_legal, lesion_n
 from tests.imaging.test_seg_read import as_edited_in_ohif, renumbered
 from tests.orthanc.test_faults import archive_at
 from tests.orthanc.test_orthanc import archive_of
-from tests.test_segmentation import threshold
 from unetr.served import default_model
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
@@ -230,7 +230,7 @@ def passed_through(archive: Archive, study_uid: str, series_uid: str | None = No
     stack = to_stack(instances)
     stages = context.Stages(lambda stage, fraction: None)
     result = segmentation.segment([stack], threshold, SPEC, 10.0, stages)
-    return Passed(chosen, instances, stack, result, findings.encode(result, SPEC))
+    return Passed(chosen, instances, stack, result, findings.encode(result, SPEC, findings.edition_of(SPEC)))
 
 
 def from_the_archive(archive: Archive, dataset: Dataset) -> Dataset:

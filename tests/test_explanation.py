@@ -8,16 +8,14 @@ import highdicom as hd
 import numpy as np
 import pytest
 
-from api import create_app
 from bench.parts import wait_until
 from context import ModelServices
 from db import jobs, outbox, queue, segmentations
 from errors import OutOfMemory
 from imaging import series
-from orthanc.archive import open_archive
 from schemas.tasks import CorrectTask, UncertaintyTask
-from settings import Settings
 from tests.clock import later
+from tests.site import Killed, Site
 from unetr.predict import Predictor
 from unetr.served import default_model
 from unetr.spec import Crop, PostProcessing, ScaleRange
@@ -43,15 +41,11 @@ def likely(volume: hd.Volume) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-(volume.array / 1000.0 - LEVEL) * STEEPNESS))
 
 
-class Site:
-    """An Orthanc with one study that a model has segmented, the API, and a worker."""
+class UncertaintySite(Site):
+    """A site at an Orthanc with one study that a model has segmented."""
 
     def __init__(self, folder, orthanc, **settings):
-        self.settings = Settings(
-            _env_file=None, data_dir=folder, auth="off", dicomweb_url=orthanc.url,
-            orthanc_url=orthanc.rest_url,
-            dicomweb_user=orthanc.user, dicomweb_password=orthanc.password, **settings,
-        )  # fmt: skip
+        super().__init__(folder, self._open, auth="off", **orthanc.access, **settings)
         scale = ScaleRange(step="scale_range", source=(0, 1000), target=(0, 1), clip=False)
         # Everywhere, as no brain is to be found in a cube, and by an intensity instead of a network.
         self.spec = default_model(self.settings.models_dir).model_copy(
@@ -64,14 +58,11 @@ class Site:
             }
         )
         self.windows = 0
-        self.archive = open_archive(self.settings)
         instances = to_instances(head(), SeriesOptions())
         self.archive.store(instances)
         self.study = str(instances[0].StudyInstanceUID)
-        self.runner = Runner(self.settings, self._open)
-        self.sessions = self.runner.sessions
-        self.api = create_app(self.settings).test_client()
-        job = self.run(jobs.submit(self.sessions, self.study, self.spec.id).id)
+        self.api = self.app.test_client()
+        job = self.run_job(self.submit(self.study))
         assert (job.state, job.error_code) == ("done", None)
         self.first = job.segmentation_id
 
@@ -82,10 +73,6 @@ class Site:
     def _backend(self, window):
         self.windows += 1
         return (window - LEVEL) * STEEPNESS
-
-    def run(self, job_id):
-        self.runner.run(job_id)
-        return jobs.get(self.sessions, job_id)
 
     def ask(self, segmentation_id=None, **body):
         return self.api.post(f"/segmentations/{segmentation_id or self.first}/uncertainty", json=body)
@@ -101,14 +88,14 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path, orthanc) -> Site:
-    return Site(tmp_path, orthanc)
+def site(tmp_path, orthanc) -> UncertaintySite:
+    return UncertaintySite(tmp_path, orthanc)
 
 
 def test_the_map_lies_in_orthanc_beside_the_seg_and_each_value_at_its_place(site, tmp_path):
     asked = site.ask()
     assert (asked.status_code, asked.json["kind"], asked.json["state"]) == (202, "uncertainty", "queued")
-    job = site.run(asked.json["id"])
+    job = site.run_job(asked.json["id"])
     assert (job.state, job.error_code, job.segmentation_id) == ("done", None, site.first)
     made, dataset = site.stored_map()
     assert made["stored"] is True
@@ -147,16 +134,16 @@ def test_a_request_that_waits_is_answered_at_the_end_and_a_second_one_computes_n
 
 
 def test_it_changes_neither_the_choice_of_a_series_nor_a_later_segmentation(site):
-    site.run(site.ask().json["id"])
+    site.run_job(site.ask().json["id"])
     ranked = series.rank(site.archive.series_headers(site.study))
     chosen = series.choose(ranked, None)
     assert chosen.series_instance_uid == site.document()["series_instance_uid"]
-    again = site.run(jobs.submit(site.sessions, site.study, site.spec.id, force=True).id)
+    again = site.run_job(site.submit(site.study, force=True))
     assert site.document(again.segmentation_id)["lesions"] != []
 
 
 def test_a_deleted_segmentation_takes_its_map_out_of_the_archive(site):
-    site.run(site.ask().json["id"])
+    site.run_job(site.ask().json["id"])
     made, _ = site.stored_map()
     assert site.api.delete(f"/segmentations/{site.first}").status_code == 204
     assert not site.archive.has_instance(site.study, made["sop_instance_uid"])
@@ -179,7 +166,7 @@ def test_what_no_model_drew_and_what_a_model_drew_that_is_gone_cannot_be_asked(s
     missing = site.ask("no-such-segmentation")
     assert (missing.status_code, missing.json["error"]["code"]) == (404, "segmentation_not_found")
     # A job that was asked for before the model was exchanged.
-    late = site.run(
+    late = site.run_job(
         jobs.submit(
             site.sessions, site.study, site.spec.id, task=UncertaintyTask(segmentation_id=site.first)
         ).id
@@ -195,14 +182,10 @@ def test_a_map_that_fails_leaves_the_segmentation_as_it_was(site):
 
     site._backend = too_large
     site.runner = Runner(site.settings, site._open)
-    job = site.run(site.ask().json["id"])
+    job = site.run_job(site.ask().json["id"])
     assert (job.state, job.error_code) == ("failed", "out_of_memory")
     assert site.document() == before
     assert outbox.pending(site.sessions, site.first) == {}
-
-
-class Killed(BaseException):
-    """What a worker process does not survive; nothing in our code catches it."""
 
 
 class Deadly:
@@ -234,7 +217,7 @@ def test_a_worker_that_dies_at_a_map_ends_in_one_map(site, stage):
     assert jobs.get(site.sessions, job_id).state == "running"
     with later(site.sessions, 2 * site.settings.lease_s):
         assert queue.requeue_expired(site.sessions, 3) == [job_id]
-    job = site.run(job_id)
+    job = site.run_job(job_id)
     assert (job.state, job.attempts, job.segmentation_id) == ("done", 2, site.first)
     modalities = Counter(series[0].Modality for series in archive.series_headers(site.study))
     assert modalities == {"MR": 1, "SEG": 1, "SR": 1, "OT": 1}
@@ -242,11 +225,11 @@ def test_a_worker_that_dies_at_a_map_ends_in_one_map(site, stage):
 
 
 def test_a_corrected_segmentation_has_a_map_of_its_own_when_asked(site):
-    site.run(site.ask().json["id"])
+    site.run_job(site.ask().json["id"])
     task = CorrectTask(segmentation_id=site.first, rename={1: "pons"}, delete=[])
-    second = site.run(jobs.submit(site.sessions, site.study, site.spec.id, task=task).id).segmentation_id
+    second = site.run_job(site.submit(site.study, task=task)).segmentation_id
     assert [one["modality"] for one in site.document(second)["companions"]] == ["SR"]
-    assert site.run(site.ask(second).json["id"]).state == "done"
+    assert site.run_job(site.ask(second).json["id"]).state == "done"
     assert [one["modality"] for one in site.document(second)["companions"]] == ["SR", "OT"]
 
 
@@ -255,5 +238,5 @@ def test_the_stack_is_fetched_and_not_kept(site):
     document = site.document()
     for header in site.archive.retrieve_series(site.study, document["series_instance_uid"]):
         site.archive.delete_instance(site.study, header.SOPInstanceUID)
-    job = site.run(site.ask().json["id"])
+    job = site.run_job(site.ask().json["id"])
     assert (job.state, job.error_code) == ("failed", "series_not_found")

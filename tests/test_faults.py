@@ -32,9 +32,9 @@ from api import create_app
 from bench.hospital import LEASE_S, MODEL, Hospital
 from bench.models import tiny_model
 from bench.parts import PostgreSQL, frozen, hung, wait_until
-from bench.rows import add_study, image, threshold
+from bench.rows import add_study, image, threshold, threshold_runner
 from bench.service import Api
-from context import ModelServices, Predict
+from context import Predict
 from db import jobs, tokens
 from db.database import DATABASE_UNAVAILABLE, open_database, writing
 from db.queue import requeue_expired
@@ -42,7 +42,7 @@ from db.tables import Job, Role
 from orthanc.archive import open_archive
 from settings import Settings
 from tests import fake_pacs
-from unetr.served import default_model
+from unetr.served import find_spec
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 from worker import Runner, run_housekeeping
 
@@ -651,14 +651,9 @@ class Desk:
     """A study, and a worker within this process."""
 
     def __init__(self, settings: Settings, study: str, predictor: Predict = threshold) -> None:
-        spec = default_model(settings.models_dir, settings.model_path)
-
-        def opener(_settings: Settings, _model_id: str | None) -> ModelServices:
-            return ModelServices(open_archive(settings), self.sessions, settings, predictor, spec)
-
-        self.runner = Runner(settings, opener)
+        self.runner = threshold_runner(settings, predictor)
         self.sessions, self.settings, self.study = self.runner.sessions, settings, study
-        self.job_id = jobs.submit(self.sessions, study, spec.id).id
+        self.job_id = jobs.submit(self.sessions, study, find_spec(settings, None).id).id
 
     def run(self) -> None:
         self.runner.run(self.job_id)

@@ -18,16 +18,16 @@ FLOORS = {
     "errors": 0, "logs": 0, "series_names": 0, "supervisor": 0, "version": 0,
     "imaging": 1, "settings": 1,
     "lesions": 2,
-    "unetr": 3, "orthanc": 3, "broker": 3,
-    "schemas": 4,
-    "db": 5, "reports": 5,
+    "schemas": 3,
+    "reports": 4,
+    "unetr": 5, "orthanc": 5, "db": 5, "broker": 5,
     "context": 6, "findings": 6, "submission": 6, "access": 6, "metrics": 6, "health": 6,
     "segmentation": 7, "lease": 7,
     "cli": 8, "tasks": 8, "routes": 8, "demo": 8,
     "worker": 9, "api": 9,
 }  # fmt: skip
 # What `python -m orthanc` runs is a command: it may use the other rooms of its floor.
-COMMAND_FLOOR = 4
+COMMAND_FLOOR = 6
 HEAVY = {"flask", "sqlalchemy", "requests", "torch"}
 LOADED_BY_HIGHDICOM = {"requests"}
 
@@ -135,7 +135,7 @@ IN_THE_IMAGE = (
     "requirements.txt", "series_names.toml", "orthanc/init.sh", "ohif/extension.js", "ohif/fetch.sh",
     "ohif/package.json",
     "db/migrations/script.py.mako", "reports/templates/login.html", "unetr/configs/metscope-unet.yaml",
-    "unetr/evaluation/templates/evaluation.html", "unetr/weights/metscope-unet.json",
+    "unetr/weights/metscope-unet.json",
     "unetr/weights/metscope-unet.safetensors", "unetr/weights/metscope-unet.golden.npy",
 )  # fmt: skip
 

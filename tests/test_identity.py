@@ -23,20 +23,18 @@ from db.tables import AuditEvent, Job, Outbox, Segmentation
 from errors import ArchiveUnreachable
 from imaging import rtstruct
 from imaging import seg as segs
+from imaging.derived import Edition
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc import part10
-from orthanc.archive import open_archive
 from orthanc.folder import FolderArchive
 from schemas.tasks import SEGMENT, CorrectTask, MeasureTask, StructureSetTask
-from settings import Settings
 from tests import fake_pacs
 from tests.documents import document_of, documents_of_study, lesions_of_patient
 from tests.imaging.test_rtstruct import segments_of
-from unetr.served import default_model
+from tests.site import VOXEL_ML, Site
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
-VOXEL_ML = 0.008
 SHAPE = (8, 24, 24)
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 
@@ -78,34 +76,23 @@ def series_of(instances: list[Dataset]) -> str:
     return str(instances[0].SeriesInstanceUID)
 
 
-class Site:
-    """A folder as the archive, a database and a worker."""
-
-    def __init__(self, folder, **settings):
-        self.folder = folder / "archive"
-        self.settings = Settings(_env_file=None, data_dir=folder, **settings)
-        self.runner = rows.threshold_runner(self.settings)
-        self.sessions, self.archive = self.runner.sessions, open_archive(self.settings)
-        self.model = default_model(self.settings.models_dir, self.settings.model_path).id
+class IdentitySite(Site):
+    """A site with a folder as the archive."""
 
     def put(self, instances):
         """As files copied into the folder: what was there under the same UIDs is replaced."""
         for instance in instances:
-            folder = self.folder / instance.StudyInstanceUID / instance.SeriesInstanceUID
+            folder = (
+                self.settings.data_dir / "archive" / instance.StudyInstanceUID / instance.SeriesInstanceUID
+            )
             folder.mkdir(parents=True, exist_ok=True)
             instance.save_as(folder / f"{instance.SOPInstanceUID}.dcm", enforce_file_format=True)
 
     def run(self, study, **asked):
-        job = jobs.submit(self.sessions, study, self.model, requested_by="dr", **asked)
-        self.runner.run(job.id)
-        return jobs.get(self.sessions, job.id)
+        return self.run_job(self.submit(study, requested_by="dr", **asked))
 
     def segment(self, instances, **asked):
         return self.run(study_of(instances), series_instance_uid=series_of(instances), **asked)
-
-    def document(self, job):
-        assert (job.state, job.error_code) == ("done", None), job.error_message
-        return document_of(self.sessions, job.segmentation_id)
 
     def patients(self):
         """By PatientID, the volumes of the lesions that are listed."""
@@ -125,7 +112,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path):
-    return Site(tmp_path)
+    return IdentitySite(tmp_path)
 
 
 def assert_shows(document, instances, columns):
@@ -387,7 +374,7 @@ def test_another_patient_s_images_than_the_archive_lists_are_refused(tmp_path):
     with fake_pacs.running(fake_pacs.FakePacs()) as pacs:
         pacs.instances = images
         pacs.faults["wado"] = [fake_pacs.serve(changed(images, PatientID="B"))]
-        site = Site(tmp_path, dicomweb_url=pacs.url)
+        site = IdentitySite(tmp_path, dicomweb_url=pacs.url)
         refused = site.segment(images)
         assert (refused.state, refused.error_code) == ("failed", "archive_refused")
         assert pacs.asked("stow") == 0
@@ -471,13 +458,13 @@ def measuring(seg, corrects=None):
 
 def contoured_on(images):
     """A structure set of the box that ``drawn_on`` draws, by a planning system."""
-    stack, uids = to_stack(images), {"sop_instance_uid": hd.UID(), "series_instance_uid": hd.UID()}
+    stack = to_stack(images)
     box = np.zeros(SHAPE, np.int32)
     box[3:6, 10:14, 4:9] = 1
     labels = stack.volume.with_array(box)
     lesions = measure(labels, stack.slices)
-    encoded = segs.write(stack, labels, segments_of(lesions), None, **uids)
-    structures = rtstruct.write(stack, encoded, labels, lesions, None, **uids)
+    encoded = segs.write(stack, labels, segments_of(lesions), Edition())
+    structures = rtstruct.write(stack, encoded, labels, lesions, Edition())
     structures.Manufacturer = "A planning system"
     return structures
 
@@ -664,7 +651,7 @@ class History:
     """What was in the archive at each place, and whose the results are by what was read."""
 
     def __init__(self, folder):
-        self.site = Site(folder)
+        self.site = IdentitySite(folder)
         self.heads = {columns: head(columns) for columns in (4, 6)}
         self.uids = {name: generate_uid() for name in ("1", "2", "1.1", "1.2", "2.1", "2.2")}
         self.present, self.owners = {}, {}

@@ -13,7 +13,17 @@ from playwright.sync_api import Dialog, Locator, Page, Route, expect
 from bench.parts import wait_until
 from bench.viewer import Site
 from orthanc.archive import open_archive
-from tests.browser import ON_SCREEN, busy_machine, go_to, newest, open_study, segment, type_over, walk_to
+from tests.browser import (
+    ADD_SEGMENT,
+    ON_SCREEN,
+    busy_machine,
+    go_to,
+    newest,
+    open_study,
+    segment,
+    type_over,
+    walk_to,
+)
 from tests.conftest import COARSE
 
 JOB_LIMIT_S = 120
@@ -59,7 +69,6 @@ EARLIER_ENTRY = """() => {
 }"""
 SEGMENTS = """id => Object.values(window.services.segmentationService.getSegmentation(id).segments)
     .map(segment => segment.segmentIndex)"""
-ADD_SEGMENT = "segmentationId => window.commandsManager.run('addSegment', { segmentationId })"
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -24,19 +23,20 @@ import context
 import findings
 import segmentation
 from bench.models import tiny_model
-from context import ModelServices, Stages, find_spec
+from bench.rows import BRIGHT, threshold
+from context import ModelServices, Stages
 from db.database import open_database
 from errors import ArchiveUnreachable, ModelNotFound
 from findings import lesions_of_segments
 from imaging import nifti, rtstruct, seg
+from imaging.derived import Edition
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc.archive import open_archive
 from segmentation import Request, deliver, segment_series
 from settings import Settings
 from tests.documents import document_of
-from unetr.predict import Prediction
-from unetr.served import default_model
+from unetr.served import default_model, find_spec
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 DIRECTIONS = {
@@ -49,7 +49,6 @@ BALLS = (  # centre in mm from the head's centre, LPS, and radius: asymmetric in
     ((-25.0, 18.0, -10.0), 6.0),
     ((8.0, 25.0, 22.0), 4.5),
 )
-THRESHOLD = 500.0
 SPEC = default_model(Settings(_env_file=None).models_dir)
 
 
@@ -69,18 +68,11 @@ def head(directions: str, spacing: tuple[float, float, float], turn_deg: float =
     return hd.Volume(image.astype(np.uint16), affine, "PATIENT", frame_of_reference_uid=generate_uid())
 
 
-def threshold(volume: hd.Volume, on_progress: Callable[[float], None]) -> Prediction:
-    """No model, but a predictor all the same, on the native grid."""
-    on_progress(1.0)
-    found = volume.array > THRESHOLD
-    return Prediction(volume.with_array(found.astype(np.uint8)), volume.with_array(found.astype(np.float32)))
-
-
 def balls_of(volume: hd.Volume) -> list[tuple[np.ndarray, float]]:
     """Centroid, LPS mm, and volume, ml, of each ball's voxels, largest first."""
     found = []
     for offset, radius in BALLS:
-        positions = volume.map_indices_to_reference(np.argwhere(volume.array > THRESHOLD))
+        positions = volume.map_indices_to_reference(np.argwhere(volume.array > BRIGHT))
         near = np.linalg.norm(positions - np.array(offset) - [3.3, -7.7, 11.1], axis=1) <= radius + 1e-6
         found.append((positions[near].mean(0), near.sum() * volume.voxel_volume / 1000))
     return found
@@ -88,13 +80,7 @@ def balls_of(volume: hd.Volume) -> list[tuple[np.ndarray, float]]:
 
 @pytest.fixture
 def services(tmp_path, orthanc) -> ModelServices:
-    settings = Settings(
-        _env_file=None,
-        data_dir=tmp_path,
-        dicomweb_url=orthanc.url,
-        dicomweb_user=orthanc.user,
-        dicomweb_password=orthanc.password,
-    )
+    settings = Settings(_env_file=None, data_dir=tmp_path, **orthanc.access)
     spec = default_model(settings.models_dir)
     sessions = open_database(settings.sqlalchemy_url)
     return ModelServices(open_archive(settings), sessions, settings, threshold, spec)
@@ -222,7 +208,7 @@ def series_folder(tmp_path_factory) -> Path:
 def mask_file(tmp_path_factory) -> Path:
     """The balls as another tool would write them: NIfTI in RAS, its own axis order."""
     volume = head("axial", (1.5, 1.0, 1.0))
-    array = np.transpose(volume.array > THRESHOLD, (2, 1, 0)).astype(np.uint8)
+    array = np.transpose(volume.array > BRIGHT, (2, 1, 0)).astype(np.uint8)
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine[:, [2, 1, 0, 3]]
     path = tmp_path_factory.mktemp("mask") / "mask.nii.gz"
     nibabel.save(nibabel.Nifti1Image(array, affine), path)
@@ -263,8 +249,7 @@ def test_a_structure_set_is_measured_like_a_seg(drawn_by_a_model, series_folder,
     stack = to_stack([dcmread(path) for path in series_folder.glob("*.dcm")])
     labels, _ = seg.read(drawn_by_a_model, stack)
     lesions = measure(labels, stack.slices)
-    uids = {"sop_instance_uid": hd.UID(), "series_instance_uid": hd.UID()}
-    structures = rtstruct.write(stack, drawn_by_a_model, labels, lesions, None, **uids)
+    structures = rtstruct.write(stack, drawn_by_a_model, labels, lesions, Edition())
     again = measured_again(structures, series_folder, tmp_path)
     assert [(item.SegmentLabel, item.TrackingUID) for item in again.SegmentSequence] == [
         (lesion.name, lesion.tracking_uid) for lesion in lesions
@@ -344,7 +329,9 @@ def drawn_by_a_model(series_folder) -> Dataset:
     stack = to_stack([dcmread(path) for path in series_folder.glob("*.dcm")])
     stages = context.Stages(lambda stage, fraction: None)
     spec = default_model(Settings(_env_file=None).models_dir)
-    return findings.encode(segmentation.segment([stack], threshold, spec, 10.0, stages), spec)
+    return findings.encode(
+        segmentation.segment([stack], threshold, spec, 10.0, stages), spec, findings.edition_of(spec)
+    )
 
 
 def measured_again(dataset: Dataset, series_folder: Path, folder: Path) -> Dataset:

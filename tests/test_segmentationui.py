@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 
-import highdicom as hd
 import numpy as np
 import pytest
 import requests
@@ -24,29 +23,26 @@ from bench.parts import wait_until
 from db import jobs, segmentations, tokens
 from db.tables import AuditEvent, JobState, Outbox, Patient, Role
 from imaging import rtstruct, seg
+from imaging.derived import Edition
 from imaging.stack import to_stack
 from lesions.measure import measure
 from orthanc import part10
-from orthanc.archive import open_archive
 from routes.shared import WAITING_REQUESTS
 from settings import Settings
 from tests import fake_pacs
 from tests.documents import documents_of_study, lesions_of_patient
+from tests.site import VOXEL_ML, Site
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 JSON = {"Content-Type": "application/json"}
-VOXEL_ML = 0.008
 
 
-class Site:
-    """An API with a folder as its archive, and a worker in a thread that finds what is bright."""
+class FrontEndSite(Site):
+    """A site that serves SegmentationUI, with a worker in a thread that finds what is bright."""
 
     def __init__(self, folder, **settings):
-        self.settings = Settings(_env_file=None, data_dir=folder, segmentationui_api=True, **settings)
-        self.app = create_app(self.settings)
+        super().__init__(folder, segmentationui_api=True, **settings)
         self.context = self.app.extensions["metscope"]
-        self.runner = rows.threshold_runner(self.settings)
-        self.sessions, self.archive = self.runner.sessions, open_archive(self.settings)
         secret = tokens.create(self.sessions, "admin", Role.ADMIN, "test")
         self.headers = {"Authorization": f"Bearer {secret}"}
         self._stopped = threading.Event()
@@ -94,15 +90,15 @@ class Site:
 
 
 @pytest.fixture
-def idle(tmp_path) -> Iterator[Site]:
+def idle(tmp_path) -> Iterator[FrontEndSite]:
     """A site whose worker does nothing yet."""
-    site = Site(tmp_path)
+    site = FrontEndSite(tmp_path)
     yield site
     site.stop()
 
 
 @pytest.fixture
-def site(idle) -> Site:
+def site(idle) -> FrontEndSite:
     idle.work()
     return idle
 
@@ -251,14 +247,13 @@ def contoured_on(images):
     stack = to_stack(images)
     labels, segments = seg.read(drawn_on(images), stack)
     lesions = measure(labels, stack.slices)
-    uids = {"sop_instance_uid": hd.UID(), "series_instance_uid": hd.UID()}
     tracked = [
         replace(one, number=lesion.number, tracking_id=lesion.tracking_id, tracking_uid=lesion.tracking_uid)
         for one, lesion in zip(segments, lesions, strict=True)
     ]
-    encoded = seg.write(stack, labels, tracked, None, **uids)
+    encoded = seg.write(stack, labels, tracked, Edition())
     named = [replace(lesion, name=one.name) for lesion, one in zip(lesions, tracked, strict=True)]
-    return rtstruct.write(stack, encoded, labels, named, None, **uids), named
+    return rtstruct.write(stack, encoded, labels, named, Edition()), named
 
 
 def test_upload_dicom_measures_a_structure_set_like_a_segmentation(site):
@@ -285,13 +280,7 @@ def test_an_uploaded_segmentation_that_cannot_be_measured_says_why(site):
 
 
 def test_the_pacs_s_studies_are_listed_by_orthanc_s_ids_and_described_as_by_orthanc(tmp_path, orthanc):
-    site = Site(
-        tmp_path,
-        dicomweb_url=orthanc.url,
-        dicomweb_user=orthanc.user,
-        dicomweb_password=orthanc.password,
-        orthanc_url=orthanc.rest_url,
-    )
+    site = FrontEndSite(tmp_path, **orthanc.access)
     for patient_id in ("4711", "Mü|ller", " 12 ", ""):
         (instance,) = fake_pacs.tiny_series(1)
         instance.SpecificCharacterSet, instance.PatientID = "ISO_IR 192", patient_id

@@ -32,8 +32,8 @@ def models(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, models) -> several.Site:
-    return several.Site(tmp_path_factory.mktemp("site"), models)
+def site(tmp_path_factory, models) -> several.SeveralSite:
+    return several.SeveralSite(tmp_path_factory.mktemp("site"), models)
 
 
 def uid_of(made: dict[str, list[Dataset]], name: str) -> str:
@@ -125,7 +125,7 @@ def by_level(window: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def spine_site(tmp_path, models) -> several.Site:
+def spine_site(tmp_path, models) -> several.SeveralSite:
     content = several.specification(several.SPINE_PARTS) | {"spacing_mm": [3.0, 2.0, 2.0]}
     spec = ModelSpec.model_validate(content)
 
@@ -135,7 +135,7 @@ def spine_site(tmp_path, models) -> several.Site:
     folder = tmp_path / "models"
     folder.mkdir()
     (folder / "spine.json").write_text(json.dumps(content))
-    site = several.Site(tmp_path / "data", folder, opener)
+    site = several.SeveralSite(tmp_path / "data", folder, opener)
     return site
 
 
@@ -176,7 +176,7 @@ def test_what_a_person_corrects_keeps_what_it_is(spine_site, tmp_path):
     first = spine_site.segment(study_uid, "spine").segmentation_id
     asked = {"rename": [{"number": 2, "name": "L4"}], "delete": [1]}
     answer = spine_site.api.post(f"/segmentations/{first}/corrections", json=asked)
-    document = spine_site.document(spine_site.run(answer.json["id"]))
+    document = spine_site.document(spine_site.run_job(answer.json["id"]))
     assert [lesion["name"] for lesion in document["lesions"]] == ["L4", "Vertebra 2", "Canal"]
     dataset = spine_site.stored(document)
     assert [item.SegmentedPropertyTypeCodeSequence[0].CodeMeaning for item in dataset.SegmentSequence] == [
@@ -185,7 +185,7 @@ def test_what_a_person_corrects_keeps_what_it_is(spine_site, tmp_path):
     assert {item.AnatomicRegionSequence[0].CodeMeaning for item in dataset.SegmentSequence} == {"Spine"}
     assert dataset.SeriesDescription == "Spine, version 2+ by anonymous, research use only"
     structures = spine_site.api.post(f"/segmentations/{document['id']}/rtstruct", json={})
-    document = spine_site.document(spine_site.run(structures.json["id"]))
+    document = spine_site.document(spine_site.run_job(structures.json["id"]))
     for one in (dataset, *(spine_site.stored(document, modality) for modality in ("SR", "RTSTRUCT"))):
         assert_legal(one, tmp_path)
         assert "etastas" not in texts_of(one)
@@ -197,7 +197,7 @@ def test_a_correction_is_found_again_by_all_inputs_of_its_model(site):
     study_uid = site.store(several.study(several.GLIOMA["inputs"]))
     first = site.segment(study_uid, "glioma").segmentation_id
     answer = site.api.post(f"/segmentations/{first}/corrections", json={"delete": [1]})
-    corrected = site.document(site.run(answer.json["id"]))
+    corrected = site.document(site.run_job(answer.json["id"]))
     assert [lesion["name"] for lesion in corrected["lesions"]] == ["ED", "ET"]
     assert site.segment(study_uid, "glioma").segmentation_id == corrected["id"]
 
@@ -303,7 +303,7 @@ def test_a_form_that_names_inputs_wrongly_is_refused_at_once(body, sentence, sit
 def test_the_uncertainty_of_several_labels_is_at_most_the_logarithm_of_their_number(site, tmp_path):
     job = site.segment(site.store(several.study(several.GLIOMA["inputs"])), "glioma")
     answer = site.api.post(f"/segmentations/{job.segmentation_id}/uncertainty", json={})
-    document = site.document(site.run(answer.json["id"]))
+    document = site.document(site.run_job(answer.json["id"]))
     dataset = site.stored(document, "OT")
     assert_legal(dataset, tmp_path)
     assert "etastas" not in texts_of(dataset)

@@ -34,14 +34,13 @@ from pydicom import Dataset, dcmread
 
 import series_names
 from bench.parts import Nginx, Orthanc, Redis, free_port, self_signed, wait_until
-from bench.service import made
+from bench.service import COMPOSE, made
 from orthanc import multipart, part10
 from orthanc.dicomweb import INSTANCES
 from tests import fake_pacs
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 ROOT = Path(__file__).parents[1]
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 START_LIMIT_S = 60.0
 DICOM_JSON = {"Accept": "application/dicom+json"}

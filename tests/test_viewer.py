@@ -18,7 +18,17 @@ from db import tokens
 from db.database import open_database
 from db.tables import Role
 from orthanc.archive import open_archive
-from tests.browser import ON_SCREEN, go_to, log_in, newest, open_study, segment
+from tests.browser import (
+    ADD_SEGMENT,
+    DISPLAY_SET,
+    MEASUREMENTS,
+    ON_SCREEN,
+    go_to,
+    log_in,
+    newest,
+    open_study,
+    segment,
+)
 from tests.conftest import COARSE, SILENT
 from tests.visits import POST
 from unetr.synthesis import metastases
@@ -78,14 +88,8 @@ TOLD_LATE = """segmentationId => {
     segmentationService._broadcastEvent(segmentationService.EVENTS.SEGMENTATION_MODIFIED, { segmentationId })
 }"""
 ACTIVE_SEGMENT = "([id, number]) => window.services.segmentationService.setActiveSegment(id, number)"
-ADD_SEGMENT = "segmentationId => window.commandsManager.run('addSegment', { segmentationId })"
 ACTIVE_TOOL = "() => window.services.toolGroupService.getActivePrimaryMouseButtonTool('default')"
 RADIUS = "value => window.commandsManager.runCommand('setBrushSize', { value })"
-# What an object of the PACS is called by the viewer, and what became measurements of the viewer.
-DISPLAY_SET = """uid => window.services.displaySetService.getActiveDisplaySets().find(
-    one => one.SOPInstanceUID === uid).displaySetInstanceUID"""
-MEASUREMENTS = """() => window.services.measurementService.getMeasurements().map(
-    ({ toolName, label, points }) => ({ toolName, label, points }))"""
 STRUCTURES = """async uid => {
     const { displaySetService, segmentationService, viewportGridService } = window.services
     const { displaySetInstanceUID } =

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from bench.parts import wait_until
 from bench.viewer import Site
-from tests.browser import go_to, newest, open_study, segment
+from tests.browser import DISPLAY_SET, MEASUREMENTS, go_to, newest, open_study, segment
 from tests.visits import AGAIN, DESCRIPTIONS, POST, Visit
 
 DAYS = {"20250314": "14 Mar 2025", "20250620": "20 Jun 2025", "20250621": "21 Jun 2025"}
@@ -52,10 +52,6 @@ PLACE_ON_PAGE = """([index, point]) => {
 }"""
 TWO_PANES = "() => window.commandsManager.run('setViewportGridLayout', { numRows: 1, numCols: 2 })"
 # What the viewer calls an object of the PACS.
-DISPLAY_SET = """uid => window.services.displaySetService.getActiveDisplaySets().find(
-    one => one.SOPInstanceUID === uid)?.displaySetInstanceUID"""
-MEASUREMENTS = """() => window.services.measurementService.getMeasurements().map(
-    ({ toolName, label, points }) => ({ toolName, label, points }))"""
 
 
 def seen(page: Page) -> list[dict[str, Any]]:

@@ -18,17 +18,17 @@ import lease
 import worker
 from bench.models import tiny_model
 from bench.parts import PostgreSQL, wait_until
+from bench.rows import threshold
 from context import ModelServices
 from db import jobs, outbox, queue
 from db.tables import AuditEvent, Base, Batch, Job, LesionRow, Measurement, Outbox, Segmentation, Worker
 from errors import ArchiveRefused, ArchiveTimeout, ArchiveUnreachable, StoreFailed
-from orthanc.archive import open_archive
 from orthanc.folder import FolderArchive
 from schemas.tasks import CorrectTask
 from settings import Settings
 from tests.clock import later
 from tests.documents import document_of, documents_of_study
-from unetr.predict import Prediction
+from tests.site import Killed, Site
 from unetr.served import default_model
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 from worker import Runner, check_presence, repeat, run_housekeeping
@@ -50,29 +50,15 @@ def head_with_lesions(count):
     return hd.Volume(image, affine, coordinate_system="PATIENT")
 
 
-def threshold(volume, on_progress):
-    """Not a model but a predictor all the same: everything above 500 is lesion."""
-    on_progress(0.5)
-    found = volume.array > 500
-    on_progress(1.0)
-    return Prediction(
-        mask=volume.with_array(found.astype(np.uint8)),
-        probability=volume.with_array(found.astype(np.float32)),
-    )
-
-
-class Site:
-    """A data folder with one study in its archive, and workers for it."""
+class WorkerSite(Site):
+    """A site with one study in its archive, and workers for it."""
 
     def __init__(self, folder, lesions=2, **settings):
-        self.settings = Settings(_env_file=None, data_dir=folder, lease_s=1.5, max_attempts=3, **settings)
+        super().__init__(folder, lease_s=1.5, max_attempts=3, **settings)
         instances = to_instances(head_with_lesions(lesions), SeriesOptions())
         self.study_uid = str(instances[0].StudyInstanceUID)
-        self.archive = open_archive(self.settings)
         self.archive.store(instances)
         self.spec = default_model(self.settings.models_dir, None)
-        self.runner = self.worker()
-        self.sessions = self.runner.sessions
 
     def worker(self, predictor=threshold, archive=None):
         def opener(settings, model_id):
@@ -83,10 +69,7 @@ class Site:
         return runner
 
     def submit(self, **asked):
-        return jobs.submit(self.sessions, self.study_uid, self.spec.id, **asked).id
-
-    def job(self, job_id):
-        return jobs.get(self.sessions, job_id)
+        return super().submit(self.study_uid, **asked)
 
     def rows(self, table):
         with self.sessions() as session:
@@ -104,7 +87,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path):
-    return Site(tmp_path)
+    return WorkerSite(tmp_path)
 
 
 def test_a_job_ends_with_rows_and_a_seg_in_the_archive(site):
@@ -155,7 +138,7 @@ def test_an_equal_request_adopts_the_result_and_force_makes_another(site):
 
 
 def test_no_lesion_is_a_result_without_a_seg(tmp_path):
-    site = Site(tmp_path, lesions=0)
+    site = WorkerSite(tmp_path, lesions=0)
     job_id = site.submit()
     site.runner.run(job_id)
     job = site.job(job_id)
@@ -315,10 +298,6 @@ def make_due(site, job_id):
         session.execute(update(Job).where(Job.id == job_id).values(not_before=None))
 
 
-class Killed(BaseException):
-    """What a worker process does not survive; nothing in our code catches it."""
-
-
 @pytest.mark.parametrize("place", ["predict", "store"])
 def test_a_worker_killed_in_mid_job_ends_in_one_result(site, place):
     def die(*_):
@@ -346,7 +325,7 @@ def test_a_database_that_stops_in_mid_job_costs_an_attempt_and_no_result(tmp_pat
     database = PostgreSQL()
     try:
         database.start()
-        site = Site(tmp_path, database_url=database.create("metscope"))
+        site = WorkerSite(tmp_path, database_url=database.create("metscope"))
 
         def stop_the_database(volume, on_progress):
             database.stop()
@@ -432,7 +411,7 @@ def test_a_message_about_an_unknown_job_does_no_harm(site):
 
 
 def test_a_model_that_cannot_be_loaded_fails_its_jobs_and_not_the_worker(tmp_path):
-    site = Site(tmp_path)
+    site = WorkerSite(tmp_path)
     (tmp_path / "no-models").mkdir()
     broken = Settings(_env_file=None, data_dir=tmp_path, models_dir=tmp_path / "no-models")
     runner = Runner(broken)
@@ -518,7 +497,7 @@ def let_the_deadline_pass(monkeypatch):
 
 
 def test_a_job_that_takes_too_long_fails_and_leaves_nothing(tmp_path, let_the_deadline_pass):
-    site = Site(tmp_path, job_deadline_s=DEADLINE_S)
+    site = WorkerSite(tmp_path, job_deadline_s=DEADLINE_S)
 
     def slow(volume, on_progress):
         let_the_deadline_pass()
@@ -559,7 +538,7 @@ runner.run(sys.argv[2])
 
 
 def test_a_worker_that_hangs_in_foreign_code_ends_itself(tmp_path):
-    site = Site(tmp_path, job_deadline_s=DEADLINE_S)
+    site = WorkerSite(tmp_path, job_deadline_s=DEADLINE_S)
     job_id = site.submit()
     ended = subprocess.run(
         [sys.executable, "-c", HANGING, site.settings.model_dump_json(), job_id],
@@ -571,7 +550,7 @@ def test_a_worker_that_hangs_in_foreign_code_ends_itself(tmp_path):
 
 
 def test_a_result_that_waits_for_the_archive_is_not_ended_by_the_deadline(tmp_path, let_the_deadline_pass):
-    site = Site(tmp_path, job_deadline_s=DEADLINE_S)
+    site = WorkerSite(tmp_path, job_deadline_s=DEADLINE_S)
 
     class Slow(FolderArchive):
         def store(self, instances):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from errors import BrainNotFound
+from imaging.grid import MM3_PER_ML
 from unetr.backends import Array, Backend
 from unetr.preprocess import Mask
 from unetr.sliding import Box, slide
@@ -65,7 +66,7 @@ def find_brain(prepared: hd.Volume, backend: Backend, brain: Brain) -> Region:
     solid = ndimage.binary_fill_holes(closed[(slice(CLOSING, -CLOSING),) * 3])
     logits = np.where(solid, np.abs(logits), np.minimum(logits, 0.0))
     mask = _on_the_models_grid(logits, brain.factor, prepared.array.shape) > 0.0
-    volume_ml = mask.sum() * prepared.voxel_volume / 1000.0
+    volume_ml = mask.sum() * prepared.voxel_volume / MM3_PER_ML
     least_ml, most_ml = brain.plausible_ml
     if not least_ml <= volume_ml <= most_ml:
         raise BrainNotFound(

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from errors import ModelError, ModelNotFound, ModelSpecInvalid
+from schemas.results import ModelReference
+from settings import Settings
 from unetr.spec import ModelSpec, load_spec
 
 DEFAULT_MODEL = "metscope-unet"
@@ -63,3 +65,18 @@ def default_model(models_dir: Path, model_path: Path | None = None) -> ModelSpec
     if len(models) == 1:
         return next(iter(models.values()))
     raise ModelNotFound(f"{models_dir} contains {len(models)} models, but no model is named {DEFAULT_MODEL}.")
+
+
+def find_spec(settings: Settings, model_id: str | None) -> ModelSpec:
+    """Return the served model of that id, or the default one. Raises: ModelNotFound, ModelSpecInvalid."""
+    if model_id is None:
+        return default_model(settings.models_dir, settings.model_path)
+    models = served_models(settings.models_dir, settings.model_path)
+    if model_id not in models:
+        raise ModelNotFound(f"There is no model {model_id!r}. Available models: {', '.join(sorted(models))}.")
+    return models[model_id]
+
+
+def reference_to(spec: ModelSpec) -> ModelReference:
+    """Return the id, version and weights of a model, as each of its results names them."""
+    return ModelReference(id=spec.id, version=spec.version, sha256=spec.weights.sha256)

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from errors import RequestError
 from imaging import nifti
-from lesions.measure import MM3_PER_ML, components
+from imaging.grid import MM3_PER_ML
+from lesions.measure import components
+from reports.slices import AXIAL, draw_slice
 from settings import load
 from unetr.evaluation.evaluate import find_model, require_model_of_heads
 from unetr.evaluation.pictures import save_picture
@@ -30,9 +32,8 @@ from unetr.network import build as build_networks
 from unetr.network import load_weights
 from unetr.predict import Predictor
 from unetr.preprocess import head_mask, prepare
-from unetr.served import default_model, served_models
+from unetr.served import served_models
 from unetr.sliding import windows
-from unetr.spec import ModelSpec
 from unetr.synthesis import cohorts, metastases
 from unetr.training.config import load_config
 
@@ -66,7 +67,7 @@ def pipeline(arguments: Sequence[str]) -> None:
     _of_model(parser)
     parser.add_argument("--out", type=Path, default=Path("lesson"), help="folder for pipeline.png")
     options = parser.parse_args(arguments)
-    spec, image = _model(options.model), _head().image
+    spec, image = find_model(options.model, load()), _head().image
     print(f"Acquired: {_shape(image)}, values {_range(image.array)}: whatever this scanner calls bright.")
     prepared = prepare(image, spec).volume
     print(f"Head: {head_mask(image.array).mean():.0%} of the voxels; the rest is air and is cropped away.")
@@ -117,7 +118,7 @@ def infer(arguments: Sequence[str]) -> None:
     parser.add_argument("--image", type=Path, help="a NIfTI file; a synthetic head with its truth otherwise")
     parser.add_argument("--out", type=Path, default=Path("lesson"), help="folder for the NIfTI files")
     options = parser.parse_args(arguments)
-    spec = _model(options.model)
+    spec = find_model(options.model, load())
     if len(spec.inputs) > 1:
         raise RequestError(
             f"{spec.id} needs {', '.join(spec.inputs)}; give them to segmentation.py with --input NAME=FILE."
@@ -172,11 +173,6 @@ def _of_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="id of a served model, or its JSON file; the default model otherwise")
 
 
-def _model(name: str | None) -> ModelSpec:
-    settings = load()
-    return find_model(name, settings) if name else default_model(settings.models_dir, settings.model_path)
-
-
 def _head() -> metastases.Head:
     print(f"Creating a synthetic head (seed {SEED}), so no patient images are needed and the truth is known.")
     return cohorts.head("ordinary", SEED)
@@ -201,9 +197,8 @@ def _draw(before: hd.Volume, after: hd.Volume, path: Path) -> None:
     pairs = (("acquired", before), ("prepared", after))
     for axes, (name, volume) in zip(figure.subplots(1, 2), pairs, strict=True):
         turned = volume.to_patient_orientation("LPH")
-        cut = turned.array[:, :, turned.spatial_shape[2] // 2].T
-        axes.imshow(cut, cmap="gray", aspect=turned.spacing[1] / turned.spacing[0])
+        middle = AXIAL.cut(turned, np.array(turned.spatial_shape) // 2)
+        draw_slice(axes, middle, AXIAL.size_mm(turned), (middle.min(), middle.max()))
         axes.set_title(f"{name}: {_shape(volume)}", color="white", size=8)
-        axes.set_axis_off()
     figure.tight_layout()
     figure.savefig(path)

@@ -11,14 +11,11 @@ import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.sr.codedict import codes as dictionary
-from pydicom.uid import generate_uid
 
 from errors import UnsupportedModality
-from imaging import codes, parametric_map, seg, series
+from imaging import codes, parametric_map, series
 from imaging.stack import Stack, to_stack
-from tests.imaging.test_seg import SERIES, SHAPE, instances_of
-
-ALGORITHM = seg.Algorithm("metscope-unetr-compact", "1.2", "5f" * 32)
+from tests.imaging.test_seg import EDITION, SERIES, SHAPE, instances_of
 
 
 def entropy_of(stack: Stack) -> hd.Volume:
@@ -32,9 +29,7 @@ def entropy_of(stack: Stack) -> hd.Volume:
 
 def written(stack: Stack, entropy: hd.Volume) -> Dataset:
     """As an archive hands it back: encoded and read again."""
-    dataset = parametric_map.write(
-        stack, entropy, ALGORITHM, sop_instance_uid=generate_uid(), series_instance_uid=generate_uid()
-    )
+    dataset = parametric_map.write(stack, entropy, EDITION)
     file = io.BytesIO()
     dataset.save_as(file)
     return pydicom.dcmread(io.BytesIO(file.getvalue()))
@@ -132,7 +127,10 @@ def test_it_says_what_its_values_are_and_what_made_them(stack):
     assert (concept.CodeValue, concept.CodingSchemeDesignator) == ("entropy", "99METSCOPE")
     (scheme,) = dataset.CodingSchemeIdentificationSequence
     assert scheme.CodingSchemeDesignator == "99METSCOPE"
-    assert (dataset.ManufacturerModelName, dataset.DeviceSerialNumber) == (ALGORITHM.name, ALGORITHM.sha256)
+    assert (dataset.ManufacturerModelName, dataset.DeviceSerialNumber) == (
+        "metscope-unetr-compact",
+        "5f" * 32,
+    )
     for text in (dataset.SeriesDescription, dataset.ContentDescription):
         assert "research use" in text
     assert dataset.ContentQualification == "RESEARCH"

@@ -15,21 +15,16 @@ import pytest
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
-from pydicom.uid import generate_uid
 
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile
 from imaging import codes, parametric_map, rtstruct, rtstruct_read, seg, sr
+from imaging.derived import Edition
 from imaging.labelled import labelled_series
 from imaging.rtstruct import outlines
 from imaging.stack import Stack, to_stack
 from lesions.measure import Lesion, measure
-from tests.imaging.test_seg import SERIES, concatenation
+from tests.imaging.test_seg import BRIGHT, EDITION, SERIES, SHAPE, concatenation
 from unetr.synthesis.phantom import to_instances
-
-ALGORITHM = seg.Algorithm("metscope-unetr-compact", "1.2", "5f" * 32)
-SHAPE = (9, 30, 22)
-# In a source image the voxels of lesion n have the value BRIGHT + n, all others less than BRIGHT.
-BRIGHT = 1000
 
 
 def lesion_numbers() -> np.ndarray:
@@ -63,7 +58,7 @@ class Contoured:
         self,
         numbers: np.ndarray,
         name: str = "axial",
-        algorithm: seg.Algorithm | None = ALGORITHM,
+        edition: Edition = EDITION,
         change: Callable[[seg.Segment], seg.Segment] = lambda segment: segment,
     ) -> None:
         geometry, options = SERIES[name]
@@ -76,20 +71,15 @@ class Contoured:
         shown = np.rint(self.stack.volume.array).astype(np.int32)
         self.labels = self.stack.volume.with_array(np.maximum(shown - BRIGHT, 0))
         self.lesions = measure(self.labels, self.stack.slices)
-        self.seg = seg.write(
-            self.stack, self.labels, [change(one) for one in segments_of(self.lesions)], algorithm,
-            sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(),
-        )  # fmt: skip
+        segments = [change(one) for one in segments_of(self.lesions)]
+        self.seg = seg.write(self.stack, self.labels, segments, edition)
         file = io.BytesIO()
-        self.write(algorithm=algorithm).save_as(file)
+        self.write(edition=edition).save_as(file)
         self.rtstruct = pydicom.dcmread(io.BytesIO(file.getvalue()))
 
     def write(self, **changed: object) -> Dataset:
         given = {"stack": self.stack, "seg": self.seg, "labels": self.labels, "lesions": self.lesions}
-        return rtstruct.write(
-            **{**given, "algorithm": ALGORITHM, **changed},
-            sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(),
-        )  # fmt: skip
+        return rtstruct.write(**{**given, "edition": EDITION, **changed})
 
     def contours(self, number: int) -> list[Dataset]:
         (item,) = [i for i in self.rtstruct.ROIContourSequence if i.ReferencedROINumber == number]
@@ -246,7 +236,7 @@ def test_each_roi_says_what_it_is_and_what_drew_it():
     ):
         assert (roi.ROINumber, roi.ROIName) == (number, f"Metastasis {number}")
         assert roi.ROIGenerationAlgorithm == "AUTOMATIC"
-        assert roi.ROIDerivationAlgorithmIdentificationSequence[0].AlgorithmName == ALGORITHM.name
+        assert roi.ROIDerivationAlgorithmIdentificationSequence[0].AlgorithmName == EDITION.algorithm.name
         assert "#" + bytes(shown.ROIDisplayColor).hex() == seg.colour(number).hex
         assert tuple(shown.RecommendedDisplayCIELabValue) == seg.colour(number).cielab
         assert (observation.ReferencedROINumber, observation.RTROIInterpretedType) == (number, "GTV")
@@ -256,7 +246,7 @@ def test_each_roi_says_what_it_is_and_what_drew_it():
 def test_what_a_person_drew_and_is_no_metastasis_is_said_to_be_so():
     oedema = hd.sr.CodedConcept("79654002", "SCT", "Edema")
     contoured = Contoured(
-        lesion_numbers(), algorithm=None, change=lambda segment: replace(segment, type=oedema)
+        lesion_numbers(), edition=Edition(), change=lambda segment: replace(segment, type=oedema)
     )
     assert contoured.rtstruct.ManufacturerModelName == "MetScope"
     for roi in contoured.rtstruct.StructureSetROISequence:
@@ -332,17 +322,14 @@ def test_every_object_tells_its_time_on_the_clock_of_the_scanner(offset, monkeyp
         shown = Contoured(lesion_numbers())
         for header in shown.stack.headers:
             header.TimezoneOffsetFromUTC = offset
-        uids = {"sop_instance_uid": generate_uid(), "series_instance_uid": generate_uid()}
         before = datetime.now(UTC)
-        encoded = seg.write(
-            shown.stack, shown.labels, segments_of(shown.lesions), ALGORITHM, **uids
-        )  # fmt: skip
+        encoded = seg.write(shown.stack, shown.labels, segments_of(shown.lesions), EDITION)
         entropy = shown.stack.volume.with_array((shown.labels.array > 0).astype(np.float32))
         made = {
             "SEG": encoded,
-            "SR": sr.write(shown.stack, encoded, shown.lesions, ALGORITHM, **uids),
+            "SR": sr.write(shown.stack, encoded, shown.lesions, EDITION),
             "RTSTRUCT": shown.write(seg=encoded),
-            "OT": parametric_map.write(shown.stack, entropy, ALGORITHM, **uids),
+            "OT": parametric_map.write(shown.stack, entropy, EDITION),
         }
         after = datetime.now(UTC)
     finally:
@@ -380,7 +367,7 @@ def test_our_own_contours_are_the_same_voxels_and_lesions_again(contoured):
             lesion.tracking_uid,
         )
         assert segment.type == codes.NEOPLASM_SECONDARY
-        assert segment.described.SegmentAlgorithmName == ALGORITHM.name
+        assert segment.described.SegmentAlgorithmName == EDITION.algorithm.name
 
 
 def drawn_elsewhere(stack: Stack, rois: dict[str, tuple[str, list[np.ndarray]]]) -> Dataset:

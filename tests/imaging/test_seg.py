@@ -19,13 +19,14 @@ from pydicom.uid import generate_uid
 
 from errors import SegmentationMismatch
 from imaging import codes, seg
+from imaging.derived import Algorithm, Edition
 from imaging.stack import Stack, to_stack
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 SHAPE = (9, 30, 22)
 # Where pip puts the programs of the dcmqi package.
 DCMQI = Path(sys.prefix) / "bin"
-ALGORITHM = seg.Algorithm("metscope-unetr-compact", "1.2", "5f" * 32, {"threshold": "0.5"})
+EDITION = Edition(algorithm=Algorithm("metscope-unetr-compact", "1.2", "5f" * 32, {"threshold": "0.5"}))
 # Boxes (slices, rows, columns): none symmetric to another, one of a single voxel, one on a single slice.
 LESIONS = (
     np.s_[1:5, 4:9, 3:6],
@@ -117,10 +118,7 @@ def segments(count: int = len(LESIONS)) -> list[seg.Segment]:
 
 def written(stack: Stack, labels: hd.Volume, drawn: list[seg.Segment]) -> Dataset:
     """As an archive hands it back: encoded and read again."""
-    dataset = seg.write(
-        stack, labels, drawn, ALGORITHM,
-        sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(),
-    )  # fmt: skip
+    dataset = seg.write(stack, labels, drawn, EDITION)
     file = io.BytesIO()
     dataset.save_as(file)
     assert file.getvalue()[128:132] == b"DICM"
@@ -255,7 +253,7 @@ def test_segments_say_what_drew_them_and_what_they_are(stack):
         algorithm = item.SegmentationAlgorithmIdentificationSequence[0]
         assert algorithm.AlgorithmFamilyCodeSequence[0].CodeValue == "123110"
         assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("metscope-unetr-compact", "1.2")
-        assert f"weights_sha256={ALGORITHM.sha256}" in algorithm.AlgorithmParameters
+        assert f"weights_sha256={EDITION.algorithm.sha256}" in algorithm.AlgorithmParameters
         assert "threshold=0.5" in algorithm.AlgorithmParameters
         assert tuple(item.RecommendedDisplayCIELabValue) == seg.colour(number).cielab
     assert dataset.SegmentationType == "BINARY"

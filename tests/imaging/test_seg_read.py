@@ -4,11 +4,9 @@ import copy
 import io
 import json
 import subprocess
-import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import highdicom as hd
 import nibabel as nib
@@ -22,10 +20,11 @@ from pydicom.uid import RLELossless, generate_uid
 
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, UnreadablePixels
 from imaging import codes, seg
+from imaging.derived import Algorithm, Edition
 from imaging.stack import Stack, to_stack
+from tests.imaging.test_seg import DCMQI
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
-DCMQI = Path(sys.prefix) / "bin"
 SHAPE = (7, 18, 13)
 # Index -> LPS mm of a sagittal series: no two spacings, sizes or positions alike.
 AFFINE = np.array([[-1.5, 0, 0, 61.5], [0, 0, 0.75, -40.25], [0, -1, 0, 33], [0, 0, 0, 1]])
@@ -76,10 +75,7 @@ def ours(stack: Stack) -> Dataset:
         for number in (1, 2, 3)
     ]  # fmt: skip
     labels = stack.volume.with_array(on(stack, numbers(1, 2, 3)))
-    return seg.write(
-        stack, labels, drawn, seg.Algorithm("test", "1", "0" * 64),
-        sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(),
-    )  # fmt: skip
+    return seg.write(stack, labels, drawn, Edition(algorithm=Algorithm("test", "1", "0" * 64)))
 
 
 def renumbered(dataset: Dataset, new: dict[int, int]) -> Dataset:

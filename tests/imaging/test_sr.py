@@ -3,7 +3,6 @@
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -16,9 +15,9 @@ from imaging import codes, seg, sr
 from imaging.derived import Edition
 from imaging.stack import Stack, to_stack
 from lesions.measure import Lesion, components, measure
+from tests.imaging.test_seg import EDITION
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
-ALGORITHM = seg.Algorithm("metscope-unetr-compact", "1.2", "5f" * 32)
 EDEMA = Code("79654002", "SCT", "Edema")
 SHAPE = (24, 60, 70)
 # Semi-axes and centre in voxels of 1 mm (slice, row, column); none at a place that a flip would keep.
@@ -57,14 +56,8 @@ class Reported:
             )
             for one in self.lesions
         ]  # fmt: skip
-        self.seg = seg.write(
-            self.stack, labels, segments, ALGORITHM,
-            sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(),
-        )  # fmt: skip
-        self.sr = sr.write(
-            self.stack, self.seg, self.lesions, ALGORITHM,
-            sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(),
-        )  # fmt: skip
+        self.seg = seg.write(self.stack, labels, segments, EDITION)
+        self.sr = sr.write(self.stack, self.seg, self.lesions, EDITION)
 
 
 def items(node: Dataset, meaning: str) -> list[Dataset]:
@@ -205,17 +198,12 @@ def test_it_joins_the_study_and_the_patient_of_its_source(reported):
 def test_without_lesions_there_is_nothing_to_measure():
     reported = Reported(0.0, SeriesOptions())
     with pytest.raises(ValueError, match="needs lesions"):
-        sr.write(
-            reported.stack, reported.seg, [], ALGORITHM,
-            sop_instance_uid=generate_uid(), series_instance_uid=generate_uid(),
-        )  # fmt: skip
+        sr.write(reported.stack, reported.seg, [], EDITION)
 
 
-def negative(stack: Stack, algorithm: seg.Algorithm | None = ALGORITHM, **options: Any) -> Dataset:
+def negative(stack: Stack, edition: Edition = EDITION, previous: Dataset | None = None) -> Dataset:
     """A report that a model for metastases and oedema found neither."""
-    sought = [codes.NEOPLASM_SECONDARY, EDEMA, EDEMA]
-    uids = {"sop_instance_uid": generate_uid(), "series_instance_uid": generate_uid()}
-    return sr.write_negative(stack, sought, algorithm, **uids, **options)
+    return sr.write_negative(stack, [codes.NEOPLASM_SECONDARY, EDEMA, EDEMA], edition, previous)
 
 
 def test_that_nothing_was_found_is_said_in_codes_without_a_measurement(reported, tmp_path):
@@ -236,7 +224,7 @@ def test_that_nothing_was_found_is_said_in_codes_without_a_measurement(reported,
     (site,) = items(items(evaluations, "Neoplasm, Secondary")[0], "Finding Site")
     assert site.ConceptCodeSequence[0].CodeMeaning == "Brain"
     names = {name: items(evaluations, name)[0].TextValue for name in ("Algorithm Name", "Algorithm Version")}
-    assert names == {"Algorithm Name": ALGORITHM.name, "Algorithm Version": ALGORITHM.version}
+    assert names == {"Algorithm Name": "metscope-unetr-compact", "Algorithm Version": "1.2"}
 
 
 def test_a_reader_of_another_maker_shows_in_words_that_nothing_was_found(reported, tmp_path):
@@ -262,7 +250,7 @@ def test_a_negative_report_names_every_image_that_was_looked_at_and_nothing_else
 
 
 def test_a_person_who_deleted_every_lesion_is_the_observer_and_no_algorithm_is_named(reported, tmp_path):
-    report = negative(reported.stack, None, edition=Edition(2, "dr", corrected=True), previous=reported.sr)
+    report = negative(reported.stack, Edition(2, "dr", corrected=True), reported.sr)
     assert complaints(report, tmp_path) == []
     (evaluations,) = items(report, "Qualitative Evaluations")
     assert items(evaluations, "Algorithm Name") == []

@@ -41,12 +41,7 @@ from tests import fake_pacs
 
 
 def archive_of(orthanc, **changes: str) -> Archive:
-    chosen = {
-        "dicomweb_url": orthanc.url,
-        "dicomweb_user": orthanc.user,
-        "dicomweb_password": orthanc.password,
-    }
-    return open_archive(settings.load(**(chosen | changes)))
+    return open_archive(settings.load(**(orthanc.access | changes)))
 
 
 @pytest.fixture(scope="module")

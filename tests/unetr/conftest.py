@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.models import tiny_model
+from bench.models import SHIPPED, tiny_model
 from unetr.spec import ModelSpec, PostProcessing, ScaleRange, load_spec
 from unetr.synthesis import metastases
-
-SPEC_FILE = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +19,7 @@ def reckonable_spec() -> ModelSpec:
         "intensity": (scale,),
         "postprocessing": PostProcessing(threshold=0.5, minimum_volume_mm3=14.0),
     }
-    return load_spec(SPEC_FILE).model_copy(update=update)
+    return load_spec(SHIPPED).model_copy(update=update)
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from bench.models import SHIPPED
 from errors import WeightsInvalid
 from unetr.network import build, load_weights, save_weights
 from unetr.network_spec import UNetArguments, UNetNetwork, UNETRArguments, UNETRNetwork
 from unetr.spec import load_spec
 
-SHIPPED = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
 SMALL = UNETRNetwork(
     name="UNETR",
     arguments=UNETRArguments(

@@ -81,7 +81,7 @@ def assert_served(spec: ModelSpec, generator: str, least: float, folder: Path) -
     """A study in the archive becomes a SEG whose segments are the model's labels, where they are."""
     case = GENERATORS[generator](SERVED_SEED, min(spec.spacing_mm))
     made = several.study_of({name: case.images[name] for name in spec.inputs})
-    site = several.Site(folder / "data", folder / "models")
+    site = several.SeveralSite(folder / "data", folder / "models")
     document = site.document(site.segment(site.store(made), spec.id))
     encoded = site.stored(document)
     assert encoded.SeriesDescription.startswith(f"{spec.subject}, AI segmentation")

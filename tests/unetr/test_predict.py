@@ -1,7 +1,6 @@
 """Masks and probabilities on the native grid. The seam is the backend: a window in, logits out."""
 
 import itertools
-from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -10,30 +9,18 @@ import torch
 from scipy import ndimage, special
 from scipy.spatial.transform import Rotation
 
+from bench.models import SHIPPED
 from errors import JobCancelled, ModelError, OutOfMemory
+from tests.unetr.test_network import SMALL
+from tests.unetr.test_preprocess import ORIENTATIONS
 from unetr.backends import AGREEMENT, backend_of, trusted, with_fallback
 from unetr.network import build, save_weights
-from unetr.network_spec import UNETRArguments, UNETRNetwork
+from unetr.network_spec import UNETRNetwork
 from unetr.predict import Predictor
 from unetr.sliding import slide, windows
 from unetr.spec import ConceptCode, Label, ModelSpec, PostProcessing, Weights, Window, load_spec
 
 CODE = ConceptCode(value="85756007", scheme="SCT", meaning="Tissue")
-SPEC_FILE = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
-ORIENTATIONS = [
-    "".join(letters)
-    for axes in itertools.permutations(("LR", "PA", "SI"))
-    for letters in itertools.product(*axes)
-]
-
-
-SMALL = UNETRNetwork(
-    name="UNETR",
-    arguments=UNETRArguments(
-        in_channels=1, out_channels=2, img_size=(32, 32, 32), feature_size=4, hidden_size=24, mlp_dim=48,
-        num_heads=2, proj_type="conv", norm_name="instance", conv_block=True, res_block=True,
-    ),
-)  # fmt: skip
 
 
 def above_level(window: np.ndarray) -> np.ndarray:
@@ -249,7 +236,7 @@ def test_progress_rises_to_one_and_a_cancelled_job_stops_between_windows(spec):
 
 
 def lesion_network(network: UNETRNetwork) -> torch.nn.Module:
-    spec = load_spec(SPEC_FILE).model_copy(update={"network": network, "brain": None})
+    spec = load_spec(SHIPPED).model_copy(update={"network": network, "brain": None})
     return build(spec)["lesion"].eval()
 
 

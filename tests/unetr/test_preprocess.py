@@ -1,19 +1,18 @@
 """What the network sees lies where the patient has it."""
 
 import itertools
-from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from bench.models import SHIPPED
 from errors import VolumeTooLarge
 from unetr.preprocess import normalise, prepare
 from unetr.spec import ClipPercentiles, DivideByMaximum, ModelSpec, ScaleRange, ZScore, load_spec
 from unetr.synthesis import metastases
 
-SPEC_FILE = Path(__file__).parents[2] / "unetr" / "weights" / "metscope-compact.json"
 BLOB_RADIUS_MM = 9.0
 ORIENTATIONS = [
     "".join(letters)
@@ -24,7 +23,7 @@ ORIENTATIONS = [
 
 @pytest.fixture(scope="module")
 def spec() -> ModelSpec:
-    return load_spec(SPEC_FILE)
+    return load_spec(SHIPPED)
 
 
 def volume_with_blob(affine: np.ndarray, shape: tuple[int, int, int], centre_lps_mm: np.ndarray) -> hd.Volume:

@@ -12,19 +12,15 @@ from monai.transforms import CropForeground, Orientation, ScaleIntensityRange, S
 from scipy.spatial.transform import Rotation
 
 from errors import ModelError
+from tests.published import ARGUMENTS
 from unetr.import_checkpoint import published_spec
 from unetr.network import build
-from unetr.network_spec import UNETRArguments
 from unetr.predict import Predictor
 from unetr.preprocess import prepare
 from unetr.sliding import slide
 from unetr.spec import ModelSpec
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-ARGUMENTS = UNETRArguments(
-    in_channels=1, out_channels=2, img_size=(32, 32, 32), feature_size=4, hidden_size=24, mlp_dim=40,
-    num_heads=3, proj_type="perceptron", norm_name="instance", conv_block=True, res_block=True,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,12 @@ import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 
+from imaging.grid import MM3_PER_ML
 from imaging.sequences import T1_POST_CONTRAST
 from imaging.stack import SliceReference
 from lesions.measurability import PROTOCOL_LD_MM
-from lesions.measure import MM3_PER_ML, components, measure
+from lesions.measure import components, measure
+from reports.slices import AXIAL
 from unetr.data.cases import Case
 from unetr.preprocess import head_mask
 
@@ -97,9 +99,8 @@ def picture(case: Case) -> Picture:
     shown, truth = (volume.to_patient_orientation("LPH") for volume in (image, case.truth))
     labelled = (truth.array > 0).sum(axis=(0, 1))
     index = int(labelled.argmax()) if labelled.any() else len(labelled) // 2
-    across_mm, down_mm = (shown.spacing[axis] * shown.shape[axis] for axis in (0, 1))
-    grey, drawn = (volume.array[:, :, index].T.copy() for volume in (shown, truth))
-    return Picture(case.id, grey, drawn, (down_mm, across_mm))
+    grey, drawn = (AXIAL.cut(volume, (0, 0, index)).copy() for volume in (shown, truth))
+    return Picture(case.id, grey, drawn, AXIAL.size_mm(shown))
 
 
 def findings(sheets: Sequence[Sheet]) -> list[str]:

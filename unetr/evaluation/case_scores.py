@@ -13,8 +13,9 @@ import numpy as np
 from pydantic import TypeAdapter
 from scipy import ndimage
 
+from imaging.grid import MM3_PER_ML
 from imaging.stack import SliceReference
-from lesions.measure import MM3_PER_ML, Lesion, components, measure
+from lesions.measure import Lesion, components, measure
 from unetr.confidence import confidence
 from unetr.evaluation.pictures import Failure, save_picture
 from unetr.evaluation.scores import LesionWise, Match, Overlap, brats_mets, lesion_overlaps, match, overlap

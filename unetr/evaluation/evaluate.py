@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import BrainNotFound, ModelNotFound, RequestError
+from errors import BrainNotFound, RequestError
 from imaging.sequences import T1_POST_CONTRAST
 from settings import Settings, load
 from unetr.evaluation.case_scores import (
@@ -36,7 +36,7 @@ from unetr.evaluation.report import save_report, table
 from unetr.evaluation.summary import summarise
 from unetr.evaluation.truth import CaseSet, MakeHead, Origin, Truth, TruthSource, labelled, synthetic
 from unetr.predict import Prediction, Predictor
-from unetr.served import served_models
+from unetr.served import find_spec
 from unetr.spec import ModelSpec, load_spec
 from unetr.synthesis import cohorts
 
@@ -44,14 +44,9 @@ from unetr.synthesis import cohorts
 CASES_VERSION = 2
 
 
-def find_model(name: str, settings: Settings) -> ModelSpec:
-    """Return the model of that id, or of that JSON file. Raises: ModelNotFound, ModelSpecInvalid."""
-    if name.endswith(".json"):
-        return load_spec(Path(name))
-    models = served_models(settings.models_dir, settings.model_path)
-    if name not in models:
-        raise ModelNotFound(f"There is no model {name!r}. Available models: {', '.join(models)}.")
-    return models[name]
+def find_model(name: str | None, settings: Settings) -> ModelSpec:
+    """Return the model of that id or JSON file, or the default one. Raises: as find_spec and load_spec."""
+    return load_spec(Path(name)) if name and name.endswith(".json") else find_spec(settings, name)
 
 
 def require_model_of_heads(spec: ModelSpec, instead: str) -> None:

@@ -1,6 +1,5 @@
 """The report's figures, as SVG."""
 
-import base64
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -9,6 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from reports.pages import data_uri
 from unetr.evaluation.statistics import Agreement, Froc, Reliability
 
 WIDTH, HEIGHT = 4.6, 3.4
@@ -95,4 +95,4 @@ def _uri(figure: Figure) -> str:
     with rc_context(SETTINGS):
         figure.tight_layout()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri("image/svg+xml", buffer.getvalue())

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import BrainNotFound, DataRefused
-from lesions.measure import MM3_PER_ML
+from imaging.grid import MM3_PER_ML
 from settings import load
 from unetr.confidence import fit
 from unetr.evaluation.case_scores import COUNTED_FROM_MM, ScoredCase

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from unetr.data.cases import Wanted
 from unetr.data.datasets import LAYOUTS
@@ -13,7 +12,7 @@ FOLDER_OPTIONS = "--folder and --layout"
 
 
 def parse_with_folder(
-    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, heads: Mapping[str, Any]
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, heads: Mapping[str, object]
 ) -> argparse.Namespace:
     """Add --folder, --layout and --labels, and parse the arguments; labels become values by the old ones.
 

@@ -1,30 +1,26 @@
 """The report of an evaluation: report.json for machines, report.html, self-contained, for people."""
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import TypeAdapter
 
+from reports.pages import data_uri, render
 from unetr.evaluation.case_scores import ScoredCase
 from unetr.evaluation.figures import agreement_figure, froc_figure, reliability_figure
 from unetr.evaluation.statistics import Difference, Estimate, Froc
 from unetr.evaluation.summary import Summary, agreement_pairs
 
 SUMMARY = TypeAdapter(Summary)
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def save_report(summary: Summary, cases: Sequence[ScoredCase], pictures: Path, folder: Path) -> None:
     """Write report.json and report.html into the folder. pictures: the folder with the failures' pictures."""
     (folder / "report.json").write_bytes(SUMMARY.dump_json(summary, indent=1))
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["estimate"] = written
     pairs = agreement_pairs(cases)
-    page = environment.get_template("evaluation.html").render(
+    page = render(
+        "evaluation.html",
+        estimate=written,
         summary=summary,
         froc=froc_figure(
             [_curve(each) for each in (summary, summary.against) if each is not None], summary.origin.noun
@@ -35,7 +31,7 @@ def save_report(summary: Summary, cases: Sequence[ScoredCase], pictures: Path, f
         },
         calibration={name: reliability_figure(name, found) for name, found in summary.calibration.items()},
         pictures={
-            failure.picture: base64.b64encode((pictures / failure.picture).read_bytes()).decode()
+            failure.picture: data_uri("image/png", (pictures / failure.picture).read_bytes())
             for failure in summary.failures
         },
     )

@@ -15,8 +15,9 @@ import highdicom as hd
 import numpy as np
 
 from errors import DataRefused, InputRefused
+from imaging.grid import MM3_PER_ML
 from imaging.sequences import T1_POST_CONTRAST
-from lesions.measure import MM3_PER_ML, components
+from lesions.measure import components
 from unetr.data.cases import BadCase, CaseSource, unknown_label
 from unetr.data.datasets import sources
 from unetr.spec import ModelSpec

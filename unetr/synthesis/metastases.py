@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from imaging.grid import MM3_PER_ML
 from unetr.synthesis import atlas
 from unetr.synthesis.lesion_shape import Array, LesionShape, Vector
 
@@ -300,7 +301,7 @@ def _with_lesions(
                 kind=shape.kind,
                 centre_lps_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
                 diameter_mm=float((shape.volume_mm3 * 6.0 / np.pi) ** (1 / 3)),
-                volume_ml=float(shape.volume_mm3 / 1000.0),
+                volume_ml=float(shape.volume_mm3 / MM3_PER_ML),
             )
         )
     return image, labels, tuple(lesions)

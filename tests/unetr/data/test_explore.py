@@ -78,7 +78,7 @@ def test_the_table_has_a_row_for_every_case_good_or_bad(out):
 
 def test_the_page_needs_nothing_else_and_names_the_bad_case(out):
     page = (out / "data-sheet.html").read_text()
-    assert re.findall(r"(?:src|href)=(?!'data:image/png;base64,)", page) == []
+    assert re.findall(r"(?:src|href)=(?!\"data:image/png;base64,)", page) == []
     assert "<script" not in page
     assert page.count("data:image/png") == 4
     assert f"{NAMES[2]}-t2w.nii.gz" in page

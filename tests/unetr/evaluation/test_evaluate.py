@@ -20,7 +20,6 @@ from unetr.predict import Prediction
 from unetr.spec import ModelSpec, load_spec
 from unetr.synthesis import metastases
 
-SPEC_FILE = Path(__file__).parents[3] / "unetr" / "weights" / "metscope-compact.json"
 SHAPE, SPACING_MM = (30, 60, 50), (3.0, 1.2, 1.0)
 # Row, diameter of each true lesion; they lie in one slice, far apart.
 DIAMETERS_MM = {1: 14.0, 2: 9.0, 3: 8.0, 4: 12.0}
