@@ -56,7 +56,7 @@ from unetr.predict import Predictor
 from unetr.preprocess import head_mask
 from unetr.served import find_spec, reference_to
 from unetr.spec import ModelSpec
-from unetr.uncertainty import explain, lesion_entropies, most_bits
+from unetr.uncertainty import explain, lesion_entropies, max_entropy_bits
 
 SaveMesh = Callable[[hd.Volume, hd.Volume, Sequence[Lesion], Path, str], None]
 
@@ -80,30 +80,32 @@ class InputFiles:
         """Read the headers of a DICOM folder or file, or take a NIfTI file. Raises: UnreadableFile."""
         if path.name.lower().endswith((".nii", ".nii.gz")):
             return InputFiles(path)
-        found = files.read_headers(path)
-        return InputFiles(path, found.series, found.warnings)
+        content = files.read_headers(path)
+        return InputFiles(path, content.series, content.warnings)
 
     def choose(
-        self, names: Sequence[str], given: Mapping[str, str], spec: ModelSpec
+        self, names: Sequence[str], caller_choices: Mapping[str, str], spec: ModelSpec
     ) -> tuple[list[series.Candidate], list[Stack]]:
         """Choose the series of the named inputs (none for a NIfTI file) and read their stacks.
 
-        given: the caller's choice by input name: Series Instance UIDs, or NIfTI files if INPUT, the first
-        input, is one. Raises: InputRefused, SeriesNotFound.
+        caller_choices: by input name, Series Instance UIDs, or NIfTI files if INPUT, the first input, is
+        one. Raises: InputRefused, SeriesNotFound.
         """
         if not self.headers:
-            missing = [name for name in names[1:] if name not in given]
+            missing = [name for name in names[1:] if name not in caller_choices]
             if missing:
                 raise MissingSequence(
                     f"{self.path.name} contains only one volume; the {', '.join(missing)} is missing."
                 )
-            paths = [self.path, *(Path(given[name]) for name in names[1:])]
+            paths = [self.path, *(Path(caller_choices[name]) for name in names[1:])]
             return [], [nifti.read_stack(path) for path in paths]
         try:
-            headers = self._of_one_patient(given.get(names[0]))
-            chosen = choose(headers, names, given, spec)
+            headers = self._of_one_patient(caller_choices.get(names[0]))
+            chosen = choose(headers, names, caller_choices, spec)
             by_uid = {str(instances[0].SeriesInstanceUID): instances for instances in headers}
-            stacks = [to_stack(files.with_pixels(by_uid[one.series_instance_uid])) for one in chosen]
+            stacks = [
+                to_stack(files.with_pixels(by_uid[candidate.series_instance_uid])) for candidate in chosen
+            ]
         except InputRefused as refusal:
             raise files.with_warnings(refusal, self.warnings) from None
         return [replace(chosen[0], warnings=(*chosen[0].warnings, *self.warnings)), *chosen[1:]], stacks
@@ -147,17 +149,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the series for one of the model's inputs; with a NIfTI INPUT, NAME=FILE; may be repeated",
     )
     parser.add_argument("--dry-run", action="store_true", help="only print what would be segmented, as JSON")
-    given = parser.add_mutually_exclusive_group()
-    given.add_argument(
+    alternatives = parser.add_mutually_exclusive_group()
+    alternatives.add_argument(
         "--from-seg",
         type=Path,
         metavar="FILE",
         help="measure this DICOM SEG or RT Structure Set, without a model",
     )
-    given.add_argument(
+    alternatives.add_argument(
         "--from-mask", type=Path, metavar="FILE", help="measure this NIfTI mask, without a model"
     )
-    given.add_argument(
+    alternatives.add_argument(
         "--explain",
         action="store_true",
         help="also write the model's uncertainty: a map, a picture and a web page",
@@ -185,13 +187,13 @@ def _input(text: str) -> tuple[str, str]:
     return name, chosen
 
 
-def _given_inputs(options: argparse.Namespace, spec: ModelSpec) -> dict[str, str]:
+def _collect_inputs(options: argparse.Namespace, spec: ModelSpec) -> dict[str, str]:
     """Return the given inputs by name. Raises: RequestError for a name that the model does not have."""
-    given = dict(options.inputs)
-    unknown = sorted(given.keys() - set(spec.inputs))
+    choices = dict(options.inputs)
+    unknown = sorted(choices.keys() - set(spec.inputs))
     if unknown:
         raise RequestError(f"{spec.id} has no input {unknown[0]!r}; it has: {', '.join(spec.inputs)}.")
-    return given | ({spec.inputs[0]: options.series} if options.series else {})
+    return choices | ({spec.inputs[0]: options.series} if options.series else {})
 
 
 def _dry_run(source: InputFiles, options: argparse.Namespace) -> int:
@@ -214,9 +216,9 @@ def _dry_run(source: InputFiles, options: argparse.Namespace) -> int:
     }  # fmt: skip
     exit_code = 0
     try:
-        chosen, stacks = source.choose(spec.inputs, _given_inputs(options, spec), spec)
+        chosen, stacks = source.choose(spec.inputs, _collect_inputs(options, spec), spec)
         volume = stacks[0].volume
-        uids = [one.series_instance_uid for one in chosen]
+        uids = [candidate.series_instance_uid for candidate in chosen]
         plan |= {
             "chosen": uids[0] if uids else None,
             "inputs": dict(zip(spec.inputs, uids, strict=False)),
@@ -253,9 +255,9 @@ def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | 
     """
     settings = with_served_model(load())
     spec = find_spec(settings, options.model)
-    given = options.from_seg or options.from_mask
-    if given is not None:
-        _check_not_overwritten(given, options.out)
+    segmentation_path = options.from_seg or options.from_mask
+    if segmentation_path is not None:
+        _check_not_overwritten(segmentation_path, options.out)
     predictor: Predictor | None = None
     with tqdm(total=100, unit="%", disable=None, leave=False) as bar:
 
@@ -266,32 +268,32 @@ def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | 
         stages = Stages(show)
         with stages("read"):
             # A given segmentation needs only the images that it was drawn on.
-            count = 1 if given else len(spec.inputs)
-            chosen, stacks = source.choose(spec.inputs[:count], _given_inputs(options, spec), spec)
+            count = 1 if segmentation_path else len(spec.inputs)
+            chosen, stacks = source.choose(spec.inputs[:count], _collect_inputs(options, spec), spec)
             warnings = warnings_of(chosen, stacks, spec)
             if options.from_mask is not None:
                 warnings += nifti.form_warnings(options.from_mask)
-        if given is None:
+        if segmentation_path is None:
             _make_folder(options.out)
             with stages("load"):
                 predictor = Predictor.load(spec, settings.device)
             result = segment(stacks, predictor, spec, settings.measurable_ld_mm, stages)
         else:
             with stages("measure"):
-                result = _measure_given(stacks[0], options, spec, settings)
+                result = _measure_segmentation(stacks[0], options, spec, settings)
             _make_folder(options.out)
         with stages("encode"):
-            encoded, report = _encode(result, spec, settings, drawn_by_model=given is None)
+            encoded, report = _encode(result, spec, settings, drawn_by_model=segmentation_path is None)
             _write(result, {"segmentation": encoded, "measurements": report}, options.out)
         explained: dict[str, dict[int, float]] = {}
         if predictor is not None and save_mesh is not None:
             with stages("explain"):
-                others = [stack.volume for stack in stacks[1:]]
-                explained = _explain(result, others, predictor, stages, save_mesh, options.out)
+                other_volumes = [stack.volume for stack in stacks[1:]]
+                explained = _explain(result, other_volumes, predictor, stages, save_mesh, options.out)
     lesions = [LesionAnswer.of(lesion) for lesion in result.lesions]
     document = {
         "schema_version": SCHEMA_VERSION,
-        "model": None if given else reference_to(spec).model_dump(),
+        "model": None if segmentation_path else reference_to(spec).model_dump(),
         "series_instance_uid": chosen[0].series_instance_uid if chosen else None,
         "segmentation": {"sop_instance_uid": encoded and encoded.SOPInstanceUID, "stored": False},
         "lesions": [lesion.model_dump() for lesion in lesions],
@@ -310,11 +312,11 @@ def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | 
     )
 
 
-def _check_not_overwritten(given: Path, out: Path) -> None:
+def _check_not_overwritten(segmentation_path: Path, out: Path) -> None:
     """Check that no result replaces the given file. Raises: RequestError."""
     names = ("segmentation.dcm", "segmentation.nii.gz", "measurements.dcm", *EXPLANATION)
-    if given.resolve() in {(out / name).resolve() for name in names}:
-        raise RequestError(f"{given} would be overwritten; choose another folder for --out.")
+    if segmentation_path.resolve() in {(out / name).resolve() for name in names}:
+        raise RequestError(f"{segmentation_path} would be overwritten; choose another folder for --out.")
 
 
 def _make_folder(out: Path) -> None:
@@ -327,7 +329,7 @@ def _make_folder(out: Path) -> None:
         raise RequestError(f"--out {out} cannot be written.")
 
 
-def _measure_given(
+def _measure_segmentation(
     stack: Stack, options: argparse.Namespace, spec: ModelSpec, settings: Settings
 ) -> Findings:
     """Measure a mask, SEG or structure set.
@@ -375,7 +377,7 @@ def _write(result: Findings, objects: Mapping[str, Dataset | None], out: Path) -
 
 def _explain(
     result: Findings,
-    others: Sequence[hd.Volume],
+    other_volumes: Sequence[hd.Volume],
     predictor: Predictor,
     stages: Stages,
     save_mesh: SaveMesh,
@@ -383,12 +385,12 @@ def _explain(
 ) -> dict[str, dict[int, float]]:
     """Write the uncertainty map and the pictures; return the entries for lesions.json."""
     volume, spec = result.stack.volume, predictor.spec
-    explanation = explain(predictor, volume, partial(stages.report, "explain"), others=others)
+    explanation = explain(predictor, volume, partial(stages.report, "explain"), others=other_volumes)
     nifti.write_values(explanation.entropy, out / "entropy.nii.gz")
     if result.stack.headers:
-        made = uncertainty_map(result.stack, explanation.entropy, spec, edition_of(spec))
-        made.save_as(out / "uncertainty.dcm", enforce_file_format=True)
-    bits = most_bits(len(spec.labels))
+        uncertainty = uncertainty_map(result.stack, explanation.entropy, spec, edition_of(spec))
+        uncertainty.save_as(out / "uncertainty.dcm", enforce_file_format=True)
+    bits = max_entropy_bits(len(spec.labels))
     save_planes(volume, result.labels, explanation.entropy, result.lesions, out / "planes.png", bits)
     around = explanation.region if spec.brain else volume.with_array(head_mask(volume.array))
     save_mesh(around, result.labels, result.lesions, out / "mesh.html", spec.subject)

@@ -21,7 +21,7 @@ from orthanc import part10
 from settings import Settings
 from unetr.confidence import confidence
 from unetr.spec import ConceptCode, Label, ModelSpec
-from unetr.uncertainty import most_bits
+from unetr.uncertainty import max_entropy_bits
 
 # CID 7150 and 7166: category and type of a segment whose SEG gives none.
 UNSPECIFIED = Code("85756007", "SCT", "Tissue")
@@ -212,7 +212,7 @@ def publish(dataset: Dataset, source: Dataset) -> NewObject:
 
 def uncertainty_map(stack: Stack, entropy: hd.Volume, spec: ModelSpec, edition: Edition) -> Dataset:
     """Return the DICOM Parametric Map of the model's uncertainty. The stack has headers."""
-    return parametric_map.write(stack, entropy, edition, most_bits(len(spec.labels)))
+    return parametric_map.write(stack, entropy, edition, max_entropy_bits(len(spec.labels)))
 
 
 def subject_of(spec: ModelSpec) -> Subject:

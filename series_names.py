@@ -90,7 +90,7 @@ SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
 # Parameters, e.g. "p2", "3t".
 PARAMETER = re.compile(r"[a-z]\d+|\d+[a-z]")
 # Short words with a digit ("3D"), an ideograph or a Korean syllable may be glued to others too.
-GLUED = re.compile("[0-9\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff]")
+GLUED_CHARACTER = re.compile("[0-9\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff]")
 
 
 class Reading(NamedTuple):
@@ -151,13 +151,13 @@ class Vocabulary:
         """Return the meaning of a name."""
         tokens = list(self._tokens(name))
         words = " ".join(token.text for token in tokens if token.text not in SIGNS)
-        other, word = _first(self.kinds, words)
+        other_group, word = _first(self.kinds, words)
         sequence, sequence_word = _first(self.sequences, words)
-        if not other and sequence != "T1":
-            other, word = _first(self.unless_t1, words)
+        if not other_group and sequence != "T1":
+            other_group, word = _first(self.unless_t1, words)
         return Reading(
-            "" if other else sequence,
-            other,
+            "" if other_group else sequence,
+            other_group,
             word or sequence_word,
             _first(self.derived, words)[1],
             _first({"other": self.body["other"]}, words)[1],
@@ -249,7 +249,7 @@ class Vocabulary:
         if part.isdigit():
             return UNDERSTOOD if stands_alone else ""
         role = self._roles.get(part, "")
-        may_be_glued = len(part) >= SHORTEST_GLUED or GLUED.search(part) or role in GLUED_ROLES
+        may_be_glued = len(part) >= SHORTEST_GLUED or GLUED_CHARACTER.search(part) or role in GLUED_ROLES
         return role if role and (stands_alone or may_be_glued) else ""
 
 

@@ -50,7 +50,7 @@ def row(name: str, summary: Summary, cases: list[ScoredCase], against: list[Scor
     """Return a table row: lesion-wise Dice of each kind and of all, and its p against everything."""
     by_kind = " | ".join(f"{kind.lesion_wise_dice.value:.2f}" for kind in summary.kinds)
     whole = summary.kinds[-1]
-    (figure,) = (one for one in compare(against, cases, "head") if one.name == FIGURE)
+    (figure,) = (figure for figure in compare(against, cases, "head") if figure.name == FIGURE)
     p = "" if cases is against else f"{figure.difference.p:.3f}"
     return f"| {name} | {by_kind} | {p} | {whole.sensitivity.value:.2f} | {whole.false_positives.value:.2f} |"
 
@@ -64,10 +64,10 @@ def main() -> None:
     ways = (None, *COMPONENTS, SIZE)
     specs = [trained(without, options.out) for without in ways]
     case_set = synthetic(heads, head)
-    (everything, *others), origin = evaluate(specs, case_set, options.out / "evaluation", load().device)
+    (everything, *variants), origin = evaluate(specs, case_set, options.out / "evaluation", load().device)
     print(f"\n| trained | {' | '.join(COHORTS)} | all | p | sensitivity | false positives |")
     print("|---" * (len(COHORTS) + 5) + "|")
-    for without, spec, cases in zip(ways, specs, (everything, *others), strict=True):
+    for without, spec, cases in zip(ways, specs, (everything, *variants), strict=True):
         name = f"without {without}" if without else "with everything"
         print(row(name, summarise(spec, cases, origin), cases, everything))
 

@@ -781,8 +781,8 @@ class Recorder:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         names = [item.nodeid for item in items]
-        wanted = {name for attack in self.attacks for meant in attack.tests_among(names) for name in meant}
-        items[:] = [item for item in items if item.nodeid in wanted]
+        selected = {name for attack in self.attacks for meant in attack.tests_among(names) for name in meant}
+        items[:] = [item for item in items if item.nodeid in selected]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         # The worst of setup, call and teardown counts; a skipped test does not hold.

@@ -98,9 +98,9 @@ class Chaos:
         part.process.send_signal(signal.SIGCONT)
 
     def _active(self) -> list[str]:
-        found = [str(row.id) for row in self.hospital.rows(ACTIVE)]
-        self.random.shuffle(found)
-        return found
+        job_ids = [str(row.id) for row in self.hospital.rows(ACTIVE)]
+        self.random.shuffle(job_ids)
+        return job_ids
 
     def _post(self, path: str, body: object) -> None:
         try:
@@ -124,15 +124,15 @@ def run(rounds: int, seed: int) -> list[str]:
         states = hospital.rows("SELECT state, error_code, count(*) FROM jobs GROUP BY 1, 2 ORDER BY 1, 2")
         results = hospital.rows("SELECT count(*) FROM segmentations")[0][0]
         stored = sum(len(hospital.segs(study)) for study in chaos.studies)
-        found = hospital.faults(chaos.studies)
+        faults = hospital.faults(chaos.studies)
     finally:
         hospital.close()
     print(f"{rounds} rounds, seed {seed}")
     print(", ".join(f"{name} {count}" for name, count in sorted(chaos.happened.items())))
     print("jobs: " + ", ".join(f"{state}{f' ({code})' if code else ''} {n}" for state, code, n in states))
     print(f"segmentations in the database {results}, SEG objects in Orthanc {stored}")
-    print("\n".join(found) or "nothing lost, nothing doubled")
-    return found
+    print("\n".join(faults) or "nothing lost, nothing doubled")
+    return faults
 
 
 def main() -> int:

@@ -61,8 +61,8 @@ def main() -> int:
     finally:
         site.close()
     first, rest = measured[0], measured[1:]
-    whole_s, server_s = median(one[0] for one in rest), median(one[1] for one in rest)
-    viewer_s = median(one[0] - one[1] for one in rest)
+    whole_s, server_s = median(click[0] for click in rest), median(click[1] for click in rest)
+    viewer_s = median(click[0] - click[1] for click in rest)
     print(f"first {first[0]:.1f} s; then, by the median, {whole_s:.1f} s (goal {GOAL_S:.0f} s):")
     print(f"server {server_s:.1f} s (goal {SERVER_GOAL_S:.0f} s), viewer {viewer_s:.1f} s")
     return int(whole_s > GOAL_S or server_s > SERVER_GOAL_S)

@@ -58,17 +58,17 @@ class Counted:
 
 def calibration(predictor: Predictor) -> list[Array]:
     """Return windows of training heads, as the predictor would see them."""
-    seen: list[Array] = []
+    windows: list[Array] = []
 
     def remember(window: Array) -> Array:
-        seen.append(window[None].copy())
+        windows.append(window[None].copy())
         return np.zeros((len(predictor.spec.labels), *window.shape[1:]), dtype=np.float32)
 
     for seed in range(cohorts.TRAINING_SEED, cohorts.TRAINING_SEED + CALIBRATION_HEADS):
         prepared = prepare(cohorts.training_head(seed).image, predictor.spec)
         Predictor(predictor.spec, remember, predictor.brain_backend).logits(prepared)
-    chosen = np.random.default_rng(0).permutation(len(seen))[:CALIBRATION_WINDOWS]
-    return [seen[index] for index in chosen]
+    chosen = np.random.default_rng(0).permutation(len(windows))[:CALIBRATION_WINDOWS]
+    return [windows[index] for index in chosen]
 
 
 def int8(spec: ModelSpec, windows: list[Array]) -> Backend:

@@ -87,8 +87,8 @@ class Outcome:
             wrong.append("Undocumented failure of the server")
         if not headers and status != 401 and not case.path.startswith(OPEN):
             wrong.append("Answered without a token")
-        for what in wrong:
-            self.faults.setdefault((case.operation.label, status, what), case.as_curl_command())
+        for fault in wrong:
+            self.faults.setdefault((case.operation.label, status, fault), case.as_curl_command())
 
 
 def fuzz(settings: Settings, requests: int, authorized: bool) -> Outcome:
@@ -163,20 +163,20 @@ def _send(
         suppress_health_check=list(HealthCheck),
     )
     @given(case=generator, values=strategies.sampled_from(replacements))
-    def each(case: Case, values: dict[str, str]) -> None:
+    def send_case(case: Case, values: dict[str, str]) -> None:
         for part in (case.path_parameters, case.query):
             part.update({name: value for name, value in values.items() if name in part})
         send(case)
 
-    each()
+    send_case()
 
 
 def report(name: str, outcome: Outcome) -> None:
     """Print the counts, and every fault with a request that shows it."""
     statuses = ", ".join(f"{status}: {count}" for status, count in sorted(outcome.statuses.items()))
     print(f"{name}: {outcome.requests} requests, {len(outcome.faults)} faults ({statuses})", flush=True)
-    for (operation, status, what), request in outcome.faults.items():
-        print(f"  FAULT {operation}, {status}: {what}\n    {request}")
+    for (operation, status, fault), request in outcome.faults.items():
+        print(f"  FAULT {operation}, {status}: {fault}\n    {request}")
 
 
 def main() -> int:

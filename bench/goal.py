@@ -33,23 +33,27 @@ DICE_FROM_MM = 5.0
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal. asked: the lowest measured value that meets it, or the highest (is_least False)."""
+    """A goal. limit: the lowest measured value that meets it, or the highest (is_least False)."""
 
-    what: str
+    name: str
     measured: float
-    asked: float
+    limit: float
     is_least: bool = True
 
     @property
     def met(self) -> bool:
-        return self.measured >= self.asked if self.is_least else self.measured <= self.asked
+        return self.measured >= self.limit if self.is_least else self.measured <= self.limit
 
 
 def goals(summary: Summary, cases: list[ScoredCase]) -> Iterator[Goal]:
     """Yield each goal with the measured value."""
-    for each in summary.bins:
-        if each.name in SENSITIVITIES:
-            yield Goal(f"sensitivity, {each.name}", each.sensitivity.value or 0.0, SENSITIVITIES[each.name])
+    for size_bin in summary.bins:
+        if size_bin.name in SENSITIVITIES:
+            yield Goal(
+                f"sensitivity, {size_bin.name}",
+                size_bin.sensitivity.value or 0.0,
+                SENSITIVITIES[size_bin.name],
+            )
     false_positives = summary.kinds[-1].false_positives.value or 0.0
     yield Goal("false positives per head", false_positives, 1.0, is_least=False)
     large = [lesion.overlap for case in cases for lesion in case.lesions_of(DICE_FROM_MM) if lesion.found]
@@ -80,7 +84,7 @@ def main() -> int:
     for goal in measured:
         bound = "at least" if goal.is_least else "at most"
         print(
-            f"| {goal.what} | {bound} {goal.asked:g} | {goal.measured:.3f} | {'yes' if goal.met else 'NO'} |"
+            f"| {goal.name} | {bound} {goal.limit:g} | {goal.measured:.3f} | {'yes' if goal.met else 'NO'} |"
         )
     return int(not all(goal.met for goal in measured))
 

@@ -109,17 +109,19 @@ class Hospital:
 
     def faults(self, studies: Sequence[str]) -> list[str]:
         """Return sentences about what was lost or duplicated; empty if all is well."""
-        found = []
+        sentences = []
         for study in studies:
-            known = sorted(str(uid) for _, uid in self.rows(RESULTS, study=study))
+            recorded_uids = sorted(str(uid) for _, uid in self.rows(RESULTS, study=study))
             stored = sorted(self.segs(study))
-            if known != stored:
-                found.append(f"study {study}: the database knows SEG {known}, Orthanc holds {stored}")
+            if recorded_uids != stored:
+                sentences.append(
+                    f"study {study}: the database knows SEG {recorded_uids}, Orthanc holds {stored}"
+                )
             for sentence, query in FAULTS.items():
                 rows = self.rows(f"WITH results AS ({RESULTS}), asked AS ({JOBS}) {query}", study=study)
                 if rows:
-                    found.append(f"study {study}: {len(rows)} {sentence}")
-        return found
+                    sentences.append(f"study {study}: {len(rows)} {sentence}")
+        return sentences
 
     def close(self) -> None:
         for part in (*self.workers, self.api, *self._stores):

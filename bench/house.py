@@ -101,7 +101,7 @@ def _count_function(node: Function, path: Path, figures: Figures) -> None:
 
 def _arguments(arguments: ast.arguments) -> Iterator[ast.arg]:
     yield from (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
-    yield from (each for each in (arguments.vararg, arguments.kwarg) if each)
+    yield from (argument for argument in (arguments.vararg, arguments.kwarg) if argument)
 
 
 def _says_any(annotation: ast.expr | None) -> bool:

@@ -132,7 +132,9 @@ def latencies(postgresql: PostgreSQL, redis: Redis) -> bool:
 def _report(clients: Sequence[Client]) -> bool:
     met = True
     for method, goal_s in GOALS_S.items():
-        seconds = [one for client in clients if client.method == method for one in client.seconds]
+        seconds = [
+            duration_s for client in clients if client.method == method for duration_s in client.seconds
+        ]
         p50, p95, p99 = np.percentile(seconds, [50, 95, 99])
         rate = len(seconds) / MEASURED_S
         print(
@@ -181,7 +183,7 @@ def drain(settings: Settings, queue: int, studies: int, cores: Sequence[int | No
         rows = session.scalar(select(func.count(Segmentation.stored_at))) or 0
     sessions.kw["bind"].dispose()
     archive = open_archive(settings)
-    headers = [header for uid in study_uids for one in archive.series_headers(uid) for header in one]
+    headers = [header for uid in study_uids for series in archive.series_headers(uid) for header in series]
     return Drained(
         jobs_per_s=len(done) / (last - first).total_seconds(),
         once=len({job.segmentation_id for job in done} - {None}),

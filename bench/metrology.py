@@ -139,12 +139,14 @@ def table(count: int) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for orientation, spacing_mm in ACQUISITIONS:
         for low, high in DIAMETERS_MM:
-            found = errors(orientation, spacing_mm, (low, high), count)
-            bias, rmse = found.mean(axis=0), np.sqrt((found**2).mean(axis=0))
+            deviations = errors(orientation, spacing_mm, (low, high), count)
+            bias, rmse = deviations.mean(axis=0), np.sqrt((deviations**2).mean(axis=0))
             cells = [f"{b:+.2f} / {r:.2f}" for b, r in zip(bias[:2], rmse[:2], strict=True)]
             cells.append(f"{bias[2]:+.1f} / {rmse[2]:.1f}")
             spacing = " x ".join(f"{value:g}" for value in spacing_mm)
-            yield f"| {orientation} | {spacing} | {low:g}-{high:g} | {len(found)} | {' | '.join(cells)} |"
+            yield (
+                f"| {orientation} | {spacing} | {low:g}-{high:g} | {len(deviations)} | {' | '.join(cells)} |"
+            )
 
 
 if __name__ == "__main__":

@@ -37,11 +37,11 @@ def free_port() -> int:
     return port
 
 
-def wait_until(ready: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
+def wait_until(ready: Callable[[], bool], event: str, limit_s: float = START_LIMIT_S) -> None:
     """Wait until ``ready`` returns true. Raises: AssertionError after limit_s."""
     deadline = time.monotonic() + limit_s
     while not ready():
-        assert time.monotonic() < deadline, f"{what}: not within {limit_s:.0f} s"
+        assert time.monotonic() < deadline, f"{event}: not within {limit_s:.0f} s"
         time.sleep(0.1)
 
 

@@ -34,21 +34,21 @@ def main() -> None:
     models = served_models(settings.models_dir, settings.model_path)
     predictors = {name: Predictor.load(spec, settings.device) for name, spec in models.items()}
     image = cohorts.head("ordinary", cohorts.HELD_OUT_SEED).image
-    taken: dict[str, list[float]] = {name: [] for name in predictors}
+    durations_s: dict[str, list[float]] = {name: [] for name in predictors}
     for predictor in predictors.values():
         predictor(image)
     for _ in range(options.rounds):
         for name, predictor in predictors.items():
-            taken[name].append(seconds(partial(predictor, image)))
+            durations_s[name].append(seconds(partial(predictor, image)))
     print(f"{' x '.join(map(str, image.spatial_shape))} voxels, {options.rounds} rounds")
-    for name, times in taken.items():
+    for name, times in durations_s.items():
         print(f"{name}: median {statistics.median(times):.2f} s, worst {max(times):.2f} s")
     torch.set_num_threads(1)
-    made = [
+    head_durations_s = [
         seconds(partial(cohorts.training_head, seed))
         for seed in range(cohorts.VALIDATION_SEED, cohorts.VALIDATION_SEED + 2 * options.rounds)
     ]
-    print(f"a head to train on, on one core: median {statistics.median(made):.2f} s")
+    print(f"a head to train on, on one core: median {statistics.median(head_durations_s):.2f} s")
 
 
 if __name__ == "__main__":

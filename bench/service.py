@@ -63,9 +63,9 @@ def working(settings: Settings, cores: Sequence[int | None]) -> Iterator[None]:
 
 def variables_of(settings: Settings) -> dict[str, str]:
     """Return the environment variables that give the same settings."""
-    given = settings.model_dump(include=settings.model_fields_set)
+    values = settings.model_dump(include=settings.model_fields_set)
     secret = settings.dicomweb_password.get_secret_value()
-    return {name.upper(): str(value) for name, value in given.items()} | {"DICOMWEB_PASSWORD": secret}
+    return {name.upper(): str(value) for name, value in values.items()} | {"DICOMWEB_PASSWORD": secret}
 
 
 class Ours(Part):

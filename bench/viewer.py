@@ -144,20 +144,20 @@ class Site:
         shutil.rmtree(self.folder)
 
 
-def port_to_listen_on(wanted: str | None) -> int:
-    """Return the wanted port; without one the usual port, or a free one if that is taken.
+def port_to_listen_on(requested: str | None) -> int:
+    """Return the requested port; without one the usual port, or a free one if that is taken.
 
-    Raises: PartMissing if the wanted port is invalid or taken.
+    Raises: PartMissing if the requested port is invalid or taken.
     """
     port = PORT
-    if wanted is not None:
-        if not (wanted.isdecimal() and 0 < int(wanted) <= LAST_PORT):
-            raise PartMissing(f"PORT is {wanted!r}. Give a number from 1 to {LAST_PORT}.")
-        port = int(wanted)
+    if requested is not None:
+        if not (requested.isdecimal() and 0 < int(requested) <= LAST_PORT):
+            raise PartMissing(f"PORT is {requested!r}. Give a number from 1 to {LAST_PORT}.")
+        port = int(requested)
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) != 0:
             return port
-    if wanted is not None:
+    if requested is not None:
         raise PartMissing(f"Port {port} is taken. Choose another: PORT={port + 1} make viewer.")
     return free_port()
 

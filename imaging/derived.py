@@ -24,11 +24,11 @@ from imaging.stack import Stack
 from version import VERSION
 
 # Type 2 attributes of the patient and study modules: present in every object, empty without a legal value.
-REQUIRED = (
+REQUIRED_KEYWORDS = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
     "ReferringPhysicianName", "StudyID", "AccessionNumber",
 )  # fmt: skip
-OPTIONAL = ("StudyDescription", "PatientAge", "IssuerOfPatientID")
+OPTIONAL_KEYWORDS = ("StudyDescription", "PatientAge", "IssuerOfPatientID")
 # Characters of a DICOM Long String, the VR of descriptions, labels and code meanings.
 LONG_STRING = 64
 RESEARCH = "research use only"
@@ -39,7 +39,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # TimezoneOffsetFromUTC, e.g. +0900.
 UTC_OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)")
 # Prefixes of the dates and times at which an object was created; a structure set has no content date.
-MADE = ("InstanceCreation", "Series", "Content")
+CREATION_PREFIXES = ("InstanceCreation", "Series", "Content")
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def bare(header: Dataset, stack: Stack) -> Dataset:
         entropy_srcs=["frame of reference", header.SeriesInstanceUID]
     )
     source.Rows, source.Columns = stack.volume.shape[1:]
-    for keyword in REQUIRED:
+    for keyword in REQUIRED_KEYWORDS:
         setattr(source, keyword, None)
     if header.get("LossyImageCompression") == "01":
         for keyword in ("", "Ratio", "Method"):
@@ -187,17 +187,17 @@ def inherit(dataset: Dataset, header: Dataset, edition: Edition) -> None:
     _set_times(dataset, header, edition)
     # pydicom would log illegal values, which here are a birth date or an ID.
     with config.disable_value_validation():
-        for keyword in REQUIRED:
-            setattr(dataset, keyword, _legal(header, keyword))
-        for keyword in OPTIONAL:
-            if value := _legal(header, keyword):
+        for keyword in REQUIRED_KEYWORDS:
+            setattr(dataset, keyword, _legal_value(header, keyword))
+        for keyword in OPTIONAL_KEYWORDS:
+            if value := _legal_value(header, keyword):
                 setattr(dataset, keyword, value)
         # Archives file a study under its patient ID: any other value, legal or not, separates SEG and source.
         dataset.PatientID = header.get("PatientID", "")
 
 
 def _set_times(dataset: Dataset, header: Dataset, edition: Edition) -> None:
-    offset = _legal(header, "TimezoneOffsetFromUTC")
+    offset = _legal_value(header, "TimezoneOffsetFromUTC")
     zone = None
     if match := UTC_OFFSET.fullmatch(offset):
         # It applies to all dates and times of the object, including those of the source's study.
@@ -206,7 +206,7 @@ def _set_times(dataset: Dataset, header: Dataset, edition: Edition) -> None:
         zone = timezone(-distance if match[1] == "-" else distance)
     now = datetime.now(zone)
     dataset.SeriesDate = dataset.SeriesTime = None
-    for name in MADE:
+    for name in CREATION_PREFIXES:
         if f"{name}Date" in dataset:
             setattr(dataset, f"{name}Date", now.strftime("%Y%m%d"))
             setattr(dataset, f"{name}Time", now.strftime("%H%M%S.%f"))
@@ -224,14 +224,14 @@ def plain(user: str, special: str = "") -> str:
     return CONTROL.sub(" ", user).translate(dict.fromkeys(map(ord, special), " ")).strip()
 
 
-def drawn_part(stack: Stack, drawn: hd.Volume) -> tuple[Stack, hd.Volume]:
+def drawn_part(stack: Stack, volume: hd.Volume) -> tuple[Stack, hd.Volume]:
     """Crop both to the span of slices that are not all 0, so that no frame shows or references the others."""
-    slices = np.flatnonzero(drawn.array.any(axis=(1, 2)))
+    slices = np.flatnonzero(volume.array.any(axis=(1, 2)))
     part = slice(int(slices[0]), int(slices[-1]) + 1)
     # A multi-frame image has one header for all its slices.
     headers = stack.headers if stack.slices[0].frame is not None else stack.headers[part]
     shown = replace(stack, volume=stack.volume[part], slices=stack.slices[part], headers=headers)
-    return shown, drawn[part]
+    return shown, volume[part]
 
 
 def sources(stack: Stack) -> list[Dataset]:
@@ -319,7 +319,7 @@ def reference(header: Dataset) -> Dataset:
     return item
 
 
-def _legal(header: Dataset, keyword: str) -> str:
+def _legal_value(header: Dataset, keyword: str) -> str:
     """Return the header's value as text, or "" if it is missing, illegal for its VR or has several parts.
 
     Bytes that are not in the header's character set are illegal too.

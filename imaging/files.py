@@ -117,10 +117,10 @@ def read_headers(path: Path) -> Found:
             # The same series UID in another study is another series.
             uids = text(header, "StudyInstanceUID"), text(header, "SeriesInstanceUID")
             series.setdefault(uids, []).append(header)
-    found = Found(list(series.values()), damaged)
+    content = Found(list(series.values()), damaged)
     if not series:
-        raise UnreadableFile(" ".join([f"{path} contains no DICOM image.", *found.warnings]))
-    return found
+        raise UnreadableFile(" ".join([f"{path} contains no DICOM image.", *content.warnings]))
+    return content
 
 
 def with_pixels(headers: Sequence[Dataset]) -> list[Dataset]:

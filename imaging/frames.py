@@ -132,25 +132,27 @@ class _Groups:
 
 
 def _frame(instance: Dataset, index: int, groups: _Groups, labels: Mapping[str, str]) -> Frame:
-    who = name_of(instance) + (f" frame {index + 1}" if groups.own is not instance else "")
-    orientation = _required(groups.group("PlaneOrientationSequence"), "ImageOrientationPatient", 6, who)
-    position = _required(groups.group("PlanePositionSequence"), "ImagePositionPatient", 3, who)
-    spacing = _required(groups.group("PixelMeasuresSequence"), "PixelSpacing", 2, who)
+    frame_name = name_of(instance) + (f" frame {index + 1}" if groups.own is not instance else "")
+    orientation = _required(
+        groups.group("PlaneOrientationSequence"), "ImageOrientationPatient", 6, frame_name
+    )
+    position = _required(groups.group("PlanePositionSequence"), "ImagePositionPatient", 3, frame_name)
+    spacing = _required(groups.group("PixelMeasuresSequence"), "PixelSpacing", 2, frame_name)
     gram = orientation.reshape(2, 3) @ orientation.reshape(2, 3).T
     if not np.allclose(gram, np.eye(2), atol=1e-3):
         raise MissingGeometry(
-            f"{who}: {tag_name('ImageOrientationPatient')} is not a pair of perpendicular unit vectors: "
-            f"{numbers_text(orientation)}."
+            f"{frame_name}: {tag_name('ImageOrientationPatient')} is not a pair of perpendicular unit "
+            f"vectors: {numbers_text(orientation)}."
         )
     if spacing.min() <= 0:
-        raise MissingGeometry(f"{who}: {tag_name('PixelSpacing')} is {numbers_text(spacing)}.")
+        raise MissingGeometry(f"{frame_name}: {tag_name('PixelSpacing')} is {numbers_text(spacing)}.")
     rescale = groups.group("PixelValueTransformationSequence")
     slope, intercept = (
-        _optional(rescale, "RescaleSlope", 1.0, who),
-        _optional(rescale, "RescaleIntercept", 0.0, who),
+        _optional(rescale, "RescaleSlope", 1.0, frame_name),
+        _optional(rescale, "RescaleIntercept", 0.0, frame_name),
     )
     if slope == 0:
-        raise InconsistentImages(f"{who}: {tag_name('RescaleSlope')} is 0.")
+        raise InconsistentImages(f"{frame_name}: {tag_name('RescaleSlope')} is 0.")
     thickness = numbers(groups.group("PixelMeasuresSequence"), "SliceThickness")
     present = {keyword: value for keyword, value in labels.items() if value}
     return Frame(
@@ -167,31 +169,33 @@ def _frame(instance: Dataset, index: int, groups: _Groups, labels: Mapping[str, 
 
 
 def _check_kind(instance: Dataset) -> None:
-    who = name_of(instance)
+    instance_name = name_of(instance)
     modality = text(instance, "Modality") or "missing"
     if modality != "MR":
-        raise UnsupportedModality(f"{who}: {tag_name('Modality')} is {modality}, not MR.")
+        raise UnsupportedModality(f"{instance_name}: {tag_name('Modality')} is {modality}, not MR.")
     if instance.get("SOPClassUID") not in SUPPORTED:
         kind = UID(text(instance, "SOPClassUID") or "missing").name
-        raise UnsupportedModality(f"{who}: {tag_name('SOPClassUID')} is {kind}, not an MR image.")
+        raise UnsupportedModality(f"{instance_name}: {tag_name('SOPClassUID')} is {kind}, not an MR image.")
     if not any(keyword in instance for keyword in PIXEL_DESCRIPTION):
-        raise UnreadableFile(f"{who} is damaged: it ends before it describes its pixels.")
+        raise UnreadableFile(f"{instance_name} is damaged: it ends before it describes its pixels.")
     if is_mosaic(instance):
         tiled = "MOSAIC" in image_type(instance)
         sign = f"{tag_name('ImageType')} says MOSAIC" if tiled else "Siemens' NumberOfImagesInMosaic is there"
-        raise MosaicImage(f"{who}: {sign}, several slices in one image.")
+        raise MosaicImage(f"{instance_name}: {sign}, several slices in one image.")
     photometric = text(instance, "PhotometricInterpretation") or "missing"
     # MONOCHROME1 shows high values dark: a T1 image in it is stored inverted, unlike any training data.
     if photometric != "MONOCHROME2":
         raise ColourImages(
-            f"{who}: {tag_name('PhotometricInterpretation')} is {photometric}, not MONOCHROME2."
+            f"{instance_name}: {tag_name('PhotometricInterpretation')} is {photometric}, not MONOCHROME2."
         )
     samples = text(instance, "SamplesPerPixel")
     if samples not in ("", "1"):
-        raise ColourImages(f"{who}: {tag_name('SamplesPerPixel')} is {samples}, not 1.")
+        raise ColourImages(f"{instance_name}: {tag_name('SamplesPerPixel')} is {samples}, not 1.")
     for keyword in ("Rows", "Columns"):
         if not text(instance, keyword).isdecimal() or int(text(instance, keyword)) == 0:
-            raise MissingGeometry(f"{who}: {tag_name(keyword)} is {text(instance, keyword) or 'missing'}.")
+            raise MissingGeometry(
+                f"{instance_name}: {tag_name(keyword)} is {text(instance, keyword) or 'missing'}."
+            )
 
 
 def is_multi_frame(instance: Dataset) -> bool:
@@ -262,20 +266,20 @@ def whole_number(ds: Dataset, keyword: str) -> int | None:
     return int(values[0]) if values is not None and len(values) == 1 and values[0].is_integer() else None
 
 
-def _required(ds: Dataset, keyword: str, count: int, who: str) -> Vector:
+def _required(ds: Dataset, keyword: str, count: int, frame_name: str) -> Vector:
     values = numbers(ds, keyword)
     if values is None or len(values) != count:
-        found = text(ds, keyword)
-        raise MissingGeometry(f"{who}: {tag_name(keyword)} is {found or 'missing'}.")
+        value = text(ds, keyword)
+        raise MissingGeometry(f"{frame_name}: {tag_name(keyword)} is {value or 'missing'}.")
     return values
 
 
-def _optional(ds: Dataset, keyword: str, default: float, who: str) -> float:
+def _optional(ds: Dataset, keyword: str, default: float, frame_name: str) -> float:
     if not text(ds, keyword):
         return default
     values = numbers(ds, keyword)
     if values is None or len(values) != 1:
-        raise InconsistentImages(f"{who}: {tag_name(keyword)} is {text(ds, keyword)}.")
+        raise InconsistentImages(f"{frame_name}: {tag_name(keyword)} is {text(ds, keyword)}.")
     return float(values[0])
 
 

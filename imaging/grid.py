@@ -39,13 +39,13 @@ def check_size(shape: tuple[int, int, int], spacing_mm: Iterable[float]) -> None
 
 
 def steps_on_grid(
-    affine: NDArray[np.float64], shape: tuple[int, int, int], volume: hd.Volume, what: str
+    affine: NDArray[np.float64], shape: tuple[int, int, int], volume: hd.Volume, array_name: str
 ) -> NDArray[np.int64]:
     """Return the integer matrix (3, 4) from an index of another array to the same voxel's in ``volume``.
 
     affine: (4, 4), index of the other array -> LPS mm; shape: its size. Its axes may be permuted and
     flipped relative to the volume's, but every voxel must lie on a voxel of the volume's (endless) grid.
-    what: name of the other array for messages. Raises: SegmentationMismatch stating the difference.
+    array_name: name of the other array for messages. Raises: SegmentationMismatch stating the difference.
     """
     to_index = (volume.inverse_affine @ affine)[:3]
     steps = np.rint(to_index).astype(np.int64)
@@ -55,7 +55,7 @@ def steps_on_grid(
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in shape))]).T
     same_steps = np.array_equal(steps[:, used].T @ steps[:, used], np.eye(len(used)))
     if not same_steps or np.abs((to_index - steps) @ corners).max() > TOLERANCE:
-        raise SegmentationMismatch(f"{what}: {_difference(affine, shape, volume)}.")
+        raise SegmentationMismatch(f"{array_name}: {_difference(affine, shape, volume)}.")
     return steps
 
 
@@ -67,10 +67,10 @@ def _difference(affine: NDArray[np.float64], shape: tuple[int, int, int], volume
     # The closest axis of the volume for each axis.
     closest = np.abs(cosines).argmax(axis=0)
     turned = np.degrees(np.arccos(np.clip(np.abs(cosines).max(axis=0), 0, 1)))
-    wanted = np.array(volume.spacing)[closest]
+    volume_spacing = np.array(volume.spacing)[closest]
     reach = np.array(shape) - 1
-    if any(abs(spacing[axis] / wanted[axis] - 1) * max(reach[axis], 1) > TOLERANCE for axis in used):
-        apart = _mm(wanted[used])
+    if any(abs(spacing[axis] / volume_spacing[axis] - 1) * max(reach[axis], 1) > TOLERANCE for axis in used):
+        apart = _mm(volume_spacing[used])
         return f"its voxels are {_mm(spacing[used])} apart, those of the series {apart} along the same axes"
     if any(np.radians(turned[axis]) * reach[axis] > TOLERANCE for axis in used):
         return f"its axes are rotated by {turned[used].max():.2f} degrees relative to those of the series"

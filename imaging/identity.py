@@ -51,10 +51,10 @@ def patient_of(header: Dataset) -> PatientKey:
     return PatientKey(_identifier(header, "PatientID"), _identifier(header, "IssuerOfPatientID"))
 
 
-def same_patient(first: PatientKey, other: PatientKey) -> bool:
+def same_patient(first: PatientKey, second: PatientKey) -> bool:
     """Return whether both are the same person. An issuer that only one of them names is ignored."""
-    issuers_agree = first.issuer == other.issuer or "" in (first.issuer, other.issuer)
-    return first.patient_id == other.patient_id and issuers_agree
+    issuers_agree = first.issuer == second.issuer or "" in (first.issuer, second.issuer)
+    return first.patient_id == second.patient_id and issuers_agree
 
 
 def count_patients(headers: Iterable[Dataset]) -> int:
@@ -62,7 +62,7 @@ def count_patients(headers: Iterable[Dataset]) -> int:
     patients: list[PatientKey] = []
     # Those with an issuer first, so that one without matches them.
     for patient in sorted({patient_of(header) for header in headers}, key=lambda key: key.issuer == ""):
-        if not any(same_patient(patient, known) for known in patients):
+        if not any(same_patient(patient, counted_patient) for counted_patient in patients):
             patients.append(patient)
     return len(patients)
 
@@ -153,28 +153,28 @@ def check_study_patient(instance: Dataset, study: Iterable[Dataset]) -> None:
     study: headers of the existing study, at least one for each patient.
     """
     patient = patient_of(instance)
-    known = [other for header in study if (other := patient_of(header)).patient_id]
-    if known and not any(same_patient(other, patient) for other in known):
+    study_patients = [study_patient for header in study if (study_patient := patient_of(header)).patient_id]
+    if study_patients and not any(same_patient(study_patient, patient) for study_patient in study_patients):
         raise IdentityConflict(
             f"Study {text(instance, 'StudyInstanceUID')} is stored or was sent under another patient than "
             f"instance {text(instance, 'SOPInstanceUID')} names."
         )
 
 
-def _same_content(first: Dataset, other: Dataset) -> bool:
+def _same_content(first: Dataset, second: Dataset) -> bool:
     """Return whether both have the same content. An archive may have changed headers and transfer syntax.
 
     Pixels that cannot be decoded are compared only in the same transfer syntax; otherwise they differ.
     """
-    if any(text(first, keyword) != text(other, keyword) for keyword in PIXEL_KEYWORDS):
+    if any(text(first, keyword) != text(second, keyword) for keyword in PIXEL_KEYWORDS):
         return False
-    if any(first.get(keyword) != other.get(keyword) for keyword in CONTENT_KEYWORDS):
+    if any(first.get(keyword) != second.get(keyword) for keyword in CONTENT_KEYWORDS):
         return False
-    if "PixelData" not in first or _encoding(first) == _encoding(other):
-        return bool(first.get("PixelData") == other.get("PixelData"))
+    if "PixelData" not in first or _encoding(first) == _encoding(second):
+        return bool(first.get("PixelData") == second.get("PixelData"))
     try:
-        frames = zip_longest(decoded(first), decoded(other))
-        return all(np.array_equal(frame, other_frame) for frame, other_frame in frames)
+        frames = zip_longest(decoded(first), decoded(second))
+        return all(np.array_equal(first_frame, second_frame) for first_frame, second_frame in frames)
     except UnreadablePixels:
         return False
 

@@ -36,7 +36,7 @@ from imaging.upload_parts import START_BYTES, Upload, UploadLimits, damaged, meb
 ELEMENT_HEAD_BYTES = 8
 # File meta information ends far below this.
 META_BYTES = 65536
-DAMAGED = (*UNREADABLE, TypeError, OverflowError, RecursionError)
+DAMAGE_ERRORS = (*UNREADABLE, TypeError, OverflowError, RecursionError)
 ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 CHARACTER_SET_TAGS = (b"\x08\x00\x05\x00", b"\x00\x08\x00\x05")
 MEDIA_STORAGE_SOP_CLASS_UID, TRANSFER_SYNTAX_UID = 0x0002, 0x0010
@@ -55,16 +55,16 @@ def instances(
     Raises: UploadRefused.
     """
     upload = Upload(limits)
-    found = False
+    has_instance = False
     for number, (_, file) in enumerate(files, start=1):
-        for who, part in parts(f"File {number}", file, upload):
-            instance = _instance(upload.read(part, who), who, limits)
+        for part_label, part in parts(f"File {number}", file, upload):
+            instance = _instance(upload.read(part, part_label), part_label, limits)
             if instance is not None:
-                found = True
+                has_instance = True
                 yield instance
                 # Otherwise it stays in memory while the next one is read.
                 del instance
-    if not found:
+    if not has_instance:
         raise UploadRefused("The upload holds no DICOM instance.")
 
 
@@ -106,7 +106,7 @@ class _Reader(BytesIO):
         return b"" if self._budget.spent else data
 
 
-def _file_meta(data: bytes, who: str) -> dict[int, str]:
+def _file_meta(data: bytes, part_label: str) -> dict[int, str]:
     """Return the file meta information by element number. Raises: UploadRefused.
 
     pydicom would parse it leniently, and inflate a deflated instance without limit.
@@ -121,67 +121,71 @@ def _file_meta(data: bytes, who: str) -> dict[int, str]:
                 (length,) = struct.unpack_from("<L", data, position)
                 position += 4
         except (ValueError, struct.error):
-            raise UploadRefused(f"{who} has damaged file meta information.") from None
+            raise UploadRefused(f"{part_label} has damaged file meta information.") from None
         if position + length > META_BYTES:
-            raise UploadRefused(f"The file meta information of {who.lower()} has over {META_BYTES} bytes.")
+            raise UploadRefused(
+                f"The file meta information of {part_label.lower()} has over {META_BYTES} bytes."
+            )
         values[element] = data[position : position + length].decode("ascii", "replace").strip("\0 ")
         position += length
     return values
 
 
-def _instance(data: bytes, who: str, limits: UploadLimits) -> Dataset | None:
+def _instance(data: bytes, part_label: str, limits: UploadLimits) -> Dataset | None:
     """Return the instance within the limits; None for a DICOMDIR. Raises: UploadRefused."""
-    meta = _file_meta(data, who)
+    meta = _file_meta(data, part_label)
     if meta.get(MEDIA_STORAGE_SOP_CLASS_UID) == MediaStorageDirectoryStorage:
         return None
     items = sum(data.count(tag) for tag in ITEM_TAGS)
     if items > limits.items:
-        raise UploadRefused(f"{who} has {items} sequence items; at most {limits.items} are accepted.")
+        raise UploadRefused(f"{part_label} has {items} sequence items; at most {limits.items} are accepted.")
     if TRANSFER_SYNTAX_UID in meta or data.startswith(PREFIX, PREAMBLE_BYTES):
-        _check_transfer_syntax(meta, who)
+        _check_transfer_syntax(meta, part_label)
     elements = limits.elements + limits.elements_per_item * items
     budget = _Budget(elements, limits.values, 2 * limits.instance_bytes)
     try:
         instance = parse(_Reader(data, budget))
         # Otherwise it keeps all bytes of the file.
         instance.buffer = None
-        _spend(instance, budget, who, limits.nesting)
-        _check_spent(budget, who, limits, items)
-        _check_uids(instance, who)
-        _check_pixels(instance, UID(text(instance.file_meta, "TransferSyntaxUID")), who, limits)
+        _spend(instance, budget, part_label, limits.nesting)
+        _check_spent(budget, part_label, limits, items)
+        _check_uids(instance, part_label)
+        _check_pixels(instance, UID(text(instance.file_meta, "TransferSyntaxUID")), part_label, limits)
         check_whole(instance)
-    except DAMAGED as error:
-        _check_spent(budget, who, limits, items)
+    except DAMAGE_ERRORS as error:
+        _check_spent(budget, part_label, limits, items)
         if isinstance(error, RecursionError) or isinstance(error.__context__, RecursionError):
-            raise UploadRefused(f"{who} has sequences nested more than {limits.nesting} deep.") from None
-        raise damaged(who, error) from None
+            raise UploadRefused(
+                f"{part_label} has sequences nested more than {limits.nesting} deep."
+            ) from None
+        raise damaged(part_label, error) from None
     return instance
 
 
-def _check_transfer_syntax(meta: dict[int, str], who: str) -> None:
+def _check_transfer_syntax(meta: dict[int, str], part_label: str) -> None:
     uid = meta.get(TRANSFER_SYNTAX_UID, "")
     if not is_uid(uid) or not UID(uid).is_transfer_syntax:
-        raise UploadRefused(f"{who} has no known {tag_name('TransferSyntaxUID')}.")
+        raise UploadRefused(f"{part_label} has no known {tag_name('TransferSyntaxUID')}.")
     if uid == DeflatedExplicitVRLittleEndian:
-        raise UploadRefused(f"{who} is a deflated data set; send it in another transfer syntax.")
+        raise UploadRefused(f"{part_label} is a deflated data set; send it in another transfer syntax.")
 
 
-def _check_spent(budget: _Budget, who: str, limits: UploadLimits, items: int) -> None:
+def _check_spent(budget: _Budget, part_label: str, limits: UploadLimits, items: int) -> None:
     if budget.elements < 0:
         raise UploadRefused(
-            f"{who} has more than {limits.elements} data elements and {limits.elements_per_item} for each of "
-            f"its {items} sequence items."
+            f"{part_label} has more than {limits.elements} data elements and {limits.elements_per_item} for "
+            f"each of its {items} sequence items."
         )
     if budget.values < 0:
-        raise UploadRefused(f"{who} has more than {limits.values} data elements and values.")
+        raise UploadRefused(f"{part_label} has more than {limits.values} data elements and values.")
     if budget.bytes < 0:
         raise UploadRefused(
-            f"The nested sequences of {who.lower()} take more than {mebibytes(2 * limits.instance_bytes)} to "
-            "read."
+            f"The nested sequences of {part_label.lower()} take more than "
+            f"{mebibytes(2 * limits.instance_bytes)} to read."
         )
 
 
-def _spend(dataset: Dataset, budget: _Budget, who: str, deeper: int) -> None:
+def _spend(dataset: Dataset, budget: _Budget, part_label: str, deeper: int) -> None:
     """Charge the budget for decoding the data set, most of which pydicom defers until it is accessed."""
     for element in dataset.elements():
         if budget.spent:
@@ -208,34 +212,38 @@ def _spend(dataset: Dataset, budget: _Budget, who: str, deeper: int) -> None:
         for item in items:
             if deeper == 0:
                 raise RecursionError
-            _spend(item, budget, who, deeper - 1)
+            _spend(item, budget, part_label, deeper - 1)
 
 
-def _check_uids(instance: Dataset, who: str) -> None:
+def _check_uids(instance: Dataset, part_label: str) -> None:
     for keyword in UIDS:
         raw = instance.get_item(keyword)
         value = raw.value if isinstance(raw, RawDataElement) and raw.VR in (None, VR.UI, VR.UN) else b""
         uid = (value or b"").rstrip(b"\0 ").decode("ascii", "replace")
         if not uid:
-            raise UploadRefused(f"{who} has no {tag_name(keyword)}.")
+            raise UploadRefused(f"{part_label} has no {tag_name(keyword)}.")
         if not is_uid(uid):
-            raise UploadRefused(f"The {tag_name(keyword)} of {who.lower()} is not a valid UID.")
+            raise UploadRefused(f"The {tag_name(keyword)} of {part_label.lower()} is not a valid UID.")
 
 
-def _check_pixels(instance: Dataset, syntax: UID, who: str, limits: UploadLimits) -> None:
+def _check_pixels(instance: Dataset, syntax: UID, part_label: str, limits: UploadLimits) -> None:
     """Raise UploadRefused unless there are as many pixels as the header claims, and not too many."""
-    found = [keyword for keyword in PIXEL_KEYWORDS if keyword in instance]
+    pixel_keywords = [keyword for keyword in PIXEL_KEYWORDS if keyword in instance]
     # Spectroscopy has rows and columns, but no pixels.
-    if "BitsAllocated" not in instance and not found:
+    if "BitsAllocated" not in instance and not pixel_keywords:
         return
-    if len(found) != 1:
-        raise UploadRefused(f"{who} is an image with {len(found)} elements of pixel data, not one.")
-    rows, columns, bits = (_number(instance, key, 0, who) for key in ("Rows", "Columns", "BitsAllocated"))
-    frames, samples = (_number(instance, key, 1, who) for key in ("NumberOfFrames", "SamplesPerPixel"))
-    claim = f"{who} claims {frames} frames of {rows} x {columns} pixels, {samples} x {bits} bits each;"
+    if len(pixel_keywords) != 1:
+        raise UploadRefused(
+            f"{part_label} is an image with {len(pixel_keywords)} elements of pixel data, not one."
+        )
+    rows, columns, bits = (
+        _number(instance, key, 0, part_label) for key in ("Rows", "Columns", "BitsAllocated")
+    )
+    frames, samples = (_number(instance, key, 1, part_label) for key in ("NumberOfFrames", "SamplesPerPixel"))
+    claim = f"{part_label} claims {frames} frames of {rows} x {columns} pixels, {samples} x {bits} bits each;"
     if min(frames, rows, columns, bits, samples) < 1:
         raise UploadRefused(f"{claim} each of these must be at least 1.")
-    raw = instance.get_item(found[0])
+    raw = instance.get_item(pixel_keywords[0])
     data = raw.value if raw is not None and isinstance(raw.value, bytes) else b""
     if syntax.is_encapsulated:
         # The first fragment is the offset table.
@@ -267,9 +275,9 @@ def size_bytes(dataset: Dataset) -> int:
     return size
 
 
-def _number(instance: Dataset, keyword: str, default: int, who: str) -> int:
+def _number(instance: Dataset, keyword: str, default: int, part_label: str) -> int:
     value = text(instance, keyword)
     try:
         return int(value or default)
     except ValueError:
-        raise UploadRefused(f"The {tag_name(keyword)} of {who.lower()} is not a number.") from None
+        raise UploadRefused(f"The {tag_name(keyword)} of {part_label.lower()} is not a number.") from None

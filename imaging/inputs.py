@@ -38,45 +38,53 @@ SAMPLES = 16
 
 
 def choose_inputs(
-    series: Sequence[Sequence[Dataset]], names: Sequence[str], given: Mapping[str, str], *, head: bool
+    series: Sequence[Sequence[Dataset]],
+    names: Sequence[str],
+    caller_choices: Mapping[str, str],
+    *,
+    head: bool,
 ) -> list[Candidate]:
     """Return the series of each input, in the order of the names, by the headers of a study's series.
 
     names: of ``imaging.sequences``. A model's only input may have another name; it takes a series of any
-    sequence if there is only one. given: the caller's choice, series by name; it overrules what a series
-    seems to be. head: leave out series of other parts of the body. Raises: as ``series.choose``;
-    MissingSequence, InputsApart; AmbiguousSeries if the choice is between patients.
+    sequence if there is only one. caller_choices: series by name, which overrule what a series seems to be.
+    head: leave out series of other parts of the body. Raises: as ``series.choose``; MissingSequence,
+    InputsApart; AmbiguousSeries if the choice is between patients.
     """
-    _require_one_patient(series, names, given)
+    _require_one_patient(series, names, caller_choices)
     candidates = rank(series)
     if list(names) == [T1_POST_CONTRAST]:
-        return [choose(candidates, given.get(T1_POST_CONTRAST))]
-    headers = {text(one[0], "SeriesInstanceUID"): one for one in series if one}
-    free = [one for one in candidates if one.series_instance_uid not in given.values()]
+        return [choose(candidates, caller_choices.get(T1_POST_CONTRAST))]
+    headers = {text(candidate[0], "SeriesInstanceUID"): candidate for candidate in series if candidate}
+    free = [
+        candidate for candidate in candidates if candidate.series_instance_uid not in caller_choices.values()
+    ]
     chosen: list[Candidate] = []
     for name in names:
-        if name in given:
-            one = _given(candidates, given[name], name)
+        if name in caller_choices:
+            candidate = _apply_caller_choice(candidates, caller_choices[name], name)
         else:
-            one = _best(name, free, headers, chosen, alone=len(names) == 1, head=head)
+            candidate = _choose_best(name, free, headers, chosen, alone=len(names) == 1, head=head)
         if len(names) > 1:
-            one = replace(one, reasons=(f"{name}: series {one.series_instance_uid}", *one.reasons))
-        _check_frame_of_reference(one, name, chosen, headers)
-        chosen.append(one)
+            candidate = replace(
+                candidate, reasons=(f"{name}: series {candidate.series_instance_uid}", *candidate.reasons)
+            )
+        _check_frame_of_reference(candidate, name, chosen, headers)
+        chosen.append(candidate)
     return chosen
 
 
 def _require_one_patient(
-    series: Sequence[Sequence[Dataset]], names: Sequence[str], given: Mapping[str, str]
+    series: Sequence[Sequence[Dataset]], names: Sequence[str], caller_choices: Mapping[str, str]
 ) -> None:
     """Raise AmbiguousSeries if the images to choose from are of several patients, or if several studies have
     a series of the same UID. Only the caller can say which is meant.
     """
-    named = set(given.values()) if given.keys() >= set(names) else None
+    named = set(caller_choices.values()) if caller_choices.keys() >= set(names) else None
     images = {
-        (text(one[0], "StudyInstanceUID"), text(one[0], "SeriesInstanceUID")): one[0]
-        for one in series
-        if one and text(one[0], "Modality") == "MR"
+        (text(instances[0], "StudyInstanceUID"), text(instances[0], "SeriesInstanceUID")): instances[0]
+        for instances in series
+        if instances and text(instances[0], "Modality") == "MR"
     }
     eligible = {uids: first for uids, first in images.items() if named is None or uids[1] in named}
     listed = [
@@ -107,27 +115,31 @@ def check_together(stacks: Sequence[Stack], names: Sequence[str]) -> list[str]:
     return warnings
 
 
-def covered(first: hd.Volume, other: hd.Volume) -> float:
-    """Return the share of the first volume's box that lies in the other's, 0 to 1."""
+def covered(reference: hd.Volume, volume: hd.Volume) -> float:
+    """Return the share of the reference's box that lies in the volume's, 0 to 1."""
     at = (np.arange(SAMPLES) + 0.5) / SAMPLES
     grid = np.stack(np.meshgrid(at, at, at, indexing="ij"), -1).reshape(-1, 3)
-    points = first.map_indices_to_reference(grid * first.spatial_shape - 0.5)
-    indices = other.map_reference_to_indices(points)
-    inside = (indices >= -0.5) & (indices <= np.array(other.spatial_shape) - 0.5)
+    points = reference.map_indices_to_reference(grid * reference.spatial_shape - 0.5)
+    indices = volume.map_reference_to_indices(points)
+    inside = (indices >= -0.5) & (indices <= np.array(volume.spatial_shape) - 0.5)
     return float(inside.all(axis=1).mean())
 
 
-def _given(candidates: Sequence[Candidate], series_instance_uid: str, name: str) -> Candidate:
+def _apply_caller_choice(candidates: Sequence[Candidate], series_instance_uid: str, name: str) -> Candidate:
     # Dropped, because the refusals and doubts of ``series`` apply to a post-contrast T1.
-    one = choose(candidates, series_instance_uid)
+    candidate = choose(candidates, series_instance_uid)
     warnings: tuple[str, ...] = ()
-    if name in SEQUENCES and one.sequence != name:
-        seems = f"identify it as {one.sequence}" if one.sequence else "do not identify it as a usual sequence"
+    if name in SEQUENCES and candidate.sequence != name:
+        seems = (
+            f"identify it as {candidate.sequence}"
+            if candidate.sequence
+            else "do not identify it as a usual sequence"
+        )
         warnings = (f"Chosen by the user as {name}, but its headers {seems}.",)
-    return replace(one, score=0.0, reasons=("chosen by the user",), warnings=warnings)
+    return replace(candidate, score=0.0, reasons=("chosen by the user",), warnings=warnings)
 
 
-def _best(
+def _choose_best(
     name: str,
     candidates: Sequence[Candidate],
     headers: Mapping[str, Sequence[Dataset]],
@@ -141,35 +153,39 @@ def _best(
     Series in the frame of reference of the first input are preferred.
     Raises: MissingSequence, AmbiguousSeries.
     """
-    known = name in SEQUENCES
-    if not known and not alone:
+    is_recognisable = name in SEQUENCES
+    if not is_recognisable and not alone:
         raise MissingSequence(f"The input {name} is not a sequence that can be recognised from the headers.")
-    judged = []
-    for one in candidates:
-        instances = headers[one.series_instance_uid]
-        fits = one.sequence == name if known else one.refused not in NO_IMAGES
+    matches = []
+    for candidate in candidates:
+        instances = headers[candidate.series_instance_uid]
+        fits = candidate.sequence == name if is_recognisable else candidate.refused not in NO_IMAGES
         if fits and not (head and not_head(instances[0])):
-            judged.append(_judged(one, instances))
-    usable = [one for one in judged if one.refused is None]
-    if not judged:
+            matches.append(_judge_geometry(candidate, instances))
+    usable = [candidate for candidate in matches if candidate.refused is None]
+    if not matches:
         raise MissingSequence(f"None of the study's {len(headers)} series is a {name}.")
     if not usable:
-        refused = " ".join(f"{one.description or 'no description'}: {one.message}" for one in judged)
-        raise MissingSequence(f"No {name} of the study can be used. {refused}")
-    if not known and len(usable) > 1:
-        described = ", ".join(one.description or "no description" for one in usable)
-        raise AmbiguousSeries(f"{len(usable)} series may be the {name}: {described}.")
+        refusals = " ".join(
+            f"{candidate.description or 'no description'}: {candidate.message}" for candidate in matches
+        )
+        raise MissingSequence(f"No {name} of the study can be used. {refusals}")
+    if not is_recognisable and len(usable) > 1:
+        descriptions = ", ".join(candidate.description or "no description" for candidate in usable)
+        raise AmbiguousSeries(f"{len(usable)} series may be the {name}: {descriptions}.")
     reference = _frame_of_reference(headers, chosen[0]) if chosen else None
-    near = [one for one in usable if chosen and _frame_of_reference(headers, one) == reference] or usable
-    best = max(one.score for one in near)
-    equals = [one for one in near if best - one.score < TIE]
-    newest = max(equals, key=lambda one: _made(headers[one.series_instance_uid][0]))
+    near = [
+        candidate for candidate in usable if chosen and _frame_of_reference(headers, candidate) == reference
+    ] or usable
+    best = max(candidate.score for candidate in near)
+    equals = [candidate for candidate in near if best - candidate.score < TIE]
+    newest = max(equals, key=lambda candidate: _creation_time(headers[candidate.series_instance_uid][0]))
     if len(equals) == 1:
         return newest
     return replace(newest, reasons=(*newest.reasons, f"the newest of {len(equals)} that fit equally well"))
 
 
-def _judged(candidate: Candidate, instances: Sequence[Dataset]) -> Candidate:
+def _judge_geometry(candidate: Candidate, instances: Sequence[Dataset]) -> Candidate:
     """Return the candidate with the score of its geometry, or refused because of it."""
     if isinstance(instances, UnreadSeries):
         return candidate
@@ -182,7 +198,7 @@ def _judged(candidate: Candidate, instances: Sequence[Dataset]) -> Candidate:
     )
 
 
-def _made(first: Dataset) -> tuple[str, float]:
+def _creation_time(first: Dataset) -> tuple[str, float]:
     """Return date and time as DICOM writes them, which sort as text, then the series number."""
     number = numbers(first, "SeriesNumber")
     when = text(first, "SeriesDate") + text(first, "SeriesTime")
@@ -194,13 +210,13 @@ def _frame_of_reference(headers: Mapping[str, Sequence[Dataset]], candidate: Can
 
 
 def _check_frame_of_reference(
-    one: Candidate, name: str, chosen: Sequence[Candidate], headers: Mapping[str, Sequence[Dataset]]
+    candidate: Candidate, name: str, chosen: Sequence[Candidate], headers: Mapping[str, Sequence[Dataset]]
 ) -> None:
     if not chosen:
         return
-    theirs, ours = _frame_of_reference(headers, one), _frame_of_reference(headers, chosen[0])
+    theirs, ours = _frame_of_reference(headers, candidate), _frame_of_reference(headers, chosen[0])
     if theirs != ours:
         raise InputsApart(
-            f"{tag_name('FrameOfReferenceUID')} of the {name} ({one.description or 'no description'}) is "
-            f"{theirs or 'missing'}, but that of the first input is {ours or 'missing'}."
+            f"{tag_name('FrameOfReferenceUID')} of the {name} ({candidate.description or 'no description'}) "
+            f"is {theirs or 'missing'}, but that of the first input is {ours or 'missing'}."
         )

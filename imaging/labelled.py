@@ -15,7 +15,7 @@ from imaging.seg_read import (
 )
 
 # The creation time of an object is the first of these that is present.
-MADE = (
+CREATION_ATTRIBUTES = (
     ("ContentDate", "ContentTime"),
     ("InstanceCreationDate", "InstanceCreationTime"),
     ("SeriesDate", "SeriesTime"),
@@ -26,7 +26,7 @@ def is_seg(header: Dataset) -> bool:
     return header.get("SOPClassUID") in (SEGMENTATION_STORAGE, LABEL_MAP_SEGMENTATION_STORAGE)
 
 
-def labelled_series(drawn: Dataset, series: Iterable[Sequence[Dataset]]) -> str | None:
+def labelled_series(segmentation: Dataset, series: Iterable[Sequence[Dataset]]) -> str | None:
     """Return the SeriesInstanceUID of the series that a SEG or structure set labels; None if not stated.
 
     series: headers of the study's series. The source images of the frames, or the images that the contours
@@ -38,24 +38,24 @@ def labelled_series(drawn: Dataset, series: Iterable[Sequence[Dataset]]) -> str 
     for headers in series:
         for header in headers:
             owners[text(header, "SOPInstanceUID")].add(text(header, "SeriesInstanceUID"))
-    if is_structure_set(drawn):
-        references, listed = contour_sources(drawn), listed_series(drawn)
+    if is_structure_set(segmentation):
+        references, listed = contour_sources(segmentation), listed_series(segmentation)
     else:
-        references, listed = frame_sources(drawn), items(drawn, "ReferencedSeriesSequence")
+        references, listed = frame_sources(segmentation), items(segmentation, "ReferencedSeriesSequence")
     claimed = {text(item, "SeriesInstanceUID") for item in listed} - {""}
     for keyword in ("SourceImageSequence", "ReferencedImageSequence"):
         # Some writers name every image here, of any series: one image of the labelled series suffices.
-        if not references and (uids := referenced_uids(items(drawn, keyword))):
+        if not references and (uids := referenced_uids(items(segmentation, keyword))):
             references = [uids]
     if not references:
         return claimed.pop() if len(claimed) == 1 else None
     series_of = [{uid for image in uids for uid in owners[image]} for uids in references]
     # A missing image proves nothing, so the object must also claim the series of the others.
-    known = [uids for uids in series_of if uids]
-    possible = set.intersection(*known) if known else set()
-    if len(possible) > 1 or len(known) < len(series_of):
+    present = [uids for uids in series_of if uids]
+    possible = set.intersection(*present) if present else set()
+    if len(possible) > 1 or len(present) < len(series_of):
         possible &= claimed
-    if not known and len(claimed) == 1 and claimed.isdisjoint(set().union(*owners.values())):
+    if not present and len(claimed) == 1 and claimed.isdisjoint(set().union(*owners.values())):
         return claimed.pop()
     return possible.pop() if len(possible) == 1 else None
 
@@ -66,14 +66,16 @@ def newest(segs: Iterable[Dataset], series: Sequence[Sequence[Dataset]]) -> dict
     Headers suffice; SEGs that do not state what they label are left out.
     series: headers of the study's series.
     """
-    found: dict[str, Dataset] = {}
-    for seg in sorted(segs, key=_made):
+    newest_segs: dict[str, Dataset] = {}
+    for seg in sorted(segs, key=_creation_time):
         if series_uid := labelled_series(seg, series):
-            found[series_uid] = seg
-    return found
+            newest_segs[series_uid] = seg
+    return newest_segs
 
 
-def _made(seg: Dataset) -> tuple[str, str]:
+def _creation_time(seg: Dataset) -> tuple[str, str]:
     """Return date and time as DICOM writes them, which sort as text, and the UID to break ties."""
-    when = next((text(seg, date) + text(seg, time) for date, time in MADE if text(seg, date)), "")
+    when = next(
+        (text(seg, date) + text(seg, time) for date, time in CREATION_ATTRIBUTES if text(seg, date)), ""
+    )
     return when, text(seg, "SOPInstanceUID")

@@ -102,8 +102,8 @@ def read_mask(path: Path, stack: Stack) -> hd.Volume:
             f"covers {_mm(size, stack)}, the series covers {_mm(whole, stack)}."
         )
     labels = np.zeros(stack.volume.spatial_shape, np.int32)
-    drawn = np.array(np.nonzero(numbers))
-    labels[tuple(steps[:, :3] @ drawn + steps[:, 3:])] = numbers[tuple(drawn)]
+    indices = np.array(np.nonzero(numbers))
+    labels[tuple(steps[:, :3] @ indices + steps[:, 3:])] = numbers[tuple(indices)]
     return stack.volume.with_array(labels)
 
 
@@ -161,10 +161,10 @@ def _read(path: Path, several: bool) -> list[hd.Volume]:
     """Read float32 volumes (slices, rows, columns), LPS, no frame of reference; one unless ``several``."""
     try:
         header = _header(path)
-        shape = _checked(header, 4 if several else 3)
+        shape = _check_shape(header, 4 if several else 3)
         affine = _affine(header)
         check_size((shape[2], shape[1], shape[0]), np.linalg.norm(affine[:3, 2::-1], axis=0))
-        with _opened(path) as file:
+        with _open(path) as file:
             # Not nib.load, which also reads the extensions, whatever length they claim.
             voxels = nib.arrayproxy.ArrayProxy(file, header)  # type: ignore[no-untyped-call]
             array = np.asarray(voxels, np.float32).reshape(shape)
@@ -183,7 +183,7 @@ def _read(path: Path, several: bool) -> list[hd.Volume]:
 def _header(path: Path) -> Header:
     if not path.exists():
         raise UnreadableFile(f"There is no {path}.")
-    with _opened(path) as file:
+    with _open(path) as file:
         block = file.read(nib.Nifti2Header.sizeof_hdr)
     for kind in HEADERS:
         if kind.may_contain_header(block):
@@ -191,7 +191,7 @@ def _header(path: Path) -> Header:
     raise UnreadableFile(f"{path.name} cannot be read as NIfTI.")
 
 
-def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
+def _open(path: Path) -> gzip.GzipFile | BufferedReader:
     """Open a file by its content: some named .nii.gz are not compressed, and the reverse."""
     try:
         with path.open("rb") as file:
@@ -201,7 +201,7 @@ def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
     return gzip.open(path) if compressed else path.open("rb")
 
 
-def _checked(header: Header, axes: int) -> tuple[int, ...]:
+def _check_shape(header: Header, axes: int) -> tuple[int, ...]:
     """Return the shape, of three to ``axes`` axes, after checking data type and size in the header."""
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":

@@ -14,11 +14,11 @@ from imaging.stack import Stack
 MODALITY = "OT"
 
 
-def write(stack: Stack, entropy: hd.Volume, edition: Edition, most_bits: float = 1.0) -> Dataset:
+def write(stack: Stack, entropy: hd.Volume, edition: Edition, max_entropy_bits: float = 1.0) -> Dataset:
     """Write a Parametric Map of uncompressed float32, Explicit VR Little Endian, ready for ``save_as``.
 
-    entropy: bits, 0 to most_bits (slices, rows, columns) on the stack's grid. Leading and trailing slices of
-    zeros are left out. Patient and study are the source's, as in ``imaging.seg.write``.
+    entropy: bits, 0 to max_entropy_bits (slices, rows, columns) on the stack's grid. Leading and trailing
+    slices of zeros are left out. Patient and study are the source's, as in ``imaging.seg.write``.
     Raises: ValueError for another grid, values out of range, or a stack without headers (from NIfTI).
     """
     if not stack.headers:
@@ -27,7 +27,7 @@ def write(stack: Stack, entropy: hd.Volume, edition: Edition, most_bits: float =
     if entropy.shape != grid.shape or not np.allclose(entropy.affine, grid.affine, atol=1e-4):
         raise ValueError("the entropy must lie on the stack's own grid")
     # The single precision of the map may round the last bit up.
-    if not (entropy.array.min() >= 0.0 and entropy.array.max() <= np.float32(most_bits)):
+    if not (entropy.array.min() >= 0.0 and entropy.array.max() <= np.float32(max_entropy_bits)):
         raise ValueError(f"entropies from {entropy.array.min():g} to {entropy.array.max():g} are not in bits")
     if entropy.array.any():
         stack, entropy = drawn_part(stack, entropy)
@@ -37,10 +37,10 @@ def write(stack: Stack, entropy: hd.Volume, edition: Edition, most_bits: float =
         device_serial_number=edition.serial_number,
         # The map of a model that looks for lesions everywhere may show the face.
         contains_recognizable_visual_features=True,
-        real_world_value_mappings=[_mapping(most_bits)],
+        real_world_value_mappings=[_mapping(max_entropy_bits)],
         # LINEAR would cut off half a value at either end, which is the whole range.
         voi_lut_transformations=[
-            hd.VOILUTTransformation(most_bits / 2.0, most_bits, voi_lut_function="LINEAR_EXACT")
+            hd.VOILUTTransformation(max_entropy_bits / 2.0, max_entropy_bits, voi_lut_function="LINEAR_EXACT")
         ],
         content_label="ENTROPY",
         content_description=edition.content_description(
@@ -58,12 +58,12 @@ def write(stack: Stack, entropy: hd.Volume, edition: Edition, most_bits: float =
     return dataset
 
 
-def _mapping(most_bits: float) -> hd.pm.RealWorldValueMapping:
+def _mapping(max_entropy_bits: float) -> hd.pm.RealWorldValueMapping:
     return hd.pm.RealWorldValueMapping(
         lut_label="ENTROPY",
         lut_explanation="Entropy of the mean probability of a lesion, bits",
         unit=codes.NO_UNITS,
-        value_range=(0.0, most_bits),
+        value_range=(0.0, max_entropy_bits),
         slope=1.0,
         intercept=0.0,
         quantity_definition=codes.PREDICTIVE_ENTROPY,

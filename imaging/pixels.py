@@ -46,17 +46,17 @@ def stored_values(instance: Dataset) -> Iterator[Pixels]:
     Uncompressed frames are views of the pixel data. Raises: UnreadablePixels naming the transfer syntax, or
     the number of bytes or pixels present.
     """
-    who = name_of(instance)
+    instance_name = name_of(instance)
     if "PixelData" not in instance:
-        raise UnreadablePixels(f"{who} has no {tag_name('PixelData')}.")
+        raise UnreadablePixels(f"{instance_name} has no {tag_name('PixelData')}.")
     syntax = transfer_syntax(instance)
     if not syntax:
-        raise UnreadablePixels(f"{who} has no {tag_name('TransferSyntaxUID')}.")
+        raise UnreadablePixels(f"{instance_name} has no {tag_name('TransferSyntaxUID')}.")
     stored = _bits_stored(instance)
     if not syntax.is_transfer_syntax or syntax.is_encapsulated:
         frames = decoded(instance)
     else:
-        frames = _native(instance, "big" if syntax == ExplicitVRBigEndian else "little")
+        frames = _native_frames(instance, "big" if syntax == ExplicitVRBigEndian else "little")
     return (_own_bits(frame, stored, text(instance, "PixelRepresentation") == "1") for frame in frames)
 
 
@@ -68,7 +68,7 @@ def decoded(instance: Dataset) -> Iterator[Pixels]:
     syntax = transfer_syntax(instance)
     if not syntax.is_transfer_syntax or syntax.is_encapsulated:
         check_codestreams(instance, syntax, whole_number(instance, "SamplesPerPixel") or 1)
-    return _decoded(instance, syntax)
+    return _decode(instance, syntax)
 
 
 def transfer_syntax(instance: Dataset) -> UID:
@@ -103,8 +103,8 @@ def _own_bits(frame: Pixels, stored: int, signed: bool) -> Pixels:
     return (values << unused) >> unused
 
 
-def _native(instance: Dataset, byte_order: str) -> Iterator[Pixels]:
-    who = name_of(instance)
+def _native_frames(instance: Dataset, byte_order: str) -> Iterator[Pixels]:
+    instance_name = name_of(instance)
     kind = "i" if text(instance, "PixelRepresentation") == "1" else "u"
     dtype = np.dtype(f"{'>' if byte_order == 'big' else '<'}{kind}{int(instance.BitsAllocated) // 8}")
     shape = (int(text(instance, "NumberOfFrames") or 1), int(instance.Rows), int(instance.Columns))
@@ -112,26 +112,26 @@ def _native(instance: Dataset, byte_order: str) -> Iterator[Pixels]:
     needed = math.prod(shape) * dtype.itemsize
     if len(data) < needed:
         raise UnreadablePixels(
-            f"{who}: {tag_name('PixelData')} holds {len(data)} bytes of {needed}; it is truncated."
+            f"{instance_name}: {tag_name('PixelData')} holds {len(data)} bytes of {needed}; it is truncated."
         )
     # Padding is a few bytes; wrong rows, columns or frames change the length by at least a line of pixels.
     if len(data) - needed >= min(shape[1:]) * dtype.itemsize:
         raise UnreadablePixels(
-            f"{who}: {tag_name('PixelData')} holds {len(data)} bytes; {tag_name('Rows')}, "
+            f"{instance_name}: {tag_name('PixelData')} holds {len(data)} bytes; {tag_name('Rows')}, "
             f"{tag_name('Columns')} and {tag_name('BitsAllocated')} make {needed}."
         )
     frames: Pixels = np.frombuffer(data, dtype, count=math.prod(shape)).reshape(shape)
     return iter(frames)
 
 
-def _decoded(instance: Dataset, syntax: UID) -> Iterator[Pixels]:
-    with _decoding(instance, syntax):
+def _decode(instance: Dataset, syntax: UID) -> Iterator[Pixels]:
+    with _report_undecodable(instance, syntax):
         for frame in iter_pixels(instance, raw=True):
             yield np.asarray(frame)
 
 
 @contextmanager
-def _decoding(instance: Dataset, syntax: UID) -> Iterator[None]:
+def _report_undecodable(instance: Dataset, syntax: UID) -> Iterator[None]:
     try:
         yield
     except UNDECODABLE as error:
@@ -146,13 +146,13 @@ def check_codestreams(instance: Dataset, syntax: UID, samples: int = 1) -> None:
 
     A frame of another size is decoded to other pixels, or makes the decoder (gdcm) end the whole process.
     """
-    with _decoding(instance, syntax):
+    with _report_undecodable(instance, syntax):
         count = int(text(instance, "NumberOfFrames") or 1)
         for number, frame in enumerate(generate_frames(instance.PixelData, number_of_frames=count), start=1):
-            found = _misfit(frame, instance, syntax, samples)
-            if found:
+            misfit = _misfit(frame, instance, syntax, samples)
+            if misfit:
                 raise UnreadablePixels(
-                    f"{name_of(instance)}: frame {number} in {tag_name('PixelData')} holds {found}; "
+                    f"{name_of(instance)}: frame {number} in {tag_name('PixelData')} holds {misfit}; "
                     f"{tag_name('Rows')} is {instance.Rows}, {tag_name('Columns')} {instance.Columns}, "
                     f"{tag_name('BitsAllocated')} {instance.BitsAllocated}."
                 )
@@ -163,7 +163,7 @@ def _misfit(frame: bytes, instance: Dataset, syntax: UID, samples: int) -> str:
     rows, columns, allocated = int(instance.Rows), int(instance.Columns), int(instance.BitsAllocated)
     if syntax == RLELossless:
         lengths = _rle_lengths(frame)
-        spare = min(rows, columns)  # padding, see _native
+        spare = min(rows, columns)  # padding, see _native_frames
         fits = all(0 <= length - rows * columns < spare for length in lengths)
         return "" if fits and len(lengths) * 8 == allocated * samples else f"{sum(lengths)} bytes"
     size = _jpeg_2000_size(frame) if JPEG_2000_SIZE in frame[:256] else _jpeg_size(frame)

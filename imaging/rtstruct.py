@@ -71,9 +71,9 @@ def write(
     dataset.StructureSetDate = dataset.InstanceCreationDate
     dataset.StructureSetTime = dataset.InstanceCreationTime
     dataset.ReferencedFrameOfReferenceSequence = [_referenced_images(stack, seg.FrameOfReferenceUID)]
-    dataset.StructureSetROISequence = [_roi(one, seg, segments[one.number]) for one in lesions]
+    dataset.StructureSetROISequence = [_roi(lesion, seg, segments[lesion.number]) for lesion in lesions]
     dataset.ROIContourSequence = _roi_contours(stack, labels, lesions, segments)
-    dataset.RTROIObservationsSequence = [_observation(one, segments[one.number]) for one in lesions]
+    dataset.RTROIObservationsSequence = [_observation(lesion, segments[lesion.number]) for lesion in lesions]
     if previous is not None:
         dataset.PredecessorStructureSetSequence = [reference(previous)]
     dataset.ApprovalStatus = "UNAPPROVED"

@@ -21,7 +21,7 @@ from imaging.stack import Stack
 OFF_SLICE_WITHIN = 0.05
 # Or than this, because positions are texts of a few decimals.
 ROUNDING_MM = 0.01
-CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+CLOSED_CONTOUR_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 # MetScope's description of a ROI: tracking identifier and UID.
 TRACKING = re.compile(r"(.+) ([0-9.]+)")
 GROSS_TUMOUR = "GTV"
@@ -83,16 +83,22 @@ def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
     for roi in rois:
         check_frame_of_reference(roi.frame_of_reference_uid, referenced, stack)
         inside = _voxels(roi, stack)
-        taken = labels[inside]
-        if taken.any():
-            other = next(one for one in rois if one.segment.number == taken[taken > 0][0])
-            raise OverlappingSegments(f"ROIs {_called(other.segment)} and {_called(roi.segment)} overlap.")
+        earlier_numbers = labels[inside]
+        if earlier_numbers.any():
+            earlier_roi = next(
+                candidate
+                for candidate in rois
+                if candidate.segment.number == earlier_numbers[earlier_numbers > 0][0]
+            )
+            raise OverlappingSegments(
+                f"ROIs {_quote(earlier_roi.segment)} and {_quote(roi.segment)} overlap."
+            )
         labels[inside] = roi.segment.number
     present = set(np.unique(labels).tolist())
     return stack.volume.with_array(labels), [roi.segment for roi in rois if roi.segment.number in present]
 
 
-def _called(segment: Segment) -> str:
+def _quote(segment: Segment) -> str:
     return f'{segment.number} "{segment.name}"'
 
 
@@ -103,7 +109,7 @@ def _lesions(dataset: Dataset) -> list[_Roi]:
         number: [
             contour
             for contour in items(item, "ContourSequence")
-            if contour.get("ContourGeometricType") in CLOSED
+            if contour.get("ContourGeometricType") in CLOSED_CONTOUR_TYPES
         ]
         for number, item in _by_number(dataset, "ROIContourSequence", "ReferencedROINumber").items()
     }
@@ -148,11 +154,11 @@ def _segment(number: int, item: Dataset, observation: Dataset, dataset: Dataset)
         tracking_uid=tracking[2] if tracking else None,
         category=category,
         type=type_,
-        described=_described(item, category, type_, dataset),
+        described=_describe(item, category, type_, dataset),
     )
 
 
-def _described(item: Dataset, category: Code | None, type_: Code | None, dataset: Dataset) -> Dataset:
+def _describe(item: Dataset, category: Code | None, type_: Code | None, dataset: Dataset) -> Dataset:
     """Return the attributes of a SEG that state what the segment is and what drew it."""
     described = Dataset()
     if category is not None and type_ is not None:
@@ -175,7 +181,7 @@ def _voxels(roi: _Roi, stack: Stack) -> NDArray[np.bool_]:
     volume = stack.volume
     inside = np.zeros(volume.spatial_shape, bool)
     for place, contour in enumerate(roi.contours, start=1):
-        contour_name = f"Contour {place} of ROI {_called(roi.segment)}"
+        contour_name = f"Contour {place} of ROI {_quote(roi.segment)}"
         data = numbers(contour, "ContourData")
         if data is None or len(data) % 3 or len(data) < 9:
             raise UnreadableFile(f"{contour_name} has no ContourData of three points or more.")
@@ -190,11 +196,11 @@ def _voxels(roi: _Roi, stack: Stack) -> NDArray[np.bool_]:
             points.max(axis=0) > last + OFF_SLICE_WITHIN
         ).any():
             raise SegmentationMismatch(f"{contour_name} reaches beyond the images of the series.")
-        inside[index] ^= _filled(points[:, 1:], (inside.shape[1], inside.shape[2]))
+        inside[index] ^= _fill(points[:, 1:], (inside.shape[1], inside.shape[2]))
     return inside
 
 
-def _filled(points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
+def _fill(points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Fill a polygon of (row, column) points by the even-odd rule: bool (rows, columns), by pixel centres."""
     rows, columns = shape
     crossings = np.zeros((rows, columns + 1), np.int64)

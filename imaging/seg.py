@@ -119,9 +119,9 @@ def _check(stack: Stack, labels: hd.Volume, segments: Sequence[Segment]) -> None
         raise ValueError("a SEG needs the DICOM headers of its source")
     if labels.shape != stack.volume.shape or not np.allclose(labels.affine, stack.volume.affine, atol=1e-4):
         raise ValueError("labels must lie on the stack's own grid")
-    drawn = np.unique(labels.array[labels.array != 0]).tolist()
-    if drawn != numbers:
-        raise ValueError(f"labels hold the values {drawn}, the segments are {numbers}")
+    values = np.unique(labels.array[labels.array != 0]).tolist()
+    if values != numbers:
+        raise ValueError(f"labels hold the values {values}, the segments are {numbers}")
 
 
 def _description(segment: Segment, edition: Edition) -> hd.seg.SegmentDescription:

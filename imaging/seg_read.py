@@ -96,15 +96,15 @@ def read(dataset: Dataset, stack: Stack) -> tuple[hd.Volume, list[Segment]]:
     _check_size(dataset, len(groups), max(len(described), 1), stack)
     labels = np.zeros(stack.volume.spatial_shape, np.int32)
     present = set()
-    for frame, number, drawn in _drawn(dataset, groups):
+    for frame, number, pixel_indices in _find_pixels(dataset, groups):
         if number not in described:
             raise UnreadableFile(f"Frame {frame.number} shows segment {number}, which SegmentSequence lacks.")
-        indices = _place(frame, drawn, stack)
-        others = labels[indices]
-        overlapped = others[(others != 0) & (others != number)]
+        indices = _place(frame, pixel_indices, stack)
+        earlier_numbers = labels[indices]
+        overlapped = earlier_numbers[(earlier_numbers != 0) & (earlier_numbers != number)]
         if overlapped.size:
             raise OverlappingSegments(
-                f"Segments {_called(described[int(overlapped[0])])} and {_called(described[number])} overlap "
+                f"Segments {_quote(described[int(overlapped[0])])} and {_quote(described[number])} overlap "
                 f"in frame {frame.number}; a voxel can belong to one lesion only."
             )
         labels[indices] = number
@@ -124,11 +124,11 @@ def _segment(item: Dataset) -> Segment:
         tracking_uid=text(item, "TrackingUID") or None,
         category=first_code(item.get("SegmentedPropertyCategoryCodeSequence")),
         type=first_code(item.get("SegmentedPropertyTypeCodeSequence")),
-        described=_described(item),
+        described=_copy_description(item),
     )
 
 
-def _described(item: Dataset) -> Dataset:
+def _copy_description(item: Dataset) -> Dataset:
     described = Dataset()
     for keyword in DESCRIPTION:
         if item.get(keyword):
@@ -149,7 +149,7 @@ def first_code(sequence: Sequence[Dataset] | None) -> Code | None:
     return Code(str(value), str(item.get("CodingSchemeDesignator", "")), str(item.get("CodeMeaning", "")))
 
 
-def _called(segment: Segment) -> str:
+def _quote(segment: Segment) -> str:
     return f'{segment.number} "{segment.name}"'
 
 
@@ -187,7 +187,7 @@ def check_source(dataset: Dataset, sources: Iterable[set[str]], stack: Stack) ->
         return
     if not same_patient(patient_of(dataset), patient_of(stack.headers[0])):
         raise SegmentationMismatch("The segmentation and the series belong to different patients.")
-    theirs, ours = (text(one, "StudyInstanceUID") for one in (dataset, stack.headers[0]))
+    theirs, ours = (text(header, "StudyInstanceUID") for header in (dataset, stack.headers[0]))
     if theirs != ours:
         raise SegmentationMismatch(f"StudyInstanceUID is {theirs or 'missing'}, that of the series {ours}.")
     images = {slice_.sop_instance_uid for slice_ in stack.slices}
@@ -242,7 +242,9 @@ def check_frame_of_reference(theirs: str, referenced: Iterable[str], stack: Stac
         )
 
 
-def _drawn(dataset: Dataset, groups: list[list[Dataset]]) -> Iterator[tuple[_Frame, int, NDArray[np.int64]]]:
+def _find_pixels(
+    dataset: Dataset, groups: list[list[Dataset]]
+) -> Iterator[tuple[_Frame, int, NDArray[np.int64]]]:
     """Yield frame, segment number and (2, n) rows and columns, for each frame and segment with voxels."""
     label_map = dataset.SOPClassUID == LABEL_MAP_SEGMENTATION_STORAGE
     threshold = 1.0
@@ -250,21 +252,21 @@ def _drawn(dataset: Dataset, groups: list[list[Dataset]]) -> Iterator[tuple[_Fra
         if not (maximum := whole_number(dataset, "MaximumFractionalValue")):
             raise UnreadableFile("SegmentationType is FRACTIONAL, but MaximumFractionalValue is missing.")
         threshold = FRACTION_DRAWN * maximum
-    for index, pixels in enumerate(_decoded(dataset) if groups else ()):
+    for index, pixels in enumerate(_decode(dataset) if groups else ()):
         frame = _Frame(index + 1, (1, *pixels.shape), groups[index])
         if label_map:
             for number in np.unique(pixels[pixels != 0]).tolist():
                 yield frame, number, _rows_and_columns(pixels == number)
-        elif (drawn := pixels >= threshold).any():
-            yield frame, _segment_number(frame), _rows_and_columns(drawn)
+        elif (mask := pixels >= threshold).any():
+            yield frame, _segment_number(frame), _rows_and_columns(mask)
 
 
-def _rows_and_columns(drawn: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _rows_and_columns(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     # Several times faster than np.nonzero on two axes.
-    return np.array(np.divmod(np.flatnonzero(drawn), drawn.shape[1]))
+    return np.array(np.divmod(np.flatnonzero(mask), mask.shape[1]))
 
 
-def _decoded(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
+def _decode(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
     """Yield the frames in stored order, (rows, columns). Raises: UnreadablePixels."""
     syntax = transfer_syntax(dataset)
     try:
@@ -274,7 +276,7 @@ def _decoded(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
         elif dataset.BitsAllocated > 1:
             check_codestreams(dataset, syntax)
         if dataset.BitsAllocated == 1 and not syntax.is_encapsulated:
-            yield from _unpacked(dataset)
+            yield from _unpack(dataset)
         else:
             yield from iter_pixels(dataset, raw=True)
     except UNDECODABLE as error:
@@ -297,7 +299,7 @@ def _check_length(dataset: Dataset) -> None:
         )
 
 
-def _unpacked(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
+def _unpack(dataset: Dataset) -> Iterator[NDArray[np.integer]]:
     """Yield bit-packed frames, which follow each other without a gap, even within a byte (PS3.5 8.1.1).
 
     pydicom 3.0.2 can only decode them all at once; a SEG that keeps its empty frames would fill the memory.
@@ -318,7 +320,7 @@ def _segment_number(frame: _Frame) -> int:
     raise UnreadableFile(f"Frame {frame.number} has no ReferencedSegmentNumber.")
 
 
-def _place(frame: _Frame, drawn: NDArray[np.int64], stack: Stack) -> tuple[NDArray[np.int64], ...]:
+def _place(frame: _Frame, pixel_indices: NDArray[np.int64], stack: Stack) -> tuple[NDArray[np.int64], ...]:
     """Return the indices (slices, rows, columns) in the stack of a frame's drawn rows and columns."""
     affine = _plane(frame)
     size = stack.volume.spatial_shape
@@ -332,7 +334,7 @@ def _place(frame: _Frame, drawn: NDArray[np.int64], stack: Stack) -> tuple[NDArr
             f"Frame {frame.number} has no plane position and {frame.shape[1]} x {frame.shape[2]} pixels, "
             f"the slices of the series {size[1]} x {size[2]}."
         )
-    indices = steps[:, 1:3] @ drawn + steps[:, 3:]
+    indices = steps[:, 1:3] @ pixel_indices + steps[:, 3:]
     outside = ((indices < 0) | (indices >= np.array(size)[:, None])).any(axis=0)
     if outside.any():
         x, y, z = stack.volume.map_indices_to_reference(indices.T[outside][:1])[0]
@@ -344,24 +346,24 @@ def _place(frame: _Frame, drawn: NDArray[np.int64], stack: Stack) -> tuple[NDArr
 
 def _plane(frame: _Frame) -> NDArray[np.float64] | None:
     """Return the affine (0, row, column) -> LPS mm, PS3.3 C.7.6.2.1.1; None if incomplete or not a plane."""
-    found = {}
+    geometry = {}
     for group in reversed(frame.groups):
         for sequence, keyword, length in PLANE:
             for item in items(group, sequence)[:1]:
                 values = numbers(item, keyword)
                 if values is not None and len(values) == length:
-                    found[keyword] = values
-    if len(found) < len(PLANE):
+                    geometry[keyword] = values
+    if len(geometry) < len(PLANE):
         return None
-    along_row, along_column = found["ImageOrientationPatient"].reshape(2, 3)
+    along_row, along_column = geometry["ImageOrientationPatient"].reshape(2, 3)
     normal = np.cross(along_row, along_column)
-    if abs(np.linalg.norm(normal) - 1) > 0.01 or (found["PixelSpacing"] <= 0).any():
+    if abs(np.linalg.norm(normal) - 1) > 0.01 or (geometry["PixelSpacing"] <= 0).any():
         return None
     affine = np.eye(4)
     affine[:3, 0] = normal
-    affine[:3, 1] = along_column * found["PixelSpacing"][0]
-    affine[:3, 2] = along_row * found["PixelSpacing"][1]
-    affine[:3, 3] = found["ImagePositionPatient"]
+    affine[:3, 1] = along_column * geometry["PixelSpacing"][0]
+    affine[:3, 2] = along_row * geometry["PixelSpacing"][1]
+    affine[:3, 3] = geometry["ImagePositionPatient"]
     return affine
 
 
@@ -369,12 +371,12 @@ def _referenced_slice(frame: _Frame, slices: Sequence[SliceReference]) -> int:
     places = set()
     for image in _source_images(frame.groups):
         uid, frames = text(image, "ReferencedSOPInstanceUID"), numbers(image, "ReferencedFrameNumber")
-        wanted = None if frames is None else set(frames.tolist())
+        referenced_frames = None if frames is None else set(frames.tolist())
         places |= {
             index
             for index, slice_ in enumerate(slices)
             if slice_.sop_instance_uid == uid
-            and (slice_.frame is None or wanted is None or slice_.frame in wanted)
+            and (slice_.frame is None or referenced_frames is None or slice_.frame in referenced_frames)
         }
     if len(places) != 1:
         raise SegmentationMismatch(

@@ -30,22 +30,22 @@ LONG_REPETITION = 2000.0
 FLUID_NULLED = 1400.0
 
 # Further values of ImageType, as vendors write them, that state how an image was computed.
-COMPUTED = {
+COMPUTED_IMAGE_TYPES = {
     "MPR", "MIP", "MINIP", "MAX IP", "MIN IP", "MAX_IP", "MIN_IP", "MNIP", "PROJECTION IMAGE", "REFORMATTED",
     "RESAMPLED", "SUB", "SUBTRACT", "SUBTRACTION", "ADD", "AVERAGE", "MEAN", "COMPOSED", "FUSED", "FILTERED",
     "ADC", "FA", "TRACEW", "MAP", "T1 MAP", "T2 MAP", "QUANTITATIVE", "SYNTHETIC", "SCREEN SAVE",
     "CSA 3D EDITOR", "CSA MPR", "CSAPARALLEL", "PROC", "REGISTERED", "MOCO",
 }  # fmt: skip
 # Values of ContrastBolusAgent that name no agent but state: given, not given, not stated.
-GIVEN = ("yes", "y", "ja", "j", "oui", "o", "si", "sí", "sim", "true")
+GIVEN_VALUES = ("yes", "y", "ja", "j", "oui", "o", "si", "sí", "sim", "true")
 
-NOT_GIVEN = ("n", "0", "false")
+NOT_GIVEN_VALUES = ("n", "0", "false")
 
-NOT_STATED = ("not specified", "not stated", "not recorded", "not applicable")
+NOT_STATED_VALUES = ("not specified", "not stated", "not recorded", "not applicable")
 
 AMOUNTS = ("ContrastBolusVolume", "ContrastBolusTotalDose")
 
-NOTHING = re.compile(r"\s*0+(\.0*)?\s*")
+ZERO_AMOUNT = re.compile(r"\s*0+(\.0*)?\s*")
 
 
 class Finding(NamedTuple):
@@ -125,8 +125,8 @@ def _weighting(first: Dataset) -> tuple[str | None, str, MetScopeError | None]:
     )
     if contrast.upper() not in SAYS_NOTHING:
         sequence = BY_ACQUISITION_CONTRAST.get(contrast.upper())
-        other = NotT1Weighted(f"{tag_name('AcquisitionContrast')} is {contrast} ({_description(first)}).")
-        return sequence, "", None if sequence else other
+        refusal = NotT1Weighted(f"{tag_name('AcquisitionContrast')} is {contrast} ({_description(first)}).")
+        return sequence, "", None if sequence else refusal
     return _by_times(first), "", None
 
 
@@ -168,7 +168,7 @@ def _refuse_computed(first: Dataset, warnings: list[str]) -> MetScopeError | Non
     types = image_type(first)
     if types[0] != "DERIVED" or is_multi_frame(first):
         return None
-    if computed := sorted(COMPUTED & set(types[1:])):
+    if computed := sorted(COMPUTED_IMAGE_TYPES & set(types[1:])):
         return DerivedSeries(
             f"{tag_name('ImageType')} says DERIVED and {computed[0]} ({_description(first)})."
         )
@@ -254,13 +254,13 @@ def _contrast_by_attributes(first: Dataset) -> Finding:
     for keyword, agent in agents:
         if _of_agent(agent) == "denied":
             return Finding("denied", f"{tag_name(keyword)} is {agent}")
-    administered = _administered(first)
+    administered = _find_administered(first)
     if False in administered:
         return Finding("unknown")
     if True in administered:
         return Finding("proven", f"{tag_name('ContrastBolusAgentAdministered')} is YES")
     for amount in AMOUNTS:
-        if NOTHING.fullmatch(text(first, amount)):
+        if ZERO_AMOUNT.fullmatch(text(first, amount)):
             return Finding("unknown", f"{tag_name(amount)} is {text(first, amount).strip()}.")
     for keyword, agent in agents:
         if _of_agent(agent) == "proven":
@@ -271,28 +271,28 @@ def _contrast_by_attributes(first: Dataset) -> Finding:
 def _of_agent(value: str) -> Contrast:
     """Return the contrast that a ContrastBolusAgent, typed by hand, states; other words prove nothing."""
     plain = value.strip().lower()
-    if plain in GIVEN:
+    if plain in GIVEN_VALUES:
         return "proven"
-    if plain in NOT_GIVEN:
+    if plain in NOT_GIVEN_VALUES:
         return "denied"
-    return "unknown" if plain in NOT_STATED else series_names.of_agent(value)
+    return "unknown" if plain in NOT_STATED_VALUES else series_names.of_agent(value)
 
 
-def _administered(instance: Dataset) -> set[bool]:
+def _find_administered(instance: Dataset) -> set[bool]:
     """Return, for all frames that state it, whether an agent had been given before them (C.7.6.16.2.12)."""
     shared = [
         usage
         for groups in items(instance, "SharedFunctionalGroupsSequence")
         for usage in items(groups, "ContrastBolusUsageSequence")
     ]
-    told = set()
+    statements = set()
     for groups in items(instance, "PerFrameFunctionalGroupsSequence"):
         usages = items(groups, "ContrastBolusUsageSequence") or shared
         if usages:
-            told.add(any(_is_given(usage) for usage in usages))
-    return told
+            statements.add(any(_is_given(usage) for usage in usages))
+    return statements
 
 
 def _is_given(usage: Dataset) -> bool:
-    given = text(usage, "ContrastBolusAgentAdministered").strip().upper() == "YES"
-    return given and text(usage, "ContrastBolusAgentPhase").strip().upper() != "PRE_CONTRAST"
+    is_administered = text(usage, "ContrastBolusAgentAdministered").strip().upper() == "YES"
+    return is_administered and text(usage, "ContrastBolusAgentPhase").strip().upper() != "PRE_CONTRAST"

@@ -48,8 +48,8 @@ REFUSED_BY_KIND = {
 }  # fmt: skip
 # Refusals by the archive, and refusals that the caller's choice does not overrule.
 Errors = dict[str, type[MetScopeError]]
-UNREAD: Errors = {error.code: error for error in (ArchiveIncomplete, ArchiveRefused)}
-NOT_FOR_THE_CALLER: Errors = {UnsupportedModality.code: UnsupportedModality, **UNREAD}
+UNREAD_REFUSALS: Errors = {error.code: error for error in (ArchiveIncomplete, ArchiveRefused)}
+NOT_FOR_THE_CALLER: Errors = {UnsupportedModality.code: UnsupportedModality, **UNREAD_REFUSALS}
 # Number of refused series that a message names.
 REFUSED_NAMED = 3
 
@@ -102,7 +102,7 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
     NoCandidateSeries, and the archive's refusal of the caller's series; details list the candidates.
     """
     if series_instance_uid is not None:
-        return _chosen_by_caller(candidates, series_instance_uid)
+        return _apply_caller_choice(candidates, series_instance_uid)
     open_ones = [candidate for candidate in candidates if candidate.refused is None]
     details = {"candidates": [_summary(candidate) for candidate in candidates]}
     if not open_ones:
@@ -127,13 +127,13 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
         raise AmbiguousSeries(
             f"None of {len(open_ones)} T1 series is proven to be post-contrast: {_names(open_ones)}.", details
         )
-    best, *others = proven or open_ones
-    rivals = [candidate for candidate in others if best.score - candidate.score < TIE]
+    best, *runners_up = proven or open_ones
+    rivals = [candidate for candidate in runners_up if best.score - candidate.score < TIE]
     if rivals:
         raise AmbiguousSeries(
             f"{len(rivals) + 1} series fit equally well: {_names([best, *rivals])}.", details
         )
-    return best if proven else replace(best, warnings=(*best.warnings, *_passed_over(candidates)))
+    return best if proven else replace(best, warnings=(*best.warnings, *_describe_rivals(candidates)))
 
 
 def _may_be_the_one(candidate: Candidate) -> bool:
@@ -143,12 +143,12 @@ def _may_be_the_one(candidate: Candidate) -> bool:
     return candidate.undecided or candidate.refused not in REFUSED_BY_KIND
 
 
-def _passed_over(candidates: Sequence[Candidate]) -> list[str]:
+def _describe_rivals(candidates: Sequence[Candidate]) -> list[str]:
     """Return a sentence for each refused series that is post-contrast, or that could not be examined."""
     sentences = []
     for candidate in candidates:
         described = f"{candidate.description or 'no description'}, {candidate.series_instance_uid}"
-        unread_t1 = candidate.refused in UNREAD and candidate.sequence == T1
+        unread_t1 = candidate.refused in UNREAD_REFUSALS and candidate.sequence == T1
         if candidate.refused is not None and candidate.contrast == "proven":
             sentences.append(f"Another series is post-contrast ({described}), but: {candidate.message}")
         elif unread_t1 or (candidate.refused is not None and candidate.undecided):
@@ -169,7 +169,7 @@ def _names(candidates: Sequence[Candidate]) -> str:
     return ", ".join(f"{c.description or 'no description'} (score {c.score:g})" for c in candidates)
 
 
-def _chosen_by_caller(candidates: Sequence[Candidate], series_instance_uid: str) -> Candidate:
+def _apply_caller_choice(candidates: Sequence[Candidate], series_instance_uid: str) -> Candidate:
     for candidate in candidates:
         if candidate.series_instance_uid != series_instance_uid:
             continue

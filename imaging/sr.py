@@ -94,7 +94,7 @@ def write(
     in_space = any(lesion.slice.index is None for lesion in lesions)
     dataset = _document(
         sr.Comprehensive3DSR if in_space else sr.ComprehensiveSR,
-        [*(bare(header, stack) for header in _measured(stack, lesions)), _bare_seg(seg, stack)],
+        [*(bare(header, stack) for header in _measured_images(stack, lesions)), _bare_seg(seg, stack)],
         _content(stack, seg, lesions, edition),
         stack,
         edition,
@@ -109,7 +109,7 @@ def write(
 
 
 def write_negative(
-    stack: Stack, sought: Sequence[Code], edition: Edition, previous: Dataset | None = None
+    stack: Stack, lesion_codes: Sequence[Code], edition: Edition, previous: Dataset | None = None
 ) -> Dataset:
     """Write a report that nothing was found, ready for ``save_as``: a Comprehensive SR in its own series.
 
@@ -123,7 +123,7 @@ def write_negative(
     dataset = _document(
         sr.ComprehensiveSR,
         [bare(header, stack) for header in stack.headers],
-        _negative_content(sought, edition),
+        _negative_content(lesion_codes, edition),
         stack,
         edition,
         previous,
@@ -153,9 +153,13 @@ def _document(
     return dataset
 
 
-def _measured(stack: Stack, lesions: Sequence[MeasuredLesion]) -> list[Dataset]:
+def _measured_images(stack: Stack, lesions: Sequence[MeasuredLesion]) -> list[Dataset]:
     """Return the headers of the images that axes lie on."""
-    uids = {stack.slices[one.slice.index].sop_instance_uid for one in lesions if one.slice.index is not None}
+    uids = {
+        stack.slices[lesion.slice.index].sop_instance_uid
+        for lesion in lesions
+        if lesion.slice.index is not None
+    }
     return [header for header in stack.headers if header.SOPInstanceUID in uids]
 
 
@@ -213,7 +217,7 @@ def _content(
     return item
 
 
-def _negative_content(sought: Sequence[Code], edition: Edition) -> Dataset:
+def _negative_content(lesion_codes: Sequence[Code], edition: Edition) -> Dataset:
     # OHIF shows a report with this title from CID 7021 as text; under ImagingMeasurementReport it looks for a
     # first measurement, and shows nothing.
     report = sr.ContainerContentItem(name=dictionary.DCM.OncologyMeasurementReport, template_id="1500")
@@ -225,14 +229,14 @@ def _negative_content(sought: Sequence[Code], edition: Edition) -> Dataset:
     evaluations = sr.ContainerContentItem(
         name=codes.QUALITATIVE_EVALUATIONS, relationship_type=sr.RelationshipTypeValues.CONTAINS
     )
-    said = sr.TextContentItem(
+    comment = sr.TextContentItem(
         name=dictionary.DCM.Comment,
         value=f"{edition.subject.name}: none found, {RESEARCH}.",
         relationship_type=sr.RelationshipTypeValues.CONTAINS,
     )
-    absent = [_absent(code, edition.subject) for code in dict.fromkeys(sought)]
+    absences = [_absence(code, edition.subject) for code in dict.fromkeys(lesion_codes)]
     evaluations.ContentSequence = sr.ContentSequence(
-        [*(_identification(edition.algorithm) or ()), *absent, said]
+        [*(_identification(edition.algorithm) or ()), *absences, comment]
     )
     # highdicom's MeasurementReport has no evaluations without a measurement group.
     english = sr.CodedConcept("en-US", "RFC5646", "English (United States)")
@@ -241,7 +245,7 @@ def _negative_content(sought: Sequence[Code], edition: Edition) -> Dataset:
     return report
 
 
-def _absent(code: Code, subject: Subject) -> sr.CodeContentItem:
+def _absence(code: Code, subject: Subject) -> sr.CodeContentItem:
     evaluation = sr.CodeContentItem(
         name=code, value=codes.ABSENT, relationship_type=sr.RelationshipTypeValues.CONTAINS
     )
@@ -251,20 +255,20 @@ def _absent(code: Code, subject: Subject) -> sr.CodeContentItem:
 
 
 def _segment(seg: Dataset, lesion: MeasuredLesion) -> Dataset:
-    found: Dataset = next(one for one in seg.SegmentSequence if one.SegmentNumber == lesion.number)
-    return found
+    segment: Dataset = next(item for item in seg.SegmentSequence if item.SegmentNumber == lesion.number)
+    return segment
 
 
 def _finding(segment: Dataset) -> dict[str, Any]:
     """Return the type and site that a segment states; a foreign one may state neither."""
-    site = _legal(first_code(segment.get("AnatomicRegionSequence")))
+    site = _legal_code(first_code(segment.get("AnatomicRegionSequence")))
     return {
-        "finding_type": _legal(first_code(segment.SegmentedPropertyTypeCodeSequence)),
+        "finding_type": _legal_code(first_code(segment.SegmentedPropertyTypeCodeSequence)),
         "finding_sites": None if site is None else [sr.FindingSite(site)],
     }
 
 
-def _legal(code: Code | None) -> Code | None:
+def _legal_code(code: Code | None) -> Code | None:
     if code is None or not code.scheme_designator or not code.meaning:
         return None
     return Code(code.value, code.scheme_designator, code.meaning[:LONG_STRING])

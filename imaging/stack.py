@@ -92,7 +92,7 @@ def to_stack(instances: Sequence[Dataset]) -> Stack:
     numbers; the volume's first index grows along it. Pixels are rescaled slice by slice.
     Raises: InputRefused (any of its kinds) naming the tag, the slice or the value at fault.
     """
-    frames = _ordered(check_headers(instances))
+    frames = _sort(check_headers(instances))
     volume = hd.Volume(
         _pixels(frames),
         _affine(frames),
@@ -119,12 +119,12 @@ def check_headers(instances: Sequence[Dataset]) -> list[Frame]:
 
 def _complete_frames(instances: Sequence[Dataset]) -> list[Frame]:
     check_one_patient(instances)
-    frames = [frame for instance in _unique(instances) for frame in frames_of(instance)]
+    frames = [frame for instance in _drop_duplicates(instances) for frame in frames_of(instance)]
     if len(frames) < FEWEST_SLICES:
         raise TooFewSlices(f"The series has {len(frames)} slices; a volume takes at least {FEWEST_SLICES}.")
     _check_alike(frames)
     _check_one_stack(frames)
-    ordered = _ordered(frames)
+    ordered = _sort(frames)
     _check_gaps(ordered)
     _check_places(ordered)
     first = ordered[0].instance
@@ -133,7 +133,7 @@ def _complete_frames(instances: Sequence[Dataset]) -> list[Frame]:
     return frames
 
 
-def _unique(instances: Sequence[Dataset]) -> list[Dataset]:
+def _drop_duplicates(instances: Sequence[Dataset]) -> list[Dataset]:
     """Return each instance once. Raises: InconsistentImages if different images have one SOP Instance UID."""
     unique: dict[str, Dataset] = {}
     for instance in instances:
@@ -173,7 +173,7 @@ def _along(frames: Sequence[Frame]) -> Vector:
     return along
 
 
-def _ordered(frames: Sequence[Frame]) -> list[Frame]:
+def _sort(frames: Sequence[Frame]) -> list[Frame]:
     return [frames[index] for index in np.argsort(_along(frames), kind="stable")]
 
 
@@ -213,22 +213,22 @@ def _check_one_stack(frames: Sequence[Frame]) -> None:
 
     It is SeveralStacks if an attribute tells the two slices apart.
     """
-    ordered = _ordered(frames)
+    ordered = _sort(frames)
     steps = np.diff(_along(ordered))
     typical = float(np.median(steps[steps > 0])) if np.any(steps > 0) else 0.0
     same = np.flatnonzero(steps <= SAME_PLACE * typical)
     if len(same) == 0:
         return
-    one, other = ordered[same[0]], ordered[same[0] + 1]
+    first, second = ordered[same[0]], ordered[same[0] + 1]
     for keyword in DISCRIMINATORS:
         values = sorted({frame.labels.get(keyword, "missing") for frame in frames})
-        if len(values) > 1 and one.labels.get(keyword) != other.labels.get(keyword):
+        if len(values) > 1 and first.labels.get(keyword) != second.labels.get(keyword):
             raise SeveralStacks(
                 f"The series holds {len(values)} volumes: {tag_name(keyword)} is {' or '.join(values)}."
             )
     raise DuplicateSlices(
-        f"{len(same) + 1} slices of {len(frames)} share their position with another: {one.name} and "
-        f"{other.name} are both at {numbers_text(one.position)} mm ({tag_name('ImagePositionPatient')})."
+        f"{len(same) + 1} slices of {len(frames)} share their position with another: {first.name} and "
+        f"{second.name} are both at {numbers_text(first.position)} mm ({tag_name('ImagePositionPatient')})."
     )
 
 

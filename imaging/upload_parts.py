@@ -53,7 +53,7 @@ START_BYTES = PREAMBLE_BYTES + len(PREFIX)
 # A member's entry in the table of contents has 46 bytes and its name; the rest is for additions by tools.
 TABLE_BYTES_PER_MEMBER = 256
 
-ENCRYPTED = 0x1
+ENCRYPTED_FLAG = 0x1
 
 ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -61,8 +61,8 @@ ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 IMAGE_SUFFIXES = ("", ".dcm", ".zip")
 
 # Errors of zipfile for an archive that is damaged or made to look damaged.
-DAMAGED_ZIP = (BadZipFile, EOFError, LookupError, NotImplementedError, OSError, RuntimeError, ValueError,
-               OverflowError, struct.error, zlib.error)  # fmt: skip
+ZIP_DAMAGE_ERRORS = (BadZipFile, EOFError, LookupError, NotImplementedError, OSError, RuntimeError,
+                     ValueError, OverflowError, struct.error, zlib.error)  # fmt: skip
 
 
 class Upload:
@@ -73,15 +73,15 @@ class Upload:
         self._members = 0
         self._bytes = 0
 
-    def count(self, members: int, who: str) -> None:
+    def count(self, members: int, part_label: str) -> None:
         self._members += members
         if self._members > self.limits.members:
             raise UploadRefused(
-                f"With {who.lower()} the upload has {self._members} files and members; at most "
+                f"With {part_label.lower()} the upload has {self._members} files and members; at most "
                 f"{self.limits.members} are accepted."
             )
 
-    def read(self, part: BinaryIO, who: str) -> bytes:
+    def read(self, part: BinaryIO, part_label: str) -> bytes:
         """Read a part completely, limited by its actual, not its declared size. Raises: UploadRefused."""
         content = BytesIO()
         try:
@@ -89,94 +89,99 @@ class Upload:
                 content.write(chunk)
                 self._bytes += len(chunk)
                 if content.tell() > self.limits.instance_bytes:
-                    raise UploadRefused(f"{who} has more than {mebibytes(self.limits.instance_bytes)}.")
+                    raise UploadRefused(
+                        f"{part_label} has more than {mebibytes(self.limits.instance_bytes)}."
+                    )
                 if self._bytes > self.limits.upload_bytes:
                     raise UploadRefused(
-                        f"Up to {who.lower()} the upload has more than {mebibytes(self.limits.upload_bytes)}."
+                        f"Up to {part_label.lower()} the upload has more than "
+                        f"{mebibytes(self.limits.upload_bytes)}."
                     )
-        except DAMAGED_ZIP as error:
-            raise damaged(who, error) from None
+        except ZIP_DAMAGE_ERRORS as error:
+            raise damaged(part_label, error) from None
         return content.getvalue()
 
 
-def parts(who: str, file: BinaryIO, upload: Upload) -> Iterator[tuple[str, BinaryIO]]:
+def parts(file_label: str, file: BinaryIO, upload: Upload) -> Iterator[tuple[str, BinaryIO]]:
     """Yield the file itself, or the DICOM members of a ZIP archive. Raises: UploadRefused."""
-    upload.count(1, who)
+    upload.count(1, file_label)
     file.seek(0)
     start = file.read(START_BYTES)
     file.seek(0)
     if has_dicom_start(start):
-        yield who, file
+        yield file_label, file
     elif start.startswith(ZIP_SIGNATURES):
-        yield from _members(who, file, upload)
+        yield from _members(file_label, file, upload)
     else:
-        raise UploadRefused(f"{who} is neither a DICOM file nor a ZIP archive.")
+        raise UploadRefused(f"{file_label} is neither a DICOM file nor a ZIP archive.")
 
 
 class _Archive:
     """The file of a ZIP archive, with a limit on the table of contents, which zipfile reads in one piece."""
 
-    def __init__(self, file: BinaryIO, who: str, limits: UploadLimits) -> None:
-        self._read, self._who = file.read, who
+    def __init__(self, file: BinaryIO, archive_label: str, limits: UploadLimits) -> None:
+        self._read, self._label = file.read, archive_label
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
         self._most = max(CHUNK, limits.members * TABLE_BYTES_PER_MEMBER)
 
     def read(self, size: int = -1) -> bytes:
         if size > self._most:
             raise UploadRefused(
-                f"The table of contents of {self._who.lower()} has {size} bytes; at most {self._most} are "
+                f"The table of contents of {self._label.lower()} has {size} bytes; at most {self._most} are "
                 "accepted."
             )
         return self._read(size if size >= 0 else self._most)
 
 
-def _members(who: str, file: BinaryIO, upload: Upload) -> Iterator[tuple[str, BinaryIO]]:
+def _members(archive_label: str, file: BinaryIO, upload: Upload) -> Iterator[tuple[str, BinaryIO]]:
     """Yield the DICOM members, each opened on demand and never unpacked to disk."""
     try:
-        archive = ZipFile(cast(BinaryIO, _Archive(file, who, upload.limits)))
-    except DAMAGED_ZIP as error:
-        raise damaged(who, error) from None
+        archive = ZipFile(cast(BinaryIO, _Archive(file, archive_label, upload.limits)))
+    except ZIP_DAMAGE_ERRORS as error:
+        raise damaged(archive_label, error) from None
     infos = archive.infolist()
-    upload.count(len(infos), who)
+    upload.count(len(infos), archive_label)
     for number, info in enumerate(infos, start=1):
-        _check_member(info, f"Member {number} of {who.lower()}")
+        _check_member(info, f"Member {number} of {archive_label.lower()}")
     for number, info in enumerate(infos, start=1):
         name = PurePosixPath(info.filename)
         if info.is_dir() or name.name.startswith(".") or info.filename.startswith("__MACOSX/"):
             continue
-        member = f"Member {number} of {who.lower()}"
+        member_label = f"Member {number} of {archive_label.lower()}"
         try:
             with archive.open(info) as start:
                 head = start.read(START_BYTES)
             suffix = name.suffix.lower()
             if has_dicom_start(head):
                 with archive.open(info) as content:
-                    yield member, cast(BinaryIO, content)
+                    yield member_label, cast(BinaryIO, content)
             elif head.startswith(ZIP_SIGNATURES) and suffix in IMAGE_SUFFIXES:
-                raise UploadRefused(f"{member} is itself a ZIP archive; nested archives are not accepted.")
+                raise UploadRefused(
+                    f"{member_label} is itself a ZIP archive; nested archives are not accepted."
+                )
             elif suffix == ".dcm":
-                raise UploadRefused(f"{member} is named .dcm but is not a DICOM file.")
-        except DAMAGED_ZIP as error:
-            raise damaged(member, error) from None
+                raise UploadRefused(f"{member_label} is named .dcm but is not a DICOM file.")
+        except ZIP_DAMAGE_ERRORS as error:
+            raise damaged(member_label, error) from None
 
 
-def _check_member(info: ZipInfo, who: str) -> None:
+def _check_member(info: ZipInfo, member_label: str) -> None:
     parts = info.filename.replace("\\", "/").split("/")
     # Nothing is unpacked, but no honest tool writes these names.
     if ".." in parts or not parts[0] or parts[0].endswith(":"):
-        raise UploadRefused(f"The name of {who.lower()} leads out of its ZIP archive.")
-    if info.flag_bits & ENCRYPTED:
-        raise UploadRefused(f"{who} is encrypted.")
+        raise UploadRefused(f"The name of {member_label.lower()} leads out of its ZIP archive.")
+    if info.flag_bits & ENCRYPTED_FLAG:
+        raise UploadRefused(f"{member_label} is encrypted.")
     if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
         raise UploadRefused(
-            f"{who} is compressed by method {info.compress_type}; ZIP archives may be stored (0) or "
+            f"{member_label} is compressed by method {info.compress_type}; ZIP archives may be stored (0) or "
             f"deflated ({ZIP_DEFLATED})."
         )
 
 
-def damaged(who: str, error: BaseException) -> UploadRefused:
+def damaged(part_label: str, error: BaseException) -> UploadRefused:
     # Without the error's own text: zipfile's contains the name of the member.
-    return UploadRefused(f"{who} is damaged ({type(error).__name__}).")
+    return UploadRefused(f"{part_label} is damaged ({type(error).__name__}).")
 
 
 def mebibytes(size: int) -> str:

@@ -94,9 +94,9 @@ def find_diameters(lesion: hd.Volume) -> Diameters:
     for outline, upper_bound_mm in _outlines(lesion):
         if upper_bound_mm < longest:
             break
-        found = _longest_inside(outline, longest + SAME_LENGTH_MM)
-        if found is not None:
-            chords, longest, feret_mm = found
+        measurement = _longest_inside(outline, longest + SAME_LENGTH_MM)
+        if measurement is not None:
+            chords, longest, feret_mm = measurement
             best = (outline, chords, feret_mm)
     if best is None:
         raise EmptyLesion(f"No voxel of {lesion.array.size} belongs to the lesion.")

@@ -23,8 +23,8 @@ def match_by_overlap(before: hd.Volume, after: hd.Volume) -> tuple[hd.Volume, di
     if not before.geometry_equal(after):
         raise ValueError("the two masks lie on different grids")
     pieces = components(after)
-    drawn = pieces.array > 0
-    piece, segment, earlier = pieces.array[drawn], after.array[drawn], before.array[drawn]
+    mask = pieces.array > 0
+    piece, segment, earlier = pieces.array[mask], after.array[mask], before.array[mask]
     groups, shared = _groups(piece, segment, earlier)
     kept: dict[int, tuple[int, int]] = {}
     for key in sorted(groups, key=lambda key: (-shared[key], key)):
@@ -50,14 +50,14 @@ def _groups(
     segment_of = dict(zip(piece.tolist(), segment.tolist(), strict=True))
     pairs, counts = np.unique(np.stack([piece, earlier]), axis=1, return_counts=True)
     shares: dict[int, dict[int, int]] = {}
-    for (one, old), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+    for (piece_number, old), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
         if old:
-            shares.setdefault(one, {})[old] = count
+            shares.setdefault(piece_number, {})[old] = count
     groups: dict[tuple[int, int], list[int]] = {}
     shared: dict[tuple[int, int], int] = {}
-    for one, number in segment_of.items():
-        share = shares.get(one, {-one: 0})
+    for piece_number, number in segment_of.items():
+        share = shares.get(piece_number, {-piece_number: 0})
         old = max(share, key=lambda old: (share[old], -old))
-        groups.setdefault((number, old), []).append(one)
+        groups.setdefault((number, old), []).append(piece_number)
         shared[number, old] = shared.get((number, old), 0) + share[old]
     return groups, shared

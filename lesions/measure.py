@@ -98,15 +98,15 @@ def components(mask: hd.Volume) -> hd.Volume:
     """
     box = _occupied_box(mask.array)
     array = np.ascontiguousarray(mask.array[box])
-    found = cc3d.connected_components(array, connectivity=26, out_dtype=np.uint32)
-    statistics = cc3d.statistics(found, no_slice_conversion=True)
+    component_numbers = cc3d.connected_components(array, connectivity=26, out_dtype=np.uint32)
+    statistics = cc3d.statistics(component_numbers, no_slice_conversion=True)
     sizes = statistics["voxel_counts"][1:].astype(np.int64)
     starts = statistics["bounding_boxes"][1:, 0::2]
     order = np.lexsort([*starts.T[::-1], -sizes])
     numbers = np.zeros(len(sizes) + 1, dtype=np.int32)
     numbers[order + 1] = np.arange(1, len(sizes) + 1)
     labels = np.zeros(mask.spatial_shape, dtype=np.int32)
-    labels[box] = numbers[found]
+    labels[box] = numbers[component_numbers]
     return mask.with_array(labels)
 
 
@@ -181,13 +181,13 @@ def _boxes(labels: NDArray[Any]) -> dict[int, Box]:
     # A brain fills a quarter of its volume, so searching only its box is faster.
     outer = _occupied_box(labels)
     return {
-        number: _shifted(box, outer)
+        number: _shift(box, outer)
         for number, box in enumerate(ndimage.find_objects(labels[outer]), start=1)
         if box is not None
     }
 
 
-def _shifted(box: Box, outer: Box) -> Box:
+def _shift(box: Box, outer: Box) -> Box:
     first, second, third = (
         slice(inner.start + whole.start, inner.stop + whole.start)
         for inner, whole in zip(box, outer, strict=True)
@@ -265,7 +265,7 @@ def _plane(measured: hd.Volume, diameters: Diameters) -> Plane:
 
 def _line(volume: hd.Volume, ends: NDArray[Any]) -> Line:
     """Return the end points in LPS mm, the one further to the patient's right first."""
-    first, second = sorted((_point(_to_lps(volume, end)) for end in ends), key=_rounded)
+    first, second = sorted((_point(_to_lps(volume, end)) for end in ends), key=_round)
     return first, second
 
 
@@ -284,5 +284,5 @@ def _index(position: NDArray[Any]) -> tuple[int, int, int]:
     return first, second, third
 
 
-def _rounded(point: Point) -> list[float]:
+def _round(point: Point) -> list[float]:
     return [round(value, POINT_DECIMALS) for value in point]

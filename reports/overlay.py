@@ -20,7 +20,7 @@ PLANES_INCHES = 12.0
 TITLE_INCHES = 0.4
 SCALE_MM = 20.0
 # Lower entropy is not drawn over the image.
-LEAST_SHOWN_BITS = 0.05
+MIN_SHOWN_BITS = 0.05
 RESEARCH_USE = "Research use only. Not for diagnosis."
 
 
@@ -52,11 +52,11 @@ def save_planes(
     entropy: hd.Volume,
     lesions: Sequence[Lesion],
     path: Path,
-    most_bits: float = 1.0,
+    max_entropy_bits: float = 1.0,
 ) -> None:
     """Write a PNG of three planes through the largest lesion (or the middle of the head), all to one scale.
 
-    The upper row has outlines and a bar of 20 mm, the lower row the entropy in bits, 0 to most_bits.
+    The upper row has outlines and a bar of 20 mm, the lower row the entropy in bits, 0 to max_entropy_bits.
     image, labels, entropy: (slice, row, column) on one grid; the planes are the closest patient planes.
     """
     shown, outlined, uncertain = (volume.to_patient_orientation("LPH") for volume in (image, labels, entropy))
@@ -69,26 +69,27 @@ def save_planes(
     figure = Figure(figsize=(PLANES_INCHES, inches), facecolor="black", layout="constrained")
     axes = figure.subplots(2, 3, width_ratios=widths)
     for column, plane in enumerate(PLANES):
-        for one in axes[:, column]:
-            _draw(one, shown, outlined, centre, plane, window)
-            one.set_xlim(0.0, widths[column])
-            one.set_ylim(*_centred(heights[column], tallest))
+        for panel in axes[:, column]:
+            _draw(panel, shown, outlined, centre, plane, window)
+            panel.set_xlim(0.0, widths[column])
+            panel.set_ylim(*_centre_limits(heights[column], tallest))
         _draw_scale(axes[0, column])
         bits = plane.cut(uncertain, centre)
         heat = axes[1, column].imshow(
-            np.ma.masked_less(bits, LEAST_SHOWN_BITS), cmap="inferno", vmin=0.0, vmax=most_bits, alpha=0.8,
+            np.ma.masked_less(bits, MIN_SHOWN_BITS), cmap="inferno",
+            vmin=0.0, vmax=max_entropy_bits, alpha=0.8,
             extent=(0.0, widths[column], heights[column], 0.0), interpolation="nearest",
         )  # fmt: skip
     _describe(axes[0, 0], lesion)
     axes[1, 0].set_title("Entropy of the mirrored predictions", color="white", size=9, loc="left")
     bar = figure.colorbar(heat, ax=axes[1, :], shrink=0.7, pad=0.01)
-    bar.set_label(f"bits: 0 sure, {most_bits:.3g} even", color="white", size=8)
+    bar.set_label(f"bits: 0 sure, {max_entropy_bits:.3g} even", color="white", size=8)
     bar.ax.tick_params(colors="white", labelsize=8)
     figure.supxlabel(RESEARCH_USE, color="white", size=8)
     figure.savefig(path, dpi=120)
 
 
-def _centred(size_mm: float, height_mm: float) -> tuple[float, float]:
+def _centre_limits(size_mm: float, height_mm: float) -> tuple[float, float]:
     """Return the limits of a downward axis that is height_mm long and has size_mm in its middle."""
     spare = (height_mm - size_mm) / 2.0
     return size_mm + spare, -spare

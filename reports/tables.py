@@ -22,9 +22,9 @@ def save_csv(lesions: Sequence[Lesion], path: Path) -> None:
         for lesion in lesions:
             row = LesionAnswer.of(lesion)
             cells = [getattr(row, column) for column in COLUMNS]
-            writer.writerow([*map(_plain, cells), *row.centroid_lps_mm])
+            writer.writerow([*map(_escape_formula, cells), *row.centroid_lps_mm])
 
 
-def _plain(cell: object) -> object:
+def _escape_formula(cell: object) -> object:
     """Return the cell with an apostrophe before a text that a spreadsheet would run as a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell

@@ -52,8 +52,11 @@ def opened_page(browser: Browser, locale: str = "en-GB", may_complain: bool = Fa
     page.on("pageerror", lambda error: UPSTREAM in str(error) or trouble.append(str(error)))
     page.on("console", lambda message: trouble.extend(_troubling(message)))
     # What lay behind an error, where something did not arrive.
-    page.on("requestfailed", lambda asked: refused.append(f"{asked.failure} {asked.url}"))
-    page.on("response", lambda got: got.status < 400 or refused.append(f"{got.status} {got.url}"))
+    page.on("requestfailed", lambda request: refused.append(f"{request.failure} {request.url}"))
+    page.on(
+        "response",
+        lambda response: response.status < 400 or refused.append(f"{response.status} {response.url}"),
+    )
     yield page
     # Closing aborts what is still being fetched, of which the page complains.
     complaints = list(trouble)

@@ -95,16 +95,16 @@ def hand_drawn_seg(images: Sequence[Dataset], labels: NDArray[np.uint8], names: 
 
 def with_other_pixels(instance: Dataset) -> Dataset:
     """The same UIDs, another image."""
-    other = deepcopy(instance)
-    other.PixelData = bytes(len(instance.PixelData))
-    return other
+    altered = deepcopy(instance)
+    altered.PixelData = bytes(len(instance.PixelData))
+    return altered
 
 
-def moved(instance: Dataset) -> Dataset:
+def move(instance: Dataset) -> Dataset:
     """The same UIDs and pixels, elsewhere in the patient."""
-    other = deepcopy(instance)
-    other.ImagePositionPatient = [0.0, 0.0, 99.0]
-    return other
+    altered = deepcopy(instance)
+    altered.ImagePositionPatient = [0.0, 0.0, 99.0]
+    return altered
 
 
 class FakePacs:
@@ -124,7 +124,7 @@ class FakePacs:
         # Set when the test is over: a stalling answer ends then, and no thread is left behind.
         self.released = threading.Event()
 
-    def asked(self, route: str) -> int:
+    def request_count(self, route: str) -> int:
         """How many requests of this route have arrived."""
         return self.requests.count(route)
 
@@ -142,10 +142,12 @@ class FakePacs:
                 self.encodings.add(request.headers.get("Accept-Encoding", "none"))
                 if self.faults[route]:
                     return self.faults[route].pop(0)(self, request)
-                return self._edited(route, request, getattr(self, f"_{route}")(request, **match.groupdict()))
+                return self._edit_response(
+                    route, request, getattr(self, f"_{route}")(request, **match.groupdict())
+                )
         return Response(status=404)
 
-    def _edited(self, route: str, request: Request, response: Response) -> Response:
+    def _edit_response(self, route: str, request: Request, response: Response) -> Response:
         if route not in (*QUERIES, "metadata") or response.status_code != 200:
             return response
         entries = self.edit(route, json.loads(response.get_data()))
@@ -155,28 +157,28 @@ class FakePacs:
         return Response(json.dumps(entries), content_type=JSON)
 
     def _stow(self, request: Request) -> Response:
-        stored = received(request)
+        stored = parse_instances(request)
         self.instances += stored
         return store_answer(stored, [])
 
     def _studies(self, request: Request) -> Response:
         uid = request.args.get("StudyInstanceUID")
-        found = _unique(self.instances, "StudyInstanceUID", uid)
-        for entry in found:
+        entries = _unique(self.instances, "StudyInstanceUID", uid)
+        for entry in entries:
             series = {
                 i.SeriesInstanceUID for i in self.instances if i.StudyInstanceUID == entry.StudyInstanceUID
             }
             entry.NumberOfStudyRelatedSeries = len(series)
-        return json_answer(found)
+        return json_answer(entries)
 
     def _series(self, request: Request, study: str) -> Response:
         of_study = [i for i in self.instances if i.StudyInstanceUID == study]
-        found = _unique(of_study, "SeriesInstanceUID", request.args.get("SeriesInstanceUID"))
-        for entry in found:
+        entries = _unique(of_study, "SeriesInstanceUID", request.args.get("SeriesInstanceUID"))
+        for entry in entries:
             series = self._of_series(study, entry.SeriesInstanceUID)
             entry.NumberOfSeriesRelatedInstances = len(series)
             entry.Modality, entry.SeriesDescription = series[0].Modality, series[0].SeriesDescription
-        return json_answer(found)
+        return json_answer(entries)
 
     def _instances(self, request: Request, study: str) -> Response:
         of_study = [i for i in self.instances if i.StudyInstanceUID == study]
@@ -185,12 +187,12 @@ class FakePacs:
     def _metadata(self, request: Request, study: str, series: str) -> Response:
         if series in self.metadata_status:
             return Response("no", status=self.metadata_status[series])
-        found = self._of_series(study, series)
-        return json_answer(found) if found else Response(status=404)
+        instances = self._of_series(study, series)
+        return json_answer(instances) if instances else Response(status=404)
 
     def _wado(self, request: Request, study: str, series: str) -> Response:
-        found = self._of_series(study, series)
-        return multipart(found) if found else Response(status=404)
+        instances = self._of_series(study, series)
+        return multipart(instances) if instances else Response(status=404)
 
     def _of_series(self, study: str, series: str) -> list[Dataset]:
         return [i for i in self.instances if (i.StudyInstanceUID, i.SeriesInstanceUID) == (study, series)]
@@ -268,26 +270,26 @@ def serve(instances: list[Dataset]) -> Fault:
 
 def single_part(instance: Dataset) -> Fault:
     """One instance without the multipart wrapping."""
-    return lambda pacs, request: Response(_encoded(instance), content_type="application/dicom")
+    return lambda pacs, request: Response(_encode(instance), content_type="application/dicom")
 
 
 def refuse_storage(code: int, reason: int) -> Fault:
     """Store nothing and say so in a FailedSOPSequence, with this HTTP status."""
-    return lambda pacs, request: store_answer([], received(request), code=code, reason=reason)
+    return lambda pacs, request: store_answer([], parse_instances(request), code=code, reason=reason)
 
 
 def claim_storage(pacs: FakePacs, request: Request) -> Response:
     """Say that all is stored, and store nothing."""
-    return store_answer(received(request), [])
+    return store_answer(parse_instances(request), [])
 
 
 def store_then_drop(pacs: FakePacs, request: Request) -> Response:
     """Store, and lose the connection before the answer."""
-    pacs.instances += received(request)
+    pacs.instances += parse_instances(request)
     return drop(pacs, request)
 
 
-def received(request: Request) -> list[Dataset]:
+def parse_instances(request: Request) -> list[Dataset]:
     boundary = request.headers["Content-Type"].split("boundary=")[1].encode()
     parts = request.get_data().split(b"--" + boundary)[1:-1]
     return [dcmread(BytesIO(part.split(b"\r\n\r\n", 1)[1].removesuffix(b"\r\n"))) for part in parts]
@@ -311,7 +313,7 @@ def store_answer(stored: list[Dataset], failed: list[Dataset], code: int = 200, 
 
 def multipart(instances: list[Dataset]) -> Response:
     head = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-    parts = b"".join(head + _encoded(instance) + b"\r\n" for instance in instances)
+    parts = b"".join(head + _encode(instance) + b"\r\n" for instance in instances)
     return Response(parts + f"--{BOUNDARY}--\r\n".encode(), content_type=_multipart_type())
 
 
@@ -319,22 +321,22 @@ def _multipart_type() -> str:
     return f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
 
 
-def _encoded(instance: Dataset) -> bytes:
+def _encode(instance: Dataset) -> bytes:
     encoded = BytesIO()
     dcmwrite(encoded, instance, enforce_file_format=True)
     return encoded.getvalue()
 
 
-def _unique(instances: list[Dataset], keyword: str, wanted: str | None) -> list[Dataset]:
-    """One small entry for each value of keyword among the instances; only the wanted one if one is wanted."""
-    found = {}
+def _unique(instances: list[Dataset], keyword: str, value: str | None) -> list[Dataset]:
+    """One small entry for each value of keyword among the instances; only for `value` if it is given."""
+    entries = {}
     for instance in instances:
-        if wanted in {None, instance[keyword].value}:
+        if value in {None, instance[keyword].value}:
             entry = Dataset()
             for name in ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID"]:
                 setattr(entry, name, instance[name].value)
-            found[instance[keyword].value] = entry
-    return list(found.values())
+            entries[instance[keyword].value] = entry
+    return list(entries.values())
 
 
 def json_answer(datasets: list[Dataset]) -> Response:

@@ -130,17 +130,17 @@ def images(direction: str = "LPS", **options: object) -> list[Dataset]:
     return to_instances(volume(direction), SeriesOptions(**chosen))
 
 
-def segmentation(instances: list[Dataset], made: str, centre=CENTRE) -> Dataset:
-    """A SEG of the series with one sphere. made: its date and time."""
+def segmentation(instances: list[Dataset], timestamp: str, centre=CENTRE) -> Dataset:
+    """A SEG of the series with one sphere. timestamp: its date and time."""
     stack = to_stack(instances)
     label = _on(stack, centre)
     segment = seg.Segment(
         1, "Metastasis 1", "BM-1", generate_uid(),
         codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE, codes.NEOPLASM_SECONDARY,
     )  # fmt: skip
-    made_of = seg.write(stack, label, [segment], Edition())
-    made_of.ContentDate, made_of.ContentTime = made.split()
-    return made_of
+    dataset = seg.write(stack, label, [segment], Edition())
+    dataset.ContentDate, dataset.ContentTime = timestamp.split()
+    return dataset
 
 
 def _on(stack: Stack, centre) -> hd.Volume:

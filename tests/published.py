@@ -20,14 +20,14 @@ def network(arguments: UNETRArguments = ARGUMENTS) -> torch.nn.Module:
     torch.manual_seed(3)
     spec = load_spec(Path("unetr/weights/metscope-compact.json"))
     chosen = {"network": UNETRNetwork(name="UNETR", arguments=arguments), "brain": None}
-    made = build(spec.model_copy(update=chosen))["lesion"].eval()
-    made.load_state_dict({key: (value + 0.01).half().float() for key, value in made.state_dict().items()})
-    return made
+    model = build(spec.model_copy(update=chosen))["lesion"].eval()
+    model.load_state_dict({key: (value + 0.01).half().float() for key, value in model.state_dict().items()})
+    return model
 
 
-def state_of(made: torch.nn.Module) -> dict[str, torch.Tensor]:
+def state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """As MONAI 0.7 named them, checked by hand against its own UNETR: outputs differ by 0.0."""
-    state = {key: value for key, value in made.state_dict().items() if "norm_cross_attn" not in key}
+    state = {key: value for key, value in model.state_dict().items() if "norm_cross_attn" not in key}
     hidden, feature = ARGUMENTS.hidden_size, ARGUMENTS.feature_size
     state["vit.patch_embedding.cls_token"] = torch.ones(1, 1, hidden)
     for name, channels in (("encoder2.blocks.0", 2), ("encoder2.blocks.1", 2), ("encoder3.blocks.0", 4)):

@@ -160,28 +160,28 @@ GRIDS = {
 }
 
 
-def study(names: Sequence[str], **others: Mapping[str, object]) -> dict[str, list[Dataset]]:
-    """Series of one study in one frame of reference, by sequence. others: attributes of a sequence's images,
-    by its name without blanks and hyphens.
+def study(names: Sequence[str], **overrides: Mapping[str, object]) -> dict[str, list[Dataset]]:
+    """Series of one study in one frame of reference, by sequence. overrides: attributes of a sequence's
+    images, by its name without blanks and hyphens.
     """
-    return study_of({name: tumour(name, GRIDS[name]) for name in names}, **others)
+    return study_of({name: tumour(name, GRIDS[name]) for name in names}, **overrides)
 
 
-def study_of(volumes: Mapping[str, hd.Volume], **others: Mapping[str, object]) -> dict[str, list[Dataset]]:
+def study_of(volumes: Mapping[str, hd.Volume], **overrides: Mapping[str, object]) -> dict[str, list[Dataset]]:
     """The same of other volumes, by sequence."""
     study_uid, frame_uid = generate_uid(), generate_uid()
-    made = {}
+    series = {}
     for number, (name, volume) in enumerate(volumes.items(), start=2):
         options = SeriesOptions(
             description=DESCRIPTIONS[name], contrast=name == "T1 post-contrast", series_number=number,
             study_instance_uid=study_uid,
         )  # fmt: skip
-        made[name] = to_instances(volume, options)
-        attributes = {"FrameOfReferenceUID": frame_uid, **others.get(name.replace(" ", "_"), {})}
-        for instance in made[name]:
+        series[name] = to_instances(volume, options)
+        attributes = {"FrameOfReferenceUID": frame_uid, **overrides.get(name.replace(" ", "_"), {})}
+        for instance in series[name]:
             for keyword, value in attributes.items():
                 setattr(instance, keyword, value)
-    return made
+    return series
 
 
 class SeveralSite(Site):
@@ -192,18 +192,20 @@ class SeveralSite(Site):
         super().__init__(folder, opener, models_dir=models, model_path=weights, auth="off")
         self.api = self.app.test_client()
 
-    def store(self, made: dict[str, list[Dataset]]) -> str:
-        self.archive.store([instance for instances in made.values() for instance in instances])
-        return str(next(iter(made.values()))[0].StudyInstanceUID)
+    def store(self, series: dict[str, list[Dataset]]) -> str:
+        self.archive.store([instance for instances in series.values() for instance in instances])
+        return str(next(iter(series.values()))[0].StudyInstanceUID)
 
     def segment(self, study_uid: str, model: str, **body: object):
         answer = self.api.post(f"/segmentation/{study_uid}", json={"model": model, **body})
         assert answer.status_code == 202, answer.json
         return self.run_job(answer.json["id"])
 
-    def stored(self, document: dict, modality: str = "SEG") -> Dataset:
-        made = document["segmentation"]
+    def retrieve(self, document: dict, modality: str = "SEG") -> Dataset:
+        companion = document["segmentation"]
         if modality != "SEG":
-            (made,) = [one for one in document["companions"] if one["modality"] == modality]
-        (dataset,) = self.archive.retrieve_series(document["study_instance_uid"], made["series_instance_uid"])
+            (companion,) = [entry for entry in document["companions"] if entry["modality"] == modality]
+        (dataset,) = self.archive.retrieve_series(
+            document["study_instance_uid"], companion["series_instance_uid"]
+        )
         return dataset

@@ -37,8 +37,8 @@ class Site:
         """The id of the default model."""
         return find_spec(self.settings, None).id
 
-    def submit(self, study: str, **asked: object) -> str:
-        return jobs.submit(self.sessions, study, self.model, **asked).id
+    def submit(self, study: str, **options: object) -> str:
+        return jobs.submit(self.sessions, study, self.model, **options).id
 
     def job(self, job_id: str):
         return jobs.get(self.sessions, job_id)

@@ -57,8 +57,8 @@ def app(settings):
 
 @pytest.fixture
 def bearer(sessions):
-    made = {role: tokens.create(sessions, role, Role(role), "test") for role in RANK}
-    return {role: {"Authorization": f"Bearer {secret}"} for role, secret in made.items()}
+    secrets_by_role = {role: tokens.create(sessions, role, Role(role), "test") for role in RANK}
+    return {role: {"Authorization": f"Bearer {secret}"} for role, secret in secrets_by_role.items()}
 
 
 def routes(app):
@@ -70,8 +70,8 @@ def routes(app):
 
 def test_without_a_token_only_health_and_the_login_answer(app):
     client = app.test_client()
-    asked = [*routes(app), ("GET", "/no/such/address", None), ("PATCH", "/jobs", None)]
-    for method, path, endpoint in asked:
+    calls = [*routes(app), ("GET", "/no/such/address", None), ("PATCH", "/jobs", None)]
+    for method, path, endpoint in calls:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic cmVhZGVyOng="}):
             answer = client.open(path, method=method, headers=headers)
             if endpoint in OPEN_ENDPOINTS:
@@ -236,10 +236,10 @@ def test_the_operations_page_shows_what_failed_and_why_and_asks_again(app, sessi
     jobs.fail(sessions, job["id"], "worker", "gantry_tilt", "Slices <b>4.4 mm</b> sideways.")
     page = client.get("/operations", headers=bearer["reader"]).text
     assert re.search(r"gantry_tilt</span>: Slices &lt;b&gt;4\.4 mm&lt;/b&gt; sideways", page)
-    again = client.post(f"/jobs/{job['id']}/retry", headers=bearer["operator"])
-    assert again.status_code == 202
-    assert again.json["id"] != job["id"]
-    assert (again.json["study_instance_uid"], again.json["state"]) == ("1.2.3", "queued")
+    answer = client.post(f"/jobs/{job['id']}/retry", headers=bearer["operator"])
+    assert answer.status_code == 202
+    assert answer.json["id"] != job["id"]
+    assert (answer.json["study_instance_uid"], answer.json["state"]) == ("1.2.3", "queued")
 
 
 def test_the_operations_page_says_what_each_job_is_for(app, sessions, bearer):
@@ -280,10 +280,10 @@ def test_the_pages_are_in_the_browser_s_language(app, bearer, address):
         headers = bearer["reader"] | {"Accept-Language": language}
         return app.test_client().get(address, headers=headers).text
 
-    french, english, other = (ask(language) for language in ("fr-CA,fr;q=0.9,en;q=0.8", "en-GB", "de"))
+    french, english, german = (ask(language) for language in ("fr-CA,fr;q=0.9,en;q=0.8", "en-GB", "de"))
     assert '<html lang="fr">' in french
     assert "Pour la recherche uniquement" in french
-    assert english == other
+    assert english == german
     assert "For research use only" in english
     for page in (french, english):
         assert page.count("<main>") == 1
@@ -310,7 +310,7 @@ def test_who_changed_something_is_in_the_audit_trail(app, sessions, bearer):
     assert trail[-2:] == [("operator", "job.request", job["id"]), ("admin", "job.cancel", job["id"])]
 
 
-def noted(app, bearer, query: str = "") -> list[tuple[str, str, str]]:
+def audit_events(app, bearer, query: str = "") -> list[tuple[str, str, str]]:
     page = app.test_client().get(f"/audit{query}", headers=bearer["admin"])
     assert page.status_code == 200, page.json
     return [(event["actor"], event["action"], event["subject"]) for event in page.json["events"]]
@@ -322,23 +322,23 @@ def test_an_admin_reads_the_audit_trail_newest_first_by_what_is_asked(app, beare
         client.post(f"/segmentation/1.2.{n}", headers=bearer["operator"]).json["id"] for n in (3, 4)
     )
     client.post(f"/jobs/{first}/cancel", headers=bearer["admin"])
-    assert noted(app, bearer)[:3] == [
+    assert audit_events(app, bearer)[:3] == [
         ("admin", "job.cancel", first),
         ("operator", "job.request", second),
         ("operator", "job.request", first),
     ]
-    assert noted(app, bearer, "?actor=operator&action=job.request") == [
+    assert audit_events(app, bearer, "?actor=operator&action=job.request") == [
         ("operator", "job.request", second),
         ("operator", "job.request", first),
     ]
-    assert noted(app, bearer, f"?subject={first}&actor=admin") == [("admin", "job.cancel", first)]
+    assert audit_events(app, bearer, f"?subject={first}&actor=admin") == [("admin", "job.cancel", first)]
     # Tokens were made by "test"; nobody of that name has done anything else.
-    assert {action for _, action, _ in noted(app, bearer, "?actor=test")} == {"token.create"}
+    assert {action for _, action, _ in audit_events(app, bearer, "?actor=test")} == {"token.create"}
 
 
 def test_the_audit_trail_is_read_page_by_page_without_loss_while_it_grows(app, bearer):
     client = app.test_client()
-    asked = [client.post(f"/segmentation/1.2.{n}", headers=bearer["operator"]).json["id"] for n in range(5)]
+    job_ids = [client.post(f"/segmentation/1.2.{n}", headers=bearer["operator"]).json["id"] for n in range(5)]
     address, subjects = "/audit?action=job.request&limit=2", []
     before = None
     while True:
@@ -348,7 +348,7 @@ def test_the_audit_trail_is_read_page_by_page_without_loss_while_it_grows(app, b
         before = page["next_before"]
         if before is None:
             break
-    assert subjects == asked[::-1]
+    assert subjects == job_ids[::-1]
 
 
 def test_the_audit_trail_is_bounded_by_time(app, sessions, bearer):
@@ -356,11 +356,11 @@ def test_the_audit_trail_is_bounded_by_time(app, sessions, bearer):
         for day in (1, 2, 3):
             at = datetime(2020, 1, day, 12, tzinfo=UTC)
             session.add(AuditEvent(at=at, actor="old", action="test", subject=str(day), details={"day": day}))
-    assert noted(app, bearer, "?actor=old&since=2020-01-02T00:00:00Z") == [
+    assert audit_events(app, bearer, "?actor=old&since=2020-01-02T00:00:00Z") == [
         ("old", "test", "3"),
         ("old", "test", "2"),
     ]
-    assert noted(app, bearer, "?since=2020-01-02T13:00:00%2B01:00&until=2020-01-03T12:00:00Z") == [
+    assert audit_events(app, bearer, "?since=2020-01-02T13:00:00%2B01:00&until=2020-01-03T12:00:00Z") == [
         ("old", "test", "2")
     ]
     event = app.test_client().get("/audit?subject=3&actor=old", headers=bearer["admin"]).json["events"][0]
@@ -395,8 +395,8 @@ def result(settings):
 
 def reads(app, bearer, count: int) -> list[tuple[str, str, str]]:
     """So many reads of the audit trail, the newest first; they are written within seconds."""
-    wait_until(lambda: len(noted(app, bearer, "?kind=read")) >= count, "reads in the trail")
-    return noted(app, bearer, "?kind=read")
+    wait_until(lambda: len(audit_events(app, bearer, "?kind=read")) >= count, "reads in the trail")
+    return audit_events(app, bearer, "?kind=read")
 
 
 def test_who_read_what_of_a_patient_is_in_the_audit_trail_without_the_patient(app, settings, bearer, result):
@@ -405,7 +405,7 @@ def test_who_read_what_of_a_patient_is_in_the_audit_trail_without_the_patient(ap
     study, series = result["study_instance_uid"], result["series_instance_uid"]
     seg = result["segmentation"]["sop_instance_uid"]
     orthanc_id = client.get("/segmentationui/getAllStudies", headers=bearer["reader"]).json[0]
-    asked = {
+    reads_by_path = {
         f"/segmentations/{result['id']}": ("segmentation.read", result["id"]),
         f"/studies/{study}/segmentations": ("study.read", study),
         f"/studies/{study}/candidates": ("study.read", study),
@@ -418,9 +418,9 @@ def test_who_read_what_of_a_patient_is_in_the_audit_trail_without_the_patient(ap
         f"/segmentationui/followup-series?idEtude={study}": ("studies.read", study),
         f"/segmentationui/followup-metastases?idSeries={series}": ("lesions.read", series),
     }
-    for path in asked:
+    for path in reads_by_path:
         assert client.get(path, headers=bearer["operator"]).status_code == 200, path
-    expected = [("reader", "patients.read", "all"), *(("operator", *read) for read in asked.values())]
+    expected = [("reader", "patients.read", "all"), *(("operator", *read) for read in reads_by_path.values())]
     assert reads(app, bearer, len(expected)) == expected[::-1]
     trail = client.get("/audit", headers=bearer["admin"]).get_data(as_text=True)
     for secret in (patient["patient_id"], patient["name"], patient["birth_date"]):
@@ -445,9 +445,9 @@ def test_what_shows_no_patient_data_is_not_a_read_and_changes_are_told_apart(app
         client.get(path, headers=bearer["admin"])
     client.get("/patients", headers=bearer["admin"])
     assert reads(app, bearer, 1) == [("admin", "patients.read", "all")]
-    changes = noted(app, bearer, "?kind=change")
+    changes = audit_events(app, bearer, "?kind=change")
     assert changes[0] == ("operator", "job.request", job)
-    assert {action for _, action, _ in noted(app, bearer)} == {action for _, action, _ in changes} | {
+    assert {action for _, action, _ in audit_events(app, bearer)} == {action for _, action, _ in changes} | {
         "patients.read"
     }
 
@@ -456,16 +456,16 @@ def test_a_database_that_nobody_can_write_to_delays_no_read_and_the_read_is_note
     app, settings, bearer, result
 ):
     path = settings.sqlalchemy_url.removeprefix("sqlite:///")
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
         for _ in range(3):
             answer = app.test_client().get(f"/segmentations/{result['id']}", headers=bearer["reader"])
             assert answer.status_code == 200
         # SQLite's own patience with a lock is 30 s.
         assert time.monotonic() - began < 10
-        assert noted(app, bearer, "?kind=read") == []
-        other.execute("ROLLBACK")
+        assert audit_events(app, bearer, "?kind=read") == []
+        connection.execute("ROLLBACK")
     assert reads(app, bearer, 3) == [("reader", "segmentation.read", result["id"])] * 3
 
 
@@ -475,10 +475,12 @@ def test_reads_are_noted_before_the_service_ends(settings, bearer, result):
         "answer = app.test_client().get('/patients', headers={'Authorization': sys.argv[1]}); "
         "sys.exit(answer.status_code != 200)"
     )
-    given = {**os.environ, "DATA_DIR": str(settings.data_dir)}
+    environment = {**os.environ, "DATA_DIR": str(settings.data_dir)}
     command = [sys.executable, "-c", code, bearer["reader"]["Authorization"]]
-    subprocess.run(command, cwd=Path(api.__file__).parent, env=given, check=True)
-    assert noted(api.create_app(settings), bearer, "?kind=read") == [("reader", "patients.read", "all")]
+    subprocess.run(command, cwd=Path(api.__file__).parent, env=environment, check=True)
+    assert audit_events(api.create_app(settings), bearer, "?kind=read") == [
+        ("reader", "patients.read", "all")
+    ]
 
 
 @pytest.mark.parametrize("role", ["reader", "operator"])

@@ -70,16 +70,16 @@ class Service:
     def post(self, path: str, **options: object) -> requests.Response:
         headers = self.headers | options.pop("headers", {})
         answer = requests.post(self.url + path, timeout=90, headers=headers, **options)
-        return self._checked("post", path, answer)
+        return self._check("post", path, answer)
 
     def get(self, path: str) -> requests.Response:
-        return self._checked("get", path, requests.get(self.url + path, headers=self.headers, timeout=30))
+        return self._check("get", path, requests.get(self.url + path, headers=self.headers, timeout=30))
 
     def delete(self, path: str) -> requests.Response:
         answer = requests.delete(self.url + path, headers=self.headers, timeout=30)
-        return self._checked("delete", path, answer)
+        return self._check("delete", path, answer)
 
-    def ended(self, job_id: str, limit_s: float = 300.0) -> dict:
+    def wait_for_end(self, job_id: str, limit_s: float = 300.0) -> dict:
         return self.job_when(job_id, lambda job: job["state"] in ("done", "failed", "cancelled"), limit_s)
 
     def job_when(self, job_id: str, condition: Callable[[dict], bool], limit_s: float = 300.0) -> dict:
@@ -107,7 +107,7 @@ class Service:
         assert len(pids) == 1
         return pids.pop()
 
-    def _checked(self, method: str, path: str, answer: requests.Response) -> requests.Response:
+    def _check(self, method: str, path: str, answer: requests.Response) -> requests.Response:
         if answer.headers.get("Content-Type") != "application/json" or path == "/openapi.json":
             return answer
         components = {"components": self.document["components"]}
@@ -193,7 +193,7 @@ def test_a_study_without_lesions_is_done_with_zero_lesions_and_no_seg(service):
     posted = service.post(f"/segmentation/{service.study_uid}", json={"model": SILENT})
     assert posted.status_code == 202
     assert posted.headers["Location"] == f"/jobs/{posted.json()['id']}"
-    job = service.ended(posted.json()["id"])
+    job = service.wait_for_end(posted.json()["id"])
     assert (job["state"], job["error"]) == ("done", None)
     document = service.get(job["result"]).json()
     assert document["lesions"] == []
@@ -207,18 +207,18 @@ def test_a_study_without_lesions_is_done_with_zero_lesions_and_no_seg(service):
 
 def test_the_result_of_an_equal_request_is_adopted_unless_forced(service):
     url = f"/segmentation/{service.study_uid}"
-    first = service.ended(service.post(url, json={"model": SILENT}).json()["id"])
-    again = service.post(url, json={"model": SILENT, "wait_s": 30})
-    assert again.status_code == 200
-    assert again.json()["result"] == first["result"]
+    first = service.wait_for_end(service.post(url, json={"model": SILENT}).json()["id"])
+    second = service.post(url, json={"model": SILENT, "wait_s": 30})
+    assert second.status_code == 200
+    assert second.json()["result"] == first["result"]
     forced = service.post(url, json={"model": SILENT, "force": True, "wait_s": 30}).json()
     assert forced["state"] == "done"
     assert forced["result"] != first["result"]
 
 
 def test_a_result_that_waits_for_the_archive_is_not_deleted(service):
-    asked = {"model": SILENT, "force": True, "wait_s": 30}
-    result = service.post(f"/segmentation/{service.study_uid}", json=asked).json()["result"]
+    body = {"model": SILENT, "force": True, "wait_s": 30}
+    result = service.post(f"/segmentation/{service.study_uid}", json=body).json()["result"]
     waiting = {"segmentation_ref": result.rpartition("/")[2], "sop_instance_uid": "1.2.3", "encoded": b"SEG"}
     service.execute(insert(Outbox).values(waiting))
     refused = service.delete(result)
@@ -251,16 +251,16 @@ def test_a_batch_of_a_thousand_studies_fits(tmp_path):
 
 async def answers_at_once(service: Service, path: str, body: dict, number: int) -> list[tuple[int, dict]]:
     """Status and document of as many equal POST, each by a connection of its own."""
-    address, sent = urlsplit(service.url), json.dumps(body).encode()
+    address, payload = urlsplit(service.url), json.dumps(body).encode()
     headers = {
         "Host": address.netloc, "Connection": "close", "Content-Type": "application/json",
-        "Content-Length": len(sent), **service.headers,
+        "Content-Length": len(payload), **service.headers,
     }  # fmt: skip
     head = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
 
     async def ask() -> tuple[int, dict]:
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
-        writer.write("\r\n".join(head).encode() + sent)
+        writer.write("\r\n".join(head).encode() + payload)
         answered, _, document = (await reader.read()).partition(b"\r\n\r\n")
         writer.close()
         await writer.wait_closed()
@@ -272,24 +272,24 @@ async def answers_at_once(service: Service, path: str, body: dict, number: int) 
 def memory_and_threads(process: subprocess.Popen[bytes]) -> tuple[int, int]:
     """MiB in memory, and threads."""
     status = Path(f"/proc/{process.pid}/status").read_text()
-    found = dict(re.findall(r"(\w+):\s+(\d+)", status))
-    return int(found["VmRSS"]) // 1024, int(found["Threads"])
+    fields = dict(re.findall(r"(\w+):\s+(\d+)", status))
+    return int(fields["VmRSS"]) // 1024, int(fields["Threads"])
 
 
 @pytest.mark.long
 def test_a_thousand_requests_at_once_have_one_result_and_stop_nobody(service):
     path, body = f"/segmentation/{service.study_uid}", {"model": SILENT}
-    result = service.ended(service.post(path, json=body).json()["id"])["result"]
+    result = service.wait_for_end(service.post(path, json=body).json()["id"])["result"]
     results = service.scalar("SELECT count(*) FROM segmentations")
     mib, threads = memory_and_threads(service.process)
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(lambda: asyncio.run(answers_at_once(service, path, body, 1000)))
-        while not asked.done():
+        future = pool.submit(lambda: asyncio.run(answers_at_once(service, path, body, 1000)))
+        while not future.done():
             assert service.get("/health/live").status_code == 200
-    answers = asked.result()
+    answers = future.result()
     assert {status for status, _ in answers} <= {200, 202}
     ids = {job["id"] for _, job in answers}
-    assert {service.ended(job_id)["result"] for job_id in ids} == {result}
+    assert {service.wait_for_end(job_id)["result"] for job_id in ids} == {result}
     assert service.scalar("SELECT count(*) FROM segmentations") == results
     mib_afterwards, threads_afterwards = memory_and_threads(service.process)
     assert mib_afterwards < mib + 100
@@ -322,11 +322,11 @@ def test_a_fault_of_the_server_is_logged_without_its_text(caplog):
 
 def test_a_worker_killed_in_mid_job_leaves_one_result(service):
     before = service.scalar("SELECT count(*) FROM segmentations")
-    asked = {"model": SILENT, "force": True}
-    job_id = service.post(f"/segmentation/{service.study_uid}", json=asked).json()["id"]
+    body = {"model": SILENT, "force": True}
+    job_id = service.post(f"/segmentation/{service.study_uid}", json=body).json()["id"]
     service.job_when(job_id, lambda job: job["state"] == "running")
     os.kill(service.worker_pid(), signal.SIGKILL)
-    job = service.ended(job_id)
+    job = service.wait_for_end(job_id)
     assert job["state"] == "done"
     assert job["attempts"] == 2
     assert service.scalar("SELECT count(*) FROM segmentations") == before + 1
@@ -337,14 +337,14 @@ def test_a_running_job_is_cancelled_and_leaves_nothing(service):
     job_id = service.post(f"/segmentation/{service.study_uid}", json={"force": True}).json()["id"]
     service.job_when(job_id, lambda job: job["state"] == "running")
     assert service.post(f"/jobs/{job_id}/cancel").status_code == 200
-    assert service.ended(job_id, limit_s=10)["state"] == "cancelled"
+    assert service.wait_for_end(job_id, limit_s=10)["state"] == "cancelled"
     assert service.scalar("SELECT count(*) FROM segmentations") == before
-    again = service.post(f"/jobs/{job_id}/cancel")
-    assert (again.status_code, again.json()["error"]["code"]) == (409, "job_not_cancellable")
+    answer = service.post(f"/jobs/{job_id}/cancel")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "job_not_cancellable")
 
 
 def test_an_unknown_study_fails_with_its_code(service):
-    job = service.ended(service.post(f"/segmentation/{generate_uid()}").json()["id"])
+    job = service.wait_for_end(service.post(f"/segmentation/{generate_uid()}").json()["id"])
     assert (job["state"], job["error"]["code"]) == ("failed", "study_not_found")
 
 
@@ -373,7 +373,9 @@ def test_bad_input_is_refused_in_one_shape_and_leaves_no_row(service, path, body
 
 
 def test_reading_routes_answer(service):
-    service.ended(service.post(f"/segmentation/{service.study_uid}", json={"model": SILENT}).json()["id"])
+    service.wait_for_end(
+        service.post(f"/segmentation/{service.study_uid}", json={"model": SILENT}).json()["id"]
+    )
     candidates = service.get(f"/studies/{service.study_uid}/candidates").json()["candidates"]
     assert [candidate["refused"] for candidate in candidates] == [None]
     assert service.get(f"/studies/{service.study_uid}/segmentations").json()["segmentations"]
@@ -399,8 +401,8 @@ def test_a_body_that_is_not_json_and_a_wrong_method_are_refused_in_the_same_shap
 
 
 def test_a_batch_segments_each_study_and_names_what_failed(service):
-    asked = {"study_instance_uids": [service.study_uid, "1.2.3"], "model": SILENT}
-    posted = service.post("/batches", json=asked)
+    body = {"study_instance_uids": [service.study_uid, "1.2.3"], "model": SILENT}
+    posted = service.post("/batches", json=body)
     assert (posted.status_code, len(posted.json()["jobs"])) == (202, 2)
     address = posted.headers["Location"]
     wait_until(lambda: service.get(address).json()["progress"] == 1.0, "the batch's end", 120)
@@ -417,10 +419,10 @@ def test_a_batch_by_query_takes_the_studies_that_match_and_refuses_none_and_all(
     header = open_archive(service.settings).search_studies()[0]
     posted = service.post("/batches", json={"query": {"PatientID": header.PatientID}, "model": SILENT})
     assert [job["study_instance_uid"] for job in posted.json()["jobs"]] == [service.study_uid]
-    for query, found in (({"PatientID": "nobody"}, "matches 0"), ({}, "at least one"), (None, "either")):
+    for query, message in (({"PatientID": "nobody"}, "matches 0"), ({}, "at least one"), (None, "either")):
         refused = service.post("/batches", json={"query": query})
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid_form")
-        assert found in refused.json()["error"]["message"]
+        assert message in refused.json()["error"]["message"]
 
 
 def test_a_zip_by_curl_is_in_the_archive_and_can_be_segmented(service, tmp_path):
@@ -446,7 +448,7 @@ def test_a_zip_by_curl_is_in_the_archive_and_can_be_segmented(service, tmp_path)
     assert job["state"] == "done"
 
 
-def zipped(path: Path, instances: list[Dataset]) -> dict[str, bytes]:
+def zip_instances(path: Path, instances: list[Dataset]) -> dict[str, bytes]:
     with ZipFile(path, "w", ZIP_DEFLATED, compresslevel=1) as archive:
         for number, instance in enumerate(instances):
             archive.writestr(f"{number}.dcm", part10.encode(instance))
@@ -461,7 +463,7 @@ def test_documents_of_zeros_take_no_more_memory_than_the_largest(service, tmp_pa
         for keyword in ("PixelData", "BitsAllocated", "BitsStored", "HighBit", "Rows", "Columns"):
             delattr(document, keyword)
         document.EncapsulatedDocument = bytes(100 * 2**20)
-    files = zipped(tmp_path / "documents.zip", documents)
+    files = zip_instances(tmp_path / "documents.zip", documents)
     documents.clear()
     Path(f"/proc/{service.process.pid}/clear_refs").write_text("5")
     before_mb = peak_mb(service.process.pid)
@@ -492,9 +494,9 @@ def test_a_small_upload_of_a_huge_volume_is_refused_and_the_worker_lives(service
             setattr(instance, keyword, value)
     study_uid, series_uid = str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
     worker_pid = service.worker_pid()
-    assert service.post("/studies", files=zipped(tmp_path / "huge.zip", instances)).status_code == 200
+    assert service.post("/studies", files=zip_instances(tmp_path / "huge.zip", instances)).status_code == 200
     job = service.post(f"/segmentation/{study_uid}", json={"series_instance_uid": series_uid}).json()
-    assert service.ended(job["id"])["error"]["code"] == "volume_too_large"
+    assert service.wait_for_end(job["id"])["error"]["code"] == "volume_too_large"
     assert service.worker_pid() == worker_pid
     assert peak_mb(worker_pid) < 2000
 
@@ -502,10 +504,10 @@ def test_a_small_upload_of_a_huge_volume_is_refused_and_the_worker_lives(service
 def test_one_bad_file_and_nothing_of_the_upload_is_stored(service):
     good = part10.encode(to_instances(small_head(), SeriesOptions())[0])
     before = open_archive(service.settings).search_studies()
-    for bad, found in ((good[:-100], "File 2 is damaged"), (b"text", "File 2 is neither")):
+    for bad, message in ((good[:-100], "File 2 is damaged"), (b"text", "File 2 is neither")):
         refused = service.post("/studies", files=[("files", good), ("files", bad)])
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "upload_refused")
-        assert found in refused.json()["error"]["message"]
+        assert message in refused.json()["error"]["message"]
     too_many = service.post("/studies", files=[("files", good[:200])] * 501)
     assert (too_many.status_code, too_many.json()["error"]["code"]) == (413, "request_entity_too_large")
     assert len(open_archive(service.settings).search_studies()) == len(before)
@@ -514,15 +516,15 @@ def test_one_bad_file_and_nothing_of_the_upload_is_stored(service):
 def test_log_metrics_and_errors_name_jobs_and_no_patient(service):
     header = open_archive(service.settings).search_studies()[0]
     job_id = service.post("/segmentation/1.2.3", json={"model": SILENT}).json()["id"]
-    error = service.ended(job_id)["error"]
+    error = service.wait_for_end(job_id)["error"]
     lines = [json.loads(line) for line in service.log.read_text().splitlines()]
     assert {"time", "level", "logger", "message"} <= set(lines[0])
     assert any(line.get("job_id") == job_id and "study_not_found" in line["message"] for line in lines)
     unknown = service.get(f"/patients/{header.PatientID}-2/lesions").text
-    told = service.log.read_text() + service.get("/metrics").text + unknown + json.dumps(error)
+    output = service.log.read_text() + service.get("/metrics").text + unknown + json.dumps(error)
     for secret in (header.PatientID, header.PatientName.family_name, header.PatientBirthDate):
         assert secret
-        assert secret not in told
+        assert secret not in output
 
 
 def test_the_openapi_document_is_valid(service):
@@ -552,12 +554,12 @@ def test_no_worker_outlives_an_api_that_was_killed(service):
 def test_a_web_page_of_another_origin_may_call_only_if_it_is_listed(tmp_path):
     app = create_app(Settings(_env_file=None, data_dir=tmp_path, cors_origins="https://viewer.example"))
 
-    def allowed(origin):
+    def allowed_origin(origin):
         answer = app.test_client().get("/health/live", headers={"Origin": origin})
         return answer.headers.get("Access-Control-Allow-Origin")
 
-    assert allowed("https://viewer.example") == "https://viewer.example"
-    assert allowed("https://elsewhere.example") is None
+    assert allowed_origin("https://viewer.example") == "https://viewer.example"
+    assert allowed_origin("https://elsewhere.example") is None
     closed = create_app(Settings(_env_file=None, data_dir=tmp_path)).test_client()
     answer = closed.get("/health/live", headers={"Origin": "https://viewer.example"})
     assert "Access-Control-Allow-Origin" not in answer.headers
@@ -624,7 +626,7 @@ def hospital(tmp_path_factory, orthanc, postgresql) -> Iterator[Service]:
 
 def test_a_study_in_orthanc_becomes_a_stored_seg_and_rows_in_postgresql(hospital, orthanc):
     posted = hospital.post(f"/segmentation/{hospital.study_uid}", json={"model": SHIPPED})
-    job = hospital.ended(posted.json()["id"])
+    job = hospital.wait_for_end(posted.json()["id"])
     assert (job["state"], job["error"]) == ("done", None)
     document = hospital.get(job["result"]).json()
     assert document["lesions"], "the shipped model finds large lesions"
@@ -658,8 +660,8 @@ def test_a_study_in_orthanc_becomes_a_stored_seg_and_rows_in_postgresql(hospital
     assert {h[0].Modality for h in archive.series_headers(hospital.study_uid)} == {"MR"}
     assert hospital.get(f"/studies/{hospital.study_uid}/segmentations").json() == {"segmentations": []}
     assert hospital.scalar("SELECT count(*) FROM audit_events WHERE action = 'segmentation.delete'") == 1
-    again = hospital.delete(job["result"])
-    assert (again.status_code, again.json()["error"]["code"]) == (404, "segmentation_not_found")
+    answer = hospital.delete(job["result"])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "segmentation_not_found")
 
 
 def test_json_nested_beyond_reason_is_a_bad_request(tmp_path):
@@ -716,7 +718,9 @@ def test_requests_that_wait_for_a_hung_archive_leave_threads_for_everybody_else(
             return app.test_client().open(path, method=method, json=body)
 
         waiting = [pool.submit(ask, "GET", "/studies/1.2.3/candidates") for _ in range(ARCHIVE_REQUESTS)]
-        wait_until(lambda: pacs.asked("studies") == ARCHIVE_REQUESTS, "requests that wait for the archive")
+        wait_until(
+            lambda: pacs.request_count("studies") == ARCHIVE_REQUESTS, "requests that wait for the archive"
+        )
         for method, path, body in ASKING_THE_ARCHIVE:
             refused = ask(method, path, body)
             assert (refused.status_code, refused.json["error"]["code"]) == (503, "archive_busy"), path

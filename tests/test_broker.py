@@ -12,8 +12,8 @@ from bench.parts import Redis, free_port, frozen
 from settings import Settings
 
 
-def settings_in(folder, **others):
-    return Settings(_env_file=None, data_dir=folder, **others)
+def settings_in(folder, **options):
+    return Settings(_env_file=None, data_dir=folder, **options)
 
 
 def messages_in(app):

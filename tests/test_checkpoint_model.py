@@ -52,9 +52,9 @@ def test_one_that_cannot_be_imported_is_said(head_file, tmp_path, monkeypatch, c
     broken = tmp_path / "broken.ckpt"
     torch.save({"state_dict": {"model.unknown": torch.ones(1)}}, broken)
     assert run(head_file, tmp_path, broken, monkeypatch) == 5
-    told = capsys.readouterr().err
-    assert told.startswith("weights_invalid: MODEL_PATH cannot be imported.")
-    assert "broken.ckpt" in told
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("weights_invalid: MODEL_PATH cannot be imported.")
+    assert "broken.ckpt" in stderr
     assert not list((tmp_path / "data" / "models").iterdir())
 
 

@@ -72,7 +72,9 @@ def test_the_api_tells_the_logistic_of_the_specs_coefficients(documents):
         return
     assert max(expected) - min(expected) > 0.4
     # Lesions of one size are numbered from right to left.
-    assert [lesion["confidence"] for lesion in first] == [pytest.approx(one, abs=6e-5) for one in expected]
+    assert [lesion["confidence"] for lesion in first] == [
+        pytest.approx(value, abs=6e-5) for value in expected
+    ]
     kept = [first[0], *first[2:]]
     for lesions in (corrected, of_patient):
         assert [lesion["confidence"] for lesion in lesions] == [lesion["confidence"] for lesion in kept]

@@ -85,7 +85,7 @@ def test_every_field_of_an_answer_is_named_in_the_markdown(app):
 
 
 def classes(base=errors.MetScopeError):
-    return [base, *(found for child in base.__subclasses__() for found in classes(child))]
+    return [base, *(descendant for child in base.__subclasses__() for descendant in classes(child))]
 
 
 def test_every_error_code_is_documented_with_its_status_and_exit_code():
@@ -100,12 +100,12 @@ def test_no_two_errors_share_a_code():
 
 
 def test_the_tree_in_the_docstring_is_the_tree_of_the_classes():
-    drawn = re.findall(r"[├└]── (\w+)", errors.__doc__)
-    assert drawn == [error.__name__ for error in drawn_order(errors.MetScopeError)]
+    names = re.findall(r"[├└]── (\w+)", errors.__doc__)
+    assert names == [error.__name__ for error in drawn_order(errors.MetScopeError)]
 
 
 def drawn_order(base):
-    return [found for child in base.__subclasses__() for found in (child, *drawn_order(child))]
+    return [descendant for child in base.__subclasses__() for descendant in (child, *drawn_order(child))]
 
 
 def test_the_example_names_every_setting_with_its_default(monkeypatch):

@@ -65,23 +65,25 @@ class CorrectionSite(Site):
         series = self.document(self.first)["series_instance_uid"]
         return to_stack(self.archive.retrieve_series(self.study, series))
 
-    def stored(self, sop_instance_uid):
+    def retrieve(self, sop_instance_uid):
         """As it is in the archive."""
         headers = [header for series in self.archive.series_headers(self.study) for header in series]
         (series,) = {str(h.SeriesInstanceUID) for h in headers if h.SOPInstanceUID == sop_instance_uid}
         instances = self.archive.retrieve_series(self.study, series)
-        return next(one for one in instances if one.SOPInstanceUID == sop_instance_uid)
+        return next(instance for instance in instances if instance.SOPInstanceUID == sop_instance_uid)
 
     def series(self, modality):
         """The archive's series of that modality, by their numbers, each with its instances by theirs."""
-        series = [one for one in self.archive.series_headers(self.study) if one[0].Modality == modality]
-        in_order = [sorted(one, key=lambda header: header.InstanceNumber) for one in series]
+        series = [
+            headers for headers in self.archive.series_headers(self.study) if headers[0].Modality == modality
+        ]
+        in_order = [sorted(headers, key=lambda header: header.InstanceNumber) for headers in series]
         return sorted(in_order, key=lambda headers: headers[0].SeriesNumber)
 
     def labels(self, segmentation_id):
         """Of the SEG in the archive."""
         uid = self.document(segmentation_id)["segmentation"]["sop_instance_uid"]
-        return seg.read(self.stored(uid), self.stack())[0].array
+        return seg.read(self.retrieve(uid), self.stack())[0].array
 
     def saved_by_a_viewer(self, labels, names, kind=KINDS.BINARY, syntax=ExplicitVRLittleEndian, label=None):
         """Without tracking identifiers, as viewers save what was edited. names: by segment number."""
@@ -113,7 +115,7 @@ def by_name(document):
 
 
 def changes(document):
-    return [(one["change"], one["previous_name"], one["name"]) for one in document["changes"]]
+    return [(change["change"], change["previous_name"], change["name"]) for change in document["changes"]]
 
 
 def test_a_renamed_lesion_is_called_so_in_rows_seg_and_report_and_is_measured_the_same(place):
@@ -126,14 +128,14 @@ def test_a_renamed_lesion_is_called_so_in_rows_seg_and_report_and_is_measured_th
         lesion | {"name": ""} for lesion in before["lesions"]
     ]
     assert after["model"] == before["model"]
-    stored = place.stored(after["segmentation"]["sop_instance_uid"])
+    stored = place.retrieve(after["segmentation"]["sop_instance_uid"])
     assert [item.SegmentLabel for item in stored.SegmentSequence][1] == "left frontal"
     assert {item.SegmentAlgorithmType for item in stored.SegmentSequence} == {"AUTOMATIC"}
     (report,) = after["companions"]
     assert (report["modality"], report["stored"]) == ("SR", True)
     (evidence,) = [
         series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
-        for study in place.stored(report["sop_instance_uid"]).CurrentRequestedProcedureEvidenceSequence
+        for study in place.retrieve(report["sop_instance_uid"]).CurrentRequestedProcedureEvidenceSequence
         for series in study.ReferencedSeriesSequence
         if series.ReferencedSOPSequence[0].ReferencedSOPClassUID == stored.SOPClassUID
     ]
@@ -145,14 +147,16 @@ def test_a_deleted_lesion_is_gone_and_the_others_keep_name_identity_place_and_co
     job = place.correct(delete=[1, 3])
     before, after = place.document(place.first), place.document(job.segmentation_id)
     kept = [lesion for lesion in before["lesions"] if lesion["number"] not in {1, 3}]
-    assert [lesion | {"number": 0} for lesion in after["lesions"]] == [one | {"number": 0} for one in kept]
+    assert [lesion | {"number": 0} for lesion in after["lesions"]] == [
+        lesion | {"number": 0} for lesion in kept
+    ]
     assert [lesion["number"] for lesion in after["lesions"]] == [1, 2, 3]
     assert changes(after) == [("deleted", "Metastasis 1", None), ("deleted", "Metastasis 3", None)]
     earlier, labels = place.labels(place.first), place.labels(job.segmentation_id)
     np.testing.assert_array_equal(labels > 0, np.isin(earlier, [2, 4, 5]))
     patient = lesions_of_patient(place.sessions, "BENCH-1")
     assert [lesion["colour"] for lesion in patient] == [seg.PALETTE[number - 1] for number in (2, 4, 5)]
-    stored = place.stored(after["segmentation"]["sop_instance_uid"])
+    stored = place.retrieve(after["segmentation"]["sop_instance_uid"])
     shown = [tuple(item.RecommendedDisplayCIELabValue) for item in stored.SegmentSequence]
     assert shown == [seg.colour(number).cielab for number in (2, 4, 5)]
 
@@ -166,8 +170,8 @@ def test_the_last_lesion_deleted_leaves_a_version_without_a_seg(place):
     # Drawing goes on from there.
     labels = np.zeros(rows.SHAPE, np.uint8)
     labels[2:4, 2:4, 2:4] = 1
-    again = place.measure(place.saved_by_a_viewer(labels, {1: "Segment 1"}))
-    assert changes(place.document(again.segmentation_id)) == [("drawn", None, "Metastasis 6")]
+    drawing_job = place.measure(place.saved_by_a_viewer(labels, {1: "Segment 1"}))
+    assert changes(place.document(drawing_job.segmentation_id)) == [("drawn", None, "Metastasis 6")]
 
 
 def test_an_earlier_version_comes_back_as_the_next_one_with_every_name_voxel_and_number(place):
@@ -187,7 +191,7 @@ def test_an_earlier_version_comes_back_as_the_next_one_with_every_name_voxel_and
     assert segmentations.colours(place.sessions, job.segmentation_id) == segmentations.colours(
         place.sessions, place.first
     )
-    stored = place.stored(restored["segmentation"]["sop_instance_uid"])
+    stored = place.retrieve(restored["segmentation"]["sop_instance_uid"])
     assert {item.SegmentAlgorithmType for item in stored.SegmentSequence} == {"AUTOMATIC"}
     with place.sessions() as session:
         (event,) = session.query(AuditEvent).filter_by(action="segmentation.restore")
@@ -198,8 +202,8 @@ def test_lesions_that_were_all_deleted_come_back_and_the_newest_version_stays_as
     deleted = place.correct(delete=[1, 2, 3, 4, 5]).segmentation_id
     restored = place.run(RestoreTask(segmentation_id=place.first, corrects=deleted)).segmentation_id
     assert place.document(restored)["lesions"] == place.document(place.first)["lesions"]
-    again = place.run(RestoreTask(segmentation_id=restored, corrects=restored))
-    assert (again.state, again.segmentation_id) == ("done", restored)
+    job = place.run(RestoreTask(segmentation_id=restored, corrects=restored))
+    assert (job.state, job.segmentation_id) == ("done", restored)
     superseded = place.run(RestoreTask(segmentation_id=place.first, corrects=deleted))
     assert superseded.error_code == "segmentation_superseded"
 
@@ -221,44 +225,51 @@ def test_an_edited_seg_is_measured_again_and_its_lesions_are_who_they_were(place
     labels[slices.start - 2 : slices.stop, rows_, columns] = 2
     labels[1:3, 25:29, 50:56] = 6
     names = {n: f"Metastasis {n}" for n in range(1, 6)} | {6: "Segment 6"}
-    drawn = {number: name for number, name in names.items() if (labels == number).any()}
-    renumbered = np.searchsorted(sorted(drawn), labels) + 1
+    drawn_names = {number: name for number, name in names.items() if (labels == number).any()}
+    renumbered = np.searchsorted(sorted(drawn_names), labels) + 1
     renumbered[labels == 0] = 0
-    numbered = {new: drawn[old] for new, old in enumerate(sorted(drawn), start=1)}
+    numbered = {new: drawn_names[old] for new, old in enumerate(sorted(drawn_names), start=1)}
     job = place.measure(place.saved_by_a_viewer(renumbered, numbered, kind, syntax), place.first)
     assert (job.state, job.error_code) == ("done", None)
     after = place.document(job.segmentation_id)
-    was, now = by_name(before), by_name(after)
-    assert set(now) == {"Metastasis 2", "Metastasis 3", "Metastasis 4", "Metastasis 5", "Metastasis 6"}
-    for name in set(now) - {"Metastasis 6"}:
-        assert (now[name]["tracking_id"], now[name]["tracking_uid"]) == (
-            was[name]["tracking_id"],
-            was[name]["tracking_uid"],
+    old_lesions, new_lesions = by_name(before), by_name(after)
+    assert set(new_lesions) == {
+        "Metastasis 2",
+        "Metastasis 3",
+        "Metastasis 4",
+        "Metastasis 5",
+        "Metastasis 6",
+    }
+    for name in set(new_lesions) - {"Metastasis 6"}:
+        assert (new_lesions[name]["tracking_id"], new_lesions[name]["tracking_uid"]) == (
+            old_lesions[name]["tracking_id"],
+            old_lesions[name]["tracking_uid"],
         )
-    assert now["Metastasis 2"]["volume_ml"] == pytest.approx(VOXEL_ML * (LESION_VOXELS + 2 * 4 * 4))
-    assert now["Metastasis 6"]["volume_ml"] == pytest.approx(VOXEL_ML * 2 * 4 * 6)
-    assert now["Metastasis 6"]["tracking_id"] == "BM-6"
+    assert new_lesions["Metastasis 2"]["volume_ml"] == pytest.approx(VOXEL_ML * (LESION_VOXELS + 2 * 4 * 4))
+    assert new_lesions["Metastasis 6"]["volume_ml"] == pytest.approx(VOXEL_ML * 2 * 4 * 6)
+    assert new_lesions["Metastasis 6"]["tracking_id"] == "BM-6"
     for name in ("Metastasis 3", "Metastasis 4", "Metastasis 5"):
-        assert now[name] | {"number": 0} == was[name] | {"number": 0}
+        assert new_lesions[name] | {"number": 0} == old_lesions[name] | {"number": 0}
     for field in ("mean_probability", "confidence"):
-        assert was["Metastasis 3"][field] is not None
-        assert [now[name][field] for name in ("Metastasis 2", "Metastasis 6")] == [None, None]
-    assert sorted(after["changes"], key=lambda one: one["change"]) == [
-        {"change": "deleted", "tracking_uid": was["Metastasis 1"]["tracking_uid"], "name": None,
+        assert old_lesions["Metastasis 3"][field] is not None
+        assert [new_lesions[name][field] for name in ("Metastasis 2", "Metastasis 6")] == [None, None]
+    assert sorted(after["changes"], key=lambda change: change["change"]) == [
+        {"change": "deleted", "tracking_uid": old_lesions["Metastasis 1"]["tracking_uid"], "name": None,
          "volume_ml": None, "previous_name": "Metastasis 1",
-         "previous_volume_ml": was["Metastasis 1"]["volume_ml"]},
-        {"change": "drawn", "tracking_uid": now["Metastasis 6"]["tracking_uid"], "name": "Metastasis 6",
-         "volume_ml": now["Metastasis 6"]["volume_ml"], "previous_name": None, "previous_volume_ml": None},
-        {"change": "redrawn", "tracking_uid": now["Metastasis 2"]["tracking_uid"], "name": "Metastasis 2",
-         "volume_ml": now["Metastasis 2"]["volume_ml"], "previous_name": "Metastasis 2",
-         "previous_volume_ml": was["Metastasis 2"]["volume_ml"]},
+         "previous_volume_ml": old_lesions["Metastasis 1"]["volume_ml"]},
+        {"change": "drawn", "tracking_uid": new_lesions["Metastasis 6"]["tracking_uid"],
+         "name": "Metastasis 6", "volume_ml": new_lesions["Metastasis 6"]["volume_ml"],
+         "previous_name": None, "previous_volume_ml": None},
+        {"change": "redrawn", "tracking_uid": new_lesions["Metastasis 2"]["tracking_uid"],
+         "name": "Metastasis 2", "volume_ml": new_lesions["Metastasis 2"]["volume_ml"],
+         "previous_name": "Metastasis 2", "previous_volume_ml": old_lesions["Metastasis 2"]["volume_ml"]},
     ]  # fmt: skip
     np.testing.assert_array_equal(place.labels(job.segmentation_id) > 0, labels > 0)
-    stored = place.stored(after["segmentation"]["sop_instance_uid"])
-    told = {item.SegmentLabel: item.SegmentAlgorithmType for item in stored.SegmentSequence}
-    assert [told[f"Metastasis {n}"] for n in (2, 3, 6)] == ["SEMIAUTOMATIC", "AUTOMATIC", "MANUAL"]
+    stored = place.retrieve(after["segmentation"]["sop_instance_uid"])
+    algorithm_types = {item.SegmentLabel: item.SegmentAlgorithmType for item in stored.SegmentSequence}
+    assert [algorithm_types[f"Metastasis {n}"] for n in (2, 3, 6)] == ["SEMIAUTOMATIC", "AUTOMATIC", "MANUAL"]
     history = documents_of_study(place.sessions, place.study)
-    assert [(one["version"], one["corrected_by"]) for one in history] == [(2, "dr"), (1, None)]
+    assert [(version["version"], version["corrected_by"]) for version in history] == [(2, "dr"), (1, None)]
 
 
 def test_a_seg_saved_as_it_was_changes_nothing(place):
@@ -318,9 +329,9 @@ def test_a_seg_of_a_study_that_was_never_segmented_is_by_hand(place):
         place.archive.retrieve_series(
             place.study,
             next(
-                str(one[0].SeriesInstanceUID)
-                for one in place.archive.series_headers(place.study)
-                if one[0].Modality == "MR"
+                str(headers[0].SeriesInstanceUID)
+                for headers in place.archive.series_headers(place.study)
+                if headers[0].Modality == "MR"
             ),
         )
     )
@@ -343,7 +354,7 @@ def test_only_the_newest_version_is_corrected(place):
     late = place.correct(delete=[2])
     assert (late.state, late.error_code) == ("failed", "segmentation_superseded")
     assert place.correct(delete=[2], of=second).state == "done"
-    assert [one["version"] for one in documents_of_study(place.sessions, place.study)] == [
+    assert [document["version"] for document in documents_of_study(place.sessions, place.study)] == [
         3,
         2,
         1,
@@ -352,17 +363,17 @@ def test_only_the_newest_version_is_corrected(place):
 
 def test_of_two_corrections_at_once_one_is_made_and_the_other_refused(place):
     tasks = [CorrectTask(segmentation_id=place.first, rename={}, delete=[number]) for number in (1, 2)]
-    asked = [jobs.submit(place.sessions, place.study, MODEL, task=task).id for task in tasks]
-    runners = [rows.threshold_runner(place.settings) for _ in asked]
+    job_ids = [jobs.submit(place.sessions, place.study, MODEL, task=task).id for task in tasks]
+    runners = [rows.threshold_runner(place.settings) for _ in job_ids]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda runner, job_id: runner.run(job_id), runners, asked))
-    ended = [jobs.get(place.sessions, job_id) for job_id in asked]
+        list(pool.map(lambda runner, job_id: runner.run(job_id), runners, job_ids))
+    ended = [jobs.get(place.sessions, job_id) for job_id in job_ids]
     assert sorted((job.state, job.error_code) for job in ended) == [
         ("done", None),
         ("failed", "segmentation_superseded"),
     ]
     history = documents_of_study(place.sessions, place.study)
-    assert [(one["version"], len(one["lesions"])) for one in history] == [(2, 4), (1, 5)]
+    assert [(version["version"], len(version["lesions"])) for version in history] == [(2, 4), (1, 5)]
     assert sum(len(series) for series in place.series("SEG")) == 2
 
 
@@ -373,20 +384,20 @@ def test_of_two_first_segs_of_a_series_at_once_one_is_measured_and_the_other_ref
     shape = to_stack(images).volume.spatial_shape
     first, second = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     first[5:8, 10:14, 4:8], second[2:4, 20:24, 16:24] = 1, 1
-    drawn = [
+    segs = [
         fake_pacs.hand_drawn_seg(images, labels, [name])
         for labels, name in ((first, "frontal"), (second, "pons"))
     ]
-    open_archive(settings).store([*images, *drawn])
-    overtaken, other = (rows.threshold_runner(settings) for _ in range(2))
+    open_archive(settings).store([*images, *segs])
+    overtaken, second_runner = (rows.threshold_runner(settings) for _ in range(2))
     slow, quick = (
         jobs.submit(
-            other.sessions,
+            second_runner.sessions,
             study,
             "by-hand",
-            task=MeasureTask(sop_instance_uid=str(one.SOPInstanceUID), corrects=None),
+            task=MeasureTask(sop_instance_uid=str(dataset.SOPInstanceUID), corrects=None),
         )
-        for one in drawn
+        for dataset in segs
     )
     retrieve_series = FolderArchive.retrieve_series
 
@@ -394,23 +405,25 @@ def test_of_two_first_segs_of_a_series_at_once_one_is_measured_and_the_other_ref
         """By now the slow job knows that the series has no result."""
         if series_uid == series:
             monkeypatch.undo()
-            other.run(quick.id)
+            second_runner.run(quick.id)
         return retrieve_series(archive, study_uid, series_uid)
 
     monkeypatch.setattr(FolderArchive, "retrieve_series", retrieve_meanwhile)
     overtaken.run(slow.id)
-    ended = [jobs.get(other.sessions, job.id) for job in (slow, quick)]
+    ended = [jobs.get(second_runner.sessions, job.id) for job in (slow, quick)]
     assert [(job.state, job.error_code) for job in ended] == [
         ("failed", "segmentation_superseded"),
         ("done", None),
     ]
-    (document,) = documents_of_study(other.sessions, study)
+    (document,) = documents_of_study(second_runner.sessions, study)
     assert [lesion["name"] for lesion in document["lesions"]] == ["pons"]
-    assert open_archive(settings).has_instance(study, drawn[0].SOPInstanceUID)
+    assert open_archive(settings).has_instance(study, segs[0].SOPInstanceUID)
 
 
 def test_an_object_that_is_not_there_or_no_seg_is_refused_and_nothing_recorded(place):
-    (image,) = [h for one in place.archive.series_headers(place.study) for h in one if h.Modality == "MR"]
+    (image,) = [
+        h for headers in place.archive.series_headers(place.study) for h in headers if h.Modality == "MR"
+    ]
     wrong = {"1.2.3.4": "instance_not_found", str(image.SOPInstanceUID): "segmentation_mismatch"}
     for uid, code in wrong.items():
         job = place.run(MeasureTask(sop_instance_uid=uid, corrects=None))
@@ -422,10 +435,15 @@ def test_a_structure_set_is_made_once_and_follows_a_correction(place):
     for _ in range(2):
         job = place.run(StructureSetTask(segmentation_id=place.first))
         assert (job.state, job.error_code, job.segmentation_id) == ("done", None, place.first)
-    assert [one["modality"] for one in place.document(place.first)["companions"]] == ["SR", "RTSTRUCT"]
+    assert [companion["modality"] for companion in place.document(place.first)["companions"]] == [
+        "SR",
+        "RTSTRUCT",
+    ]
     corrected = place.document(place.correct(rename={1: "pons"}, delete=[2]).segmentation_id)
-    (made,) = [one for one in corrected["companions"] if one["modality"] == "RTSTRUCT"]
-    structures = place.stored(made["sop_instance_uid"])
+    (structure_set,) = [
+        companion for companion in corrected["companions"] if companion["modality"] == "RTSTRUCT"
+    ]
+    structures = place.retrieve(structure_set["sop_instance_uid"])
     assert [roi.ROIName for roi in structures.StructureSetROISequence] == [
         "pons", "Metastasis 3", "Metastasis 4", "Metastasis 5",
     ]  # fmt: skip
@@ -441,10 +459,10 @@ def test_dciodvfy_finds_no_error_in_what_a_correction_stores(place, tmp_path):
     names = {number: f"Metastasis {number}" for number in range(1, 6)}
     document = place.document(place.measure(place.saved_by_a_viewer(labels, names)).segmentation_id)
     uids = [document["segmentation"]["sop_instance_uid"]]
-    uids += [one["sop_instance_uid"] for one in document["companions"]]
+    uids += [companion["sop_instance_uid"] for companion in document["companions"]]
     assert len(uids) == 3
     for uid in uids:
-        place.stored(uid).save_as(tmp_path / "checked.dcm")
+        place.retrieve(uid).save_as(tmp_path / "checked.dcm")
         checked = subprocess.run(
             ["dciodvfy", str(tmp_path / "checked.dcm")], capture_output=True, text=True, check=False
         )
@@ -465,7 +483,7 @@ def test_who_deletes_every_lesion_leaves_a_report_that_says_so_and_may_restore_t
     emptied = place.document(place.correct(delete=[1, 2, 3, 4, 5], of=renamed).segmentation_id)
     (companion,) = emptied["companions"]
     assert (companion["modality"], companion["stored"]) == ("SR", True)
-    report = place.stored(companion["sop_instance_uid"])
+    report = place.retrieve(companion["sop_instance_uid"])
     assert report.SeriesDescription == "Brain metastases, none found, version 3 by dr, research use only"
     (named,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
     (predecessor,) = place.document(renamed)["companions"]
@@ -490,17 +508,19 @@ def test_a_correction_that_was_recorded_is_stored_after_its_worker_vanished(plac
     job = jobs.get(place.sessions, job_id)
     assert (job.state, job.segmentation_id) == ("done", recorded)
     assert place.document(recorded)["segmentation"]["stored"] is True
-    assert [one["stored"] for one in place.document(recorded)["companions"]] == [True]
+    assert [companion["stored"] for companion in place.document(recorded)["companions"]] == [True]
     assert len(documents_of_study(place.sessions, place.study)) == 2
 
 
-def redrawn(place, segmentation_id, number, label=None):
+def redraw(place, segmentation_id, number, label=None):
     """A viewer's SEG of the version, in which a lesion has grown."""
     lesions = place.document(segmentation_id)["lesions"]
     labels = place.labels(segmentation_id)
     slices, rows_, columns = (slice(a.min(), a.max() + 1) for a in np.nonzero(labels == number))
     labels[slices.start - 2 : slices.stop, rows_, columns] = number
-    return place.saved_by_a_viewer(labels, {one["number"]: one["name"] for one in lesions}, label=label)
+    return place.saved_by_a_viewer(
+        labels, {lesion["number"]: lesion["name"] for lesion in lesions}, label=label
+    )
 
 
 def test_names_and_deletions_of_one_person_share_a_series_and_each_series_says_what_it_is(place):
@@ -508,11 +528,11 @@ def test_names_and_deletions_of_one_person_share_a_series_and_each_series_says_w
     for number in (2, 3):
         renamed = place.correct(rename={str(number): f"name {number}"}, of=renamed).segmentation_id
     deleted = place.correct(delete=[5], of=renamed).segmentation_id
-    drawn = place.measure(redrawn(place, deleted, 1)).segmentation_id
-    task = CorrectTask(segmentation_id=drawn, rename={1: "pons, left"}, delete=[])
+    redrawn_id = place.measure(redraw(place, deleted, 1)).segmentation_id
+    task = CorrectTask(segmentation_id=redrawn_id, rename={1: "pons, left"}, delete=[])
     by_another = place.run(task, by="a.colleague").segmentation_id
     ours = [series for series in place.series("SEG") if series[0].Manufacturer == "MetScope"]
-    assert [[one.InstanceNumber for one in series] for series in ours] == [[1], [2, 3, 4, 5], [6], [7]]
+    assert [[item.InstanceNumber for item in series] for series in ours] == [[1], [2, 3, 4, 5], [6], [7]]
     assert [series[0].SeriesDescription for series in ours] == [
         "Brain metastases, AI segmentation, research use only",
         "Brain metastases, version 2+ by dr, research use only",
@@ -522,11 +542,11 @@ def test_names_and_deletions_of_one_person_share_a_series_and_each_series_says_w
     assert [str(series[0].get("ContentCreatorName") or "") for series in ours] == [
         "", "dr", "dr", "a.colleague",
     ]  # fmt: skip
-    assert [one.ContentDescription for one in ours[1]][1:] == [
+    assert [item.ContentDescription for item in ours[1]][1:] == [
         f"Brain metastases, version {number} by dr; research use only" for number in (3, 4, 5)
     ]
     reports = place.series("SR")
-    assert [[one.InstanceNumber for one in series] for series in reports] == [[1], [2, 3, 4, 5], [6], [7]]
+    assert [[item.InstanceNumber for item in series] for series in reports] == [[1], [2, 3, 4, 5], [6], [7]]
     numbers = [series[0].SeriesNumber for series in (*ours, *reports)]
     assert len(set(numbers)) == len(numbers)
     # What DICOM lets a series have only once.
@@ -545,21 +565,21 @@ def test_names_and_deletions_of_one_person_share_a_series_and_each_series_says_w
 def test_a_version_refers_to_the_one_before_in_seg_and_report(place):
     second = place.document(place.correct(rename={1: "pons"}).segmentation_id)
     first = place.document(place.first)
-    encoded = place.stored(second["segmentation"]["sop_instance_uid"])
+    encoded = place.retrieve(second["segmentation"]["sop_instance_uid"])
     (source,) = encoded.SourceInstanceSequence
     assert source.ReferencedSOPInstanceUID == first["segmentation"]["sop_instance_uid"]
     # A viewer looks here for the images that the SEG lies on.
     (images,) = encoded.ReferencedSeriesSequence
     assert images.SeriesInstanceUID == first["series_instance_uid"]
-    report = place.stored(second["companions"][0]["sop_instance_uid"])
+    report = place.retrieve(second["companions"][0]["sop_instance_uid"])
     (study,) = report.PredecessorDocumentsSequence
     (referenced,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
-    before = place.stored(first["companions"][0]["sop_instance_uid"])
+    before = place.retrieve(first["companions"][0]["sop_instance_uid"])
     assert (referenced.ReferencedSOPClassUID, referenced.ReferencedSOPInstanceUID) == (
         before.SOPClassUID,
         before.SOPInstanceUID,
     )
-    names = [str(one.get("PersonName")) for one in report.ContentSequence if one.ValueType == "PNAME"]
+    names = [str(item.get("PersonName")) for item in report.ContentSequence if item.ValueType == "PNAME"]
     assert names == ["dr^"]
 
 
@@ -567,7 +587,7 @@ def test_a_long_name_of_an_editor_is_shortened_in_the_description_only(place):
     editor = "someone.with-a.very.long.name@radiology.example.org"
     task = CorrectTask(segmentation_id=place.first, rename={1: "pons"}, delete=[])
     document = place.document(place.run(task, by=editor).segmentation_id)
-    encoded = place.stored(document["segmentation"]["sop_instance_uid"])
+    encoded = place.retrieve(document["segmentation"]["sop_instance_uid"])
     assert len(encoded.SeriesDescription) <= 64
     assert "version 2+ by someone" in encoded.SeriesDescription
     assert encoded.ContentCreatorName == editor
@@ -592,7 +612,8 @@ def test_the_name_of_an_editor_is_written_without_what_dicom_takes_for_something
     document = place.document(corrected)
     assert document["corrected_by"] == editor
     encoded, report, structures = (
-        place.stored(one["sop_instance_uid"]) for one in (document["segmentation"], *document["companions"])
+        place.retrieve(entry["sop_instance_uid"])
+        for entry in (document["segmentation"], *document["companions"])
     )
     for dataset, version in ((encoded, "2+"), (report, "2+"), (structures, "2")):
         assert f"version {version}{described}" in dataset.SeriesDescription
@@ -611,28 +632,28 @@ def in_archive(place, dataset):
 
 
 def test_what_the_panel_saved_to_be_measured_leaves_the_archive_once_it_is(place):
-    failed = redrawn(place, place.first, 1, "METSCOPE_DRAWING")
+    failed = redraw(place, place.first, 1, "METSCOPE_DRAWING")
     second = place.correct(rename={1: "pons"}).segmentation_id
     assert place.measure(failed, place.first).error_code == "segmentation_superseded"
     # The only copy of what was drawn.
     assert in_archive(place, failed)
-    anothers = redrawn(place, second, 2, "METSCOPE_DRAWING")
+    anothers = redraw(place, second, 2, "METSCOPE_DRAWING")
     place.archive.store([anothers])
-    drawing, from_elsewhere = (redrawn(place, second, 1, label) for label in ("METSCOPE_DRAWING", None))
+    drawing, from_elsewhere = (redraw(place, second, 1, label) for label in ("METSCOPE_DRAWING", None))
     third = place.measure(drawing, second)
     assert (third.state, place.document(third.segmentation_id)["version"]) == ("done", 3)
-    assert [in_archive(place, one) for one in (failed, drawing, anothers)] == [False, False, True]
+    assert [in_archive(place, dataset) for dataset in (failed, drawing, anothers)] == [False, False, True]
     with place.sessions() as session:
         events = session.query(AuditEvent).filter(AuditEvent.action == "drawing.delete").all()
         deleted = {(event.actor, event.subject) for event in events}
-    assert deleted == {("dr", str(one.SOPInstanceUID)) for one in (failed, drawing)}
+    assert deleted == {("dr", str(dataset.SOPInstanceUID)) for dataset in (failed, drawing)}
     unchanged = place.measure(from_elsewhere)
     assert (unchanged.state, unchanged.segmentation_id) == ("done", third.segmentation_id)
     assert in_archive(place, from_elsewhere)
 
 
 def test_what_was_drawn_for_a_job_that_was_cancelled_in_the_queue_leaves_the_archive(place, caplog):
-    drawing = redrawn(place, place.first, 1, "METSCOPE_DRAWING")
+    drawing = redraw(place, place.first, 1, "METSCOPE_DRAWING")
     place.archive.store([drawing])
     task = MeasureTask(sop_instance_uid=str(drawing.SOPInstanceUID), corrects=place.first)
     job = jobs.submit(place.sessions, place.study, MODEL, requested_by="dr", task=task)
@@ -654,18 +675,18 @@ def test_what_was_drawn_on_a_version_that_was_superseded_leaves_the_archive_with
 
     def measure(drawing, corrects):
         place.archive.store([drawing])
-        asked = {"sop_instance_uid": str(drawing.SOPInstanceUID), "corrects": corrects}
-        job = api.post(f"/measurements/{place.study}", json=asked).json
+        body = {"sop_instance_uid": str(drawing.SOPInstanceUID), "corrects": corrects}
+        job = api.post(f"/measurements/{place.study}", json=body).json
         place.runner.run(job["id"])
         return jobs.get(place.sessions, job["id"])
 
-    late = redrawn(place, place.first, 1, "METSCOPE_DRAWING")
+    late = redraw(place, place.first, 1, "METSCOPE_DRAWING")
     second = place.correct(rename={1: "pons"}).segmentation_id
     assert measure(late, place.first).error_code == "segmentation_superseded"
     assert in_archive(place, late)
-    again = redrawn(place, second, 2, "METSCOPE_DRAWING")
-    assert measure(again, second).state == "done"
-    assert [in_archive(place, one) for one in (late, again)] == [False, False]
+    second_drawing = redraw(place, second, 2, "METSCOPE_DRAWING")
+    assert measure(second_drawing, second).state == "done"
+    assert [in_archive(place, dataset) for dataset in (late, second_drawing)] == [False, False]
 
 
 def test_an_archive_that_may_not_be_deleted_in_keeps_what_was_drawn(place, monkeypatch):
@@ -673,7 +694,7 @@ def test_an_archive_that_may_not_be_deleted_in_keeps_what_was_drawn(place, monke
         raise DeletionUnavailable("MetScope cannot delete from this archive.")
 
     monkeypatch.setattr(FolderArchive, "delete_instance", refuse)
-    drawing = redrawn(place, place.first, 1, "METSCOPE_DRAWING")
+    drawing = redraw(place, place.first, 1, "METSCOPE_DRAWING")
     job = place.measure(drawing, place.first)
     assert (job.state, job.error_code) == ("done", None)
     assert in_archive(place, drawing)
@@ -694,21 +715,23 @@ def test_no_two_lesions_of_a_patient_share_an_identifier_though_their_jobs_run_a
     labels = place.labels(place.first)
     labels[1:3, 25:29, 50:56] = 6
     names = {number: f"Metastasis {number}" for number in range(1, 6)} | {6: "Segment 6"}
-    drawn = place.measure(place.saved_by_a_viewer(labels, names)).segmentation_id
+    segmentation_id = place.measure(place.saved_by_a_viewer(labels, names)).segmentation_id
     lesions = lesions_of_patient(place.sessions, "BENCH-1")
     by_study = Counter(lesion["study_instance_uid"] for lesion in lesions)
     assert by_study == {place.study: 6, studies[0]: 5, studies[1]: 5}
     expected = {f"BM-{number}" for number in range(1, 17)}
     assert {lesion["tracking_id"] for lesion in lesions} == expected
     assert {lesion["name"] for lesion in lesions} == {name.replace("BM-", "Metastasis ") for name in expected}
-    assert "Metastasis 16" in by_name(place.document(drawn))
+    assert "Metastasis 16" in by_name(place.document(segmentation_id))
     for study in studies:
         (document,) = documents_of_study(place.sessions, study)
-        told = {lesion["tracking_id"] for lesion in document["lesions"]}
-        (report,) = [one[0] for one in place.archive.series_headers(study) if one[0].Modality == "SR"]
+        tracking_ids = {lesion["tracking_id"] for lesion in document["lesions"]}
+        (report,) = [
+            headers[0] for headers in place.archive.series_headers(study) if headers[0].Modality == "SR"
+        ]
         report = place.archive.retrieve_series(study, report.SeriesInstanceUID)[0]
         texts = {item.TextValue for _, item in report_items(report) if "TextValue" in item}
-        assert told <= texts
+        assert tracking_ids <= texts
 
 
 def report_items(item):

@@ -48,11 +48,11 @@ class DeletionSite(Site):
         self.context = self.app.extensions["metscope"]
         self.study = rows.add_study(self.settings, 1)
 
-    def submit(self, task=SEGMENT, **asked):
-        return super().submit(self.study, task=task, **asked)
+    def submit(self, task=SEGMENT, **options):
+        return super().submit(self.study, task=task, **options)
 
-    def run(self, task=SEGMENT, **asked):
-        return self.run_job(self.submit(task, **asked))
+    def run(self, task=SEGMENT, **options):
+        return self.run_job(self.submit(task, **options))
 
     def delete(self, path, happens):
         self.context.per_thread.archive = Meanwhile(open_archive(self.settings), happens)
@@ -60,15 +60,15 @@ class DeletionSite(Site):
 
     def in_orthanc(self):
         """Modalities of the study's series, as Orthanc itself tells."""
-        found = requests.post(
+        answer = requests.post(
             f"{self.orthanc.rest_url}/tools/find",
             json={"Level": "Series", "Query": {"StudyInstanceUID": self.study}, "Expand": True},
             auth=self.orthanc.authentication,
             timeout=30,
         ).json()
-        return sorted(series["MainDicomTags"]["Modality"] for series in found)
+        return sorted(series["MainDicomTags"]["Modality"] for series in answer)
 
-    def recorded(self):
+    def documents(self):
         return documents_of_study(self.sessions, self.study)
 
 
@@ -78,24 +78,25 @@ def site(tmp_path, orthanc):
 
 
 def test_no_structure_set_is_left_of_a_segmentation_that_is_deleted_while_it_is_made(site):
-    made = site.run().segmentation_id
+    segmentation_id = site.run().segmentation_id
     ended = []
     answer = site.delete(
-        f"/segmentations/{made}", lambda: ended.append(site.run(StructureSetTask(segmentation_id=made)))
+        f"/segmentations/{segmentation_id}",
+        lambda: ended.append(site.run(StructureSetTask(segmentation_id=segmentation_id))),
     )
     assert answer.status_code == 204
     assert (ended[0].state, ended[0].error_code) == ("failed", "segmentation_not_found")
     assert site.in_orthanc() == ["MR"]
-    assert site.recorded() == []
+    assert site.documents() == []
 
 
 def test_no_correction_is_left_of_a_segmentation_that_is_deleted_while_it_is_made(site):
-    made = site.run().segmentation_id
-    task = CorrectTask(segmentation_id=made, rename={1: "pons"}, delete=[])
-    answer = site.delete(f"/segmentations/{made}", lambda: site.run(task))
+    segmentation_id = site.run().segmentation_id
+    task = CorrectTask(segmentation_id=segmentation_id, rename={1: "pons"}, delete=[])
+    answer = site.delete(f"/segmentations/{segmentation_id}", lambda: site.run(task))
     assert answer.status_code == 204
     assert site.in_orthanc() == ["MR"]
-    assert site.recorded() == []
+    assert site.documents() == []
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -106,7 +107,7 @@ def test_a_study_that_is_deleted_while_a_job_of_it_runs_does_not_reappear(site, 
     assert site.delete(url, lambda: ended.append(site.run(force=force))).status_code == 200
     assert (ended[0].state, ended[0].error_code) == ("failed", "study_not_found")
     assert site.in_orthanc() == []
-    assert site.recorded() == []
+    assert site.documents() == []
 
 
 def test_a_job_that_read_the_images_before_their_deletion_records_nothing_after_it(site):
@@ -138,7 +139,7 @@ def test_a_job_that_read_the_images_before_their_deletion_records_nothing_after_
     (job,) = jobs.list_jobs(site.sessions)
     assert (job.state, job.error_code) == ("failed", "study_not_found")
     assert site.in_orthanc() == []
-    assert site.recorded() == []
+    assert site.documents() == []
 
 
 def die():
@@ -151,26 +152,29 @@ def fail():
 
 @pytest.mark.parametrize("of", ["segmentation", "study"])
 def test_where_the_archive_fails_nothing_is_deleted_and_the_request_may_be_repeated(site, of):
-    made = site.run().segmentation_id
-    before = site.recorded()
-    urls = {"segmentation": f"/segmentations/{made}", "study": f"/segmentationui/delete-study/{site.study}"}
+    segmentation_id = site.run().segmentation_id
+    before = site.documents()
+    urls = {
+        "segmentation": f"/segmentations/{segmentation_id}",
+        "study": f"/segmentationui/delete-study/{site.study}",
+    }
     assert site.delete(urls[of], fail).status_code == 503
-    assert site.recorded() == before
+    assert site.documents() == before
     assert site.in_orthanc() == ["MR", "SEG", "SR"]
-    assert site.run().segmentation_id == made
+    assert site.run().segmentation_id == segmentation_id
     assert site.delete(urls[of], lambda: None).status_code in {200, 204}
-    assert site.recorded() == []
+    assert site.documents() == []
     assert "SEG" not in site.in_orthanc()
 
 
 def test_a_deletion_that_a_process_left_unfinished_is_finished_by_the_same_request(site):
-    made = site.run().segmentation_id
+    segmentation_id = site.run().segmentation_id
     with pytest.raises(Killed):
-        site.delete(f"/segmentations/{made}", die)
+        site.delete(f"/segmentations/{segmentation_id}", die)
     assert site.in_orthanc() == ["MR", "SEG", "SR"]
-    assert site.delete(f"/segmentations/{made}", lambda: None).status_code == 204
+    assert site.delete(f"/segmentations/{segmentation_id}", lambda: None).status_code == 204
     assert site.in_orthanc() == ["MR"]
-    assert site.delete(f"/segmentations/{made}", lambda: None).status_code == 404
+    assert site.delete(f"/segmentations/{segmentation_id}", lambda: None).status_code == 404
     with pytest.raises(Killed):
         site.delete(f"/segmentationui/delete-study/{site.study}", die)
     assert site.run().error_code == "study_not_found"
@@ -180,16 +184,16 @@ def test_a_deletion_that_a_process_left_unfinished_is_finished_by_the_same_reque
 
 def test_a_report_that_nothing_was_found_is_deleted_with_its_segmentation(tmp_path, orthanc):
     site = DeletionSite(tmp_path, orthanc, report_no_lesion=True)
-    made = site.run().segmentation_id
-    task = CorrectTask(segmentation_id=made, rename={}, delete=[1, 2, 3, 4, 5])
+    segmentation_id = site.run().segmentation_id
+    task = CorrectTask(segmentation_id=segmentation_id, rename={}, delete=[1, 2, 3, 4, 5])
     emptied = site.run(task).segmentation_id
     assert site.in_orthanc() == ["MR", "SEG", "SR", "SR"]
     url = f"/segmentations/{emptied}"
     assert site.delete(url, fail).status_code == 503
-    assert [one["id"] for one in site.recorded()] == [emptied, made]
+    assert [document["id"] for document in site.documents()] == [emptied, segmentation_id]
     with pytest.raises(Killed):
         site.delete(url, die)
     assert site.delete(url, lambda: None).status_code == 204
     assert site.in_orthanc() == ["MR", "SEG", "SR"]
-    assert [one["id"] for one in site.recorded()] == [made]
+    assert [document["id"] for document in site.documents()] == [segmentation_id]
     assert site.delete(url, lambda: None).status_code == 404

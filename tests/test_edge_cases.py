@@ -62,7 +62,7 @@ from orthanc.folder import FolderArchive
 from settings import Settings
 from tests import fake_pacs
 from tests.imaging.test_seg import BRIGHT, SERIES, SHAPE, assert_legal, lesion_numbers
-from tests.imaging.test_seg_read import as_edited_in_ohif, renumbered
+from tests.imaging.test_seg_read import as_edited_in_ohif, renumber
 from tests.orthanc.test_faults import archive_at
 from tests.orthanc.test_orthanc import archive_of
 from unetr.served import default_model
@@ -100,7 +100,7 @@ def series(
     return [copy.deepcopy(instance) for instance in instances]
 
 
-def changed(instances: list[Dataset], **attributes: object) -> list[Dataset]:
+def with_attributes(instances: list[Dataset], **attributes: object) -> list[Dataset]:
     """In place, in each of them, legal or not; None removes an attribute."""
     with config.disable_value_validation():
         for instance in instances:
@@ -113,21 +113,21 @@ def changed(instances: list[Dataset], **attributes: object) -> list[Dataset]:
 
 
 def everywhere(**attributes: object) -> list[Dataset]:
-    return changed(series(), **attributes)
+    return with_attributes(series(), **attributes)
 
 
-def numbered(keyword: str, value: Callable[[int], object]) -> list[Dataset]:
+def set_by_number(keyword: str, value: Callable[[int], object]) -> list[Dataset]:
     """A value by the index of each instance."""
     instances = series()
     for index, instance in enumerate(instances):
-        changed([instance], **{keyword: value(index)})
+        with_attributes([instance], **{keyword: value(index)})
     return instances
 
 
-def doubled(**attributes: object) -> list[Dataset]:
+def double(**attributes: object) -> list[Dataset]:
     """Every slice again, as other instances with these attributes."""
     first = series()
-    second = changed(copy.deepcopy(first), **attributes)
+    second = with_attributes(copy.deepcopy(first), **attributes)
     for instance in second:
         instance.SOPInstanceUID = instance.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     return first + second
@@ -146,15 +146,15 @@ def three_planes(**attributes: object) -> list[Dataset]:
     """Five slices in each of three orientations, all in one series."""
     ours = {"study_instance_uid": generate_uid(), "series_instance_uid": generate_uid()}
     planes = [series(SERIES[name][0], **ours)[:5] for name in ("axial", "sagittal", "coronal")]
-    return changed([instance for plane in planes for instance in plane], **attributes)
+    return with_attributes([instance for plane in planes for instance in plane], **attributes)
 
 
-def tilted() -> list[Dataset]:
+def tilt() -> list[Dataset]:
     x, y, z = AXIAL[:3, 3]
-    return numbered("ImagePositionPatient", lambda n: [x, y + 0.5 * n, z + 1.5 * n])
+    return set_by_number("ImagePositionPatient", lambda n: [x, y + 0.5 * n, z + 1.5 * n])
 
 
-def rescaled() -> list[Dataset]:
+def rescale() -> list[Dataset]:
     """Another slope in each slice: without it, the noise of the later ones is brighter than a lesion."""
     instances = series()
     for factor, instance in enumerate(instances, start=1):
@@ -163,7 +163,7 @@ def rescaled() -> list[Dataset]:
     return instances
 
 
-def misnamed(written_in: str, claimed: str) -> list[Dataset]:
+def misname(written_in: str, claimed: str) -> list[Dataset]:
     """The umlauts' name in one character set under the name of another; both names are of ten characters."""
     instances = everywhere(SpecificCharacterSet=written_in, PatientName=NAMES["Umlauts"])
     files = [part10.encode(instance) for instance in instances]
@@ -181,11 +181,11 @@ def beside_an_unproven_t1() -> list[Dataset]:
     proven = with_gap(series_instance_uid=LOST_SERIES_UID)
     study_uid = proven[0].StudyInstanceUID
     unproven = series(description="T1 MPRAGE sag", contrast=False, study_instance_uid=study_uid)
-    return changed(unproven, FrameOfReferenceUID=proven[0].FrameOfReferenceUID) + proven
+    return with_attributes(unproven, FrameOfReferenceUID=proven[0].FrameOfReferenceUID) + proven
 
 
 def compressed_with(syntax: str, **attributes: object) -> list[Dataset]:
-    return changed(series(transfer_syntax=syntax), **attributes)
+    return with_attributes(series(transfer_syntax=syntax), **attributes)
 
 
 def cut_in_the_codestream() -> list[Dataset]:
@@ -247,9 +247,9 @@ def farthest_mm(passed: Passed, stored: Dataset, lesions: Sequence[int], geometr
     farthest = 0.0
     for lesion, segment, number in zip(passed.result.lesions, segments, lesions, strict=True):
         truth = np.argwhere(lesion_numbers() == number) @ geometry[:3, :3].T + geometry[:3, 3]
-        found = labels.map_indices_to_reference(np.argwhere(labels.array == segment.number))
-        assert len(found) == lesion.voxel_count == len(truth)
-        farthest = max(farthest, *KDTree(truth).query(found)[0], *KDTree(found).query(truth)[0])
+        positions = labels.map_indices_to_reference(np.argwhere(labels.array == segment.number))
+        assert len(positions) == lesion.voxel_count == len(truth)
+        farthest = max(farthest, *KDTree(truth).query(positions)[0], *KDTree(positions).query(truth)[0])
         volume_ml = len(truth) * abs(np.linalg.det(geometry[:3, :3])) / 1000
         assert lesion.volume_ml == pytest.approx(volume_ml, rel=1e-4)
         assert lesion.centroid_lps_mm == pytest.approx(truth.mean(axis=0), abs=PLACED_WITHIN_MM)
@@ -276,7 +276,7 @@ class Row(NamedTuple):
     run: Callable[[Place], str]
 
 
-def found(
+def finds(
     make: Callable[[], list[Dataset]],
     lesions: Sequence[int] = LESIONS,
     geometry: np.ndarray = AXIAL,
@@ -303,18 +303,18 @@ def found(
         stored = from_the_archive(archive, edited(passed.encoded))
         farthest = farthest_mm(passed, stored, lesions, geometry)
         assert farthest <= PLACED_WITHIN_MM
-        seen = [f"{len(lesions)} lesions, {farthest:.4f} mm away at most"]
+        parts = [f"{len(lesions)} lesions, {farthest:.4f} mm away at most"]
         for keyword, value in (carries or {}).items():
             assert stored[keyword].value == value
-            seen.append(f"{keyword} is {stored[keyword].value!r}")
+            parts.append(f"{keyword} is {stored[keyword].value!r}")
         warnings = " ".join([*passed.chosen.warnings, *passed.stack.warnings])
         assert re.search(warns, warnings) if warns else not warnings
-        return "; ".join([*seen, *([f"warning: {warnings}"] if warns else [])])
+        return "; ".join([*parts, *([f"warning: {warnings}"] if warns else [])])
 
     return Row("; ".join([*expected, *(["a warning"] if warns else [])]), run)
 
 
-def refused(code: str, sentence: str, make: Callable[[], list[Dataset]], unasked: str | None = None) -> Row:
+def refuses(code: str, sentence: str, make: Callable[[], list[Dataset]], unasked: str | None = None) -> Row:
     """With this code and sentence where the caller chose the series; and never chosen unasked.
 
     unasked: the sentence where nobody chose, if another.
@@ -323,9 +323,9 @@ def refused(code: str, sentence: str, make: Callable[[], list[Dataset]], unasked
     def run(place: Place) -> str:
         instances = make()
         archive = place.archive(instances)
-        asked = str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
+        uids_of_series = str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
         refusals = []
-        for uids in (asked, asked[:1]):
+        for uids in (uids_of_series, uids_of_series[:1]):
             with pytest.raises(MetScopeError) as caught:
                 passed_through(archive, *uids)
             refusals.append(caught.value)
@@ -376,7 +376,7 @@ def another_series(instances: list[Dataset]) -> list[Dataset]:
 
 
 def lying(**attributes: object) -> Callable[[Dataset], Dataset]:
-    return lambda dataset: changed([dataset], **attributes)[0]
+    return lambda dataset: with_attributes([dataset], **attributes)[0]
 
 
 def with_odd_mapping(dataset: Dataset) -> Dataset:
@@ -384,7 +384,7 @@ def with_odd_mapping(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def deflated(dataset: Dataset) -> Dataset:
+def deflate(dataset: Dataset) -> Dataset:
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     return dataset
 
@@ -453,16 +453,16 @@ def whole_study(place: Place, program: str) -> str:
     passed = passed_through(archive, str(instances[0].StudyInstanceUID))
     stored = from_the_archive(archive, passed.encoded)
     assert stored.SegmentationType == "BINARY"
-    got = place.folder / "got"
-    got.mkdir()
+    received_dir = place.folder / "got"
+    received_dir.mkdir()
     listening = ["+P", str(port), "-aem", program.upper()] if program == "movescu" else []
     subprocess.run(
-        [program, "-S", "-aet", program.upper(), "-aec", "METSCOPE", *listening, "-od", str(got),
+        [program, "-S", "-aet", program.upper(), "-aec", "METSCOPE", *listening, "-od", str(received_dir),
          "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={stored.StudyInstanceUID}",
          "127.0.0.1", str(orthanc.dicom_port)],
         check=True, capture_output=True,
     )  # fmt: skip
-    received = {dcmread(path).SOPInstanceUID for path in got.iterdir()}
+    received = {dcmread(path).SOPInstanceUID for path in received_dir.iterdir()}
     assert received == {instance.SOPInstanceUID for instance in [*instances, stored]}
     return f"BINARY; {len(instances)} images and the SEG came"
 
@@ -488,93 +488,93 @@ def gap_in_the_proven_series(place: Place) -> str:
 
 ROWS = {
     "empty mask": Row("0 lesions, no SEG", no_lesion),
-    "one-slice lesion": found(partial(series, lesions=[3]), [3]),
-    "one-voxel lesion": found(partial(series, lesions=[4]), [4]),
-    "segment-number gaps": found(
-        series, edited=lambda encoded: renumbered(encoded, {1: 2, 2: 5, 3: 40, 4: 41})
+    "one-slice lesion": finds(partial(series, lesions=[3]), [3]),
+    "one-voxel lesion": finds(partial(series, lesions=[4]), [4]),
+    "segment-number gaps": finds(
+        series, edited=lambda encoded: renumber(encoded, {1: 2, 2: 5, 3: 40, 4: 41})
     ),
-    "Label Map SEG, RLE, without plane positions": found(series, edited=as_edited_in_ohif),
-    "SEG deflated": found(series, edited=deflated),
+    "Label Map SEG, RLE, without plane positions": finds(series, edited=as_edited_in_ohif),
+    "SEG deflated": finds(series, edited=deflate),
     "SEG of packed bits in RLE": refused_seg(
         "unreadable_pixels", "1 bits in transfer syntax RLE Lossless, cannot be decoded", packed_in_rle
     ),
-    "bitmap SEG not starting at slice 0": found(partial(series, lesions=[2, 3]), [2, 3]),
-    "slices reversed": found(partial(series, order="reversed")),
-    "slices shuffled": found(partial(series, order="shuffled")),
-    "InstanceNumber constant": found(lambda: changed(series(order="shuffled"), InstanceNumber=1)),
-    "InstanceNumber missing": found(lambda: changed(series(order="shuffled"), InstanceNumber=None)),
-    "duplicate positions, other AcquisitionNumber": refused(
-        "several_stacks", r"AcquisitionNumber \(0020,0012\) is 1 or 2", lambda: doubled(AcquisitionNumber=2)
+    "bitmap SEG not starting at slice 0": finds(partial(series, lesions=[2, 3]), [2, 3]),
+    "slices reversed": finds(partial(series, order="reversed")),
+    "slices shuffled": finds(partial(series, order="shuffled")),
+    "InstanceNumber constant": finds(lambda: with_attributes(series(order="shuffled"), InstanceNumber=1)),
+    "InstanceNumber missing": finds(lambda: with_attributes(series(order="shuffled"), InstanceNumber=None)),
+    "duplicate positions, other AcquisitionNumber": refuses(
+        "several_stacks", r"AcquisitionNumber \(0020,0012\) is 1 or 2", lambda: double(AcquisitionNumber=2)
     ),
-    "exact duplicates": found(sent_twice),
-    "exact duplicates under other UIDs": refused(
-        "duplicate_slices", r"10 slices of 18 share .*\(0020,0032\)", doubled
+    "exact duplicates": finds(sent_twice),
+    "exact duplicates under other UIDs": refuses(
+        "duplicate_slices", r"10 slices of 18 share .*\(0020,0032\)", double
     ),
-    "AcquisitionNumber varying in a volume": found(
-        lambda: numbered("AcquisitionNumber", lambda n: 1 + n // 3)
+    "AcquisitionNumber varying in a volume": finds(
+        lambda: set_by_number("AcquisitionNumber", lambda n: 1 + n // 3)
     ),
-    "derived images in the original's series": refused(
+    "derived images in the original's series": refuses(
         "several_stacks", r"ImageType \(0008,0008\) is DERIVED",
-        lambda: doubled(ImageType=["DERIVED", "SECONDARY", "MPR"]),
+        lambda: double(ImageType=["DERIVED", "SECONDARY", "MPR"]),
     ),
-    "missing interior slice": refused(
+    "missing interior slice": refuses(
         "missing_slices", r"3\.0 mm between slices 4 and 5, 1\.5 mm elsewhere", with_gap
     ),
-    "rounding jitter of 6e-8": found(
+    "rounding jitter of 6e-8": finds(
         partial(series, SERIES["oblique"][0], orientation_jitter=6e-8), geometry=SERIES["oblique"][0]
     ),
-    "localizer": refused(
+    "localizer": refuses(
         "mixed_orientations", r"ImageOrientationPatient \(0020,0037\)",
         lambda: three_planes(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), unasked="is a localizer",
     ),
-    "mixed orientations in a series": refused(
+    "mixed orientations in a series": refuses(
         "mixed_orientations", r"ImageOrientationPatient \(0020,0037\)", three_planes
     ),
-    "gantry tilt": refused("gantry_tilt", r"Slice \d .* sideways .*\(0020,0032\)", tilted),
+    "gantry tilt": refuses("gantry_tilt", r"Slice \d .* sideways .*\(0020,0032\)", tilt),
     **{
-        plane: found(partial(series, SERIES[plane][0]), geometry=SERIES[plane][0])
+        plane: finds(partial(series, SERIES[plane][0]), geometry=SERIES[plane][0])
         for plane in ("oblique", "sagittal", "coronal")
     },
-    "PixelSpacing [4.0, 6.4]": found(
+    "PixelSpacing [4.0, 6.4]": finds(
         partial(series, SERIES["anisotropic"][0]), geometry=SERIES["anisotropic"][0]
     ),
-    "SpacingBetweenSlices missing": found(lambda: everywhere(SpacingBetweenSlices=None)),
-    "SpacingBetweenSlices negative": found(lambda: everywhere(SpacingBetweenSlices="-1.5")),
-    "SliceThickness other than the spacing": found(lambda: everywhere(SliceThickness="4")),
-    "Enhanced MR, shared groups": found(partial(series, enhanced="shared", order="shuffled")),
-    "Enhanced MR, per-frame groups": found(partial(series, enhanced="per_frame", order="reversed")),
-    "Enhanced MR without functional groups": refused(
+    "SpacingBetweenSlices missing": finds(lambda: everywhere(SpacingBetweenSlices=None)),
+    "SpacingBetweenSlices negative": finds(lambda: everywhere(SpacingBetweenSlices="-1.5")),
+    "SliceThickness other than the spacing": finds(lambda: everywhere(SliceThickness="4")),
+    "Enhanced MR, shared groups": finds(partial(series, enhanced="shared", order="shuffled")),
+    "Enhanced MR, per-frame groups": finds(partial(series, enhanced="per_frame", order="reversed")),
+    "Enhanced MR without functional groups": refuses(
         "missing_geometry", r"\(5200,9230\)",
-        lambda: changed(series(enhanced="shared"), PerFrameFunctionalGroupsSequence=None),
+        lambda: with_attributes(series(enhanced="shared"), PerFrameFunctionalGroupsSequence=None),
     ),
-    "mosaic": refused(
+    "mosaic": refuses(
         "mosaic_image", r"ImageType \(0008,0008\) says MOSAIC",
         lambda: everywhere(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]),
     ),
-    "multi-echo": refused(
-        "several_stacks", r"EchoTime \(0018,0081\) is 2\.98 or 80", lambda: doubled(EchoTime="80")
+    "multi-echo": refuses(
+        "several_stacks", r"EchoTime \(0018,0081\) is 2\.98 or 80", lambda: double(EchoTime="80")
     ),
-    "magnitude and phase": refused(
+    "magnitude and phase": refuses(
         "several_stacks", r"ImageType \(0008,0008\) is .*\\P\.",
-        lambda: doubled(ImageType=["ORIGINAL", "PRIMARY", "P"]),
+        lambda: double(ImageType=["ORIGINAL", "PRIMARY", "P"]),
     ),
-    "per-slice rescale": found(rescaled),
-    "RealWorldValueMapping without FirstValueMapped": found(
+    "per-slice rescale": finds(rescale),
+    "RealWorldValueMapping without FirstValueMapped": finds(
         lambda: everywhere(RealWorldValueMappingSequence=[Dataset()]), edited=with_odd_mapping
     ),
-    "missing StudyID": found(lambda: everywhere(StudyID=None), carries={"StudyID": ""}),
-    "missing PatientSex": found(lambda: everywhere(PatientSex=None), carries={"PatientSex": ""}),
-    "missing SliceThickness": found(lambda: everywhere(SliceThickness=None)),
-    "SH of 20 characters": found(
+    "missing StudyID": finds(lambda: everywhere(StudyID=None), carries={"StudyID": ""}),
+    "missing PatientSex": finds(lambda: everywhere(PatientSex=None), carries={"PatientSex": ""}),
+    "missing SliceThickness": finds(lambda: everywhere(SliceThickness=None)),
+    "SH of 20 characters": finds(
         lambda: everywhere(StudyID="20 characters, as it", AccessionNumber="20 characters, as it"),
         carries={"StudyID": "", "AccessionNumber": ""},
     ),
-    "DS of more than 16 characters": found(
+    "DS of more than 16 characters": finds(
         lambda: everywhere(
             PixelSpacing=["1.00000000000000000001"] * 2, SliceThickness="1.500000000000000000001"
         )
     ),
-    "missing FrameOfReferenceUID": found(
+    "missing FrameOfReferenceUID": finds(
         lambda: everywhere(FrameOfReferenceUID=None), warns=r"no FrameOfReferenceUID \(0020,0052\)"
     ),
     "same patient, other frame of reference": refused_seg(
@@ -582,25 +582,25 @@ ROWS = {
         onto=lambda instances: series(),
     ),
     **{
-        f"{script} name": found(partial(everywhere, PatientName=name), carries={"PatientName": name})
+        f"{script} name": finds(partial(everywhere, PatientName=name), carries={"PatientName": name})
         for script, name in NAMES.items()
     },
     # Legal text, though not what was meant: the SEG says what the images say.
-    "wrong charset: UTF-8 under no known name": found(
-        partial(misnamed, "ISO_IR 192", "ISO_IR 999"),
+    "wrong charset: UTF-8 under no known name": finds(
+        partial(misname, "ISO_IR 192", "ISO_IR 999"),
         carries={"PatientName": NAMES["Umlauts"].encode().decode("latin-1")},
     ),
-    "wrong charset: Latin-1 as UTF-8": found(
-        partial(misnamed, "ISO_IR 100", "ISO_IR 192"), carries={"PatientName": ""}
+    "wrong charset: Latin-1 as UTF-8": finds(
+        partial(misname, "ISO_IR 100", "ISO_IR 192"), carries={"PatientName": ""}
     ),
     **{
-        name: found(partial(series, transfer_syntax=syntax)) for name, syntax in SYNTAXES.items()
+        name: finds(partial(series, transfer_syntax=syntax)) for name, syntax in SYNTAXES.items()
     },
-    "decode returning constants": refused("constant_pixels", "value 0", constant),
-    "CT instead of MR": refused(
+    "decode returning constants": refuses("constant_pixels", "value 0", constant),
+    "CT instead of MR": refuses(
         "unsupported_modality", r"Modality \(0008,0060\) is CT", lambda: everywhere(Modality="CT")
     ),
-    "secondary capture instead of MR": refused(
+    "secondary capture instead of MR": refuses(
         "unsupported_modality", r"SOPClassUID \(0008,0016\) is Secondary Capture",
         lambda: everywhere(SOPClassUID=SecondaryCaptureImageStorage),
     ),
@@ -613,16 +613,16 @@ ROWS = {
         series, {"wado": serve_all_but_one}, "archive_incomplete", "lists 9 instances .* served 8"
     ),
     "single-part WADO response": by_dicomweb(
-        partial(series, enhanced="shared"), {"wado": lambda made: fake_pacs.single_part(made[0])}, None
+        partial(series, enhanced="shared"), {"wado": lambda images: fake_pacs.single_part(images[0])}, None
     ),
     "406": by_dicomweb(
-        series, {"wado": lambda made: fake_pacs.status(406)}, "archive_refused", "HTTP 406"
+        series, {"wado": lambda images: fake_pacs.status(406)}, "archive_refused", "HTTP 406"
     ),
     "listed but not servable": by_dicomweb(
-        series, {"wado": lambda made: fake_pacs.status(404)}, "archive_incomplete", "lists 9 .* served 0"
+        series, {"wado": lambda images: fake_pacs.status(404)}, "archive_incomplete", "lists 9 .* served 0"
     ),
     "STOW 200 without storage": by_dicomweb(
-        series, {"stow": lambda made: fake_pacs.claim_storage}, "store_failed", "no query finds"
+        series, {"stow": lambda images: fake_pacs.claim_storage}, "store_failed", "no query finds"
     ),
     **{
         f"whole study with SEG by {operation} from Orthanc": Row(
@@ -636,39 +636,39 @@ ROWS = {
 
 # Headers that lie, beyond the list too.
 LIES = {
-    "Rows too few": refused(
+    "Rows too few": refuses(
         "unreadable_pixels", r"holds 1320 bytes; .* make 660", lambda: everywhere(Rows=15)
     ),
-    "Rows too many": refused("unreadable_pixels", "1320 bytes of 2640", lambda: everywhere(Rows=60)),
-    "65535 rows and columns": refused(
+    "Rows too many": refuses("unreadable_pixels", "1320 bytes of 2640", lambda: everywhere(Rows=60)),
+    "65535 rows and columns": refuses(
         "volume_too_large", "9 x 65535 x 65535 voxels", lambda: everywhere(Rows=65535, Columns=65535)
     ),
     **{
-        f"Rows too {word}, {name}": refused(
+        f"Rows too {word}, {name}": refuses(
             "unreadable_pixels", rf"frame 1 in PixelData .* holds .*; Rows \(0028,0010\) is {rows}",
             partial(compressed_with, SYNTAXES[name], Rows=rows),
         )
         for name in ("JPEG Lossless", "JPEG-LS", "JPEG 2000", "RLE")
         for word, rows in (("few", 15), ("many", 60))
     },
-    "JPEG-LS cut short": refused(
+    "JPEG-LS cut short": refuses(
         "unreadable_pixels", "JPEG-LS.* could not be decoded", cut_in_the_codestream
     ),
-    "voxels of 50 mm": refused(
+    "voxels of 50 mm": refuses(
         "volume_too_large", "measures 14 x 1500 x 1100 mm", lambda: everywhere(PixelSpacing=["50", "50"])
     ),
     **{
-        f"8192 rows and columns, {name}": refused(
+        f"8192 rows and columns, {name}": refuses(
             "volume_too_large", "9 x 8192 x 8192 voxels",
             partial(compressed_with, SYNTAXES[name], Rows=8192, Columns=8192),
         )
         for name in ("JPEG Lossless", "JPEG-LS", "JPEG 2000", "RLE")
     },
-    "1000000000 frames in an Enhanced MR": refused(
+    "1000000000 frames in an Enhanced MR": refuses(
         "missing_geometry", r"NumberOfFrames \(0028,0008\) is 1000000000, but .* has 9 items",
-        lambda: changed(series(enhanced="shared"), NumberOfFrames=1_000_000_000),
+        lambda: with_attributes(series(enhanced="shared"), NumberOfFrames=1_000_000_000),
     ),
-    "1000000000 frames in an MR": refused(
+    "1000000000 frames in an MR": refuses(
         "missing_geometry", r"NumberOfFrames \(0028,0008\) is 1000000000 in an MR Image Storage",
         lambda: everywhere(NumberOfFrames=1_000_000_000),
     ),
@@ -691,8 +691,8 @@ LIES = {
 @pytest.mark.parametrize("case", ROWS)
 def test_edge_case(case, request, tmp_path):
     expected, run = ROWS[case]
-    seen = run(Place(tmp_path, request))
-    print(f"{case} | {expected} | {seen}")
+    outcome = run(Place(tmp_path, request))
+    print(f"{case} | {expected} | {outcome}")
 
 
 @pytest.fixture
@@ -737,7 +737,7 @@ def test_a_gap_that_a_damaged_file_leaves_is_refused_with_its_name(folder_with_a
 @pytest.fixture
 def two_patients(tmp_path, request) -> tuple[Path, list[Dataset], list[Dataset]]:
     """Their folder, and the series of each."""
-    ours, theirs = series(), changed(series(), PatientID="PHANTOM-2")
+    ours, theirs = series(), with_attributes(series(), PatientID="PHANTOM-2")
     Place(tmp_path, request).archive([*ours, *theirs], "images")
     return tmp_path / "images", ours, theirs
 
@@ -771,7 +771,9 @@ def test_a_name_that_is_a_formula_is_text_in_the_table(tmp_path, request):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 def test_headers_that_break_the_standard_are_a_line_in_the_log_not_warnings(tmp_path, request):
-    instances = changed(series(), AccessionNumber="12345678901234567890", StudyTime="10:15 in the morning")
+    instances = with_attributes(
+        series(), AccessionNumber="12345678901234567890", StudyTime="10:15 in the morning"
+    )
     Place(tmp_path, request).archive(instances, "images")
     done = subprocess.run(
         [sys.executable, segmentation.__file__, str(tmp_path / "images"), "--dry-run"],
@@ -841,9 +843,9 @@ def nested_thousands_deep(instance: Dataset, defined: bool) -> bytes:
 @pytest.mark.parametrize("defined", [True, False])
 def test_a_file_nested_thousands_deep_spoils_no_other(defined, tmp_path, request, capsys):
     """Beside the series, as another study's only file; the reader's first by name."""
-    instances, other = series(), series()
+    instances, other_series = series(), series()
     archive = Place(tmp_path, request).archive(instances)
-    (tmp_path / "archive" / "000 deep.dcm").write_bytes(nested_thousands_deep(other[0], defined))
+    (tmp_path / "archive" / "000 deep.dcm").write_bytes(nested_thousands_deep(other_series[0], defined))
     assert cli.main([str(tmp_path / "archive"), "--dry-run"]) == 0
     warnings = json.loads(capsys.readouterr().out)["warnings"]
     assert warnings == ["Damaged files that could not be read: 1 (000 deep.dcm)."]
@@ -859,13 +861,13 @@ def test_a_file_nested_thousands_deep_spoils_no_other(defined, tmp_path, request
 )
 def test_a_file_without_a_uid_or_with_two_of_it_is_a_damaged_file(keyword, values, tmp_path, request, capsys):
     """Beside the series, in a study of its own."""
-    instances, (other, *_) = series(), series()
+    instances, (damaged, *_) = series(), series()
     archive = Place(tmp_path, request).archive(instances)
     if values == "two":
-        other[keyword].value = [other[keyword].value, "1.2.3"]
+        damaged[keyword].value = [damaged[keyword].value, "1.2.3"]
     else:
-        del other[keyword]
-    other.save_as(tmp_path / "archive" / "000 odd.dcm", enforce_file_format=False)
+        del damaged[keyword]
+    damaged.save_as(tmp_path / "archive" / "000 odd.dcm", enforce_file_format=False)
     assert cli.main([str(tmp_path / "archive"), "--dry-run"]) == 0
     warnings = json.loads(capsys.readouterr().out)["warnings"]
     assert warnings == ["Damaged files that could not be read: 1 (000 odd.dcm)."]
@@ -911,6 +913,6 @@ def traced() -> Iterator[None]:
 @pytest.mark.parametrize("case", LIES)
 def test_a_header_that_lies_is_refused_and_no_memory_taken_for_it(case, request, tmp_path, traced):
     expected, run = LIES[case]
-    seen = run(Place(tmp_path, request))
+    outcome = run(Place(tmp_path, request))
     assert tracemalloc.get_traced_memory()[1] < REFUSED_WITHIN_BYTES
-    print(f"{case} | {expected} | {seen}")
+    print(f"{case} | {expected} | {outcome}")

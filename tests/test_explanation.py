@@ -81,10 +81,10 @@ class UncertaintySite(Site):
         return self.api.get(f"/segmentations/{segmentation_id or self.first}").json
 
     def stored_map(self):
-        (made,) = [one for one in self.document()["companions"] if one["modality"] == "OT"]
-        (dataset,) = self.archive.retrieve_series(self.study, made["series_instance_uid"])
-        assert dataset.SOPInstanceUID == made["sop_instance_uid"]
-        return made, dataset
+        (companion,) = [entry for entry in self.document()["companions"] if entry["modality"] == "OT"]
+        (dataset,) = self.archive.retrieve_series(self.study, companion["series_instance_uid"])
+        assert dataset.SOPInstanceUID == companion["sop_instance_uid"]
+        return companion, dataset
 
 
 @pytest.fixture
@@ -93,21 +93,21 @@ def site(tmp_path, orthanc) -> UncertaintySite:
 
 
 def test_the_map_lies_in_orthanc_beside_the_seg_and_each_value_at_its_place(site, tmp_path):
-    asked = site.ask()
-    assert (asked.status_code, asked.json["kind"], asked.json["state"]) == (202, "uncertainty", "queued")
-    job = site.run_job(asked.json["id"])
+    answer = site.ask()
+    assert (answer.status_code, answer.json["kind"], answer.json["state"]) == (202, "uncertainty", "queued")
+    job = site.run_job(answer.json["id"])
     assert (job.state, job.error_code, job.segmentation_id) == ("done", None, site.first)
-    made, dataset = site.stored_map()
-    assert made["stored"] is True
-    assert [one["modality"] for one in site.document()["companions"]] == ["SR", "OT"]
-    found = hd.pm.ParametricMap.from_dataset(dataset).get_volume(apply_real_world_transform=True)
+    companion, dataset = site.stored_map()
+    assert companion["stored"] is True
+    assert [entry["modality"] for entry in site.document()["companions"]] == ["SR", "OT"]
+    volume = hd.pm.ParametricMap.from_dataset(dataset).get_volume(apply_real_world_transform=True)
     p = likely(head())
     expected = -p * np.log2(p) - (1 - p) * np.log2(1 - p)
-    indices = np.argwhere(np.ones(found.spatial_shape, bool))
-    there = head().map_reference_to_indices(found.map_indices_to_reference(indices), round_output=True)
+    indices = np.argwhere(np.ones(volume.spatial_shape, bool))
+    there = head().map_reference_to_indices(volume.map_indices_to_reference(indices), round_output=True)
     assert len(there) > 30 * 40 * 40
-    assert found.array.ravel() == pytest.approx(expected[tuple(there.T)], abs=2e-3)
-    unsure = found.map_indices_to_reference(np.argwhere(found.array > 0.9))
+    assert volume.array.ravel() == pytest.approx(expected[tuple(there.T)], abs=2e-3)
+    unsure = volume.map_indices_to_reference(np.argwhere(volume.array > 0.9))
     assert unsure.mean(0) == pytest.approx(BALL_MM, abs=0.3)
     dataset.save_as(tmp_path / "checked.dcm")
     checked = subprocess.run(
@@ -130,7 +130,7 @@ def test_a_request_that_waits_is_answered_at_the_end_and_a_second_one_computes_n
         assert (answer.status_code, answer.json["state"]) == (200, "done")
         assert answer.json["result"] == f"/segmentations/{site.first}"
         assert (site.windows > before) == windows
-    assert [one["modality"] for one in site.document()["companions"]] == ["SR", "OT"]
+    assert [companion["modality"] for companion in site.document()["companions"]] == ["SR", "OT"]
 
 
 def test_it_changes_neither_the_choice_of_a_series_nor_a_later_segmentation(site):
@@ -138,15 +138,15 @@ def test_it_changes_neither_the_choice_of_a_series_nor_a_later_segmentation(site
     ranked = series.rank(site.archive.series_headers(site.study))
     chosen = series.choose(ranked, None)
     assert chosen.series_instance_uid == site.document()["series_instance_uid"]
-    again = site.run_job(site.submit(site.study, force=True))
-    assert site.document(again.segmentation_id)["lesions"] != []
+    job = site.run_job(site.submit(site.study, force=True))
+    assert site.document(job.segmentation_id)["lesions"] != []
 
 
 def test_a_deleted_segmentation_takes_its_map_out_of_the_archive(site):
     site.run_job(site.ask().json["id"])
-    made, _ = site.stored_map()
+    companion, _ = site.stored_map()
     assert site.api.delete(f"/segmentations/{site.first}").status_code == 204
-    assert not site.archive.has_instance(site.study, made["sop_instance_uid"])
+    assert not site.archive.has_instance(site.study, companion["sop_instance_uid"])
     assert {h[0].Modality for h in site.archive.series_headers(site.study)} == {"MR"}
 
 
@@ -160,9 +160,9 @@ def test_what_no_model_drew_and_what_a_model_drew_that_is_gone_cannot_be_asked(s
     with site.sessions.begin() as session:
         row = segmentations.locked(session, site.first)
         row.model_id, row.model_version, row.model_sha256 = segmentations.BY_HAND.model_dump().values()
-    drawn = site.ask()
-    assert (drawn.status_code, drawn.json["error"]["code"]) == (409, "uncertainty_unavailable")
-    assert "drawn by hand" in drawn.json["error"]["message"]
+    answer = site.ask()
+    assert (answer.status_code, answer.json["error"]["code"]) == (409, "uncertainty_unavailable")
+    assert "drawn by hand" in answer.json["error"]["message"]
     missing = site.ask("no-such-segmentation")
     assert (missing.status_code, missing.json["error"]["code"]) == (404, "segmentation_not_found")
     # A job that was asked for before the model was exchanged.
@@ -228,9 +228,9 @@ def test_a_corrected_segmentation_has_a_map_of_its_own_when_asked(site):
     site.run_job(site.ask().json["id"])
     task = CorrectTask(segmentation_id=site.first, rename={1: "pons"}, delete=[])
     second = site.run_job(site.submit(site.study, task=task)).segmentation_id
-    assert [one["modality"] for one in site.document(second)["companions"]] == ["SR"]
+    assert [companion["modality"] for companion in site.document(second)["companions"]] == ["SR"]
     assert site.run_job(site.ask(second).json["id"]).state == "done"
-    assert [one["modality"] for one in site.document(second)["companions"]] == ["SR", "OT"]
+    assert [companion["modality"] for companion in site.document(second)["companions"]] == ["SR", "OT"]
 
 
 def test_the_stack_is_fetched_and_not_kept(site):

@@ -91,21 +91,21 @@ class Case:
         deadline = time.monotonic() + END_LIMIT_S
         with self._connect() as connection:
             while time.monotonic() < deadline:
-                state, seen = connection.execute(
+                state, job_stage = connection.execute(
                     "SELECT state, stage FROM jobs WHERE id = %s", [self.jobs[-1]]
                 ).fetchone()
-                if seen == stage:
+                if job_stage == stage:
                     return
                 assert state in {"queued", "running"}, f"{state} before stage {stage} was seen"
         raise AssertionError(f"stage {stage} was not seen")
 
     def until_ended(self) -> None:
-        def ended() -> bool:
+        def all_ended() -> bool:
             return all(self.job(job_id).state not in {"queued", "running"} for job_id in self.jobs)
 
-        wait_until(ended, "the end of the jobs", END_LIMIT_S)
+        wait_until(all_ended, "the end of the jobs", END_LIMIT_S)
 
-    def one(self, results: int = 1) -> str:
+    def expect_results(self, results: int = 1) -> str:
         """Every job is done; so many results, each once in the database and in Orthanc."""
         self.until_ended()
         assert {self.job(job_id).state for job_id in self.jobs} == {"done"}
@@ -114,18 +114,18 @@ class Case:
         attempts = "+".join(str(self.job(job_id).attempts) for job_id in self.jobs)
         return f"{results} SEG, {results} set of rows; attempts {attempts}"
 
-    def none(self, *codes: str | None) -> str:
+    def expect_none(self, *codes: str | None) -> str:
         """Every job has ended with one of these codes (None: cancelled) and left nothing."""
         self.until_ended()
-        found = {self.job(job_id).error_code for job_id in self.jobs}
-        assert found <= set(codes), found
+        error_codes = {self.job(job_id).error_code for job_id in self.jobs}
+        assert error_codes <= set(codes), error_codes
         assert self.hospital.segs(self.study) == []
         assert self.hospital.faults([self.study]) == []
-        return f"none; {', '.join(code or 'cancelled' for code in found)}"
+        return f"none; {', '.join(code or 'cancelled' for code in error_codes)}"
 
 
 @contextmanager
-def away(part, how: signal.Signals | None = None) -> Iterator[None]:
+def outage(part, how: signal.Signals | None = None) -> Iterator[None]:
     part.stop(how)
     try:
         yield
@@ -137,11 +137,11 @@ def killed_in(stage: str) -> Callable[[Case], str]:
     def row(case: Case) -> str:
         case.ask()
         case.until_stage(stage)
-        with away(case.worker, signal.SIGKILL):
+        with outage(case.worker, signal.SIGKILL):
             assert case.job().stage == stage
-        seen = case.one()
+        outcome = case.expect_results()
         assert case.job().attempts == 2
-        return seen
+        return outcome
 
     return row
 
@@ -153,7 +153,7 @@ def killed_in_store(case: Case) -> str:
         case.until_stage("store")
         case.worker.stop(signal.SIGKILL)
     case.worker.start()
-    return case.one()
+    return case.expect_results()
 
 
 # Where a result is asked for something more: the request, how many SEG there are then, and what is added.
@@ -166,23 +166,25 @@ FURTHER: dict[str, tuple[str, dict[str, object], int, str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-def further_killed_in(what: str, stage: str) -> Callable[[Case], str]:
-    path, body, segs, modality, _ = FURTHER[what]
+def further_killed_in(kind: str, stage: str) -> Callable[[Case], str]:
+    path, body, segs, modality, _ = FURTHER[kind]
 
     def row(case: Case) -> str:
         case.ask()
         case.until_ended()
-        asked = case.post(f"/segmentations/{case.job().segmentation_id}/{path}", **body)
-        case.jobs.append(asked.json()["id"])
+        answer = case.post(f"/segmentations/{case.job().segmentation_id}/{path}", **body)
+        case.jobs.append(answer.json()["id"])
         case.until_stage(stage)
-        with away(case.worker, signal.SIGKILL):
+        with outage(case.worker, signal.SIGKILL):
             pass
-        seen = case.one(segs)
+        outcome = case.expect_results(segs)
         assert case.job().attempts == 2
         series = open_archive(case.hospital.settings).series_headers(case.study)
-        made = [header for headers in series for header in headers if header.Modality == modality]
-        assert len(made) == (segs if modality == "SEG" else 1)
-        return seen
+        headers_of_modality = [
+            header for headers in series for header in headers if header.Modality == modality
+        ]
+        assert len(headers_of_modality) == (segs if modality == "SEG" else 1)
+        return outcome
 
     return row
 
@@ -193,39 +195,39 @@ def killed_again_and_again(case: Case) -> str:
         wait_until(
             lambda attempt=attempt: (case.job().attempts, case.job().stage) == (attempt, "predict"), "predict"
         )
-        with away(case.worker, signal.SIGKILL):
+        with outage(case.worker, signal.SIGKILL):
             pass
-    return case.none("job_interrupted")
+    return case.expect_none("job_interrupted")
 
 
 def frozen_beyond_its_lease(case: Case) -> str:
-    other = case.hospital.new_worker()
+    second_worker = case.hospital.new_worker()
     case.ask()
     case.until_stage("predict")
     with frozen(case.worker):
-        other.start()
+        second_worker.start()
         wait_until(lambda: case.job().attempts == 2, "the other worker")
         case.until_ended()
-    seen = case.one()
-    other.stop()
-    return seen
+    outcome = case.expect_results()
+    second_worker.stop()
+    return outcome
 
 
 def stopped_kindly(case: Case) -> str:
     case.ask()
     case.until_stage("predict")
-    with away(case.worker, signal.SIGTERM):
+    with outage(case.worker, signal.SIGTERM):
         assert case.job().state == "queued"
-    seen = case.one()
+    outcome = case.expect_results()
     assert case.job().attempts == 1
-    return seen
+    return outcome
 
 
 def api_killed_after_the_request(case: Case) -> str:
     case.ask()
-    with away(case.hospital.api, signal.SIGKILL):
+    with outage(case.hospital.api, signal.SIGKILL):
         pass
-    return case.one()
+    return case.expect_results()
 
 
 def api_killed_while_a_client_waits(case: Case) -> str:
@@ -237,18 +239,18 @@ def api_killed_while_a_client_waits(case: Case) -> str:
     client.start()
     mine = "SELECT id FROM jobs WHERE study_instance_uid = :study"
     wait_until(lambda: bool(case.hospital.rows(mine, study=case.study)), "the job")
-    with away(case.hospital.api, signal.SIGKILL):
+    with outage(case.hospital.api, signal.SIGKILL):
         pass
     client.join()
     case.jobs += [row.id for row in case.hospital.rows(mine, study=case.study)]
-    return case.one()
+    return case.expect_results()
 
 
 def orthanc_away(case: Case) -> str:
-    with away(case.hospital.orthanc):
+    with outage(case.hospital.orthanc):
         case.ask()
         case.until_ended()
-    return case.none("archive_unreachable")
+    return case.expect_none("archive_unreachable")
 
 
 def orthanc_killed_in_fetch(case: Case) -> str:
@@ -259,14 +261,14 @@ def orthanc_killed_in_fetch(case: Case) -> str:
         case.hospital.orthanc.stop(signal.SIGKILL)
         case.until_ended()
     case.hospital.orthanc.start()
-    return case.none("archive_unreachable", "archive_incomplete")
+    return case.expect_none("archive_unreachable", "archive_incomplete")
 
 
 def orthanc_silent_in_fetch(case: Case) -> str:
     with frozen(case.hospital.orthanc):
         case.ask()
         case.until_ended()
-    return case.none("archive_timeout")
+    return case.expect_none("archive_timeout")
 
 
 def orthanc_hesitates_in_fetch(case: Case) -> str:
@@ -274,19 +276,19 @@ def orthanc_hesitates_in_fetch(case: Case) -> str:
         case.ask()
         case.until_stage("fetch")
         time.sleep(2.0)
-    return case.one()
+    return case.expect_results()
 
 
 def orthanc_away_in_store(how: signal.Signals) -> Callable[[Case], str]:
     def row(case: Case) -> str:
         case.ask()
         case.until_stage("predict")
-        with away(case.hospital.orthanc, how):
+        with outage(case.hospital.orthanc, how):
             wait_until(lambda: (case.job().state, case.job().stage) == ("queued", "store"), "stage store")
             address = f"{case.hospital.api.url}/segmentations/{case.job().segmentation_id}"
             result = requests.get(address, timeout=9)
             assert result.json()["segmentation"]["stored"] is False
-        return case.one()
+        return case.expect_results()
 
     return row
 
@@ -299,7 +301,7 @@ def orthanc_killed_in_store(case: Case) -> str:
         time.sleep(0.5)
         case.hospital.orthanc.stop(signal.SIGKILL)
     case.hospital.orthanc.start()
-    return case.one()
+    return case.expect_results()
 
 
 def orthanc_silent_in_store(case: Case) -> str:
@@ -307,13 +309,13 @@ def orthanc_silent_in_store(case: Case) -> str:
     case.until_stage("encode")
     with frozen(case.hospital.orthanc):
         wait_until(lambda: (case.job().state, case.job().stage) == ("queued", "store"), "another try")
-    return case.one()
+    return case.expect_results()
 
 
 def study_deleted(case: Case) -> str:
     rest, door = case.hospital.orthanc.rest_url, case.hospital.orthanc.authentication
-    found = requests.post(f"{rest}/tools/lookup", data=case.study, auth=door, timeout=9).json()
-    requests.delete(f"{rest}/studies/{found[0]['ID']}", auth=door, timeout=9).raise_for_status()
+    matches = requests.post(f"{rest}/tools/lookup", data=case.study, auth=door, timeout=9).json()
+    requests.delete(f"{rest}/studies/{matches[0]['ID']}", auth=door, timeout=9).raise_for_status()
     case.ask()
     case.until_ended()
     assert case.job().error_code == "study_not_found"
@@ -326,22 +328,22 @@ def database_away_in(stage: str, how: signal.Signals) -> Callable[[Case], str]:
     def row(case: Case) -> str:
         case.ask()
         case.until_stage(stage)
-        with away(case.hospital.database, how):
+        with outage(case.hospital.database, how):
             time.sleep(1.0)
-        return case.one()
+        return case.expect_results()
 
     return row
 
 
 def database_away_at_the_request(case: Case) -> str:
-    with away(case.hospital.database):
+    with outage(case.hospital.database):
         refused = case.post(f"/segmentation/{case.study}", model=MODEL)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_unavailable")
         assert requests.get(f"{case.hospital.api.url}/health/live", timeout=9).ok
         ready = requests.get(f"{case.hospital.api.url}/health/ready", timeout=30)
         assert (ready.status_code, ready.json()["checks"]["database"]["ok"]) == (503, False)
     case.ask()
-    return f"503 database_unavailable; then {case.one()}"
+    return f"503 database_unavailable; then {case.expect_results()}"
 
 
 def database_hung(case: Case) -> str:
@@ -357,7 +359,7 @@ def database_hung(case: Case) -> str:
         assert requests.get(f"{url}/health/live", timeout=30).ok
     wait_until(lambda: requests.get(f"{url}/jobs", timeout=30).ok, "the API with a database again")
     case.ask()
-    return f"503 database_unavailable; then {case.one()}"
+    return f"503 database_unavailable; then {case.expect_results()}"
 
 
 def database_hung_in_predict(case: Case) -> str:
@@ -365,7 +367,7 @@ def database_hung_in_predict(case: Case) -> str:
     case.until_stage("predict")
     with hung(case.hospital.database):
         time.sleep(2 * LEASE_S)
-    return case.one()
+    return case.expect_results()
 
 
 def tokens_locked(case: Case) -> str:
@@ -383,24 +385,24 @@ def tokens_locked(case: Case) -> str:
     finally:
         api.stop()
     case.ask()
-    return f"503 database_unavailable; then {case.one()}"
+    return f"503 database_unavailable; then {case.expect_results()}"
 
 
 def taken_connections(server: PostgreSQL) -> list[psycopg.Connection]:
     """Every connection that the server allows; whoever had one has lost it."""
-    taken: list[psycopg.Connection] = []
-    others = "SELECT pid FROM pg_stat_activity WHERE client_port IS NOT NULL AND pid <> ALL(%s)"
+    connections: list[psycopg.Connection] = []
+    query = "SELECT pid FROM pg_stat_activity WHERE client_port IS NOT NULL AND pid <> ALL(%s)"
     deadline = time.monotonic() + 30.0
     while time.monotonic() < deadline:
         with suppress(psycopg.OperationalError):
             while True:
-                taken.append(server.connect())
-        mine = [connection.info.backend_pid for connection in taken]
-        pids = [pid for (pid,) in taken[0].execute(others, [mine])]
+                connections.append(server.connect())
+        mine = [connection.info.backend_pid for connection in connections]
+        pids = [pid for (pid,) in connections[0].execute(query, [mine])]
         if not pids:
-            return taken
+            return connections
         for pid in pids:
-            taken[0].execute("SELECT pg_terminate_backend(%s)", [pid])
+            connections[0].execute("SELECT pg_terminate_backend(%s)", [pid])
     raise AssertionError("others still have connections")
 
 
@@ -408,7 +410,7 @@ def connections_taken(case: Case) -> str:
     url, process = case.hospital.api.url, case.worker.process
     case.ask()
     case.until_stage("predict")
-    taken = taken_connections(case.hospital.database)
+    connections = taken_connections(case.hospital.database)
     started = time.monotonic()
     refused = case.post(f"/segmentation/{case.study}", model=MODEL)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_unavailable")
@@ -417,13 +419,13 @@ def connections_taken(case: Case) -> str:
     assert (ready.status_code, ready.json()["checks"]["database"]["ok"]) == (503, False)
     assert time.monotonic() - started < 15.0
     time.sleep(2 * LEASE_S)
-    for connection in taken:
+    for connection in connections:
         connection.close()
     wait_until(lambda: requests.get(f"{url}/jobs", timeout=30).ok, "the API with a database again")
     case.ask()
-    seen = case.one()
+    outcome = case.expect_results()
     assert process.poll() is None
-    return f"503 database_unavailable; then {seen}"
+    return f"503 database_unavailable; then {outcome}"
 
 
 def database_locked(case: Case) -> str:
@@ -432,31 +434,31 @@ def database_locked(case: Case) -> str:
     with case._connect() as connection, connection.transaction():
         connection.execute("LOCK TABLE jobs, segmentations IN ACCESS EXCLUSIVE MODE")
         time.sleep(2.0)
-    return case.one()
+    return case.expect_results()
 
 
 def redis_away_at_the_request(case: Case) -> str:
-    with away(case.hospital.redis):
+    with outage(case.hospital.redis):
         case.ask()
-    return case.one()
+    return case.expect_results()
 
 
 def redis_emptied(case: Case) -> str:
     first = case.ask()
     case.until_stage("predict")
     case.ask(force=True)
-    with away(case.hospital.redis, signal.SIGKILL):
+    with outage(case.hospital.redis, signal.SIGKILL):
         assert case.job(first).state == "running"
         assert case.job().state == "queued"
-    return case.one(results=2)
+    return case.expect_results(results=2)
 
 
 def redis_away_in_predict(case: Case) -> str:
     case.ask()
     case.until_stage("predict")
-    with away(case.hospital.redis, signal.SIGKILL):
+    with outage(case.hospital.redis, signal.SIGKILL):
         case.until_ended()
-    return case.one()
+    return case.expect_results()
 
 
 def redis_comes_and_goes(case: Case) -> str:
@@ -465,15 +467,15 @@ def redis_comes_and_goes(case: Case) -> str:
     case.ask(force=True)
     case.until_stage("predict")
     case.ask(force=True)
-    with away(case.hospital.redis, signal.SIGKILL):
+    with outage(case.hospital.redis, signal.SIGKILL):
         pass
-    case.one(results=3)
+    case.expect_results(results=3)
     case.ask(force=True)
     case.until_stage("predict")
-    with away(case.hospital.redis, signal.SIGKILL):
+    with outage(case.hospital.redis, signal.SIGKILL):
         case.until_ended()
     case.ask(force=True)
-    return case.one(results=5)
+    return case.expect_results(results=5)
 
 
 def redis_hung(case: Case) -> str:
@@ -482,7 +484,7 @@ def redis_hung(case: Case) -> str:
         case.until_ended()
         answer = requests.get(f"{case.hospital.api.url}/jobs/{case.jobs[-1]}", timeout=9)
         assert answer.json()["state"] == "done"
-    return case.one()
+    return case.expect_results()
 
 
 class Intruder:
@@ -503,22 +505,22 @@ NO_MESSAGES = [
 
 def no_messages(case: Case) -> str:
     """Whoever has Redis's password may put anything into the queue."""
-    process, made = case.worker.process, case.hospital.folder / "made-by-a-pickle"
+    process, pickle_path = case.worker.process, case.hospital.folder / "made-by-a-pickle"
     queue = redis.Redis.from_url(case.hospital.redis.url)
     app = broker.create(case.hospital.settings)
     for nothing in NO_MESSAGES:
         queue.lpush(broker.QUEUE, nothing)
-    app.send_task(broker.SEGMENT, args=[Intruder(made)], serializer="pickle")
-    app.send_task("os.mkdir", args=[str(made)])
+    app.send_task(broker.SEGMENT, args=[Intruder(pickle_path)], serializer="pickle")
+    app.send_task("os.mkdir", args=[str(pickle_path)])
     for arguments in ([], [{"id": 1}], [None], [["x"]], ["x", "y"], ["x" * 1_000_000], ["\0"]):
         app.send_task(broker.SEGMENT, args=arguments)
     wait_until(lambda: queue.llen(broker.QUEUE) == 0, "the end of the queue", END_LIMIT_S)
     case.ask()
-    seen = case.one()
+    outcome = case.expect_results()
     wait_until(lambda: queue.llen(broker.QUEUE) == 0, "the message about the job")
-    assert not made.exists()
+    assert not pickle_path.exists()
     assert process.poll() is None
-    return seen
+    return outcome
 
 
 def message_delivered_thrice(case: Case) -> str:
@@ -529,7 +531,7 @@ def message_delivered_thrice(case: Case) -> str:
     case.until_ended()
     broker.announce(app, job_id)
     time.sleep(1.0)
-    return case.one()
+    return case.expect_results()
 
 
 def identical_requests_at_once(case: Case) -> str:
@@ -540,20 +542,20 @@ def identical_requests_at_once(case: Case) -> str:
         thread.join()
     assert len(case.jobs) == 6
     assert len(set(case.jobs)) == 1
-    return case.one()
+    return case.expect_results()
 
 
 def two_workers_and_equal_images(case: Case) -> str:
     """One asks for the series, the other leaves the choice to the job."""
-    other = case.hospital.new_worker()
-    other.start()
+    second_worker = case.hospital.new_worker()
+    second_worker.start()
     (headers,) = open_archive(case.hospital.settings).series_headers(case.study)
     case.ask()
     case.ask(series_instance_uid=str(headers[0].SeriesInstanceUID))
     assert len(set(case.jobs)) == 2
-    seen = case.one()
-    other.stop()
-    return seen
+    outcome = case.expect_results()
+    second_worker.stop()
+    return outcome
 
 
 def cancelled_in(stage: str) -> Callable[[Case], str]:
@@ -563,28 +565,28 @@ def cancelled_in(stage: str) -> Callable[[Case], str]:
         answer = case.post(f"/jobs/{job_id}/cancel")
         if answer.status_code == 409:
             assert answer.json()["error"]["code"] == "job_not_cancellable"
-            return f"409, too late; {case.one()}"
+            return f"409, too late; {case.expect_results()}"
         assert answer.status_code == 200
-        return case.none(None)
+        return case.expect_none(None)
 
     return row
 
 
 def cancelled_while_queued(case: Case) -> str:
-    with away(case.worker):
+    with outage(case.worker):
         job_id = case.ask()
         assert case.post(f"/jobs/{job_id}/cancel").json()["state"] == "cancelled"
     time.sleep(1.0)
-    return case.none(None)
+    return case.expect_none(None)
 
 
 def cancelled_in_store(case: Case) -> str:
     job_id = case.ask()
     case.until_stage("predict")
-    with away(case.hospital.orthanc):
+    with outage(case.hospital.orthanc):
         wait_until(lambda: (case.job().state, case.job().stage) == ("queued", "store"), "stage store")
         assert case.post(f"/jobs/{job_id}/cancel").status_code == 409
-    return f"409; {case.one()}"
+    return f"409; {case.expect_results()}"
 
 
 # What is expected, what is done, and whether the suite runs it too.
@@ -592,8 +594,8 @@ ROWS: dict[str, tuple[str, Callable[[Case], str], bool]] = {
     **{f"worker killed in {s}": (ONE, killed_in(s), s == "predict") for s in
        ("fetch", "read", "predict", "measure", "encode")},
     "worker killed in store": (ONE, killed_in_store, True),
-    **{f"{what}: worker killed in {s}": (ONE, further_killed_in(what, s), False)
-       for what, (*_, stages) in FURTHER.items() for s in stages},
+    **{f"{kind}: worker killed in {s}": (ONE, further_killed_in(kind, s), False)
+       for kind, (*_, stages) in FURTHER.items() for s in stages},
     "worker killed at every attempt": (f"{NONE}, job_interrupted", killed_again_and_again, False),
     "worker frozen for longer than its lease": (ONE, frozen_beyond_its_lease, False),
     "worker stopped by SIGTERM": (ONE, stopped_kindly, False),
@@ -640,8 +642,8 @@ NAMES = [pytest.param(n, marks=() if short else pytest.mark.long) for n, (*_, sh
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_left_is_one_or_none(hospital, name):
     expected, row, _ = ROWS[name]
-    seen = row(Case(hospital))
-    print(f"{name} | {expected} | {seen}")
+    outcome = row(Case(hospital))
+    print(f"{name} | {expected} | {outcome}")
 
 
 # A PACS that misbehaves, and a disk that is full: the worker's own code in this process, with a threshold.
@@ -665,7 +667,7 @@ class Desk:
         requeue_expired(self.sessions, 3)
         self.run()
 
-    def left(self) -> str:
+    def describe_rest(self) -> str:
         job = jobs.get(self.sessions, self.job_id)
         with self.sessions() as session:
             tables = ("segmentations", "lesions", "measurements", "outbox")
@@ -720,28 +722,28 @@ def test_a_pacs_that_misbehaves(name, pacs, tmp_path):
     desk = desk_at(pacs, tmp_path)
     pacs.faults[route] = list(faults)
     desk.run()
-    seen = [desk.left()]
+    outcomes = [desk.describe_rest()]
     if then:
         for _ in range(2):
             desk.run_later()
-        seen.append(desk.left())
-    print(f"{name} | {first}{f', then {then}' if then else ''} | {', then '.join(seen)}")
-    for expected, found in zip((first, then), seen, strict=False):
-        assert found.startswith(expected)
+        outcomes.append(desk.describe_rest())
+    print(f"{name} | {first}{f', then {then}' if then else ''} | {', then '.join(outcomes)}")
+    for expected, outcome in zip((first, then), outcomes, strict=False):
+        assert outcome.startswith(expected)
 
 
 @pytest.mark.parametrize("served", ["cut short", "a single part", "one instance too few"])
 def test_a_pacs_that_serves_less_than_it_lists(served, pacs, tmp_path):
     desk = desk_at(pacs, tmp_path)
-    given = {
+    responses = {
         "cut short": fake_pacs.cut(pacs.instances, say_length=True),
         "a single part": fake_pacs.single_part(pacs.instances[0]),
         "one instance too few": fake_pacs.serve(pacs.instances[1:]),
     }
-    pacs.faults["wado"] = [given[served]] * 4
+    pacs.faults["wado"] = [responses[served]] * 4
     desk.run()
-    assert desk.left() == "none; archive_incomplete"
-    print(f"PACS serves {served} | {NONE}, archive_incomplete | {desk.left()}")
+    assert desk.describe_rest() == "none; archive_incomplete"
+    print(f"PACS serves {served} | {NONE}, archive_incomplete | {desk.describe_rest()}")
 
 
 def under_the_uids_of(theirs: list[Dataset], instances: list[Dataset]) -> list[Dataset]:
@@ -760,8 +762,8 @@ def test_a_pacs_that_serves_what_was_not_asked_for(served, pacs, tmp_path):
         theirs = under_the_uids_of(theirs, pacs.instances)
     pacs.faults["wado"] = [fake_pacs.serve(theirs)] * 4
     desk.run()
-    assert desk.left() == "none; archive_refused"
-    print(f"PACS serves {served} | {NONE}, archive_refused | {desk.left()}")
+    assert desk.describe_rest() == "none; archive_refused"
+    print(f"PACS serves {served} | {NONE}, archive_refused | {desk.describe_rest()}")
 
 
 @pytest.fixture
@@ -775,10 +777,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("what", ["the database's", "the archive's"])
-def test_a_disk_that_is_full(what, small_disk, tmp_path):
+@pytest.mark.parametrize("disk", ["the database's", "the archive's"])
+def test_a_disk_that_is_full(disk, small_disk, tmp_path):
     """Full from the moment that the result is to be written until somebody makes room."""
-    of_archive = what == "the archive's"
+    of_archive = disk == "the archive's"
     archive = (small_disk if of_archive else tmp_path) / "archive"
     settings = Settings(
         _env_file=None, data_dir=tmp_path if of_archive else small_disk, dicomweb_url=archive.as_uri()
@@ -794,11 +796,11 @@ def test_a_disk_that_is_full(what, small_disk, tmp_path):
 
     desk = Desk(settings, add_study(settings, 1), fill_the_disk)
     desk.run()
-    first = desk.left()
+    first = desk.describe_rest()
     ballast.write_bytes(b"")
     desk.run_later()
-    print(f"{what} disk is full | nothing, or it waits; then {ONE} | {first}, then {desk.left()}")
-    assert desk.left().startswith("1 SEG")
+    print(f"{disk} disk is full | nothing, or it waits; then {ONE} | {first}, then {desk.describe_rest()}")
+    assert desk.describe_rest().startswith("1 SEG")
     desk.sessions.kw["bind"].dispose()
 
 

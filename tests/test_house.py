@@ -44,17 +44,17 @@ def room_of(path: Path) -> str:
 
 
 def imports_of(path: Path) -> set[str]:
-    found = set()
+    modules = set()
     tree = ast.parse(path.read_text())
     # Started as a command, a file may use the floors above it.
     tree.body = [node for node in tree.body if "__name__ ==" not in ast.unparse(node).split("\n")[0]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            modules |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import in line {node.lineno}"
-            found.add((node.module or "").split(".")[0])
-    return found
+            modules.add((node.module or "").split(".")[0])
+    return modules
 
 
 def test_every_python_room_has_a_floor():
@@ -144,11 +144,11 @@ def test_git_takes_every_source_and_nothing_private(tmp_path):
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     shutil.copy(ROOT / ".gitignore", tmp_path)
     rooms = [*sources(), *(ROOT / "bench").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
-    taken = [path.relative_to(ROOT).as_posix() for path in rooms]
-    asked = "\n".join((*taken, *IN_THE_IMAGE, *PRIVATE))
+    names = [path.relative_to(ROOT).as_posix() for path in rooms]
+    listing = "\n".join((*names, *IN_THE_IMAGE, *PRIVATE))
     done = subprocess.run(
         ["git", "-C", str(tmp_path), "check-ignore", "--stdin"],
-        input=asked, capture_output=True, text=True, check=True,
+        input=listing, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert set(done.stdout.split()) == set(PRIVATE)
 

@@ -51,7 +51,7 @@ def volume_ml(columns: int) -> float:
     return 3 * 4 * columns * VOXEL_ML
 
 
-def changed(instances: list[Dataset], **attributes) -> list[Dataset]:
+def with_attributes(instances: list[Dataset], **attributes) -> list[Dataset]:
     copies = deepcopy(instances)
     for instance in copies:
         for keyword, value in attributes.items():
@@ -60,11 +60,11 @@ def changed(instances: list[Dataset], **attributes) -> list[Dataset]:
     return copies
 
 
-def with_uids_of(instances: list[Dataset], others: list[Dataset], keywords=UIDS) -> list[Dataset]:
+def with_uids_of(instances: list[Dataset], donors: list[Dataset], keywords=UIDS) -> list[Dataset]:
     """The images under the UIDs of other ones."""
     return [
-        changed([instance], **{keyword: other[keyword].value for keyword in keywords})[0]
-        for instance, other in zip(instances, others, strict=True)
+        with_attributes([instance], **{keyword: donor[keyword].value for keyword in keywords})[0]
+        for instance, donor in zip(instances, donors, strict=True)
     ]
 
 
@@ -88,11 +88,11 @@ class IdentitySite(Site):
             folder.mkdir(parents=True, exist_ok=True)
             instance.save_as(folder / f"{instance.SOPInstanceUID}.dcm", enforce_file_format=True)
 
-    def run(self, study, **asked):
-        return self.run_job(self.submit(study, requested_by="dr", **asked))
+    def run(self, study, **options):
+        return self.run_job(self.submit(study, requested_by="dr", **options))
 
-    def segment(self, instances, **asked):
-        return self.run(study_of(instances), series_instance_uid=series_of(instances), **asked)
+    def segment(self, instances, **options):
+        return self.run(study_of(instances), series_instance_uid=series_of(instances), **options)
 
     def patients(self):
         """By PatientID, the volumes of the lesions that are listed."""
@@ -104,7 +104,7 @@ class IdentitySite(Site):
             for patient in patients.patients(self.sessions)
         }
 
-    def audited(self, action):
+    def audit_events(self, action):
         with self.sessions() as session:
             events = session.scalars(select(AuditEvent).where(AuditEvent.action == action))
             return [(event.actor, event.subject, event.details) for event in events]
@@ -129,7 +129,7 @@ def test_repeated_sop_instance_uids_in_another_study_give_a_result_of_its_own(si
     heads = {4: first, 8: counted}
     for instances in (first, copy, counted):
         site.put(instances)
-    batch = batches.submit(site.sessions, [study_of(one) for one in (first, copy, counted)], site.model)
+    batch = batches.submit(site.sessions, [study_of(series) for series in (first, copy, counted)], site.model)
     for job in batch.jobs:
         site.runner.run(job.id)
     results = {job.study_instance_uid: job for job in batches.get(site.sessions, batch.id).jobs}
@@ -163,44 +163,44 @@ def test_replaced_pixels_under_the_same_uids_are_segmented_anew(site):
 
 
 def test_one_series_uid_in_the_studies_of_two_patients_is_two_series(site):
-    first, other = head(4, patient_id="A"), head(8, patient_id="B")
-    other = changed(other, SeriesInstanceUID=series_of(first))
-    for instances in (first, other):
+    first, second = head(4, patient_id="A"), head(8, patient_id="B")
+    second = with_attributes(second, SeriesInstanceUID=series_of(first))
+    for instances in (first, second):
         site.put(instances)
-    documents = [site.document(site.segment(instances)) for instances in (first, other)]
+    documents = [site.document(site.segment(instances)) for instances in (first, second)]
     assert_shows(documents[0], first, 4)
-    assert_shows(documents[1], other, 8)
+    assert_shows(documents[1], second, 8)
     assert [document["version"] for document in documents] == [1, 1]
     assert site.patients() == {"A": [pytest.approx(volume_ml(4))], "B": [pytest.approx(volume_ml(8))]}
     task = CorrectTask(segmentation_id=documents[0]["id"], rename={1: "left frontal"}, delete=[])
     assert_shows(site.document(site.run(study_of(first), task=task)), first, 4)
-    assert_shows(site.document(site.segment(other)), other, 8)
+    assert_shows(site.document(site.segment(second)), second, 8)
 
 
 @pytest.mark.parametrize("issuers", [("", ""), ("Hospital A", "Hospital B")])
 def test_a_known_study_uid_with_another_patient_and_other_images_is_refused(site, issuers):
     patients = ("A", "B") if issuers[0] == issuers[1] else ("A", "A")
-    first, other = (
-        changed(head(columns, patient_id=patient), IssuerOfPatientID=issuer)
+    first, second_head = (
+        with_attributes(head(columns, patient_id=patient), IssuerOfPatientID=issuer)
         for columns, patient, issuer in zip((4, 8), patients, issuers, strict=True)
     )
-    other = with_uids_of(other, first)
+    second_head = with_uids_of(second_head, first)
     site.put(first)
     before = site.document(site.segment(first))
-    site.put(other)
-    refused = site.segment(other)
+    site.put(second_head)
+    refused = site.segment(second_head)
     assert (refused.state, refused.error_code) == ("failed", "identity_conflict")
     assert refused.stage == "fetch"
     assert "B" not in refused.error_message.replace("by", "")
     assert documents_of_study(site.sessions, study_of(first)) == [before]
     assert site.patients() == {"A": [pytest.approx(volume_ml(4))]}
     # Other series of the study prove nothing either.
-    second = changed(head(6, patient_id="Q"), StudyInstanceUID=study_of(first))
+    second = with_attributes(head(6, patient_id="Q"), StudyInstanceUID=study_of(first))
     site.put(second)
     assert site.segment(second).error_code == "identity_conflict"
     # Without the old results nothing contradicts the archive.
     segmentations.delete_segmentation(site.sessions, before["id"], "admin")
-    assert_shows(site.document(site.segment(other)), other, 8)
+    assert_shows(site.document(site.segment(second_head)), second_head, 8)
 
 
 @pytest.mark.parametrize("how", ["adopted", "forced", "corrected"])
@@ -211,12 +211,12 @@ def test_a_patient_id_corrected_in_the_archive_takes_the_results_along(site, how
     right = corrected_in_the_archive(site, "RIGHT")
     if how == "corrected":
         task = CorrectTask(segmentation_id=first["id"], rename={1: "pons"}, delete=[])
-        again = site.document(site.run(study_of(wrong), task=task))
+        document = site.document(site.run(study_of(wrong), task=task))
     else:
-        again = site.document(site.segment(wrong, force=how == "forced"))
-    assert (again["id"] == first["id"]) == (how == "adopted")
+        document = site.document(site.segment(wrong, force=how == "forced"))
+    assert (document["id"] == first["id"]) == (how == "adopted")
     assert site.patients() == {"RIGHT": [pytest.approx(volume_ml(4))]}
-    assert site.audited("study.patient") == [("dr", study_of(wrong), {})]
+    assert site.audit_events("study.patient") == [("dr", study_of(wrong), {})]
     assert right == {"RIGHT"}
 
 
@@ -226,7 +226,7 @@ def corrected_in_the_archive(site, patient_id):
         for headers in site.archive.series_headers(study.StudyInstanceUID):
             series_uid = headers[0].SeriesInstanceUID
             series = site.archive.retrieve_series(study.StudyInstanceUID, series_uid)
-            site.put(changed(series, PatientID=patient_id))
+            site.put(with_attributes(series, PatientID=patient_id))
     return {study.PatientID for study in site.archive.search_studies()}
 
 
@@ -275,9 +275,9 @@ def run_again(site, job):
 def stored_patients(site, document):
     """The PatientIDs under which the archive has the segmentation's objects."""
     objects = (document["segmentation"], *document["companions"])
-    assert [one["stored"] for one in objects] == [True] * len(objects)
+    assert [item["stored"] for item in objects] == [True] * len(objects)
     study = document["study_instance_uid"]
-    return {site.archive.retrieve_series(study, one["series_instance_uid"])[0].PatientID for one in objects}
+    return {site.archive.retrieve_series(study, item["series_instance_uid"])[0].PatientID for item in objects}
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "correction"])
@@ -293,7 +293,7 @@ def test_what_waits_to_be_stored_while_the_patient_id_is_corrected_is_stored_for
     assert stored_patients(site, document) == {"RIGHT"}
     assert {study.PatientID for study in site.archive.search_studies()} == {"RIGHT"}
     assert site.patients() == {"RIGHT": [pytest.approx(volume_ml(4))]}
-    assert site.audited("study.patient") == [("dr", study_of(wrong), {})]
+    assert site.audit_events("study.patient") == [("dr", study_of(wrong), {})]
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "correction"])
@@ -301,18 +301,18 @@ def test_what_waits_to_be_stored_is_not_stored_for_another_patient_s_images(site
     right = head(4, patient_id="RIGHT")
     site.put(right)
     job = run_away_from_the_archive(site, monkeypatch, right, kind)
-    before = archived(site)
-    site.put(changed(with_uids_of(head(8), right), PatientID="OTHER"))
+    before = archived_uids(site)
+    site.put(with_attributes(with_uids_of(head(8), right), PatientID="OTHER"))
     corrected_in_the_archive(site, "OTHER")
     refused = run_again(site, job)
     assert (refused.state, refused.error_code) == ("failed", "identity_conflict")
-    assert archived(site) == before
+    assert archived_uids(site) == before
     # The images are those of the result again, and the person's work is stored by a retry.
     site.put(right)
     corrected_in_the_archive(site, "RIGHT")
-    again = run_again(site, jobs.retry(site.sessions, job.id, "dr"))
-    assert again.segmentation_id == job.segmentation_id
-    assert stored_patients(site, site.document(again)) == {"RIGHT"}
+    retried = run_again(site, jobs.retry(site.sessions, job.id, "dr"))
+    assert retried.segmentation_id == job.segmentation_id
+    assert stored_patients(site, site.document(retried)) == {"RIGHT"}
 
 
 def test_a_retry_makes_a_result_again_that_was_deleted_before_it_was_stored(site, monkeypatch):
@@ -320,7 +320,7 @@ def test_a_retry_makes_a_result_again_that_was_deleted_before_it_was_stored(site
     site.put(right)
     job = run_away_from_the_archive(site, monkeypatch, right, "segmentation")
     corrected_in_the_archive(site, "OTHER")
-    site.put(changed(with_uids_of(head(8), right), PatientID="OTHER"))
+    site.put(with_attributes(with_uids_of(head(8), right), PatientID="OTHER"))
     assert run_again(site, job).state == "failed"
     segmentations.delete_segmentation(site.sessions, job.segmentation_id, "admin")
     document = site.document(run_again(site, jobs.retry(site.sessions, job.id, "dr")))
@@ -328,7 +328,7 @@ def test_a_retry_makes_a_result_again_that_was_deleted_before_it_was_stored(site
     assert stored_patients(site, document) == {"OTHER"}
 
 
-def archived(site):
+def archived_uids(site):
     """The SOP Instance UIDs that the archive has."""
     return {
         str(header.SOPInstanceUID)
@@ -340,19 +340,19 @@ def archived(site):
 
 def test_a_corrected_patient_id_is_believed_for_another_series_of_the_study(site):
     wrong = head(4, patient_id="WRONG")
-    other = changed(head(8, patient_id="WRONG"), StudyInstanceUID=study_of(wrong))
-    for instances in (wrong, other):
+    second = with_attributes(head(8, patient_id="WRONG"), StudyInstanceUID=study_of(wrong))
+    for instances in (wrong, second):
         site.put(instances)
     site.document(site.segment(wrong))
     corrected_in_the_archive(site, "RIGHT")
-    assert_shows(site.document(site.segment(other)), other, 8)
+    assert_shows(site.document(site.segment(second)), second, 8)
     assert site.patients() == {"RIGHT": [pytest.approx(volume_ml(4)), pytest.approx(volume_ml(8))]}
 
 
 def test_an_issuer_that_only_some_headers_name_does_not_part_the_patient(site):
-    named = changed(head(4, patient_id="A"), IssuerOfPatientID="Hospital A")
-    other = changed(head(8, patient_id="A"), StudyInstanceUID=study_of(named))
-    for instances in (named, other):
+    named = with_attributes(head(4, patient_id="A"), IssuerOfPatientID="Hospital A")
+    unnamed = with_attributes(head(8, patient_id="A"), StudyInstanceUID=study_of(named))
+    for instances in (named, unnamed):
         site.put(instances)
         site.document(site.segment(instances))
     (patient,) = patients.patients(site.sessions)
@@ -361,7 +361,7 @@ def test_an_issuer_that_only_some_headers_name_does_not_part_the_patient(site):
 
 def test_a_series_with_images_of_two_patients_is_refused(site):
     images = head(4, patient_id="A")
-    mixed = [*images[:4], *changed(images[4:], PatientID="B")]
+    mixed = [*images[:4], *with_attributes(images[4:], PatientID="B")]
     site.put(mixed)
     refused = site.segment(mixed)
     assert (refused.state, refused.error_code) == ("failed", "inconsistent_images")
@@ -373,11 +373,11 @@ def test_another_patient_s_images_than_the_archive_lists_are_refused(tmp_path):
     images = head(4, patient_id="A")
     with fake_pacs.running(fake_pacs.FakePacs()) as pacs:
         pacs.instances = images
-        pacs.faults["wado"] = [fake_pacs.serve(changed(images, PatientID="B"))]
+        pacs.faults["wado"] = [fake_pacs.serve(with_attributes(images, PatientID="B"))]
         site = IdentitySite(tmp_path, dicomweb_url=pacs.url)
         refused = site.segment(images)
         assert (refused.state, refused.error_code) == ("failed", "archive_refused")
-        assert pacs.asked("stow") == 0
+        assert pacs.request_count("stow") == 0
     assert patients.patients(site.sessions) == []
 
 
@@ -416,8 +416,8 @@ def without_derivations(seg):
 
 def flair_like(images):
     """Another series on the very grid of the first."""
-    other = head(8, description="AX T2 FLAIR", contrast=False)
-    return with_uids_of(other, images, ("StudyInstanceUID", "FrameOfReferenceUID"))
+    flair = head(8, description="AX T2 FLAIR", contrast=False)
+    return with_uids_of(flair, images, ("StudyInstanceUID", "FrameOfReferenceUID"))
 
 
 NAMED_BY = {
@@ -428,12 +428,12 @@ NAMED_BY = {
     "the frames alone": lambda seg, images, flair: delattr(seg, "ReferencedSeriesSequence"),
     "source images": lambda seg, images, flair: (
         delattr(without_derivations(seg), "ReferencedSeriesSequence"),
-        setattr(seg, "SourceImageSequence", [reference(one) for one in images]),
+        setattr(seg, "SourceImageSequence", [reference(image) for image in images]),
     ),
     "referenced images": lambda seg, images, flair: (
         delattr(without_derivations(seg), "ReferencedSeriesSequence"),
         delattr(seg, "SourceImageSequence"),
-        setattr(seg, "ReferencedImageSequence", [reference(one) for one in images]),
+        setattr(seg, "ReferencedImageSequence", [reference(image) for image in images]),
     ),
     "the series that it claims": lambda seg, images, flair: delattr(
         without_derivations(seg), "SourceImageSequence"
@@ -444,7 +444,7 @@ NAMED_BY = {
 @pytest.mark.parametrize("named_by", NAMED_BY)
 def test_a_seg_is_measured_on_the_series_whose_images_it_names(site, named_by):
     images = head(4, patient_id="A")
-    flair = changed(flair_like(images), PatientID="A")
+    flair = with_attributes(flair_like(images), PatientID="A")
     seg = drawn_on(images)
     NAMED_BY[named_by](seg, images, flair)
     site.put([*images, *flair, seg])
@@ -486,7 +486,7 @@ def list_first(structures, images):
     """List another series before the one that the structure set lists."""
     first = Dataset()
     first.SeriesInstanceUID = series_of(images)
-    first.ContourImageSequence = [reference(one) for one in images]
+    first.ContourImageSequence = [reference(image) for image in images]
     listed_study(structures).RTReferencedSeriesSequence.insert(0, first)
 
 
@@ -510,7 +510,7 @@ CONTOURED_BY = {
 @pytest.mark.parametrize("named_by", CONTOURED_BY)
 def test_a_structure_set_is_measured_on_the_series_whose_images_its_contours_name(site, named_by):
     images = head(4, patient_id="A")
-    flair = changed(flair_like(images), PatientID="A")
+    flair = with_attributes(flair_like(images), PatientID="A")
     structures = contoured_on(images)
     CONTOURED_BY[named_by](structures, flair)
     site.put([*images, *flair, structures])
@@ -556,7 +556,7 @@ def of_no_listed_series(structures, flair):
 )
 def test_a_structure_set_that_is_not_of_one_series_of_its_patient_is_refused(site, of):
     images = head(4, patient_id="A")
-    flair = changed(flair_like(images), PatientID="A")
+    flair = with_attributes(flair_like(images), PatientID="A")
     structures = contoured_on(images)
     of(structures, flair)
     site.put([*images, *flair, structures])
@@ -565,32 +565,32 @@ def test_a_structure_set_that_is_not_of_one_series_of_its_patient_is_refused(sit
     assert patients.patients(site.sessions) == []
 
 
-def of_no_series(seg, images, other):
+def of_no_series(seg, images, other_images):
     del without_derivations(seg).ReferencedSeriesSequence
     del seg.SourceImageSequence
 
 
-def of_another_study_s_images(seg, images, other):
-    seg.StudyInstanceUID, seg.PatientID = study_of(other), "B"
+def of_another_study_s_images(seg, images, other_images):
+    seg.StudyInstanceUID, seg.PatientID = study_of(other_images), "B"
 
 
-def of_frames_of_two_series(seg, images, other):
+def of_frames_of_two_series(seg, images, other_images):
     first = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
-    first.ReferencedSOPInstanceUID = other[0].SOPInstanceUID
+    first.ReferencedSOPInstanceUID = other_images[0].SOPInstanceUID
 
 
 @pytest.mark.parametrize("of", [of_no_series, of_another_study_s_images, of_frames_of_two_series])
 def test_a_seg_that_is_not_of_one_series_of_its_study_is_refused_and_changes_nothing(site, of):
-    images, other = head(4, patient_id="A"), head(8, patient_id="B")
+    images, other_images = head(4, patient_id="A"), head(8, patient_id="B")
     seg = drawn_on(images)
-    of(seg, images, other)
-    site.put([*images, *other, seg])
+    of(seg, images, other_images)
+    site.put([*images, *other_images, seg])
     before = site.document(site.segment(images))
     for corrects in (None, before["id"]):
         refused = site.run(str(seg.StudyInstanceUID), task=measuring(seg, corrects))
         assert (refused.state, refused.error_code) == ("failed", "segmentation_mismatch")
     assert documents_of_study(site.sessions, study_of(images)) == [before]
-    assert documents_of_study(site.sessions, study_of(other)) == []
+    assert documents_of_study(site.sessions, study_of(other_images)) == []
 
 
 def test_a_copied_study_s_seg_is_not_taken_for_the_original_s(site):
@@ -600,7 +600,7 @@ def test_a_copied_study_s_seg_is_not_taken_for_the_original_s(site):
     copy = study_of(head(4))
     for headers in site.archive.series_headers(study_of(images)):
         series = site.archive.retrieve_series(study_of(images), headers[0].SeriesInstanceUID)
-        site.put(changed(series, StudyInstanceUID=copy, PatientID="B"))
+        site.put(with_attributes(series, StudyInstanceUID=copy, PatientID="B"))
     uid = first["segmentation"]["sop_instance_uid"]
     measured = site.document(site.run(copy, task=MeasureTask(sop_instance_uid=uid, corrects=None)))
     assert measured["study_instance_uid"] == copy
@@ -609,33 +609,33 @@ def test_a_copied_study_s_seg_is_not_taken_for_the_original_s(site):
 
 def test_the_choice_between_two_patients_of_a_study_is_the_caller_s(site):
     first = head(4, patient_id="A")
-    other = changed(head(8, patient_id="B"), StudyInstanceUID=study_of(first))
-    for instances in (first, other):
+    second = with_attributes(head(8, patient_id="B"), StudyInstanceUID=study_of(first))
+    for instances in (first, second):
         site.put(instances)
     refused = site.run(study_of(first))
     assert (refused.state, refused.error_code) == ("failed", "ambiguous_series")
     assert "2 patients" in refused.error_message
     assert_shows(site.document(site.segment(first)), first, 4)
-    assert site.segment(other).error_code == "identity_conflict"
+    assert site.segment(second).error_code == "identity_conflict"
     assert site.patients() == {"A": [pytest.approx(volume_ml(4))]}
 
 
 @pytest.mark.parametrize("others", ["another patient", "another study with the same series UID"])
 def test_a_folder_with_series_of_several_is_asked_about(tmp_path, capsys, others):
     first = head(4, patient_id="A")
-    other = changed(head(8, patient_id="B"), SeriesDescription="T1 MPRAGE post Gd, repeated")
+    second = with_attributes(head(8, patient_id="B"), SeriesDescription="T1 MPRAGE post Gd, repeated")
     if others != "another patient":
-        other = changed(other, PatientID="A", SeriesInstanceUID=series_of(first))
-    for number, instance in enumerate([*first, *other]):
+        second = with_attributes(second, PatientID="A", SeriesInstanceUID=series_of(first))
+    for number, instance in enumerate([*first, *second]):
         instance.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
     assert cli.main([str(tmp_path), "--dry-run"]) == 3
     refusal = json.loads(capsys.readouterr().out)["refusal"]
     assert refusal["code"] == "ambiguous_series"
     assert "2 patients" in refusal["message"] or "2 studies" in refusal["message"]
-    named = cli.main([str(tmp_path), "--dry-run", "--series", series_of(other)])
+    named = cli.main([str(tmp_path), "--dry-run", "--series", series_of(second)])
     assert named == (0 if others == "another patient" else 3)
     plan = json.loads(capsys.readouterr().out)
-    assert plan["chosen"] == (series_of(other) if named == 0 else None)
+    assert plan["chosen"] == (series_of(second) if named == 0 else None)
 
 
 # Few identifiers, so that they meet: study, series, patient, and how large the lesion of the images is.
@@ -661,7 +661,7 @@ class History:
         # The same SOP Instance UIDs everywhere, as those that a counter makes.
         images = with_uids_of(self.heads[columns], self.heads[4], ("SOPInstanceUID",))
         uids = {"StudyInstanceUID": self.uids[study], "SeriesInstanceUID": self.uids[f"1.{series}"]}
-        self.site.put(changed(images, PatientID=patient, **uids))
+        self.site.put(with_attributes(images, PatientID=patient, **uids))
         self.present[place] = patient, columns
         self.owners.setdefault((place, columns), set()).add(patient)
 
@@ -674,19 +674,19 @@ class History:
         newest = segmentations.newest(self.site.sessions, study, series)
         if action == "correct" and newest is None:
             return
-        asked = {"force": action == "force", "series_instance_uid": series}
+        options = {"force": action == "force", "series_instance_uid": series}
         if action == "correct":
-            asked = {"task": CorrectTask(segmentation_id=newest, rename={1: "pons"}, delete=[])}
-        job = self.site.run(study, **asked)
+            options = {"task": CorrectTask(segmentation_id=newest, rename={1: "pons"}, delete=[])}
+        job = self.site.run(study, **options)
         if job.state == "done":
             patient, columns = self.present[place]
             document = document_of(self.site.sessions, job.segmentation_id)
-            found = [lesion["volume_ml"] for lesion in document["lesions"]]
+            volumes_ml = [lesion["volume_ml"] for lesion in document["lesions"]]
             assert (document["study_instance_uid"], document["series_instance_uid"]) == (study, series)
-            assert found == pytest.approx([volume_ml(columns)])
-            assert document["id"] in self.listed(patient)
+            assert volumes_ml == pytest.approx([volume_ml(columns)])
+            assert document["id"] in self.lesions_by_segmentation(patient)
 
-    def listed(self, patient):
+    def lesions_by_segmentation(self, patient):
         """Ids of the segmentations whose lesions are the patient's."""
         if patient not in self.site.patients():
             return {}
@@ -697,7 +697,7 @@ class History:
         """Every lesion is listed for a patient whose images it was measured on, and for no other."""
         places = {(self.uids[s], self.uids[f"1.{n}"]): (s, n) for s in "12" for n in "12"}
         for patient in self.site.patients():
-            for lesion in self.listed(patient).values():
+            for lesion in self.lesions_by_segmentation(patient).values():
                 place = places[lesion["study_instance_uid"], lesion["series_instance_uid"]]
                 columns = round(lesion["volume_ml"] / volume_ml(1))
                 assert patient in self.owners[place, columns]
@@ -718,10 +718,10 @@ class History:
 @hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
 def test_however_uids_and_patients_are_mixed_no_result_is_another_patient_s(tmp_path_factory, steps):
     history = History(tmp_path_factory.mktemp("history"))
-    for action, what in steps:
+    for action, place in steps:
         if action == "put":
-            history.put(*what)
+            history.put(*place)
         else:
-            history.act(action, what)
+            history.act(action, place)
         history.check()
     history.site.sessions.kw["bind"].dispose()

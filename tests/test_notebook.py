@@ -71,7 +71,7 @@ def test_the_lesions_are_found_and_measured_as_they_were_drawn(executed):
         # Voxels of 2 mm: one at either end.
         assert left["found"][name][1] == pytest.approx(long_axis_mm, abs=4.0)
     shown = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    pictures = [one for one in shown if "image/png" in one.get("data", ())]
+    pictures = [output for output in shown if "image/png" in output.get("data", ())]
     assert len(pictures) == 1 + len(left["found"]) + 1
 
 

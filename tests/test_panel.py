@@ -99,7 +99,7 @@ def wait_for_overlay(page: Page) -> None:
     wait_until(lambda: all(len(ids) == 1 for ids in page.evaluate(ON_SCREEN)), "the overlay", JOB_LIMIT_S)
 
 
-def opened(page: Page, site: Site, study: str) -> Locator:
+def open_panel(page: Page, site: Site, study: str) -> Locator:
     """The panel with a result on the images."""
     panel = go_to(page, site, study)
     expect(panel.locator("button[data-toggle]")).to_be_enabled()
@@ -117,7 +117,7 @@ def shown_names(panel: Locator) -> Locator:
 
 
 def test_the_keyboard_alone_walks_through_the_panel_sorts_and_selects(site, study, page):
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     names = [lesion["name"] for lesion in newest(site, study)["lesions"]]
     # From the start of the page the panel is two keys away.
     page.evaluate("document.activeElement.blur()")
@@ -170,7 +170,7 @@ def test_a_measurement_that_failed_elsewhere_leaves_no_drawing_to_be_saved_here(
     image = next(header.SOPInstanceUID for header in stored if header.Modality == "MR")
     of_no_seg = {"sop_instance_uid": image, "corrects": newest(site, study)["id"]}
     ask_and_wait(site, study, f"/measurements/{study}", of_no_seg)
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     expect(panel.get_by_role("alert")).to_be_visible()
     expect(panel.get_by_role("button", name="Save and measure")).to_be_hidden()
     shown_names(panel).first.click()
@@ -212,7 +212,7 @@ def test_the_selection_a_name_begun_and_the_order_outlive_what_arrives_later(pag
 
 
 def test_a_name_is_typed_key_by_key_and_no_two_lesions_bear_one(site, study, page):
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     shown_names(panel).nth(1).click()
     panel.get_by_role("button", name="Rename").click()
     field = panel.get_by_label("Name", exact=True)
@@ -235,7 +235,7 @@ def test_a_name_is_typed_key_by_key_and_no_two_lesions_bear_one(site, study, pag
 
 def test_a_long_name_pushes_nothing_out_of_the_panel_and_is_told_whole(site, study, page):
     correct(site, study, rename=[{"number": 1, "name": LONG_NAME[:64]}])
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     expect(shown_names(panel).first).to_have_text(LONG_NAME[:64])
     expect(shown_names(panel).first.get_by_role("button")).to_have_attribute("title", LONG_NAME[:64])
     assert max(panel.evaluate(OVERHANG)) <= 0
@@ -247,7 +247,7 @@ def test_an_earlier_version_comes_back_from_the_history(site, study, page):
     first = newest(site, study)
     correct(site, study, rename=[{"number": 2, "name": "left frontal"}])
     correct(site, study, delete=[1, 3])
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     expect(shown_names(panel)).to_have_text(["left frontal"])
     panel.get_by_text("History: 3 versions").click()
     expect(panel.get_by_role("listitem")).to_have_count(3)
@@ -263,21 +263,21 @@ def test_an_earlier_version_comes_back_from_the_history(site, study, page):
 
 def test_what_a_person_corrected_comes_before_what_another_model_found_later(site, study, page):
     correct(site, study, rename=[{"number": 1, "name": "left frontal"}])
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     results = panel.get_by_label("Result")
     expect(results.locator("option")).to_have_text([re.compile("version 2, corrected by first")])
     panel.get_by_label("Model").select_option(COARSE)
     segment(panel).click()
     expect(results.locator("option")).to_have_count(2)
     documents = site.ask(f"/studies/{study}/segmentations")["segmentations"]
-    (other,) = [document for document in documents if document["model"]["id"] == COARSE]
-    found = [lesion["name"] for lesion in other["lesions"]]
-    expect(shown_names(panel)).to_have_text(found)
+    (coarse,) = [document for document in documents if document["model"]["id"] == COARSE]
+    names = [lesion["name"] for lesion in coarse["lesions"]]
+    expect(shown_names(panel)).to_have_text(names)
     expect(results.locator("option").first).to_have_text(re.compile("corrected by first"))
     page.reload()
     expect(shown_names(panel).first).to_have_text("left frontal")
     results.select_option(index=1)
-    expect(shown_names(panel)).to_have_text(found)
+    expect(shown_names(panel)).to_have_text(names)
     results.select_option(index=0)
     expect(shown_names(panel).first).to_have_text("left frontal")
     # Whoever chooses faster than the viewer draws gets what was chosen last, on the images too.
@@ -291,7 +291,7 @@ def test_what_a_person_corrected_comes_before_what_another_model_found_later(sit
 
 
 def test_who_segments_again_is_told_that_nothing_is_new_and_may_insist(site, study, page):
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     segment(panel).click()
     expect(panel.get_by_text("These images have already been segmented.")).to_be_visible()
     expect(panel.get_by_role("alert")).to_have_count(0)
@@ -302,7 +302,7 @@ def test_who_segments_again_is_told_that_nothing_is_new_and_may_insist(site, stu
 
 
 def test_a_page_with_an_unsaved_drawing_is_not_left_without_a_question(site, study, page):
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     questions: list[str] = []
 
     def agree(dialog: Dialog) -> None:
@@ -324,7 +324,7 @@ def test_a_page_with_an_unsaved_drawing_is_not_left_without_a_question(site, stu
 
 
 def test_the_viewers_own_ways_out_ask_before_they_lose_a_drawing(site, study, page):
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     page.evaluate(EARLIER_ENTRY)
     ((shown,),) = page.evaluate(ON_SCREEN)
     page.evaluate(ADD_SEGMENT, shown)
@@ -358,7 +358,7 @@ def test_the_viewers_own_ways_out_ask_before_they_lose_a_drawing(site, study, pa
 
 
 def test_a_drawing_is_discarded_after_a_question(site, study, page):
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     ((shown,),) = page.evaluate(ON_SCREEN)
     page.evaluate(ADD_SEGMENT, shown)
     discard = panel.get_by_role("button", name="Discard")
@@ -372,14 +372,14 @@ def test_a_drawing_is_discarded_after_a_question(site, study, page):
     shown_names(panel).first.click()
     expect(panel.get_by_role("button", name="Rename")).to_be_visible()
     # It is what is stored: three lesions, and no fourth segment.
-    ((again,),) = page.evaluate(ON_SCREEN)
-    assert page.evaluate(SEGMENTS, again) == [1, 2, 3]
+    ((stored_id,),) = page.evaluate(ON_SCREEN)
+    assert page.evaluate(SEGMENTS, stored_id) == [1, 2, 3]
     assert newest(site, study)["version"] == 1
 
 
 @pytest.mark.away
 def test_a_correction_that_came_too_late_leads_to_the_newest_version(site, study, page):
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     correct(site, study, rename=[{"number": 3, "name": "pons"}])
     shown_names(panel).nth(1).click()
     panel.get_by_role("button", name="Rename").click()
@@ -394,7 +394,7 @@ def test_a_correction_that_came_too_late_leads_to_the_newest_version(site, study
 
 def test_the_file_of_the_lesions_says_when_where_and_by_whom_and_names_no_patient(site, study, page):
     correct(site, study, rename=[{"number": 1, "name": "left frontal"}])
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     with page.expect_download() as download:
         panel.get_by_role("button", name="CSV").click()
     document = newest(site, study)
@@ -411,7 +411,7 @@ def test_in_french_every_sentence_number_and_name_is_french(site, study, french_
     page = french_page
     page.goto(f"{site.url}/metscope?StudyInstanceUIDs={study}")
     expect(page.locator("label")).to_have_text("Votre jeton")
-    panel = opened(page, site, study)
+    panel = open_panel(page, site, study)
     lesions = newest(site, study)["lesions"]
     expect(shown_names(panel)).to_have_text([f"Métastase {lesion['number']}" for lesion in lesions])
     volumes = panel.locator("tbody td:nth-child(2)")

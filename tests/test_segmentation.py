@@ -70,12 +70,12 @@ def head(directions: str, spacing: tuple[float, float, float], turn_deg: float =
 
 def balls_of(volume: hd.Volume) -> list[tuple[np.ndarray, float]]:
     """Centroid, LPS mm, and volume, ml, of each ball's voxels, largest first."""
-    found = []
+    balls = []
     for offset, radius in BALLS:
         positions = volume.map_indices_to_reference(np.argwhere(volume.array > BRIGHT))
         near = np.linalg.norm(positions - np.array(offset) - [3.3, -7.7, 11.1], axis=1) <= radius + 1e-6
-        found.append((positions[near].mean(0), near.sum() * volume.voxel_volume / 1000))
-    return found
+        balls.append((positions[near].mean(0), near.sum() * volume.voxel_volume / 1000))
+    return balls
 
 
 @pytest.fixture
@@ -129,10 +129,10 @@ def test_from_the_pacs_to_a_seg_in_the_pacs_and_back_nothing_moves(geometry, ser
     assert [segment.number for segment in segments] == [1, 2, 3]
     for lesion, segment, (centroid, volume_ml) in zip(document["lesions"], segments, truth, strict=True):
         voxels = np.argwhere(labels.array == segment.number)
-        found = labels.map_indices_to_reference(voxels).mean(0)
-        print(f"{geometry}, segment {segment.number}: {np.abs(found - centroid).max():.4f} mm away,",
+        position = labels.map_indices_to_reference(voxels).mean(0)
+        print(f"{geometry}, segment {segment.number}: {np.abs(position - centroid).max():.4f} mm away,",
               f"{len(voxels) * labels.voxel_volume / 1000:.4f} of {volume_ml:.4f} ml")  # fmt: skip
-        assert found == pytest.approx(centroid, abs=0.1)
+        assert position == pytest.approx(centroid, abs=0.1)
         assert len(voxels) * labels.voxel_volume / 1000 == pytest.approx(volume_ml, rel=1e-6)
         assert lesion["centroid_lps_mm"] == pytest.approx(centroid, abs=0.1)
         assert lesion["volume_ml"] == pytest.approx(volume_ml, rel=1e-4)
@@ -168,21 +168,23 @@ def test_a_study_without_lesions_leaves_a_report_in_the_pacs_that_says_so(servic
     assert document["segmentation"]["sop_instance_uid"] is None
     assert document["companions"] == [companion | {"stored": True}]
     stored = services.archive.retrieve_series(study_uid, companion["series_instance_uid"])
-    assert [one.SOPInstanceUID for one in stored] == [companion["sop_instance_uid"]]
-    (evaluations,) = [one for one in stored[0].ContentSequence if one.ValueType == "CONTAINER"]
-    said = {
+    assert [dataset.SOPInstanceUID for dataset in stored] == [companion["sop_instance_uid"]]
+    (evaluations,) = [item for item in stored[0].ContentSequence if item.ValueType == "CONTAINER"]
+    concepts = {
         (item.ConceptNameCodeSequence[0].CodeMeaning, item.ConceptCodeSequence[0].CodeMeaning)
         for item in evaluations.ContentSequence
         if item.ValueType == "CODE" and item.RelationshipType == "CONTAINS"
     }
-    assert said == {("Neoplasm, Secondary", "Absent")}
-    again = segment_series(Request(study_uid), services, lambda stage, fraction: None)
-    assert again == segmentation_id
+    assert concepts == {("Neoplasm, Secondary", "Absent")}
+    second_id = segment_series(Request(study_uid), services, lambda stage, fraction: None)
+    assert second_id == segmentation_id
     forced = segment_series(Request(study_uid, force=True), services, lambda stage, fraction: None)
     deliver(forced, services)
     assert document_of(services.sessions, forced)["version"] == 2
-    reports = [one for one in services.archive.series_headers(study_uid) if one[0].Modality == "SR"]
-    assert len({one[0].SeriesNumber for one in reports}) == len(reports) == 2
+    reports = [
+        headers for headers in services.archive.series_headers(study_uid) if headers[0].Modality == "SR"
+    ]
+    assert len({headers[0].SeriesNumber for headers in reports}) == len(reports) == 2
 
 
 @pytest.mark.parametrize("settings", [{}, {"report_no_lesion": True, "store_sr": False}])
@@ -192,7 +194,7 @@ def test_without_the_settings_a_study_without_lesions_leaves_nothing(settings, s
     segmentation_id = segment_series(Request(study_uid), services, lambda stage, fraction: None)
     deliver(segmentation_id, services)
     assert document_of(services.sessions, segmentation_id)["companions"] == []
-    assert [one[0].Modality for one in services.archive.series_headers(study_uid)] == ["MR"]
+    assert [headers[0].Modality for headers in services.archive.series_headers(study_uid)] == ["MR"]
 
 
 @pytest.fixture(scope="module")
@@ -250,8 +252,8 @@ def test_a_structure_set_is_measured_like_a_seg(drawn_by_a_model, series_folder,
     labels, _ = seg.read(drawn_by_a_model, stack)
     lesions = measure(labels, stack.slices)
     structures = rtstruct.write(stack, drawn_by_a_model, labels, lesions, Edition())
-    again = measured_again(structures, series_folder, tmp_path)
-    assert [(item.SegmentLabel, item.TrackingUID) for item in again.SegmentSequence] == [
+    remeasured_seg = measured_again(structures, series_folder, tmp_path)
+    assert [(item.SegmentLabel, item.TrackingUID) for item in remeasured_seg.SegmentSequence] == [
         (lesion.name, lesion.tracking_uid) for lesion in lesions
     ]
     after = json.loads((tmp_path / "again" / "lesions.json").read_text())["lesions"]
@@ -259,11 +261,11 @@ def test_a_structure_set_is_measured_like_a_seg(drawn_by_a_model, series_folder,
     assert [lesion["volume_ml"] for lesion in after] == pytest.approx(volumes)
 
 
-@pytest.mark.parametrize("given", ["--from-seg", "--from-mask", None])
-def test_a_file_that_is_not_there_is_said_not_to_be_there(given, series_folder, tmp_path, capsys):
+@pytest.mark.parametrize("option", ["--from-seg", "--from-mask", None])
+def test_a_file_that_is_not_there_is_said_not_to_be_there(option, series_folder, tmp_path, capsys):
     missing = tmp_path / "missing.nii.gz"
-    source = series_folder if given else missing
-    options = [given, str(missing)] if given else []
+    source = series_folder if option else missing
+    options = [option, str(missing)] if option else []
     assert cli.main([str(source), "--out", str(tmp_path / "out"), *options]) == 3
     assert capsys.readouterr().err.startswith(f"unreadable_file: There is no {missing}.")
 
@@ -271,11 +273,11 @@ def test_a_file_that_is_not_there_is_said_not_to_be_there(given, series_folder, 
 def test_a_given_segmentation_is_never_written_over(series_folder, mask_file, tmp_path, capsys):
     out = tmp_path / "out"
     cli.main([str(series_folder), "--out", str(out), "--from-mask", str(mask_file)])
-    given = out / "segmentation.dcm"
-    before = given.read_bytes()
-    assert cli.main([str(series_folder), "--out", str(out), "--from-seg", str(given)]) == 2
+    seg_path = out / "segmentation.dcm"
+    before = seg_path.read_bytes()
+    assert cli.main([str(series_folder), "--out", str(out), "--from-seg", str(seg_path)]) == 2
     assert "would be overwritten" in capsys.readouterr().err
-    assert given.read_bytes() == before
+    assert seg_path.read_bytes() == before
 
 
 def test_a_seg_by_another_tool_is_measured_lesion_by_lesion(series_folder, mask_file, tmp_path):
@@ -351,14 +353,14 @@ CARRIED = (
 def test_our_own_segments_read_again_still_say_which_model_drew_them(
     drawn_by_a_model, series_folder, tmp_path
 ):
-    again = measured_again(drawn_by_a_model, series_folder, tmp_path)
-    for before, after in zip(drawn_by_a_model.SegmentSequence, again.SegmentSequence, strict=True):
+    remeasured_seg = measured_again(drawn_by_a_model, series_folder, tmp_path)
+    for before, after in zip(drawn_by_a_model.SegmentSequence, remeasured_seg.SegmentSequence, strict=True):
         assert after.SegmentAlgorithmType == "AUTOMATIC"
         for keyword in CARRIED:
             assert after[keyword].value == before[keyword].value
     # Who read them again drew nothing: neither a model nor a person made this object.
-    assert "manual" not in again.SeriesDescription
-    assert "AI" not in again.SeriesDescription
+    assert "manual" not in remeasured_seg.SeriesDescription
+    assert "AI" not in remeasured_seg.SeriesDescription
 
 
 def test_the_labels_of_untracked_segments_stay_the_lesions_names(drawn_by_a_model, series_folder, tmp_path):
@@ -367,14 +369,16 @@ def test_the_labels_of_untracked_segments_stay_the_lesions_names(drawn_by_a_mode
         item.SegmentLabel = label
         item.SegmentedPropertyTypeCodeSequence = [code_item("79654002", "Edema")]
         del item.TrackingID, item.TrackingUID
-    again = measured_again(foreign, series_folder, tmp_path)
+    remeasured_seg = measured_again(foreign, series_folder, tmp_path)
     # What a viewer numbered and nobody named is named as ever.
     names = ["Lesion 2", "left frontal", "Metastasis 3"]
-    assert [item.SegmentLabel for item in again.SegmentSequence] == names
+    assert [item.SegmentLabel for item in remeasured_seg.SegmentSequence] == names
     lesions = json.loads((tmp_path / "again" / "lesions.json").read_text())["lesions"]
     assert [lesion["name"] for lesion in lesions] == names
     assert len({lesion["tracking_id"] for lesion in lesions}) == 3
-    meanings = [item.SegmentedPropertyTypeCodeSequence[0].CodeMeaning for item in again.SegmentSequence]
+    meanings = [
+        item.SegmentedPropertyTypeCodeSequence[0].CodeMeaning for item in remeasured_seg.SegmentSequence
+    ]
     assert meanings == ["Edema"] * 3
 
 
@@ -442,13 +446,13 @@ def test_a_model_s_lesions_are_written(kind, models, series_folder, tmp_path, mo
     folder, count = models
     monkeypatch.setenv("MODELS_DIR", str(folder))
     monkeypatch.setenv("DEVICE", "cpu")
-    given, out = series_folder, tmp_path / "out"
+    source, out = series_folder, tmp_path / "out"
     if kind == "NIfTI":
-        given = tmp_path / "image.nii"
+        source = tmp_path / "image.nii"
         volume = head("axial", (1.5, 1.0, 1.0))
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
-        nibabel.save(nibabel.Nifti1Image(volume.array.astype(np.float32), affine), given)
-    assert cli.main([str(given), "--out", str(out), "--model", "tiny"]) == 0
+        nibabel.save(nibabel.Nifti1Image(volume.array.astype(np.float32), affine), source)
+    assert cli.main([str(source), "--out", str(out), "--model", "tiny"]) == 0
     with_seg = kind == "DICOM" and count > 0
     assert {path.name for path in out.iterdir()} == {
         "segmentation.nii.gz", "lesions.json", "lesions.csv", "overlay.png",
@@ -498,12 +502,12 @@ def test_an_explanation_is_written_beside_the_rest_and_gone_with_the_next_run(
     folder = tiny_model(tmp_path / "models", "tiny", EVERY_SIZE)
     monkeypatch.setenv("MODELS_DIR", str(folder))
     monkeypatch.setenv("DEVICE", "cpu")
-    given, out, volume = series_folder, tmp_path / "out", head("axial", (1.5, 1.0, 1.0))
+    source, out, volume = series_folder, tmp_path / "out", head("axial", (1.5, 1.0, 1.0))
     if kind == "NIfTI":
-        given = tmp_path / "image.nii"
+        source = tmp_path / "image.nii"
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
-        nibabel.save(nibabel.Nifti1Image(volume.array.astype(np.float32), affine), given)
-    arguments = [str(given), "--out", str(out), "--model", "tiny"]
+        nibabel.save(nibabel.Nifti1Image(volume.array.astype(np.float32), affine), source)
+    arguments = [str(source), "--out", str(out), "--model", "tiny"]
     assert cli.main([*arguments, "--explain"]) == 0
     written = {"entropy.nii.gz", "planes.png", "mesh.html"}
     written |= {"uncertainty.dcm"} if kind == "DICOM" else set()
@@ -516,10 +520,10 @@ def test_an_explanation_is_written_beside_the_rest_and_gone_with_the_next_run(
     document = json.loads((out / "lesions.json").read_text())
     assert document["mean_entropy_bits"] == {"1": pytest.approx(lesion.mean(), abs=6e-4)}
     if kind == "DICOM":
-        found = hd.pm.ParametricMap.from_dataset(dcmread(out / "uncertainty.dcm")).get_volume()
+        entropy_map = hd.pm.ParametricMap.from_dataset(dcmread(out / "uncertainty.dcm")).get_volume()
         to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
         grid = hd.VolumeGeometry(to_lps[:, [2, 1, 0, 3]], entropy.shape[::-1], "PATIENT")
-        assert np.array_equal(found.match_geometry(grid).array, entropy.transpose(2, 1, 0))
+        assert np.array_equal(entropy_map.match_geometry(grid).array, entropy.transpose(2, 1, 0))
     assert cli.main(arguments) == 0
     assert written.isdisjoint(path.name for path in out.iterdir())
     assert "mean_entropy_bits" not in json.loads((out / "lesions.json").read_text())
@@ -541,9 +545,9 @@ def test_an_explanation_without_its_libraries_is_a_usage_error_that_says_how_to_
 
 
 def test_only_a_model_can_be_explained(series_folder, mask_file, tmp_path):
-    given = ["--from-mask", str(mask_file), "--explain"]
+    options = ["--from-mask", str(mask_file), "--explain"]
     with pytest.raises(SystemExit) as ended:
-        cli.main([str(series_folder), "--out", str(tmp_path), *given])
+        cli.main([str(series_folder), "--out", str(tmp_path), *options])
     assert ended.value.code == 2
 
 
@@ -602,7 +606,7 @@ def test_what_cannot_be_done_ends_with_its_code_and_no_files(
     assert not (tmp_path / "out").exists()
 
 
-def damaged(data: bytes) -> dict[str, bytes]:
+def damaged_files(data: bytes) -> dict[str, bytes]:
     """A DICOM file as a bad disk or a broken copy leaves it."""
     position = data.index(b"\x20\x00\x32\x00DS") + 4
     rows = data.index(b"\x28\x00\x10\x00US\x02\x00") + 6
@@ -622,7 +626,7 @@ def test_a_damaged_file_is_passed_over_in_a_folder_and_refused_alone(damage, ser
     for path in series_folder.glob("*.dcm"):
         (tmp_path / path.name).symlink_to(path)
     broken = tmp_path / "broken"
-    broken.write_bytes(damaged((series_folder / "0.dcm").read_bytes())[damage])
+    broken.write_bytes(damaged_files((series_folder / "0.dcm").read_bytes())[damage])
     assert cli.main([str(tmp_path), "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["shape"] == [50, 76, 76]
     assert cli.main([str(broken), "--dry-run"]) == 3
@@ -678,9 +682,9 @@ def test_a_phantom_is_refused_instead_of_reported_without_lesions(tmp_path, caps
     image = hd.Volume(np.clip(ball, 0.0, None).astype(np.float32), affine, "PATIENT")
     nifti.write_values(image, tmp_path / "phantom.nii.gz")
     assert cli.main([str(tmp_path / "phantom.nii.gz"), "--out", str(tmp_path / "out")]) == 3
-    told = capsys.readouterr().err
-    assert told.startswith("brain_not_found: ")
-    assert "as symmetric as a phantom" in told
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("brain_not_found: ")
+    assert "as symmetric as a phantom" in stderr
 
 
 def test_the_peak_memory_of_a_stage_is_its_own():

@@ -105,8 +105,8 @@ def site(idle) -> FrontEndSite:
 
 def structure_set(document):
     """The series that the front-end finds its lesions in."""
-    (found,) = [one for one in document["companions"] if one["modality"] == "RTSTRUCT"]
-    return found["series_instance_uid"]
+    (companion,) = [entry for entry in document["companions"] if entry["modality"] == "RTSTRUCT"]
+    return companion["series_instance_uid"]
 
 
 def modalities(site, study):
@@ -135,10 +135,10 @@ def test_a_segmentation_that_fails_has_the_status_and_the_sentence_of_its_error(
 
 def test_a_segmentation_that_somebody_cancels_says_so(idle):
     with ThreadPoolExecutor() as pool:
-        asked = pool.submit(idle.ask, "POST", "/segmentation/1.2.3", 409, headers=JSON)
+        future = pool.submit(idle.ask, "POST", "/segmentation/1.2.3", 409, headers=JSON)
         wait_until(lambda: jobs.list_jobs(idle.sessions), "the job")
         jobs.cancel(idle.sessions, jobs.list_jobs(idle.sessions)[0].id, "somebody")
-        assert asked.result()["error"]["code"] == "job_cancelled"
+        assert future.result()["error"]["code"] == "job_cancelled"
 
 
 def test_a_call_that_cannot_wait_goes_on_where_it_is_asked_again(idle):
@@ -183,8 +183,8 @@ def test_delete_roi_means_the_lesion_that_the_front_end_shows_under_that_number(
     for number in (1, 2, 4):
         assert site.ask("POST", "/delete-roi", json=body | {"roi_number": number})["success"]
     assert site.names(study) == ["Metastasis 3", "Metastasis 5"]
-    again = site.ask("POST", "/delete-roi", 404, json=body | {"roi_number": 4})
-    assert again["error"]["code"] == "lesion_not_found"
+    answer = site.ask("POST", "/delete-roi", 404, json=body | {"roi_number": 4})
+    assert answer["error"]["code"] == "lesion_not_found"
     elsewhere = site.ask(
         "POST", "/delete-roi", 404, json=body | {"serie_instance_uid": "1.2", "roi_number": 1}
     )
@@ -211,12 +211,12 @@ def drawn_on(images):
 def test_upload_dicom_stores_the_files_and_measures_a_segmentation_among_them(site):
     images = to_instances(rows.image(2), SeriesOptions(enhanced="shared", patient_id="4711"))
     study, series = str(images[0].StudyInstanceUID), str(images[0].SeriesInstanceUID)
-    files = [(BytesIO(part10.encode(one)), "1.dcm") for one in (*images, drawn_on(images))]
+    files = [(BytesIO(part10.encode(instance)), "1.dcm") for instance in (*images, drawn_on(images))]
     assert site.ask("POST", "/uploadDicom", data={"files[]": files})["success"]
     assert modalities(site, study).count("MR") == 1
-    found = site.ask("GET", f"/followup-metastases?idSeries={series}")
+    listed_lesions = site.ask("GET", f"/followup-metastases?idSeries={series}")
     volumes = [3 * 4 * 4 * VOXEL_ML, 2 * 4 * 8 * VOXEL_ML]
-    assert sorted(one["volume"] for one in found) == pytest.approx(volumes)
+    assert sorted(lesion["volume"] for lesion in listed_lesions) == pytest.approx(volumes)
     refused = site.ask("POST", "/uploadDicom", 422, data={"files[]": [(BytesIO(b"text"), "1.dcm")]})
     assert refused["error"]["code"] == "upload_refused"
 
@@ -226,19 +226,19 @@ def test_of_two_segmentations_of_one_series_in_an_upload_one_is_measured_and_the
     study, shape = str(images[0].StudyInstanceUID), to_stack(images).volume.spatial_shape
     first, second = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     first[5:8, 10:14, 4:8], second[2:4, 20:24, 16:24] = 1, 1
-    drawn = [
+    segs = [
         fake_pacs.hand_drawn_seg(images, labels, [name])
         for labels, name in ((first, "frontal"), (second, "pons"))
     ]
-    files = [(BytesIO(part10.encode(one)), "1.dcm") for one in (*images, *drawn)]
+    files = [(BytesIO(part10.encode(instance)), "1.dcm") for instance in (*images, *segs)]
     answer = site.ask("POST", "/uploadDicom", data={"files[]": files})
     assert answer["success"] == "Stored: 3; measured: 1; not measured, because their series have a result: 1."
     (document,) = documents_of_study(site.sessions, study)
-    assert (document["version"], [one["name"] for one in document["lesions"]]) == (1, ["frontal"])
-    assert all(site.archive.has_instance(study, one.SOPInstanceUID) for one in drawn)
+    assert (document["version"], [lesion["name"] for lesion in document["lesions"]]) == (1, ["frontal"])
+    assert all(site.archive.has_instance(study, dataset.SOPInstanceUID) for dataset in segs)
     # Nor is it where the series has had a result for long.
-    again = [(BytesIO(part10.encode(drawn[1])), "1.dcm")]
-    answer = site.ask("POST", "/uploadDicom", data={"files[]": again})
+    second_upload = [(BytesIO(part10.encode(segs[1])), "1.dcm")]
+    answer = site.ask("POST", "/uploadDicom", data={"files[]": second_upload})
     assert answer["success"] == "Stored: 1; measured: 0; not measured, because their series have a result: 1."
 
 
@@ -248,11 +248,13 @@ def contoured_on(images):
     labels, segments = seg.read(drawn_on(images), stack)
     lesions = measure(labels, stack.slices)
     tracked = [
-        replace(one, number=lesion.number, tracking_id=lesion.tracking_id, tracking_uid=lesion.tracking_uid)
-        for one, lesion in zip(segments, lesions, strict=True)
+        replace(
+            segment, number=lesion.number, tracking_id=lesion.tracking_id, tracking_uid=lesion.tracking_uid
+        )
+        for segment, lesion in zip(segments, lesions, strict=True)
     ]
     encoded = seg.write(stack, labels, tracked, Edition())
-    named = [replace(lesion, name=one.name) for lesion, one in zip(lesions, tracked, strict=True)]
+    named = [replace(lesion, name=segment.name) for lesion, segment in zip(lesions, tracked, strict=True)]
     return rtstruct.write(stack, encoded, labels, named, Edition()), named
 
 
@@ -260,23 +262,23 @@ def test_upload_dicom_measures_a_structure_set_like_a_segmentation(site):
     images = to_instances(rows.image(2), SeriesOptions(enhanced="shared", patient_id="4712"))
     series = str(images[0].SeriesInstanceUID)
     structures, lesions = contoured_on(images)
-    files = [(BytesIO(part10.encode(one)), "1.dcm") for one in (*images, structures)]
+    files = [(BytesIO(part10.encode(instance)), "1.dcm") for instance in (*images, structures)]
     answer = site.ask("POST", "/uploadDicom", data={"files[]": files})
     assert answer["success"] == "Stored: 2; measured: 1."
-    found = site.ask("GET", f"/followup-metastases?idSeries={series}")
-    volumes = {one["nom_metastase"]: one["volume"] for one in found}
+    entries = site.ask("GET", f"/followup-metastases?idSeries={series}")
+    volumes = {entry["nom_metastase"]: entry["volume"] for entry in entries}
     assert volumes == pytest.approx({"frontal": 3 * 4 * 4 * VOXEL_ML, "pons": 2 * 4 * 8 * VOXEL_ML})
-    told = lesions_of_patient(site.sessions, "4712")
-    identities = {(one["name"], one["tracking_id"], one["tracking_uid"]) for one in told}
-    assert identities == {(one.name, one.tracking_id, one.tracking_uid) for one in lesions}
+    lesion_rows = lesions_of_patient(site.sessions, "4712")
+    identities = {(row["name"], row["tracking_id"], row["tracking_uid"]) for row in lesion_rows}
+    assert identities == {(lesion.name, lesion.tracking_id, lesion.tracking_uid) for lesion in lesions}
 
 
 def test_an_uploaded_segmentation_that_cannot_be_measured_says_why(site):
-    drawn = drawn_on(to_instances(rows.image(2), SeriesOptions(enhanced="shared")))
-    files = [(BytesIO(part10.encode(drawn)), "seg.dcm")]
+    dataset = drawn_on(to_instances(rows.image(2), SeriesOptions(enhanced="shared")))
+    files = [(BytesIO(part10.encode(dataset)), "seg.dcm")]
     failed = site.ask("POST", "/uploadDicom", 422, data={"files[]": files})
     assert failed["error"]["code"] == "segmentation_mismatch"
-    assert site.archive.has_instance(drawn.StudyInstanceUID, drawn.SOPInstanceUID)
+    assert site.archive.has_instance(dataset.StudyInstanceUID, dataset.SOPInstanceUID)
 
 
 def test_the_pacs_s_studies_are_listed_by_orthanc_s_ids_and_described_as_by_orthanc(tmp_path, orthanc):
@@ -291,17 +293,17 @@ def test_the_pacs_s_studies_are_listed_by_orthanc_s_ids_and_described_as_by_orth
                 f"{orthanc.rest_url}/studies?expand", auth=orthanc.authentication, timeout=30
             ).json()
 
-        (known,) = [
-            one
-            for one in by_orthanc()
-            if one["MainDicomTags"]["StudyInstanceUID"] == instance.StudyInstanceUID
+        (study_entry,) = [
+            study
+            for study in by_orthanc()
+            if study["MainDicomTags"]["StudyInstanceUID"] == instance.StudyInstanceUID
         ]
-        assert known["ID"] in site.ask("GET", "/getAllStudies")
-        described = site.ask("GET", f"/getStudy/{known['ID']}")
-        assert described == {name: known[name] for name in described}
+        assert study_entry["ID"] in site.ask("GET", "/getAllStudies")
+        described = site.ask("GET", f"/getStudy/{study_entry['ID']}")
+        assert described == {name: study_entry[name] for name in described}
         assert site.ask("DELETE", f"/delete-study/{instance.StudyInstanceUID}")["success"]
-        assert known["ID"] not in {one["ID"] for one in by_orthanc()}
-        assert site.ask("GET", f"/getStudy/{known['ID']}", 404)["error"]["code"] == "study_not_found"
+        assert study_entry["ID"] not in {study["ID"] for study in by_orthanc()}
+        assert site.ask("GET", f"/getStudy/{study_entry['ID']}", 404)["error"]["code"] == "study_not_found"
 
 
 def test_delete_study_deletes_the_study_and_its_measurements_and_no_other(site):
@@ -311,11 +313,11 @@ def test_delete_study_deletes_the_study_and_its_measurements_and_no_other(site):
     for _ in range(2):
         assert site.ask("DELETE", f"/delete-study/{gone}")["success"]
     assert {study.StudyInstanceUID for study in site.archive.search_studies()} == {kept}
-    assert [one["id"] for one in site.ask("GET", "/followup-patients")] == ["BENCH-1"]
+    assert [patient["id"] for patient in site.ask("GET", "/followup-patients")] == ["BENCH-1"]
     assert documents_of_study(site.sessions, gone) == []
     with site.sessions() as session:
-        trail = [(one.actor, one.action) for one in session.query(AuditEvent).order_by(AuditEvent.id)]
-    assert [one for one in trail if "delete" in one[1]] == [
+        trail = [(event.actor, event.action) for event in session.query(AuditEvent).order_by(AuditEvent.id)]
+    assert [entry for entry in trail if "delete" in entry[1]] == [
         ("admin", "segmentation.delete"),
         ("admin", "study.delete"),
         ("admin", "study.delete"),
@@ -331,7 +333,7 @@ def test_delete_study_takes_the_rows_that_the_front_end_has_open(site):
     assert [documents_of_study(site.sessions, study) for study in gone] == [[], []]
     with site.sessions() as session:
         trail = session.query(AuditEvent).filter(AuditEvent.action == "study.delete")
-        assert [one.subject for one in trail.order_by(AuditEvent.id)] == gone
+        assert [event.subject for event in trail.order_by(AuditEvent.id)] == gone
     for wrong in (f"{kept},", f",{kept}", f"{kept},,{kept}", f"{kept},x"):
         assert site.ask("DELETE", f"/delete-study/{wrong}", 422)["error"]["code"] == "invalid_form"
     assert site.newest(kept)
@@ -354,17 +356,17 @@ def test_a_reader_downloads_the_structure_set_and_no_other_object(site):
     text = {"Content-Type": "text/plain", "Authorization": f"Bearer {secret}"}
     objects = [document["segmentation"], *document["companions"]]
     assert len(objects) == 3
-    for made in objects:
-        (found,) = site.ask("POST", "/tools/lookup", data=made["sop_instance_uid"], headers=text)
-        assert found["Type"] == "Instance"
-        answer = site.app.test_client().get(f"/segmentationui{found['Path']}/file", headers=text)
+    for companion in objects:
+        (match,) = site.ask("POST", "/tools/lookup", data=companion["sop_instance_uid"], headers=text)
+        assert match["Type"] == "Instance"
+        answer = site.app.test_client().get(f"/segmentationui{match['Path']}/file", headers=text)
         assert answer.status_code == 200
         assert answer.content_type == "application/dicom"
-        (stored,) = site.archive.retrieve_series(study, made["series_instance_uid"])
+        (stored,) = site.archive.retrieve_series(study, companion["series_instance_uid"])
         assert dcmread(BytesIO(answer.data)) == stored
     (images,) = site.archive.retrieve_series(study, document["series_instance_uid"])
-    for other in (images.SOPInstanceUID, study, "", "nonsense"):
-        assert site.ask("POST", "/tools/lookup", data=other, headers=text) == []
+    for identifier in (images.SOPInstanceUID, study, "", "nonsense"):
+        assert site.ask("POST", "/tools/lookup", data=identifier, headers=text) == []
     refused = site.ask("GET", f"/instances/{images.SOPInstanceUID}/file", 404, headers=text)
     assert refused["error"]["code"] == "segmentation_not_found"
     site.ask("DELETE", f"/delete-study/{study}")
@@ -377,9 +379,9 @@ def test_the_follow_up_without_parameters_lists_all(site):
     # Only the newest version of a series counts.
     body = {"serie_instance_uid": structure_set(documents[0]), "study_instance_uid": studies[0]}
     site.ask("POST", "/delete-roi", json=body | {"roi_number": 1})
-    assert {one["id_study"] for one in site.ask("GET", "/followup-etudes")} == set(studies)
+    assert {row["id_study"] for row in site.ask("GET", "/followup-etudes")} == set(studies)
     assert {
-        (one["study_instance_uid"], one["series_instance_uid"]) for one in site.ask("GET", "/followup-series")
+        (row["study_instance_uid"], row["series_instance_uid"]) for row in site.ask("GET", "/followup-series")
     } == {
         (study, document["series_instance_uid"]) for study, document in zip(studies, documents, strict=True)
     }
@@ -416,14 +418,14 @@ def test_the_follow_up_leads_from_the_patient_to_the_lesions(site):
     assert etude["date"].replace("-", "") == header.StudyDate
     (serie,) = site.ask("GET", f"/followup-series?idEtude={etude['id_study']}")
     assert serie["series_instance_uid"] == document["series_instance_uid"]
-    found = site.ask("GET", f"/followup-metastases?idSeries={serie['series_instance_uid']}")
-    assert [one["nom_metastase"] for one in found] == site.names(study)
-    assert len({one["id"] for one in found}) == rows.LESIONS
-    for one, lesion in zip(found, document["lesions"], strict=True):
-        assert (one["diametre"], one["volume"]) == (lesion["long_axis_mm"], lesion["volume_ml"])
-        assert (one["slice_debut"], one["slice_fin"]) == (5, 7)
+    entries = site.ask("GET", f"/followup-metastases?idSeries={serie['series_instance_uid']}")
+    assert [entry["nom_metastase"] for entry in entries] == site.names(study)
+    assert len({entry["id"] for entry in entries}) == rows.LESIONS
+    for entry, lesion in zip(entries, document["lesions"], strict=True):
+        assert (entry["diametre"], entry["volume"]) == (lesion["long_axis_mm"], lesion["volume_ml"])
+        assert (entry["slice_debut"], entry["slice_fin"]) == (5, 7)
     # As the front-end makes a colour of it.
-    numbers = [re.sub(r"[\[\]]", "", one["color"]).strip().split() for one in found]
+    numbers = [re.sub(r"[\[\]]", "", entry["color"]).strip().split() for entry in entries]
     as_hex = ["#" + "".join(f"{int(number):02x}" for number in three) for three in numbers]
     assert as_hex == list(segmentations.colours(site.sessions, document["id"]).values())
 

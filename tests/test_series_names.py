@@ -125,7 +125,7 @@ def test_a_gradient_echo_that_says_t1_is_one(name):
     assert read(name).sequence == "T1"
 
 
-def spelled(name: str, case: str, blank: str) -> str:
+def spell(name: str, case: str, blank: str) -> str:
     changed = {
         "upper": name.upper(), "lower": name.lower(), "title": name.title(), "as it is": name,
         "turkish": name.replace("i", "ı"), "wide": name.replace("T1", "Ｔ１"),
@@ -148,7 +148,7 @@ def test_no_proof_of_contrast_survives_a_negation(  # noqa: PLR0917
 ):
     negation += inflection
     negated = f"{negation}{between}{name}" if before else f"{name}{between}{negation}"
-    assert read(spelled(negated, case, blank)).contrast != "proven"
+    assert read(spell(negated, case, blank)).contrast != "proven"
 
 
 @pytest.mark.parametrize("agent", ["Gadovist", "8 ml Dotarem", "gadopentetate dimeglumine", "contrast", "KM"])

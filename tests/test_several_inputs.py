@@ -36,8 +36,8 @@ def site(tmp_path_factory, models) -> several.SeveralSite:
     return several.SeveralSite(tmp_path_factory.mktemp("site"), models)
 
 
-def uid_of(made: dict[str, list[Dataset]], name: str) -> str:
-    return str(made[name][0].SeriesInstanceUID)
+def uid_of(study: dict[str, list[Dataset]], name: str) -> str:
+    return str(study[name][0].SeriesInstanceUID)
 
 
 def assert_legal(dataset: Dataset, folder: Path) -> None:
@@ -55,9 +55,9 @@ def texts_of(dataset: Dataset) -> str:
 
 
 def test_a_glioma_of_four_sequences_on_four_grids_becomes_its_three_regions(site, tmp_path):
-    made = several.study(several.GLIOMA["inputs"])
-    document = site.document(site.segment(site.store(made), "glioma"))
-    assert document["series_instance_uid"] == uid_of(made, "FLAIR")
+    study = several.study(several.GLIOMA["inputs"])
+    document = site.document(site.segment(site.store(study), "glioma"))
+    assert document["series_instance_uid"] == uid_of(study, "FLAIR")
     assert [lesion["name"] for lesion in document["lesions"]] == ["NCR", "ED", "ET"]
     for lesion in document["lesions"]:
         assert lesion["volume_ml"] == pytest.approx(several.REGIONS_ML[lesion["name"]], rel=0.1)
@@ -68,11 +68,11 @@ def test_a_glioma_of_four_sequences_on_four_grids_becomes_its_three_regions(site
     assert widths["ET"] == pytest.approx(2 * several.ENHANCING_MM, abs=1.5)
     assert widths["ED"] == pytest.approx(2 * several.OEDEMA_MM, abs=1.5)
     for name in several.GLIOMA["inputs"]:
-        assert f"{name}: series {uid_of(made, name)}" in document["reasons"]
+        assert f"{name}: series {uid_of(study, name)}" in document["reasons"]
     assert document["warnings"] == []
 
-    dataset = site.stored(document)
-    labels, segments = seg.read(dataset, to_stack(made["FLAIR"]))
+    dataset = site.retrieve(document)
+    labels, segments = seg.read(dataset, to_stack(study["FLAIR"]))
     for label, segment, lesion in zip(several.GLIOMA["labels"], segments, document["lesions"], strict=True):
         assert (segment.name, segment.tracking_uid) == (label["name"], lesion["tracking_uid"])
         assert (segment.type.value, segment.type.meaning) == (
@@ -84,25 +84,25 @@ def test_a_glioma_of_four_sequences_on_four_grids_becomes_its_three_regions(site
         assert voxels.mean(0) == pytest.approx(several.CENTRE, abs=0.4)
     assert {item.AnatomicRegionSequence[0].CodeMeaning for item in dataset.SegmentSequence} == {"Brain"}
     (referenced,) = dataset.ReferencedSeriesSequence
-    assert referenced.SeriesInstanceUID == uid_of(made, "FLAIR")
+    assert referenced.SeriesInstanceUID == uid_of(study, "FLAIR")
     assert dataset.SeriesDescription == "Glioma regions, AI segmentation, research use only"
-    for one in (dataset, site.stored(document, "SR")):
-        assert_legal(one, tmp_path)
-        assert "etastas" not in texts_of(one)
+    for output in (dataset, site.retrieve(document, "SR")):
+        assert_legal(output, tmp_path)
+        assert "etastas" not in texts_of(output)
 
 
 def test_a_whole_tumour_of_three_sequences_is_one_object_in_as_many_pieces_as_it_has(site):
-    made = several.study(several.WHOLE_TUMOUR["inputs"])
+    study = several.study(several.WHOLE_TUMOUR["inputs"])
     apart = several.ball(several.GRIDS["FLAIR"], np.array([-20.0, -15.0, -20.0]), 7.0)
     flair = several.tumour("FLAIR", several.GRIDS["FLAIR"])
     both = flair.with_array(np.maximum(flair.array, np.rint(100 + 800 * apart)).astype(np.uint16))
     options = SeriesOptions(
-        description="ax FLAIR", contrast=False, study_instance_uid=made["T1"][0].StudyInstanceUID
+        description="ax FLAIR", contrast=False, study_instance_uid=study["T1"][0].StudyInstanceUID
     )
-    made["FLAIR"] = to_instances(both, options)
-    for instance in made["FLAIR"]:
-        instance.FrameOfReferenceUID = made["T1"][0].FrameOfReferenceUID
-    document = site.document(site.segment(site.store(made), "whole-tumour"))
+    study["FLAIR"] = to_instances(both, options)
+    for instance in study["FLAIR"]:
+        instance.FrameOfReferenceUID = study["T1"][0].FrameOfReferenceUID
+    document = site.document(site.segment(site.store(study), "whole-tumour"))
     (lesion,) = document["lesions"]
     assert (lesion["name"], lesion["tracking_id"]) == ("Whole tumour", "Whole tumour")
     assert lesion["volume_ml"] == pytest.approx(TUMOUR_ML + several.BALL * 7.0**3, rel=0.05)
@@ -155,7 +155,7 @@ def test_a_spine_becomes_numbered_vertebrae_and_discs_and_one_canal(spine_site, 
         "Vertebra-2",
         "Canal",
     ]
-    dataset = spine_site.stored(document)
+    dataset = spine_site.retrieve(document)
     labels, segments = seg.read(dataset, to_stack(instances))
     for segment in segments:
         assert set(volume.array[labels.array == segment.number]) == {expected[segment.name]}
@@ -164,21 +164,21 @@ def test_a_spine_becomes_numbered_vertebrae_and_discs_and_one_canal(spine_site, 
     assert (first, second) == pytest.approx((8 * 10 * 10 * 0.012, 8 * 8 * 10 * 0.012))
     assert dataset.SeriesDescription == "Spine, AI segmentation, research use only"
     assert {item.AnatomicRegionSequence[0].CodeMeaning for item in dataset.SegmentSequence} == {"Spine"}
-    for one in (dataset, spine_site.stored(document, "SR")):
-        assert_legal(one, tmp_path)
-        assert "etastas" not in texts_of(one)
-        assert "Brain" not in texts_of(one)
+    for output in (dataset, spine_site.retrieve(document, "SR")):
+        assert_legal(output, tmp_path)
+        assert "etastas" not in texts_of(output)
+        assert "Brain" not in texts_of(output)
 
 
 def test_what_a_person_corrects_keeps_what_it_is(spine_site, tmp_path):
     instances = to_instances(spine_slices(), SeriesOptions(description="T2 TSE sag LWS", contrast=False))
     study_uid = spine_site.store({"T2": instances})
     first = spine_site.segment(study_uid, "spine").segmentation_id
-    asked = {"rename": [{"number": 2, "name": "L4"}], "delete": [1]}
-    answer = spine_site.api.post(f"/segmentations/{first}/corrections", json=asked)
+    body = {"rename": [{"number": 2, "name": "L4"}], "delete": [1]}
+    answer = spine_site.api.post(f"/segmentations/{first}/corrections", json=body)
     document = spine_site.document(spine_site.run_job(answer.json["id"]))
     assert [lesion["name"] for lesion in document["lesions"]] == ["L4", "Vertebra 2", "Canal"]
-    dataset = spine_site.stored(document)
+    dataset = spine_site.retrieve(document)
     assert [item.SegmentedPropertyTypeCodeSequence[0].CodeMeaning for item in dataset.SegmentSequence] == [
         "Vertebra", "Vertebra", "Spinal canal",
     ]  # fmt: skip
@@ -186,9 +186,9 @@ def test_what_a_person_corrects_keeps_what_it_is(spine_site, tmp_path):
     assert dataset.SeriesDescription == "Spine, version 2+ by anonymous, research use only"
     structures = spine_site.api.post(f"/segmentations/{document['id']}/rtstruct", json={})
     document = spine_site.document(spine_site.run_job(structures.json["id"]))
-    for one in (dataset, *(spine_site.stored(document, modality) for modality in ("SR", "RTSTRUCT"))):
-        assert_legal(one, tmp_path)
-        assert "etastas" not in texts_of(one)
+    for output in (dataset, *(spine_site.retrieve(document, modality) for modality in ("SR", "RTSTRUCT"))):
+        assert_legal(output, tmp_path)
+        assert "etastas" not in texts_of(output)
     # Who asks again for the same images gets the correction.
     assert spine_site.segment(study_uid, "spine").segmentation_id == document["id"]
 
@@ -204,8 +204,8 @@ def test_a_correction_is_found_again_by_all_inputs_of_its_model(site):
 
 @pytest.mark.parametrize("missing", several.GLIOMA["inputs"])
 def test_a_sequence_that_is_missing_is_named(missing, site):
-    there = [name for name in several.GLIOMA["inputs"] if name != missing]
-    job = site.segment(site.store(several.study(there)), "glioma")
+    present = [name for name in several.GLIOMA["inputs"] if name != missing]
+    job = site.segment(site.store(several.study(present)), "glioma")
     assert (job.state, job.error_code) == ("failed", "missing_sequence")
     assert f"is a {missing}." in job.error_message
 
@@ -222,19 +222,19 @@ def test_no_pixels_are_fetched_for_a_study_that_lacks_a_sequence(site):
 
 
 def test_inputs_of_another_frame_of_reference_are_refused(site):
-    made = several.study(several.GLIOMA["inputs"], T2={"FrameOfReferenceUID": generate_uid()})
-    job = site.segment(site.store(made), "glioma")
+    study = several.study(several.GLIOMA["inputs"], T2={"FrameOfReferenceUID": generate_uid()})
+    job = site.segment(site.store(study), "glioma")
     assert (job.state, job.error_code) == ("failed", "inputs_apart")
     assert "FrameOfReferenceUID (0020,0052) of the T2 (t2_tse_tra)" in job.error_message
 
 
 def test_inputs_that_show_different_places_are_refused_and_those_of_a_part_warned_of(site):
     for shift_mm, expected in ((200.0, "failed"), (30.0, "done")):
-        made = several.study(several.WHOLE_TUMOUR["inputs"])
-        for instance in made["T1"]:
+        study = several.study(several.WHOLE_TUMOUR["inputs"])
+        for instance in study["T1"]:
             x, y, z = instance.ImagePositionPatient
             instance.ImagePositionPatient = [x, y, z + shift_mm]
-        job = site.segment(site.store(made), "whole-tumour")
+        job = site.segment(site.store(study), "whole-tumour")
         assert job.state == expected
         if expected == "failed":
             assert (job.error_code, job.error_message.split(".")[0]) == (
@@ -247,42 +247,45 @@ def test_inputs_that_show_different_places_are_refused_and_those_of_a_part_warne
 
 
 def test_of_several_the_thin_volume_is_taken_then_the_newest_then_what_the_caller_says(site):
-    made = several.study(several.WHOLE_TUMOUR["inputs"])
-    again = several.study(["FLAIR"])["FLAIR"]
+    study = several.study(several.WHOLE_TUMOUR["inputs"])
+    second_flair = several.study(["FLAIR"])["FLAIR"]
     thick = to_instances(
         several.tumour("T2", several.grid(several.AXIAL, (6.0, 1.8, 1.8), 72.0)),
         SeriesOptions(description="t2 tra thick", contrast=False),
     )
-    for number, instances in enumerate((again, thick), start=20):
+    for number, instances in enumerate((second_flair, thick), start=20):
         for instance in instances:
-            instance.StudyInstanceUID = made["T1"][0].StudyInstanceUID
-            instance.FrameOfReferenceUID = made["T1"][0].FrameOfReferenceUID
+            instance.StudyInstanceUID = study["T1"][0].StudyInstanceUID
+            instance.FrameOfReferenceUID = study["T1"][0].FrameOfReferenceUID
             instance.SeriesNumber = number
-    study_uid = site.store({**made, "FLAIR again": again, "thick": thick})
+    study_uid = site.store({**study, "FLAIR again": second_flair, "thick": thick})
     document = site.document(site.segment(study_uid, "whole-tumour"))
-    assert document["series_instance_uid"] == str(again[0].SeriesInstanceUID)
+    assert document["series_instance_uid"] == str(second_flair[0].SeriesInstanceUID)
     assert "the newest of 2 that fit equally well" in document["reasons"]
-    assert f"T2: series {uid_of(made, 'T2')}" in document["reasons"]
+    assert f"T2: series {uid_of(study, 'T2')}" in document["reasons"]
 
-    chosen = {"FLAIR": uid_of(made, "FLAIR"), "T2": str(thick[0].SeriesInstanceUID)}
+    chosen = {"FLAIR": uid_of(study, "FLAIR"), "T2": str(thick[0].SeriesInstanceUID)}
     job = site.segment(study_uid, "whole-tumour", inputs=chosen)
     assert site.api.get(f"/jobs/{job.id}").json["inputs"] == chosen
-    other = site.document(job)
-    assert (other["series_instance_uid"], other["id"] != document["id"]) == (chosen["FLAIR"], True)
-    assert f"T2: series {chosen['T2']}" in other["reasons"]
+    second_document = site.document(job)
+    assert (second_document["series_instance_uid"], second_document["id"] != document["id"]) == (
+        chosen["FLAIR"],
+        True,
+    )
+    assert f"T2: series {chosen['T2']}" in second_document["reasons"]
     candidates = site.api.get(f"/studies/{study_uid}/candidates").json["candidates"]
-    sequences = {one["description"]: one["sequence"] for one in candidates}
+    sequences = {candidate["description"]: candidate["sequence"] for candidate in candidates}
     assert sequences["t2 tra thick"] == "T2"
     assert sequences["ax FLAIR"] == "FLAIR"
 
 
 def test_odd_descriptions_are_no_hindrance_to_who_says_which_series_is_which(site):
-    made = several.study(several.WHOLE_TUMOUR["inputs"], T2={"SeriesDescription": "T1 tra"})
-    study_uid = site.store(made)
+    study = several.study(several.WHOLE_TUMOUR["inputs"], T2={"SeriesDescription": "T1 tra"})
+    study_uid = site.store(study)
     assert site.segment(study_uid, "whole-tumour").error_code == "missing_sequence"
-    document = site.document(site.segment(study_uid, "whole-tumour", inputs={"T2": uid_of(made, "T2")}))
+    document = site.document(site.segment(study_uid, "whole-tumour", inputs={"T2": uid_of(study, "T2")}))
     assert document["warnings"] == ["Chosen by the user as T2, but its headers identify it as T1."]
-    assert f"T1: series {uid_of(made, 'T1')}" in document["reasons"]
+    assert f"T1: series {uid_of(study, 'T1')}" in document["reasons"]
 
 
 @pytest.mark.parametrize(
@@ -304,7 +307,7 @@ def test_the_uncertainty_of_several_labels_is_at_most_the_logarithm_of_their_num
     job = site.segment(site.store(several.study(several.GLIOMA["inputs"])), "glioma")
     answer = site.api.post(f"/segmentations/{job.segmentation_id}/uncertainty", json={})
     document = site.document(site.run_job(answer.json["id"]))
-    dataset = site.stored(document, "OT")
+    dataset = site.retrieve(document, "OT")
     assert_legal(dataset, tmp_path)
     assert "etastas" not in texts_of(dataset)
     bits = np.frombuffer(dataset.FloatPixelData, np.float32)
@@ -312,9 +315,9 @@ def test_the_uncertainty_of_several_labels_is_at_most_the_logarithm_of_their_num
     assert 1.0 <= bits.max() <= 2.0
 
 
-def save(folder: Path, made: dict[str, list[Dataset]]) -> Path:
+def save(folder: Path, study: dict[str, list[Dataset]]) -> Path:
     folder.mkdir()
-    for instances in made.values():
+    for instances in study.values():
         for instance in instances:
             instance.save_as(folder / f"{instance.SOPInstanceUID}.dcm", enforce_file_format=True)
     return folder
@@ -337,20 +340,20 @@ def test_a_folder_of_several_series_is_segmented_on_the_command_line(command_lin
     document = json.loads((tmp_path / "out" / "lesions.json").read_text())
     for lesion in document["lesions"]:
         assert lesion["volume_ml"] == pytest.approx(several.REGIONS_ML[lesion["name"]], rel=0.1)
-    found = {item.SegmentLabel for item in dcmread(tmp_path / "out" / "segmentation.dcm").SegmentSequence}
-    assert found == {"NCR", "ED", "ET"}
+    labels = {item.SegmentLabel for item in dcmread(tmp_path / "out" / "segmentation.dcm").SegmentSequence}
+    assert labels == {"NCR", "ED", "ET"}
 
 
 def test_a_dry_run_says_which_series_is_which_input_and_what_is_missing(command_line, tmp_path, capsys):
-    made = several.study(several.WHOLE_TUMOUR["inputs"])
-    folder = save(tmp_path / "in", made)
+    study = several.study(several.WHOLE_TUMOUR["inputs"])
+    folder = save(tmp_path / "in", study)
     assert command_line(folder, "--dry-run") == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["inputs"] == {name: uid_of(made, name) for name in several.WHOLE_TUMOUR["inputs"]}
+    assert plan["inputs"] == {name: uid_of(study, name) for name in several.WHOLE_TUMOUR["inputs"]}
     assert plan["refusal"] is None
     assert command_line(folder, "--dry-run", "--model", "glioma") == 3
     assert json.loads(capsys.readouterr().out)["refusal"]["code"] == "missing_sequence"
-    assert command_line(folder, "--out", tmp_path / "out", "--input", f"T4={uid_of(made, 'T2')}") == 2
+    assert command_line(folder, "--out", tmp_path / "out", "--input", f"T4={uid_of(study, 'T2')}") == 2
     assert "whole-tumour has no input 'T4'; it has: FLAIR, T1, T2." in capsys.readouterr().err
 
 

@@ -251,14 +251,14 @@ def test_a_worker_s_health_is_asked_as_compose_does(stack, database):
 
 
 def test_the_first_start_makes_secrets_and_a_later_one_keeps_them(secrets):
-    made = {f"{path.parent.name}/{path.name}": path.read_text() for path in secrets.glob("*/*")}
-    database, broker = made["ours/database_url"], made["ours/broker_url"]
-    assert made["postgres/postgres_password"] in database
-    assert made["redis/redis_password"] in broker
-    assert made["orthanc/dicomweb_password"] == made["ours/dicomweb_password"]
-    basic = base64.b64decode(made["nginx/orthanc_basic"]).decode()
-    assert basic == f"metscope:{made['orthanc/dicomweb_password']}"
-    passwords = {made[name] for name in made if name.endswith("_password")}
+    files = {f"{path.parent.name}/{path.name}": path.read_text() for path in secrets.glob("*/*")}
+    database, broker = files["ours/database_url"], files["ours/broker_url"]
+    assert files["postgres/postgres_password"] in database
+    assert files["redis/redis_password"] in broker
+    assert files["orthanc/dicomweb_password"] == files["ours/dicomweb_password"]
+    basic = base64.b64decode(files["nginx/orthanc_basic"]).decode()
+    assert basic == f"metscope:{files['orthanc/dicomweb_password']}"
+    passwords = {files[name] for name in files if name.endswith("_password")}
     assert sorted(map(len, passwords)) == [32, 32, 32]
     assert all(path.stat().st_mode & 0o007 == 0 for path in secrets.rglob("*"))
 
@@ -285,21 +285,21 @@ def test_no_service_meets_one_that_it_has_nothing_to_say_to():
     assert [name for name, settings in COMPOSE["networks"].items() if not settings] == ["outside"]
     assert [name for name, joined in networks.items() if "outside" in joined] == ["nginx"]
     reachable = {
-        frozenset((one, other))
-        for one, other in itertools.combinations(networks, 2)
-        if networks[one] & networks[other]
+        frozenset((server, peer))
+        for server, peer in itertools.combinations(networks, 2)
+        if networks[server] & networks[peer]
     }
-    for one, other in (
+    for server, peer in (
         ("nginx", "postgres"), ("nginx", "redis"), ("orthanc", "postgres"), ("orthanc", "redis"),
         ("nginx", "worker"), ("init", "nginx"),
     ):  # fmt: skip
         # nginx meets the workers where all of them meet Orthanc; they listen to nobody.
-        assert frozenset((one, other)) not in reachable or (one, other) == ("nginx", "worker")
-    for one, other in (
+        assert frozenset((server, peer)) not in reachable or (server, peer) == ("nginx", "worker")
+    for server, peer in (
         ("nginx", "api"), ("nginx", "orthanc"), ("api", "postgres"), ("api", "redis"), ("api", "orthanc"),
         ("worker", "postgres"), ("worker", "redis"), ("worker", "orthanc"),
     ):  # fmt: skip
-        assert frozenset((one, other)) in reachable
+        assert frozenset((server, peer)) in reachable
 
 
 def test_no_image_floats():
@@ -323,7 +323,7 @@ def test_compose_passes_the_model_on_and_mounts_its_folder(service, tmp_path):
     )
     configured = yaml.safe_load(done.stdout)["services"][service]
     assert configured["environment"]["MODEL_PATH"] == "/models/mine.safetensors"
-    (mounted,) = [one for one in configured["volumes"] if str(tmp_path) in str(one)]
+    (mounted,) = [volume for volume in configured["volumes"] if str(tmp_path) in str(volume)]
     target = configured["environment"]["MODELS_DIR"]
     assert mounted == {"type": "bind", "source": str(tmp_path), "target": target, "read_only": True}
 
@@ -673,9 +673,9 @@ def test_the_viewer_s_pages_ask_for_a_login_and_its_files_do_not(stack):
         "/metscope?StudyInstanceUIDs=1.2.3",
         "/viewer?StudyInstanceUIDs=1.2&hangingprotocolId=a%2Cb",
     ):
-        asked = stack.ask("GET", page, allow_redirects=False)
-        assert (asked.status_code, asked.headers["Location"]) == (302, f"/login?next={page}")
-        assert html.escape(page) in stack.ask("GET", asked.headers["Location"]).text
+        redirect = stack.ask("GET", page, allow_redirects=False)
+        assert (redirect.status_code, redirect.headers["Location"]) == (302, f"/login?next={page}")
+        assert html.escape(page) in stack.ask("GET", redirect.headers["Location"]).text
         assert stack.ask("GET", page, "reader").text == "the viewer"
     assert stack.ask("GET", "/app.js").text == "its program"
     assert "orthanc" in stack.ask("GET", "/app-config.js").text
@@ -736,10 +736,10 @@ def test_a_list_of_fields_reaches_orthanc_although_the_viewer_escapes_its_commas
     headers = {"Content-Type": content_type, **DICOM_JSON}
     assert stack.ask("POST", "/dicom-web/studies", "operator", data=body, headers=headers).status_code == 200
     query = f"/dicom-web/studies?StudyInstanceUID={series[0].StudyInstanceUID}"
-    asked = query + "&includefield=00081030%2C00080061%2C00201206"
-    (found,) = stack.ask("GET", asked, "reader", headers=DICOM_JSON).json()
-    assert {"00081030", "00080061", "00201206"} <= set(found)
-    assert found["00081190"]["Value"][0].startswith(stack.url), "the address of the study is nginx's own"
+    full_query = query + "&includefield=00081030%2C00080061%2C00201206"
+    (attributes,) = stack.ask("GET", full_query, "reader", headers=DICOM_JSON).json()
+    assert {"00081030", "00080061", "00201206"} <= set(attributes)
+    assert attributes["00081190"]["Value"][0].startswith(stack.url), "the address of the study is nginx's own"
 
 
 def test_a_job_runs_through_gunicorn_redis_and_the_worker(stack):

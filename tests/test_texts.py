@@ -84,9 +84,9 @@ def test_every_warning_of_a_result_is_told_in_french():
         del header.FrameOfReferenceUID
     stack = to_stack(post)
     part = replace(stack, volume=stack.volume[:17])
-    other = to_instances(volume, SeriesOptions(description="T2 TSE", contrast=False))
-    given = {"FLAIR": str(other[0].SeriesInstanceUID)}
-    (by_hand,) = inputs.choose_inputs([other], ["FLAIR"], given, head=True)
+    t2 = to_instances(volume, SeriesOptions(description="T2 TSE", contrast=False))
+    choices = {"FLAIR": str(t2[0].SeriesInstanceUID)}
+    (by_hand,) = inputs.choose_inputs([t2], ["FLAIR"], choices, head=True)
     unproven = []
     for description, attributes in [("T1 xyzw Gd", {}), ("T1", {"ContrastBolusAgent": "Gadovist"})]:
         headers = to_instances(volume, SeriesOptions(description=description, contrast=False))

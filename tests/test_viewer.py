@@ -130,7 +130,7 @@ SHOWN = """() => {
 }"""
 
 
-def segmented(page: Page, site: Site, head: metastases.Head) -> tuple[Locator, str]:
+def segment_head(page: Page, site: Site, head: metastases.Head) -> tuple[Locator, str]:
     """The panel of a study whose lesions are on the screen, and the study."""
     study = site.add(head.image)
     panel = open_study(page, site, study)
@@ -141,9 +141,9 @@ def segmented(page: Page, site: Site, head: metastases.Head) -> tuple[Locator, s
 
 def assert_axes(lines: list[dict[str, Any]], lesion: dict[str, Any]) -> None:
     """The lines are the lesion's two axes, where the database has them, on a slice or a plane close to it."""
-    drawn = sorted(sorted(line["ends"]) for line in lines)
+    endpoints = sorted(sorted(line["ends"]) for line in lines)
     stored = sorted(sorted(lesion[f"{axis}_axis_lps"]) for axis in ("long", "short"))
-    away = np.abs(np.subtract(drawn, stored))
+    away = np.abs(np.subtract(endpoints, stored))
     assert away[..., :2].max() < 0.1
     assert away[..., 2].max() <= VOXEL_MM / 2
 
@@ -182,8 +182,8 @@ def test_a_click_brings_the_lesions_onto_the_image_and_into_the_pacs(page, site,
     stored = [h for headers in open_archive(site.settings).series_headers(study) for h in headers]
     (seg,) = [header for header in stored if header.Modality == "SEG"]
     assert seg.SOPInstanceUID == document["segmentation"]["sop_instance_uid"]
-    told = [row.locator("td").all_inner_texts() for row in panel.locator("tbody tr").all()]
-    assert told == [
+    table = [row.locator("td").all_inner_texts() for row in panel.locator("tbody tr").all()]
+    assert table == [
         [
             lesion["name"],
             f"{lesion['volume_ml']:.3f}",
@@ -220,7 +220,9 @@ def test_a_click_brings_the_lesions_onto_the_image_and_into_the_pacs(page, site,
     with page.expect_download() as download:
         panel.get_by_role("button", name="CSV").click()
     rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
-    assert [float(row["volume_ml"]) for row in rows] == [one["volume_ml"] for one in document["lesions"]]
+    assert [float(row["volume_ml"]) for row in rows] == [
+        lesion["volume_ml"] for lesion in document["lesions"]
+    ]
 
     panel.get_by_role("button", name="Hide").click()
     expect(panel.get_by_role("button", name="Show")).to_be_enabled()
@@ -237,7 +239,7 @@ def test_a_click_brings_the_lesions_onto_the_image_and_into_the_pacs(page, site,
 
 
 def test_in_three_planes_every_one_shows_the_lesions_and_goes_to_them(page, site, head):
-    panel, study = segmented(page, site, head)
+    panel, study = segment_head(page, site, head)
     page.locator("[data-cy=Layout]").click()
     page.get_by_text("MPR", exact=True).click()
     expect(page.locator(".viewport-element")).to_have_count(3)
@@ -263,8 +265,8 @@ def paint(page: Page, shown: str, tool: str, shape: str, radius_mm: float, at: l
     before = page.evaluate(COUNTS, shown)
     page.locator(f"[data-cy={tool}]").click()
     page.get_by_role("tab", name=shape).click()
-    wanted = {"Circle": "Circular", "Sphere": "Sphere"}[shape] + tool.removeprefix("MetScope")
-    wait_until(lambda: page.evaluate(ACTIVE_TOOL) == wanted, "the tool")
+    tool_name = {"Circle": "Circular", "Sphere": "Sphere"}[shape] + tool.removeprefix("MetScope")
+    wait_until(lambda: page.evaluate(ACTIVE_TOOL) == tool_name, "the tool")
     page.evaluate(RADIUS, radius_mm)
     x, y = page.evaluate(ON_PAGE, at)
 
@@ -281,7 +283,7 @@ def paint(page: Page, shown: str, tool: str, shape: str, radius_mm: float, at: l
 
 def test_what_is_drawn_in_the_viewer_becomes_the_next_version(page, site, head):
     """One lesion erased, one enlarged, one drawn."""
-    panel, study = segmented(page, site, head)
+    panel, study = segment_head(page, site, head)
     panel.get_by_role("button", name="RTSTRUCT").click()
     expect(panel.get_by_role("button", name="RTSTRUCT")).to_be_hidden()
     first = newest(site, study)
@@ -329,12 +331,14 @@ def test_what_is_drawn_in_the_viewer_becomes_the_next_version(page, site, head):
     identities = {lesion["name"]: lesion["tracking_uid"] for lesion in second["lesions"]}
     assert identities[kept["name"]] == kept["tracking_uid"]
     assert identities[enlarged["name"]] == enlarged["tracking_uid"]
-    assert sorted((one["change"], one["name"] or one["previous_name"]) for one in second["changes"]) == [
+    assert sorted((row["change"], row["name"] or row["previous_name"]) for row in second["changes"]) == [
         ("deleted", erased["name"]), ("drawn", "Metastasis 4"), ("redrawn", enlarged["name"]),
     ]  # fmt: skip
     history = site.ask(f"/studies/{study}/segmentations")["segmentations"]
-    assert [(one["version"], one["corrects"]) for one in history] == [(2, first["id"]), (1, None)]
-    expect(panel.locator("tbody td:first-child")).to_have_text([one["name"] for one in second["lesions"]])
+    assert [(version["version"], version["corrects"]) for version in history] == [(2, first["id"]), (1, None)]
+    expect(panel.locator("tbody td:first-child")).to_have_text(
+        [lesion["name"] for lesion in second["lesions"]]
+    )
     assert [len(ids) for ids in page.evaluate(ON_SCREEN)] == [1]
     # What the viewer saved for it to be measured is gone.
     assert series_of(site, study, "SEG") == {
@@ -346,7 +350,7 @@ def test_what_is_drawn_in_the_viewer_becomes_the_next_version(page, site, head):
 
 
 def test_where_no_lesion_is_left_a_missed_one_is_drawn(page, site, head):
-    panel, study = segmented(page, site, head)
+    panel, study = segment_head(page, site, head)
     first = newest(site, study)
     for lesion in first["lesions"]:
         panel.get_by_role("cell", name=lesion["name"]).click()
@@ -366,9 +370,9 @@ def test_where_no_lesion_is_left_a_missed_one_is_drawn(page, site, head):
     page.evaluate(OUR_PANEL)
     panel.get_by_role("button", name="Save and measure").click()
     expect(panel.get_by_text("Version 5, corrected by first:")).to_be_visible()
-    (drawn,) = newest(site, study)["lesions"]
-    assert drawn["volume_ml"] == pytest.approx(count * VOXEL_MM * 2.4 * 2.4 / 1000)
-    assert drawn["centroid_lps_mm"] == pytest.approx(place, abs=VOXEL_MM)
+    (drawn_lesion,) = newest(site, study)["lesions"]
+    assert drawn_lesion["volume_ml"] == pytest.approx(count * VOXEL_MM * 2.4 * 2.4 / 1000)
+    assert drawn_lesion["centroid_lps_mm"] == pytest.approx(place, abs=VOXEL_MM)
     expect(panel.get_by_role("button", name="Hide")).to_be_visible()
     # What was drawn on is gone: the stored one alone lies over the images.
     ((stored,),) = page.evaluate(ON_SCREEN)
@@ -376,16 +380,16 @@ def test_where_no_lesion_is_left_a_missed_one_is_drawn(page, site, head):
 
 
 def test_the_brush_draws_the_selected_lesion_and_is_put_down_after_it(page, site, head):
-    panel, study = segmented(page, site, head)
+    panel, study = segment_head(page, site, head)
     _, second, _ = newest(site, study)["lesions"]
     ((shown,),) = page.evaluate(ON_SCREEN)
     before = page.evaluate(COUNTS, shown)
     panel.get_by_role("cell", name=second["name"]).click()
     panel.get_by_role("button", name="Draw").click()
     paint(page, shown, "MetScopeBrush", "Circle", 5, second["long_axis_lps"][0])
-    drawn = page.evaluate(COUNTS, shown)
-    assert drawn["2"] > before["2"]
-    assert (drawn["1"], drawn["3"]) == (before["1"], before["3"])
+    counts = page.evaluate(COUNTS, shown)
+    assert counts["2"] > before["2"]
+    assert (counts["1"], counts["3"]) == (before["1"], before["3"])
     page.evaluate(OUR_PANEL)
     expect(panel.get_by_role("button", name="Save and measure")).to_be_visible()
     wait_until(lambda: page.evaluate(ACTIVE_TOOL) == "WindowLevel", "the usual tool")
@@ -394,8 +398,8 @@ def test_the_brush_draws_the_selected_lesion_and_is_put_down_after_it(page, site
     panel.get_by_role("button", name="Discard").click()
     expect(panel.get_by_role("button", name="Save and measure")).to_be_hidden()
     wait_until(lambda: page.evaluate(ON_SCREEN) not in ([[]], []), "the overlay")
-    ((again,),) = page.evaluate(ON_SCREEN)
-    wait_until(lambda: page.evaluate(COUNTS, again) == before, "the voxels that are stored")
+    ((stored_id,),) = page.evaluate(ON_SCREEN)
+    wait_until(lambda: page.evaluate(COUNTS, stored_id) == before, "the voxels that are stored")
 
 
 def test_a_dab_on_a_head_of_the_usual_size_is_saved_and_measured(page, site, all_visits):
@@ -421,21 +425,23 @@ def test_a_dab_on_a_head_of_the_usual_size_is_saved_and_measured(page, site, all
 
 def assert_companions_open(page: Page, document: dict[str, Any]) -> None:
     """What is stored beside the second version says the same, and the viewer opens it."""
-    assert [one["modality"] for one in document["companions"]] == ["SR", "RTSTRUCT"]
-    report, structures = (one["sop_instance_uid"] for one in document["companions"])
+    assert [companion["modality"] for companion in document["companions"]] == ["SR", "RTSTRUCT"]
+    report, structures = (companion["sop_instance_uid"] for companion in document["companions"])
     expect(page.get_by_text("Brain metastases, contours")).to_have_count(1)
     expect(page.get_by_text("Brain metastases, version 2 by first")).to_have_count(1)
     page.locator(f"[id='thumbnail-{page.evaluate(DISPLAY_SET, report)}']").dblclick()
     wait_until(lambda: len(page.evaluate(MEASUREMENTS)) == len(document["lesions"]), "the measurements")
     measured = page.evaluate(MEASUREMENTS)
-    assert {one["toolName"] for one in measured} == {"Bidirectional"}
-    by_label = {one["label"]: one["points"] for one in measured}
-    assert set(by_label) == {f"{one['name']} ({one['tracking_id']})" for one in document["lesions"]}
+    assert {measurement["toolName"] for measurement in measured} == {"Bidirectional"}
+    by_label = {measurement["label"]: measurement["points"] for measurement in measured}
+    assert set(by_label) == {f"{lesion['name']} ({lesion['tracking_id']})" for lesion in document["lesions"]}
     for lesion in document["lesions"]:
         points = by_label[f"{lesion['name']} ({lesion['tracking_id']})"]
         lines = [{"ends": points[:2]}, {"ends": points[2:]}]
         assert_axes(lines, lesion)
-    assert sorted(page.evaluate(STRUCTURES, structures)) == sorted(one["name"] for one in document["lesions"])
+    assert sorted(page.evaluate(STRUCTURES, structures)) == sorted(
+        lesion["name"] for lesion in document["lesions"]
+    )
 
 
 def far_from(lesions: list[dict[str, Any]], beside: list[float]) -> list[float]:
@@ -454,7 +460,7 @@ def far_from(lesions: list[dict[str, Any]], beside: list[float]) -> list[float]:
 
 @pytest.mark.away
 def test_what_is_drawn_and_undone_changes_nothing(page, site, head):
-    panel, study = segmented(page, site, head)
+    panel, study = segment_head(page, site, head)
     first = newest(site, study)
     ((shown,),) = page.evaluate(ON_SCREEN)
     before = page.evaluate(COUNTS, shown)
@@ -488,7 +494,7 @@ def test_what_is_drawn_and_undone_changes_nothing(page, site, head):
 
 
 def test_a_lesion_is_renamed_and_another_deleted_after_a_question(page, site, head):
-    panel, study = segmented(page, site, head)
+    panel, study = segment_head(page, site, head)
     panel.get_by_role("cell", name="Metastasis 2").click()
     panel.get_by_role("button", name="Rename").click()
     panel.get_by_label("Name", exact=True).fill("left frontal")
@@ -530,8 +536,15 @@ def test_a_lesion_is_renamed_and_another_deleted_after_a_question(page, site, he
 
 def series_of(site: Site, study: str, modality: str) -> dict[str, list[int]]:
     """By description the instance numbers of the archive's series."""
-    series = [one for one in open_archive(site.settings).series_headers(study) if one[0].Modality == modality]
-    return {str(one[0].SeriesDescription): sorted(int(h.InstanceNumber) for h in one) for one in series}
+    series = [
+        headers
+        for headers in open_archive(site.settings).series_headers(study)
+        if headers[0].Modality == modality
+    ]
+    return {
+        str(headers[0].SeriesDescription): sorted(int(h.InstanceNumber) for h in headers)
+        for headers in series
+    }
 
 
 def test_a_map_of_the_uncertainty_is_stored_once_and_the_viewer_goes_on(page, site, head):
@@ -548,7 +561,7 @@ def test_a_map_of_the_uncertainty_is_stored_once_and_the_viewer_goes_on(page, si
     expect(panel.get_by_role("alert")).to_have_count(0)
 
     after = newest(site, study)
-    assert [one["modality"] for one in after["companions"]] == ["SR", "OT"]
+    assert [companion["modality"] for companion in after["companions"]] == ["SR", "OT"]
     assert after | {"companions": []} == before | {"companions": []}
     # The viewer lists it, and shows none such; left to itself it goes black over one that is opened.
     series = after["companions"][1]["series_instance_uid"]
@@ -581,7 +594,9 @@ def test_the_page_s_policy_lets_the_viewer_decode_and_show_images(page, site, he
     assert all("default-src 'self'" in policy and "connect-src 'self'" in policy for policy in policies)
     z_mm, largest = page.wait_for_function(SHOWN).json_value()
     stored = to_instances(image)
-    (shown,) = {int(one.pixel_array.max()) for one in stored if one.ImagePositionPatient[2] == z_mm}
+    (shown,) = {
+        int(instance.pixel_array.max()) for instance in stored if instance.ImagePositionPatient[2] == z_mm
+    }
     assert largest == shown
 
 

@@ -54,7 +54,7 @@ TWO_PANES = "() => window.commandsManager.run('setViewportGridLayout', { numRows
 # What the viewer calls an object of the PACS.
 
 
-def seen(page: Page) -> list[dict[str, Any]]:
+def open_viewports(page: Page) -> list[dict[str, Any]]:
     viewports: list[dict[str, Any]] = page.evaluate(VIEWPORTS)
     return viewports
 
@@ -70,7 +70,7 @@ def is_labelled(page: Page, lesion: dict[str, Any], pane: int = 0) -> bool:
     """Whether the diameters of that lesion, and no others, are on the image, with the number of its row."""
     number = lesion["name"].removeprefix("Metastasis ")
     words = f"{number}: {lesion['long_axis_mm']:.1f} × {lesion['short_axis_mm']:.1f} mm"
-    return bool(seen(page)[pane]["words"] == [words])
+    return bool(open_viewports(page)[pane]["words"] == [words])
 
 
 def put(page: Page, visit: Visit, name: str, pane: int = 0) -> None:
@@ -78,10 +78,10 @@ def put(page: Page, visit: Visit, name: str, pane: int = 0) -> None:
     page.locator("[data-cy=viewport-grid] .viewport-element").nth(pane).click()
     day = DAYS[visit.date].replace(" ", "-")
     page.get_by_role("region", name=day).get_by_text(DESCRIPTIONS[name], exact=True).dblclick()
-    wait_until(lambda: seen(page)[pane]["series"] == [visit.series[name]], name, limit_s=60)
+    wait_until(lambda: open_viewports(page)[pane]["series"] == [visit.series[name]], name, limit_s=60)
 
 
-def segmented(page: Page, site: Site, panel: Locator, visit: Visit) -> dict[str, Any]:
+def segment_visit(page: Page, site: Site, panel: Locator, visit: Visit) -> dict[str, Any]:
     """Segment the study of the active viewport; the result."""
     expect(panel.get_by_text(DAYS[visit.date]).first).to_be_visible()
     segment(panel).first.click()
@@ -91,7 +91,11 @@ def segmented(page: Page, site: Site, panel: Locator, visit: Visit) -> dict[str,
 
 def settle(page: Page, expected: list[list[str]]) -> None:
     """Wait until these SEG series, and no others, lie on the viewports."""
-    wait_until(lambda: [one["segmentations"] for one in seen(page)] == expected, f"{expected}", limit_s=60)
+    wait_until(
+        lambda: [pane["segmentations"] for pane in open_viewports(page)] == expected,
+        f"{expected}",
+        limit_s=60,
+    )
 
 
 def fluid_and_white_matter(visit: Visit) -> list[list[float]]:
@@ -122,18 +126,23 @@ def test_lesions_lie_on_the_images_that_were_segmented_and_on_no_others(page, si
     show_two_panes(page)
     put(page, visit, POST, 0)
     put(page, visit, "T2", 1)
-    document = segmented(page, site, panel, visit)
+    document = segment_visit(page, site, panel, visit)
     assert document["series_instance_uid"] == visit.series[POST]
     stored = document["segmentation"]["series_instance_uid"]
     settle(page, [[stored], []])
-    wait_until(lambda: [one["words"] != [] for one in seen(page)] == [True, False], "the diameters")
+    wait_until(
+        lambda: [pane["words"] != [] for pane in open_viewports(page)] == [True, False], "the diameters"
+    )
 
     # Three more series one after the other, one of them in another frame of reference: each keeps its pixels.
     for name in ("T1", AGAIN, "FLAIR", "T2"):
         put(page, visit, name, 1)
         settle(page, [[stored], []])
-        assert [one["series"] for one in seen(page)] == [[visit.series[POST]], [visit.series[name]]]
-        assert seen(page)[1]["lines"] == 0
+        assert [pane["series"] for pane in open_viewports(page)] == [
+            [visit.series[POST]],
+            [visit.series[name]],
+        ]
+        assert open_viewports(page)[1]["lines"] == 0
     wait_until(lambda: excess_of_fluid(page, 1, visit) > 20, "the pixels of the T2")
     wait_until(lambda: excess_of_fluid(page, 0, visit) < -20, "the pixels of the T1")
 
@@ -146,8 +155,8 @@ def test_lesions_lie_on_the_images_that_were_segmented_and_on_no_others(page, si
     missing.get_by_role("button").click()
     settle(page, [[stored], []])
     expect(missing).to_have_count(0)
-    wait_until(lambda: seen(page)[0]["words"] != [], "the diameters")
-    assert seen(page)[0]["words"][0].startswith("2: ")
+    wait_until(lambda: open_viewports(page)[0]["words"] != [], "the diameters")
+    assert open_viewports(page)[0]["words"][0].startswith("2: ")
 
     # Off by the user's own hand, it stays off whatever is opened, until it is wanted again.
     panel.get_by_role("button", name="Hide").click()
@@ -162,7 +171,7 @@ def test_lesions_lie_on_the_images_that_were_segmented_and_on_no_others(page, si
 def test_a_series_that_looks_unsuitable_can_be_chosen_and_its_result_names_it(page, site, visits):
     visit = visits.later
     panel = open_study(page, site, visit.study)
-    chosen = segmented(page, site, panel, visit)
+    chosen = segment_visit(page, site, panel, visit)
     assert chosen["series_instance_uid"] == visit.series[POST]
     panel.get_by_label("Series").select_option(f"{DESCRIPTIONS['FLAIR']} (looks unsuitable)")
     segment(panel).first.click()
@@ -179,14 +188,14 @@ def test_two_studies_side_by_side_keep_their_own_lesions_and_the_panel_follows(p
     show_two_panes(page)
     put(page, earlier, POST, 0)
     put(page, later, POST, 1)
-    current = segmented(page, site, panel, later)
+    current = segment_visit(page, site, panel, later)
     now = current["segmentation"]["series_instance_uid"]
     settle(page, [[], [now]])
     assert site.ask(f"/studies/{earlier.study}/segmentations") == {"segmentations": []}
 
     page.locator("[data-cy=viewport-grid] .viewport-element").nth(0).click()
     expect(panel.get_by_text("This study has not been segmented.")).to_be_visible()
-    prior = segmented(page, site, panel, earlier)
+    prior = segment_visit(page, site, panel, earlier)
     before = prior["segmentation"]["series_instance_uid"]
     settle(page, [[before], [now]])
     for document, visit, pane in ((prior, earlier, 0), (current, later, 1)):
@@ -194,7 +203,7 @@ def test_two_studies_side_by_side_keep_their_own_lesions_and_the_panel_follows(p
         expect(panel.locator("tbody tr")).to_have_count(len(visit.lesions))
         expect(panel.get_by_text(f"T1 MPRAGE post Gd of {DAYS[visit.date]}")).to_be_visible()
         expect(panel.get_by_label("Result")).to_contain_text(f"version {document['version']}")
-        other = seen(page)[1 - pane]["focalPoint"]
+        focal_point = open_viewports(page)[1 - pane]["focalPoint"]
         for lesion, row in zip(document["lesions"], panel.locator("tbody tr").all(), strict=True):
             row.click()
             wait_until(
@@ -205,16 +214,16 @@ def test_two_studies_side_by_side_keep_their_own_lesions_and_the_panel_follows(p
                 np.linalg.norm(np.subtract(lesion["centroid_lps_mm"], centre)) for centre, _ in visit.lesions
             ]
             assert min(away) < 1.0
-        assert seen(page)[1 - pane]["focalPoint"] == other
-    assert [one["lines"] for one in seen(page)] == [2, 2]
+        assert open_viewports(page)[1 - pane]["focalPoint"] == focal_point
+    assert [viewport["lines"] for viewport in open_viewports(page)] == [2, 2]
 
     # Another patient of the same name has nothing of hers.
     namesake = visits.namesake
     page.goto(f"{site.url}/metscope?StudyInstanceUIDs={namesake.study}")
     expect(panel.get_by_text("This study has not been segmented.")).to_be_visible()
     settle(page, [[]])
-    found = segmented(page, site, panel, namesake)
-    settle(page, [[found["segmentation"]["series_instance_uid"]]])
+    document = segment_visit(page, site, panel, namesake)
+    settle(page, [[document["segmentation"]["series_instance_uid"]]])
     expect(panel.locator("tbody tr")).to_have_count(len(namesake.lesions))
     assert [newest(site, visit.study) for visit in (earlier, later)] == [prior, current]
     rows = site.ask("/patients/H-1001/lesions")["lesions"]
@@ -227,7 +236,7 @@ def test_what_was_found_is_on_the_screen_at_the_second_visit_and_a_click_on_it_s
     visit = visits.earlier
     panel = open_study(page, site, visit.study)
     put(page, visit, POST)
-    document = segmented(page, site, panel, visit)
+    document = segment_visit(page, site, panel, visit)
     stored = document["segmentation"]["series_instance_uid"]
     settle(page, [[stored]])
     first, second = document["lesions"]
@@ -252,17 +261,19 @@ def test_what_was_found_is_on_the_screen_at_the_second_visit_and_a_click_on_it_s
     expect(panel.locator("tbody tr").nth(0)).to_have_class("selected")
 
     # The report beside it becomes measurements by a double click, and the images come back.
-    (report,) = [one["sop_instance_uid"] for one in document["companions"] if one["modality"] == "SR"]
+    (report,) = [
+        companion["sop_instance_uid"] for companion in document["companions"] if companion["modality"] == "SR"
+    ]
     wait_until(lambda: page.evaluate(DISPLAY_SET, report) is not None, "the report's thumbnail")
     page.locator(f"[id='thumbnail-{page.evaluate(DISPLAY_SET, report)}']").dblclick()
     wait_until(lambda: len(page.evaluate(MEASUREMENTS)) == 2, "the report's measurements", limit_s=60)
-    measured = {one["label"]: one for one in page.evaluate(MEASUREMENTS)}
-    assert {one["toolName"] for one in measured.values()} == {"Bidirectional"}
+    measured = {measurement["label"]: measurement for measurement in page.evaluate(MEASUREMENTS)}
+    assert {measurement["toolName"] for measurement in measured.values()} == {"Bidirectional"}
     for lesion in (first, second):
         points = measured[f"{lesion['name']} ({lesion['tracking_id']})"]["points"]
         ends = [*lesion["long_axis_lps"], *lesion["short_axis_lps"]]
         assert np.sort(points, axis=0) == pytest.approx(np.sort(ends, axis=0), abs=0.1)
-    wait_until(lambda: seen(page)[0]["series"] == [visit.series[POST]], "the images")
+    wait_until(lambda: open_viewports(page)[0]["series"] == [visit.series[POST]], "the images")
 
     page.reload()
     expect(panel.get_by_role("button", name="Hide")).to_be_visible()

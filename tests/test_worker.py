@@ -68,15 +68,15 @@ class WorkerSite(Site):
         runner = Runner(self.settings, opener)
         return runner
 
-    def submit(self, **asked):
-        return super().submit(self.study_uid, **asked)
+    def submit(self, **options):
+        return super().submit(self.study_uid, **options)
 
     def rows(self, table):
         with self.sessions() as session:
             return session.scalar(select(func.count()).select_from(table))
 
     def stored_segs(self):
-        headers = [header for one in self.archive.series_headers(self.study_uid) for header in one]
+        headers = [header for headers in self.archive.series_headers(self.study_uid) for header in headers]
         return [h for h in headers if h.Modality == "SEG"]
 
     def let_leases_run_out(self):
@@ -159,19 +159,19 @@ def test_an_unknown_study_fails_with_the_code_and_the_sentence(site):
 
 
 def test_progress_is_of_the_whole_job_and_never_goes_back(site):
-    seen = []
+    steps = []
 
     def watching(volume, on_progress):
         for fraction in (0.0, 0.4, 0.8):
             time.sleep(0.6)
             on_progress(fraction)
-            seen.append((site.job(job_id).stage, site.job(job_id).progress))
+            steps.append((site.job(job_id).stage, site.job(job_id).progress))
         return threshold(volume, lambda fraction: None)
 
     job_id = site.submit()
     site.worker(watching).run(job_id)
-    assert {stage for stage, _ in seen} == {"predict"}
-    fractions = [fraction for _, fraction in seen]
+    assert {stage for stage, _ in steps} == {"predict"}
+    fractions = [fraction for _, fraction in steps]
     assert fractions == sorted(fractions)
     assert len(set(fractions)) == 3
     assert all(0.0 < fraction < 1.0 for fraction in fractions)

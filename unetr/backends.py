@@ -105,8 +105,10 @@ def _cpu_backend(module: torch.nn.Module, window: Shape) -> Backend:
 def trusted(candidate: Backend, reference: Backend, window: Shape) -> Backend:
     """Return the candidate if it agrees with the reference on seeded noise, otherwise the reference."""
     noise = np.random.default_rng(0).normal(size=window).astype(np.float32)
-    found, expected = (0.5 * (1.0 + np.tanh(backend(noise) / 2.0)) for backend in (candidate, reference))
-    difference = float(np.abs(found - expected).max())
+    probability, expected = (
+        0.5 * (1.0 + np.tanh(backend(noise) / 2.0)) for backend in (candidate, reference)
+    )
+    difference = float(np.abs(probability - expected).max())
     # Written so that a NaN counts as a disagreement.
     if difference <= AGREEMENT:
         return candidate

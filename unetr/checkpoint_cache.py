@@ -51,13 +51,13 @@ def with_served_model_or_log(settings: Settings) -> Settings:
 
 def _import(checkpoint: Path, folder: Path, model_id: str) -> None:
     """Import into the folder; the specification is moved last, because it makes the model visible."""
-    with tempfile.TemporaryDirectory(dir=folder) as made:
-        command = ["import", "--checkpoint", str(checkpoint.resolve()), "--out", made, "--id", model_id]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        command = ["import", "--checkpoint", str(checkpoint.resolve()), "--out", scratch, "--id", model_id]
         done = subprocess.run(
             [sys.executable, "-m", "unetr", *command], cwd=ROOT, capture_output=True, text=True, check=False
         )
         if done.returncode:
             message = done.stderr.strip().rpartition("\n")[2].removeprefix(f"{WeightsInvalid.code}: ")
             raise WeightsInvalid(f"MODEL_PATH cannot be imported. {message}")
-        for file in sorted(Path(made).iterdir(), key=lambda file: file.suffix == ".json"):
+        for file in sorted(Path(scratch).iterdir(), key=lambda file: file.suffix == ".json"):
             file.replace(folder / file.name)

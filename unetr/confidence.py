@@ -49,8 +49,8 @@ def fit(
         return float(cross_entropy.sum()), (expit(logits) - target) @ features
 
     bounds = [(None, None), (0.0, None), (0.0, None)]
-    found = minimize(loss, np.array([0.0, 1.0, 0.0]), jac=True, bounds=bounds, method="L-BFGS-B").x
-    intercept, mean_logit, log_volume = (round(float(value), 4) for value in found)
+    coefficients = minimize(loss, np.array([0.0, 1.0, 0.0]), jac=True, bounds=bounds, method="L-BFGS-B").x
+    intercept, mean_logit, log_volume = (round(float(value), 4) for value in coefficients)
     return Confidence(intercept=intercept, mean_logit=mean_logit, log_volume=log_volume)
 
 

@@ -90,9 +90,9 @@ def import_checkpoint(path: Path, models_dir: Path, model_id: str) -> ModelSpec:
     state = network_state(content["state_dict"], path)
     spec = published_spec(model_id, arguments_of(state, content.get("hyper_parameters", {}), path))
     networks = build(spec)
-    made = networks["lesion"].state_dict()
+    fresh_state = networks["lesion"].state_dict()
     kept = {name: tensor for name, tensor in state.items() if not LEFT_OUT.fullmatch(name)}
-    put_in = {name: tensor for name, tensor in made.items() if PUT_IN.fullmatch(name)}
+    put_in = {name: tensor for name, tensor in fresh_state.items() if PUT_IN.fullmatch(name)}
     fill(networks["lesion"], put_in | kept, path)
     return write_model(spec, networks, models_dir)
 

@@ -177,26 +177,26 @@ def _on_native_grid(logits: Array, model: hd.Volume, native: hd.Volume, spec: Mo
     """
     cut = spec.postprocessing.threshold_logit
     any_label = foreground(logits)
-    found = cc3d.connected_components(any_label > cut, connectivity=26, out_dtype=np.uint32)
+    parts = cc3d.connected_components(any_label > cut, connectivity=26, out_dtype=np.uint32)
     minimum_mm3 = spec.postprocessing.minimum_volume_mm3
-    kept = np.bincount(found.ravel()) >= minimum_mm3 / model.voxel_volume
+    kept = np.bincount(parts.ravel()) >= minimum_mm3 / model.voxel_volume
     if spec.postprocessing.seed_threshold is not None:
-        kept[1:] &= peaks_of(any_label, found) > logit(spec.postprocessing.seed_threshold)
+        kept[1:] &= peaks_of(any_label, parts) > logit(spec.postprocessing.seed_threshold)
     kept[0] = True
     # A dropped component must not reappear in the box of a neighbour.
-    logits = np.where(kept[found], logits, np.minimum(logits, _below(spec.postprocessing, len(logits))))
+    logits = np.where(kept[parts], logits, np.minimum(logits, _below(spec.postprocessing, len(logits))))
     mask = np.zeros(native.spatial_shape, dtype=np.uint8)
     probability = np.zeros(native.spatial_shape, dtype=np.float32)
     to_model = model.inverse_affine @ native.affine
     minimum_voxels = max(minimum_mm3 / native.voxel_volume, spec.postprocessing.minimum_native_voxels)
-    for number, box in enumerate(ndimage.find_objects(found.astype(np.int32)), start=1):
+    for number, box in enumerate(ndimage.find_objects(parts.astype(np.int32)), start=1):
         target = native_box(box, model, native)
         if not kept[number] or mask[target].size == 0:
             continue
         inside = interpolate(logits, to_model, target)
         probability[target] = _most_probable(inside)
-        drawn = _drawn(inside, cut, minimum_voxels, spec.labels)
-        mask[target][drawn > 0] = drawn[drawn > 0]
+        label_map = _draw_labels(inside, cut, minimum_voxels, spec.labels)
+        mask[target][label_map > 0] = label_map[label_map > 0]
     return Prediction(native.with_array(mask), native.with_array(probability))
 
 
@@ -220,7 +220,9 @@ def _most_probable(logits: Array) -> Array:
     return np.asarray(probability)
 
 
-def _drawn(logits: Array, cut: float, minimum_voxels: float, labels: Sequence[Label]) -> NDArray[np.uint8]:
+def _draw_labels(
+    logits: Array, cut: float, minimum_voxels: float, labels: Sequence[Label]
+) -> NDArray[np.uint8]:
     """Return the label's value at each voxel, 0 for background.
 
     Components below the minimum are dropped: of all labels together, then of each label that is not whole.
@@ -229,12 +231,12 @@ def _drawn(logits: Array, cut: float, minimum_voxels: float, labels: Sequence[La
     if len(labels) == 1:
         return mask.astype(np.uint8) * np.uint8(labels[0].value)
     values = np.array([label.value for label in labels], dtype=np.uint8)
-    drawn = np.where(mask, values[logits.argmax(axis=0)], np.uint8(0))
+    label_map = np.where(mask, values[logits.argmax(axis=0)], np.uint8(0))
     for label in labels:
         if not label.whole:
-            part = drawn == label.value
-            drawn[part & ~_large(part, minimum_voxels)] = 0
-    return drawn
+            part = label_map == label.value
+            label_map[part & ~_large(part, minimum_voxels)] = 0
+    return label_map
 
 
 def _large(mask: NDArray[np.bool_], minimum_voxels: float) -> NDArray[np.bool_]:
@@ -272,9 +274,9 @@ def interpolate(logits: Array, to_model: NDArray[np.float64], target: Box) -> Ar
     first = np.array([s.start for s in target])
     shape = tuple(s.stop - s.start for s in target)
     offset = to_model[:3, :3] @ first + to_model[:3, 3]
-    found = np.empty((len(logits), *shape), dtype=np.float32)
-    for label, place in zip(logits, found, strict=True):
+    native_logits = np.empty((len(logits), *shape), dtype=np.float32)
+    for label, place in zip(logits, native_logits, strict=True):
         ndimage.affine_transform(
             label, to_model[:3, :3], offset, output_shape=shape, output=place, order=1, mode="nearest"
         )
-    return found
+    return native_logits

@@ -195,11 +195,11 @@ def _box(volume: hd.Volume, head: Mask, crop: Crop) -> tuple[slice, slice, slice
     enough = HEAD_VOXELS if crop.to == "head" else 1
     ranges = []
     for axis in range(3):
-        count = kept.sum(axis=tuple(other for other in range(3) if other != axis))
-        found = np.flatnonzero(count >= enough)
+        count = kept.sum(axis=tuple(other_axis for other_axis in range(3) if other_axis != axis))
+        positions = np.flatnonzero(count >= enough)
         margin = round(crop.margin_mm / volume.spacing[axis])
-        if len(found) == 0:
+        if len(positions) == 0:
             ranges.append(slice(None))
         else:
-            ranges.append(slice(max(int(found[0]) - margin, 0), int(found[-1]) + 1 + margin))
+            ranges.append(slice(max(int(positions[0]) - margin, 0), int(positions[-1]) + 1 + margin))
     return (ranges[0], ranges[1], ranges[2])

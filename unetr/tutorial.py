@@ -129,16 +129,16 @@ def infer(arguments: Sequence[str]) -> None:
     image = head.image if head else nifti.read_stack(options.image).volume
     print(f"{spec.title} {spec.version} analyses {_shape(image)}.")
     started = time.perf_counter()
-    found = components(Predictor.load(spec)(image).mask)
-    number = int(found.array.max())
+    findings = components(Predictor.load(spec)(image).mask)
+    number = int(findings.array.max())
     print(f"It found {number} lesions in {time.perf_counter() - started:.1f} s, including loading.")
     options.out.mkdir(parents=True, exist_ok=True)
     nifti.write_values(image, options.out / IMAGE)
-    nifti.write_labels(found, options.out / FOUND)
+    nifti.write_labels(findings, options.out / FOUND)
     (options.out / TRUTH).unlink(missing_ok=True)
     if head:
         nifti.write_labels(head.labels, options.out / TRUTH)
-        outcome = match(head.labels, found)
+        outcome = match(head.labels, findings)
         for lesion in head.lesions:
             hit = outcome.covered.get(lesion.number, 0.0)
             print(f"  true lesion of {lesion.diameter_mm:4.1f} mm: {hit:.0%} of it covered")
@@ -152,17 +152,21 @@ def visualize(arguments: Sequence[str]) -> None:
     parser.add_argument("--run", type=Path, default=Path("lesson"), help="the output folder of infer")
     folder = parser.parse_args(arguments).run
     stack = nifti.read_stack(folder / IMAGE)
-    found = nifti.read_mask(folder / FOUND, stack)
-    known = (folder / TRUTH).exists()
-    truth = nifti.read_mask(folder / TRUTH, stack) if known else found.with_array(np.zeros_like(found.array))
-    for number in range(1, int(found.array.max()) + 1):
-        voxels = np.argwhere(found.array == number)
-        centre = found.map_indices_to_reference(voxels.mean(0)[None])[0]
+    findings = nifti.read_mask(folder / FOUND, stack)
+    has_truth = (folder / TRUTH).exists()
+    truth = (
+        nifti.read_mask(folder / TRUTH, stack)
+        if has_truth
+        else findings.with_array(np.zeros_like(findings.array))
+    )
+    for number in range(1, int(findings.array.max()) + 1):
+        voxels = np.argwhere(findings.array == number)
+        centre = findings.map_indices_to_reference(voxels.mean(0)[None])[0]
         path = folder / f"lesion-{number}.png"
-        save_picture(stack.volume, truth, found, centre, path)
-        volume_ml = len(voxels) * found.voxel_volume / MM3_PER_ML
+        save_picture(stack.volume, truth, findings, centre, path)
+        volume_ml = len(voxels) * findings.voxel_volume / MM3_PER_ML
         print(f"{path}: {volume_ml:.2f} ml around {np.rint(centre).astype(int)} mm (LPS)")
-    print("Red: found. Green: true." if known else "Red: found. The truth is not known.")
+    print("Red: found. Green: true." if has_truth else "Red: found. The truth is not known.")
 
 
 def _parser(step: str, description: str) -> argparse.ArgumentParser:

@@ -58,7 +58,7 @@ def explain(
     entropy = np.zeros_like(probability)
     for slab in _slabs(target):
         of_labels = _probabilities(interpolate(logits, to_model, slab))
-        of_labels[:, ~_sought(region, to_model, slab)] = 0.0
+        of_labels[:, ~_sample_region(region, to_model, slab)] = 0.0
         probability[slab] = of_labels.sum(axis=0)
         entropy[slab] = entropy_bits(of_labels)
     on_progress(1.0)
@@ -70,20 +70,20 @@ def _probabilities(logits: Array) -> Array:
     return np.asarray(special.softmax(with_background(logits), axis=0)[1:])
 
 
-def most_bits(labels: int) -> float:
+def max_entropy_bits(labels: int) -> float:
     """Return the entropy, bits, if the background and this number of labels are equally probable."""
     return float(np.log2(labels + 1))
 
 
 def entropy_bits(probabilities: Array) -> Array:
     """Return the Shannon entropy, bits, of the labels' probabilities (label, ...) and the background's, the
-    rest of 1: the sum of -p log2 p, with 0 log2 0 = 0. It ranges from 0 to ``most_bits``.
+    rest of 1: the sum of -p log2 p, with 0 log2 0 = 0. It ranges from 0 to ``max_entropy_bits``.
 
     Shannon 1948, section 6. For a mean of predictions this is the predictive entropy.
     """
     background = np.clip(1.0 - probabilities.sum(axis=0), 0.0, 1.0)
     nats = special.entr(probabilities).sum(axis=0) + special.entr(background)
-    return np.asarray(np.clip(nats / float(np.log(2.0)), 0.0, most_bits(len(probabilities))))
+    return np.asarray(np.clip(nats / float(np.log(2.0)), 0.0, max_entropy_bits(len(probabilities))))
 
 
 def lesion_entropies(entropy: hd.Volume, labels: hd.Volume) -> dict[int, float]:
@@ -101,7 +101,7 @@ def _slabs(target: Box) -> Iterator[Box]:
         yield slice(first, min(first + SLAB, slices.stop)), rows, columns
 
 
-def _sought(region: Mask, to_model: NDArray[np.float64], target: Box) -> Mask:
+def _sample_region(region: Mask, to_model: NDArray[np.float64], target: Box) -> Mask:
     """Return the native voxels of a box whose centres lie in voxels of the region."""
     first = np.array([s.start for s in target])
     shape = tuple(s.stop - s.start for s in target)

@@ -34,7 +34,7 @@ def empty_url(system: str, request: pytest.FixtureRequest, tmp_path: Path) -> It
     if system == "sqlite":
         yield f"sqlite:///{tmp_path / 'metscope.sqlite'}"
         return
-    with created(request.getfixturevalue("postgresql"), f"empty_{uuid.uuid4().hex}") as url:
+    with temporary_database(request.getfixturevalue("postgresql"), f"empty_{uuid.uuid4().hex}") as url:
         yield url
 
 
@@ -60,14 +60,14 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def migrated_postgresql(postgresql: str) -> Iterator[sessionmaker[Session]]:
-    with created(postgresql, f"migrated_{uuid.uuid4().hex}") as url:
+    with temporary_database(postgresql, f"migrated_{uuid.uuid4().hex}") as url:
         opened = open_database(url)
         yield opened
         opened.kw["bind"].dispose()
 
 
 @contextmanager
-def created(server: str, name: str) -> Iterator[str]:
+def temporary_database(server: str, name: str) -> Iterator[str]:
     """The URL of a new database beside the one that server names, dropped in the end."""
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:

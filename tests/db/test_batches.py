@@ -15,11 +15,11 @@ STUDIES = ["1.2.9", "1.2.3", "1.2.5"]
 
 def test_a_batch_has_a_job_for_each_study_and_joins_one_that_is_active(sessions, job_id):
     batch = batches.submit(sessions, [*STUDIES, "1.2.9"], "unetr", requested_by="reader")
-    found = batches.get(sessions, batch.id)
-    assert sorted(job.study_instance_uid for job in found.jobs) == sorted(STUDIES)
-    assert job_id in {job.id for job in found.jobs}
-    assert {job.state for job in found.jobs} == {"queued"}
-    assert found.requested_by == "reader"
+    stored_batch = batches.get(sessions, batch.id)
+    assert sorted(job.study_instance_uid for job in stored_batch.jobs) == sorted(STUDIES)
+    assert job_id in {job.id for job in stored_batch.jobs}
+    assert {job.state for job in stored_batch.jobs} == {"queued"}
+    assert stored_batch.requested_by == "reader"
 
 
 def test_a_batch_that_cannot_be_written_leaves_no_job(sessions):
@@ -31,16 +31,16 @@ def test_a_batch_that_cannot_be_written_leaves_no_job(sessions):
 
 def test_cancelling_ends_what_is_not_recorded_and_spares_what_another_batch_waits_for(sessions, new):
     batch = batches.submit(sessions, STUDIES, "unetr")
-    other = batches.submit(sessions, ["1.2.9", "1.2.7"], "unetr")
+    second_batch = batches.submit(sessions, ["1.2.9", "1.2.7"], "unetr")
     by_study = {job.study_instance_uid: job.id for job in batch.jobs}
     jobs.claim(sessions, by_study["1.2.3"], "a", 60.0, 3)
     recording.record(sessions, new, by_study["1.2.3"], "a")
     cancelled = batches.cancel(sessions, batch.id, "reader")
     states = {job.study_instance_uid: job.state for job in cancelled.jobs}
     assert states == {"1.2.3": "running", "1.2.5": "cancelled", "1.2.9": "queued"}
-    assert {job.state for job in batches.get(sessions, other.id).jobs} == {"queued"}
+    assert {job.state for job in batches.get(sessions, second_batch.id).jobs} == {"queued"}
     # Now nobody waits for the shared one any more.
-    assert {job.state for job in batches.cancel(sessions, other.id, "reader").jobs} == {"cancelled"}
+    assert {job.state for job in batches.cancel(sessions, second_batch.id, "reader").jobs} == {"cancelled"}
 
 
 def test_a_job_that_somebody_asked_for_by_itself_is_not_cancelled_with_a_batch(sessions, job_id):

@@ -127,9 +127,9 @@ def test_a_series_uid_may_occur_in_several_studies_from_its_migration_on(empty_u
         command.upgrade(alembic_config(connection), "head")
     assert document_of(sessions, recorded) == before
     elsewhere = replace(new.source, study_instance_uid="1.2.9", patient_id="MS-2")
-    other = recording.record(sessions, replace(new, source=elsewhere, seg=seg_object("1.9")))
-    outbox.mark_stored(sessions, other, ["1.9"])
-    assert document_of(sessions, other)["study_instance_uid"] == "1.2.9"
+    second_id = recording.record(sessions, replace(new, source=elsewhere, seg=seg_object("1.9")))
+    outbox.mark_stored(sessions, second_id, ["1.9"])
+    assert document_of(sessions, second_id)["study_instance_uid"] == "1.2.9"
     assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == recorded
     with pytest.raises(CommandError, match="several studies"), migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0007")
@@ -171,9 +171,9 @@ def test_a_job_of_each_kind_survives_the_migration_that_names_its_kind(empty_url
 
 
 def test_opening_again_keeps_the_data(sessions, url, job_id):
-    again = open_database(url)
-    assert jobs.get(again, job_id).study_instance_uid == "1.2.3"
-    again.kw["bind"].dispose()
+    reopened = open_database(url)
+    assert jobs.get(reopened, job_id).study_instance_uid == "1.2.3"
+    reopened.kw["bind"].dispose()
 
 
 OPEN = "import sys; from db.database import open_database; open_database(sys.argv[1]).kw['bind'].dispose()"
@@ -275,7 +275,7 @@ def test_sqlite_makes_the_folder_it_is_to_live_in(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "found"),
+    ("url", "message"),
     [
         ("no url", "not a SQLAlchemy URL"),
         ("mysql://host/metscope", "'mysql'"),
@@ -284,10 +284,10 @@ def test_sqlite_makes_the_folder_it_is_to_live_in(tmp_path):
     ],
     ids=["text", "mysql", "nobody-listens", "not-writable"],
 )
-def test_a_database_that_cannot_be_used_is_named_without_its_password(url, found):
+def test_a_database_that_cannot_be_used_is_named_without_its_password(url, message):
     with pytest.raises(SettingsError, match="DATABASE_URL") as raised:
         open_database(url)
-    assert found in raised.value.message
+    assert message in raised.value.message
     assert "hunter2" not in raised.value.message
 
 

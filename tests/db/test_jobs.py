@@ -30,7 +30,7 @@ LEASE_S = 60.0
 DEADLINE_S = 3600.0
 
 
-def requeued(sessions, seconds, max_attempts):
+def requeue(sessions, seconds, max_attempts):
     with later(sessions, seconds):
         return queue.requeue_expired(sessions, max_attempts)
 
@@ -58,17 +58,17 @@ def test_an_identical_request_gets_the_active_job(sessions, job_id):
 
 
 @pytest.mark.parametrize(
-    "other",
+    "difference",
     [
         {"study_instance_uid": "1.2.9"},
         {"model_id": "other"},
         {"series_instance_uid": "1.2.3.4"},
         {"force": True},
     ],
-    ids=lambda other: next(iter(other)),
+    ids=lambda difference: next(iter(difference)),
 )
-def test_another_request_gets_a_job_of_its_own(sessions, job_id, other):
-    request = {"study_instance_uid": "1.2.3", "model_id": "unetr"} | other
+def test_another_request_gets_a_job_of_its_own(sessions, job_id, difference):
+    request = {"study_instance_uid": "1.2.3", "model_id": "unetr"} | difference
     assert jobs.submit(sessions, **request).id != job_id
 
 
@@ -177,8 +177,8 @@ def test_a_queued_job_has_no_owner(sessions, job_id):
 def test_heartbeats_keep_the_job(sessions, job_id):
     jobs.claim(sessions, job_id, "a", 0.2, 3)
     assert jobs.heartbeat(sessions, job_id, "a", LEASE_S, DEADLINE_S, 1.0) is False
-    assert requeued(sessions, LEASE_S / 2, 3) == []
-    assert requeued(sessions, LEASE_S + 1, 3) == [job_id]
+    assert requeue(sessions, LEASE_S / 2, 3) == []
+    assert requeue(sessions, LEASE_S + 1, 3) == [job_id]
 
 
 def test_the_deadline_is_measured_by_the_worker_s_own_stopwatch(sessions, job_id):
@@ -231,12 +231,12 @@ def test_a_job_that_is_tried_again_does_what_it_was_asked_for(sessions, task):
     first = jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4", task=task)
     jobs.claim(sessions, first.id, "a", LEASE_S, 3)
     jobs.fail(sessions, first.id, "a", "archive_unreachable", "The archive is away.")
-    again = jobs.retry(sessions, first.id, "dr")
-    assert again.id != first.id
-    assert (again.task, again.series_instance_uid, again.requested_by) == (task, "1.2.3.4", "dr")
+    retry = jobs.retry(sessions, first.id, "dr")
+    assert retry.id != first.id
+    assert (retry.task, retry.series_instance_uid, retry.requested_by) == (task, "1.2.3.4", "dr")
     # Who asks once more joins it; who asks for something else does not.
-    assert jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4", task=task).id == again.id
-    assert jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4").id != again.id
+    assert jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4", task=task).id == retry.id
+    assert jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4").id != retry.id
 
 
 def test_a_message_that_quotes_what_no_database_holds_ends_its_job_all_the_same(sessions):
@@ -304,7 +304,7 @@ def test_a_job_whose_result_is_recorded_is_stored_and_not_cancelled(sessions, jo
     with pytest.raises(JobNotCancellable, match="already recorded"):
         jobs.cancel(sessions, job_id)
     jobs.claim(sessions, job_id, "b", LEASE_S, 3)
-    assert requeued(sessions, LEASE_S + 1, 3) == [job_id]
+    assert requeue(sessions, LEASE_S + 1, 3) == [job_id]
     jobs.claim(sessions, job_id, "c", LEASE_S, 3)
     assert jobs.finish(sessions, job_id, "c", segmentation_id).state == "done"
 
@@ -312,18 +312,18 @@ def test_a_job_whose_result_is_recorded_is_stored_and_not_cancelled(sessions, jo
 def test_a_cancelled_job_whose_worker_vanished_ends(sessions, job_id):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     jobs.cancel(sessions, job_id)
-    assert requeued(sessions, LEASE_S + 1, 3) == []
+    assert requeue(sessions, LEASE_S + 1, 3) == []
     assert jobs.get(sessions, job_id).state == "cancelled"
 
 
 def test_a_vanished_worker_s_job_is_queued_again_until_its_attempts_are_used_up(sessions, job_id):
     for attempt in (1, 2):
         assert jobs.claim(sessions, job_id, "a", LEASE_S, 3).attempts == attempt
-        assert requeued(sessions, LEASE_S + 1, 3) == [job_id]
+        assert requeue(sessions, LEASE_S + 1, 3) == [job_id]
         assert jobs.get(sessions, job_id).state == "queued"
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     jobs.progress(sessions, job_id, "a", "predict", 0.5)
-    assert requeued(sessions, LEASE_S + 1, 3) == []
+    assert requeue(sessions, LEASE_S + 1, 3) == []
     job = jobs.get(sessions, job_id)
     assert (job.state, job.error_code, job.attempts) == ("failed", "job_interrupted", 3)
     assert "died 3 times in stage 'predict'" in job.error_message
@@ -343,7 +343,7 @@ def test_a_job_whose_result_is_recorded_is_not_given_up_however_often_its_worker
     jobs.claim(sessions, job_id, "a", LEASE_S, 2)
     segmentation_id = recording.record(sessions, new, job_id, "a")
     for _ in range(4):
-        assert requeued(sessions, LEASE_S + 1, 2) == [job_id]
+        assert requeue(sessions, LEASE_S + 1, 2) == [job_id]
         assert jobs.claim(sessions, job_id, "b", LEASE_S, 2) is not None
     assert jobs.finish(sessions, job_id, "b", segmentation_id).state == "done"
 
@@ -363,7 +363,7 @@ def test_two_workers_at_once_queue_an_expired_job_again_once(sessions, job_id):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     with later(sessions, LEASE_S + 1), ThreadPoolExecutor(4) as pool:
         lists = list(pool.map(lambda _: queue.requeue_expired(sessions, 3), range(12)))
-    assert [again for ids in lists for again in ids] == [job_id]
+    assert [queued_id for ids in lists for queued_id in ids] == [job_id]
 
 
 def test_after_the_clock_was_set_back_a_vanished_worker_s_job_waits_no_longer_than_before(sessions, job_id):

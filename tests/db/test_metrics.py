@@ -25,10 +25,10 @@ def samples(sessions) -> dict[tuple[str, ...], float]:
 
 
 def test_an_empty_database_has_no_jobs_and_nothing_waits(sessions):
-    told = samples(sessions)
-    assert {told["metscope_jobs", state] for state in ("queued", "running", "done", "failed")} == {0.0}
-    assert told["metscope_outbox_segmentations",] == told["metscope_oldest_queued_job_seconds",] == 0.0
-    assert told["metscope_workers",] == told["metscope_missing_segmentations",] == 0
+    values = samples(sessions)
+    assert {values["metscope_jobs", state] for state in ("queued", "running", "done", "failed")} == {0.0}
+    assert values["metscope_outbox_segmentations",] == values["metscope_oldest_queued_job_seconds",] == 0.0
+    assert values["metscope_workers",] == values["metscope_missing_segmentations",] == 0
 
 
 def test_jobs_failures_stages_and_outbox_are_counted(sessions, new):
@@ -47,21 +47,21 @@ def test_jobs_failures_stages_and_outbox_are_counted(sessions, new):
     with sessions.begin() as session:
         session.get_one(Job, waiting).created_at = datetime.now(UTC) - timedelta(seconds=100)
 
-    told = samples(sessions)
-    assert (told["metscope_jobs", "queued"], told["metscope_jobs", "failed"]) == (1, 1)
-    assert told["metscope_jobs_failed_lately", "constant_pixels"] == 1
-    assert told["metscope_jobs_failed_lately", "internal_error"] == 0
-    assert 100 <= told["metscope_oldest_queued_job_seconds",] < 160
-    assert told["metscope_outbox_segmentations",] == 1
-    assert told["metscope_stage_seconds", "predict"] == 3.0
-    assert ("metscope_stage_seconds", "encode") not in told
-    assert told["metscope_peak_memory_bytes",] == 200 * 2**20
-    assert told["metscope_workers",] == told["metscope_missing_segmentations",] == 1
+    values = samples(sessions)
+    assert (values["metscope_jobs", "queued"], values["metscope_jobs", "failed"]) == (1, 1)
+    assert values["metscope_jobs_failed_lately", "constant_pixels"] == 1
+    assert values["metscope_jobs_failed_lately", "internal_error"] == 0
+    assert 100 <= values["metscope_oldest_queued_job_seconds",] < 160
+    assert values["metscope_outbox_segmentations",] == 1
+    assert values["metscope_stage_seconds", "predict"] == 3.0
+    assert ("metscope_stage_seconds", "encode") not in values
+    assert values["metscope_peak_memory_bytes",] == 200 * 2**20
+    assert values["metscope_workers",] == values["metscope_missing_segmentations",] == 1
     text = exposition(sessions, lease_s=60.0).decode()
     assert not any(secret in text for secret in ("MS-1", "Müller", "1.2.3"))
 
 
 def test_every_alert_names_a_metric_that_is_told_from_the_start(sessions):
-    told = {name for name, *_ in samples(sessions)}
+    names = {name for name, *_ in samples(sessions)}
     for rule in ALERTS["groups"][0]["rules"]:
-        assert any(name in rule["expr"] for name in told), rule["alert"]
+        assert any(name in rule["expr"] for name in names), rule["alert"]

@@ -15,7 +15,7 @@ from tests.recorded import seg_object
 NEVER = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def stored(sessions, new, number):
+def record_stored(sessions, new, number):
     recorded = recording.record(sessions, replace(new, seg=seg_object(f"1.2.{number}")))
     outbox.mark_stored(sessions, recorded, [f"1.2.{number}"])
     return recorded
@@ -48,23 +48,23 @@ def test_it_holds_the_objects_bytes_until_the_archive_has_them(sessions, new):
 
 def test_each_stored_seg_is_to_be_checked_once_in_a_while_the_oldest_first(sessions, new):
     waiting = recording.record(sessions, replace(new, seg=seg_object("1.2.1")))
-    first, second, deleted = (stored(sessions, new, number) for number in (2, 3, 4))
+    first, second, deleted = (record_stored(sessions, new, number) for number in (2, 3, 4))
     segmentations.delete_segmentation(sessions, deleted, None)
     assert outbox.not_checked_since(sessions, NEVER, 10) == []
     now = datetime.now(UTC)
     due = outbox.not_checked_since(sessions, now, 10)
-    assert [one.segmentation_id for one in due] == [first, second]
+    assert [seg.segmentation_id for seg in due] == [first, second]
     assert waiting not in due
     assert (due[0].study_instance_uid, due[0].sop_instance_uid) == ("1.2.3", "1.2.2")
     assert len(outbox.not_checked_since(sessions, now, 1)) == 1
     outbox.note_presence(sessions, first, present=True)
-    assert [one.segmentation_id for one in outbox.not_checked_since(sessions, now, 10)] == [second]
+    assert [seg.segmentation_id for seg in outbox.not_checked_since(sessions, now, 10)] == [second]
     later = datetime.now(UTC) + timedelta(seconds=1)
-    assert [one.segmentation_id for one in outbox.not_checked_since(sessions, later, 10)] == [second, first]
+    assert [seg.segmentation_id for seg in outbox.not_checked_since(sessions, later, 10)] == [second, first]
 
 
 def test_one_that_the_archive_has_lost_is_not_stored_nor_adopted_and_leaves_one_trace(sessions, new):
-    lost = stored(sessions, new, 2)
+    lost = record_stored(sessions, new, 2)
     for _ in range(2):
         outbox.note_presence(sessions, lost, present=False)
     document = document_of(sessions, lost)["segmentation"]
@@ -80,7 +80,7 @@ def test_one_that_the_archive_has_lost_is_not_stored_nor_adopted_and_leaves_one_
 
 
 def test_a_deleted_one_is_nobody_s_concern(sessions, new):
-    deleted = stored(sessions, new, 2)
+    deleted = record_stored(sessions, new, 2)
     segmentations.delete_segmentation(sessions, deleted, None)
     with pytest.raises(SegmentationNotFound):
         outbox.note_presence(sessions, deleted, present=False)

@@ -114,8 +114,8 @@ def test_zero_lesions_are_a_result_without_a_seg(sessions, new):
 
 def test_two_jobs_for_the_same_images_end_in_one_result_unless_one_insists(sessions, new):
     """One asks for the series by its UID, the other leaves the choice: both compute at the same time."""
-    asked = ({}, {"series_instance_uid": "1.2.3.4"}, {"force": True})
-    ids = [jobs.submit(sessions, "1.2.3", "unetr", **request).id for request in asked]
+    requests = ({}, {"series_instance_uid": "1.2.3.4"}, {"force": True})
+    ids = [jobs.submit(sessions, "1.2.3", "unetr", **request).id for request in requests]
     for id_ in ids:
         jobs.claim(sessions, id_, "a", LEASE_S, 3)
     runs = [replace(new, seg=seg_object(f"1.2.{number}")) for number in range(3)]
@@ -340,8 +340,8 @@ def test_a_correction_is_the_next_version_and_only_of_the_newest(sessions, new):
         [],
     )
     assert [lesion["name"] for lesion in oldest["lesions"]] == ["Metastasis 1", "Metastasis 2"]
-    told = lesions_of_patient(sessions, "MS-1")
-    assert [(lesion["name"], lesion["colour"]) for lesion in told] == [
+    lesions = lesions_of_patient(sessions, "MS-1")
+    assert [(lesion["name"], lesion["colour"]) for lesion in lesions] == [
         ("left frontal", "#ff0000"),
         ("Metastasis 2", "#56b4e9"),
     ]
@@ -375,8 +375,8 @@ def test_a_companion_is_added_once_and_waits_for_the_archive(sessions, new, job_
     for number in range(2):
         job = jobs.submit(sessions, "1.2.3", "unetr", force=True).id
         jobs.claim(sessions, job, "a", LEASE_S, 3)
-        made = recording.NewObject("RTSTRUCT", f"1.5.{number}", "1.5", b"structures")
-        recording.add_companion(sessions, recorded, made, job, "a")
+        companion = recording.NewObject("RTSTRUCT", f"1.5.{number}", "1.5", b"structures")
+        recording.add_companion(sessions, recorded, companion, job, "a")
         assert jobs.get(sessions, job).segmentation_id == recorded
     assert document_of(sessions, recorded)["companions"] == [
         {"modality": "RTSTRUCT", "sop_instance_uid": "1.5.0", "series_instance_uid": "1.5", "stored": False}
@@ -386,14 +386,14 @@ def test_a_companion_is_added_once_and_waits_for_the_archive(sessions, new, job_
         "1.5.0": b"structures",
     }
     with pytest.raises(LeaseLost):
-        recording.add_companion(sessions, recorded, made, job_id, "b")
+        recording.add_companion(sessions, recorded, companion, job_id, "b")
 
 
 def test_a_series_counts_once_what_a_person_corrected_before_the_newest_result_of_a_model(sessions, new):
     first = recording.record(sessions, new)
     other_model = recording.record(sessions, replace(new, model_id="b", seg=seg_object("1.8")))
-    told = lesions_of_patient(sessions, "MS-1")
-    assert {(lesion["segmentation_id"], lesion["model_id"]) for lesion in told} == {(other_model, "b")}
+    lesions = lesions_of_patient(sessions, "MS-1")
+    assert {(lesion["segmentation_id"], lesion["model_id"]) for lesion in lesions} == {(other_model, "b")}
     change = ChangeAnswer(
         change="deleted", tracking_uid=new.lesions[1].tracking_uid, name=None,
         volume_ml=None, previous_name="Metastasis 2", previous_volume_ml=0.036,
@@ -406,6 +406,6 @@ def test_a_series_counts_once_what_a_person_corrected_before_the_newest_result_o
     )
     second = recording.record(sessions, corrected)
     recording.record(sessions, replace(new, model_id="c", seg=seg_object("1.10")))
-    told = lesions_of_patient(sessions, "MS-1")
-    assert [(lesion["segmentation_id"], lesion["model_id"]) for lesion in told] == [(second, "unetr")]
+    lesions = lesions_of_patient(sessions, "MS-1")
+    assert [(lesion["segmentation_id"], lesion["model_id"]) for lesion in lesions] == [(second, "unetr")]
     assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == second

@@ -50,7 +50,7 @@ LIMITS = UploadLimits(
 KIB_PER_VALUE = 1
 
 
-def encoded(instance: Dataset, **how: bool) -> bytes:
+def encode(instance: Dataset, **how: bool) -> bytes:
     file = BytesIO()
     dcmwrite(file, instance, enforce_file_format=True, **how)
     return file.getvalue()
@@ -60,7 +60,7 @@ def phantom(**options: object) -> list[Dataset]:
     return to_instances(VOLUME, SeriesOptions(**options))
 
 
-def changed(syntax: str = ExplicitVRLittleEndian, **values: object) -> bytes:
+def edit(syntax: str = ExplicitVRLittleEndian, **values: object) -> bytes:
     """One slice with other values."""
     [first, *_] = phantom(transfer_syntax=syntax)
     for keyword, value in values.items():
@@ -68,14 +68,14 @@ def changed(syntax: str = ExplicitVRLittleEndian, **values: object) -> bytes:
             del first[keyword]
         else:
             setattr(first, keyword, value)
-    return encoded(first)
+    return encode(first)
 
 
 def upload(*contents: bytes) -> list[tuple[str, BytesIO]]:
     return [("DOE^JANE.dcm", BytesIO(content)) for content in contents]
 
 
-def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+def to_zip(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     file = BytesIO()
     with zipfile.ZipFile(file, "w", compression, compresslevel=1) as archive:
         for name, content in members.items():
@@ -103,13 +103,13 @@ COMPRESSED = [RLELossless, JPEGLSLossless, JPEG2000Lossless, JPEGLosslessSV1]
 @pytest.mark.parametrize("syntax", [*NATIVE, *COMPRESSED])
 def test_instances_come_through_as_they_were_sent(syntax, enhanced):
     series = phantom(transfer_syntax=syntax, enhanced=enhanced)
-    files = [encoded(instance) for instance in series]
-    archive = zipped({f"MR/{number}.dcm": file for number, file in enumerate(files)})
+    files = [encode(instance) for instance in series]
+    archive = to_zip({f"MR/{number}.dcm": file for number, file in enumerate(files)})
     expected = [dcmread(BytesIO(file)) for file in files]
-    for sent in (upload(*files), upload(archive), upload(zipped({"a": files[0]}, zipfile.ZIP_STORED))):
-        received = list(instances(sent))
+    for parts in (upload(*files), upload(archive), upload(to_zip({"a": files[0]}, zipfile.ZIP_STORED))):
+        received = list(instances(parts))
         assert received == expected[: len(received)]
-        assert [encoded(instance) for instance in received] == files[: len(received)]
+        assert [encode(instance) for instance in received] == files[: len(received)]
         assert {instance.file_meta.TransferSyntaxUID for instance in received} == {syntax}
     assert len(list(instances(upload(archive)))) == len(series)
 
@@ -121,22 +121,22 @@ def test_sequences_of_undefined_length_come_through():
             element.is_undefined_length = True
             for item in element.value:
                 item.is_undefined_length_sequence_item = True
-    file = encoded(instance)
+    file = encode(instance)
     assert b"\xfe\xff\xdd\xe0" in file
     [received] = instances(upload(file))
-    assert encoded(received) == file
+    assert encode(received) == file
 
 
 def test_one_bit_pixels_and_a_padded_end_come_through():
-    mask = changed(Rows=5, Columns=5, NumberOfFrames=3, BitsAllocated=1, BitsStored=1, HighBit=0,
+    mask = edit(Rows=5, Columns=5, NumberOfFrames=3, BitsAllocated=1, BitsStored=1, HighBit=0,
                    PixelData=bytes(10))  # fmt: skip
-    padded = changed(PixelData=ARRAY[0].tobytes() + bytes(20))
+    padded = edit(PixelData=ARRAY[0].tobytes() + bytes(20))
     assert len(list(instances(upload(mask, padded)))) == 2
 
 
 def without_prefix(instance: Dataset) -> bytes:
     """As old exports write it: neither preamble nor prefix nor file meta information."""
-    file = encoded(instance)
+    file = encode(instance)
     (meta_bytes,) = struct.unpack_from("<L", file, 140)
     return file[144 + meta_bytes :]
 
@@ -145,16 +145,19 @@ def without_prefix(instance: Dataset) -> bytes:
 def test_instances_without_a_prefix_are_read(syntax):
     series = phantom(transfer_syntax=syntax)
     bare = [without_prefix(instance) for instance in series]
-    for sent in (upload(*bare), upload(zipped({f"IM{number}": file for number, file in enumerate(bare)}))):
-        received = list(instances(sent))
+    for parts in (
+        upload(*bare),
+        upload(to_zip({f"IM{number}": file for number, file in enumerate(bare)})),
+    ):
+        received = list(instances(parts))
         assert received == series
         assert {instance.file_meta.TransferSyntaxUID for instance in received} == {syntax}
         # What is stored has them, or no archive would serve it.
-        assert all(encoded(instance)[128:132] == b"DICM" for instance in received)
+        assert all(encode(instance)[128:132] == b"DICM" for instance in received)
 
 
 def test_an_instance_without_pixels_comes_through():
-    report = changed(
+    report = edit(
         SOPClassUID=ComprehensiveSRStorage, Rows=None, Columns=None, PixelData=None, BitsAllocated=None
     )
     assert len(list(instances(upload(report)))) == 1
@@ -164,22 +167,22 @@ def test_what_lies_beside_the_images_of_a_study_is_passed_over():
     series = phantom()
     directory = phantom()[0]
     directory.SOPClassUID = directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
-    slices = {f"IMAGES/IM{number}": encoded(instance) for number, instance in enumerate(series)}
+    slices = {f"IMAGES/IM{number}": encode(instance) for number, instance in enumerate(series)}
     beside = {
-        "DICOMDIR": encoded(directory), "README.TXT": b"read me", "autorun.inf": b"", "VIEWER/run.exe": b"MZ",
-        "VIEWER/lib.jar": zipped({"Main.class": b"x"}), ".DS_Store": b"x", "__MACOSX/IMAGES/._IM0.dcm": b"x",
+        "DICOMDIR": encode(directory), "README.TXT": b"read me", "autorun.inf": b"", "VIEWER/run.exe": b"MZ",
+        "VIEWER/lib.jar": to_zip({"Main.class": b"x"}), ".DS_Store": b"x", "__MACOSX/IMAGES/._IM0.dcm": b"x",
         "IMAGES/._IM0.dcm": b"x", "IMAGES/": b"",
     }  # fmt: skip
-    received = instances(upload(zipped(beside | slices), encoded(directory)))
+    received = instances(upload(to_zip(beside | slices), encode(directory)))
     assert [i.SOPInstanceUID for i in received] == [i.SOPInstanceUID for i in series]
 
 
 def test_files_and_archives_keep_their_order_and_may_lie_on_disk():
     series = phantom()
-    files = [encoded(instance) for instance in series]
+    files = [encode(instance) for instance in series]
     with SpooledTemporaryFile(max_size=100) as last, SpooledTemporaryFile(max_size=100) as others:
         last.write(files[2])
-        others.write(zipped({"0": files[0], "1": files[1]}))
+        others.write(to_zip({"0": files[0], "1": files[1]}))
         for _ in ("to check all", "to store all"):
             received = [instance.SOPInstanceUID for instance in instances([("", last), ("", others)])]
             assert received == [series[number].SOPInstanceUID for number in (2, 0, 1)]
@@ -188,7 +191,7 @@ def test_files_and_archives_keep_their_order_and_may_lie_on_disk():
 # What is not is refused, without a name
 
 
-def patched(archive: bytes, *changes: tuple[bytes, int, bytes]) -> bytes:
+def patch(archive: bytes, *changes: tuple[bytes, int, bytes]) -> bytes:
     """Bytes written over the first header that has this signature."""
     content = bytearray(archive)
     for signature, offset, value in changes:
@@ -199,49 +202,49 @@ def patched(archive: bytes, *changes: tuple[bytes, int, bytes]) -> bytes:
 
 LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
 SERIES_UID = b"1.2.3.45"
-SLICE = encoded(phantom(series_instance_uid=SERIES_UID.decode())[0])
+SLICE = encode(phantom(series_instance_uid=SERIES_UID.decode())[0])
 META_END = SLICE.index(b"\x08\x00\x05\x00")
 LONG_UID = struct.pack("<H", 66) + b"1." + b"2" * 64
-ONE_MEMBER = zipped({"DOE^JANE.dcm": SLICE})
-STORED = zipped({"DOE^JANE.dcm": SLICE}, zipfile.ZIP_STORED)
+ONE_MEMBER = to_zip({"DOE^JANE.dcm": SLICE})
+STORED = to_zip({"DOE^JANE.dcm": SLICE}, zipfile.ZIP_STORED)
 
 REFUSED = {
     "nothing": ([], "The upload holds no DICOM instance"),
     "text": ([SLICE, b"DOE^JANE was here"], "File 2 is neither a DICOM file nor a ZIP archive"),
     "empty file": ([b""], "File 1 is neither"),
-    "empty ZIP": ([zipped({})], "holds no DICOM instance"),
-    "ZIP of texts": ([zipped({"DOE^JANE.txt": b"hello"})], "holds no DICOM instance"),
-    "text as .dcm": ([zipped({"a": SLICE, "DOE^JANE.DCM": b"hello"})], "Member 2 of file 1 is named .dcm"),
-    "ZIP in ZIP": ([zipped({"DOE^JANE.zip": ONE_MEMBER})], "Member 1 of file 1 is itself a ZIP archive"),
-    "parent folder": ([zipped({"../../DOE^JANE.dcm": SLICE})], "name of member 1 of file 1 leads out"),
-    "absolute path": ([zipped({"/DOE^JANE": SLICE})], "name of member 1 of file 1 leads out"),
-    "backslashes": ([zipped({"DOE\\..\\..\\JANE": SLICE})], "name of member 1 of file 1 leads out"),
+    "empty ZIP": ([to_zip({})], "holds no DICOM instance"),
+    "ZIP of texts": ([to_zip({"DOE^JANE.txt": b"hello"})], "holds no DICOM instance"),
+    "text as .dcm": ([to_zip({"a": SLICE, "DOE^JANE.DCM": b"hello"})], "Member 2 of file 1 is named .dcm"),
+    "ZIP in ZIP": ([to_zip({"DOE^JANE.zip": ONE_MEMBER})], "Member 1 of file 1 is itself a ZIP archive"),
+    "parent folder": ([to_zip({"../../DOE^JANE.dcm": SLICE})], "name of member 1 of file 1 leads out"),
+    "absolute path": ([to_zip({"/DOE^JANE": SLICE})], "name of member 1 of file 1 leads out"),
+    "backslashes": ([to_zip({"DOE\\..\\..\\JANE": SLICE})], "name of member 1 of file 1 leads out"),
     "link": ([zipped_link("DOE^JANE.dcm", "/etc/passwd")], "Member 1 of file 1 is named .dcm"),
-    "drive": ([zipped({"C:\\DOE^JANE": SLICE})], "name of member 1 of file 1 leads out"),
+    "drive": ([to_zip({"C:\\DOE^JANE": SLICE})], "name of member 1 of file 1 leads out"),
     "encrypted": (
-        [patched(ONE_MEMBER, (LOCAL, 6, b"\x01"), (CENTRAL, 8, b"\x01"))],
+        [patch(ONE_MEMBER, (LOCAL, 6, b"\x01"), (CENTRAL, 8, b"\x01"))],
         "Member 1 of file 1 is encrypted",
     ),
-    "bzip2": ([zipped({"DOE^JANE": SLICE}, zipfile.ZIP_BZIP2)], "compressed by method 12; .* or deflated"),
-    "lzma": ([zipped({"DOE^JANE": SLICE}, zipfile.ZIP_LZMA)], "compressed by method 14;"),
+    "bzip2": ([to_zip({"DOE^JANE": SLICE}, zipfile.ZIP_BZIP2)], "compressed by method 12; .* or deflated"),
+    "lzma": ([to_zip({"DOE^JANE": SLICE}, zipfile.ZIP_LZMA)], "compressed by method 14;"),
     "CRC": ([STORED.replace(ARRAY[0].tobytes(), bytes(600))], r"Member 1 of file 1 is damaged \(BadZip"),
-    "deflate stream": ([patched(ONE_MEMBER, (LOCAL, 60, b"\xff" * 40))], "Member 1 of file 1 is damaged"),
+    "deflate stream": ([patch(ONE_MEMBER, (LOCAL, 60, b"\xff" * 40))], "Member 1 of file 1 is damaged"),
     "cut off ZIP": ([ONE_MEMBER[:-30]], r"File 1 is damaged \(BadZipFile\)"),
     "cut off before its end": ([ONE_MEMBER[:900] + ONE_MEMBER[1000:]], "ile 1 is damaged"),
-    "another name inside": ([patched(ONE_MEMBER, (LOCAL, 30, b"X"))], r"is damaged \(BadZipFile\)"),
-    "less declared": ([patched(ONE_MEMBER, (CENTRAL, 24, b"\x00\x02\0\0"))], "Member 1 of file 1 is damaged"),
-    "no SOP Instance UID": ([changed(SOPInstanceUID=None)], r"no SOPInstanceUID \(0008,0018\)"),
+    "another name inside": ([patch(ONE_MEMBER, (LOCAL, 30, b"X"))], r"is damaged \(BadZipFile\)"),
+    "less declared": ([patch(ONE_MEMBER, (CENTRAL, 24, b"\x00\x02\0\0"))], "Member 1 of file 1 is damaged"),
+    "no SOP Instance UID": ([edit(SOPInstanceUID=None)], r"no SOPInstanceUID \(0008,0018\)"),
     "path as UID": (
         [SLICE.replace(SERIES_UID, b"../../ab")],
         r"SeriesInstanceUID \(0020,000E\) of file 1 is not a valid UID",
     ),
     "line break in UID": ([SLICE.replace(SERIES_UID, SERIES_UID[:-1] + b"\n")], "is not a valid UID"),
     "UID of 66": ([SLICE.replace(b"\x08\0" + SERIES_UID, LONG_UID)], "is not a valid UID"),
-    "no Study Instance UID": ([changed(StudyInstanceUID=None)], r"no StudyInstanceUID \(0020,000D\)"),
-    "no Series Instance UID": ([changed(SeriesInstanceUID="")], r"no SeriesInstanceUID \(0020,000E\)"),
+    "no Study Instance UID": ([edit(StudyInstanceUID=None)], r"no StudyInstanceUID \(0020,000D\)"),
+    "no Series Instance UID": ([edit(SeriesInstanceUID="")], r"no SeriesInstanceUID \(0020,000E\)"),
     "cut off": ([SLICE[:-100]], r"File 1 is damaged \(EOFError\)"),
     **{
-        f"{name} cut off inside its pixel data": ([changed(syntax)[:-8]], r"File 1 is damaged \(EOFError\)")
+        f"{name} cut off inside its pixel data": ([edit(syntax)[:-8]], r"File 1 is damaged \(EOFError\)")
         for name, syntax in (("JPEG Lossless", JPEGLosslessSV1), ("JPEG 2000", JPEG2000Lossless))
     },
     "cut off before its pixel data": ([SLICE[:-620]], r"File 1 is damaged \(EOFError\)"),
@@ -254,18 +257,18 @@ REFUSED = {
         "has no known TransferSyntaxUID",
     ),
     "too few pixels": (
-        [changed(Rows=40)],
+        [edit(Rows=40)],
         "claims 1 frames of 40 x 15 pixels, 1 x 16 bits each; its pixel data have 600 bytes, not 1200",
     ),
-    "a frame too many": ([changed(PixelData=ARRAY[:2].tobytes())], "have 1200 bytes, not 600"),
-    "no rows": ([changed(Rows=0)], "each of these must be at least 1"),
-    "no pixels": ([changed(PixelData=None)], "0 elements of pixel data"),
+    "a frame too many": ([edit(PixelData=ARRAY[:2].tobytes())], "have 1200 bytes, not 600"),
+    "no rows": ([edit(Rows=0)], "each of these must be at least 1"),
+    "no pixels": ([edit(PixelData=None)], "0 elements of pixel data"),
     "frames compressed": (
-        [changed(RLELossless, NumberOfFrames=2)],
+        [edit(RLELossless, NumberOfFrames=2)],
         "claims 2 frames of .*; its pixel data have 1 fragments",
     ),
     "large once decoded": (
-        [changed(JPEG2000Lossless, Rows=40_000, Columns=40_000)],
+        [edit(JPEG2000Lossless, Rows=40_000, Columns=40_000)],
         "claims 1 frames of 40000 x 40000 .* may have at most 64 MiB",
     ),
 }  # fmt: skip
@@ -284,11 +287,11 @@ def test_what_is_damaged_forged_or_something_else_is_refused_without_a_name(cont
 
 
 def test_the_limits_themselves_are_taken():
-    files = [encoded(instance) for instance in phantom()]
+    files = [encode(instance) for instance in phantom()]
     # UIDs differ in length.
     sizes = [len(file) for file in files]
     exact = UploadLimits(members=4, upload_bytes=sum(sizes), instance_bytes=max(sizes))
-    archive = zipped({str(number): file for number, file in enumerate(files)})
+    archive = to_zip({str(number): file for number, file in enumerate(files)})
     assert len(list(instances(upload(archive), exact))) == 3
     for less, sentence in (
         (UploadLimits(members=3), "With file 1 the upload has 4 files and members; at most 3 are accepted"),
@@ -329,7 +332,7 @@ def empty_elements(count: int) -> bytes:
     return b"".join(struct.pack("<HH2sH", 0x7FE1 + 2 * (i >> 16), i & 0xFFFF, b"LO", 0) for i in range(count))
 
 
-def nested(depth: int, core: bytes) -> bytes:
+def nest(depth: int, core: bytes) -> bytes:
     """Defined lengths, outermost last, without copying the core for each level."""
     heads = []
     size = len(core)
@@ -340,7 +343,7 @@ def nested(depth: int, core: bytes) -> bytes:
 
 
 def with_charset(values: int) -> bytes:
-    implicit = changed(ImplicitVRLittleEndian)
+    implicit = edit(ImplicitVRLittleEndian)
     start = implicit.index(b"\x08\x00\x05\x00")
     (length,) = struct.unpack_from("<L", implicit, start + 4)
     charset = struct.pack("<HHL", 8, 5, values) + b"\\" * values
@@ -365,7 +368,7 @@ def many_fallbacks(values: int, fragments: int) -> bytes:
     return SLICE + chained + element(LAST + 1, "OB", ITEM * fragments + bytes(8))
 
 
-def deflated(size: int) -> bytes:
+def deflate_zeros(size: int) -> bytes:
     explicit, deflate = b"\x14\x001.2.840.10008.1.2.1\0", b"\x16\x001.2.840.10008.1.2.1.99"
     meta = SLICE[:META_END].replace(explicit, deflate)
     assert deflate in meta
@@ -377,7 +380,7 @@ def deflated(size: int) -> bytes:
 def zip_of_zeros(size: int, count: int) -> bytes:
     """Whole instances, each with a last element of zeros."""
     member = SLICE + element(LAST, "OB", bytes(size))
-    return zipped({f"{number}.dcm": member for number in range(count)})
+    return to_zip({f"{number}.dcm": member for number in range(count)})
 
 
 def zip_bomb(size: int, declared: int) -> bytes:
@@ -387,8 +390,8 @@ def zip_bomb(size: int, declared: int) -> bytes:
     block = packer.compress(bytes(16 * MIB)) + packer.flush(zlib.Z_FULL_FLUSH)
     stream = first + block * (size // (16 * MIB)) + packer.flush()
     deflate = struct.pack("<H", zipfile.ZIP_DEFLATED)
-    return patched(
-        zipped({"0.dcm": stream}, zipfile.ZIP_STORED),
+    return patch(
+        to_zip({"0.dcm": stream}, zipfile.ZIP_STORED),
         (LOCAL, 8, deflate), (CENTRAL, 10, deflate), (CENTRAL, 24, struct.pack("<L", declared)),
     )  # fmt: skip
 
@@ -419,7 +422,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: zip_of_zeros(20 * MIB, 8), "Up to member 5 of file 1 the upload has more than 96 MiB"),
     "one member listed 400 times": (lambda: overlapping(400), "is damaged|the upload has more than 96 MiB"),
     "the bomb in a ZIP in a ZIP": (
-        lambda: zipped({"a.zip": zip_bomb(10_000 * MIB, 500)}), "Member 1 of file 1 is itself a ZIP archive"),
+        lambda: to_zip({"a.zip": zip_bomb(10_000 * MIB, 500)}), "Member 1 of file 1 is itself a ZIP archive"),
     "501 members": (lambda: empty_members(501), "has 502 files and members; at most 500"),
     "30 000 members": (lambda: empty_members(30_000), "table of contents of file 1 has .* bytes; at most"),
     "a million items, undefined length": (
@@ -433,7 +436,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "those, defined length": (
         lambda: SLICE + element(SEQUENCE, "SQ", NO_ITEM * MILLION), "more than 20000 data elements and"),
     "a million fragments": (
-        lambda: changed(RLELossless) + element(LAST, "OB", ITEM * MILLION + SEQUENCE_END, UNDEFINED),
+        lambda: edit(RLELossless) + element(LAST, "OB", ITEM * MILLION + SEQUENCE_END, UNDEFINED),
         "has 10000.. sequence items; at most 20000"),
     "a million elements": (
         lambda: SLICE + empty_elements(MILLION), "more than 20000 data elements and 100 for each of its 0"),
@@ -441,7 +444,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: SLICE + element(SEQUENCE, "SQ", item(empty_elements(MILLION))), "more than 20000 data eleme"),
     "a value of 20 million numbers": (
         # Encapsulated Pixel Data Value Total Length, whose VR is UV.
-        lambda: changed(ImplicitVRLittleEndian)
+        lambda: edit(ImplicitVRLittleEndian)
         + struct.pack("<HHL", 0x7FE0, 0x0003, 20 * MILLION) + bytes(20 * MILLION), "more than 100000 data"),
     "20 million character sets": (lambda: with_charset(20 * MILLION), "more than 100000 data elements and"),
     "20 million transfer syntaxes": (
@@ -449,18 +452,18 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "nested 5000 deep, undefined length": (
         lambda: SLICE + element(SEQUENCE, "SQ", ITEM[:4] + b"\xff" * 4, UNDEFINED) * 5000,
         "nested more than 32 deep"),
-    "nested 5000 deep, defined length": (lambda: SLICE + nested(5000, b""), "nested more than 32 deep"),
+    "nested 5000 deep, defined length": (lambda: SLICE + nest(5000, b""), "nested more than 32 deep"),
     "30 MB nested 30 deep": (
-        lambda: SLICE + nested(30, element(LAST, "OB", bytes(30 * MIB))), "take more than 64 MiB to read"),
+        lambda: SLICE + nest(30, element(LAST, "OB", bytes(30 * MIB))), "take more than 64 MiB to read"),
     "4000 values of one chain of fragments": (
         lambda: many_fallbacks(4000, 15_000), "more than 100000 data elements and values"),
-    "10 GB deflated": (lambda: deflated(10_000 * MIB), "is a deflated data set"),
+    "10 GB deflated": (lambda: deflate_zeros(10_000 * MIB), "is a deflated data set"),
     "a billion frames": (
-        lambda: changed(NumberOfFrames=10**9), "claims 1000000000 frames .* have 600 bytes, not 6000000000"),
+        lambda: edit(NumberOfFrames=10**9), "claims 1000000000 frames .* have 600 bytes, not 6000000000"),
     "a billion frames, compressed": (
-        lambda: changed(RLELossless, NumberOfFrames=10**9, Rows=1, Columns=1), "pixel data have 1 fragments"),
+        lambda: edit(RLELossless, NumberOfFrames=10**9, Rows=1, Columns=1), "pixel data have 1 fragments"),
     "65535 x 65535 pixels, compressed": (
-        lambda: changed(JPEGLSLossless, Rows=65535, Columns=65535), "decoded pixel data may have at most 64"),
+        lambda: edit(JPEGLSLossless, Rows=65535, Columns=65535), "decoded pixel data may have at most 64"),
 }  # fmt: skip
 
 # In a process of its own, whose peak is the bomb's alone.
@@ -519,7 +522,7 @@ def test_a_study_takes_no_more_memory_than_its_largest_instance(tmp_path):
     archive = tmp_path / "study"
     archive.write_bytes(zip_of_zeros(8 * MIB, 20))
     limits = UploadLimits(instance_bytes=9 * MIB, values=1000)
-    taken, refusal, peak_mb, seconds = read_apart(archive, limits)
+    count, refusal, peak_mb, seconds = read_apart(archive, limits)
     print(f"\n20 instances of 8 MiB | {refusal} | {peak_mb:.0f} | {seconds:.2f}")
-    assert (taken, refusal) == (20, None)
+    assert (count, refusal) == (20, None)
     assert peak_mb < most_mb(limits)

@@ -79,8 +79,8 @@ def save(array: np.ndarray, affine_ras: np.ndarray | None, path: Path) -> Path:
 
 def points(volume: hd.Volume, value: int) -> np.ndarray:
     """LPS mm of the voxels of a value, in one order whatever the index order."""
-    found = volume.map_indices_to_reference(np.argwhere(volume.array == value))
-    return found[np.lexsort(np.round(found, 2).T)]
+    positions = volume.map_indices_to_reference(np.argwhere(volume.array == value))
+    return positions[np.lexsort(np.round(positions, 2).T)]
 
 
 def test_a_series_converted_by_dcm2niix_lies_where_the_series_lies(geometry, tmp_path):
@@ -128,9 +128,9 @@ def test_written_labels_lie_where_they_were(geometry, tmp_path):
         assert code == 1
         for value in (1, 2):
             ras = nib.affines.apply_affine(matrix, np.argwhere(stored == value))
-            found = ras * [-1, -1, 1]
-            found = found[np.lexsort(np.round(found, 2).T)]
-            assert found == pytest.approx(points(labels, value), abs=1e-3)
+            positions = ras * [-1, -1, 1]
+            positions = positions[np.lexsort(np.round(positions, 2).T)]
+            assert positions == pytest.approx(points(labels, value), abs=1e-3)
 
 
 def test_what_is_written_is_read_as_a_mask(stack, tmp_path):
@@ -320,12 +320,12 @@ def bomb(header: nib.Nifti1Header, extension: bytes, zeros: int) -> bytes:
 
 
 def header(shape: tuple[int, int, int], offset: float = 352, dtype: type = np.uint8) -> nib.Nifti1Header:
-    made = nib.Nifti1Header()
-    made.set_data_dtype(dtype)
-    made.set_data_shape(shape)
-    made.set_sform(np.eye(4), 1)
-    made["vox_offset"], made["magic"] = offset, b"n+1"
-    return made
+    nifti_header = nib.Nifti1Header()
+    nifti_header.set_data_dtype(dtype)
+    nifti_header.set_data_shape(shape)
+    nifti_header.set_sform(np.eye(4), 1)
+    nifti_header["vox_offset"], nifti_header["magic"] = offset, b"n+1"
+    return nifti_header
 
 
 NO_EXTENSION, EXTENSION = bytes(4), b"\1\0\0\0"
@@ -367,9 +367,9 @@ def test_a_bomb_is_refused_at_little_cost(tmp_path, name):
         [sys.executable, "-c", READER, str(tmp_path / "image.nii.gz")],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
-    found, peak_mb = json.loads(done.stdout)
-    print(f"\n{name} | {found} | {peak_mb:.0f}")
-    assert sentence in found
+    message, peak_mb = json.loads(done.stdout)
+    print(f"\n{name} | {message} | {peak_mb:.0f}")
+    assert sentence in message
     # The volume itself has 1 MB as float32; a GB is what any of the bombs would take.
     assert peak_mb < 30
 

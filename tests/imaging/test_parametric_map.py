@@ -27,7 +27,7 @@ def entropy_of(stack: Stack) -> hd.Volume:
     return stack.volume.with_array(array)
 
 
-def written(stack: Stack, entropy: hd.Volume) -> Dataset:
+def write_legal(stack: Stack, entropy: hd.Volume) -> Dataset:
     """As an archive hands it back: encoded and read again."""
     dataset = parametric_map.write(stack, entropy, EDITION)
     file = io.BytesIO()
@@ -39,7 +39,7 @@ def written(stack: Stack, entropy: hd.Volume) -> Dataset:
 def mapped(request: pytest.FixtureRequest) -> tuple[list[Dataset], Stack, Dataset]:
     instances = instances_of(request.param)
     stack = to_stack(instances)
-    return instances, stack, written(stack, entropy_of(stack))
+    return instances, stack, write_legal(stack, entropy_of(stack))
 
 
 def test_each_value_lies_where_it_was_put_as_highdicom_reads_it(mapped):
@@ -75,8 +75,10 @@ def test_each_value_lies_where_it_was_put_as_pydicom_reads_it(mapped):
 def test_every_frame_references_the_image_of_its_place(mapped):
     instances, stack, dataset = mapped
     where = {
-        (one.sop_instance_uid, one.frame): stack.volume.map_indices_to_reference(np.array([[n, 0, 0]]))[0]
-        for n, one in enumerate(stack.slices)
+        (slice_image.sop_instance_uid, slice_image.frame): stack.volume.map_indices_to_reference(
+            np.array([[n, 0, 0]])
+        )[0]
+        for n, slice_image in enumerate(stack.slices)
     }
     for groups in dataset.PerFrameFunctionalGroupsSequence:
         (source,) = groups.DerivationImageSequence[0].SourceImageSequence
@@ -110,7 +112,7 @@ def stack() -> Stack:
 
 
 def test_it_says_what_its_values_are_and_what_made_them(stack):
-    dataset = written(stack, entropy_of(stack))
+    dataset = write_legal(stack, entropy_of(stack))
     assert dataset.SOPClassUID == "1.2.840.10008.5.1.4.1.1.30"
     assert (dataset.Modality, dataset.SeriesNumber) == ("OT", 1003)
     assert (dataset.BitsAllocated, "FloatPixelData" in dataset) == (32, True)
@@ -138,7 +140,7 @@ def test_it_says_what_its_values_are_and_what_made_them(stack):
 
 
 def test_a_map_of_zeros_shows_every_slice(stack):
-    dataset = written(stack, stack.volume.with_array(np.zeros(SHAPE, np.float32)))
+    dataset = write_legal(stack, stack.volume.with_array(np.zeros(SHAPE, np.float32)))
     assert dataset.NumberOfFrames == SHAPE[0]
     assert not dataset.pixel_array.any()
 
@@ -155,26 +157,26 @@ def test_illegal_headers_of_the_source_are_not_inherited(tmp_path):
             instance.AccessionNumber = ["two", "parts"]
             del instance.PatientSex
         stack = to_stack(instances)
-    dataset = written(stack, entropy_of(stack))
+    dataset = write_legal(stack, entropy_of(stack))
     assert problems(dataset, tmp_path) == []
     assert dataset.PatientID == "ID with spaces/2"
-    assert [dataset[one].value for one in ("PatientBirthDate", "StudyTime", "AccessionNumber")] == [""] * 3
+    assert [dataset[name].value for name in ("PatientBirthDate", "StudyTime", "AccessionNumber")] == [""] * 3
     assert "StudyDescription" not in dataset
 
 
 def test_it_is_never_offered_as_a_series_to_segment(stack):
-    dataset = written(stack, entropy_of(stack))
+    dataset = write_legal(stack, entropy_of(stack))
     (candidate,) = series.rank([[dataset]])
     assert candidate.refused == UnsupportedModality.code
 
 
 def test_a_caller_who_breaks_the_rules_is_told(stack):
     entropy = entropy_of(stack)
-    for given, problem in (
+    for arguments, problem in (
         ((replace(stack, headers=[]), entropy), "DICOM headers"),
         ((stack, entropy.flip_spatial(0)), "own grid"),
         ((stack, entropy.with_array(entropy.array * 2)), "not in bits"),
         ((stack, entropy.with_array(entropy.array * np.float32("nan"))), "not in bits"),
     ):
         with pytest.raises(ValueError, match=problem):
-            written(*given)
+            write_legal(*arguments)

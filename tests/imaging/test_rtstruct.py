@@ -44,10 +44,10 @@ def lesion_numbers() -> np.ndarray:
 def segments_of(lesions: list[Lesion]) -> list[seg.Segment]:
     return [
         seg.Segment(
-            one.number, one.name, one.tracking_id, one.tracking_uid,
+            lesion.number, lesion.name, lesion.tracking_id, lesion.tracking_uid,
             codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE, codes.NEOPLASM_SECONDARY,
         )
-        for one in lesions
+        for lesion in lesions
     ]  # fmt: skip
 
 
@@ -71,15 +71,15 @@ class Contoured:
         shown = np.rint(self.stack.volume.array).astype(np.int32)
         self.labels = self.stack.volume.with_array(np.maximum(shown - BRIGHT, 0))
         self.lesions = measure(self.labels, self.stack.slices)
-        segments = [change(one) for one in segments_of(self.lesions)]
+        segments = [change(segment) for segment in segments_of(self.lesions)]
         self.seg = seg.write(self.stack, self.labels, segments, edition)
         file = io.BytesIO()
         self.write(edition=edition).save_as(file)
         self.rtstruct = pydicom.dcmread(io.BytesIO(file.getvalue()))
 
     def write(self, **changed: object) -> Dataset:
-        given = {"stack": self.stack, "seg": self.seg, "labels": self.labels, "lesions": self.lesions}
-        return rtstruct.write(**{**given, "edition": EDITION, **changed})
+        arguments = {"stack": self.stack, "seg": self.seg, "labels": self.labels, "lesions": self.lesions}
+        return rtstruct.write(**{**arguments, "edition": EDITION, **changed})
 
     def contours(self, number: int) -> list[Dataset]:
         (item,) = [i for i in self.rtstruct.ROIContourSequence if i.ReferencedROINumber == number]
@@ -142,26 +142,28 @@ def contoured(request: pytest.FixtureRequest) -> Contoured:
 
 def test_contours_filled_on_their_images_are_the_lesions_pixels(contoured):
     for number in range(1, 6):
-        seen = 0
+        pixel_count = 0
         filled: dict[tuple, np.ndarray] = {}
         shown = {}
         for contour in contoured.contours(number):
             pixels, affine = contoured.image_of(contour)
-            found = np.linalg.inv(affine[:, :3]) @ (polygon(contour) - affine[:, 3]).T
-            assert found[2] == pytest.approx(0.0, abs=2e-6)  # mm off the plane of its image
+            indices = np.linalg.inv(affine[:, :3]) @ (polygon(contour) - affine[:, 3]).T
+            assert indices[2] == pytest.approx(0.0, abs=2e-6)  # mm off the plane of its image
             key = tuple(affine[:, 3])
-            filled[key] = filled.get(key, 0) + windings(found[:2].T, pixels.shape)
+            filled[key] = filled.get(key, 0) + windings(indices[:2].T, pixels.shape)
             shown[key] = pixels == BRIGHT + number
         for key, times in filled.items():
             assert np.array_equal(times, shown[key].astype(int))
-            seen += int(times.sum())
-        assert seen == np.count_nonzero(lesion_numbers() == number)
+            pixel_count += int(times.sum())
+        assert pixel_count == np.count_nonzero(lesion_numbers() == number)
 
 
 def test_volume_of_the_contours_is_that_of_the_voxels(contoured):
     between_mm = contoured.stack.volume.spacing_between_slices
     for lesion, roi in zip(contoured.lesions, contoured.rtstruct.StructureSetROISequence, strict=True):
-        drawn_ml = sum(area(polygon(one)) for one in contoured.contours(lesion.number)) * between_mm / 1000
+        drawn_ml = (
+            sum(area(polygon(contour)) for contour in contoured.contours(lesion.number)) * between_mm / 1000
+        )
         assert drawn_ml == pytest.approx(lesion.volume_ml, rel=1e-5)
         assert roi.ROIVolume == pytest.approx(lesion.volume_ml, abs=1e-6)
 
@@ -172,20 +174,20 @@ def test_corners_of_a_box_and_of_a_voxel_are_where_the_geometry_puts_them(contou
     for number, ranges in boxes.items():
         indices = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 3)
         expected = indices @ geometry[:3, :3].T + geometry[:3, 3]
-        found = np.concatenate([polygon(contour) for contour in contoured.contours(number)])
-        assert len(found) == len(expected)
-        distances = np.linalg.norm(found[:, None] - expected, axis=-1)
+        corners = np.concatenate([polygon(contour) for contour in contoured.contours(number)])
+        assert len(corners) == len(expected)
+        distances = np.linalg.norm(corners[:, None] - expected, axis=-1)
         assert distances.min(axis=0).max() < 1e-4
 
 
 def test_a_hole_is_cut_by_a_channel_and_pieces_have_contours_of_their_own(contoured):
-    assert {one.ContourGeometricType for n in range(1, 6) for one in contoured.contours(n)} == {
+    assert {contour.ContourGeometricType for n in range(1, 6) for contour in contoured.contours(n)} == {
         "CLOSED_PLANAR"
     }
-    assert [one.NumberOfContourPoints for one in contoured.contours(3)] == [4]
+    assert [contour.NumberOfContourPoints for contour in contoured.contours(3)] == [4]
     # On each of two slices the ring, which is 9 x 9 pixels less 7 x 6, and its island of two.
     per_pixel = contoured.stack.volume.pixel_spacing[0] * contoured.stack.volume.pixel_spacing[1]
-    areas = sorted(area(polygon(one)) / per_pixel for one in contoured.contours(2))
+    areas = sorted(area(polygon(contour)) / per_pixel for contour in contoured.contours(2))
     assert areas == pytest.approx([2, 2, 39, 39], rel=1e-5)
     # Three pieces on one slice, two of which share a corner; the bar that joins two on the next.
     assert len(contoured.contours(4)) == 4
@@ -263,8 +265,10 @@ def test_a_contour_of_more_than_64_kilobytes_is_read_back():
     contoured = Contoured(numbers, "oblique")
     (pixel_mm, _), contours = contoured.stack.volume.pixel_spacing, contoured.contours(1)
     assert contoured.rtstruct.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2"
-    assert max(len("\\".join(map(str, one.ContourData))) for one in contours) > 65536
-    assert sum(area(polygon(one)) for one in contours) == pytest.approx(numbers.sum() * pixel_mm**2, rel=1e-5)
+    assert max(len("\\".join(map(str, contour.ContourData))) for contour in contours) > 65536
+    assert sum(area(polygon(contour)) for contour in contours) == pytest.approx(
+        numbers.sum() * pixel_mm**2, rel=1e-5
+    )
 
 
 def test_slices_a_little_off_their_places_keep_their_contours():
@@ -325,7 +329,7 @@ def test_every_object_tells_its_time_on_the_clock_of_the_scanner(offset, monkeyp
         before = datetime.now(UTC)
         encoded = seg.write(shown.stack, shown.labels, segments_of(shown.lesions), EDITION)
         entropy = shown.stack.volume.with_array((shown.labels.array > 0).astype(np.float32))
-        made = {
+        datasets = {
             "SEG": encoded,
             "SR": sr.write(shown.stack, encoded, shown.lesions, EDITION),
             "RTSTRUCT": shown.write(seg=encoded),
@@ -335,7 +339,7 @@ def test_every_object_tells_its_time_on_the_clock_of_the_scanner(offset, monkeyp
     finally:
         monkeypatch.undo()
         time.tzset()
-    for modality, dataset in made.items():
+    for modality, dataset in datasets.items():
         names = ["Series", "InstanceCreation", "StructureSet" if modality == "RTSTRUCT" else "Content"]
         for name in names:
             assert before <= moment(dataset, name) <= after, (modality, name)
@@ -380,21 +384,21 @@ def drawn_elsewhere(stack: Stack, rois: dict[str, tuple[str, list[np.ndarray]]])
     dataset.StructureSetROISequence, dataset.ROIContourSequence = [], []
     dataset.RTROIObservationsSequence = []
     for number, (name, (kind, contours)) in enumerate(rois.items()):
-        roi, drawn, observed = Dataset(), Dataset(), Dataset()
-        roi.ROINumber = drawn.ReferencedROINumber = observed.ReferencedROINumber = number
+        roi, roi_contour, observation = Dataset(), Dataset(), Dataset()
+        roi.ROINumber = roi_contour.ReferencedROINumber = observation.ReferencedROINumber = number
         roi.ROIName, roi.ROIGenerationAlgorithm = name, "SEMIAUTOMATIC"
         roi.ReferencedFrameOfReferenceUID = stack.volume.frame_of_reference_uid
-        observed.RTROIInterpretedType = kind
-        drawn.ContourSequence = []
+        observation.RTROIInterpretedType = kind
+        roi_contour.ContourSequence = []
         for points in contours:
             contour = Dataset()
             contour.ContourGeometricType = "CLOSED_PLANAR"
             contour.NumberOfContourPoints = len(points)
             contour.ContourData = np.round(points, 2).ravel().tolist()
-            drawn.ContourSequence.append(contour)
+            roi_contour.ContourSequence.append(contour)
         dataset.StructureSetROISequence.append(roi)
-        dataset.ROIContourSequence.append(drawn)
-        dataset.RTROIObservationsSequence.append(observed)
+        dataset.ROIContourSequence.append(roi_contour)
+        dataset.RTROIObservationsSequence.append(observation)
     return dataset
 
 

@@ -116,9 +116,9 @@ def segments(count: int = len(LESIONS)) -> list[seg.Segment]:
     ]  # fmt: skip
 
 
-def written(stack: Stack, labels: hd.Volume, drawn: list[seg.Segment]) -> Dataset:
+def write_legal(stack: Stack, labels: hd.Volume, segment_list: list[seg.Segment]) -> Dataset:
     """As an archive hands it back: encoded and read again."""
-    dataset = seg.write(stack, labels, drawn, EDITION)
+    dataset = seg.write(stack, labels, segment_list, EDITION)
     file = io.BytesIO()
     dataset.save_as(file)
     assert file.getvalue()[128:132] == b"DICM"
@@ -143,22 +143,22 @@ def assert_legal(dataset: Dataset, folder: Path) -> None:
 def series(request: pytest.FixtureRequest) -> tuple[list[Dataset], Stack, Dataset]:
     instances = instances_of(request.param)
     stack = to_stack(instances)
-    return instances, stack, written(stack, bright_labels(stack), segments())
+    return instances, stack, write_legal(stack, bright_labels(stack), segments())
 
 
 def test_every_frame_references_the_image_that_shows_its_lesion(series):
     instances, _, dataset = series
     pixels = {instance.SOPInstanceUID: np.atleast_3d(instance.pixel_array) for instance in instances}
     enhanced = "NumberOfFrames" in instances[0]
-    seen = 0
-    for groups, drawn in zip(dataset.PerFrameFunctionalGroupsSequence, dataset.pixel_array, strict=True):
+    pixel_count = 0
+    for groups, frame in zip(dataset.PerFrameFunctionalGroupsSequence, dataset.pixel_array, strict=True):
         number = groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         (source,) = groups.DerivationImageSequence[0].SourceImageSequence
         image = pixels[source.ReferencedSOPInstanceUID]
         shown = image[source.ReferencedFrameNumber - 1] if enhanced else image[..., 0]
-        assert np.array_equal(drawn == 1, shown == BRIGHT + number)
-        seen += drawn.sum()
-    assert seen == np.count_nonzero(lesion_numbers())
+        assert np.array_equal(frame == 1, shown == BRIGHT + number)
+        pixel_count += frame.sum()
+    assert pixel_count == np.count_nonzero(lesion_numbers())
     assert dataset.NumberOfFrames == 4 + 4 + 1 + 1
 
 
@@ -197,27 +197,29 @@ def test_dcmqi_finds_each_lesion_at_its_place_in_the_patient(series, request, tm
     for number in range(1, len(LESIONS) + 1):
         image = nib.load(tmp_path / f"{number}.nii.gz")
         to_lps = np.diag([-1, -1, 1, 1]) @ image.affine
-        found = lps_points(np.argwhere(np.asarray(image.dataobj) > 0), to_lps)
+        points = lps_points(np.argwhere(np.asarray(image.dataobj) > 0), to_lps)
         expected = lps_points(np.argwhere(lesion_numbers() == number), geometry)
-        assert same_points(found, expected)
+        assert same_points(points, expected)
 
 
-def same_points(found: set[tuple[float, ...]], expected: set[tuple[float, ...]]) -> bool:
+def same_points(points: set[tuple[float, ...]], expected: set[tuple[float, ...]]) -> bool:
     """Within the 0.05 mm that single precision and rounded headers of the file format leave."""
-    if len(found) != len(expected):
+    if len(points) != len(expected):
         return False
-    distances = np.linalg.norm(np.array(list(found))[:, None] - np.array(list(expected)), axis=-1)
+    distances = np.linalg.norm(np.array(list(points))[:, None] - np.array(list(expected)), axis=-1)
     return bool((distances.min(axis=1) < 0.05).all())
 
 
 def test_what_is_written_is_read_back(series):
     _, stack, dataset = series
-    labels, drawn = seg.read(dataset, stack)
+    labels, segment_list = seg.read(dataset, stack)
     assert np.array_equal(labels.array, bright_labels(stack).array)
     assert np.array_equal(labels.affine, stack.volume.affine)
-    assert [segment.tracking_id for segment in drawn] == ["BM-1", "BM-2", "BM-3", "BM-4"]
-    assert [segment.tracking_uid for segment in drawn] == [i.TrackingUID for i in dataset.SegmentSequence]
-    assert drawn[0].type == codes.NEOPLASM_SECONDARY
+    assert [segment.tracking_id for segment in segment_list] == ["BM-1", "BM-2", "BM-3", "BM-4"]
+    assert [segment.tracking_uid for segment in segment_list] == [
+        i.TrackingUID for i in dataset.SegmentSequence
+    ]
+    assert segment_list[0].type == codes.NEOPLASM_SECONDARY
 
 
 def test_dciodvfy_finds_no_error(series, tmp_path):
@@ -242,7 +244,7 @@ def test_codes_are_those_of_the_dictionary():
 
 
 def test_segments_say_what_drew_them_and_what_they_are(stack):
-    dataset = written(stack, bright_labels(stack), segments())
+    dataset = write_legal(stack, bright_labels(stack), segments())
     for number, item in enumerate(dataset.SegmentSequence, start=1):
         assert item.SegmentNumber == number
         assert item.SegmentLabel == f"Metastasis {number}"
@@ -303,7 +305,7 @@ def test_illegal_headers_of_the_source_are_not_inherited(tmp_path, caplog):
             instance.save_as(file, enforce_file_format=True)
             instances[instances.index(instance)] = pydicom.dcmread(io.BytesIO(file.getvalue()))
         stack = to_stack(instances)
-    dataset = written(stack, bright_labels(stack), segments())
+    dataset = write_legal(stack, bright_labels(stack), segments())
     assert_legal(dataset, tmp_path)
     assert dataset.PatientName == name
     assert dataset.PatientID == "ID with spaces/2"
@@ -322,7 +324,7 @@ def test_legal_patient_attributes_are_inherited(sex):
         instance.PatientSex = sex
         instance.PatientAge = "064Y"
     stack = to_stack(instances)
-    dataset = written(stack, bright_labels(stack), segments())
+    dataset = write_legal(stack, bright_labels(stack), segments())
     assert (dataset.PatientSex, dataset.PatientAge, dataset.PatientBirthDate) == (sex, "064Y", "19600101")
     assert dataset.StudyDescription == "MRI head"
 
@@ -330,18 +332,20 @@ def test_legal_patient_attributes_are_inherited(sex):
 def test_a_source_without_frame_of_reference_gets_the_same_one_each_time(stack):
     bare = hd.Volume(stack.volume.array, stack.volume.affine, "PATIENT")
     stack = replace(stack, volume=bare)
-    first, second = (written(stack, bright_labels(stack), segments()) for _ in range(2))
+    first, second = (write_legal(stack, bright_labels(stack), segments()) for _ in range(2))
     assert first.FrameOfReferenceUID == second.FrameOfReferenceUID
     labels, _ = seg.read(first, stack)
     assert np.array_equal(labels.array, bright_labels(stack).array)
-    other = to_stack(instances_of("axial"))
-    other = replace(other, volume=hd.Volume(other.volume.array, other.volume.affine, "PATIENT"))
+    second_stack = to_stack(instances_of("axial"))
+    second_stack = replace(
+        second_stack, volume=hd.Volume(second_stack.volume.array, second_stack.volume.affine, "PATIENT")
+    )
     with pytest.raises(SegmentationMismatch, match="references no image of the series"):
-        seg.read(first, other)
+        seg.read(first, second_stack)
 
 
 @pytest.mark.parametrize(
-    ("drawn", "problem"),
+    ("segment_list", "problem"),
     [
         ([], "numbered 1, 2, 3"),
         ([replace(segment, number=segment.number + 1) for segment in segments()], "numbered 1, 2, 3"),
@@ -349,23 +353,23 @@ def test_a_source_without_frame_of_reference_gets_the_same_one_each_time(stack):
         ([replace(segment, type=None) for segment in segments()], "segment 1 has no category or type"),
     ],
 )
-def test_segments_that_do_not_fit_the_labels_are_a_callers_mistake(stack, drawn, problem):
+def test_segments_that_do_not_fit_the_labels_are_a_callers_mistake(stack, segment_list, problem):
     with pytest.raises(ValueError, match=problem):
-        written(stack, bright_labels(stack), drawn)
+        write_legal(stack, bright_labels(stack), segment_list)
 
 
 def test_labels_on_another_grid_are_a_callers_mistake(stack):
     with pytest.raises(ValueError, match="own grid"):
-        written(stack, bright_labels(stack).flip_spatial(0), segments())
+        write_legal(stack, bright_labels(stack).flip_spatial(0), segments())
 
 
 def test_more_than_255_lesions_are_written(stack):
     numbers = np.zeros(SHAPE, np.int32)
     numbers[3].flat[: 2 * 300 : 2] = np.arange(1, 301)
-    dataset = written(stack, stack.volume.with_array(numbers), segments(300))
-    labels, drawn = seg.read(dataset, stack)
+    dataset = write_legal(stack, stack.volume.with_array(numbers), segments(300))
+    labels, segment_list = seg.read(dataset, stack)
     assert np.array_equal(labels.array, numbers)
-    assert len(drawn) == 300
+    assert len(segment_list) == 300
 
 
 @pytest.mark.parametrize("name", ["axial", "enhanced"])
@@ -381,7 +385,7 @@ def test_the_slice_thickness_is_what_the_images_state(name, thickness):
         for item in stating:
             item.SliceThickness = thickness
     stack = to_stack(instances)
-    dataset = written(stack, bright_labels(stack), segments())
+    dataset = write_legal(stack, bright_labels(stack), segments())
     (measures,) = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
     between_mm = float(measures.SpacingBetweenSlices)
     assert between_mm == pytest.approx(stack.volume.spacing[0])

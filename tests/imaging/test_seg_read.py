@@ -65,9 +65,9 @@ def on(stack: Stack, array: np.ndarray) -> np.ndarray:
     return hd.Volume(array, AFFINE, "PATIENT").match_geometry(stack.volume.get_geometry()).array
 
 
-def ours(stack: Stack) -> Dataset:
+def our_seg(stack: Stack) -> Dataset:
     """Segments 1, 2, 3 as written by MetScope, for the tests to break."""
-    drawn = [
+    segments = [
         seg.Segment(
             number, f"Metastasis {number}", f"BM-{number}", generate_uid(),
             codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE, codes.NEOPLASM_SECONDARY,
@@ -75,10 +75,10 @@ def ours(stack: Stack) -> Dataset:
         for number in (1, 2, 3)
     ]  # fmt: skip
     labels = stack.volume.with_array(on(stack, numbers(1, 2, 3)))
-    return seg.write(stack, labels, drawn, Edition(algorithm=Algorithm("test", "1", "0" * 64)))
+    return seg.write(stack, labels, segments, Edition(algorithm=Algorithm("test", "1", "0" * 64)))
 
 
-def renumbered(dataset: Dataset, new: dict[int, int]) -> Dataset:
+def renumber(dataset: Dataset, new: dict[int, int]) -> Dataset:
     for item in dataset.SegmentSequence:
         item.SegmentNumber = new[item.SegmentNumber]
     for groups in dataset.PerFrameFunctionalGroupsSequence:
@@ -93,11 +93,11 @@ def as_edited_in_ohif(dataset: Dataset, positions: bool = False) -> Dataset:
     edited.SOPClassUID = edited.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
     edited.SegmentationType = "LABELMAP"
     frames: dict[tuple, tuple[np.ndarray, Dataset]] = {}
-    for groups, drawn in zip(edited.PerFrameFunctionalGroupsSequence, dataset.pixel_array, strict=True):
+    for groups, frame in zip(edited.PerFrameFunctionalGroupsSequence, dataset.pixel_array, strict=True):
         number = groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         key = tuple(groups.PlanePositionSequence[0].ImagePositionPatient)
-        pixels, _ = frames.setdefault(key, (np.zeros(drawn.shape, np.uint8), groups))
-        pixels[drawn == 1] = number
+        pixels, _ = frames.setdefault(key, (np.zeros(frame.shape, np.uint8), groups))
+        pixels[frame == 1] = number
         del groups.SegmentIdentificationSequence
         if not positions:
             del groups.PlanePositionSequence
@@ -133,29 +133,29 @@ def volume(array: np.ndarray, channels: bool = False) -> hd.Volume:
     return hd.Volume(array, AFFINE, "PATIENT", channels=names)
 
 
-def saved(dataset: Dataset) -> Dataset:
+def save_and_read(dataset: Dataset) -> Dataset:
     file = io.BytesIO()
     dataset.save_as(file)
     return pydicom.dcmread(io.BytesIO(file.getvalue()))
 
 
 def test_gaps_in_segment_numbers_are_kept(stack):
-    labels, drawn = seg.read(saved(renumbered(ours(stack), {1: 2, 2: 5, 3: 40})), stack)
+    labels, segments = seg.read(save_and_read(renumber(our_seg(stack), {1: 2, 2: 5, 3: 40})), stack)
     assert np.array_equal(labels.array, on(stack, numbers(2, 5, 40)))
-    assert [segment.number for segment in drawn] == [2, 5, 40]
-    assert [segment.tracking_id for segment in drawn] == ["BM-1", "BM-2", "BM-3"]
+    assert [segment.number for segment in segments] == [2, 5, 40]
+    assert [segment.tracking_id for segment in segments] == ["BM-1", "BM-2", "BM-3"]
 
 
 @pytest.mark.parametrize("positions", [False, True])
 def test_a_label_map_edited_in_ohif_lies_on_the_slices_that_it_references(stack, positions):
-    edited = as_edited_in_ohif(renumbered(ours(stack), {1: 2, 2: 5, 3: 40}), positions)
-    labels, drawn = seg.read(saved(edited), stack)
+    edited = as_edited_in_ohif(renumber(our_seg(stack), {1: 2, 2: 5, 3: 40}), positions)
+    labels, segments = seg.read(save_and_read(edited), stack)
     assert np.array_equal(labels.array, on(stack, numbers(2, 5, 40)))
-    assert [segment.number for segment in drawn] == [2, 5, 40]
+    assert [segment.number for segment in segments] == [2, 5, 40]
 
 
 def test_frames_may_come_in_any_order(stack):
-    dataset = ours(stack)
+    dataset = our_seg(stack)
     order = np.random.default_rng(3).permutation(dataset.NumberOfFrames)
     frames = dataset.pixel_array[order]
     groups = list(dataset.PerFrameFunctionalGroupsSequence)
@@ -172,11 +172,11 @@ def test_a_fraction_of_half_and_more_is_drawn(instances, stack):
         instances, volume(fractions, channels=True),
         segmentation_type="FRACTIONAL", fractional_type="PROBABILITY", max_fractional_value=200,
     )  # fmt: skip
-    labels, drawn = seg.read(saved(dataset), stack)
+    labels, segments = seg.read(save_and_read(dataset), stack)
     expected = np.zeros(SHAPE, np.int32)
     expected[3, 5:7, 5] = 1
     assert np.array_equal(labels.array, on(stack, expected))
-    assert drawn[0].name == "lesion 1"
+    assert segments[0].name == "lesion 1"
     del dataset.MaximumFractionalValue
     with pytest.raises(UnreadableFile, match="MaximumFractionalValue"):
         seg.read(dataset, stack)
@@ -190,9 +190,9 @@ def test_a_label_map_by_highdicom_is_read(instances, stack, transfer_syntax):
         instances, volume(numbers(1, 2, 3).astype(np.uint8)),
         segmentation_type="LABELMAP", transfer_syntax_uid=transfer_syntax,
     )  # fmt: skip
-    labels, drawn = seg.read(saved(dataset), stack)
+    labels, segments = seg.read(save_and_read(dataset), stack)
     assert np.array_equal(labels.array, on(stack, numbers(1, 2, 3)))
-    assert [segment.number for segment in drawn] == [1, 2, 3]
+    assert [segment.number for segment in segments] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("axes", [(0, 2, 1), (2, 1, 0), (1, 2, 0)])
@@ -239,39 +239,39 @@ def test_a_segmentation_by_dcmqi_is_read(instances, stack, tmp_path, options):
          "--outputDICOM", str(tmp_path / "seg.dcm"), "--skip", "1", *options],
         check=True, capture_output=True,
     )  # fmt: skip
-    labels, drawn = seg.read(pydicom.dcmread(tmp_path / "seg.dcm"), stack)
+    labels, segments = seg.read(pydicom.dcmread(tmp_path / "seg.dcm"), stack)
     assert np.array_equal(labels.array, on(stack, numbers(1, 2, 3)))
-    assert drawn[0].type == codes.NEOPLASM_SECONDARY
+    assert segments[0].type == codes.NEOPLASM_SECONDARY
 
 
 def test_a_segment_without_tracking_shows_that_it_has_none(instances, stack):
     array = numbers(1, 2, 3).astype(np.uint8)
-    _, drawn = seg.read(by_highdicom(instances, volume(array), segmentation_type="BINARY"), stack)
-    assert [(segment.tracking_id, segment.tracking_uid) for segment in drawn] == [(None, None)] * 3
+    _, segments = seg.read(by_highdicom(instances, volume(array), segmentation_type="BINARY"), stack)
+    assert [(segment.tracking_id, segment.tracking_uid) for segment in segments] == [(None, None)] * 3
 
 
 def test_a_segment_without_codes_is_still_read(stack):
-    dataset = ours(stack)
+    dataset = our_seg(stack)
     del dataset.SegmentSequence[0].SegmentedPropertyCategoryCodeSequence
     dataset.SegmentSequence[0].SegmentedPropertyTypeCodeSequence = []
-    _, drawn = seg.read(dataset, stack)
-    assert (drawn[0].category, drawn[0].type) == (None, None)
-    assert drawn[1].category == codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE
+    _, segments = seg.read(dataset, stack)
+    assert (segments[0].category, segments[0].type) == (None, None)
+    assert segments[1].category == codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE
 
 
 def test_an_empty_segmentation_has_no_segments(instances, stack):
     nothing = volume(np.zeros(SHAPE, np.uint8))
-    labels, drawn = seg.read(by_highdicom(instances, nothing, segmentation_type="BINARY"), stack)
-    assert (labels.array.max(), drawn) == (0, [])
-    bare = ours(stack)
+    labels, segments = seg.read(by_highdicom(instances, nothing, segmentation_type="BINARY"), stack)
+    assert (labels.array.max(), segments) == (0, [])
+    bare = our_seg(stack)
     del bare.SegmentSequence, bare.PerFrameFunctionalGroupsSequence, bare.NumberOfFrames, bare.PixelData
     assert seg.read(bare, stack)[1] == []
 
 
 def test_a_real_world_value_mapping_without_first_value_does_no_harm(stack):
-    dataset = ours(stack)
+    dataset = our_seg(stack)
     dataset.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence = [Dataset()]
-    labels, _ = seg.read(saved(dataset), stack)
+    labels, _ = seg.read(save_and_read(dataset), stack)
     assert np.array_equal(labels.array, on(stack, numbers(1, 2, 3)))
 
 
@@ -283,14 +283,14 @@ def test_overlapping_segments_are_refused_by_name(instances, stack):
 
 
 def test_another_frame_of_reference_is_refused(stack):
-    dataset = ours(stack)
+    dataset = our_seg(stack)
     dataset.FrameOfReferenceUID = "1.2.3"
     with pytest.raises(SegmentationMismatch, match=r"FrameOfReferenceUID is 1\.2\.3, that of the series"):
         seg.read(dataset, stack)
 
 
 def test_without_frame_of_reference_the_referenced_images_decide(stack):
-    dataset = ours(stack)
+    dataset = our_seg(stack)
     del dataset.FrameOfReferenceUID
     labels, _ = seg.read(dataset, stack)
     assert np.array_equal(labels.array, on(stack, numbers(1, 2, 3)))
@@ -304,8 +304,8 @@ def test_without_frame_of_reference_the_referenced_images_decide(stack):
     [
         (lambda a: a @ np.diag([1.0, 2, 2, 1]), r"2 x 1.5 mm apart, those of the series 1 x 0.75 mm"),
         (lambda a: a @ np.diag([1.0, 1.02, 1, 1]), r"1.02 x 0.75 mm apart"),
-        (lambda a: a + shifted(columns_mm=0.375), "0.375 mm away from those of the series"),
-        (lambda a: a + shifted(rows_mm=300.0), "reaches beyond the series, at LPS"),
+        (lambda a: a + shift_lps(columns_mm=0.375), "0.375 mm away from those of the series"),
+        (lambda a: a + shift_lps(rows_mm=300.0), "reaches beyond the series, at LPS"),
         (lambda a: turned_about_x(3.0) @ a, "rotated by 3.00 degrees"),
     ],
     ids=["twice as coarse", "two per cent", "half a voxel", "far away", "turned"],
@@ -318,7 +318,7 @@ def test_another_grid_is_refused_with_what_differs(instances, stack, change, dif
         seg.read(dataset, stack)
 
 
-def shifted(rows_mm: float = 0.0, columns_mm: float = 0.0) -> np.ndarray:
+def shift_lps(rows_mm: float = 0.0, columns_mm: float = 0.0) -> np.ndarray:
     """What moves an affine's origin along the patient's x and y."""
     moved = np.zeros((4, 4))
     moved[:2, 3] = rows_mm, columns_mm
@@ -363,7 +363,7 @@ def frame_undescribed(dataset: Dataset) -> None:
     del dataset.PerFrameFunctionalGroupsSequence[0]
 
 
-def truncated(dataset: Dataset) -> None:
+def truncate(dataset: Dataset) -> None:
     dataset.PixelData = dataset.PixelData[:20]
 
 
@@ -371,23 +371,23 @@ def without_pixels(dataset: Dataset) -> None:
     del dataset.PixelData
 
 
-def odd(of: Dataset, keyword: str, vr: str, value: bytes) -> None:
+def set_raw_value(of: Dataset, keyword: str, vr: str, value: bytes) -> None:
     """Put in a value as it stands in a file, legal or not."""
     of[keyword] = RawDataElement(Tag(keyword), vr, len(value), value, 0, False, True)
 
 
 def segment_of_two_numbers(dataset: Dataset) -> None:
-    odd(dataset.SegmentSequence[0], "SegmentNumber", "US", b"\1\0\2\0")
+    set_raw_value(dataset.SegmentSequence[0], "SegmentNumber", "US", b"\1\0\2\0")
 
 
 def frame_of_two_segments(dataset: Dataset) -> None:
     identification = dataset.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence[0]
-    odd(identification, "ReferencedSegmentNumber", "US", b"\1\0\2\0")
+    set_raw_value(identification, "ReferencedSegmentNumber", "US", b"\1\0\2\0")
 
 
 def two_largest_fractions(dataset: Dataset) -> None:
     dataset.SegmentationType = "FRACTIONAL"
-    odd(dataset, "MaximumFractionalValue", "US", b"\1\0\2\0")
+    set_raw_value(dataset, "MaximumFractionalValue", "US", b"\1\0\2\0")
 
 
 def oriented_by(value: bytes) -> Callable[[Dataset], None]:
@@ -395,13 +395,13 @@ def oriented_by(value: bytes) -> Callable[[Dataset], None]:
         for groups in dataset.PerFrameFunctionalGroupsSequence:
             del groups.DerivationImageSequence
         plane = dataset.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
-        odd(plane, "ImageOrientationPatient", "DS", value)
+        set_raw_value(plane, "ImageOrientationPatient", "DS", value)
 
     return damage
 
 
 def groups_that_are_a_text(dataset: Dataset) -> None:
-    odd(dataset, "PerFrameFunctionalGroupsSequence", "LO", b"abcdefg ")
+    set_raw_value(dataset, "PerFrameFunctionalGroupsSequence", "LO", b"abcdefg ")
 
 
 @pytest.mark.parametrize(
@@ -424,35 +424,37 @@ def groups_that_are_a_text(dataset: Dataset) -> None:
         (segment_unnumbered, UnreadableFile, "no SegmentNumber"),
         (frame_unnumbered, UnreadableFile, "Frame 1 has no ReferencedSegmentNumber"),
         (frame_undescribed, UnreadableFile, "NumberOfFrames is 7, but .* has 6 items"),
-        (truncated, UnreadablePixels, "cannot be decoded"),
+        (truncate, UnreadablePixels, "cannot be decoded"),
         (without_pixels, UnreadablePixels, "cannot be decoded"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 def test_a_broken_segmentation_is_refused_with_a_sentence(stack, damage, refusal, sentence):
-    dataset = saved(ours(stack))
+    dataset = save_and_read(our_seg(stack))
     damage(dataset)
     with pytest.raises(refusal, match=sentence):
         seg.read(dataset, stack)
 
 
 def test_our_reader_and_highdicoms_agree_on_our_own_output(stack):
-    dataset = saved(ours(stack))
+    dataset = save_and_read(our_seg(stack))
     theirs = hd.seg.Segmentation.from_dataset(dataset).get_volume(combine_segments=True)
     labels, _ = seg.read(dataset, stack)
-    drawn = [
-        {tuple(np.round(point, 3)) for point in found.map_indices_to_reference(np.argwhere(found.array == 2))}
-        for found in (theirs, labels)
+    point_sets = [
+        {tuple(np.round(point, 3)) for point in mask.map_indices_to_reference(np.argwhere(mask.array == 2))}
+        for mask in (theirs, labels)
     ]
-    assert drawn[0] == drawn[1]
+    assert point_sets[0] == point_sets[1]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 def test_the_number_of_a_frame_is_needed_only_of_a_multi_frame_image(stack, kind):
-    dataset = ours(stack)
+    dataset = our_seg(stack)
     for groups in dataset.PerFrameFunctionalGroupsSequence:
         del groups.PlanePositionSequence
-        odd(groups.DerivationImageSequence[0].SourceImageSequence[0], "ReferencedFrameNumber", "IS", b"abc ")
+        set_raw_value(
+            groups.DerivationImageSequence[0].SourceImageSequence[0], "ReferencedFrameNumber", "IS", b"abc "
+        )
     if kind == "single-frame":
         labels, _ = seg.read(dataset, stack)
         assert np.array_equal(labels.array, on(stack, numbers(1, 2, 3)))
@@ -495,7 +497,7 @@ HUGE, FRAMES = 2048, 1000
 @pytest.mark.parametrize("change", [one_huge_frame, one_huge_compressed_frame, frames_without_end])
 @single_frame_only
 def test_frames_that_cannot_be_of_the_series_are_refused_and_no_memory_taken_for_them(stack, change):
-    dataset = saved(ours(stack))
+    dataset = save_and_read(our_seg(stack))
     change(dataset)
     tracemalloc.start()
     with pytest.raises(SegmentationMismatch, match=r"\d frames of \d+ x \d+ pixels"):

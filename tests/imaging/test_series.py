@@ -185,9 +185,9 @@ def test_an_agent_not_yet_administered_is_no_proof():
     assert contrast_of(before) == "unknown"
 
     second = series("T1 MPRAGE sag", contrast=True, enhanced="shared")
-    other = Dataset()
-    other.ContrastBolusAgentNumber, other.ContrastBolusAgentAdministered = 2, "NO"
-    second[0].SharedFunctionalGroupsSequence[0].ContrastBolusUsageSequence = [*usage_items(second), other]
+    agent = Dataset()
+    agent.ContrastBolusAgentNumber, agent.ContrastBolusAgentAdministered = 2, "NO"
+    second[0].SharedFunctionalGroupsSequence[0].ContrastBolusUsageSequence = [*usage_items(second), agent]
     assert contrast_of(second) == "proven"
 
 
@@ -223,8 +223,8 @@ def test_an_agent_of_which_nothing_was_given_is_no_proof(keyword):
     described = series("T1 MPRAGE", slices=12, ContrastBolusAgent="Gadovist", **{keyword: "0.0"})
     assert contrast_of(described) == "unknown"
     assert keyword in str(rank([described])[0].warnings)
-    given = series("T1 MPRAGE", slices=12, ContrastBolusAgent="Gadovist", **{keyword: "0.1"})
-    assert contrast_of(given) == "proven"
+    images = series("T1 MPRAGE", slices=12, ContrastBolusAgent="Gadovist", **{keyword: "0.1"})
+    assert contrast_of(images) == "proven"
 
 
 def test_a_series_that_says_pre_is_refused_although_an_agent_is_named():
@@ -356,10 +356,12 @@ def test_a_series_that_the_archive_does_not_serve_is_refused_for_the_archive_s_r
 def test_a_t1_without_proof_is_chosen_with_a_warning_of_each_series_that_may_be_the_right_one(
     description, attributes, served, sentence
 ):
-    other = series(description, **{"slices": 12} | attributes)
-    chosen = choose(rank([series("T1 MPRAGE", slices=12), other if served else unread(other)]))
+    other_series = series(description, **{"slices": 12} | attributes)
+    chosen = choose(rank([series("T1 MPRAGE", slices=12), other_series if served else unread(other_series)]))
     assert chosen.description == "T1 MPRAGE"
-    about_the_other = [warning.partition(other[0].SeriesInstanceUID)[0] for warning in chosen.warnings[1:]]
+    about_the_other = [
+        warning.partition(other_series[0].SeriesInstanceUID)[0] for warning in chosen.warnings[1:]
+    ]
     assert about_the_other == ([sentence] if sentence else [])
 
 

@@ -51,10 +51,10 @@ class Reported:
         self.lesions: list[Lesion] = measure(labels, self.stack.slices)
         segments = [
             seg.Segment(
-                one.number, one.name, one.tracking_id, one.tracking_uid,
+                lesion.number, lesion.name, lesion.tracking_id, lesion.tracking_uid,
                 codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE, codes.NEOPLASM_SECONDARY,
             )
-            for one in self.lesions
+            for lesion in self.lesions
         ]  # fmt: skip
         self.seg = seg.write(self.stack, labels, segments, EDITION)
         self.sr = sr.write(self.stack, self.seg, self.lesions, EDITION)
@@ -119,15 +119,17 @@ def test_volumes_and_segments_are_those_of_the_seg(reported):
         frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         for frame in reported.seg.PerFrameFunctionalGroupsSequence
     ]
-    found = {}
+    volumes_mm3 = {}
     for group in groups(reported.sr)[1::2]:
         (reference,) = items(group, "Referenced Segment")[0].ReferencedSOPSequence
         assert reference.ReferencedSOPInstanceUID == reported.seg.SOPInstanceUID
         (volume,) = items(group, "Volume")
         assert volume.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue == "mm3"
-        found[reference.ReferencedSegmentNumber] = float(volume.MeasuredValueSequence[0].NumericValue)
-    drawn = {n: float(sum(f.sum() for f, m in zip(frames, numbers, strict=True) if m == n)) for n in (1, 2)}
-    assert found == pytest.approx(drawn)  # voxels of 1 mm3
+        volumes_mm3[reference.ReferencedSegmentNumber] = float(volume.MeasuredValueSequence[0].NumericValue)
+    voxel_counts = {
+        n: float(sum(f.sum() for f, m in zip(frames, numbers, strict=True) if m == n)) for n in (1, 2)
+    }
+    assert volumes_mm3 == pytest.approx(voxel_counts)  # voxels of 1 mm3
 
 
 def test_axes_lie_on_the_lesions_where_the_source_image_lies(reported):
@@ -213,13 +215,13 @@ def test_that_nothing_was_found_is_said_in_codes_without_a_measurement(reported,
     assert items(report, "Imaging Measurements") == []
     (evaluations,) = items(report, "Qualitative Evaluations")
     assert evaluations.ConceptNameCodeSequence[0].CodeValue == "C0034375"
-    said = {
+    concepts = {
         (item.ConceptNameCodeSequence[0].CodeValue, item.ConceptCodeSequence[0].CodeValue)
         for item in evaluations.ContentSequence
         if item.ValueType == "CODE" and item.RelationshipType == "CONTAINS"
     }
     # SNOMED CT: secondary neoplasm, oedema; absent.
-    assert said == {("14799000", "272519000"), ("79654002", "272519000")}
+    assert concepts == {("14799000", "272519000"), ("79654002", "272519000")}
     assert len(items(evaluations, "Edema")) == 1
     (site,) = items(items(evaluations, "Neoplasm, Secondary")[0], "Finding Site")
     assert site.ConceptCodeSequence[0].CodeMeaning == "Brain"
@@ -245,7 +247,7 @@ def test_a_negative_report_names_every_image_that_was_looked_at_and_nothing_else
         for series in study.ReferencedSeriesSequence
         for sop in series.ReferencedSOPSequence
     }
-    assert named == {(one.SeriesInstanceUID, one.SOPInstanceUID) for one in reported.instances}
+    assert named == {(instance.SeriesInstanceUID, instance.SOPInstanceUID) for instance in reported.instances}
     assert report.SeriesDescription == "Brain metastases, none found, research use only"
 
 

@@ -162,7 +162,7 @@ def test_pixels_are_rescaled_slice_by_slice():
     assert array[3] == pytest.approx(phantom().array[3] * 4.0 - 10.0)
 
 
-def corrupted(**attributes: object) -> list[Dataset]:
+def corrupt(**attributes: object) -> list[Dataset]:
     """The series with these attributes in its sixth instance."""
     instances = to_instances(phantom(), SeriesOptions())
     # The phantom's instances share what is the same in all of them.
@@ -180,7 +180,7 @@ def everywhere(**attributes: object) -> list[Dataset]:
     return instances
 
 
-def without(keyword: str) -> list[Dataset]:
+def drop(keyword: str) -> list[Dataset]:
     instances = to_instances(phantom(), SeriesOptions())
     delattr(instances[5], keyword)
     return instances
@@ -190,7 +190,7 @@ def gap() -> list[Dataset]:
     return [i for n, i in enumerate(to_instances(phantom(), SeriesOptions())) if n != 6]
 
 
-def doubled(**second: object) -> list[Dataset]:
+def double(**second: object) -> list[Dataset]:
     """The series and a copy of it under other SOP Instance UIDs."""
     first = to_instances(phantom(), SeriesOptions())
     copies = copy.deepcopy(first)
@@ -201,7 +201,7 @@ def doubled(**second: object) -> list[Dataset]:
     return first + copies
 
 
-def moved(*offsets_mm: tuple[float, float, float]) -> list[Dataset]:
+def shift(*offsets_mm: tuple[float, float, float]) -> list[Dataset]:
     """The series, each slice moved by its offset; those without one stay."""
     instances = to_instances(phantom(), SeriesOptions())
     for instance, offset in zip(instances, offsets_mm, strict=False):
@@ -212,13 +212,13 @@ def moved(*offsets_mm: tuple[float, float, float]) -> list[Dataset]:
 
 def one_moved(*offset_mm: float) -> list[Dataset]:
     """The sixth slice moved by (x, y, z); z is along the normal, 2.5 mm a slice, pixels are 0.7 x 1 mm."""
-    return moved(*[(0.0, 0.0, 0.0)] * 5, offset_mm)
+    return shift(*[(0.0, 0.0, 0.0)] * 5, offset_mm)
 
 
-def turned(angle_deg: float) -> list[Dataset]:
+def turn_slice(angle_deg: float) -> list[Dataset]:
     """The sixth slice turned about its rows."""
     cosine, sine = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
-    return corrupted(ImageOrientationPatient=[1, 0, 0, 0, round(cosine, 9), round(sine, 9)])
+    return corrupt(ImageOrientationPatient=[1, 0, 0, 0, round(cosine, 9), round(sine, 9)])
 
 
 def multi_frame(**attributes: object) -> list[Dataset]:
@@ -237,7 +237,7 @@ def with_private_count() -> list[Dataset]:
     return instances
 
 
-def mixed() -> list[Dataset]:
+def mix() -> list[Dataset]:
     """The first half of the series single-frame, the second multi-frame."""
     volume = phantom()
     later = hd.Volume(
@@ -268,18 +268,18 @@ REFUSALS = {
     ),
     "drifting distance": (
         # 2.3 mm in the first half, 2.7 mm in the second: the middle is 1 mm off the grid through the ends.
-        lambda: moved(*[(0, 0, -0.2 * min(n, 11 - n)) for n in range(12)]), errors.UnevenSlices,
+        lambda: shift(*[(0, 0, -0.2 * min(n, 11 - n)) for n in range(12)]), errors.UnevenSlices,
         r"Slice \d+ .* lies 0\.[4-6]\d mm from its position",
     ),
     "turned slice": (
-        lambda: corrupted(ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), errors.MixedOrientations,
+        lambda: corrupt(ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), errors.MixedOrientations,
         r"\(0020,0037\)",
     ),
     "slice turned by half a degree": (
-        lambda: turned(0.5), errors.MixedOrientations, r"is 1\\0\\0\\0\\1\\0\.008727, that of"
+        lambda: turn_slice(0.5), errors.MixedOrientations, r"is 1\\0\\0\\0\\1\\0\.008727, that of"
     ),
     "tilt": (
-        lambda: moved(*[(0, 0.4 * n, 0) for n in range(12)]), errors.GantryTilt,
+        lambda: shift(*[(0, 0.4 * n, 0) for n in range(12)]), errors.GantryTilt,
         r"Slice 1 .* lies 2\.20 mm sideways",
     ),
     "slice moved sideways": (
@@ -288,20 +288,20 @@ REFUSALS = {
     "slice moved by half a pixel": (
         lambda: one_moved(0.35, 0, 0), errors.GantryTilt, r"Slice 6 .* lies 0\.32 mm sideways"
     ),
-    "same place": (doubled, errors.DuplicateSlices, r"12 slices|13 slices"),
-    "two echoes": (lambda: doubled(EchoTime="80"), errors.SeveralStacks, r"EchoTime \(0018,0081\)"),
+    "same place": (double, errors.DuplicateSlices, r"12 slices|13 slices"),
+    "two echoes": (lambda: double(EchoTime="80"), errors.SeveralStacks, r"EchoTime \(0018,0081\)"),
     "two acquisitions": (
-        lambda: doubled(AcquisitionNumber=2), errors.SeveralStacks, r"AcquisitionNumber \(0020,0012\)"
+        lambda: double(AcquisitionNumber=2), errors.SeveralStacks, r"AcquisitionNumber \(0020,0012\)"
     ),
     "two frames of reference": (
-        lambda: corrupted(FrameOfReferenceUID="1.2.3"), errors.InconsistentImages,
+        lambda: corrupt(FrameOfReferenceUID="1.2.3"), errors.InconsistentImages,
         r"FrameOfReferenceUID \(0020,0052\) is 1\.2\.3, that of",
     ),
     "other size": (
-        lambda: corrupted(Rows=31), errors.InconsistentImages, r"Rows \(0028,0010\) is 31, that of .* 30"
+        lambda: corrupt(Rows=31), errors.InconsistentImages, r"Rows \(0028,0010\) is 31, that of .* 30"
     ),
     "single-frame and multi-frame": (
-        mixed, errors.InconsistentImages, r"mixes single-frame and multi-frame images"
+        mix, errors.InconsistentImages, r"mixes single-frame and multi-frame images"
     ),
     "MR spectroscopy": (
         lambda: everywhere(SOPClassUID="1.2.840.10008.5.1.4.1.1.4.2"), errors.UnsupportedModality,
@@ -321,21 +321,21 @@ REFUSALS = {
     ),
     "colour": (lambda: everywhere(PhotometricInterpretation="RGB"), errors.ColourImages, r"is RGB"),
     "no position": (
-        lambda: without("ImagePositionPatient"), errors.MissingGeometry, r"\(0020,0032\) is missing"
+        lambda: drop("ImagePositionPatient"), errors.MissingGeometry, r"\(0020,0032\) is missing"
     ),
-    "no spacing": (lambda: without("PixelSpacing"), errors.MissingGeometry, r"\(0028,0030\) is missing"),
+    "no spacing": (lambda: drop("PixelSpacing"), errors.MissingGeometry, r"\(0028,0030\) is missing"),
     "other spacing": (
-        lambda: corrupted(PixelSpacing=[1.0, 0.9]), errors.InconsistentImages,
+        lambda: corrupt(PixelSpacing=[1.0, 0.9]), errors.InconsistentImages,
         r"PixelSpacing \(0028,0030\) is 1",
     ),
     "truncated": (
-        lambda: corrupted(PixelData=b"\0" * 100), errors.UnreadablePixels, r"100 bytes of 1440"
+        lambda: corrupt(PixelData=b"\0" * 100), errors.UnreadablePixels, r"100 bytes of 1440"
     ),
     "slope 0": (
-        lambda: corrupted(RescaleSlope="0"), errors.InconsistentImages, r"RescaleSlope \(0028,1053\) is 0"
+        lambda: corrupt(RescaleSlope="0"), errors.InconsistentImages, r"RescaleSlope \(0028,1053\) is 0"
     ),
     "two slopes": (
-        lambda: corrupted(RescaleSlope=["1", "2"]), errors.InconsistentImages,
+        lambda: corrupt(RescaleSlope=["1", "2"]), errors.InconsistentImages,
         r"RescaleSlope \(0028,1053\) is 1\\2",
     ),
     "fewer frames than stated": (
@@ -352,11 +352,11 @@ REFUSALS = {
         lambda: with_frames(14), errors.UnreadablePixels, r"decodes to 14 frames; .* says 12"
     ),
     "several frames in a single-frame image": (
-        lambda: corrupted(NumberOfFrames="2", PixelData=b"\0" * 2880), errors.MissingGeometry,
+        lambda: corrupt(NumberOfFrames="2", PixelData=b"\0" * 2880), errors.MissingGeometry,
         r"NumberOfFrames \(0028,0008\) is 2 in an? MR Image Storage",
     ),
     "no frame in a single-frame image": (
-        lambda: corrupted(NumberOfFrames="0"), errors.MissingGeometry, r"NumberOfFrames \(0028,0008\) is 0"
+        lambda: corrupt(NumberOfFrames="0"), errors.MissingGeometry, r"NumberOfFrames \(0028,0008\) is 0"
     ),
     "another number of functional groups": (
         lambda: multi_frame(NumberOfFrames="11"), errors.MissingGeometry, r"is 11, but .* has 12 items"
@@ -396,7 +396,7 @@ def test_a_stack_that_is_none_is_refused_with_its_fault(name):
     ],
 )
 def test_attributes_that_do_not_place_a_slice_do_not_matter(attributes):
-    volume = to_stack(corrupted(**attributes)).volume
+    volume = to_stack(corrupt(**attributes)).volume
     assert marker_lps_mm(volume) == pytest.approx(marker_lps_mm(phantom()), abs=1e-4)
 
 
@@ -418,7 +418,7 @@ def test_bits_above_those_stored_say_nothing(syntax, bits, signed, above):
     kept = (1 << bits) - 1
     sign = values < 0 if above.endswith("sign") else True
     whole = (values.view(np.uint16) & kept) | np.where(sign, ABOVE[above] & ~kept, 0).astype(np.uint16)
-    for told in {signed, False}:
+    for codec_signed in {signed, False}:
         for precision in (bits, 16):
             if precision < 16 and above == "an overlay in bit 15":
                 continue  # The codec would not carry it.
@@ -429,9 +429,9 @@ def test_bits_above_those_stored_say_nothing(syntax, bits, signed, above):
                 instance.file_meta.TransferSyntaxUID = syntax
                 frame = whole[index].astype("<u2" if syntax.is_little_endian else ">u2").tobytes()
                 if syntax.is_encapsulated:
-                    frame = encapsulate([compress(frame, instance, syntax, precision, told)])
+                    frame = encapsulate([compress(frame, instance, syntax, precision, codec_signed)])
                 instance["PixelData"] = DataElement("PixelData", "OB", frame)
-            assert np.array_equal(to_stack(instances).volume.array, values), (told, precision)
+            assert np.array_equal(to_stack(instances).volume.array, values), (codec_signed, precision)
 
 
 def test_the_same_instance_twice_counts_once():
@@ -444,11 +444,11 @@ def test_the_same_instance_twice_counts_once():
 )
 def test_different_images_under_one_uid_are_refused_with_it(attributes):
     instances = to_instances(phantom(), SeriesOptions())
-    other = copy.deepcopy(instances[4])
+    duplicate = copy.deepcopy(instances[4])
     for keyword, value in attributes.items():
-        setattr(other, keyword, value)
+        setattr(duplicate, keyword, value)
     with pytest.raises(errors.InconsistentImages, match=instances[4].SOPInstanceUID):
-        to_stack([*instances, other])
+        to_stack([*instances, duplicate])
 
 
 @pytest.mark.parametrize("enhanced", [None, "shared"])
@@ -476,5 +476,5 @@ def test_a_missing_frame_of_reference_is_a_warning():
 
 def test_a_lossy_compression_is_a_warning():
     warning = "The images were compressed with loss (LossyImageCompression (0028,2110) is 01)."
-    assert to_stack(corrupted(LossyImageCompression="01")).warnings == [warning]
+    assert to_stack(corrupt(LossyImageCompression="01")).warnings == [warning]
     assert to_stack(everywhere()).warnings == []

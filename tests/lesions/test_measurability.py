@@ -7,7 +7,7 @@ from lesions.measurability import judge
 
 
 @pytest.mark.parametrize(
-    ("lesion", "spacing_mm", "limit_mm", "measurable", "said"),
+    ("lesion", "spacing_mm", "limit_mm", "measurable", "phrase"),
     [
         ((10.0, 5.0, 2), 1.0, 10.0, True, "10.00 x 5.00 mm on 2 slices"),
         ((9.9, 6.0, 5), 1.0, 10.0, False, "long axis of 9.90 mm is below 10 mm"),
@@ -26,11 +26,11 @@ from lesions.measurability import judge
         ((9.994, 5.0, 2), 1.0, 10.0, False, "long axis of 9.99 mm is below 10 mm"),
     ],
 )
-def test_limits(lesion, spacing_mm, limit_mm, measurable, said):
+def test_limits(lesion, spacing_mm, limit_mm, measurable, phrase):
     long_mm, short_mm, slices = lesion
     verdict, reason = judge(long_mm, short_mm, slices, spacing_mm, limit_mm)
     assert verdict is measurable
-    assert said in reason
+    assert phrase in reason
     assert reason.startswith("Measurable: " if measurable else "Not measurable: ")
 
 

@@ -20,7 +20,7 @@ POSITION_MM = np.array([12.0, -7.0, 31.0])
 OFF_CENTRE_MM = np.array([0.37, 0.21])
 
 
-def tilted(angle_deg):
+def tilted_axes(angle_deg):
     """Axial slices whose normal is tilted to the back; the rows of the matrix are slices, rows, columns."""
     cos, sin = np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))
     return np.array([[0, -sin, cos], [0, cos, sin], [1, 0, 0]])
@@ -83,8 +83,8 @@ def irregular(shape=(14, 30, 34), seed=3):
     ],
 )
 def test_known_diameters_and_volumes_are_found(orientation, spacing_mm, bias_mm, rmse_mm):
-    found = errors(orientation, spacing_mm, (10, 30), count=30, seed=11)
-    bias, rmse = found.mean(axis=0), np.sqrt((found**2).mean(axis=0))
+    deviations = errors(orientation, spacing_mm, (10, 30), count=30, seed=11)
+    bias, rmse = deviations.mean(axis=0), np.sqrt((deviations**2).mean(axis=0))
     assert abs(bias[:2]).max() <= bias_mm
     assert rmse[:2].max() <= rmse_mm
     assert abs(bias[2]) <= 2.0
@@ -94,16 +94,16 @@ def test_known_diameters_and_volumes_are_found(orientation, spacing_mm, bias_mm,
 def test_thick_slices_along_another_axis_make_no_lesion_longer(diameter_mm, measurable):
     random, semi_axes_mm = np.random.default_rng(4), np.full(3, diameter_mm / 2)
     spheres = [Ellipsoid(random.uniform(-5, 5, 3), semi_axes_mm, np.eye(3)) for _ in range(30)]
-    measured = [measure_one(to_mask(one, ORIENTATIONS["sagittal"], (5.0, 0.9, 0.9))) for one in spheres]
-    assert abs(np.mean([one.long_axis_mm - diameter_mm for one in measured])) < 1.0
-    assert sum(one.measurable for one in measured) == measurable
+    measured = [measure_one(to_mask(sphere, ORIENTATIONS["sagittal"], (5.0, 0.9, 0.9))) for sphere in spheres]
+    assert abs(np.mean([lesion.long_axis_mm - diameter_mm for lesion in measured])) < 1.0
+    assert sum(lesion.measurable for lesion in measured) == measurable
 
 
 def test_small_lesions_are_neither_shrunk_nor_lost():
-    found = errors("axial", (1.0, 1.0, 1.0), (4, 8), count=30, seed=5)
-    assert len(found) == 30
-    assert abs(found[:, :2].mean(axis=0)).max() <= 0.4
-    assert abs(found[:, :2]).max() <= 1.5
+    deviations = errors("axial", (1.0, 1.0, 1.0), (4, 8), count=30, seed=5)
+    assert len(deviations) == 30
+    assert abs(deviations[:, :2].mean(axis=0)).max() <= 0.4
+    assert abs(deviations[:, :2]).max() <= 1.5
 
 
 @pytest.mark.parametrize("orientation", ["axial", "sagittal", "coronal", "oblique 35°"])
@@ -128,9 +128,9 @@ def test_an_ellipsoid_measures_the_same_in_every_acquisition(orientation):
     [
         (AXIAL, "acquisition"),
         (AXIAL * [[-1], [1], [1]], "acquisition"),
-        (tilted(15.0), "acquisition"),
-        (tilted(19.9), "acquisition"),
-        (tilted(20.1), "resampled_axial"),
+        (tilted_axes(15.0), "acquisition"),
+        (tilted_axes(19.9), "acquisition"),
+        (tilted_axes(20.1), "resampled_axial"),
         (ORIENTATIONS["oblique 35°"], "resampled_axial"),
         (ORIENTATIONS["sagittal"], "resampled_axial"),
         (ORIENTATIONS["coronal"], "resampled_axial"),
@@ -447,9 +447,11 @@ def test_an_empty_mask_has_no_lesions():
 def test_known_lesions_keep_their_identity_and_new_ones_get_a_fresh_uid():
     labels = np.zeros((4, 10, 10), np.int32)
     labels[1:3, 1:3, 1:3], labels[1:3, 6:9, 6:9] = 2, 5
-    known = Identity("Left frontal", "BM-7", "1.2.840.7")
-    again = [measure(volume(labels), slices_of(volume(labels)), identities={5: known}) for _ in range(2)]
-    for new, old in again:
+    identity = Identity("Left frontal", "BM-7", "1.2.840.7")
+    measurements = [
+        measure(volume(labels), slices_of(volume(labels)), identities={5: identity}) for _ in range(2)
+    ]
+    for new, old in measurements:
         assert (new.number, new.name, new.tracking_id) == (2, "Metastasis 2", "BM-2")
         assert (old.number, old.name, old.tracking_id, old.tracking_uid) == (
             5,
@@ -457,8 +459,8 @@ def test_known_lesions_keep_their_identity_and_new_ones_get_a_fresh_uid():
             "BM-7",
             "1.2.840.7",
         )
-    assert hd.UID(again[0][0].tracking_uid).is_valid
-    assert again[0][0].tracking_uid != again[1][0].tracking_uid
+    assert hd.UID(measurements[0][0].tracking_uid).is_valid
+    assert measurements[0][0].tracking_uid != measurements[1][0].tracking_uid
 
 
 def test_an_identity_without_voxels_is_an_error():

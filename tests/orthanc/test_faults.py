@@ -77,7 +77,7 @@ def test_a_silent_pacs_is_given_up_after_the_read_limit_and_not_asked_again(pacs
     with pytest.raises(ArchiveTimeout):
         retrieve(pacs, series, read=0.5)
     assert 0.5 <= time.monotonic() - began < 10.0
-    assert pacs.asked("wado") == 1
+    assert pacs.request_count("wado") == 1
 
 
 def test_a_trickling_body_ends_at_the_total_limit(pacs, series):
@@ -93,7 +93,7 @@ def test_a_cut_answer_is_incomplete_if_it_stays_so(pacs, series, say_length):
     pacs.faults["wado"] = [fake_pacs.cut(series, say_length=say_length)] * 4
     with pytest.raises(ArchiveIncomplete, match=r"broke off after \d+"):
         retrieve(pacs, series)
-    assert pacs.asked("wado") == 4
+    assert pacs.request_count("wado") == 4
 
 
 def test_a_cut_answer_is_asked_for_again(pacs, series):
@@ -104,7 +104,7 @@ def test_a_cut_answer_is_asked_for_again(pacs, series):
 def test_a_dropped_connection_is_tried_again(pacs, series):
     pacs.faults["wado"] = [fake_pacs.drop]
     assert uids(retrieve(pacs, series)) == uids(series)
-    assert pacs.asked("wado") == 2
+    assert pacs.request_count("wado") == 2
 
 
 def test_a_busy_pacs_is_tried_again(pacs, series):
@@ -116,7 +116,7 @@ def test_a_pacs_that_stays_busy_is_unreachable_after_three_repetitions(pacs, ser
     pacs.faults["wado"] = [fake_pacs.status(503)] * 10
     with pytest.raises(ArchiveUnreachable, match="503"):
         retrieve(pacs, series)
-    assert pacs.asked("wado") == 4
+    assert pacs.request_count("wado") == 4
 
 
 @pytest.mark.parametrize("code", [406, 500])
@@ -124,7 +124,7 @@ def test_a_refusal_is_reported_with_its_status_and_not_repeated(pacs, series, co
     pacs.faults["wado"] = [fake_pacs.status(code)]
     with pytest.raises(ArchiveRefused, match=f"HTTP {code}"):
         retrieve(pacs, series)
-    assert pacs.asked("wado") == 1
+    assert pacs.request_count("wado") == 1
 
 
 @pytest.mark.parametrize("code", [401, 403])
@@ -244,7 +244,7 @@ def test_failed_storage_is_named_whatever_the_status(pacs, code):
     with pytest.raises(StoreFailed, match="A700H") as caught:
         archive_at(pacs.url).store(new)
     assert sorted(caught.value.details["failed"]) == uids(new)
-    assert pacs.asked("stow") == 1
+    assert pacs.request_count("stow") == 1
 
 
 def test_storage_refused_without_an_explanation(pacs):
@@ -267,19 +267,19 @@ def test_an_unreadable_answer_to_storage_is_decided_by_the_query(pacs):
     new = fake_pacs.tiny_series(1)
 
     def store_silently(pacs, request):
-        pacs.instances += fake_pacs.received(request)
+        pacs.instances += fake_pacs.parse_instances(request)
         return fake_pacs.status(200)(pacs, request)
 
     pacs.faults["stow"] = [store_silently]
     archive_at(pacs.url).store(new)
-    assert pacs.asked("instances") == 1
+    assert pacs.request_count("instances") == 1
 
 
 def test_storage_is_not_sent_again_when_only_the_answer_was_lost(pacs, series):
     new = fake_pacs.tiny_series(2)
     pacs.faults["stow"] = [fake_pacs.store_then_drop]
     archive_at(pacs.url).store(new)
-    assert pacs.asked("stow") == 1
+    assert pacs.request_count("stow") == 1
     assert uids(pacs.instances) == uids(series + new)
 
 
@@ -287,7 +287,7 @@ def test_storage_is_sent_again_when_a_query_confirms_that_nothing_arrived(pacs, 
     new = fake_pacs.tiny_series(2)
     pacs.faults["stow"] = [fake_pacs.drop, fake_pacs.status(503)]
     archive_at(pacs.url).store(new)
-    assert pacs.asked("stow") == 3
+    assert pacs.request_count("stow") == 3
     assert uids(pacs.instances) == uids(series + new)
 
 
@@ -295,7 +295,7 @@ def test_storage_that_times_out_is_not_sent_again(pacs):
     pacs.faults["stow"] = [fake_pacs.stall]
     with pytest.raises(ArchiveTimeout):
         archive_at(pacs.url).store(fake_pacs.tiny_series(1))
-    assert pacs.asked("stow") == 1
+    assert pacs.request_count("stow") == 1
 
 
 def test_has_instance_is_not_fooled_by_a_server_that_ignores_the_filter(pacs, series):
@@ -342,7 +342,9 @@ ODD = {
 @pytest.mark.parametrize("route", ["metadata", "series", "studies"])
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 def test_an_odd_value_in_an_element_that_nobody_needs_counts_as_missing(pacs, series, route, odd):
-    pacs.edit = lambda asked, entries: [{**e, **odd} for e in entries] if asked == route else entries
+    pacs.edit = lambda called_route, entries: (
+        [{**e, **odd} for e in entries] if called_route == route else entries
+    )
     archive = archive_at(pacs.url, **PATIENT)
     (headers,) = archive.series_headers(series[0].StudyInstanceUID)
     assert uids(headers) == uids(series)
@@ -370,13 +372,13 @@ def test_geometry_that_the_metadata_do_not_tell_is_read_from_the_images(pacs, se
 @pytest.mark.parametrize("code", [403, 404, 406, 410, 500])
 def test_a_series_whose_metadata_are_refused_is_named_and_the_others_can_be_used(pacs, series, code):
     study_uid = series[0].StudyInstanceUID
-    other = fake_pacs.tiny_series(5, study_uid)
-    pacs.instances += other
-    pacs.metadata_status = {other[0].SeriesInstanceUID: code}
+    other_series = fake_pacs.tiny_series(5, study_uid)
+    pacs.instances += other_series
+    pacs.metadata_status = {other_series[0].SeriesInstanceUID: code}
     archive = archive_at(pacs.url)
     readable, unread = sorted(archive.series_headers(study_uid), key=len, reverse=True)
     assert uids(readable) == uids(series)
-    refused = {c.series_instance_uid: c for c in rank([readable, unread])}[other[0].SeriesInstanceUID]
+    refused = {c.series_instance_uid: c for c in rank([readable, unread])}[other_series[0].SeriesInstanceUID]
     assert refused.refused in ("archive_refused", "archive_incomplete")
     assert refused.description == "T1 MPRAGE post"
     assert str(code) in refused.message or "no headers" in refused.message
@@ -385,9 +387,9 @@ def test_a_series_whose_metadata_are_refused_is_named_and_the_others_can_be_used
     assert [uids(h) for h in archive.series_headers(study_uid, [series[0].SeriesInstanceUID])] == [
         uids(series)
     ]
-    assert pacs.asked("metadata") == 1
+    assert pacs.request_count("metadata") == 1
     with pytest.raises((ArchiveRefused, ArchiveIncomplete)):
-        archive.series_headers(study_uid, [other[0].SeriesInstanceUID])
+        archive.series_headers(study_uid, [other_series[0].SeriesInstanceUID])
 
 
 @pytest.mark.parametrize("uid", [{}, {"0020000E": {"vr": "UI"}}, {"0020000E": {"vr": "UI", "Value": [None]}}])
@@ -443,7 +445,7 @@ def test_an_archive_that_ignores_the_offset_is_not_asked_for_ever(pacs):
     pacs.faults["series"] = [lambda *_: Response(first_page, content_type=fake_pacs.JSON)] * 20
     with pytest.raises(ArchiveIncomplete, match="has 8 series and lists 5"):
         archive_at(pacs.url).series_headers(study_uid)
-    assert pacs.asked("series") == 2
+    assert pacs.request_count("series") == 2
     pacs.edit = without_count
     assert len(archive_at(pacs.url).series_headers(study_uid)) == 5
 

@@ -120,21 +120,21 @@ def test_studies_are_found_by_their_attributes(folder):
     study_uid = generate_uid()
     for count in (3, 2):
         archive.store(fake_pacs.tiny_series(count, study_uid))
-    (found,) = archive.search_studies(PatientID="P-?", PatientName="Müller*", ModalitiesInStudy="MR")
-    assert found.StudyInstanceUID == study_uid
-    assert (found.NumberOfStudyRelatedSeries, found.NumberOfStudyRelatedInstances) == (2, 5)
+    (match,) = archive.search_studies(PatientID="P-?", PatientName="Müller*", ModalitiesInStudy="MR")
+    assert match.StudyInstanceUID == study_uid
+    assert (match.NumberOfStudyRelatedSeries, match.NumberOfStudyRelatedInstances) == (2, 5)
     assert archive.search_studies(PatientID="P-2") == []
 
 
 @pytest.mark.parametrize(
-    ("dates", "found"),
+    ("dates", "count"),
     [("20240131", 1), ("20240101-20240131", 1), ("20240131-", 1), ("-20240131", 1),
      ("20240201-", 0), ("-20240130", 0), ("20230101-20231231", 0)],
 )  # fmt: skip
-def test_studies_are_found_by_a_range_of_dates(folder, dates, found):
+def test_studies_are_found_by_a_range_of_dates(folder, dates, count):
     archive = open_folder(folder)
     archive.store(fake_pacs.tiny_series(1))
-    assert len(archive.search_studies(StudyDate=dates)) == found
+    assert len(archive.search_studies(StudyDate=dates)) == count
 
 
 def test_rubbish_does_no_harm(folder):
@@ -212,8 +212,8 @@ def test_a_lost_end_of_a_series_is_a_warning_on_that_study_alone(folder):
     stack = to_stack(archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID))
     assert stack.volume.spatial_shape[0] == 8
     assert damage(stack) == [f"Damaged files that could not be read: 1 ({damaged})."]
-    other = to_stack(archive.retrieve_series(others[0].StudyInstanceUID, others[0].SeriesInstanceUID))
-    assert damage(other) == []
+    other_stack = to_stack(archive.retrieve_series(others[0].StudyInstanceUID, others[0].SeriesInstanceUID))
+    assert damage(other_stack) == []
 
 
 def test_a_damaged_file_among_those_put_in_by_hand_is_named_without_its_folder(folder):
@@ -239,10 +239,10 @@ def test_a_damaged_file_among_those_put_in_by_hand_is_named_without_its_folder(f
 def test_a_series_lost_as_a_whole_is_named_where_no_other_can_be_segmented(folder):
     archive = open_folder(folder)
     stored, damaged = head_with_a_damaged_file(archive, folder, lost=0, count=1)
-    other = fake_pacs.tiny_series(9, stored[0].StudyInstanceUID)
-    for instance in other:
+    other_series = fake_pacs.tiny_series(9, stored[0].StudyInstanceUID)
+    for instance in other_series:
         instance.SeriesDescription = "FLAIR"
-    archive.store(other)
+    archive.store(other_series)
     spec = default_model(settings.load().models_dir, None)
     with pytest.raises(NoCandidateSeries, match=damaged):
         segmentation.fetch(segmentation.Request(stored[0].StudyInstanceUID), archive, spec)
@@ -262,11 +262,11 @@ def test_a_map_of_other_values_is_other_content(folder):
     del stored.PixelData
     stored.FloatPixelData = np.zeros(stored.Rows * stored.Columns, np.float32).tobytes()
     archive.store([stored])
-    other = deepcopy(stored)
-    other.FloatPixelData = np.ones(stored.Rows * stored.Columns, np.float32).tobytes()
+    changed_map = deepcopy(stored)
+    changed_map.FloatPixelData = np.ones(stored.Rows * stored.Columns, np.float32).tobytes()
     archive.store([stored])
     with pytest.raises(AlreadyStored, match=stored.SOPInstanceUID):
-        archive.store([other])
+        archive.store([changed_map])
 
 
 def test_what_is_there_is_never_replaced_by_other_content_or_another_patient(folder):
@@ -278,7 +278,7 @@ def test_what_is_there_is_never_replaced_by_other_content_or_another_patient(fol
     (
         folder / stored[0].StudyInstanceUID / stored[0].SeriesInstanceUID / f"{stored[0].SOPInstanceUID}.dcm"
     ).unlink()
-    for replaced in (fake_pacs.with_other_pixels(stored[0]), fake_pacs.moved(stored[0])):
+    for replaced in (fake_pacs.with_other_pixels(stored[0]), fake_pacs.move(stored[0])):
         with pytest.raises(AlreadyStored, match=stored[0].SOPInstanceUID):
             archive.store([replaced])
     (theirs,) = fake_pacs.tiny_series(1, stored[0].StudyInstanceUID)
@@ -286,8 +286,8 @@ def test_what_is_there_is_never_replaced_by_other_content_or_another_patient(fol
     with pytest.raises(IdentityConflict) as refused:
         archive.store([theirs])
     assert "P-2" not in refused.value.message
-    found = archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)
-    assert pixels(found) == pixels(stored)
+    retrieved = archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)
+    assert pixels(retrieved) == pixels(stored)
     assert archive.search_studies()[0].NumberOfStudyRelatedInstances == 2
 
 
@@ -325,13 +325,13 @@ DAMAGED_PIXELS = {
 def test_pixels_that_cannot_be_decoded_are_other_content(folder, damage, damaged_is):
     (sound,) = fake_pacs.tiny_series(1)
     damaged = in_another_syntax(sound, *DAMAGED_PIXELS[damage])
-    stored, sent = (sound, damaged) if damaged_is == "sent" else (damaged, sound)
+    stored, upload = (sound, damaged) if damaged_is == "sent" else (damaged, sound)
     archive = open_folder(folder)
     archive.store([stored])
     with pytest.raises(AlreadyStored, match=sound.SOPInstanceUID):
-        archive.store([sent])
-    found = archive.retrieve_series(sound.StudyInstanceUID, sound.SeriesInstanceUID)
-    assert pixels(found) == pixels([stored])
+        archive.store([upload])
+    instances = archive.retrieve_series(sound.StudyInstanceUID, sound.SeriesInstanceUID)
+    assert pixels(instances) == pixels([stored])
 
 
 @pytest.mark.parametrize("samples", [1, 3])
@@ -345,8 +345,8 @@ def test_the_same_pixels_in_another_syntax_are_the_same_content(folder, syntax, 
     archive = open_folder(folder)
     archive.store([stored])
     archive.store([in_another_syntax(stored, syntax)])
-    found = archive.retrieve_series(stored.StudyInstanceUID, stored.SeriesInstanceUID)
-    assert pixels(found) == pixels([stored])
+    instances = archive.retrieve_series(stored.StudyInstanceUID, stored.SeriesInstanceUID)
+    assert pixels(instances) == pixels([stored])
 
 
 def test_a_copy_under_another_name_counts_once(folder):

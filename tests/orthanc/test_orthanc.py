@@ -59,7 +59,7 @@ def study(archive) -> list[list[Dataset]]:
     return stored
 
 
-def encoded(instance: Dataset, syntax: str) -> Dataset:
+def encode(instance: Dataset, syntax: str) -> Dataset:
     """The instance's pixels in another transfer syntax, without loss."""
     if syntax == JPEG2000Lossless:
         pixels = np.frombuffer(instance.PixelData, np.uint16).reshape(instance.Rows, instance.Columns)
@@ -82,7 +82,7 @@ def encoded(instance: Dataset, syntax: str) -> Dataset:
     ids=lambda uid: uid.keyword,
 )
 def test_pixels_come_back_as_they_were_stored(archive, syntax):
-    stored = [encoded(instance, syntax) for instance in fake_pacs.tiny_series(3)]
+    stored = [encode(instance, syntax) for instance in fake_pacs.tiny_series(3)]
     archive.store(stored)
     received = archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)
     assert {i.file_meta.TransferSyntaxUID for i in received} == {syntax}
@@ -113,9 +113,9 @@ def test_changing_one_header_leaves_the_others_alone(archive, study):
 
 def test_studies_are_found_by_their_attributes(archive, study):
     uid = study[0][0].StudyInstanceUID
-    (found,) = archive.search_studies(StudyInstanceUID=uid)
-    assert (found.PatientID, found.StudyDate, found.StudyDescription) == ("P-1", "20240131", "Brain")
-    assert (found.NumberOfStudyRelatedSeries, found.NumberOfStudyRelatedInstances) == (2, 7)
+    (match,) = archive.search_studies(StudyInstanceUID=uid)
+    assert (match.PatientID, match.StudyDate, match.StudyDescription) == ("P-1", "20240131", "Brain")
+    assert (match.NumberOfStudyRelatedSeries, match.NumberOfStudyRelatedInstances) == (2, 7)
     assert uid in {s.StudyInstanceUID for s in archive.search_studies(PatientID="P-*")}
     assert archive.search_studies(PatientID="nobody") == []
 
@@ -125,28 +125,34 @@ def test_other_content_under_known_uids_is_not_called_stored(archive):
     archive.store(stored)
     with pytest.raises(AlreadyStored, match=stored[1].SOPInstanceUID):
         archive.store([stored[0], fake_pacs.with_other_pixels(stored[1])])
-    compressed = [encoded(deepcopy(instance), RLELossless) for instance in stored]
+    compressed = [encode(deepcopy(instance), RLELossless) for instance in stored]
     archive.store(compressed)
-    found = archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)
-    assert {i.SOPInstanceUID: i.PixelData for i in found} == {i.SOPInstanceUID: i.PixelData for i in stored}
+    instances = archive.retrieve_series(stored[0].StudyInstanceUID, stored[0].SeriesInstanceUID)
+    assert {i.SOPInstanceUID: i.PixelData for i in instances} == {
+        i.SOPInstanceUID: i.PixelData for i in stored
+    }
 
 
 def test_other_content_under_uids_that_are_sent_with_it_is_not_called_stored(archive):
-    sent = fake_pacs.tiny_series(3)
-    sent[2].SOPInstanceUID = sent[1].SOPInstanceUID
-    with pytest.raises(AlreadyStored, match=sent[1].SOPInstanceUID):
-        archive.store(sent)
-    assert not any(archive.has_instance(one.StudyInstanceUID, one.SOPInstanceUID) for one in sent)
-    archive.store([*sent[:2], sent[0]])
-    assert len(archive.retrieve_series(sent[0].StudyInstanceUID, sent[0].SeriesInstanceUID)) == 2
+    instances = fake_pacs.tiny_series(3)
+    instances[2].SOPInstanceUID = instances[1].SOPInstanceUID
+    with pytest.raises(AlreadyStored, match=instances[1].SOPInstanceUID):
+        archive.store(instances)
+    assert not any(
+        archive.has_instance(instance.StudyInstanceUID, instance.SOPInstanceUID) for instance in instances
+    )
+    archive.store([*instances[:2], instances[0]])
+    assert len(archive.retrieve_series(instances[0].StudyInstanceUID, instances[0].SeriesInstanceUID)) == 2
 
 
 def test_a_study_that_is_sent_under_two_patients_is_refused(archive):
-    sent = fake_pacs.tiny_series(2)
-    sent[1].PatientID = "P-2"
+    instances = fake_pacs.tiny_series(2)
+    instances[1].PatientID = "P-2"
     with pytest.raises(IdentityConflict):
-        archive.store(sent)
-    assert not any(archive.has_instance(one.StudyInstanceUID, one.SOPInstanceUID) for one in sent)
+        archive.store(instances)
+    assert not any(
+        archive.has_instance(instance.StudyInstanceUID, instance.SOPInstanceUID) for instance in instances
+    )
 
 
 def test_a_study_is_not_parted_between_two_patients(archive):
@@ -315,13 +321,13 @@ def put(orthanc, encoded: bytes) -> None:
 
 def sent_by_dicom(orthanc: Orthanc, title: str, path: Path) -> bool:
     """Whether Orthanc takes the file from a device of that AE title."""
-    sent = subprocess.run(
+    process = subprocess.run(
         ["storescu", "-aet", title, "-aec", "METSCOPE", "127.0.0.1", str(orthanc.dicom_port), str(path)],
         check=False,
         capture_output=True,
     )
     held = requests.get(f"{orthanc.rest_url}/instances", auth=orthanc.authentication, timeout=10).json()
-    assert (sent.returncode == 0) == bool(held)
+    assert (process.returncode == 0) == bool(held)
     return bool(held)
 
 

@@ -63,11 +63,11 @@ def files(folder: Path) -> set[str]:
 
 def test_check_says_where_the_archive_is_and_that_it_answers(orthanc, capsys, monkeypatch):
     assert main(["check"]) == 0
-    said = capsys.readouterr().out
-    assert orthanc.url in said
-    assert orthanc.user in said
-    assert orthanc.password not in said
-    assert "accepts the connection" in said
+    stdout = capsys.readouterr().out
+    assert orthanc.url in stdout
+    assert orthanc.user in stdout
+    assert orthanc.password not in stdout
+    assert "accepts the connection" in stdout
     monkeypatch.setenv("DICOMWEB_PASSWORD", "wrong")
     assert main(["check"]) == 4
     assert capsys.readouterr().err.startswith("archive_refused: ")
@@ -80,19 +80,19 @@ def test_check_of_a_folder(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("filters", "found"),
+    ("filters", "expected"),
     [
         (["--patient", PATIENT], True), (["--patient", "LEARNER-*", "--modality", "SEG"], True),
         (["--date", f"{DATE}-20250401", "--modality", "MR"], True),
         (["--date", "19990101"], False), (["--patient", PATIENT, "--modality", "CT"], False),
     ],
 )  # fmt: skip
-def test_find_lists_the_studies_that_match(study, capsys, filters, found):
+def test_find_lists_the_studies_that_match(study, capsys, filters, expected):
     assert main(["find", *filters]) == 0
-    said = capsys.readouterr().out
-    assert (study.uid in said) == found
-    if found:
-        (line,) = (line for line in said.splitlines() if study.uid in line)
+    stdout = capsys.readouterr().out
+    assert (study.uid in stdout) == expected
+    if expected:
+        (line,) = (line for line in stdout.splitlines() if study.uid in line)
         assert DATE in line
         assert PATIENT in line
         assert "5 series" in line
@@ -107,35 +107,39 @@ def test_wrong_usage(arguments):
 
 def test_series_says_what_each_looks_like_and_what_labels_it(study, capsys, caplog):
     assert main(["series", study.uid]) == 0
-    said = capsys.readouterr().out
+    stdout = capsys.readouterr().out
     for instances, looks in ((study.t1c, "T1 post-contrast"), (study.t1, "T1"), (study.flair, "FLAIR")):
-        about = said.split(f"  {series_uid(instances)}\n")[1].split("\n\n")[0]
+        about = stdout.split(f"  {series_uid(instances)}\n")[1].split("\n\n")[0]
         assert f"looks like: {looks}\n" in f"{about}\n"
-    assert said.count(f"labels series {series_uid(study.t1c)}") == 2
-    assert f"would segment: t1_mprage_sag_km, {series_uid(study.t1c)}" in said
-    assert "not for segmentation: According to its headers, the series was acquired without contrast" in said
-    assert PATIENT not in said + caplog.text
+    assert stdout.count(f"labels series {series_uid(study.t1c)}") == 2
+    assert f"would segment: t1_mprage_sag_km, {series_uid(study.t1c)}" in stdout
+    assert (
+        "not for segmentation: According to its headers, the series was acquired without contrast" in stdout
+    )
+    assert PATIENT not in stdout + caplog.text
 
 
 def test_what_is_fetched_can_be_learnt_from_and_the_correction_counts(study, tmp_path, capsys):
     assert main(["fetch", "--out", str(tmp_path), study.uid]) == 0
-    wanted = [*study.t1c, *study.segs]
+    instances = [*study.t1c, *study.segs]
     assert files(tmp_path) == {
-        f"{study.uid}/{one.SeriesInstanceUID}/{one.SOPInstanceUID}.dcm" for one in wanted
+        f"{study.uid}/{instance.SeriesInstanceUID}/{instance.SOPInstanceUID}.dcm" for instance in instances
     }
     (case,) = cases(tmp_path, "dicom")
     assert list(case.images) == ["T1 post-contrast"]
-    drawn = case.truth.map_indices_to_reference(np.argwhere(case.truth.array)).mean(axis=0)
-    assert drawn == pytest.approx(labelled.CENTRE, abs=0.3)
+    centre = case.truth.map_indices_to_reference(np.argwhere(case.truth.array)).mean(axis=0)
+    assert centre == pytest.approx(labelled.CENTRE, abs=0.3)
     assert "already there" not in capsys.readouterr().out
 
 
 def test_fetching_again_fetches_what_is_missing_and_nothing_else(study, tmp_path, capsys):
     list(fetch(study.archive, study.uid, tmp_path))
     everything = files(tmp_path)
-    one, other = (next((tmp_path / study.uid / series_uid([seg])).iterdir()) for seg in study.segs)
-    one.unlink()
-    kept = other.stat().st_mtime_ns
+    first_file, second_file = (
+        next((tmp_path / study.uid / series_uid([seg])).iterdir()) for seg in study.segs
+    )
+    first_file.unlink()
+    kept = second_file.stat().st_mtime_ns
     # Left behind by a fetch that was killed.
     (tmp_path / ".part").mkdir()
     (tmp_path / ".part" / "half.dcm").write_bytes(b"half")
@@ -144,12 +148,14 @@ def test_fetching_again_fetches_what_is_missing_and_nothing_else(study, tmp_path
         series_uid(study.t1c): False, series_uid([study.segs[0]]): True, series_uid([study.segs[1]]): False
     }  # fmt: skip
     assert files(tmp_path) == everything
-    assert other.stat().st_mtime_ns == kept
+    assert second_file.stat().st_mtime_ns == kept
 
 
 def test_a_series_of_one_s_own_choice(study, tmp_path):
     fetched = list(fetch(study.archive, study.uid, tmp_path, series_uid(study.flair)))
-    assert [(one.series_instance_uid, one.labels) for one in fetched] == [(series_uid(study.flair), False)]
+    assert [(entry.series_instance_uid, entry.labels) for entry in fetched] == [
+        (series_uid(study.flair), False)
+    ]
 
 
 def test_without_a_seg_the_best_candidate_is_fetched(orthanc, study, tmp_path):
@@ -157,7 +163,7 @@ def test_without_a_seg_the_best_candidate_is_fetched(orthanc, study, tmp_path):
     post = labelled.images(study_instance_uid=uid, description="T1 MPRAGE post")
     pre = labelled.images(study_instance_uid=uid, description="T1 MPRAGE pre", contrast=False)
     study.archive.store([*post, *pre])
-    assert [one.series_instance_uid for one in fetch(study.archive, uid, tmp_path)] == [series_uid(post)]
+    assert [entry.series_instance_uid for entry in fetch(study.archive, uid, tmp_path)] == [series_uid(post)]
 
 
 def test_a_list_and_a_query_go_on_after_a_study_that_is_refused(study, tmp_path, capsys):
@@ -165,11 +171,11 @@ def test_a_list_and_a_query_go_on_after_a_study_that_is_refused(study, tmp_path,
     listed.write_text(f"# of the registry\n1.2.3\n\n{study.uid}, Miller\n")
     out = tmp_path / "out"
     assert main(["fetch", "--out", str(out), "--list", str(listed), "--patient", PATIENT]) == 4
-    said = capsys.readouterr()
-    assert "study_not_found: " in said.err
-    assert "1.2.3" in said.err
+    output = capsys.readouterr()
+    assert "study_not_found: " in output.err
+    assert "1.2.3" in output.err
     # The query found the study that the list names: it is fetched once.
-    assert "2/2" in said.out
+    assert "2/2" in output.out
     assert len(list(cases(out, "dicom"))) == 1
 
 
@@ -204,9 +210,9 @@ def test_an_archive_cannot_write_outside_of_the_folder(pacs, tmp_path):
 
     pacs.faults["metadata"] = [lie]
     archive = open_archive(settings.load(dicomweb_url=pacs.url, dicomweb_user="", dicomweb_password=""))
-    found = fetch(archive, instances[0].StudyInstanceUID, tmp_path / "a" / "b", series_uid(instances))
+    downloads = fetch(archive, instances[0].StudyInstanceUID, tmp_path / "a" / "b", series_uid(instances))
     with pytest.warns(UserWarning, match="VR UI"), pytest.raises(ArchiveRefused, match="UID"):
-        list(found)
+        list(downloads)
     assert files(tmp_path) == set()
 
 
@@ -224,26 +230,26 @@ def glioma_models(tmp_path, monkeypatch) -> None:
 
 def glioma_series(*study_uids: str, patient_id: str) -> dict[str, list]:
     """A series of each sequence in one frame of reference, in turns in these studies."""
-    made = {}
+    series = {}
     for number, (name, description) in enumerate(GLIOMA.items()):
-        made[name] = labelled.images(
+        series[name] = labelled.images(
             description=description, contrast=name == "T1 post-contrast", patient_id=patient_id,
             study_instance_uid=study_uids[number % len(study_uids)], study_date=DATE,
         )  # fmt: skip
-        for instance in made[name]:
+        for instance in series[name]:
             instance.FrameOfReferenceUID = "1.2.826.0.1.9"
-    return made
+    return series
 
 
 def test_all_inputs_of_the_model_are_fetched_with_the_series_that_is_labelled(study, glioma_models, tmp_path):
     uid = generate_uid()
-    made = glioma_series(uid, patient_id="GLIOMA-1")
-    label = labelled.segmentation(made["FLAIR"], f"{DATE} 120000")
-    other = labelled.images(description="localizer", study_instance_uid=uid, patient_id="GLIOMA-1")
-    study.archive.store([*(i for instances in made.values() for i in instances), label, *other])
+    series = glioma_series(uid, patient_id="GLIOMA-1")
+    label = labelled.segmentation(series["FLAIR"], f"{DATE} 120000")
+    localizer = labelled.images(description="localizer", study_instance_uid=uid, patient_id="GLIOMA-1")
+    study.archive.store([*(i for instances in series.values() for i in instances), label, *localizer])
     assert main(["fetch", "--out", str(tmp_path / "out"), "--model", "glioma", uid]) == 0
     assert {path.name for path in (tmp_path / "out" / uid).iterdir()} == {
-        series_uid(instances) for instances in (*made.values(), [label])
+        series_uid(instances) for instances in (*series.values(), [label])
     }
     (case,) = cases(tmp_path / "out", "dicom")
     assert sorted(case.images) == sorted(GLIOMA)
@@ -251,19 +257,19 @@ def test_all_inputs_of_the_model_are_fetched_with_the_series_that_is_labelled(st
 
 def test_sequences_are_looked_for_in_all_studies_of_the_patient(study, glioma_models, tmp_path, capsys):
     first, second = generate_uid(), generate_uid()
-    made = glioma_series(first, second, patient_id="GLIOMA-2")
+    series = glioma_series(first, second, patient_id="GLIOMA-2")
     stranger = glioma_series(generate_uid(), patient_id="GLIOMA-3")
-    study.archive.store([i for of in (made, stranger) for instances in of.values() for i in instances])
+    study.archive.store([i for of in (series, stranger) for instances in of.values() for i in instances])
     out = tmp_path / "out"
     # By its UID alone a study has to hold them all.
     assert main(["fetch", "--out", str(out), first]) == 3
     assert "missing_sequence" in capsys.readouterr().err
     assert main(["fetch", "--out", str(out), "--patient", "GLIOMA-2"]) == 0
-    assert {path.name for path in out.glob("*/*")} == {series_uid(instances) for instances in made.values()}
+    assert {path.name for path in out.glob("*/*")} == {series_uid(instances) for instances in series.values()}
     capsys.readouterr()
     assert cli.main([str(out), "--dry-run", "--model", "glioma"]) == 0
     assert json.loads(capsys.readouterr().out)["inputs"] == {
-        name: series_uid(instances) for name, instances in made.items()
+        name: series_uid(instances) for name, instances in series.items()
     }
 
 

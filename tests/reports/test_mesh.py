@@ -72,8 +72,8 @@ def test_a_smoothed_and_thinned_surface_keeps_its_place_and_size():
 def page(tmp_path_factory) -> tuple[str, list, hd.Volume, np.ndarray]:
     grid = oblique((30, 40, 36), (2.0, 1.0, 1.2), False)
     aside_mm = CENTRE_MM + np.array([9.0, -6.0, 4.0])
-    drawn = ball(grid, CENTRE_MM, 6.0) | ball(grid, aside_mm, 3.5)
-    labels = components(grid.with_array(drawn.astype(np.uint8)))
+    mask = ball(grid, CENTRE_MM, 6.0) | ball(grid, aside_mm, 3.5)
+    labels = components(grid.with_array(mask.astype(np.uint8)))
     lesions = measure(labels, [SliceReference(None)] * 30)
     path = tmp_path_factory.mktemp("page") / "mesh.html"
     save_mesh(grid.with_array(ball(grid, CENTRE_MM, 16.0)), labels, lesions, path)
@@ -96,9 +96,9 @@ def test_each_lesion_has_its_colour_its_volume_and_its_place(page):
     for mesh, lesion in zip(meshes, lesions, strict=True):
         assert f"{lesion.volume_ml:.2f} ml" in mesh["name"]
     labels = json.loads(re.search(r"\"annotations\":(\[.*?\}\])", text)[1])
-    assert [one["text"] for one in labels] == [
-        f"{n + 1}: {one.volume_ml:.2f} ml" for n, one in enumerate(lesions)
+    assert [label["text"] for label in labels] == [
+        f"{n + 1}: {lesion.volume_ml:.2f} ml" for n, lesion in enumerate(lesions)
     ]
     assert lesions[0].volume_ml == pytest.approx(4 / 3 * np.pi * 6.0**3 / 1000, rel=0.03)
-    where = np.array([[one["x"], one["y"], one["z"]] for one in labels])
+    where = np.array([[label["x"], label["y"], label["z"]] for label in labels])
     assert where == pytest.approx(np.array([CENTRE_MM, aside_mm]), abs=0.3)

@@ -38,8 +38,8 @@ def pixels(path, rows: slice = slice(None)) -> np.ndarray:
 
 def outline_boxes(picture: np.ndarray, hexadecimal: str) -> list[tuple[float, float, float, float]]:
     """Left, right, top and bottom of what has the colour in each third of the picture."""
-    wanted = np.array([int(hexadecimal[n : n + 2], 16) for n in (1, 3, 5)])
-    row, column = np.nonzero(np.abs(picture - wanted).max(axis=2) < 60)
+    rgb = np.array([int(hexadecimal[n : n + 2], 16) for n in (1, 3, 5)])
+    row, column = np.nonzero(np.abs(picture - rgb).max(axis=2) < 60)
     boxes = []
     gaps = np.flatnonzero(np.diff(np.unique(column)) > 40)
     edges = [-1, *np.unique(column)[gaps], picture.shape[1]]
@@ -54,8 +54,8 @@ def test_the_title_of_a_single_lesion_is_on_the_picture_as_a_whole(scene, tmp_pa
     assert len(lesions) == 1
     save_overlay(image, labels, lesions, tmp_path / "overlay.png")
     picture = pixels(tmp_path / "overlay.png")
-    wanted = np.array([int(colour(1).hex[n : n + 2], 16) for n in (1, 3, 5)])
-    rows = np.unique(np.nonzero(np.abs(picture - wanted).max(axis=2) < 60)[0])
+    rgb = np.array([int(colour(1).hex[n : n + 2], 16) for n in (1, 3, 5)])
+    rows = np.unique(np.nonzero(np.abs(picture - rgb).max(axis=2) < 60)[0])
     # Letters of 9 points, which at 100 dots an inch are some 10 pixels high, below the edge.
     title = rows[rows < rows[0] + 20]
     assert title[0] > 0

@@ -44,7 +44,7 @@ def matter(window: np.ndarray) -> np.ndarray:
     return (0.2 - np.abs(window - 0.5)) * 20.0
 
 
-def surrounded(tissue: np.ndarray) -> np.ndarray:
+def surround(tissue: np.ndarray) -> np.ndarray:
     """The array with air, which is 0, at every side."""
     return np.pad(tissue[(slice(AIR, -AIR),) * 3], AIR)
 
@@ -60,7 +60,7 @@ def volume() -> hd.Volume:
     def ball(centre: np.ndarray, radius_mm: float) -> np.ndarray:
         return np.clip(radius_mm - np.linalg.norm(positions - centre, axis=-1) + 0.5, 0.0, 1.0)
 
-    array = surrounded(np.full(shape, TISSUE))
+    array = surround(np.full(shape, TISSUE))
     brain = np.maximum(ball(CENTRE_MM, RADIUS_MM), ball(HIND_MM, HIND_RADIUS_MM))
     array += (MATTER - TISSUE) * brain
     array += (SPOT - MATTER) * ball(IN_BRAIN_MM, 6.0) + (SPOT - TISSUE) * ball(IN_FACE_MM, 6.0)
@@ -69,9 +69,9 @@ def volume() -> hd.Volume:
 
 def test_the_brain_is_where_it_is_and_its_margin_around_it_lesions_and_all(volume, spec, brain):
     prepared = prepare(volume, spec).volume
-    found = find_brain(prepared, matter, brain).mask
-    positions = prepared.map_indices_to_reference(np.argwhere(found))
-    every_mm = prepared.map_indices_to_reference(np.argwhere(np.ones(found.shape, dtype=bool)))
+    mask = find_brain(prepared, matter, brain).mask
+    positions = prepared.map_indices_to_reference(np.argwhere(mask))
+    every_mm = prepared.map_indices_to_reference(np.argwhere(np.ones(mask.shape, dtype=bool)))
     outside_mm = np.minimum(
         np.linalg.norm(every_mm - CENTRE_MM, axis=1) - RADIUS_MM,
         np.linalg.norm(every_mm - HIND_MM, axis=1) - HIND_RADIUS_MM,
@@ -88,8 +88,8 @@ def test_a_lesion_at_the_surface_that_is_not_taken_for_brain_is_sought_all_the_s
     positions = volume.map_indices_to_reference(np.argwhere(np.ones(volume.spatial_shape, dtype=bool)))
     near = np.linalg.norm(positions - at_surface_mm, axis=1).reshape(volume.spatial_shape) < 8.0
     prepared = prepare(volume.with_array(np.where(near, np.float32(SPOT), volume.array)), spec).volume
-    found = prepared.with_array(find_brain(prepared, matter, brain).mask)
-    inside = found.map_indices_to_reference(np.argwhere(found.array))
+    mask = prepared.with_array(find_brain(prepared, matter, brain).mask)
+    inside = mask.map_indices_to_reference(np.argwhere(mask.array))
     assert np.linalg.norm(inside - at_surface_mm, axis=1).min() < 1.5
 
 
@@ -102,39 +102,39 @@ def test_what_hangs_on_the_brain_by_a_thread_is_no_brain(volume, spec, brain):
     muscle = np.linalg.norm(positions - IN_FACE_MM, axis=1) < 18.0
     there = (thread | muscle).reshape(volume.spatial_shape) & (volume.array < MATTER)
     prepared = prepare(volume.with_array(np.where(there, np.float32(MATTER), volume.array)), spec).volume
-    found = prepared.with_array(find_brain(prepared, matter, brain).mask)
-    inside = found.map_indices_to_reference(np.argwhere(found.array))
+    mask = prepared.with_array(find_brain(prepared, matter, brain).mask)
+    inside = mask.map_indices_to_reference(np.argwhere(mask.array))
     assert np.linalg.norm(inside - IN_FACE_MM, axis=1).min() > 20.0
     assert np.linalg.norm(inside - IN_BRAIN_MM, axis=1).min() < 1.5
 
 
 def test_what_is_bright_outside_the_brain_is_no_lesion(volume, spec):
     prediction = Predictor(spec, spot, matter)(volume)
-    found = volume.map_indices_to_reference(np.argwhere(prediction.mask.array))
-    assert found.mean(0) == pytest.approx(IN_BRAIN_MM, abs=0.2)
-    assert len(found) * volume.voxel_volume == pytest.approx(4 / 3 * np.pi * 6.0**3, rel=0.06)
+    positions = volume.map_indices_to_reference(np.argwhere(prediction.mask.array))
+    assert positions.mean(0) == pytest.approx(IN_BRAIN_MM, abs=0.2)
+    assert len(positions) * volume.voxel_volume == pytest.approx(4 / 3 * np.pi * 6.0**3, rel=0.06)
 
 
 def test_other_thresholds_by_one_run_are_what_models_of_those_thresholds_find(volume, spec):
     choices = [PostProcessing(threshold=threshold, minimum_volume_mm3=20.0) for threshold in (0.1, 0.5, 0.9)]
-    found = Predictor(spec, spot, matter).variants(volume, choices)
-    for choice, prediction in zip(choices, found, strict=True):
+    predictions = Predictor(spec, spot, matter).variants(volume, choices)
+    for choice, prediction in zip(choices, predictions, strict=True):
         alone = Predictor(spec.model_copy(update={"postprocessing": choice}), spot, matter)(volume)
         assert np.array_equal(prediction.mask.array, alone.mask.array)
         assert np.array_equal(prediction.probability.array, alone.probability.array)
-    voxels = [int(prediction.mask.array.sum()) for prediction in found]
+    voxels = [int(prediction.mask.array.sum()) for prediction in predictions]
     assert voxels[0] > voxels[1] > voxels[2] > 0
 
 
 def test_where_the_images_end_in_the_brain_a_lesion_there_is_found(volume, spec):
     cut = volume[:, :, 60:]
     prediction = Predictor(spec, spot, matter)(cut)
-    found = cut.map_indices_to_reference(np.argwhere(prediction.mask.array))
-    assert found.mean(0) == pytest.approx(IN_BRAIN_MM, abs=0.2)
+    positions = cut.map_indices_to_reference(np.argwhere(prediction.mask.array))
+    assert positions.mean(0) == pytest.approx(IN_BRAIN_MM, abs=0.2)
 
 
 @pytest.mark.parametrize(
-    ("seen", "sentence"),
+    ("network", "sentence"),
     [
         (lambda window: np.full_like(window, -9.0), "0 ml of brain were found"),
         (
@@ -146,18 +146,18 @@ def test_where_the_images_end_in_the_brain_a_lesion_there_is_found(volume, spec)
     ids=["none", "everything", "a lesion"],
 )
 def test_a_volume_without_a_plausible_brain_is_refused_before_lesions_are_sought(
-    volume, spec, seen, sentence
+    volume, spec, network, sentence
 ):
     def never(window: np.ndarray) -> np.ndarray:
         raise AssertionError("lesions were sought")
 
     with pytest.raises(BrainNotFound, match=sentence):
-        Predictor(spec, never, seen)(volume)
+        Predictor(spec, never, network)(volume)
 
 
-def filled(inside: np.ndarray, spacing_mm: tuple[float, float, float]) -> hd.Volume:
+def fill(inside: np.ndarray, spacing_mm: tuple[float, float, float]) -> hd.Volume:
     """Matter where inside, tissue elsewhere; the axes grow to the left, back and head."""
-    array = surrounded(np.where(inside, np.float32(MATTER), np.float32(TISSUE)))
+    array = surround(np.where(inside, np.float32(MATTER), np.float32(TISSUE)))
     return hd.Volume(array, np.diag([*spacing_mm, 1.0]), "PATIENT")
 
 
@@ -179,15 +179,15 @@ def grid_mm(side_mm: float) -> np.ndarray:
     ids=["sphere", "ellipsoid", "bottle", "lying bottle", "box"],
 )
 def test_a_phantom_is_not_a_brain(inside, spec, brain):
-    phantom = filled(inside(grid_mm(200.0)), (2.0, 2.0, 2.0))
+    phantom = fill(inside(grid_mm(200.0)), (2.0, 2.0, 2.0))
     with pytest.raises(BrainNotFound, match="as symmetric as a phantom"):
         find_brain(prepare(phantom, spec).volume, matter, brain)
 
 
 def test_a_brain_that_the_images_cut_off_above_and_below_is_said(volume, spec):
     slab = volume[:, :, 30:100]
-    (told,) = Predictor(spec, spot, matter)(slab).warnings
-    assert re.search(r"show 9[01] mm of the brain from head to foot and end within the brain", told)
+    (warning,) = Predictor(spec, spot, matter)(slab).warnings
+    assert re.search(r"show 9[01] mm of the brain from head to foot and end within the brain", warning)
     assert Predictor(spec, spot, matter)(volume).warnings == ()
 
 
@@ -195,9 +195,9 @@ def test_a_neck_that_is_taken_for_brain_is_said(spec, brain):
     at = grid_mm(240.0)
     head = np.linalg.norm(at - (0.0, 0.0, 45.0), axis=-1) < 62.0
     neck = (np.linalg.norm(at[..., :2] - (0.0, 20.0), axis=-1) < 40.0) & (np.abs(at[..., 2] + 40.0) < 60.0)
-    (told,) = find_brain(prepare(filled(head | neck, (2.0, 2.0, 2.0)), spec).volume, matter, brain).warnings
-    assert "measures 124 x 1" in told
-    assert "it may include the face or the neck" in told
+    (warning,) = find_brain(prepare(fill(head | neck, (2.0, 2.0, 2.0)), spec).volume, matter, brain).warnings
+    assert "measures 124 x 1" in warning
+    assert "it may include the face or the neck" in warning
 
 
 def test_both_networks_of_one_file_are_loaded_each_in_its_place(spec, tmp_path):

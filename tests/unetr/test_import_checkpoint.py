@@ -32,9 +32,9 @@ def project(monkeypatch) -> types.ModuleType:
 def test_the_imported_model_says_what_the_checkpoint_s_network_says(
     tmp_path, project, monkeypatch, proj_type
 ):
-    made = network(ARGUMENTS.model_copy(update={"proj_type": proj_type}))
+    model = network(ARGUMENTS.model_copy(update={"proj_type": proj_type}))
     kinds = {"pos_embed": project.EmbeddingKind.PERCEPTRON, "num_heads": 3, "path": Path("/data")}
-    path = save(tmp_path, state_of(made), kinds)
+    path = save(tmp_path, state_of(model), kinds)
     monkeypatch.delitem(sys.modules, "their_project")
     main(["--checkpoint", str(path), "--out", str(tmp_path / "models"), "--id", "theirs"])
 
@@ -46,18 +46,18 @@ def test_the_imported_model_says_what_the_checkpoint_s_network_says(
     load_weights(imported, spec.weights_path, spec.weights.sha256)
     window = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 1, 32, 32, 32)).astype(np.float32))
     with torch.inference_mode():
-        assert torch.equal(imported["lesion"].eval()(window), made(window))
+        assert torch.equal(imported["lesion"].eval()(window), model(window))
     assert np.array_equal(golden_logits(spec), np.load(tmp_path / "models" / "theirs.golden.npy"))
     # A training may begin with it.
     begun = build(spec)["lesion"]
     load_network(begun, spec.weights_path, "lesion")
-    assert torch.equal(begun.state_dict()["out.conv.conv.bias"], made.state_dict()["out.conv.conv.bias"])
+    assert torch.equal(begun.state_dict()["out.conv.conv.bias"], model.state_dict()["out.conv.conv.bias"])
 
 
 def test_heads_are_counted_by_the_size_where_nothing_names_them(tmp_path):
     wide = ARGUMENTS.model_copy(update={"hidden_size": 128, "num_heads": 2})
-    made = network(wide)
-    state = state_of(made) | {"vit.patch_embedding.cls_token": torch.ones(1, 1, 128)}
+    model = network(wide)
+    state = state_of(model) | {"vit.patch_embedding.cls_token": torch.ones(1, 1, 128)}
     spec = import_checkpoint(save(tmp_path, state, {"lr": 1e-4}), tmp_path / "models", "theirs")
     assert spec.network.arguments.num_heads == 2
 
@@ -125,10 +125,10 @@ class Malicious:
 @pytest.mark.parametrize("function", [eval, exec, os.system, os.mkdir, __import__])
 def test_nothing_of_a_checkpoint_is_executed(tmp_path, function):
     trace = tmp_path / "trace"
-    told = {
+    argument = {
         os.system: f"touch {trace}", os.mkdir: str(trace), __import__: "antigravity",
     }.get(function, f"open({str(trace)!r}, 'w')")  # fmt: skip
-    path = save(tmp_path, state_of(network()), {"kind": Malicious(function, told)})
+    path = save(tmp_path, state_of(network()), {"kind": Malicious(function, argument)})
     try:
         read = read_checkpoint(path)
     except WeightsInvalid:

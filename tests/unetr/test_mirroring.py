@@ -19,7 +19,7 @@ RADIUS_MM = 7.0
 SURE = 1.0 / (1.0 + np.exp(-6.0))
 
 
-def mirrored(spec: ModelSpec, *axes: int, threshold: float = 0.4) -> ModelSpec:
+def with_mirroring(spec: ModelSpec, *axes: int, threshold: float = 0.4) -> ModelSpec:
     """Without a brain: lesions are sought everywhere."""
     choice = PostProcessing(threshold=threshold, minimum_volume_mm3=14.0)
     return spec.model_copy(update={"brain": None, "postprocessing": choice, "mirroring_axes": axes})
@@ -82,42 +82,42 @@ def test_the_mask_is_that_of_the_mean_over_the_mirror_images(
 ):
     """A model that sees one side finds the other side's lesion in half of the images."""
     volume = head.to_patient_orientation(orientation)
-    found = Predictor(mirrored(reckonable_spec, *axes), in_the_first_half)(volume)
-    assert found.mask.geometry_equal(volume)
-    for lesion_mm, expected_mm in zip(lesions_mm(volume, found.mask.array), where, strict=True):
+    prediction = Predictor(with_mirroring(reckonable_spec, *axes), in_the_first_half)(volume)
+    assert prediction.mask.geometry_equal(volume)
+    for lesion_mm, expected_mm in zip(lesions_mm(volume, prediction.mask.array), where, strict=True):
         assert lesion_mm == pytest.approx(expected_mm, abs=0.3)
-    sure = found.probability.array > probability - 0.001
+    sure = prediction.probability.array > probability - 0.001
     for lesion_mm, expected_mm in zip(lesions_mm(volume, sure), where, strict=True):
         assert lesion_mm == pytest.approx(expected_mm, abs=0.5)
-    assert found.probability.array.max() == pytest.approx(probability, abs=1e-5)
+    assert prediction.probability.array.max() == pytest.approx(probability, abs=1e-5)
 
 
 def test_what_half_of_the_images_show_is_no_lesion_above_one_half(head, reckonable_spec):
-    spec = mirrored(reckonable_spec, 0, threshold=0.5)
+    spec = with_mirroring(reckonable_spec, 0, threshold=0.5)
     assert not Predictor(spec, in_the_first_half)(head).mask.array.any()
 
 
 def test_the_map_of_the_uncertainty_is_of_the_same_mean(head, reckonable_spec):
-    predictor = Predictor(mirrored(reckonable_spec, 0, 1, 2), in_the_first_half)
-    found, explained = predictor(head), explain(predictor, head)
-    inside = found.mask.array > 0
+    predictor = Predictor(with_mirroring(reckonable_spec, 0, 1, 2), in_the_first_half)
+    prediction, explanation = predictor(head), explain(predictor, head)
+    inside = prediction.mask.array > 0
     assert inside.sum() > 500
     np.testing.assert_allclose(
-        explained.probability.array[inside], found.probability.array[inside], rtol=0.0, atol=1e-6
+        explanation.probability.array[inside], prediction.probability.array[inside], rtol=0.0, atol=1e-6
     )
 
 
 @pytest.mark.parametrize("axes", [(), (0,), (0, 1, 2)])
 def test_every_axis_doubles_the_windows(axes, head, reckonable_spec):
-    asked = []
+    shapes = []
 
-    def counted(window: np.ndarray) -> np.ndarray:
-        asked.append(window.shape)
+    def count_calls(window: np.ndarray) -> np.ndarray:
+        shapes.append(window.shape)
         return in_the_first_half(window)
 
-    Predictor(mirrored(reckonable_spec, *axes), counted)(head)
+    Predictor(with_mirroring(reckonable_spec, *axes), count_calls)(head)
     # The head is no larger than a window.
-    assert asked == [(1, 64, 64, 64)] * 2 ** len(axes)
+    assert shapes == [(1, 64, 64, 64)] * 2 ** len(axes)
 
 
 def test_the_mean_of_several_labels_is_that_of_their_probabilities(head, reckonable_spec):
@@ -131,14 +131,14 @@ def test_the_mean_of_several_labels_is_that_of_their_probabilities(head, reckona
         return logits
 
     def on_the_right(axes: tuple[int, ...]) -> tuple[set[int], float]:
-        spec = mirrored(reckonable_spec, *axes).model_copy(update={"labels": labels})
-        found = Predictor(spec, sides)(head)
+        spec = with_mirroring(reckonable_spec, *axes).model_copy(update={"labels": labels})
+        prediction = Predictor(spec, sides)(head)
         index = np.argwhere(head.array > 99.0)
         near = np.linalg.norm(head.map_indices_to_reference(index) - RIGHT_MM, axis=1) < RADIUS_MM
         inner = tuple(index[near].T)
-        probability = found.probability.array[inner]
+        probability = prediction.probability.array[inner]
         assert np.ptp(probability) < 1e-5
-        return set(np.unique(found.mask.array[inner])), float(probability[0])
+        return set(np.unique(prediction.mask.array[inner])), float(probability[0])
 
     likely, certain = np.exp(1.0) / (1.0 + np.exp(1.0)), np.exp(4.0) / (1.0 + np.exp(4.0))
     assert likely < certain
@@ -149,33 +149,33 @@ def test_the_mean_of_several_labels_is_that_of_their_probabilities(head, reckona
 def test_what_every_image_is_sure_of_stays_as_sure(head, reckonable_spec):
     """Logits beyond what a probability of single precision can tell from 1 are not lost in the mean."""
 
-    def certain(window: np.ndarray) -> np.ndarray:
+    def certain_logits(window: np.ndarray) -> np.ndarray:
         return np.where(window > 0.6, np.float32(200.0), np.float32(-200.0))
 
-    spec = mirrored(reckonable_spec, 0, 1)
+    spec = with_mirroring(reckonable_spec, 0, 1)
     seeded = spec.postprocessing.model_copy(update={"seed_threshold": 1.0 - 1e-12})
     spec = spec.model_copy(update={"postprocessing": seeded})
-    found = Predictor(spec, certain)(head)
-    once = Predictor(spec.model_copy(update={"mirroring_axes": ()}), certain)(head)
-    assert np.array_equal(found.mask.array, once.mask.array)
-    np.testing.assert_allclose(found.probability.array, once.probability.array, rtol=0.0, atol=1e-5)
-    assert len(lesions_mm(head, found.mask.array)) == 2
+    prediction = Predictor(spec, certain_logits)(head)
+    once = Predictor(spec.model_copy(update={"mirroring_axes": ()}), certain_logits)(head)
+    assert np.array_equal(prediction.mask.array, once.mask.array)
+    np.testing.assert_allclose(prediction.probability.array, once.probability.array, rtol=0.0, atol=1e-5)
+    assert len(lesions_mm(head, prediction.mask.array)) == 2
 
 
 def test_progress_rises_over_all_images_and_a_cancelled_job_stops_between_them(head, reckonable_spec):
     # Eight windows an image.
     window = Window(shape=(48, 48, 48), overlap=0.25)
-    spec = mirrored(reckonable_spec, 0).model_copy(update={"window": window})
-    seen: list[float] = []
-    Predictor(spec, in_the_first_half)(head, seen.append)
-    assert (seen[0], seen[-1]) == (0.0, 1.0)
-    assert seen == sorted(seen)
-    assert len(set(seen)) == 2 * 8 + 1
-    assert 0.5 in seen
-    asked = []
+    spec = with_mirroring(reckonable_spec, 0).model_copy(update={"window": window})
+    fractions: list[float] = []
+    Predictor(spec, in_the_first_half)(head, fractions.append)
+    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+    assert fractions == sorted(fractions)
+    assert len(set(fractions)) == 2 * 8 + 1
+    assert 0.5 in fractions
+    calls = []
 
-    def counted(window: np.ndarray) -> np.ndarray:
-        asked.append(1)
+    def count_calls(window: np.ndarray) -> np.ndarray:
+        calls.append(1)
         return in_the_first_half(window)
 
     def cancel(fraction: float) -> None:
@@ -183,13 +183,13 @@ def test_progress_rises_over_all_images_and_a_cancelled_job_stops_between_them(h
             raise JobCancelled("Cancelled.")
 
     with pytest.raises(JobCancelled):
-        Predictor(spec, counted)(head, cancel)
-    assert len(asked) == 8
+        Predictor(spec, count_calls)(head, cancel)
+    assert len(calls) == 8
 
 
 def test_thresholds_are_compared_on_the_mean_as_well(head, reckonable_spec):
     """What an operating point is chosen by: the logit at each voxel of the model's grid."""
-    predictor = Predictor(mirrored(reckonable_spec, 0), in_the_first_half)
+    predictor = Predictor(with_mirroring(reckonable_spec, 0), in_the_first_half)
     strict, loose = (PostProcessing(threshold=t, minimum_volume_mm3=14.0) for t in (0.6, 0.4))
     none, both = predictor.variants(head, [strict, loose])
     assert not none.mask.array.any()
@@ -200,7 +200,7 @@ def test_a_model_that_mirrors_nothing_keeps_the_key_of_its_results(reckonable_sp
     """Results of before the field would be made anew if the digest of the same model were another."""
     assert reckonable_spec.mirroring_axes == ()
     assert "mirroring_axes" not in json.loads(reckonable_spec.model_dump_json())
-    digests = {mirrored(reckonable_spec, *axes).digest for axes in ((), (0,), (0, 1, 2))}
+    digests = {with_mirroring(reckonable_spec, *axes).digest for axes in ((), (0,), (0, 1, 2))}
     assert len(digests) == 3
-    again = ModelSpec.model_validate_json(mirrored(reckonable_spec, 0).model_dump_json())
-    assert again.mirroring_axes == (0,)
+    reloaded = ModelSpec.model_validate_json(with_mirroring(reckonable_spec, 0).model_dump_json())
+    assert reloaded.mirroring_axes == (0,)

@@ -46,12 +46,12 @@ def dice_of(spec: ModelSpec, generator: str, merge: bool) -> list[float]:
         image = torch.from_numpy(prepared.array)[None]
         with torch.inference_mode():
             logits = sliding_window_inference(image, spec.window.shape, 2, network, overlap=0.25)
-        found = logits[0].argmax(0).numpy()
+        predicted = logits[0].argmax(0).numpy()
         true = resample_labels(case.truth, prepared).array
         true = (true > 0).astype(int) if merge else true
         for index, label in enumerate(spec.labels):
-            common[index] += ((found == label.value) & (true == label.value)).sum()
-            total[index] += (found == label.value).sum() + (true == label.value).sum()
+            common[index] += ((predicted == label.value) & (true == label.value)).sum()
+            total[index] += (predicted == label.value).sum() + (true == label.value).sum()
     return list(2.0 * common / total)
 
 
@@ -80,32 +80,32 @@ def test_a_tiny_model_learns_its_labels_and_is_exported(tmp_path, one_thread, ca
 def assert_served(spec: ModelSpec, generator: str, least: float, folder: Path) -> None:
     """A study in the archive becomes a SEG whose segments are the model's labels, where they are."""
     case = GENERATORS[generator](SERVED_SEED, min(spec.spacing_mm))
-    made = several.study_of({name: case.images[name] for name in spec.inputs})
+    series = several.study_of({name: case.images[name] for name in spec.inputs})
     site = several.SeveralSite(folder / "data", folder / "models")
-    document = site.document(site.segment(site.store(made), spec.id))
-    encoded = site.stored(document)
+    document = site.document(site.segment(site.store(series), spec.id))
+    encoded = site.retrieve(document)
     assert encoded.SeriesDescription.startswith(f"{spec.subject}, AI segmentation")
-    drawn, segments = seg.read(encoded, to_stack(made[spec.inputs[0]]))
+    labels, segments = seg.read(encoded, to_stack(series[spec.inputs[0]]))
     by_code = {label.type.value: label for label in spec.labels}
-    found = {label.value: np.zeros(drawn.array.shape, bool) for label in spec.labels}
+    masks = {label.value: np.zeros(labels.array.shape, bool) for label in spec.labels}
     for segment in segments:
         label = by_code[segment.type.value]
         assert segment.name.startswith(label.name)
-        found[label.value] |= drawn.array == segment.number
+        masks[label.value] |= labels.array == segment.number
     # The stack may run the other way: both as the truth has them.
     turned = {
-        value: drawn.with_array(mask.astype(np.uint8)).match_geometry(case.truth).array > 0
-        for value, mask in found.items()
+        value: labels.with_array(mask.astype(np.uint8)).match_geometry(case.truth).array > 0
+        for value, mask in masks.items()
     }
-    truth = case.truth.array if len(found) > 1 else case.truth.array > 0
+    truth = case.truth.array if len(masks) > 1 else case.truth.array > 0
     assert dice(np.any(list(turned.values()), axis=0), truth > 0) > least
     for value, mask in turned.items():
         # A label that is another's, or lies elsewhere, has next to nothing.
         assert dice(mask, truth == value) > 0.3
 
 
-def dice(found: np.ndarray, true: np.ndarray) -> float:
-    return float(2.0 * (found & true).sum() / (found.sum() + true.sum()))
+def dice(predicted: np.ndarray, true: np.ndarray) -> float:
+    return float(2.0 * (predicted & true).sum() / (predicted.sum() + true.sum()))
 
 
 @pytest.mark.parametrize(
@@ -163,10 +163,10 @@ def test_the_four_sequences_show_a_glioma_as_sequences_do(tumour):
 
 def test_a_seed_makes_one_case_and_some_have_no_tumour():
     for make in (glioma.case, spine.case):
-        once, again, other = make(3, 6.0), make(3, 6.0), make(4, 6.0)
+        once, repeat, other_case = make(3, 6.0), make(3, 6.0), make(4, 6.0)
         for name, image in once.images.items():
-            assert np.array_equal(image.array, again.images[name].array)
-            assert not np.array_equal(image.array, other.images[name].array)
+            assert np.array_equal(image.array, repeat.images[name].array)
+            assert not np.array_equal(image.array, other_case.images[name].array)
     without = sum(not glioma.case(seed, 12.0).truth.array.any() for seed in range(16, 40))
     # One in ten, within three standard deviations.
     assert 0 < without <= 7

@@ -79,8 +79,8 @@ def test_with_another_spacing_oblique_lesions_keep_place_and_volume(spacing, spe
     centre = (affine @ [*(np.array(shape) * 0.6), 1])[:3]
     volume = blobs(affine, shape, [centre], [10.0])
     mask = Predictor(spec, above_level)(volume).mask
-    found = volume.map_indices_to_reference(np.argwhere(mask.array).mean(0)[None])[0]
-    assert found == pytest.approx(centre, abs=0.2)
+    position = volume.map_indices_to_reference(np.argwhere(mask.array).mean(0)[None])[0]
+    assert position == pytest.approx(centre, abs=0.2)
     assert mask.array.sum() * mask.voxel_volume == pytest.approx(4 / 3 * np.pi * 1000, rel=0.06)
 
 
@@ -160,8 +160,8 @@ def test_a_volume_in_which_nothing_is_found_has_no_lesion_whatever_the_threshold
     nothing = blobs(affine_of(np.eye(3), (1.5, 1.5, 1.5)), (40, 36, 30), [], [])
     for seed_threshold in (None, 0.95):
         choice = PostProcessing(threshold=0.5, seed_threshold=seed_threshold, minimum_volume_mm3=10.0)
-        (found,) = Predictor(spec, above_level).variants(nothing, [choice])
-        assert not found.mask.array.any()
+        (prediction,) = Predictor(spec, above_level).variants(nothing, [choice])
+        assert not prediction.mask.array.any()
 
 
 def test_windows_cover_everything_with_the_asked_overlap():
@@ -184,45 +184,45 @@ def test_sliding_keeps_what_each_window_answers(blend, spec):
 
 def test_beyond_a_volume_smaller_than_the_window_each_input_has_its_own_lowest_value(spec):
     array = np.stack([np.full((40, 70, 30), 7.0), np.full((40, 70, 30), -3.0)]).astype(np.float32)
-    seen = []
+    boxes = []
 
     def keep(box: np.ndarray) -> np.ndarray:
-        seen.append([set(np.unique(one)) for one in box])
+        boxes.append([set(np.unique(channel)) for channel in box])
         return box[:1]
 
     slide(array, keep, spec.window, labels=1)
-    assert all(box == [{7.0}, {-3.0}] for box in seen)
+    assert all(box == [{7.0}, {-3.0}] for box in boxes)
 
 
 def test_where_windows_overlap_they_count_alike_or_by_the_distance_from_their_centre():
-    found = {}
+    profiles = {}
     for blend in ("gaussian", "constant"):
         window = Window(shape=(64, 64, 64), overlap=0.25, blend=blend)
         answers = iter([0.0, 1.0])
-        found[blend] = slide(
+        profiles[blend] = slide(
             np.zeros((1, 96, 64, 64), dtype=np.float32),
             lambda box, answers=answers: np.full(box.shape, next(answers), dtype=np.float32),
             window,
             labels=1,
         )[0, :, 32, 32]
-    assert np.all(found["constant"][32:64] == 0.5)
-    assert np.all(np.diff(found["gaussian"][32:64]) > 0)
-    for line in found.values():
+    assert np.all(profiles["constant"][32:64] == 0.5)
+    assert np.all(np.diff(profiles["gaussian"][32:64]) > 0)
+    for line in profiles.values():
         assert np.all(line[:32] == 0.0)
         assert np.all(line[64:] == 1.0)
 
 
 def test_progress_rises_to_one_and_a_cancelled_job_stops_between_windows(spec):
     volume = blobs(affine_of(np.eye(3), (1.5, 1.5, 1.5)), (100, 90, 80), [[8, 40, 25]], [9])
-    seen: list[float] = []
-    Predictor(spec, above_level)(volume, seen.append)
-    assert seen[0] == 0.0
-    assert seen[-1] == 1.0
-    assert seen == sorted(seen)
+    fractions: list[float] = []
+    Predictor(spec, above_level)(volume, fractions.append)
+    assert fractions[0] == 0.0
+    assert fractions[-1] == 1.0
+    assert fractions == sorted(fractions)
 
     calls: list[int] = []
 
-    def counted(window: np.ndarray) -> np.ndarray:
+    def count_calls(window: np.ndarray) -> np.ndarray:
         calls.append(1)
         return above_level(window)
 
@@ -231,8 +231,8 @@ def test_progress_rises_to_one_and_a_cancelled_job_stops_between_windows(spec):
             raise JobCancelled("Cancelled.")
 
     with pytest.raises(JobCancelled):
-        Predictor(spec, counted)(volume, cancel)
-    assert 0 < len(calls) < len(seen) - 1
+        Predictor(spec, count_calls)(volume, cancel)
+    assert 0 < len(calls) < len(fractions) - 1
 
 
 def lesion_network(network: UNETRNetwork) -> torch.nn.Module:
@@ -281,15 +281,15 @@ def test_the_threshold_is_of_all_labels_together(spec):
     """Three labels of a fifth each, and the background of two fifths."""
     even = np.log(np.float32(0.5))
 
-    def alike(window: np.ndarray) -> np.ndarray:
+    def equal_logits(window: np.ndarray) -> np.ndarray:
         return np.where(window > 0.6, even, np.float32(-9.0)) * np.ones((3, 1, 1, 1), np.float32)
 
     volume = blobs(affine_of(np.eye(3), (1.5, 1.5, 1.5)), (40, 36, 30), [[8, 40, 25]], [9])
-    for threshold, found in ((0.59, True), (0.61, False)):
+    for threshold, expected in ((0.59, True), (0.61, False)):
         choice = PostProcessing(threshold=threshold, minimum_volume_mm3=0.0)
         several = spec.model_copy(update={"labels": THREE, "postprocessing": choice})
-        mask = Predictor(several, alike)(volume).mask.array
-        assert np.array_equal(mask > 0, (volume.array > 60.0) & found)
+        mask = Predictor(several, equal_logits)(volume).mask.array
+        assert np.array_equal(mask > 0, (volume.array > 60.0) & expected)
 
 
 def test_crumbs_of_a_label_whose_components_are_objects_are_dropped_and_those_of_a_region_kept(spec):
@@ -316,9 +316,9 @@ def test_further_inputs_are_brought_onto_the_grid_of_the_first(spec):
     affine[:3, 3] += centre - (affine @ [30, 36, 20, 1])[:3]
     second = blobs(affine, (60, 70, 44), [centre], [10.0])
     mask = Predictor(two, lambda window: above_level(window[1:]))(first, lambda fraction: None, second).mask
-    found = first.map_indices_to_reference(np.argwhere(mask.array))
-    assert found.mean(0) == pytest.approx(centre, abs=0.2)
-    assert len(found) * first.voxel_volume == pytest.approx(4 / 3 * np.pi * 1000, rel=0.08)
+    positions = first.map_indices_to_reference(np.argwhere(mask.array))
+    assert positions.mean(0) == pytest.approx(centre, abs=0.2)
+    assert len(positions) * first.voxel_volume == pytest.approx(4 / 3 * np.pi * 1000, rel=0.08)
     with pytest.raises(ValueError, match="1 volumes for the inputs T1, T2"):
         Predictor(two, above_level)(first)
 
@@ -343,16 +343,16 @@ def test_openvino_agrees_with_torch(loaded, small_network):
     with torch.inference_mode():
         logits = small_network(torch.from_numpy(window)[None, None])[0].numpy()
     probability = 1.0 / (1.0 + np.exp(logits[0] - logits[1]))
-    found = loaded.backend(window[None])[0]
-    assert 1.0 / (1.0 + np.exp(-found)) == pytest.approx(probability, abs=5e-3)
+    window_logits = loaded.backend(window[None])[0]
+    assert 1.0 / (1.0 + np.exp(-window_logits)) == pytest.approx(probability, abs=5e-3)
 
 
 def test_a_volume_is_predicted_the_same_to_the_bit_each_time(loaded):
     volume = blobs(affine_of(np.eye(3), (1.0, 1.2, 1.5)), (50, 40, 36), [[8, 40, 25]], [9])
-    first, again = loaded(volume), loaded(volume)
+    first, second = loaded(volume), loaded(volume)
     assert first.mask.array.any()
-    assert np.array_equal(again.mask.array, first.mask.array)
-    assert np.array_equal(again.probability.array, first.probability.array)
+    assert np.array_equal(second.mask.array, first.mask.array)
+    assert np.array_equal(second.probability.array, first.probability.array)
 
 
 def test_a_backend_that_disagrees_with_torch_is_not_used_and_the_log_says_so(caplog):
@@ -365,7 +365,7 @@ def test_a_backend_that_disagrees_with_torch_is_not_used_and_the_log_says_so(cap
     def wrong(window: np.ndarray) -> np.ndarray:
         return window + np.float32(8 * AGREEMENT)
 
-    def broken(window: np.ndarray) -> np.ndarray:
+    def fail(window: np.ndarray) -> np.ndarray:
         return window * np.float32("nan")
 
     shape = (1, 8, 8, 8)
@@ -373,7 +373,7 @@ def test_a_backend_that_disagrees_with_torch_is_not_used_and_the_log_says_so(cap
     assert caplog.text == ""
     assert trusted(wrong, reference, shape) is reference
     assert "torch is used" in caplog.text
-    assert trusted(broken, reference, shape) is reference
+    assert trusted(fail, reference, shape) is reference
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -391,7 +391,7 @@ def test_cuda_agrees_with_the_cpu(small_network):
 
 
 def test_a_window_too_large_for_the_gpu_goes_to_the_cpu_and_the_next_one_tries_the_gpu_again(caplog):
-    made = []
+    devices = []
 
     def small_gpu(window):
         if window.max() > 1:
@@ -399,13 +399,13 @@ def test_a_window_too_large_for_the_gpu_goes_to_the_cpu_and_the_next_one_tries_t
         return window
 
     def make_cpu():
-        made.append("cpu")
+        devices.append("cpu")
         return lambda window: -window
 
     backend = with_fallback(small_gpu, make_cpu)
     ones = np.ones((2, 2, 2), np.float32)
     assert backend(ones)[0, 0, 0] == 1
-    assert made == []
+    assert devices == []
     assert [backend(scale * ones)[0, 0, 0] for scale in (2, 1, 3)] == [-2, 1, -3]
-    assert made == ["cpu"]
+    assert devices == ["cpu"]
     assert "runs on the CPU instead" in caplog.text

@@ -104,16 +104,16 @@ def test_small_components_are_counted_in_voxels_of_the_acquired_grid(spec):
         array[ball] = 255.0
     head = hd.Volume(array, affine, "PATIENT")
     by_level = Predictor(spec, lambda window: (window - 0.66) * 50.0)
-    found = by_level(head).mask.array > 0
+    mask = by_level(head).mask.array > 0
     assert sizes[3.0] > 300
     assert sizes[1.6] < 100
-    assert found[15, 30, 30]
-    assert not found[:, 60:].any()
+    assert mask[15, 30, 30]
+    assert not mask[:, 60:].any()
     # The same voxels at 4 mm: the smaller lesion has 4 ml and is dropped all the same.
     coarse = hd.Volume(array, np.diag([4.0, 4.0, 4.0, 1.0])[[2, 1, 0, 3]].astype(float), "PATIENT")
-    found = by_level(coarse).mask.array > 0
-    assert found[15, 30, 30]
-    assert not found[:, 60:].any()
+    mask = by_level(coarse).mask.array > 0
+    assert mask[15, 30, 30]
+    assert not mask[:, 60:].any()
 
 
 def test_logits_that_are_not_numbers_fail_the_prediction(spec):

@@ -107,7 +107,7 @@ def write(folder: Path, spec: object, name: str = "published") -> Path:
     return path
 
 
-def changed(field: str, value: object) -> dict:
+def change(field: str, value: object) -> dict:
     """The published spec with one value put in, by its dotted place."""
     spec = copy.deepcopy(PUBLISHED)
     *parents, last = field.split(".")
@@ -126,7 +126,7 @@ def test_the_published_model_can_be_expressed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("colour", "red", "colour: Extra inputs"),
         ("window.stride", 3, "window.stride: Extra inputs"),
@@ -205,20 +205,20 @@ def test_the_published_model_can_be_expressed(tmp_path):
         ("postprocessing.threshold", 1.0, "postprocessing.threshold: "),
     ],
 )
-def test_what_is_wrong_is_said_by_file_and_field(tmp_path, field, value, said):
+def test_what_is_wrong_is_said_by_file_and_field(tmp_path, field, value, message):
     with pytest.raises(ModelSpecInvalid) as caught:
-        load_spec(write(tmp_path, changed(field, value)))
+        load_spec(write(tmp_path, change(field, value)))
     assert caught.value.found.startswith("published.json: ")
-    assert said in caught.value.found
+    assert message in caught.value.found
 
 
 def test_a_dynunet_may_have_other_strides_on_each_axis(tmp_path):
-    spec = changed("network", DYNUNET) | {"window": {"shape": [32, 64, 18], "overlap": 0.25}}
+    spec = change("network", DYNUNET) | {"window": {"shape": [32, 64, 18], "overlap": 0.25}}
     assert load_spec(write(tmp_path, spec)).network.arguments.strides[1] == (2, 2, 1)
 
 
 def test_every_field_at_fault_is_named_at_once(tmp_path):
-    spec = changed("crop.to", "brain") | {"licence": None}
+    spec = change("crop.to", "brain") | {"licence": None}
     with pytest.raises(ModelSpecInvalid, match=r"licence: .*; crop\.to: "):
         load_spec(write(tmp_path, spec))
 

@@ -18,27 +18,27 @@ ROOT = Path(__file__).parents[2]
 
 def test_check_says_of_every_shipped_model_that_its_weights_fit(capsys):
     tutorial.check([])
-    said = capsys.readouterr().out
+    stdout = capsys.readouterr().out
     for spec in (ROOT / "unetr" / "weights").glob("*.json"):
-        assert f"Model {spec.stem} " in said
-    assert "Everything works." in said
+        assert f"Model {spec.stem} " in stdout
+    assert "Everything works." in stdout
 
 
 def test_pipeline_tells_the_models_spacing_and_draws_both_volumes(tmp_path, capsys):
     tutorial.pipeline(["--model", "metscope-compact", "--out", str(tmp_path)])
-    said = capsys.readouterr().out
-    assert "170 x 240 x 240 voxels of 1 x 1 x 1 mm" in said
-    assert "voxels of 1.5 x 1.5 x 1.5 mm" in said
+    stdout = capsys.readouterr().out
+    assert "170 x 240 x 240 voxels of 1 x 1 x 1 mm" in stdout
+    assert "voxels of 1.5 x 1.5 x 1.5 mm" in stdout
     assert (tmp_path / "pipeline.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_build_counts_the_weights_and_passes_a_window_through(capsys):
     tutorial.build(["--config", "tiny"])
-    said = capsys.readouterr().out
+    stdout = capsys.readouterr().out
     channels = load_config("tiny").spec.network.arguments.channels
     assert channels == (8, 16, 24)
-    assert "in (1, 1, 32, 32, 32)" in said
-    assert "out (1, 2, 32, 32, 32)" in said
+    assert "in (1, 1, 32, 32, 32)" in stdout
+    assert "out (1, 2, 32, 32, 32)" in stdout
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +55,20 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_infer_writes_what_it_found_on_the_images_grid(run):
-    image, found = (nib.load(run / name) for name in (tutorial.IMAGE, tutorial.FOUND))
-    assert image.shape == found.shape == (66, 80, 60)
-    assert np.allclose(image.affine, found.affine)
-    assert np.asarray(found.dataobj).max() >= 1
+    image, labels = (nib.load(run / name) for name in (tutorial.IMAGE, tutorial.FOUND))
+    assert image.shape == labels.shape == (66, 80, 60)
+    assert np.allclose(image.affine, labels.affine)
+    assert np.asarray(labels.dataobj).max() >= 1
 
 
 def test_visualize_draws_each_lesion_and_says_where_it_is(run, capsys):
     tutorial.visualize(["--run", str(run)])
-    said = capsys.readouterr().out
-    found = np.asarray(nib.load(run / tutorial.FOUND).dataobj)
-    for number in range(1, int(found.max()) + 1):
+    stdout = capsys.readouterr().out
+    labels = np.asarray(nib.load(run / tutorial.FOUND).dataobj)
+    for number in range(1, int(labels.max()) + 1):
         assert (run / f"lesion-{number}.png").exists()
-        assert f"lesion-{number}.png" in said
-    assert "Green: true." in said
+        assert f"lesion-{number}.png" in stdout
+    assert "Green: true." in stdout
 
 
 def test_visualize_without_a_run_is_told_in_one_line(tmp_path):

@@ -12,7 +12,7 @@ from unetr.mirroring import ALL_AXES, mirror_images
 from unetr.predict import Predictor
 from unetr.preprocess import prepare
 from unetr.spec import Crop, ModelSpec, Window
-from unetr.uncertainty import entropy_bits, explain, lesion_entropies, most_bits
+from unetr.uncertainty import entropy_bits, explain, lesion_entropies, max_entropy_bits
 
 LEFT_RIGHT = (0,)
 
@@ -82,15 +82,15 @@ def test_the_mean_of_a_one_sided_model_is_that_of_its_mirror_images(spec):
     affine = np.diag([*spec.spacing_mm, 1.0])
     array = np.full((size, size, size), 50.0, np.float32)
     volume = hd.Volume(array, affine, "PATIENT").to_patient_orientation(spec.orientation)
-    found = explain(Predictor(spec, more_to_the_end), volume)
+    explanation = explain(Predictor(spec, more_to_the_end), volume)
     rising = np.linspace(-3.0, 3.0, size)
     expected = (sigmoid(rising) + sigmoid(rising[::-1])) / 2.0
     along_x = np.broadcast_to(expected[:, None, None], array.shape)
-    np.testing.assert_allclose(found.probability.array, along_x, rtol=0.0, atol=1e-6)
+    np.testing.assert_allclose(explanation.probability.array, along_x, rtol=0.0, atol=1e-6)
     only = explain(Predictor(spec, more_to_the_end), volume, axes=()).probability.array
     along_x = np.broadcast_to(sigmoid(rising)[:, None, None], array.shape)
     np.testing.assert_allclose(only, along_x, rtol=0.0, atol=1e-6)
-    assert found.entropy.array.min() > entropy_bits(only[None]).min()
+    assert explanation.entropy.array.min() > entropy_bits(only[None]).min()
 
 
 def test_an_axis_is_mirrored_for_the_model_and_back_for_the_patient(spec):
@@ -126,7 +126,7 @@ def test_of_several_labels_entropy_is_that_of_all_classes():
     quarters = [[0.25] * 3, [0.5, 0.25, 0.125], [0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
     bits = entropy_bits(np.array(quarters, np.float32).T)
     assert bits == pytest.approx([2.0, 1.75, 1.0, 0.0, 0.0], abs=1e-6)
-    assert most_bits(3) == 2.0
+    assert max_entropy_bits(3) == 2.0
 
 
 def test_the_mean_of_several_labels_is_that_of_each_labels_probabilities(spec):
@@ -152,14 +152,14 @@ def test_the_mean_of_several_labels_is_that_of_each_labels_probabilities(spec):
 @pytest.mark.parametrize("orientation", ["IPL", "RAS", "PIR", "LSA"])
 def test_on_an_oblique_grid_of_any_order_the_ball_stays_where_it_is(orientation, spec):
     volume = oblique().to_patient_orientation(orientation)
-    found = explain(Predictor(spec, above_level), volume)
-    assert found.probability.geometry_equal(volume)
-    likely = np.argwhere(found.probability.array > 0.5)
+    explanation = explain(Predictor(spec, above_level), volume)
+    assert explanation.probability.geometry_equal(volume)
+    likely = np.argwhere(explanation.probability.array > 0.5)
     positions = volume.map_indices_to_reference(likely)
     assert positions.mean(0) == pytest.approx(ball_mm(oblique().affine), abs=0.2)
     assert len(likely) * volume.voxel_volume == pytest.approx(4 / 3 * np.pi * 8.0**3, rel=0.06)
     # The model is least sure on the ball's surface.
-    unsure = volume.map_indices_to_reference(np.argwhere(found.entropy.array > 0.9))
+    unsure = volume.map_indices_to_reference(np.argwhere(explanation.entropy.array > 0.9))
     radii_mm = np.linalg.norm(unsure - ball_mm(oblique().affine), axis=1)
     assert len(radii_mm) > 20
     assert np.all(np.abs(radii_mm - 8.0) < 1.5)
@@ -174,9 +174,9 @@ def test_nothing_is_said_of_what_was_cropped_away(spec, reckonable_spec):
     volume = hd.Volume(array, affine, "PATIENT")
     kept = prepare(volume, spec).volume
     assert kept.spatial_shape != volume.spatial_shape
-    found = explain(Predictor(spec, lambda window: np.full_like(window, 0.0)), volume)
-    assert (found.entropy.array == 1.0).sum() == kept.array.size
-    inside = np.argwhere(found.entropy.array == 1.0)
+    explanation = explain(Predictor(spec, lambda window: np.full_like(window, 0.0)), volume)
+    assert (explanation.entropy.array == 1.0).sum() == kept.array.size
+    inside = np.argwhere(explanation.entropy.array == 1.0)
     corners = kept.map_indices_to_reference(np.array([[0, 0, 0], np.array(kept.spatial_shape) - 1]))
     positions = volume.map_indices_to_reference(inside)
     assert positions.min(0) == pytest.approx(corners.min(0))
@@ -197,25 +197,25 @@ def test_the_brain_is_sought_once_upright_and_nothing_is_said_of_what_is_outside
     array[near(centre, 60.0) | near(hind, 42.0)] = 50.0
     array[near(lesion, 8.0)] = array[near(face, 8.0)] = 100.0
     volume = hd.Volume(array, np.diag([*spacing_mm, 1.0]), "PATIENT")
-    asked = []
+    calls = []
 
     def matter(window: np.ndarray) -> np.ndarray:
-        asked.append(1)
+        calls.append(1)
         return (0.2 - np.abs(window - 0.5)) * 20.0
 
     predictor = Predictor(reckonable_spec, lambda window: (window - 0.75) * 20.0, matter)
     predictor.region(prepare(volume, reckonable_spec).volume)
-    windows_for_one_brain = len(asked)
-    asked.clear()
-    found = explain(predictor, volume, axes=LEFT_RIGHT)
-    assert len(asked) == windows_for_one_brain
-    assert found.probability.array[near(lesion, 5.0)].min() > 0.9
-    assert found.entropy.array[near(face, 10.0)].max() == 0.0
-    assert found.probability.array[near(face, 10.0)].max() == 0.0
+    windows_for_one_brain = len(calls)
+    calls.clear()
+    explanation = explain(predictor, volume, axes=LEFT_RIGHT)
+    assert len(calls) == windows_for_one_brain
+    assert explanation.probability.array[near(lesion, 5.0)].min() > 0.9
+    assert explanation.entropy.array[near(face, 10.0)].max() == 0.0
+    assert explanation.probability.array[near(face, 10.0)].max() == 0.0
     # The margin is 3 mm; half a voxel of either grid comes on top.
     away = ~near(centre, 60.0 + 3.0 + 3.0) & ~near(hind, 42.0 + 3.0 + 3.0)
-    assert not found.entropy.array[away].any()
-    brain = found.region.map_indices_to_reference(np.argwhere(found.region.array))
+    assert not explanation.entropy.array[away].any()
+    brain = explanation.region.map_indices_to_reference(np.argwhere(explanation.region.array))
     expected = positions[near(centre, 63.0) | near(hind, 45.0)]
     assert brain.mean(0) == pytest.approx(expected.mean(0), abs=1.0)
 
@@ -230,11 +230,11 @@ def test_lesions_are_told_apart_by_their_mean_entropy():
 
 
 def test_progress_rises_to_one_and_a_cancelled_job_stops_between_windows(spec):
-    seen: list[float] = []
-    explain(Predictor(spec, above_level), oblique(), seen.append, LEFT_RIGHT)
-    assert (seen[0], seen[-1]) == (0.0, 1.0)
-    assert seen == sorted(seen)
-    assert 0.5 in seen
+    fractions: list[float] = []
+    explain(Predictor(spec, above_level), oblique(), fractions.append, LEFT_RIGHT)
+    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+    assert fractions == sorted(fractions)
+    assert 0.5 in fractions
 
     def cancel(fraction: float) -> None:
         if fraction >= 0.5:
@@ -248,5 +248,5 @@ def test_the_same_volume_gives_the_same_to_the_bit(spec):
     noisy = oblique()
     noise = np.random.default_rng(2).normal(0, 3, noisy.shape).astype(np.float32)
     noisy = noisy.with_array(noisy.array + noise)
-    first, again = (explain(Predictor(spec, lambda window: window * 5.0 - 2.0), noisy) for _ in range(2))
-    assert np.array_equal(first.entropy.array, again.entropy.array)
+    first, second = (explain(Predictor(spec, lambda window: window * 5.0 - 2.0), noisy) for _ in range(2))
+    assert np.array_equal(first.entropy.array, second.entropy.array)

@@ -29,7 +29,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class BadCase:
+class RejectedCase:
     """A case that cannot be used. reason: one sentence."""
 
     id: str
@@ -55,15 +55,15 @@ class CaseSource:
         changes = ((file, file.stat()) for file in self.files)
         return [(str(file), change.st_size, change.st_mtime_ns) for file, change in changes]
 
-    def load(self) -> Case | BadCase:
+    def load(self) -> Case | RejectedCase:
         try:
             return self.read()
         except MetScopeError as error:
-            return BadCase(self.id, error.found)
+            return RejectedCase(self.id, error.found)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LabelSelection:
     """A caller's selection of labels and sequences for each case. Raises: ValueError for values beyond 0-255.
 
     labels: new values by the data set's own; others are kept, 0 drops a label. "merge": all become 1.
@@ -86,40 +86,43 @@ class Wanted:
         return list(promised if self.sequences is None else self.sequences)
 
 
-def truth_of(drawn: hd.Volume, known: Collection[int], wanted: Wanted) -> hd.Volume:
+def truth_of(label: hd.Volume, known_values: Collection[int], selection: LabelSelection) -> hd.Volume:
     """Return the label volume, uint8, with the caller's label values.
 
-    drawn: integers from 0; all 0 if a reader found nothing. known: the layout's values other than 0.
+    label: integers from 0; all 0 if a reader found nothing. known_values: the layout's, other than 0.
     Raises: DataRefused if a value is neither known nor named by the caller.
     """
-    values = np.unique(drawn.array[drawn.array > 0]).tolist()
-    renamed = dict.fromkeys(known, 1) if isinstance(wanted.labels, str) else wanted.labels
-    odd = [value for value in values if value not in known and value not in renamed]
+    values = np.unique(label.array[label.array > 0]).tolist()
+    renamed = dict.fromkeys(known_values, 1) if isinstance(selection.labels, str) else selection.labels
+    odd = [value for value in values if value not in known_values and value not in renamed]
     if odd:
         raise DataRefused(
-            f"The label holds the value {odd[0]}; the layout knows {', '.join(map(str, sorted(known)))}."
+            f"The label holds the value {odd[0]}; "
+            f"the layout knows {', '.join(map(str, sorted(known_values)))}."
         )
     new = np.arange(LARGEST_VALUE + 1, dtype=np.uint8)
-    for value, other in renamed.items():
-        new[value] = other
-    return drawn.with_array(new[drawn.array])
+    for value, new_value in renamed.items():
+        new[value] = new_value
+    return label.with_array(new[label.array])
 
 
-def unknown_label(case: Case, spec: ModelSpec) -> BadCase | None:
+def unknown_label(case: Case, spec: ModelSpec) -> RejectedCase | None:
     """Return why the model cannot learn or be scored on the case: a label that it does not have."""
-    largest, known = int(case.truth.array.max()), len(spec.labels)
-    if largest <= known:
+    largest, label_count = int(case.truth.array.max()), len(spec.labels)
+    if largest <= label_count:
         return None
-    reason = f"The label holds the value {largest}; {spec.id} has 1 to {known} (rename, drop or merge it)."
-    return BadCase(case.id, reason)
+    reason = (
+        f"The label holds the value {largest}; {spec.id} has 1 to {label_count} (rename, drop or merge it)."
+    )
+    return RejectedCase(case.id, reason)
 
 
 def subfolders(folder: Path) -> list[Path]:
     """List the folders of a layout with one per case, except hidden ones. Raises: DataRefused if none."""
     try:
-        found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise DataRefused(f"{folder} cannot be read: {error.strerror}.") from error
-    if not found:
+    if not folders:
         raise DataRefused(f"{folder} contains no folders; this layout has one folder per case.")
-    return found
+    return folders

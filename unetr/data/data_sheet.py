@@ -87,8 +87,8 @@ def describe(case: Case) -> Sheet:
             if value and count
         },
         lesions=tuple(
-            LesionFigures(round(one.volume_ml, 6), round(one.long_axis_mm, 3), one.centroid_lps_mm)
-            for one in lesions
+            LesionFigures(round(lesion.volume_ml, 6), round(lesion.long_axis_mm, 3), lesion.centroid_lps_mm)
+            for lesion in lesions
         ),
     )
 
@@ -99,34 +99,34 @@ def picture(case: Case) -> Picture:
     shown, truth = (volume.to_patient_orientation("LPH") for volume in (image, case.truth))
     labelled = (truth.array > 0).sum(axis=(0, 1))
     index = int(labelled.argmax()) if labelled.any() else len(labelled) // 2
-    grey, drawn = (AXIAL.cut(volume, (0, 0, index)).copy() for volume in (shown, truth))
-    return Picture(case.id, grey, drawn, AXIAL.size_mm(shown))
+    grey, labels = (AXIAL.cut(volume, (0, 0, index)).copy() for volume in (shown, truth))
+    return Picture(case.id, grey, labels, AXIAL.size_mm(shown))
 
 
 def findings(sheets: Sequence[Sheet]) -> list[str]:
     """Describe what stands out among the cases, one plain sentence each."""
-    found = [*_without_labels(sheets), *_sizes(sheets)]
+    sentences = [*_without_labels(sheets), *_sizes(sheets)]
     spacings = np.array([sheet.spacing_mm for sheet in sheets])
     thick = int((spacings.max(axis=1) > THICK_MM).sum())
-    found.append(
+    sentences.append(
         f"Voxels are {spacings.min():.2g} to {spacings.max():.2g} mm wide; in {thick} of {len(sheets)} cases "
         f"one side is longer than {THICK_MM:g} mm, and lesions smaller than that side are blurred."
     )
     turned = Counter(sheet.orientation for sheet in sheets)
     named = ", ".join(f"{letters} ({count})" for letters, count in turned.most_common())
-    found.append(
+    sentences.append(
         f"The stored axes (slices, rows, columns) point towards {named}: L and R the patient's left and "
         "right, P and A back and front, H and F head and feet. Different directions are not an error: "
         "MetScope orients every volume by its affine, never by the order of its voxels."
     )
     for name in dict.fromkeys(name for sheet in sheets for name in sheet.intensities):
-        medians = np.array([one.intensities[name][MEDIAN] for one in sheets if name in one.intensities])
+        medians = np.array([sheet.intensities[name][MEDIAN] for sheet in sheets if name in sheet.intensities])
         if medians.min() > 0 and medians.max() / medians.min() >= SPREAD:
-            found.append(
+            sentences.append(
                 f"{name}: the brightest case is {medians.max() / medians.min():.1f} times as bright as the "
                 "darkest. MR has no units: normalise the intensities case by case (the model's spec does)."
             )
-    return found
+    return sentences
 
 
 def _without_labels(sheets: Sequence[Sheet]) -> list[str]:
@@ -141,7 +141,7 @@ def _without_labels(sheets: Sequence[Sheet]) -> list[str]:
 
 
 def _sizes(sheets: Sequence[Sheet]) -> list[str]:
-    diameters_mm = np.array([one.long_axis_mm for sheet in sheets for one in sheet.lesions])
+    diameters_mm = np.array([lesion.long_axis_mm for sheet in sheets for lesion in sheet.lesions])
     if not len(diameters_mm):
         return []
     per_case = np.array([len(sheet.lesions) for sheet in sheets])

@@ -1,7 +1,7 @@
 """Labelled studies for training, read one at a time from common layouts of data sets.
 
     for case in cases(Path("Task01_BrainTumour"), "msd", labels="merge"):
-        if isinstance(case, BadCase):
+        if isinstance(case, RejectedCase):
             print(case.id, case.reason)
 
 cases.py defines a case; nifti_layouts.py and dicom_layout.py define its files.
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from unetr.data.cases import BadCase, Case, CaseSource, Wanted
+from unetr.data.cases import Case, CaseSource, LabelSelection, RejectedCase
 from unetr.data.dicom_layout import dicom
 from unetr.data.nifti_layouts import brats, msd, nnunet
 
-__all__ = ["LAYOUTS", "BadCase", "Case", "CaseSource", "cases", "sources"]
+__all__ = ["LAYOUTS", "Case", "CaseSource", "RejectedCase", "cases", "sources"]
 
-LAYOUTS: Mapping[str, Callable[[Path, Wanted], Iterator[CaseSource | BadCase]]] = {
+LAYOUTS: Mapping[str, Callable[[Path, LabelSelection], Iterator[CaseSource | RejectedCase]]] = {
     "nnunet": nnunet,
     "msd": msd,
     "brats": brats,
@@ -30,14 +30,14 @@ def sources(
     layout: str,
     labels: Mapping[int, int] | Literal["merge"] | None = None,
     sequences: Sequence[str] | None = None,
-) -> Iterator[CaseSource | BadCase]:
+) -> Iterator[CaseSource | RejectedCase]:
     """Yield the cases of a folder before they are read, to be split or sent to other processes.
 
     layout: one of LAYOUTS. labels: new label values by the data set's own, e.g. {4: 3}; others are kept, 0
     drops a label, "merge" makes all 1. sequences: the images to read; others may be missing and are not read.
     Raises: DataRefused if the folder has another layout, ValueError for label values outside 0 to 255.
     """
-    return LAYOUTS[layout](folder, Wanted({} if labels is None else labels, sequences))
+    return LAYOUTS[layout](folder, LabelSelection({} if labels is None else labels, sequences))
 
 
 def cases(
@@ -45,10 +45,10 @@ def cases(
     layout: str,
     labels: Mapping[int, int] | Literal["merge"] | None = None,
     sequences: Sequence[str] | None = None,
-) -> Iterator[Case | BadCase]:
-    """Yield each case of a folder, read on demand; an unusable one is yielded as a BadCase with its reason.
+) -> Iterator[Case | RejectedCase]:
+    """Yield each case of a folder, read on demand; an unusable one as a RejectedCase with its reason.
 
     Arguments and errors: as for ``sources``.
     """
-    found = sources(folder, layout, labels, sequences)
-    return (source if isinstance(source, BadCase) else source.load() for source in found)
+    case_sources = sources(folder, layout, labels, sequences)
+    return (source if isinstance(source, RejectedCase) else source.load() for source in case_sources)

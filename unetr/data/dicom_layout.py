@@ -23,7 +23,7 @@ from imaging.frames import text
 from imaging.labelled import is_seg, newest
 from imaging.sequences import SEQUENCES, T1, T1_POST_CONTRAST, contrast_findings, sequence_of, verdict
 from imaging.stack import Stack, to_stack
-from unetr.data.cases import BadCase, Case, CaseSource, Wanted, subfolders, truth_of
+from unetr.data.cases import Case, CaseSource, LabelSelection, RejectedCase, subfolders, truth_of
 
 LESION, OEDEMA = 1, 2
 # Property type of an oedema segment; in PS3.16's CID 7159, formerly CID 7151.
@@ -32,42 +32,47 @@ OEDEMA_CODE = Code("79654002", "SCT", "Edema")
 GRID_KEYWORDS = ("FrameOfReferenceUID", "Rows", "Columns", "PixelSpacing", "NumberOfFrames")
 
 
-def dicom(folder: Path, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
+def dicom(folder: Path, selection: LabelSelection) -> Iterator[CaseSource | RejectedCase]:
     """Yield the labelled series of every study; label 1 in any segment, 2 in one of the type edema.
 
     Raises: DataRefused if the folder holds no study.
     """
     for study in subfolders(folder):
         try:
-            found = read_headers(study)
+            contents = read_headers(study)
         except UnreadableFile as error:
-            yield BadCase(study.name, error.found.replace(str(study), study.name))
+            yield RejectedCase(study.name, error.found.replace(str(study), study.name))
         else:
-            yield from _of_study(study.name, found, wanted)
+            yield from _of_study(study.name, contents, selection)
 
 
-def _of_study(name: str, found: Found, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
-    segs = (header for headers in found.series for header in headers if is_seg(header))
-    labels = newest(segs, found.series)
+def _of_study(name: str, contents: Found, selection: LabelSelection) -> Iterator[CaseSource | RejectedCase]:
+    segs = (header for headers in contents.series for header in headers if is_seg(header))
+    labels = newest(segs, contents.series)
     images = {
-        text(headers[0], "SeriesInstanceUID"): headers for headers in found.series if not is_seg(headers[0])
+        text(headers[0], "SeriesInstanceUID"): headers
+        for headers in contents.series
+        if not is_seg(headers[0])
     }
-    if found.damaged:
-        yield BadCase(name, found.warnings[0])
+    if contents.damaged:
+        yield RejectedCase(name, contents.warnings[0])
     elif not labels:
-        yield BadCase(name, "No DICOM SEG says which series of the study it labels.")
+        yield RejectedCase(name, "No DICOM SEG says which series of the study it labels.")
     else:
         for series_uid, label in sorted(labels.items()):
             case_id = name if len(labels) == 1 else f"{name}/{series_uid}"
             if series_uid not in images:
-                yield BadCase(case_id, f"The labelled series {series_uid} is missing.")
+                yield RejectedCase(case_id, f"The labelled series {series_uid} is missing.")
                 continue
-            files, drawn = _files(images[series_uid]), Path(str(label.filename))
-            others = [_files(headers) for headers in _alike(images, series_uid, wanted)]
-            read = partial(_read, case_id, files, drawn, others, wanted)
+            files, label_file = _files(images[series_uid]), Path(str(label.filename))
+            further_series = [_files(headers) for headers in _alike(images, series_uid, selection)]
+            read = partial(_read, case_id, files, label_file, further_series, selection)
             patient = text(label, "PatientID") or name
             yield CaseSource(
-                case_id, patient, (drawn, *files, *(file for one in others for file in one)), read
+                case_id,
+                patient,
+                (label_file, *files, *(file for series_files in further_series for file in series_files)),
+                read,
             )
 
 
@@ -76,14 +81,14 @@ def _files(headers: Sequence[Dataset]) -> list[Path]:
 
 
 def _alike(
-    images: Mapping[str, Sequence[Dataset]], series_uid: str, wanted: Wanted
+    images: Mapping[str, Sequence[Dataset]], series_uid: str, selection: LabelSelection
 ) -> list[Sequence[Dataset]]:
     """Return the other series of wanted sequences whose first instance has the same grid attributes."""
 
     def grid(headers: Sequence[Dataset]) -> tuple[object, ...]:
         return len(headers), *(text(headers[0], keyword) for keyword in GRID_KEYWORDS)
 
-    sequences = SEQUENCES if wanted.sequences is None else wanted.sequences
+    sequences = SEQUENCES if selection.sequences is None else selection.sequences
     return [
         headers
         for uid, headers in sorted(images.items())
@@ -94,20 +99,24 @@ def _alike(
 
 
 def _read(
-    case_id: str, files: Sequence[Path], label: Path, others: Sequence[Sequence[Path]], wanted: Wanted
+    case_id: str,
+    files: Sequence[Path],
+    label: Path,
+    further_series: Sequence[Sequence[Path]],
+    selection: LabelSelection,
 ) -> Case:
     """Read a labelled series, its SEG and the other series on its grid. Raises: InputRefused."""
     stack = to_stack([_instance(file) for file in files])
-    drawn, segments = seg_read.read(_instance(label), stack)
+    numbers, segments = seg_read.read(_instance(label), stack)
     values = np.zeros(max((segment.number for segment in segments), default=0) + 1, np.int32)
     for segment in segments:
         values[segment.number] = OEDEMA if segment.type == OEDEMA_CODE else LESION
-    truth = truth_of(drawn.with_array(values[drawn.array]), (LESION, OEDEMA), wanted)
+    truth = truth_of(numbers.with_array(values[numbers.array]), (LESION, OEDEMA), selection)
     images = {_labelled_sequence(stack): stack.volume}
-    for other in others:
-        for name, volume in _on_grid(other, stack).items():
+    for series_files in further_series:
+        for name, volume in _on_grid(series_files, stack).items():
             images.setdefault(name, volume)
-    return Case(case_id, {name: images[name] for name in wanted.of(list(images))}, truth)
+    return Case(case_id, {name: images[name] for name in selection.of(list(images))}, truth)
 
 
 def _instance(file: Path) -> Dataset:
@@ -135,9 +144,9 @@ def _labelled_sequence(stack: Stack) -> str:
 def _on_grid(files: Sequence[Path], stack: Stack) -> dict[str, hd.Volume]:
     """Return the series by its sequence's name; empty if it is not a volume, or on another grid."""
     try:
-        other = to_stack([_instance(file) for file in files])
+        candidate = to_stack([_instance(file) for file in files])
     except InputRefused:
         return {}
-    sequence = sequence_of(other.headers)
-    same = other.volume.geometry_equal(stack.volume, tol=1e-3)
-    return {sequence: other.volume} if sequence and same else {}
+    sequence = sequence_of(candidate.headers)
+    same = candidate.volume.geometry_equal(stack.volume, tol=1e-3)
+    return {sequence: candidate.volume} if sequence and same else {}

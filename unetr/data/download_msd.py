@@ -139,12 +139,10 @@ def _check_room(folder: Path, archive: DatasetArchive, needed: int) -> None:
 
 def _verify(archive: DatasetArchive, part: Path) -> None:
     with part.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != archive.md5:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if md5 != archive.md5:
         part.unlink()
-        raise DownloadFailed(
-            f"What {archive.url} sent has the MD5 {found}, not {archive.md5}; it was deleted."
-        )
+        raise DownloadFailed(f"What {archive.url} sent has the MD5 {md5}, not {archive.md5}; it was deleted.")
 
 
 def _unpack(archive: DatasetArchive, whole: Path, folder: Path) -> None:

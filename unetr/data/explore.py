@@ -21,7 +21,7 @@ from tqdm import tqdm
 from errors import MetScopeError
 from imaging.sequences import T1_POST_CONTRAST
 from unetr.data.data_sheet import PERCENTILES, Picture, Sheet, describe, findings, picture
-from unetr.data.datasets import LAYOUTS, BadCase, Case, cases
+from unetr.data.datasets import LAYOUTS, Case, RejectedCase, cases
 from unetr.data.explore_page import PICTURES, page
 from unetr.data.options import add_labels_option, label_values
 from unetr.synthesis import metastases
@@ -40,13 +40,15 @@ FIELDS = (
 )  # fmt: skip
 
 
-def explore(found: Iterable[Case | BadCase], out: Path, title: str) -> tuple[list[Sheet], list[BadCase]]:
+def explore(
+    studies: Iterable[Case | RejectedCase], out: Path, title: str
+) -> tuple[list[Sheet], list[RejectedCase]]:
     """Read every case once, write the sheet into the folder ``out``, return the good and the bad cases."""
     sheets: list[Sheet] = []
-    bad: list[BadCase] = []
+    bad: list[RejectedCase] = []
     pictures: list[Picture] = []
-    for case in tqdm(found, unit=" cases", disable=None, leave=False):
-        if isinstance(case, BadCase):
+    for case in tqdm(studies, unit=" cases", disable=None, leave=False):
+        if isinstance(case, RejectedCase):
             bad.append(case)
             continue
         sheets.append(describe(case))
@@ -56,7 +58,7 @@ def explore(found: Iterable[Case | BadCase], out: Path, title: str) -> tuple[lis
     everything = {
         "percentiles": PERCENTILES,
         "cases": [asdict(sheet) for sheet in sheets],
-        "bad_cases": [asdict(one) for one in bad],
+        "bad_cases": [asdict(case) for case in bad],
     }
     (out / "cases.json").write_text(json.dumps(everything, indent=1), encoding="utf-8")
     _write_csv(sheets, bad, out / "cases.csv")
@@ -72,7 +74,7 @@ def synthetic() -> Iterator[Case]:
         yield Case(f"synthetic-{number}-{plane}", {T1_POST_CONTRAST: head.image}, truth)
 
 
-def _write_csv(sheets: Sequence[Sheet], bad: Sequence[BadCase], path: Path) -> None:
+def _write_csv(sheets: Sequence[Sheet], bad: Sequence[RejectedCase], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
@@ -84,10 +86,10 @@ def _write_csv(sheets: Sequence[Sheet], bad: Sequence[BadCase], path: Path) -> N
                 "orientation": sheet.orientation,
                 "sequences": ", ".join(sheet.intensities),
                 "lesions": len(sheet.lesions),
-                "largest_long_axis_mm": max((one.long_axis_mm for one in sheet.lesions), default=0.0),
+                "largest_long_axis_mm": max((lesion.long_axis_mm for lesion in sheet.lesions), default=0.0),
                 "labelled_ml": round(sum(sheet.label_ml.values()), 6),
             })  # fmt: skip
-        writer.writerows(asdict(one) for one in bad)
+        writer.writerows(asdict(case) for case in bad)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,25 +107,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("FOLDER and --layout belong together")
     if options.folder is None:
         print("No folder is given. MetScope creates a few synthetic heads with exact labels.")
-        found: Iterable[Case | BadCase] = synthetic()
+        studies: Iterable[Case | RejectedCase] = synthetic()
     else:
         print(f"Reading {options.folder} case by case in the layout {options.layout}.")
         try:
-            found = cases(options.folder, options.layout, label_values(options.labels), options.sequences)
+            studies = cases(options.folder, options.layout, label_values(options.labels), options.sequences)
         except ValueError as error:
             parser.error(f"--labels: {error}")
-    return _run(found, options.out, options.folder.resolve().name if options.folder else "synthetic heads")
+    return _run(studies, options.out, options.folder.resolve().name if options.folder else "synthetic heads")
 
 
-def _run(found: Iterable[Case | BadCase], out: Path, title: str) -> int:
+def _run(studies: Iterable[Case | RejectedCase], out: Path, title: str) -> int:
     try:
-        sheets, bad = explore(found, out, title)
+        sheets, bad = explore(studies, out, title)
     except MetScopeError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
         return error.exit_code
     print(f"\n{len(sheets)} cases can be used for training, {len(bad)} cannot{':' if bad else '.'}")
-    for one in bad:
-        print(f"  {one.id}: {one.reason}")
+    for case in bad:
+        print(f"  {case.id}: {case.reason}")
     for sentence in findings(sheets) if sheets else ():
         print(f"- {sentence}")
     print(f"\nThe page with the figures: {out / 'data-sheet.html'}")

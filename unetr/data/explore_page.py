@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from lesions.measurability import PROTOCOL_LD_MM
 from reports.pages import data_uri, render
 from reports.slices import draw_slice, grey_window, outline_labels
-from unetr.data.cases import BadCase
+from unetr.data.cases import RejectedCase
 from unetr.data.data_sheet import MEDIAN, PERCENTILES, Picture, Sheet, findings
 
 # Most cases shown as pictures; the numbers include all.
@@ -22,7 +22,9 @@ BLUE = "#2f6fb0"
 AXES_NAMED = 8
 
 
-def page(title: str, sheets: Sequence[Sheet], bad: Sequence[BadCase], pictures: Sequence[Picture]) -> str:
+def page(
+    title: str, sheets: Sequence[Sheet], bad: Sequence[RejectedCase], pictures: Sequence[Picture]
+) -> str:
     """Return the whole page as HTML. pictures: those of the first cases."""
     figures = {}
     if sheets:
@@ -46,7 +48,7 @@ def page(title: str, sheets: Sequence[Sheet], bad: Sequence[BadCase], pictures: 
 
 
 def _diameters(sheets: Sequence[Sheet]) -> Figure:
-    values = np.array([one.long_axis_mm for sheet in sheets for one in sheet.lesions])
+    values = np.array([lesion.long_axis_mm for sheet in sheets for lesion in sheet.lesions])
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots()
     edges = np.arange(0, max([*values, PROTOCOL_LD_MM]) + BIN_MM, BIN_MM).tolist()
@@ -87,10 +89,10 @@ def _montage(pictures: Sequence[Picture]) -> Figure:
     cells = figure.subplots(rows, PICTURES_ACROSS, squeeze=False).ravel()
     for axes in cells:
         axes.set_axis_off()
-    for axes, one in zip(cells, pictures, strict=False):
-        draw_slice(axes, one.grey, one.size_mm, grey_window(one.grey))
-        outline_labels(axes, one.truth, one.size_mm)
-        axes.set_title(one.id[-28:], color="white", size=8)
+    for axes, picture in zip(cells, pictures, strict=False):
+        draw_slice(axes, picture.grey, picture.size_mm, grey_window(picture.grey))
+        outline_labels(axes, picture.truth, picture.size_mm)
+        axes.set_title(picture.id[-28:], color="white", size=8)
     return figure
 
 

@@ -32,7 +32,7 @@ from imaging.grid import steps_on_grid
 from imaging.nifti import read_channels, read_mask, read_stack
 from imaging.sequences import FLAIR, T1, T1_POST_CONTRAST, T2
 from imaging.stack import Stack
-from unetr.data.cases import BadCase, Case, CaseSource, Wanted, subfolders, truth_of
+from unetr.data.cases import Case, CaseSource, LabelSelection, RejectedCase, subfolders, truth_of
 
 # Known names of channels, regardless of case and separators; other names are kept as they are.
 USUAL_NAMES = {
@@ -48,11 +48,11 @@ TIME_POINT = re.compile(r"(?<=-\d{5})-\d{3}$")
 
 @dataclass(frozen=True)
 class _Edition:
-    """The file names of one edition of BraTS. known: label values."""
+    """The file names of one edition of BraTS. known_values: of its labels."""
 
     separator: str
     ends: Mapping[str, str]
-    known: tuple[int, ...]
+    known_values: tuple[int, ...]
 
 
 BRATS = (
@@ -81,17 +81,17 @@ class _Description(BaseModel):
         return usual if len(set(usual.values())) == len(usual) else dict(sorted(self.channels.items()))
 
     @property
-    def known(self) -> set[int]:
+    def known_values(self) -> set[int]:
         """Return the label values; if a key maps to a name, the key is the value."""
-        values = (int(key) if isinstance(value, str) else value for key, value in self.labels.items())
-        return {int(value) for one in values for value in np.atleast_1d(one)} - {0}
+        entries = (int(key) if isinstance(value, str) else value for key, value in self.labels.items())
+        return {int(value) for entry in entries for value in np.atleast_1d(entry)} - {0}
 
 
-def nnunet(folder: Path, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
+def nnunet(folder: Path, selection: LabelSelection) -> Iterator[CaseSource | RejectedCase]:
     """Yield the training cases of an nnU-Net folder. Raises: DataRefused if it has another layout."""
     description = _description(folder)
     names, ending = description.names, description.file_ending
-    chosen = wanted.of(list(names.values()))
+    chosen = selection.of(list(names.values()))
     labels = {path.name.removesuffix(ending): path for path in _files(folder, "labelsTr", ending)}
     images: dict[str, dict[str, Path]] = {}
     for path in _files(folder, "imagesTr", ending):
@@ -99,24 +99,24 @@ def nnunet(folder: Path, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
         if parts and int(parts[2]) in names:
             images.setdefault(parts[1], {})[names[int(parts[2])]] = path
     for case_id in sorted(labels.keys() | images.keys()):
-        found = images.get(case_id, {})
-        missing = [number for number, name in names.items() if name in chosen and name not in found]
+        channels = images.get(case_id, {})
+        missing = [number for number, name in names.items() if name in chosen and name not in channels]
         if case_id not in labels:
-            yield BadCase(case_id, f"The label is missing: there is no labelsTr/{case_id}{ending}.")
+            yield RejectedCase(case_id, f"The label is missing: there is no labelsTr/{case_id}{ending}.")
         elif missing:
             name = f"imagesTr/{case_id}_{missing[0]:04}{ending}"
-            yield BadCase(case_id, f"{names[missing[0]]} is missing: there is no {name}.")
+            yield RejectedCase(case_id, f"{names[missing[0]]} is missing: there is no {name}.")
         else:
-            paths = {name: found[name] for name in chosen}
-            read = partial(_of_files, case_id, paths, labels[case_id], description.known, wanted)
+            paths = {name: channels[name] for name in chosen}
+            read = partial(_of_files, case_id, paths, labels[case_id], description.known_values, selection)
             yield CaseSource(case_id, case_id, (*paths.values(), labels[case_id]), read)
 
 
-def msd(folder: Path, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
+def msd(folder: Path, selection: LabelSelection) -> Iterator[CaseSource | RejectedCase]:
     """Yield the training cases of a Decathlon task. Raises: DataRefused if it has another layout."""
     description = _description(folder)
     names = list(description.names.values())
-    wanted.of(names)
+    selection.of(names)
     if not description.training:
         raise DataRefused(f"{folder / 'dataset.json'} lists no training case.")
     for pair in description.training:
@@ -124,37 +124,46 @@ def msd(folder: Path, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
         case_id = image.name.removesuffix(".gz").removesuffix(".nii")
         missing = [name for name, path in ((pair.image, image), (pair.label, label)) if not path.is_file()]
         if missing:
-            yield BadCase(case_id, f"dataset.json lists {missing[0]}, which is missing.")
+            yield RejectedCase(case_id, f"dataset.json lists {missing[0]}, which is missing.")
         else:
-            read = partial(_of_channels, case_id, image, names, label, description.known, wanted)
+            read = partial(_of_channels, case_id, image, names, label, description.known_values, selection)
             yield CaseSource(case_id, case_id, (image, label), read)
 
 
-def brats(folder: Path, wanted: Wanted) -> Iterator[CaseSource | BadCase]:
+def brats(folder: Path, selection: LabelSelection) -> Iterator[CaseSource | RejectedCase]:
     """Yield the cases of a BraTS training folder, one in each subfolder. Raises: DataRefused if none."""
     for case_id in [path.name for path in subfolders(folder)]:
         edition = next(
-            (one for one in BRATS if any((folder / case_id).glob(f"{case_id}{one.separator}*.nii*"))), None
+            (
+                edition
+                for edition in BRATS
+                if any((folder / case_id).glob(f"{case_id}{edition.separator}*.nii*"))
+            ),
+            None,
         )
         if edition is None:
             names = f"{case_id}-t1c.nii.gz (2023) and no {case_id}_t1ce.nii.gz (2021)"
-            yield BadCase(case_id, f"The folder holds no {names}.")
+            yield RejectedCase(case_id, f"The folder holds no {names}.")
             continue
-        ends = {name: edition.ends[name] for name in wanted.of(list(edition.ends))}
+        ends = {name: edition.ends[name] for name in selection.of(list(edition.ends))}
         stem = folder / case_id / f"{case_id}{edition.separator}"
         paths = {name: _with_ending(f"{stem}{end}") for name, end in {**ends, "The label": "seg"}.items()}
         missing = [name for name, path in paths.items() if not path.is_file()]
         if missing:
-            yield BadCase(case_id, f"{missing[0]} is missing: there is no {paths[missing[0]].name}.")
+            yield RejectedCase(case_id, f"{missing[0]} is missing: there is no {paths[missing[0]].name}.")
             continue
         files = tuple(paths.values())
         label = paths.pop("The label")
-        read = partial(_of_files, case_id, paths, label, edition.known, wanted)
+        read = partial(_of_files, case_id, paths, label, edition.known_values, selection)
         yield CaseSource(case_id, TIME_POINT.sub("", case_id), files, read)
 
 
 def _of_files(
-    case_id: str, paths: Mapping[str, Path], label: Path, known: Collection[int], wanted: Wanted
+    case_id: str,
+    paths: Mapping[str, Path],
+    label: Path,
+    known_values: Collection[int],
+    selection: LabelSelection,
 ) -> Case:
     """Read a case with one file per sequence. Raises: InputRefused."""
     stacks = {}
@@ -166,11 +175,16 @@ def _of_files(
     for name, path in paths.items():
         with _naming(path):
             _check_grid(stacks[name].volume, reference.volume, first.name)
-    return _case(case_id, stacks, label, known, wanted)
+    return _case(case_id, stacks, label, known_values, selection)
 
 
 def _of_channels(
-    case_id: str, image: Path, names: Sequence[str], label: Path, known: Collection[int], wanted: Wanted
+    case_id: str,
+    image: Path,
+    names: Sequence[str],
+    label: Path,
+    known_values: Collection[int],
+    selection: LabelSelection,
 ) -> Case:
     """Read a case from one file with a channel per sequence. Raises: InputRefused."""
     with _naming(image):
@@ -180,15 +194,19 @@ def _of_channels(
                 f"The file has {len(stacks)} channels, dataset.json names {len(names)}: {', '.join(names)}."
             )
     named = dict(zip(names, stacks, strict=True))
-    return _case(case_id, {name: named[name] for name in wanted.of(names)}, label, known, wanted)
+    return _case(case_id, {name: named[name] for name in selection.of(names)}, label, known_values, selection)
 
 
 def _case(
-    case_id: str, stacks: Mapping[str, Stack], label: Path, known: Collection[int], wanted: Wanted
+    case_id: str,
+    stacks: Mapping[str, Stack],
+    label: Path,
+    known_values: Collection[int],
+    selection: LabelSelection,
 ) -> Case:
     with _naming(label):
-        drawn = read_mask(label, next(iter(stacks.values())))
-        truth = truth_of(drawn, known, wanted)
+        mask = read_mask(label, next(iter(stacks.values())))
+        truth = truth_of(mask, known_values, selection)
     return Case(case_id, {name: stack.volume for name, stack in stacks.items()}, truth)
 
 
@@ -204,9 +222,9 @@ def _naming(path: Path) -> Iterator[None]:
 def _check_grid(volume: hd.Volume, reference: hd.Volume, name: str) -> None:
     steps = steps_on_grid(volume.affine, volume.spatial_shape, reference, f"Compared with {name}")
     ours, theirs = (
-        f"{' x '.join(map(str, one.spatial_shape))} voxels (slices, rows, columns) from LPS "
-        f"{', '.join(f'{mm:.1f}' for mm in one.affine[:3, 3])} mm on"
-        for one in (volume, reference)
+        f"{' x '.join(map(str, grid.spatial_shape))} voxels (slices, rows, columns) from LPS "
+        f"{', '.join(f'{mm:.1f}' for mm in grid.affine[:3, 3])} mm on"
+        for grid in (volume, reference)
     )
     if volume.spatial_shape != reference.spatial_shape or not np.array_equal(steps, np.eye(3, 4)):
         raise InconsistentImages(f"It covers {ours}; {name} covers {theirs}.")
@@ -238,8 +256,8 @@ def _files(folder: Path, name: str, ending: str) -> list[Path]:
 
 def _with_ending(path: str) -> Path:
     """Return the file of that name with an ending that exists, otherwise with the usual one."""
-    found = [Path(path + ending) for ending in ENDINGS if Path(path + ending).is_file()]
-    return found[0] if found else Path(path + ENDINGS[0])
+    files = [Path(path + ending) for ending in ENDINGS if Path(path + ending).is_file()]
+    return files[0] if files else Path(path + ENDINGS[0])
 
 
 def _usual(name: str) -> str:

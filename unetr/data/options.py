@@ -17,4 +17,4 @@ def label_values(texts: Sequence[str]) -> Mapping[int, int] | Literal["merge"]:
     if list(texts) == ["merge"]:
         return "merge"
     pairs = (text.split("=") for text in texts)
-    return {int(value): int(other) for value, other in pairs}
+    return {int(old): int(new) for old, new in pairs}

@@ -119,7 +119,7 @@ def found_of(
 ) -> tuple[list[int], list[int]]:
     """Count, for each case, the found lesions and all lesions with those diameters."""
     chosen = [case.lesions_of(low_mm, high_mm) for case in cases]
-    return [sum(lesion.found for lesion in some) for some in chosen], [len(some) for some in chosen]
+    return [sum(lesion.found for lesion in group) for group in chosen], [len(group) for group in chosen]
 
 
 def judge(truth: Truth, prediction: Prediction, candidates: Prediction, spec: ModelSpec) -> ScoredCase:
@@ -129,17 +129,17 @@ def judge(truth: Truth, prediction: Prediction, candidates: Prediction, spec: Mo
     CANDIDATES. Seconds and pictures stay empty. Raises: ValueError if truth and prediction are on different
     grids.
     """
-    found = found_lesions(prediction)
-    outcome = match(truth.labels, found)
-    slices = [SliceReference(None)] * found.spatial_shape[0]
-    measured = measure(found, slices, prediction.probability)
-    overlaps = lesion_overlaps(truth.labels, found, outcome.partners)
+    findings = found_lesions(prediction)
+    outcome = match(truth.labels, findings)
+    slices = [SliceReference(None)] * findings.spatial_shape[0]
+    measured = measure(findings, slices, prediction.probability)
+    overlaps = lesion_overlaps(truth.labels, findings, outcome.partners)
     loose = found_lesions(candidates)
     near = match(truth.labels, loose)
     numbers = np.arange(1, int(loose.array.max()) + 1)
     peaks = ndimage.maximum(candidates.probability.array, loose.array, numbers)
     scores = dict(zip(numbers.tolist(), map(float, peaks), strict=True))
-    seen = candidates.probability.array > 0
+    candidate_voxels = candidates.probability.array > 0
     true_voxels = truth.labels.array != 0
     diameters_mm = {lesion.number: lesion.diameter_mm for lesion in truth.lesions}
     return ScoredCase(
@@ -150,9 +150,9 @@ def judge(truth: Truth, prediction: Prediction, candidates: Prediction, spec: Mo
         seconds=0.0,
         refused=False,
         unseen=len(set(diameters_mm) - set(outcome.covered)),
-        overall=overlap(truth.labels, found) if true_voxels.any() else None,
+        overall=overlap(truth.labels, findings) if true_voxels.any() else None,
         regions=_regions(truth.values, prediction.mask, spec),
-        lesion_wise=brats_mets(truth.labels, found),
+        lesion_wise=brats_mets(truth.labels, findings),
         lesions=tuple(
             ScoredLesion(
                 number=lesion.number,
@@ -170,7 +170,10 @@ def judge(truth: Truth, prediction: Prediction, candidates: Prediction, spec: Mo
         components=tuple(_component(lesion, outcome, spec) for lesion in measured),
         false_scores=tuple(scores[number] for number in near.false_numbers),
         voxels=tuple(
-            tuple(row) for row in binned(candidates.probability.array[seen], true_voxels[seen]).tolist()
+            tuple(row)
+            for row in binned(
+                candidates.probability.array[candidate_voxels], true_voxels[candidate_voxels]
+            ).tolist()
         ),
         pictures={},
     )
@@ -193,11 +196,11 @@ def _regions(truth: hd.Volume, predicted: hd.Volume, spec: ModelSpec) -> dict[st
 
 
 def with_pictures(
-    case: ScoredCase, image: hd.Volume, truth: hd.Volume, found: hd.Volume, stem: Path
+    case: ScoredCase, image: hd.Volume, truth: hd.Volume, findings: hd.Volume, stem: Path
 ) -> ScoredCase:
     """Save pictures of the largest missed lesions and false positives; return the case with their names.
 
-    image, truth, found: on one grid; the last two are lesion numbers. stem: how the files' paths begin.
+    image, truth, findings: on one grid; the last two are lesion numbers. stem: how the files' paths begin.
     """
     missed = [
         Failure("missed", lesion.number, lesion.diameter_mm, None)
@@ -211,10 +214,10 @@ def with_pictures(
     ]
     pictures = {}
     for failure in missed[:MOST_PICTURES] + false[:MOST_PICTURES]:
-        labels = truth if failure.what == "missed" else found
+        labels = truth if failure.what == "missed" else findings
         name = f"{stem.name}-{failure.what}-{failure.number}.png"
         centre = labels.map_indices_to_reference(np.argwhere(labels.array == failure.number).mean(0)[None])[0]
-        save_picture(image, truth, found, centre, stem.with_name(name))
+        save_picture(image, truth, findings, centre, stem.with_name(name))
         pictures[name] = failure
     return replace(case, pictures=pictures)
 

@@ -91,7 +91,7 @@ def evaluate(
             scored.append(CASE.validate_json(path.read_bytes()))
         return scored
 
-    rows, origin = cases.each(row)
+    rows, origin = cases.score_all(row)
     return [list(column) for column in zip(*rows, strict=True)], origin
 
 
@@ -119,10 +119,10 @@ def _case(truth: Truth, predictor: Predictor, stem: Path) -> ScoredCase:
 
 def chosen_heads(names: str, heads: int, first_seed: int) -> list[tuple[str, int]]:
     """Return (kind, seed) of this number of heads per kind. names: separated by commas, empty for all."""
-    wanted = names.split(",") if names else list(cohorts.COHORTS)
-    if unknown := [name for name in wanted if name not in cohorts.COHORTS]:
+    kinds = names.split(",") if names else list(cohorts.COHORTS)
+    if unknown := [name for name in kinds if name not in cohorts.COHORTS]:
         raise SystemExit(f"unknown kind {', '.join(unknown)}; available: {', '.join(cohorts.COHORTS)}")
-    return [(name, first_seed + number) for name in wanted for number in range(heads)]
+    return [(name, first_seed + number) for name in kinds for number in range(heads)]
 
 
 def main(arguments: Sequence[str] | None = None, make_head: MakeHead = cohorts.head) -> None:

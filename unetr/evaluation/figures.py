@@ -62,19 +62,19 @@ def agreement_figure(name: str, pairs: Sequence[tuple[float, float]], agreement:
     return _uri(figure)
 
 
-def reliability_figure(name: str, found: Reliability) -> str:
+def reliability_figure(name: str, reliability: Reliability) -> str:
     """Draw the share that was right against the confidence, with a bar for the count in each bin."""
     figure, axes = _figure()
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.6)
     points = [
         (confidence, accuracy)
-        for confidence, accuracy in zip(found.confidence, found.accuracy, strict=True)
+        for confidence, accuracy in zip(reliability.confidence, reliability.accuracy, strict=True)
         if confidence is not None and accuracy is not None
     ]
     axes.plot(*zip(*points, strict=True), marker="o", color=INK) if points else None
-    most = max(*found.count, 1)
-    middles = [(n + 0.5) / len(found.count) for n in range(len(found.count))]
-    axes.bar(middles, [0.25 * n / most for n in found.count], width=0.09, color="grey", alpha=0.35)
+    most = max(*reliability.count, 1)
+    middles = [(n + 0.5) / len(reliability.count) for n in range(len(reliability.count))]
+    axes.bar(middles, [0.25 * n / most for n in reliability.count], width=0.09, color="grey", alpha=0.35)
     axes.set_xlim(0.0, 1.0)
     axes.set_ylim(0.0, 1.0)
     axes.set_xlabel(name)

@@ -47,7 +47,7 @@ SEEDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 SMALLEST_MM3 = (5.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 50.0, 80.0, 120.0)
 # Sensitivity (absolute) that is traded for unbiased volumes.
 TOLERANCE = 0.01
-TINY = 1e-9
+MIN_VOLUME_RATIO = 1e-9
 FIELDS = re.compile(r'"postprocessing":\s*\{[^{}]*\}(\s*,\s*"confidence":\s*(\{[^{}]*\}|null))?')
 
 
@@ -140,20 +140,20 @@ def points(cuts: Sequence[dict[float, Cut]]) -> Iterator[Point]:
                 )
 
 
-def best(found: Sequence[Point], false_positives: float) -> Point:
+def best(candidates: Sequence[Point], false_positives: float) -> Point:
     """Return the point with the least volume bias among the most sensitive points within the rate.
 
     Ties go to the fewest false positives, then to no seed threshold. If no point is within the rate, return
     the one with the fewest false positives.
     """
-    allowed = [point for point in found if point.false_positives <= false_positives]
+    allowed = [point for point in candidates if point.false_positives <= false_positives]
     if not allowed:
-        return min(found, key=lambda point: (point.false_positives, -point.sensitivity))
+        return min(candidates, key=lambda point: (point.false_positives, -point.sensitivity))
     most = max(point.sensitivity for point in allowed)
     return min(
         [point for point in allowed if point.sensitivity >= most - TOLERANCE],
         key=lambda point: (
-            max(point.volume_ratio, 1.0 / max(point.volume_ratio, TINY)),
+            max(point.volume_ratio, 1.0 / max(point.volume_ratio, MIN_VOLUME_RATIO)),
             point.false_positives,
             point.postprocessing.seed_threshold is not None,
         ),
@@ -162,13 +162,13 @@ def best(found: Sequence[Point], false_positives: float) -> Point:
 
 def fit_confidence(cases: Sequence[ScoredCase]) -> Confidence | None:
     """Fit the calibration to the components of these cases; None if all or none of them are lesions."""
-    found = [component for case in cases for component in case.components]
-    if len({component.real for component in found}) < 2:
+    components = [component for case in cases for component in case.components]
+    if len({component.real for component in components}) < 2:
         return None
     return fit(
-        [component.mean_probability for component in found],
-        [component.volume_ml * MM3_PER_ML for component in found],
-        [component.real for component in found],
+        [component.mean_probability for component in components],
+        [component.volume_ml * MM3_PER_ML for component in components],
+        [component.real for component in components],
     )
 
 
@@ -208,7 +208,7 @@ def cuts_of(cases: CaseSet, predictor: Predictor) -> list[dict[float, Cut]]:
         print(f"{place}, {source.name}", flush=True)
         return cuts
 
-    cuts, origin = cases.each(cuts_and_report)
+    cuts, origin = cases.score_all(cuts_and_report)
     if not any(case[THRESHOLDS[0]].shares for case in cuts):
         raise DataRefused(
             f"None of the {len(cuts)} {origin.noun}s has a lesion of {COUNTED_FROM_MM:g} mm or more, "
@@ -238,9 +238,9 @@ def main(arguments: Sequence[str] | None = None, make_head: MakeHead = validatio
         case_set = labelled(options.folder, options.layout, options.labels, [spec])
     lowest = PostProcessing(threshold=THRESHOLDS[0], minimum_volume_mm3=0.0)
     predictor = Predictor.load(spec.model_copy(update={"postprocessing": lowest}), settings.device)
-    found = list(points(cuts_of(case_set, predictor)))
-    chosen = best(found, options.false_positives)
-    print(_table(found, chosen, case_set.origin.noun))
+    candidates = list(points(cuts_of(case_set, predictor)))
+    chosen = best(candidates, options.false_positives)
+    print(_table(candidates, chosen, case_set.origin.noun))
     update = {"postprocessing": chosen.postprocessing, "confidence": None}
     (cases,), origin = evaluate([spec.model_copy(update=update)], case_set, options.out, settings.device)
     confidence = fit_confidence(cases)
@@ -249,13 +249,13 @@ def main(arguments: Sequence[str] | None = None, make_head: MakeHead = validatio
     print(f"Written into {spec.id}.json: {chosen.postprocessing}; {confidence}")
 
 
-def _table(found: Sequence[Point], chosen: Point, noun: str) -> str:
+def _table(candidates: Sequence[Point], chosen: Point, noun: str) -> str:
     """Return a table of each threshold's best point without a seed threshold, and the chosen point."""
     rows = [
         best(
             [
                 point
-                for point in found
+                for point in candidates
                 if point.postprocessing.threshold == threshold and point.postprocessing.seed_threshold is None
             ],
             chosen.false_positives,

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unetr.data.cases import Wanted
+from unetr.data.cases import LabelSelection
 from unetr.data.datasets import LAYOUTS
 from unetr.data.options import add_labels_option, label_values
 
@@ -23,18 +23,18 @@ def parse_with_folder(
     parser.add_argument("--layout", choices=[*LAYOUTS], help="of the folder (docs/training.md)")
     add_labels_option(parser)
     options = parser.parse_args(arguments)
-    given = [name for name in heads if getattr(options, name) is not None]
+    head_options = [name for name in heads if getattr(options, name) is not None]
     if (options.folder is None) != (options.layout is None):
         parser.error(f"{FOLDER_OPTIONS} belong together")
     if options.folder is None and options.labels:
         parser.error(f"--labels belongs to {FOLDER_OPTIONS}")
-    if options.folder is not None and given:
-        option = given[0].replace("_", "-")
+    if options.folder is not None and head_options:
+        option = head_options[0].replace("_", "-")
         parser.error(
             f"--{option} chooses synthetic heads and --folder labelled studies: leave out one of them"
         )
     try:
-        options.labels = Wanted(label_values(options.labels)).labels
+        options.labels = LabelSelection(label_values(options.labels)).labels
     except ValueError as error:
         parser.error(f"--labels: {error}")
     for name, default in heads.items():

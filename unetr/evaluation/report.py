@@ -23,13 +23,20 @@ def save_report(summary: Summary, cases: Sequence[ScoredCase], pictures: Path, f
         estimate=written,
         summary=summary,
         froc=froc_figure(
-            [_curve(each) for each in (summary, summary.against) if each is not None], summary.origin.noun
+            [
+                _curve(model_summary)
+                for model_summary in (summary, summary.against)
+                if model_summary is not None
+            ],
+            summary.origin.noun,
         ),
         agreement={
             name: agreement_figure(name, [pair for case in pairs[name] for pair in case], agreement)
             for name, agreement in summary.agreement.items()
         },
-        calibration={name: reliability_figure(name, found) for name, found in summary.calibration.items()},
+        calibration={
+            name: reliability_figure(name, reliability) for name, reliability in summary.calibration.items()
+        },
         pictures={
             failure.picture: data_uri("image/png", (pictures / failure.picture).read_bytes())
             for failure in summary.failures
@@ -59,9 +66,9 @@ def table(summary: Summary) -> str:
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {each.name} | {each.lesions} | {written(each.sensitivity)} | {written(each.dice)} "
-        f"| {written(each.hd95_mm, 1)} | {written(each.false_positives)} |"
-        for each in summary.bins
+        f"| {size_bin.name} | {size_bin.lesions} | {written(size_bin.sensitivity)} "
+        f"| {written(size_bin.dice)} | {written(size_bin.hd95_mm, 1)} | {written(size_bin.false_positives)} |"
+        for size_bin in summary.bins
     ]
     lines += [
         "",

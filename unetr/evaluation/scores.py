@@ -132,13 +132,13 @@ def brats_mets(truth: hd.Volume, predicted: hd.Volume) -> LesionWise:
     counts = _overlaps(reached, predicted.array)
     true_boxes, predicted_boxes = ndimage.find_objects(lesions), ndimage.find_objects(predicted.array)
     false = sum(int(counts[0, k] > 0 and not counts[1:, k].any()) for k in range(1, counts.shape[1]))
-    dice, hd95_mm, found, missed = [0.0] * false, [PENALTY_MM] * false, 0, 0
+    dice, hd95_mm, hits, misses = [0.0] * false, [PENALTY_MM] * false, 0, 0
     for number, true_box in enumerate(true_boxes, start=1):
         touching = np.flatnonzero(counts[number, 1:]) + 1
         region = lesions[true_box] == number
         if region.sum() * truth.voxel_volume <= IGNORED_MM3:
             continue
-        found, missed = found + int(len(touching) > 0), missed + int(len(touching) == 0)
+        hits, misses = hits + int(len(touching) > 0), misses + int(len(touching) == 0)
         if not len(touching):
             dice.append(0.0)
             hd95_mm.append(PENALTY_MM)
@@ -149,7 +149,7 @@ def brats_mets(truth: hd.Volume, predicted: hd.Volume) -> LesionWise:
         hd95_mm.append(PENALTY_MM if compared.hd95_mm is None else compared.hd95_mm)
     if not dice:
         return LesionWise(1.0, 0.0, 0, 0, 0)
-    return LesionWise(float(np.mean(dice)), float(np.mean(hd95_mm)), found, missed, false)
+    return LesionWise(float(np.mean(dice)), float(np.mean(hd95_mm)), hits, misses, false)
 
 
 def lesion_overlaps(
@@ -158,11 +158,13 @@ def lesion_overlaps(
     """Compare each true lesion with its partner, by the true lesion's number. Volumes hold lesion numbers."""
     _same_grid(truth, predicted)
     true_boxes, predicted_boxes = ndimage.find_objects(truth.array), ndimage.find_objects(predicted.array)
-    found = {}
+    overlaps = {}
     for number, partner in partners.items():
         box = _union([true_boxes[number - 1], predicted_boxes[partner - 1]])
-        found[number] = _overlap(truth.array[box] == number, predicted.array[box] == partner, truth.spacing)
-    return found
+        overlaps[number] = _overlap(
+            truth.array[box] == number, predicted.array[box] == partner, truth.spacing
+        )
+    return overlaps
 
 
 def _joined(truth: hd.Volume) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -190,10 +192,10 @@ def _overlap(truth: NDArray[Any], predicted: NDArray[Any], spacing_mm: tuple[flo
     )
     sides = [
         (
-            np.asarray(get_surface_distance(edges, others, spacing=spacing_mm), dtype=float),
+            np.asarray(get_surface_distance(edges, other_edges, spacing=spacing_mm), dtype=float),
             np.asarray(areas[edges], dtype=float),
         )
-        for edges, others, areas in ((edges_a, edges_b, areas_a), (edges_b, edges_a, areas_b))
+        for edges, other_edges, areas in ((edges_a, edges_b, areas_a), (edges_b, edges_a, areas_b))
     ]
     near = sum(float(area[away <= TOLERANCE_MM].sum()) for away, area in sides)
     whole = sum(float(area.sum()) for _, area in sides)

@@ -158,8 +158,8 @@ def froc(lesions: Sequence[Sequence[float | None]], false: Sequence[Sequence[flo
     of candidates that touch no lesion. For each rate, take the best sensitivity among thresholds with at most
     that many false positives.
     """
-    known = [score for case in lesions for score in case if score is not None]
-    scores = np.unique([*known, *(score for case in false for score in case)])[::-1]
+    lesion_scores = [score for case in lesions for score in case if score is not None]
+    scores = np.unique([*lesion_scores, *(score for case in false for score in case)])[::-1]
     if len(scores) > MOST_THRESHOLDS:
         scores = scores[np.rint(np.linspace(0, len(scores) - 1, MOST_THRESHOLDS)).astype(int)]
     hits = [_reached([score for score in case if score is not None], scores) for case in lesions]
@@ -167,9 +167,9 @@ def froc(lesions: Sequence[Sequence[float | None]], false: Sequence[Sequence[flo
     totals, ones = [len(case) for case in lesions], [1] * len(lesions)
 
     def sensitivity_at(rate: float) -> Callable[..., Array]:
-        def of(found: Array, invented: Array, total: Array, cases: Array) -> Array:
-            allowed = invented <= rate * np.asarray(cases)[..., None]
-            return ratio(np.where(allowed, found, 0.0).max(axis=-1, initial=0.0), total)
+        def of(hit_counts: Array, false_counts: Array, total: Array, cases: Array) -> Array:
+            allowed = false_counts <= rate * np.asarray(cases)[..., None]
+            return ratio(np.where(allowed, hit_counts, 0.0).max(axis=-1, initial=0.0), total)
 
         return of
 

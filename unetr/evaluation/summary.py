@@ -176,7 +176,7 @@ def summarise(
         last_seed=max(seeds, default=None),
         unseen=sum(case.unseen for case in cases),
         refused=sum(case.refused for case in cases),
-        bins=tuple(_bin(cases, *each) for each in BINS_MM),
+        bins=tuple(_bin(cases, *size_bin) for size_bin in BINS_MM),
         kinds=tuple(_kind(name, group) for name, group in [*groups, ("all", cases)]),
         regions=tuple(_region(name, cases) for name in cases[0].regions),
         lesion_free=LesionFree(
@@ -218,14 +218,14 @@ def _pairs(
     case: ScoredCase, value: Callable[[ScoredLesion | Component], float], relative: bool
 ) -> list[tuple[float, float]]:
     components = {component.number: component for component in case.components}
-    found = []
+    pairs = []
     for lesion in case.lesions:
         if not lesion.found or lesion.partner is None:
             continue
         true, predicted = value(lesion), value(components[lesion.partner])
         middle = (true + predicted) / 2.0
-        found.append((middle, (predicted - true) * (100.0 / middle if relative else 1.0)))
-    return found
+        pairs.append((middle, (predicted - true) * (100.0 / middle if relative else 1.0)))
+    return pairs
 
 
 def _model(spec: ModelSpec) -> Model:
@@ -244,7 +244,7 @@ def _bin(cases: Sequence[ScoredCase], name: str, low_mm: float, high_mm: float) 
         [lesion.overlap for lesion in case.lesions_of(low_mm, high_mm) if lesion.found and lesion.overlap]
         for case in cases
     ]
-    counts = [len(some) for some in scores]
+    counts = [len(case_scores) for case_scores in scores]
     false = [
         sum(
             low_mm <= sphere_diameter_mm(component.volume_ml) < high_mm
@@ -258,10 +258,12 @@ def _bin(cases: Sequence[ScoredCase], name: str, low_mm: float, high_mm: float) 
         lesions=sum(totals),
         found=sum(hits),
         sensitivity=bootstrap(ratio, hits, totals),
-        dice=bootstrap(ratio, [sum(score.dice for score in some) for some in scores], counts),
-        hd95_mm=bootstrap(ratio, [sum(score.hd95_mm or 0.0 for score in some) for some in scores], counts),
+        dice=bootstrap(ratio, [sum(score.dice for score in case_scores) for case_scores in scores], counts),
+        hd95_mm=bootstrap(
+            ratio, [sum(score.hd95_mm or 0.0 for score in case_scores) for case_scores in scores], counts
+        ),
         surface_dice=bootstrap(
-            ratio, [sum(score.surface_dice or 0.0 for score in some) for some in scores], counts
+            ratio, [sum(score.surface_dice or 0.0 for score in case_scores) for case_scores in scores], counts
         ),
         false_positives=mean(false),
     )
@@ -296,7 +298,7 @@ def _region(name: str, cases: Sequence[ScoredCase]) -> RegionSummary:
 
 
 def _calibration(cases: Sequence[ScoredCase]) -> dict[str, Reliability]:
-    found = {
+    binned_sums = {
         "mean probability of a lesion": [
             binned([c.mean_probability for c in case.components], [c.real for c in case.components])
             for case in cases
@@ -305,10 +307,11 @@ def _calibration(cases: Sequence[ScoredCase]) -> dict[str, Reliability]:
     }
     rated = [[c for c in case.components if c.confidence is not None] for case in cases]
     if any(rated):
-        found["confidence of a lesion"] = [
-            binned([c.confidence or 0.0 for c in some], [c.real for c in some]) for some in rated
+        binned_sums["confidence of a lesion"] = [
+            binned([c.confidence or 0.0 for c in components], [c.real for c in components])
+            for components in rated
         ]
-    return {name: reliability(*np.stack(sums, axis=1)) for name, sums in found.items()}
+    return {name: reliability(*np.stack(sums, axis=1)) for name, sums in binned_sums.items()}
 
 
 def _failures(cases: Sequence[ScoredCase]) -> tuple[Failed, ...]:
@@ -321,6 +324,6 @@ def _failures(cases: Sequence[ScoredCase]) -> tuple[Failed, ...]:
     failures.sort(key=lambda failure: -failure.size_mm)
     return tuple(
         failure
-        for what in ("missed", "false")
-        for failure in [each for each in failures if each.what == what][:MOST_FAILURES]
+        for kind in ("missed", "false")
+        for failure in [failure for failure in failures if failure.what == kind][:MOST_FAILURES]
     )

@@ -18,7 +18,7 @@ from errors import DataRefused, InputRefused
 from imaging.grid import MM3_PER_ML
 from imaging.sequences import T1_POST_CONTRAST
 from lesions.measure import components
-from unetr.data.cases import BadCase, CaseSource, unknown_label
+from unetr.data.cases import CaseSource, RejectedCase, unknown_label
 from unetr.data.datasets import sources
 from unetr.spec import ModelSpec
 from unetr.synthesis import metastases
@@ -82,7 +82,7 @@ class Origin:
     noun: str
     description: str
     caution: str
-    rejected: tuple[BadCase, ...] = ()
+    rejected: tuple[RejectedCase, ...] = ()
 
     def rejections(self) -> list[str]:
         """Return lines that list the cases that cannot be used; none if there are none."""
@@ -101,7 +101,7 @@ class CaseSet:
     origin: Origin
     sources: tuple[TruthSource, ...]
 
-    def each(self, score: Callable[[TruthSource, str], Score]) -> tuple[list[Score], Origin]:
+    def score_all(self, score: Callable[[TruthSource, str], Score]) -> tuple[list[Score], Origin]:
         """Score one case after the other; return the scores, and the origin with all rejected cases.
 
         score: called with the case and its place among all, as text; a case for which it raises InputRefused
@@ -113,7 +113,7 @@ class CaseSet:
             try:
                 scores.append(score(source, f"{number} of {len(self.sources)} {self.origin.noun}s"))
             except InputRefused as error:
-                rejected.append(BadCase(source.name, error.found))
+                rejected.append(RejectedCase(source.name, error.found))
         if not scores:
             reason = f", as {rejected[0].id}: {rejected[0].reason}" if rejected else "."
             raise DataRefused(f"There is no {self.origin.noun} that can be used{reason}")
@@ -132,14 +132,17 @@ def synthetic(heads: Sequence[tuple[str, int]], make_head: MakeHead) -> CaseSet:
         origin,
         tuple(
             TruthSource(
-                kind, str(seed), f"{kind}-{seed}".replace(" ", "-"), partial(_made, kind, seed, make_head)
+                kind,
+                str(seed),
+                f"{kind}-{seed}".replace(" ", "-"),
+                partial(_make_truth, kind, seed, make_head),
             )
             for kind, seed in heads
         ),
     )
 
 
-def _made(kind: str, seed: int, make_head: MakeHead) -> Truth:
+def _make_truth(kind: str, seed: int, make_head: MakeHead) -> Truth:
     head = make_head(kind, seed)
     return Truth(
         kind,
@@ -167,7 +170,7 @@ def labelled(
         "case",
         f"labelled cases in the layout {layout}{f', labels {chosen}' if chosen else ''}",
         "The cases have the names that their folder gives them: check this report before sharing it.",
-        tuple(case for case in cases if isinstance(case, BadCase)),
+        tuple(case for case in cases if isinstance(case, RejectedCase)),
     )
     return CaseSet(
         origin,
@@ -181,7 +184,7 @@ def labelled(
 
 def _read(source: CaseSource, layout: str, specs: Sequence[ModelSpec]) -> Truth:
     case = source.load()
-    if isinstance(case, BadCase):
+    if isinstance(case, RejectedCase):
         raise DataRefused(case.reason)
     for spec in specs:
         if (bad := unknown_label(case, spec)) is not None:

@@ -37,7 +37,7 @@ class Acquisition:
         )
 
 
-SOME = HeadOptions(lesion_count=(2, 12))
+DEFAULT_OPTIONS = HeadOptions(lesion_count=(2, 12))
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Cohort:
     """One kind of held-out heads; consecutive seeds cycle through its acquisitions."""
 
     acquisitions: tuple[Acquisition, ...]
-    options: HeadOptions = SOME
+    options: HeadOptions = DEFAULT_OPTIONS
 
 
 AXIAL = Acquisition((176, 256, 256), (1.0, 0.94, 0.94), "axial")
@@ -58,12 +58,12 @@ COHORTS = {
     # Spin echo: grey matter as bright as white, bright fluid, vessels hardly brighter than the brain.
     "other contrast": Cohort(
         (AXIAL, CORONAL),
-        replace(SOME, grey=(0.9, 1.05), fluid=(0.42, 0.55), vessels=(0.6, 1.3)),
+        replace(DEFAULT_OPTIONS, grey=(0.9, 1.05), fluid=(0.42, 0.55), vessels=(0.6, 1.3)),
     ),
     # Noise of 6 to 9 % of white matter, blurred.
     "noisy": Cohort(
         (AXIAL, SAGITTAL),
-        replace(SOME, noise=(0.06, 0.09), blur_mm=(0.6, 0.9)),
+        replace(DEFAULT_OPTIONS, noise=(0.06, 0.09), blur_mm=(0.6, 0.9)),
     ),
     # Slices of 3 and of 5 mm.
     "thick slices": Cohort(
@@ -77,9 +77,9 @@ COHORTS = {
         tuple(replace(plane, tilt_deg=(15.0, 25.0)) for plane in (AXIAL, CORONAL, SAGITTAL)),
     ),
     # Only the brain.
-    "skull stripped": Cohort((AXIAL, SAGITTAL), replace(SOME, skull=False)),
+    "skull stripped": Cohort((AXIAL, SAGITTAL), replace(DEFAULT_OPTIONS, skull=False)),
     # With a resection cavity.
-    "after surgery": Cohort((AXIAL, SAGITTAL), replace(SOME, cavity=True)),
+    "after surgery": Cohort((AXIAL, SAGITTAL), replace(DEFAULT_OPTIONS, cavity=True)),
     # Without a lesion.
     "no lesion": Cohort((AXIAL, SAGITTAL, CORONAL), HeadOptions(lesion_count=(0, 0))),
 }

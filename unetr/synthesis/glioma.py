@@ -62,13 +62,15 @@ def case(seed: int, spacing_mm: float) -> Case:
     regions = np.zeros((3, *geometry.spatial_shape), np.float32)
     if rng.random() >= WITHOUT_TUMOUR:
         _draw(regions, geometry, head, rng)
-    healthy = {T1_POST_CONTRAST: head.image} | {name: _levelled(head, one) for name, one in LEVELS.items()}
+    healthy = {T1_POST_CONTRAST: head.image} | {
+        name: _levelled(head, levels) for name, levels in LEVELS.items()
+    }
     images = {}
     for name, image in healthy.items():
         levels = LEVELS[name].regions if name in LEVELS else POST_CONTRAST
         factors = np.array(levels) * rng.uniform(1.0 - VARIATION, 1.0 + VARIATION, 3)
-        drawn = image * (1.0 - regions.sum(0)) + np.tensordot(factors, regions, 1)
-        images[name] = geometry.with_array(metastases.acquire(drawn, geometry, rng, options))
+        signal = image * (1.0 - regions.sum(0)) + np.tensordot(factors, regions, 1)
+        images[name] = geometry.with_array(metastases.acquire(signal, geometry, rng, options))
     background = 1.0 - regions.sum(0)
     truth = np.concatenate([background[None], regions]).argmax(0).astype(np.uint8)
     return Case(str(seed), images, geometry.with_array(truth))

@@ -282,9 +282,9 @@ def _with_lesions(
     labels = np.zeros(image.shape, dtype=np.int16)
     lesions: list[TrueLesion] = []
     room = np.argwhere(anatomy.brain > 0.9)
-    wanted = int(rng.integers(options.lesion_count[0], options.lesion_count[1] + 1))
-    for _ in range(wanted * 4):
-        if len(lesions) == wanted or len(room) == 0:
+    lesion_count = int(rng.integers(options.lesion_count[0], options.lesion_count[1] + 1))
+    for _ in range(lesion_count * 4):
+        if len(lesions) == lesion_count or len(room) == 0:
             break
         centre_index = room[rng.integers(len(room))] + rng.uniform(-0.5, 0.5, 3)
         shape = LesionShape.random(rng, options.diameter_mm)

@@ -218,7 +218,7 @@ def compress(frame: bytes, ds: Dataset, syntax: UID, bits: int = 16, signed: boo
 
     bits, signed: the format that the codec is told; by default all 16 bits, and the sign of the header.
     """
-    wanted = gdcm.TransferSyntax.GetTSType(str(syntax))
+    gdcm_syntax = gdcm.TransferSyntax.GetTSType(str(syntax))
     # The writer owns the image, so it must outlive it.
     writer = gdcm.ImageWriter()
     image = writer.GetImage()
@@ -228,13 +228,13 @@ def compress(frame: bytes, ds: Dataset, syntax: UID, bits: int = 16, signed: boo
         gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2)
     )
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ImplicitVRLittleEndian))
-    told = ds.PixelRepresentation if signed is None else int(signed)
-    image.SetPixelFormat(gdcm.PixelFormat(1, 16, bits, bits - 1, told))
+    pixel_representation = ds.PixelRepresentation if signed is None else int(signed)
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, bits, bits - 1, pixel_representation))
     element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
     element.SetByteStringValue(frame)
     image.SetDataElement(element)
     change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(wanted))
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm_syntax))
     change.SetInput(image)
     if not change.Change():
         raise ValueError(f"no encoder for transfer syntax {syntax.name}")

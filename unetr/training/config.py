@@ -72,7 +72,7 @@ class Generated(_Data):
     without: str | None = None
 
     @model_validator(mode="after")
-    def _known(self) -> Self:
+    def _require_known_component(self) -> Self:
         if self.without is not None and (self.generator != "metastases" or self.without not in COMPONENTS):
             raise ValueError(f"without is for metastases, and one of {', '.join(COMPONENTS)}")
         return self
@@ -156,8 +156,8 @@ def _read(path: Path) -> dict[str, object]:
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        known = ", ".join(sorted(known.stem for known in CONFIGS.glob("*.yaml")))
-        raise ModelSpecInvalid(f"There is no configuration {str(path)!r}. Available: {known}.") from error
+        names = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        raise ModelSpecInvalid(f"There is no configuration {str(path)!r}. Available: {names}.") from error
     except yaml.YAMLError as error:
         raise ModelSpecInvalid(f"{path.name} is not valid YAML: {error}.") from error
     if not isinstance(content, dict):

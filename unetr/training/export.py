@@ -82,8 +82,8 @@ def _course(course: Course, run: Path) -> str:
         kept.append(rows[-1])
     table = "\n".join(f"| {r['step']} | {r['training_loss']} | {r['validation_dice']} |" for r in kept)
     begun = f", started from {course.start_from.name}" if course.start_from else ""
-    told = f"The {course.network} network: {course.steps} steps of {course.batch} windows{begun}."
-    return f"{told}\n\n| step | loss | held-out Dice |\n|---|---|---|\n{table}" if rows else told
+    sentence = f"The {course.network} network: {course.steps} steps of {course.batch} windows{begun}."
+    return f"{sentence}\n\n| step | loss | held-out Dice |\n|---|---|---|\n{table}" if rows else sentence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

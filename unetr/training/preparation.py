@@ -16,7 +16,7 @@ import torch
 
 from errors import DataRefused
 from imaging.sequences import T1_POST_CONTRAST
-from unetr.data.cases import BadCase, Case, CaseSource, Wanted, truth_of, unknown_label
+from unetr.data.cases import Case, CaseSource, LabelSelection, RejectedCase, truth_of, unknown_label
 from unetr.data.datasets import sources
 from unetr.preprocess import prepare, resample_labels
 from unetr.spec import ModelSpec
@@ -25,18 +25,18 @@ from unetr.training.config import Generated, Labelled
 from unetr.training.samples import Sample, arrays, load
 
 # Version of the arrays in a prepared folder; increase it when they change.
-ARRAYS_VERSION = 2
+ARRAYS_VERSION = 3
 KEY_DIGITS = 16
 HELD_OUT_DIGITS = 8
 
 
 @dataclass(frozen=True)
-class Material:
+class CaseRecipe:
     """A case before its preparation. key: a text of everything but the spec that determines the result."""
 
     id: str
     key: str
-    read: Callable[[], Case | BadCase]
+    read: Callable[[], Case | RejectedCase]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Group:
     weight: float
     training: list[Sample]
     held_out: list[Sample]
-    bad: list[BadCase]
+    bad: list[RejectedCase]
 
     @property
     def negatives(self) -> int:
@@ -81,7 +81,7 @@ def gather(data: Generated | Labelled, spec: ModelSpec, folder: Path, processes:
     processes: number of parallel processes; 0: work in this one. Raises: DataRefused if the data's folder has
     another layout, or no case can be used for training.
     """
-    bad: list[BadCase] = []
+    bad: list[RejectedCase] = []
     if isinstance(data, Generated):
         training, held_out = generated(data, spec)
         name = f"made ({data.generator})"
@@ -93,8 +93,8 @@ def gather(data: Generated | Labelled, spec: ModelSpec, folder: Path, processes:
     group = Group(
         name,
         data.weight,
-        [load(path_of(folder, one, spec)) for one in training if one.id not in refused],
-        [load(path_of(folder, one, spec)) for one in held_out if one.id not in refused],
+        [load(path_of(folder, recipe, spec)) for recipe in training if recipe.id not in refused],
+        [load(path_of(folder, recipe, spec)) for recipe in held_out if recipe.id not in refused],
         bad,
     )
     if not group.training:
@@ -103,40 +103,46 @@ def gather(data: Generated | Labelled, spec: ModelSpec, folder: Path, processes:
     return group
 
 
-def generated(data: Generated, spec: ModelSpec) -> tuple[list[Material], list[Material]]:
+def generated(data: Generated, spec: ModelSpec) -> tuple[list[CaseRecipe], list[CaseRecipe]]:
     """Return the synthetic cases for training and the held-out ones."""
     spacing_mm = min(spec.spacing_mm)
 
-    def made(seed: int) -> Material:
+    def recipe_of(seed: int) -> CaseRecipe:
         read = partial(_generate, data, seed, spacing_mm)
         left_out = (data.without,) if data.without else ()
-        return Material(str(seed), repr((data.generator, data.labels, seed, *left_out)), read)
+        return CaseRecipe(str(seed), repr((data.generator, data.labels, seed, *left_out)), read)
 
     first, first_held_out = cohorts.TRAINING_SEED, cohorts.VALIDATION_SEED
-    training = [made(seed) for seed in range(first, first + data.training)]
-    return training, [made(seed) for seed in range(first_held_out, first_held_out + data.validation)]
+    training = [recipe_of(seed) for seed in range(first, first + data.training)]
+    return training, [recipe_of(seed) for seed in range(first_held_out, first_held_out + data.validation)]
 
 
 def _generate(data: Generated, seed: int, spacing_mm: float) -> Case:
     generator = partial(metastases, without=data.without) if data.without else GENERATORS[data.generator]
     case = generator(seed, spacing_mm)
-    known = np.unique(case.truth.array[case.truth.array > 0]).tolist()
-    return Case(case.id, case.images, truth_of(case.truth, known, Wanted(data.labels)), case.brain)
+    values = np.unique(case.truth.array[case.truth.array > 0]).tolist()
+    return Case(case.id, case.images, truth_of(case.truth, values, LabelSelection(data.labels)), case.brain)
 
 
-def labelled(data: Labelled, spec: ModelSpec) -> tuple[list[Material], list[Material], list[BadCase]]:
+def labelled(
+    data: Labelled, spec: ModelSpec
+) -> tuple[list[CaseRecipe], list[CaseRecipe], list[RejectedCase]]:
     """Return a folder's cases for training, the held-out ones, and those known to be bad before reading.
 
     Raises: DataRefused.
     """
-    found = list(sources(data.folder, data.layout, data.labels, spec.inputs))
-    cases = [one for one in found if isinstance(one, CaseSource)]
-    apart = held_out_patients({one.patient for one in cases}, data.validation, data.seed)
+    entries = list(sources(data.folder, data.layout, data.labels, spec.inputs))
+    cases = [source for source in entries if isinstance(source, CaseSource)]
+    apart = held_out_patients({source.patient for source in cases}, data.validation, data.seed)
     training, held_out = (
-        [Material(one.id, _identity(one, data), one.load) for one in cases if (one.patient in apart) is held]
+        [
+            CaseRecipe(source.id, _identity(source, data), source.load)
+            for source in cases
+            if (source.patient in apart) is held
+        ]
         for held in (False, True)
     )
-    return training, held_out, [one for one in found if isinstance(one, BadCase)]
+    return training, held_out, [case for case in entries if isinstance(case, RejectedCase)]
 
 
 def held_out_patients(patients: set[str], share: float, seed: int) -> set[str]:
@@ -144,11 +150,11 @@ def held_out_patients(patients: set[str], share: float, seed: int) -> set[str]:
     if not patients or not share:
         return set()
     place = {
-        one: int(hashlib.sha256(f"{seed}:{one}".encode()).hexdigest()[:HELD_OUT_DIGITS], 16)
-        for one in patients
+        patient: int(hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()[:HELD_OUT_DIGITS], 16)
+        for patient in patients
     }
-    chosen = {one for one in patients if place[one] < share * 16**HELD_OUT_DIGITS}
-    return chosen or {min(patients, key=lambda one: place[one])}
+    chosen = {patient for patient in patients if place[patient] < share * 16**HELD_OUT_DIGITS}
+    return chosen or {min(patients, key=lambda patient: place[patient])}
 
 
 def _identity(source: CaseSource, data: Labelled) -> str:
@@ -156,33 +162,33 @@ def _identity(source: CaseSource, data: Labelled) -> str:
     return repr((source.id, data.labels, source.versions))
 
 
-def path_of(folder: Path, material: Material, spec: ModelSpec) -> Path:
+def path_of(folder: Path, recipe: CaseRecipe, spec: ModelSpec) -> Path:
     """Return the folder of that case, prepared for that spec."""
     brain = spec.brain.factor if spec.brain is not None else None
     labels = [(label.value, label.whole) for label in spec.labels]
     steps = (spec.acquired_intensity, spec.resampling, spec.intensity)
     grid = (spec.orientation, spec.spacing_mm, steps, spec.crop, spec.inputs)
-    parts = repr((ARRAYS_VERSION, grid, labels, brain, material.key))
+    parts = repr((ARRAYS_VERSION, grid, labels, brain, recipe.key))
     return folder / hashlib.sha256(parts.encode()).hexdigest()[:KEY_DIGITS]
 
 
 def _make_all(
-    folder: Path, materials: Sequence[Material], spec: ModelSpec, processes: int
-) -> dict[str, BadCase]:
+    folder: Path, recipes: Sequence[CaseRecipe], spec: ModelSpec, processes: int
+) -> dict[str, RejectedCase]:
     """Prepare the missing cases; return the unusable ones by id."""
-    missing = [(folder, one, spec) for one in materials if not path_of(folder, one, spec).exists()]
+    missing = [(folder, recipe, spec) for recipe in recipes if not path_of(folder, recipe, spec).exists()]
     if processes and missing:
         with get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
-            made = pool.starmap(make, missing, chunksize=1)
+            rejections = pool.starmap(make, missing, chunksize=1)
     else:
-        made = [make(*one) for one in missing]
-    return {bad.id: bad for bad in made if bad is not None}
+        rejections = [make(*arguments) for arguments in missing]
+    return {bad.id: bad for bad in rejections if bad is not None}
 
 
-def make(folder: Path, material: Material, spec: ModelSpec) -> BadCase | None:
-    """Read one case, prepare it as inference does and save it; return a BadCase if it is unusable."""
-    case = material.read()
-    if isinstance(case, BadCase):
+def make(folder: Path, recipe: CaseRecipe, spec: ModelSpec) -> RejectedCase | None:
+    """Read one case, prepare it as inference does and save it; return a RejectedCase if it is unusable."""
+    case = recipe.read()
+    if isinstance(case, RejectedCase):
         return case
     if (bad := unknown_label(case, spec)) is not None:
         return bad
@@ -190,7 +196,7 @@ def make(folder: Path, material: Material, spec: ModelSpec) -> BadCase | None:
     prepared = prepare(first, spec, others)
     truth = resample_labels(case.truth, prepared).array.astype(np.uint8)
     brain = resample_labels(case.brain, prepared).array > 0 if case.brain is not None else None
-    path = path_of(folder, material, spec)
+    path = path_of(folder, recipe, spec)
     unfinished = path.with_suffix(".part")
     unfinished.mkdir(parents=True, exist_ok=True)
     for name, array in arrays(prepared, truth, brain, spec).items():

@@ -1,8 +1,8 @@
 """Training samples: prepared cases on disk, and windows cut out of them.
 
 Arrays are (x, y, z) in the spec's orientation, images (channel, x, y, z) with a channel for each of the
-spec's inputs. A truth holds each voxel's label value, 0 for background, and ``UNSOUGHT`` outside the searched
-region, where the loss ignores it; a weight says how much a voxel counts in the loss.
+spec's inputs. A truth holds each voxel's label value, 0 for background, and ``IGNORE_LABEL`` outside the
+searched region, where the loss ignores it; a weight says how much a voxel counts in the loss.
 """
 
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ from unetr.spec import Brain, Label, ModelSpec
 Array = NDArray[np.float32]
 Points = NDArray[np.int64]
 
-UNSOUGHT = 255
+IGNORE_LABEL = 255
 # Margin around the brain, in voxels, in which the network must still reject non-lesions; ignored beyond.
-SOUGHT_MARGIN = 3
-BRIGHT = 1.5
-POINTS = 4000
+SEARCH_MARGIN = 3
+MIN_BRIGHT_INTENSITY = 1.5
+WINDOW_CENTRE_COUNT = 4000
 # Approximate number of voxels of a whole-region object on which windows are centred.
 REGION_POINTS = 200
 REFERENCE_MM3 = np.pi / 6 * 10.0**3
@@ -53,7 +53,7 @@ class Sample:
 
     image: NDArray[np.float16]
     objects: NDArray[np.uint16]
-    sought: NDArray[np.bool_]
+    search_mask: NDArray[np.bool_]
     values: NDArray[np.uint8]
     volumes_mm3: NDArray[np.float64]
     places: Points
@@ -70,30 +70,35 @@ def arrays(
     """Compute the arrays of a ``Sample`` from prepared inputs, label values (x, y, z) and a known brain."""
     first = prepared.volume
     limited = spec.brain is not None and brain is not None
-    sought = (
-        ndimage.binary_dilation(brain, iterations=SOUGHT_MARGIN) if limited else np.ones(truth.shape, bool)
+    search_mask = (
+        ndimage.binary_dilation(brain, iterations=SEARCH_MARGIN) if limited else np.ones(truth.shape, bool)
     )
-    found = [_objects(truth == label.value, label, first.voxel_volume) for label in spec.labels]
-    counts = [len(each.volumes_mm3) for each in found]
+    objects_by_label = [_objects(truth == label.value, label, first.voxel_volume) for label in spec.labels]
+    counts = [len(label_objects.volumes_mm3) for label_objects in objects_by_label]
     before = np.cumsum([0, *counts])[:-1]
     objects = np.zeros(truth.shape, np.uint16)
-    for each, others in zip(found, before, strict=True):
-        objects[each.numbers > 0] = each.numbers[each.numbers > 0] + others
-    made = {
+    for label_objects, offset in zip(objects_by_label, before, strict=True):
+        objects[label_objects.numbers > 0] = label_objects.numbers[label_objects.numbers > 0] + offset
+    fields = {
         "image": prepared.array.astype(np.float16),
         "objects": objects,
-        "sought": sought,
+        "search_mask": search_mask,
         "values": np.repeat([label.value for label in spec.labels], counts).astype(np.uint8),
-        "volumes_mm3": np.concatenate([each.volumes_mm3 for each in found]),
-        "places": np.concatenate([each.places for each in found]),
-        "place_of": np.concatenate([each.place_of + n for each, n in zip(found, before, strict=True)]),
-        "bright": _some(np.argwhere((first.array > BRIGHT) & (objects == 0) & sought), POINTS),
-        "anywhere": _some(np.argwhere(sought), POINTS),
+        "volumes_mm3": np.concatenate([label_objects.volumes_mm3 for label_objects in objects_by_label]),
+        "places": np.concatenate([label_objects.places for label_objects in objects_by_label]),
+        "place_of": np.concatenate(
+            [label_objects.place_of + n for label_objects, n in zip(objects_by_label, before, strict=True)]
+        ),
+        "bright": _thin(
+            np.argwhere((first.array > MIN_BRIGHT_INTENSITY) & (objects == 0) & search_mask),
+            WINDOW_CENTRE_COUNT,
+        ),
+        "anywhere": _thin(np.argwhere(search_mask), WINDOW_CENTRE_COUNT),
     }
     if spec.brain is not None and brain is not None:
-        made["coarse"] = pooled(first.array, spec.brain.factor).astype(np.float16)
-        made["brain"] = pooled(brain.astype(np.float32), spec.brain.factor).astype(np.float16)
-    return made
+        fields["coarse"] = pooled(first.array, spec.brain.factor).astype(np.float16)
+        fields["brain"] = pooled(brain.astype(np.float32), spec.brain.factor).astype(np.float16)
+    return fields
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class _Objects:
 
 def _objects(mask: NDArray[np.bool_], label: Label, voxel_mm3: float) -> _Objects:
     if label.whole:
-        places = _some(np.argwhere(mask), REGION_POINTS)
+        places = _thin(np.argwhere(mask), REGION_POINTS)
         volumes_mm3 = np.full(min(len(places), 1), REFERENCE_MM3)
         return _Objects(mask.astype(np.uint16), volumes_mm3, places, np.ones(len(places), np.int64))
     # cc3d requires a type that can hold the largest possible number of components in this volume.
@@ -119,7 +124,7 @@ def _objects(mask: NDArray[np.bool_], label: Label, voxel_mm3: float) -> _Object
     return _Objects(numbers, voxels * voxel_mm3, np.rint(middles).astype(np.int64), present)
 
 
-def _some(points: Points, most: int) -> Points:
+def _thin(points: Points, most: int) -> Points:
     return points[:: max(len(points) // most, 1)].copy()
 
 
@@ -157,17 +162,17 @@ def lesion_window(
         bright = kind < LESION_SHARE + BRIGHT_SHARE and len(sample.bright)
         around = sample.bright if bright else sample.anywhere
     middle = around[rng.integers(len(around))]
-    shape = np.array(sample.sought.shape)
+    shape = np.array(sample.search_mask.shape)
     first = middle - size // 2 + rng.integers(-size // 3, size // 3 + 1, 3)
     first = np.clip(first, np.minimum(0, shape - size), np.maximum(shape - size, 0))
     image = np.stack([cut(channel, first, size) for channel in sample.image]).astype(np.float32)
-    objects, sought = cut(sample.objects, first, size), cut(sample.sought, first, size)
+    objects, search_mask = cut(sample.objects, first, size), cut(sample.search_mask, first, size)
     if augment:
         axes = tuple(axis for axis in (-3, -2, -1) if rng.random() < 0.5)
-        image, objects, sought = (np.flip(array, axes) for array in (image, objects, sought))
+        image, objects, search_mask = (np.flip(array, axes) for array in (image, objects, search_mask))
         image = varied(image, rng)
     values = np.concatenate([[0], sample.values])[objects]
-    truth = np.where((objects > 0) | sought, values, UNSOUGHT).astype(np.uint8)
+    truth = np.where((objects > 0) | search_mask, values, IGNORE_LABEL).astype(np.uint8)
     weight = np.concatenate([[1.0], np.clip(weights, *WEIGHTS)]).astype(np.float32)[objects]
     return TrainingWindow(np.ascontiguousarray(image), truth, np.ascontiguousarray(weight))
 

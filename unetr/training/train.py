@@ -35,7 +35,7 @@ from unetr.spec import ModelSpec
 from unetr.synthesis.cohorts import VALIDATION_SEED
 from unetr.training.config import Course, TrainingConfig, load_config
 from unetr.training.preparation import Group, gather
-from unetr.training.samples import UNSOUGHT, Sample, TrainingWindow, brain_window, lesion_window
+from unetr.training.samples import IGNORE_LABEL, Sample, TrainingWindow, brain_window, lesion_window
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Cut = Callable[[Sample, np.random.Generator, bool], TrainingWindow]
@@ -53,8 +53,8 @@ def loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, course
     logits: (batch, class, x, y, z). truth, weight: (batch, x, y, z); see ``unetr.training.samples``. The
     cross-entropy is divided by the number of all voxels, so windows that reach beyond the brain count less.
     """
-    target = truth.masked_fill(truth == UNSOUGHT, 0).long()
-    weight = weight * (truth != UNSOUGHT)
+    target = truth.masked_fill(truth == IGNORE_LABEL, 0).long()
+    weight = weight * (truth != IGNORE_LABEL)
     classes = logits.shape[1]
     importance = logits.new_tensor([1.0] + [course.foreground] * (classes - 1))
     entropy = F.cross_entropy(logits, target, importance, reduction="none") * weight
@@ -137,11 +137,11 @@ class Learner(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, _: int) -> None:
         image, truth, _weight = batch
-        answer = self.network(image).argmax(1).masked_fill(truth == UNSOUGHT, 0)
+        answer = self.network(image).argmax(1).masked_fill(truth == IGNORE_LABEL, 0)
         for index in range(len(self.labels)):
-            found, true = answer == index + 1, truth == index + 1
-            self.common[index] += int((found & true).sum())
-            self.total[index] += int(found.sum() + true.sum())
+            predicted, true = answer == index + 1, truth == index + 1
+            self.common[index] += int((predicted & true).sum())
+            self.total[index] += int(predicted.sum() + true.sum())
 
     def on_validation_epoch_end(self) -> None:
         dice = 2.0 * self.common / np.maximum(self.total, 1)
@@ -255,7 +255,7 @@ def groups_of(course: Course, groups: Sequence[Group]) -> list[Group]:
     """
     if course.network == "lesion":
         return list(groups)
-    known = [
+    groups_with_brain = [
         replace(
             group,
             training=[sample for sample in group.training if sample.brain is not None],
@@ -263,7 +263,7 @@ def groups_of(course: Course, groups: Sequence[Group]) -> list[Group]:
         )
         for group in groups
     ]
-    usable = [group for group in known if group.training]
+    usable = [group for group in groups_with_brain if group.training]
     if not any(group.held_out for group in usable):
         raise DataRefused(
             "The brain is not known in any training case or in any held-out case: do not train a network for "

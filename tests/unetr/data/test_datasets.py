@@ -13,7 +13,7 @@ from pydicom.sr.coding import Code
 from errors import DataRefused
 from tests import labelled
 from tests.labelled import CENTRE, ELSEWHERE, affine_lps, sphere
-from unetr.data.datasets import BadCase, Case, cases, sources
+from unetr.data.datasets import Case, RejectedCase, cases, sources
 
 T1C, FLAIR = "T1 post-contrast", "FLAIR"
 MAKERS = {
@@ -27,8 +27,8 @@ NAMES = ("BraTS-MET-00001-000", "BraTS-MET-00002-000")
 BAD, GOOD = NAMES
 
 
-def only(found) -> Case:
-    (case,) = found
+def only_case(iterable) -> Case:
+    (case,) = iterable
     assert isinstance(case, Case), case
     return case
 
@@ -43,7 +43,7 @@ def centroid(volume, mask) -> np.ndarray:
 def test_the_lesion_is_where_it_was_put_in_every_layout_and_orientation(tmp_path, layout, direction):
     make, name, sequences, value = MAKERS[layout]
     make(tmp_path, direction=direction)
-    case = only(cases(tmp_path, name))
+    case = only_case(cases(tmp_path, name))
     truth = case.truth
     assert centroid(truth, truth.array == value) == pytest.approx(CENTRE, abs=0.3)
     ball_mm3 = 4 / 3 * np.pi * labelled.RADIUS_MM**3
@@ -60,7 +60,7 @@ def test_each_sequence_is_its_own_file_or_channel(tmp_path):
     labelled.msd(tmp_path / "msd")
     labelled.brats_2021(tmp_path / "brats")
     for layout, order in (("msd", [FLAIR, "T1", T1C, "T2"]), ("brats", ["T1", T1C, "T2", FLAIR])):
-        case = only(cases(tmp_path / layout, layout))
+        case = only_case(cases(tmp_path / layout, layout))
         for seed, name in enumerate(order):
             affine = affine_lps("RAS")
             assert np.array_equal(case.images[name].array, labelled.head(affine, sphere(affine), seed).T)
@@ -82,7 +82,7 @@ def two_lesions(folder: Path) -> None:
 )
 def test_labels_become_what_the_caller_wants(tmp_path, labels, values):
     two_lesions(tmp_path)
-    truth = only(cases(tmp_path, "brats", labels)).truth
+    truth = only_case(cases(tmp_path, "brats", labels)).truth
     assert set(np.unique(truth.array).tolist()) == {0} | values
     kept = 10.0 if labels in (None, "merge", {4: 3}) else 7.0
     marked = sphere(affine_lps("RAS"), radius_mm=kept) | sphere(affine_lps("RAS"), ELSEWHERE, 4.0)
@@ -94,7 +94,7 @@ def test_label_values_beyond_a_byte_are_a_mistake(tmp_path):
         cases(tmp_path, "brats", {1: 256})
 
 
-def broken(name: str, ending: str, change):
+def alter(name: str, ending: str, change):
     """A breaker that changes one file's array or affine."""
 
     def apply(folder: Path) -> None:
@@ -111,7 +111,7 @@ def cut_off(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
 
 
-def scrambled(folder: Path) -> None:
+def scramble(folder: Path) -> None:
     path = folder / BAD / f"{BAD}-t2w.nii.gz"
     path.write_bytes(gzip.compress(b"no NIfTI " * 1000))
 
@@ -120,7 +120,7 @@ def remove(ending: str):
     return lambda folder: (folder / BAD / f"{BAD}-{ending}.nii.gz").unlink()
 
 
-def shifted(array, affine):
+def shift(array, affine):
     affine[0, 3] += 3.4
     return array, affine
 
@@ -130,7 +130,7 @@ def moved_by_two_voxels(array, affine):
     return array, affine
 
 
-def mirrored(array, affine):
+def mirror(array, affine):
     affine[0] *= -1
     return array, affine
 
@@ -148,27 +148,27 @@ def with_value(value, dtype=np.uint8):
     ("spoil", "words"),
     [
         (cut_off, ["t2w.nii.gz", "cannot be read"]),
-        (scrambled, ["t2w.nii.gz", "cannot be read"]),
+        (scramble, ["t2w.nii.gz", "cannot be read"]),
         (remove("t2f"), ["FLAIR is missing", "t2f.nii.gz"]),
         (remove("seg"), ["label is missing", "seg.nii.gz"]),
-        (broken(BAD, "t2w", shifted), ["t2w.nii.gz", "mm"]),
-        (broken(BAD, "t2w", moved_by_two_voxels), ["t2w.nii.gz", "from LPS", "t1n.nii.gz covers"]),
-        (broken(BAD, "t2w", mirrored), ["t2w.nii.gz"]),
-        (broken(BAD, "t2w", lambda a, m: (a[:-1], m)), ["t2w.nii.gz", f"x {labelled.SHAPE[0] - 1} voxels"]),
-        (broken(BAD, "seg", shifted), ["seg.nii.gz", "mm"]),
-        (broken(BAD, "seg", lambda a, m: (a[:, :-2], m)), ["seg.nii.gz", "mm"]),
-        (broken(BAD, "seg", with_value(1.5, np.float32)), ["seg.nii.gz", "1.5"]),
-        (broken(BAD, "seg", with_value(4)), ["seg.nii.gz", "value 4", "1, 2, 3"]),
-        (broken(BAD, "seg", with_value(300, np.int16)), ["seg.nii.gz", "value 300"]),
-        (broken(BAD, "t1c", with_value(np.nan, np.float32)), ["t1c.nii.gz", "not finite"]),
-        (broken(BAD, "t1c", lambda a, m: (np.zeros_like(a), m)), ["t1c.nii.gz", "Every voxel"]),
+        (alter(BAD, "t2w", shift), ["t2w.nii.gz", "mm"]),
+        (alter(BAD, "t2w", moved_by_two_voxels), ["t2w.nii.gz", "from LPS", "t1n.nii.gz covers"]),
+        (alter(BAD, "t2w", mirror), ["t2w.nii.gz"]),
+        (alter(BAD, "t2w", lambda a, m: (a[:-1], m)), ["t2w.nii.gz", f"x {labelled.SHAPE[0] - 1} voxels"]),
+        (alter(BAD, "seg", shift), ["seg.nii.gz", "mm"]),
+        (alter(BAD, "seg", lambda a, m: (a[:, :-2], m)), ["seg.nii.gz", "mm"]),
+        (alter(BAD, "seg", with_value(1.5, np.float32)), ["seg.nii.gz", "1.5"]),
+        (alter(BAD, "seg", with_value(4)), ["seg.nii.gz", "value 4", "1, 2, 3"]),
+        (alter(BAD, "seg", with_value(300, np.int16)), ["seg.nii.gz", "value 300"]),
+        (alter(BAD, "t1c", with_value(np.nan, np.float32)), ["t1c.nii.gz", "not finite"]),
+        (alter(BAD, "t1c", lambda a, m: (np.zeros_like(a), m)), ["t1c.nii.gz", "Every voxel"]),
     ],
 )  # fmt: skip
 def test_a_bad_case_says_why_and_the_next_one_follows(tmp_path, spoil, words):
     labelled.brats_2023(tmp_path, NAMES)
     spoil(tmp_path)
     bad, good = cases(tmp_path, "brats")
-    assert isinstance(bad, BadCase)
+    assert isinstance(bad, RejectedCase)
     assert bad.id == BAD
     assert all(word in bad.reason for word in words), bad.reason
     assert bad.reason.endswith(".")
@@ -178,29 +178,29 @@ def test_a_bad_case_says_why_and_the_next_one_follows(tmp_path, spoil, words):
 
 def test_a_case_in_which_nothing_is_labelled_is_a_case(tmp_path):
     labelled.brats_2023(tmp_path, NAMES)
-    broken(BAD, "seg", lambda array, affine: (np.zeros_like(array), affine))(tmp_path)
-    empty, other = cases(tmp_path, "brats")
-    assert [case.truth.array.any() for case in (empty, other)] == [False, True]
+    alter(BAD, "seg", lambda array, affine: (np.zeros_like(array), affine))(tmp_path)
+    empty, labelled_case = cases(tmp_path, "brats")
+    assert [case.truth.array.any() for case in (empty, labelled_case)] == [False, True]
     nothing_wanted = cases(tmp_path, "brats", {3: 0})
     assert [case.truth.array.any() for case in nothing_wanted] == [False, False]
 
 
 def test_a_source_says_whose_it_is_and_which_files_it_is_read_from(tmp_path):
     labelled.brats_2023(tmp_path / "brats", ("BraTS-MET-00001-000", "BraTS-MET-00001-001", NAMES[1]))
-    found = list(sources(tmp_path / "brats", "brats", sequences=[T1C]))
-    assert [source.patient for source in found] == ["BraTS-MET-00001"] * 2 + ["BraTS-MET-00002"]
-    assert {file.name for file in found[2].files} == {f"{GOOD}-t1c.nii.gz", f"{GOOD}-seg.nii.gz"}
+    entries = list(sources(tmp_path / "brats", "brats", sequences=[T1C]))
+    assert [source.patient for source in entries] == ["BraTS-MET-00001"] * 2 + ["BraTS-MET-00002"]
+    assert {file.name for file in entries[2].files} == {f"{GOOD}-t1c.nii.gz", f"{GOOD}-seg.nii.gz"}
     labelled.dicom(tmp_path / "dicom", ("first", "second"))
-    found = list(sources(tmp_path / "dicom", "dicom"))
-    assert found[0].patient == found[1].patient == "PHANTOM-1"
-    assert set(found[0].files) == set((tmp_path / "dicom" / "first").rglob("*.dcm"))
+    entries = list(sources(tmp_path / "dicom", "dicom"))
+    assert entries[0].patient == entries[1].patient == "PHANTOM-1"
+    assert set(entries[0].files) == set((tmp_path / "dicom" / "first").rglob("*.dcm"))
 
 
 def test_a_folder_that_is_no_case_is_named(tmp_path):
     labelled.brats_2021(tmp_path)
     (tmp_path / "notes").mkdir()
     good, bad = cases(tmp_path, "brats")
-    assert (type(good), type(bad)) == (Case, BadCase)
+    assert (type(good), type(bad)) == (Case, RejectedCase)
     assert "notes-t1c.nii.gz" in bad.reason
 
 
@@ -208,19 +208,19 @@ def test_sequences_that_are_not_wanted_may_be_missing_or_broken(tmp_path):
     labelled.brats_2023(tmp_path, NAMES[:1])
     cut_off(tmp_path)
     remove("t1n")(tmp_path)
-    assert list(only(cases(tmp_path, "brats", sequences=[T1C])).images) == [T1C]
+    assert list(only_case(cases(tmp_path, "brats", sequences=[T1C])).images) == [T1C]
     labelled.msd(tmp_path / "msd")
-    assert list(only(cases(tmp_path / "msd", "msd", sequences=["T2", T1C])).images) == ["T2", T1C]
+    assert list(only_case(cases(tmp_path / "msd", "msd", sequences=["T2", T1C])).images) == ["T2", T1C]
     with pytest.raises(DataRefused, match="no SWI among FLAIR"):
         list(cases(tmp_path / "msd", "msd", sequences=["SWI"]))
 
 
 def test_a_case_is_read_when_it_is_its_turn_and_not_before(tmp_path):
     labelled.brats_2023(tmp_path, NAMES)
-    found = cases(tmp_path, "brats")
-    assert next(found).id == BAD
+    iterator = cases(tmp_path, "brats")
+    assert next(iterator).id == BAD
     (tmp_path / GOOD / f"{GOOD}-t1c.nii.gz").write_bytes(b"now it is broken")
-    assert "t1c.nii.gz" in next(found).reason
+    assert "t1c.nii.gz" in next(iterator).reason
 
 
 def test_a_source_can_be_sent_to_another_process(tmp_path):
@@ -247,10 +247,10 @@ def test_nnunet_of_the_first_version_and_with_regions(tmp_path):
     labelled.nnunet(tmp_path)
     names = {"0": "background", "1": "tumour"}
     labelled.describe(tmp_path, {"modality": {"0": "T1ce", "1": "CT"}, "labels": names})
-    assert list(only(cases(tmp_path, "nnunet")).images) == [T1C, "CT"]
+    assert list(only_case(cases(tmp_path, "nnunet")).images) == [T1C, "CT"]
     regions = {"background": 0, "whole": [1, 2], "core": 2}
     labelled.describe(tmp_path, {"channel_names": {"0": "T1", "1": "T1w"}, "labels": regions})
-    assert list(only(cases(tmp_path, "nnunet")).images) == ["T1", "T1w"]
+    assert list(only_case(cases(tmp_path, "nnunet")).images) == ["T1", "T1w"]
     other = {"background": 0, "lesion": 2}
     labelled.describe(tmp_path, {"channel_names": {"0": "T1", "1": "T2"}, "labels": other})
     (bad,) = cases(tmp_path, "nnunet")
@@ -262,11 +262,11 @@ def test_msd_names_missing_files_and_channels(tmp_path):
     (tmp_path / "labelsTr" / "BRATS_001.nii.gz").unlink()
     affine = affine_lps("RAS")
     labelled.save(labelled.head(affine, sphere(affine)), affine, tmp_path / "imagesTr" / "BRATS_002.nii.gz")
-    one, two, three = cases(tmp_path, "msd")
-    assert "labelsTr/BRATS_001.nii.gz" in one.reason
-    assert "1 channels" in two.reason
-    assert "4: FLAIR" in two.reason
-    assert isinstance(three, Case)
+    first, second, third = cases(tmp_path, "msd")
+    assert "labelsTr/BRATS_001.nii.gz" in first.reason
+    assert "1 channels" in second.reason
+    assert "4: FLAIR" in second.reason
+    assert isinstance(third, Case)
 
 
 @pytest.mark.parametrize("layout", ["nnunet", "msd", "brats", "dicom"])
@@ -295,7 +295,7 @@ def test_the_newest_version_of_a_seg_counts(tmp_path):
     earlier.SOPInstanceUID = earlier.file_meta.MediaStorageSOPInstanceUID = last
     labelled.write([later], tmp_path / "study" / "1")
     labelled.write([earlier], tmp_path / "study" / "2")
-    truth = only(cases(tmp_path, "dicom")).truth
+    truth = only_case(cases(tmp_path, "dicom")).truth
     assert centroid(truth, truth.array > 0) == pytest.approx(CENTRE, abs=0.3)
 
 
@@ -305,7 +305,7 @@ def test_oedema_is_another_value_than_a_lesion(tmp_path):
     kind = label.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
     kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning = Code("M-36300", "SRT", "Edema")[:3]
     labelled.write([*instances, label], tmp_path / "study")
-    truth = only(cases(tmp_path, "dicom")).truth
+    truth = only_case(cases(tmp_path, "dicom")).truth
     assert np.unique(truth.array).tolist() == [0, 2]
 
 
@@ -320,7 +320,7 @@ def test_series_on_the_same_grid_belong_to_the_case_and_others_do_not(tmp_path):
         instance.FrameOfReferenceUID = frame
     label = labelled.segmentation(t1, "20250314 101500")
     labelled.write([*t1, *flair, *t2, *localizer, label], tmp_path / "study")
-    assert list(only(cases(tmp_path, "dicom")).images) == [T1C, FLAIR]
+    assert list(only_case(cases(tmp_path, "dicom")).images) == [T1C, FLAIR]
     (bad,) = cases(tmp_path, "dicom", sequences=[T1C, "T2"])
     assert "no T2 among" in bad.reason
 
@@ -336,7 +336,7 @@ def test_series_on_the_same_grid_belong_to_the_case_and_others_do_not(tmp_path):
 def test_a_labelled_t1_is_post_contrast_unless_it_denies_it(tmp_path, options, sequence):
     instances = labelled.images(**options)
     labelled.write([*instances, labelled.segmentation(instances, "20250314 101500")], tmp_path / "study")
-    assert list(only(cases(tmp_path, "dicom")).images) == [sequence]
+    assert list(only_case(cases(tmp_path, "dicom")).images) == [sequence]
 
 
 def test_a_bad_study_says_why_and_the_next_one_follows(tmp_path):

@@ -21,7 +21,7 @@ CONTENT = np.random.default_rng(1).bytes(3_000_000)
 NAME = "Task01_BrainTumour"
 
 
-def packed(members: dict[str, bytes]) -> bytes:
+def pack(members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in members.items():
@@ -31,7 +31,7 @@ def packed(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-TAR = packed({f"{NAME}/imagesTr/BRATS_001.nii.gz": CONTENT, f"{NAME}/dataset.json": b"{}"})
+TAR = pack({f"{NAME}/imagesTr/BRATS_001.nii.gz": CONTENT, f"{NAME}/dataset.json": b"{}"})
 
 
 class Server:
@@ -95,13 +95,13 @@ def fetch(server: Server, out: Path, content: bytes | None = None) -> Path:
     return download(server.archive(content), out, pauses_s=(0.0, 0.0))
 
 
-def there(out: Path) -> list[str]:
+def list_names(out: Path) -> list[str]:
     """What is in the folder, hidden or not."""
     return sorted(path.name for path in out.iterdir())
 
 
 def assert_whole(out: Path) -> None:
-    assert there(out) == [NAME]
+    assert list_names(out) == [NAME]
     assert (out / NAME / "imagesTr" / "BRATS_001.nii.gz").read_bytes() == CONTENT
 
 
@@ -127,7 +127,7 @@ def test_a_second_run_goes_on_where_the_first_one_gave_up(tmp_path):
     with running(Server(TAR, "cut", "503", "503", "503")) as server:
         with pytest.raises(DownloadFailed, match="503"):
             fetch(server, tmp_path)
-        assert there(tmp_path) == [f"{NAME}.tar.part"]
+        assert list_names(tmp_path) == [f"{NAME}.tar.part"]
         fetch(server, tmp_path)
     assert server.begins[-1] >= len(TAR) // 2 - BLOCK
     assert_whole(tmp_path)
@@ -161,14 +161,14 @@ def test_wrong_bytes_are_deleted(tmp_path):
     with running(Server(TAR, "wrong")) as server:
         with pytest.raises(DownloadFailed, match="MD5"):
             fetch(server, tmp_path)
-        assert there(tmp_path) == []
+        assert list_names(tmp_path) == []
         fetch(server, tmp_path)
     assert_whole(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", f"{NAME}/../../evil.txt"])
 def test_a_member_outside_of_the_folder_is_refused(tmp_path, name):
-    evil = packed({f"{NAME}/dataset.json": b"{}", name: b"evil"})
+    evil = pack({f"{NAME}/dataset.json": b"{}", name: b"evil"})
     out = tmp_path / "out"
     with running(Server(evil)) as server, pytest.raises(DownloadFailed, match="unpacked"):
         fetch(server, out)
@@ -177,17 +177,17 @@ def test_a_member_outside_of_the_folder_is_refused(tmp_path, name):
 
 
 def test_a_member_of_absolute_name_stays_in_the_folder_too(tmp_path):
-    evil = packed({f"{NAME}/dataset.json": b"{}", f"{tmp_path}/evil.txt": b"evil"})
+    evil = pack({f"{NAME}/dataset.json": b"{}", f"{tmp_path}/evil.txt": b"evil"})
     with running(Server(evil)) as server:
         fetch(server, tmp_path / "out")
-    assert there(tmp_path) == ["out"]
-    assert there(tmp_path / "out") == [NAME]
+    assert list_names(tmp_path) == ["out"]
+    assert list_names(tmp_path / "out") == [NAME]
 
 
 def test_an_archive_without_its_folder_is_refused(tmp_path):
-    with running(Server(packed({"other/dataset.json": b"{}"}))) as server, pytest.raises(DownloadFailed):
+    with running(Server(pack({"other/dataset.json": b"{}"}))) as server, pytest.raises(DownloadFailed):
         fetch(server, tmp_path)
-    assert there(tmp_path) == [f"{NAME}.tar"]
+    assert list_names(tmp_path) == [f"{NAME}.tar"]
 
 
 @pytest.mark.parametrize("status", ["403", "404"])
@@ -214,7 +214,7 @@ def test_too_small_a_disk_is_said_before_anything_is_written(tmp_path):
 
     with running(Vast(TAR)) as server, pytest.raises(DownloadFailed, match="GiB"):
         fetch(server, tmp_path)
-    assert there(tmp_path) == []
+    assert list_names(tmp_path) == []
 
 
 def test_task01_is_where_monai_has_it():

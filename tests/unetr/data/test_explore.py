@@ -44,17 +44,17 @@ def ball_ml(radius_mm: float) -> float:
 
 
 def test_the_lesions_are_counted_measured_and_placed(out):
-    one, two = json.loads((out / "cases.json").read_text())["cases"]
-    assert [case["id"] for case in (one, two)] == list(NAMES[:2])
-    (lesion,) = one["lesions"]
+    first, second = json.loads((out / "cases.json").read_text())["cases"]
+    assert [case["id"] for case in (first, second)] == list(NAMES[:2])
+    (lesion,) = first["lesions"]
     assert lesion["volume_ml"] == pytest.approx(ball_ml(RADIUS_MM), rel=0.05)
     assert lesion["long_axis_mm"] == pytest.approx(2 * RADIUS_MM, abs=1.5)
     assert lesion["centroid_lps_mm"] == pytest.approx(CENTRE, abs=0.3)
-    larger, smaller = two["lesions"]
+    larger, smaller = second["lesions"]
     assert larger["centroid_lps_mm"] == pytest.approx(CENTRE, abs=0.3)
     assert smaller["centroid_lps_mm"] == pytest.approx(ELSEWHERE, abs=0.3)
     assert smaller["long_axis_mm"] == pytest.approx(8.0, abs=1.5)
-    assert two["label_ml"]["1"] == pytest.approx(ball_ml(RADIUS_MM) + ball_ml(4.0), rel=0.06)
+    assert second["label_ml"]["1"] == pytest.approx(ball_ml(RADIUS_MM) + ball_ml(4.0), rel=0.06)
 
 
 def test_shapes_spacings_orientation_and_intensities(out):
@@ -87,22 +87,22 @@ def test_the_page_needs_nothing_else_and_names_the_bad_case(out):
 
 
 def test_the_picture_shows_the_patient_s_right_on_the_left_and_the_front_above(folder):
-    one = picture(next(cases(folder, "brats")))
-    rows, columns = np.nonzero(one.truth)
-    middle = np.array(one.truth.shape) / 2
+    figure = picture(next(cases(folder, "brats")))
+    rows, columns = np.nonzero(figure.truth)
+    middle = np.array(figure.truth.shape) / 2
     # The sphere is 10 mm to the left of the grid's centre and 15 mm in front of it.
-    pixel_mm = np.array(one.size_mm) / one.truth.shape
+    pixel_mm = np.array(figure.size_mm) / figure.truth.shape
     offset = (np.array([rows.mean(), columns.mean()]) + 0.5 - middle) * pixel_mm
     assert offset == pytest.approx([-15.0, 10.0], abs=0.7)
-    assert one.size_mm == pytest.approx([40 * 1.6, 36 * 1.8])
+    assert figure.size_mm == pytest.approx([40 * 1.6, 36 * 1.8])
 
 
 def test_what_is_done_is_said_in_words(folder, tmp_path, capsys):
     assert main([str(folder), "--layout", "brats", "--out", str(tmp_path), "--labels", "merge"]) == 0
-    said = capsys.readouterr().out
-    assert "2 cases can be used for training, 1 cannot" in said
-    assert f"{NAMES[2]}: T2 is missing" in said
-    assert str(tmp_path / "data-sheet.html") in said
+    stdout = capsys.readouterr().out
+    assert "2 cases can be used for training, 1 cannot" in stdout
+    assert f"{NAMES[2]}: T2 is missing" in stdout
+    assert str(tmp_path / "data-sheet.html") in stdout
 
 
 def test_a_folder_without_a_good_case_has_a_sheet_too(folder, tmp_path):
@@ -121,9 +121,9 @@ def test_cases_in_which_nothing_is_labelled_are_flagged_and_described(folder, tm
     sheet = json.loads((tmp_path / "cases.json").read_text())
     assert [case["lesions"] for case in sheet["cases"]] == [[], []]
     assert len(sheet["bad_cases"]) == 1
-    told = f"In 2 of 2 cases nothing is labelled: {NAMES[0]}, {NAMES[1]}."
-    assert told in capsys.readouterr().out
-    assert told in (tmp_path / "data-sheet.html").read_text()
+    message = f"In 2 of 2 cases nothing is labelled: {NAMES[0]}, {NAMES[1]}."
+    assert message in capsys.readouterr().out
+    assert message in (tmp_path / "data-sheet.html").read_text()
     with (tmp_path / "cases.csv").open() as file:
         assert [row["largest_long_axis_mm"] for row in csv.DictReader(file)] == ["0.0", "0.0", ""]
 
@@ -154,7 +154,7 @@ def test_without_arguments_synthetic_heads_are_described(tmp_path, monkeypatch, 
     largest = max(head.lesions, key=lambda lesion: lesion.volume_ml)
     assert described[0]["lesions"][0]["centroid_lps_mm"] == pytest.approx(largest.centre_lps_mm, abs=3.0)
     labelled_ml = (head.labels.array > 0).sum() * np.prod(spacing_mm) / 1000
-    assert sum(one["volume_ml"] for one in described[0]["lesions"]) == pytest.approx(labelled_ml)
+    assert sum(lesion["volume_ml"] for lesion in described[0]["lesions"]) == pytest.approx(labelled_ml)
 
 
 def test_a_volume_below_zero_has_the_percentiles_of_its_head(tmp_path):

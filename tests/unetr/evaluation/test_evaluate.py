@@ -57,7 +57,7 @@ def truth_of(labels: hd.Volume, image: hd.Volume, lesions: tuple[KnownLesion, ..
     return Truth("ordinary", "7", 7, {T1_POST_CONTRAST: image}, values, labels, lesions)
 
 
-def predicted(labels: hd.Volume, probability: dict[int, float]) -> Prediction:
+def prediction_of(labels: hd.Volume, probability: dict[int, float]) -> Prediction:
     """A prediction of those lesions, each of its probability throughout."""
     levels = np.array([0.0, *(probability.get(n, 0.0) for n in range(1, int(labels.array.max()) + 1))])
     field = levels[labels.array].astype(np.float32)
@@ -68,7 +68,7 @@ def predicted(labels: hd.Volume, probability: dict[int, float]) -> Prediction:
 def flawed(truth) -> Prediction:
     """Lesion 1 as it is, 2 as a larger ball, 3 and 4 missed, and one invented."""
     centres = {1: CENTRES_MM[1], 2: CENTRES_MM[2], 5: INVENTED_MM}
-    return predicted(balls(centres, {1: 14.0, 2: 11.0, 5: 8.0}), {1: 0.9, 2: 0.8, 5: 0.7})
+    return prediction_of(balls(centres, {1: 14.0, 2: 11.0, 5: 8.0}), {1: 0.9, 2: 0.8, 5: 0.7})
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def candidates(flawed) -> Prediction:
     """The same, lesion 3 as well at low probability, and a second thing that is none."""
     centres = {1: CENTRES_MM[1], 2: CENTRES_MM[2], 3: CENTRES_MM[3], 5: INVENTED_MM, 6: (75.0, 35.0, 25.0)}
     diameters = {1: 14.0, 2: 11.0, 3: 8.0, 5: 8.0, 6: 6.0}
-    return predicted(balls(centres, diameters), {1: 0.9, 2: 0.8, 3: 0.3, 5: 0.7, 6: 0.2})
+    return prediction_of(balls(centres, diameters), {1: 0.9, 2: 0.8, 3: 0.3, 5: 0.7, 6: 0.2})
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def case(truth, flawed, candidates, spec):
 
 
 def test_the_truth_itself_is_a_perfect_prediction(truth, spec):
-    perfect = predicted(truth.labels, dict.fromkeys(DIAMETERS_MM, 0.99))
+    perfect = prediction_of(truth.labels, dict.fromkeys(DIAMETERS_MM, 0.99))
     case = judge(truth, perfect, perfect, spec)
     assert (case.overall.dice, case.overall.hd95_mm, case.overall.surface_dice) == (1.0, 0.0, 1.0)
     assert (case.lesion_wise.dice, case.lesion_wise.hd95_mm) == (1.0, 0.0)
@@ -99,8 +99,8 @@ def test_the_truth_itself_is_a_perfect_prediction(truth, spec):
 
 
 def test_a_case_says_what_was_found_missed_and_invented(case):
-    found = {lesion.number: lesion.found for lesion in case.lesions}
-    assert found == {1: True, 2: True, 3: False, 4: False}
+    found_by_number = {lesion.number: lesion.found for lesion in case.lesions}
+    assert found_by_number == {1: True, 2: True, 3: False, 4: False}
     second = case.lesions[1]
     assert second.overlap.dice == pytest.approx(2 * 9**3 / (9**3 + 11**3), abs=0.08)
     assert second.overlap.hd95_mm == pytest.approx(1.0, abs=0.5)
@@ -125,8 +125,8 @@ def test_the_summary_counts_lesions_by_true_diameter_and_measures_agreement(case
     assert summary.froc.at[0.5].value == pytest.approx(0.5)
     assert summary.froc.at[1.0].value == pytest.approx(0.75)
     volume = summary.agreement["volume, ml"]
-    larger, drawn = (balls({2: CENTRES_MM[2]}, {2: size}).array.astype(bool).sum() for size in (11.0, 9.0))
-    assert volume.bias.value == pytest.approx((larger - drawn) * np.prod(SPACING_MM) / 1000 / 2)
+    larger, smaller = (balls({2: CENTRES_MM[2]}, {2: size}).array.astype(bool).sum() for size in (11.0, 9.0))
+    assert volume.bias.value == pytest.approx((larger - smaller) * np.prod(SPACING_MM) / 1000 / 2)
     assert summary.agreement["longest diameter, mm"].bias.value == pytest.approx(1.0, abs=0.3)
     # 0.9, 0.8 and a wrong 0.7.
     mean_probability = summary.calibration["mean probability of a lesion"]
@@ -136,7 +136,7 @@ def test_the_summary_counts_lesions_by_true_diameter_and_measures_agreement(case
 
 def test_heads_without_a_lesion_count_by_whether_any_is_reported(truth, flawed, spec):
     free = truth_of(truth.labels.with_array(truth.labels.array * 0), truth.images[T1_POST_CONTRAST], ())
-    nothing = predicted(free.labels, {})
+    nothing = prediction_of(free.labels, {})
     cases = [judge(free, nothing, nothing, spec), judge(free, flawed, flawed, spec)]
     summary = summarise(spec, cases, ORIGIN)
     assert (summary.lesion_free.heads, summary.lesion_free.none_reported) == (2, 1)
@@ -147,7 +147,7 @@ def test_heads_without_a_lesion_count_by_whether_any_is_reported(truth, flawed, 
 
 
 def test_two_models_are_compared_head_by_head(truth, case, spec):
-    perfect = predicted(truth.labels, dict.fromkeys(DIAMETERS_MM, 0.99))
+    perfect = prediction_of(truth.labels, dict.fromkeys(DIAMETERS_MM, 0.99))
     better = judge(truth, perfect, perfect, spec)
     worse = summarise(spec, [case] * 6, ORIGIN)
     rows = {row.name: row for row in summarise(spec, [better] * 6, ORIGIN, (worse, [case] * 6)).comparison}
@@ -172,7 +172,7 @@ def test_a_case_comes_back_from_its_file_as_it_was_with_its_pictures(case, truth
 
 
 def test_a_stopped_evaluation_goes_on_where_it_was(coarse_model, coarse_head, tmp_path):
-    made = []
+    seeds = []
 
     class PowerCut(Exception):
         pass
@@ -180,31 +180,33 @@ def test_a_stopped_evaluation_goes_on_where_it_was(coarse_model, coarse_head, tm
     def until_the_power_fails(kind: str, seed: int) -> metastases.Head:
         if seed == 2:
             raise PowerCut
-        made.append(seed)
+        seeds.append(seed)
         return coarse_head(kind, seed)
 
-    def counted(kind: str, seed: int) -> metastases.Head:
-        made.append(seed)
+    def generate(kind: str, seed: int) -> metastases.Head:
+        seeds.append(seed)
         return coarse_head(kind, seed)
 
     spec, heads = load_spec(coarse_model), [("ordinary", 1), ("ordinary", 2)]
     with pytest.raises(PowerCut):
         evaluate([spec], synthetic(heads, until_the_power_fails), tmp_path, "cpu")
-    (cases,), _ = evaluate([spec], synthetic(heads, counted), tmp_path, "cpu")
-    assert made == [1, 2]
+    (cases,), _ = evaluate([spec], synthetic(heads, generate), tmp_path, "cpu")
+    assert seeds == [1, 2]
     assert [case.seed for case in cases] == [1, 2]
     assert len(list(folder_of(spec, tmp_path).glob("*.json"))) == 2
-    other = spec.postprocessing.model_copy(update={"threshold": 0.6})
-    assert folder_of(spec.model_copy(update={"postprocessing": other}), tmp_path) != folder_of(spec, tmp_path)
+    postprocessing = spec.postprocessing.model_copy(update={"threshold": 0.6})
+    assert folder_of(spec.model_copy(update={"postprocessing": postprocessing}), tmp_path) != folder_of(
+        spec, tmp_path
+    )
 
 
 def test_the_command_line_writes_a_report_that_needs_no_other_file(
     coarse_model, coarse_head, tmp_path, capsys
 ):
     coarse_model.write_text(json.dumps(json.loads(coarse_model.read_text()) | {"mirroring_axes": [0, 1]}))
-    other = coarse_model.with_name("other.json")
+    other_model = coarse_model.with_name("other.json")
     main(
-        ["--model", str(coarse_model), "--against", str(other), "--heads", "1", "--first-seed", "11",
+        ["--model", str(coarse_model), "--against", str(other_model), "--heads", "1", "--first-seed", "11",
          "--kinds", "ordinary,no lesion", "--out", str(tmp_path)],
         coarse_head,
     )  # fmt: skip
@@ -252,9 +254,9 @@ def test_a_model_of_other_images_is_refused_with_a_sentence(
     two.write_text(json.dumps(content))
     monkeypatch.setattr("sys.argv", ["unetr", step, "--model", str(two), "--out", str(tmp_path / "out")])
     assert unetr_main() == 2
-    told = capsys.readouterr().err
-    assert told.startswith("bad_request: ")
-    assert "FLAIR, T1 post-contrast" in told
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("bad_request: ")
+    assert "FLAIR, T1 post-contrast" in stderr
     assert not (tmp_path / "out").exists()
 
 

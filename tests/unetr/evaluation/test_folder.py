@@ -150,8 +150,8 @@ def test_a_label_that_was_corrected_is_scored_again(models, folder, tmp_path):
         return json.loads((out / "report.json").read_text())["bins"][-1]["lesions"]
 
     assert lesions() == 3
-    drawn = inside_mm(THIRD, 5.0) > 0
-    labelled.save(drawn.astype(np.uint8), affine(), folder / "labelsTr" / "healthy.nii.gz")
+    mask = inside_mm(THIRD, 5.0) > 0
+    labelled.save(mask.astype(np.uint8), affine(), folder / "labelsTr" / "healthy.nii.gz")
     assert lesions() == 4
 
 

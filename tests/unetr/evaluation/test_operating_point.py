@@ -42,18 +42,18 @@ def two_heads() -> list[dict[float, Cut]]:
 
 
 def test_the_point_finds_most_within_the_false_positives_that_are_allowed(two_heads):
-    found = list(points(two_heads))
-    chosen = best(found, 0.0)
+    candidates = list(points(two_heads))
+    chosen = best(candidates, 0.0)
     # Only above 0.94 nothing is false, less than 25 mm3 would let the crumb in; one lesion is lost.
     assert chosen.false_positives == 0.0
     assert chosen.sensitivity == pytest.approx(2 / 3)
     assert 6.0 < chosen.postprocessing.minimum_volume_mm3 <= 25.0
     surest = chosen.postprocessing.seed_threshold or chosen.postprocessing.threshold
     assert 0.94 <= surest < 0.96
-    everything = best(found, 1.5)
+    everything = best(candidates, 1.5)
     assert everything.sensitivity == 1.0
     assert everything.false_positives == 1.5
-    assert best(found, 1.0).sensitivity == pytest.approx(2 / 3)
+    assert best(candidates, 1.0).sensitivity == pytest.approx(2 / 3)
 
 
 def test_of_points_that_find_the_same_the_one_with_the_true_volumes_is_taken():
@@ -82,8 +82,8 @@ def test_lesions_covered_by_less_than_a_tenth_are_not_found():
 
 
 def test_where_nothing_is_within_the_rate_the_fewest_false_positives_count():
-    found = list(points([head_of({0.9: (0.9999, 200.0)}, [(0.99999, 500.0)])]))
-    assert best(found, 0.5).false_positives == min(point.false_positives for point in found)
+    candidates = list(points([head_of({0.9: (0.9999, 200.0)}, [(0.99999, 500.0)])]))
+    assert best(candidates, 0.5).false_positives == min(point.false_positives for point in candidates)
 
 
 def test_the_fit_finds_the_line_that_made_the_labels_and_keeps_the_order(reckonable_spec):
@@ -96,10 +96,10 @@ def test_the_fit_finds_the_line_that_made_the_labels_and_keeps_the_order(reckona
     assert fitted.mean_logit == pytest.approx(0.7, abs=0.1)
     assert fitted.log_volume == pytest.approx(0.6, abs=0.1)
     spec = reckonable_spec.model_copy(update={"confidence": fitted})
-    said = np.array([confidence(spec, *pair) for pair in zip(probability, volume, strict=True)])
+    confidences = np.array([confidence(spec, *pair) for pair in zip(probability, volume, strict=True)])
     for low in (0.2, 0.4, 0.6, 0.8):
-        inside = (said >= low) & (said < low + 0.1)
-        assert real[inside].mean() == pytest.approx(said[inside].mean(), abs=0.06)
+        inside = (confidences >= low) & (confidences < low + 0.1)
+        assert real[inside].mean() == pytest.approx(confidences[inside].mean(), abs=0.06)
     assert confidence(spec, 0.9, 50.0) < confidence(spec, 0.95, 50.0) < confidence(spec, 0.95, 500.0)
     assert confidence(spec, 1.0, 500.0) < 1.0
     assert confidence(reckonable_spec, 0.9, 50.0) is None

@@ -54,10 +54,10 @@ def test_cases_without_a_value_do_not_count_and_nothing_has_no_estimate():
 def test_six_cases_that_all_improve_have_the_exact_p_of_wilcoxons_test():
     before = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     after = [0.15, 0.27, 0.39, 0.51, 0.63, 0.75]
-    found = paired_wilcoxon(before, after)
-    assert found.p == pytest.approx(2 / 2**6)
-    assert found.value == pytest.approx(0.1)
-    assert found.low > 0
+    result = paired_wilcoxon(before, after)
+    assert result.p == pytest.approx(2 / 2**6)
+    assert result.value == pytest.approx(0.1)
+    assert result.low > 0
     assert paired_wilcoxon(after, before).p == pytest.approx(2 / 2**6)
     assert paired_wilcoxon(before, before).p == 1.0
     assert paired_wilcoxon([None, 1.0], [1.0, None]).value is None

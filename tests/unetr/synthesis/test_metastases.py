@@ -19,15 +19,15 @@ def head() -> metastases.Head:
 
 
 def test_the_same_seed_gives_the_same_head_and_another_seed_another(head):
-    again = metastases.head(
+    same_head = metastases.head(
         metastases.grid(SMALL, SPACING_MM), 11, metastases.HeadOptions((4, 6), (12.0, 30.0))
     )
-    other = metastases.head(
+    other_head = metastases.head(
         metastases.grid(SMALL, SPACING_MM), 12, metastases.HeadOptions((4, 6), (12.0, 30.0))
     )
-    assert np.array_equal(head.image.array, again.image.array)
-    assert head.lesions == again.lesions
-    assert not np.array_equal(head.image.array, other.image.array)
+    assert np.array_equal(head.image.array, same_head.image.array)
+    assert head.lesions == same_head.lesions
+    assert not np.array_equal(head.image.array, other_head.image.array)
 
 
 def test_the_labels_lie_where_the_truth_says_and_are_as_large(head):

@@ -22,7 +22,7 @@ TINY = config.load_config("tiny").spec
 PATIENTS = tuple(f"Case_{number:03}" for number in range(12))
 
 
-def described(folder: Path, layout: str = "nnunet", **more) -> config.Labelled:
+def labelled_config(folder: Path, layout: str = "nnunet", **more) -> config.Labelled:
     return config.Labelled(folder=folder, layout=layout, **{"validation": 0.25, **more})
 
 
@@ -41,13 +41,13 @@ def test_cases_are_divided_by_patient_and_stay_where_they_are_as_others_come(tmp
 
     names = [f"BraTS-MET-{number:05}-{time:03}" for number in range(6) for time in range(2)]
     labelled.brats_2023(tmp_path, names)
-    data = described(tmp_path, "brats", labels="merge")
+    data = labelled_config(tmp_path, "brats", labels="merge")
     training, held_out, bad = preparation.labelled(data, TINY)
     assert bad == []
-    sides = [{one.id.rsplit("-", 1)[0] for one in side} for side in (training, held_out)]
+    sides = [{case.id.rsplit("-", 1)[0] for case in side} for side in (training, held_out)]
     assert sides[0] & sides[1] == set()
     assert len(training) + len(held_out) == 12
-    assert {one.id for one in held_out} == {name for name in names if name.rsplit("-", 1)[0] in sides[1]}
+    assert {case.id for case in held_out} == {name for name in names if name.rsplit("-", 1)[0] in sides[1]}
 
 
 def test_bad_cases_are_named_and_those_without_a_label_teach_too(tmp_path, capsys):
@@ -57,46 +57,46 @@ def test_bad_cases_are_named_and_those_without_a_label_teach_too(tmp_path, capsy
     empty = tmp_path / "data" / "labelsTr" / "Case_002.nii.gz"
     image = nib.load(empty)
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), empty)
-    group = gather(described(tmp_path / "data"), tmp_path / "cases")
+    group = gather(labelled_config(tmp_path / "data"), tmp_path / "cases")
     assert {case.id: "missing" in case.reason for case in group.bad} == {"Case_000": True, "Case_001": False}
     assert len(group.training) + len(group.held_out) == 10
     assert group.negatives == 1
     train.tell(group)
-    said = capsys.readouterr().out
-    assert "1 without labels; 2 unusable and skipped" in said
-    assert "Case_000: The label is missing" in said
+    stdout = capsys.readouterr().out
+    assert "1 without labels; 2 unusable and skipped" in stdout
+    assert "Case_000: The label is missing" in stdout
 
 
 def test_a_folder_of_bad_cases_alone_is_refused_with_a_reason(tmp_path):
     labelled.brats_2023(tmp_path / "data")
     with pytest.raises(DataRefused, match=r"None of the cases of data .* value 3; tiny has 1 to 1"):
-        gather(described(tmp_path / "data", "brats", validation=0.0), tmp_path / "cases")
+        gather(labelled_config(tmp_path / "data", "brats", validation=0.0), tmp_path / "cases")
     with pytest.raises(DataRefused, match="the only patient is held out"):
-        gather(described(tmp_path / "data", "brats", labels="merge"), tmp_path / "cases")
+        gather(labelled_config(tmp_path / "data", "brats", labels="merge"), tmp_path / "cases")
 
 
 def test_cases_are_prepared_once_and_anew_when_a_file_or_what_is_wanted_changes(tmp_path):
     labelled.nnunet(tmp_path / "data", PATIENTS[:3])
     out = tmp_path / "cases"
 
-    def prepared(**more) -> dict[Path, int]:
-        gather(described(tmp_path / "data", **more), out)
+    def gather_times(**more) -> dict[Path, int]:
+        gather(labelled_config(tmp_path / "data", **more), out)
         return {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
-    first = prepared()
+    first = gather_times()
     assert len(first) == 3
-    assert prepared() == first
+    assert gather_times() == first
     label = tmp_path / "data" / "labelsTr" / "Case_001.nii.gz"
     os.utime(label, ns=(1, 1))
-    second = prepared()
+    second = gather_times()
     assert len(second) == 4
     assert second.items() >= first.items()
-    assert len(prepared(labels={1: 0})) == 7
+    assert len(gather_times(labels={1: 0})) == 7
 
 
 def test_a_case_that_was_half_prepared_is_prepared(tmp_path):
     labelled.nnunet(tmp_path / "data", PATIENTS[:3])
-    data = described(tmp_path / "data")
+    data = labelled_config(tmp_path / "data")
     training, *_ = preparation.labelled(data, TINY)
     unfinished = preparation.path_of(tmp_path / "cases", training[0], TINY).with_suffix(".part")
     unfinished.mkdir(parents=True)
@@ -110,13 +110,13 @@ def test_windows_come_from_each_entry_by_its_weight(tmp_path):
     groups = []
     for name, count, weight in (("a", 2, 3.0), ("b", 6, 1.0)):
         labelled.nnunet(tmp_path / name, [f"{name}{number}" for number in range(count + 1)])
-        data = described(tmp_path / name, weight=weight, validation=0.01)
+        data = labelled_config(tmp_path / name, weight=weight, validation=0.01)
         groups.append(gather(data, tmp_path / "cases"))
     of_first = {id(sample) for sample in groups[0].training}
-    drawn = []
+    picks = []
 
     def cut(sample, rng, augment):
-        drawn.append(id(sample) in of_first)
+        picks.append(id(sample) in of_first)
         return train.window_of(TINY, course)(sample, rng, augment)
 
     course = config.load_config("tiny").courses[0].model_copy(update={"batch": 4})
@@ -124,14 +124,14 @@ def test_windows_come_from_each_entry_by_its_weight(tmp_path):
     for step in range(60):
         windows.batch(step)
     # Three quarters of 240, whatever their number of cases; the standard deviation is 0.028.
-    assert np.mean(drawn) == pytest.approx(0.75, abs=0.09)
+    assert np.mean(picks) == pytest.approx(0.75, abs=0.09)
 
 
 def middles_lps(group: preparation.Group, study: hd.Volume) -> list[np.ndarray]:
     """LPS mm of the lesions of the group's only case, whose grid covers that volume."""
     (sample,) = group.training
     prepared = prepare(study, TINY).volume
-    assert sample.sought.shape == prepared.spatial_shape
+    assert sample.search_mask.shape == prepared.spatial_shape
     return [prepared.map_indices_to_reference(place[None].astype(float))[0] for place in sample.places]
 
 
@@ -143,7 +143,7 @@ def test_what_readers_corrected_in_the_archive_is_what_is_learnt(tmp_path, monke
     monkeypatch.setenv("DICOMWEB_URL", archive.as_uri())
     study = str(instances[0].StudyInstanceUID)
     volume = labelled.volume("LPS").astype(np.float32)
-    data = described(tmp_path / "fetched", "dicom", validation=0.0)
+    data = labelled_config(tmp_path / "fetched", "dicom", validation=0.0)
     for segmentation, centre in (
         (None, ELSEWHERE),
         (labelled.segmentation(instances, "20250601 090000"), CENTRE),
@@ -157,8 +157,8 @@ def test_what_readers_corrected_in_the_archive_is_what_is_learnt(tmp_path, monke
 
 def test_several_sequences_lie_on_the_grid_of_the_first():
     """The second is acquired on another, coarser grid, in another orientation, and brighter."""
-    first, other = labelled.volume("LPS"), labelled.volume("PIR")
-    coarser = other.with_array(other.array * 7)[::2]
+    first, second = labelled.volume("LPS"), labelled.volume("PIR")
+    coarser = second.with_array(second.array * 7)[::2]
     spec = TINY.model_copy(
         update={"inputs": (T1_POST_CONTRAST, FLAIR), "crop": Crop(to="head", margin_mm=0.0)}
     )
@@ -176,8 +176,8 @@ def test_a_brain_that_is_unknown_is_not_learnt_and_all_is_sought(tmp_path):
     labelled.nnunet(tmp_path / "data", PATIENTS[:3])
     described_unet = config.load_config("metscope-unet")
     spec = described_unet.spec.model_copy(update={"spacing_mm": (3.0, 3.0, 3.0)})
-    group = preparation.gather(described(tmp_path / "data"), spec, tmp_path / "cases", 0)
-    assert all(sample.brain is None and sample.sought.all() for sample in group.training)
+    group = preparation.gather(labelled_config(tmp_path / "data"), spec, tmp_path / "cases", 0)
+    assert all(sample.brain is None and sample.search_mask.all() for sample in group.training)
     brain, lesion = described_unet.courses
     assert train.groups_of(lesion, [group]) == [group]
     with pytest.raises(DataRefused, match="brain is not known"):
@@ -185,8 +185,8 @@ def test_a_brain_that_is_unknown_is_not_learnt_and_all_is_sought(tmp_path):
 
 
 def test_what_no_synthesis_has_cannot_be_left_out_of_it():
-    made = {"training": 1, "validation": 1}
-    config.Generated(generator="metastases", without="vessels", **made)
+    counts = {"training": 1, "validation": 1}
+    config.Generated(generator="metastases", without="vessels", **counts)
     for generator, without in (("metastases", "colour"), ("glioma", "vessels")):
         with pytest.raises(ValidationError, match="without is for metastases, and one of contrast, noise"):
-            config.Generated(generator=generator, without=without, **made)
+            config.Generated(generator=generator, without=without, **counts)

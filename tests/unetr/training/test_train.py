@@ -28,7 +28,7 @@ EXPONENT = 0.5
 SHIPPED = config.load_config("metscope-unet")
 
 
-def stored(folder: Path, images, truth, brain=None, spec=SHIPPED.spec) -> samples.Sample:
+def store_sample(folder: Path, images, truth, brain=None, spec=SHIPPED.spec) -> samples.Sample:
     folder.mkdir(parents=True)
     affine = np.diag([*spec.spacing_mm, 1.0])
     first, *others = (image.astype(np.float32) for image in images)
@@ -53,7 +53,7 @@ def sample(tmp_path) -> samples.Sample:
     image[lesions == 1] = 5
     image[12, 10, 8] = 3
     image[40:43, 20:23, 20:23] = 5
-    return stored(tmp_path / "head", [image], lesions, brain)
+    return store_sample(tmp_path / "head", [image], lesions, brain)
 
 
 def window(sample: samples.Sample, rng: np.random.Generator, augment: bool = False) -> samples.TrainingWindow:
@@ -66,7 +66,7 @@ def test_a_window_holds_the_lesions_truth_where_its_image_is(sample):
     for w in windows:
         assert w.image.shape == (1, SIZE, SIZE, SIZE)
         assert w.truth.shape == w.weight.shape == (SIZE, SIZE, SIZE)
-        assert np.array_equal(w.truth == 1, (w.image[0] == 5) & (w.truth != samples.UNSOUGHT))
+        assert np.array_equal(w.truth == 1, (w.image[0] == 5) & (w.truth != samples.IGNORE_LABEL))
         assert (w.truth[w.image[0] == 1] == 0).all()
     assert sum((w.truth == 1).any() for w in windows) > 25
     assert sum((w.image == 3).any() for w in windows) > 10
@@ -80,7 +80,7 @@ def test_no_lesion_is_sought_beyond_the_brain_and_its_margin(sample):
         column = w.truth[:, 0, 0]
         brain = int((w.image[0, :, 0, 0] == 1).sum())
         assert (column[: brain + 3] == 0).all()
-        assert (column[brain + 3 :] == samples.UNSOUGHT).all()
+        assert (column[brain + 3 :] == samples.IGNORE_LABEL).all()
         edges.add(brain)
     assert len(edges) > 3
 
@@ -88,14 +88,14 @@ def test_no_lesion_is_sought_beyond_the_brain_and_its_margin(sample):
 def test_flips_and_noise_leave_the_truth_on_the_lesion(sample):
     rng = np.random.default_rng(2)
     around_lesion = dataclasses.replace(sample, bright=sample.places, anywhere=sample.places)
-    seen = 0
+    lesion_windows = 0
     for _ in range(20):
         w = window(around_lesion, rng, augment=True)
         if (w.truth == 1).sum() > 20:
-            seen += 1
+            lesion_windows += 1
             assert w.image[0][w.truth == 1].mean() > 2
             assert w.image[0][w.truth == 0].mean() < 2
-    assert seen > 10
+    assert lesion_windows > 10
 
 
 def test_a_small_lesion_is_seen_and_counts_more_than_a_large_one(tmp_path):
@@ -104,13 +104,13 @@ def test_a_small_lesion_is_seen_and_counts_more_than_a_large_one(tmp_path):
     lesions[70:78, 16:24, 16:24] = 1  # 512 voxels: 64 times as many, so an eighth of the weight
     image = np.where(lesions == 1, 5.0, 1.0)
     image[70:78][lesions[70:78] == 1] = 9.0
-    head = stored(tmp_path / "head", [image], lesions, np.ones(lesions.shape, bool))
+    head = store_sample(tmp_path / "head", [image], lesions, np.ones(lesions.shape, bool))
     rng = np.random.default_rng(3)
-    seen = {5.0: 0, 9.0: 0}
+    counts = {5.0: 0, 9.0: 0}
     for _ in range(150):
         w = window(head, rng)
-        for value in seen:
-            seen[value] += bool((w.image == value).any())
+        for value in counts:
+            counts[value] += bool((w.image == value).any())
         assert (w.weight[w.image[0] == 1] == 1).all()
         if (w.image == 5).any() and (w.image == 9).any():
             pytest.fail("a window of 32 voxels holds both")
@@ -118,7 +118,7 @@ def test_a_small_lesion_is_seen_and_counts_more_than_a_large_one(tmp_path):
             assert set(w.weight[w.image[0] == 9]) == {
                 np.float32((512 * 1.125**3 / samples.REFERENCE_MM3) ** -EXPONENT)
             }
-    assert seen[5.0] > 2 * seen[9.0] > 0
+    assert counts[5.0] > 2 * counts[9.0] > 0
 
 
 def test_the_whole_head_lies_in_the_brains_window_with_its_truth(tmp_path):
@@ -126,8 +126,10 @@ def test_the_whole_head_lies_in_the_brains_window_with_its_truth(tmp_path):
     mask = np.zeros((48, 48, 48), bool)
     mask[:24] = True
     spec = SHIPPED.spec.model_copy(update={"brain": brain})
-    other = np.zeros(mask.shape)
-    head = stored(tmp_path / "head", [mask * 1.0, other], np.zeros(mask.shape, np.uint8), mask, spec)
+    second_image = np.zeros(mask.shape)
+    head = store_sample(
+        tmp_path / "head", [mask * 1.0, second_image], np.zeros(mask.shape, np.uint8), mask, spec
+    )
     w = samples.brain_window(head, brain, np.random.default_rng(0), augment=False)
     assert w.image.shape == (1, *brain.window.shape)
     assert w.truth.shape == brain.window.shape
@@ -152,7 +154,7 @@ def two_labels() -> tuple[list[np.ndarray], np.ndarray, ModelSpec]:
 
 def test_windows_of_several_inputs_and_labels_hold_the_values_of_the_truth(tmp_path):
     images, truth, spec = two_labels()
-    sample = stored(tmp_path / "case", images, truth, spec=spec)
+    sample = store_sample(tmp_path / "case", images, truth, spec=spec)
     rng = np.random.default_rng(5)
     shown = []
     for _ in range(60):
@@ -170,44 +172,44 @@ def test_windows_of_several_inputs_and_labels_hold_the_values_of_the_truth(tmp_p
 
 def test_a_region_is_one_object_whatever_its_pieces_and_has_no_weight_by_its_size(tmp_path):
     images, truth, spec = two_labels()
-    sample = stored(tmp_path / "case", images, truth, spec=spec)
+    sample = store_sample(tmp_path / "case", images, truth, spec=spec)
     assert sample.values.tolist() == [1, 2, 2]
     rng = np.random.default_rng(6)
-    seen = {1: set(), 2: set()}
+    weights = {1: set(), 2: set()}
     for _ in range(60):
         w = samples.lesion_window(sample, SIZE, EXPONENT, rng, augment=False)
-        for value in seen:
-            seen[value] |= set(w.weight[w.truth == value].tolist())
+        for value in weights:
+            weights[value] |= set(w.weight[w.truth == value].tolist())
     small, large = ((n * 1.125**3 / samples.REFERENCE_MM3) ** -EXPONENT for n in (8, 512))
-    assert seen[1] == {1.0}
-    assert sorted(seen[2]) == pytest.approx([large, small], rel=1e-6)
+    assert weights[1] == {1.0}
+    assert sorted(weights[2]) == pytest.approx([large, small], rel=1e-6)
 
 
 def test_a_case_as_large_as_a_whole_head_has_its_objects(tmp_path):
     truth = np.zeros((160, 176, 160), np.uint8)
     truth[20:24, 30:34, 40:44] = truth[100:108, 90:98, 80:88] = 1
-    whole = stored(tmp_path / "whole", [np.zeros(truth.shape)], truth)
+    whole = store_sample(tmp_path / "whole", [np.zeros(truth.shape)], truth)
     expected = np.array([4**3, 8**3]) * np.prod(SHIPPED.spec.spacing_mm)
     assert whole.volumes_mm3 == pytest.approx(expected)
 
 
 def test_without_a_brain_everything_is_sought_and_a_case_without_labels_is_learnt_from(tmp_path):
     images, truth, spec = two_labels()
-    empty = stored(tmp_path / "case", images, np.zeros_like(truth), np.zeros(truth.shape, bool), spec)
+    empty = store_sample(tmp_path / "case", images, np.zeros_like(truth), np.zeros(truth.shape, bool), spec)
     rng = np.random.default_rng(7)
     for _ in range(20):
         w = samples.lesion_window(empty, SIZE, EXPONENT, rng, augment=True)
         assert not w.truth.any()
         assert (w.weight == 1).all()
-    unknown = stored(tmp_path / "other", images[:1], truth)
-    assert unknown.sought.all()
+    unknown = store_sample(tmp_path / "other", images[:1], truth)
+    assert unknown.search_mask.all()
     assert unknown.brain is None
 
 
 COURSE = SHIPPED.courses[-1]
 
 
-def quiet() -> torch.Tensor:
+def background_logits() -> torch.Tensor:
     logits = torch.zeros(1, 2, SIZE, SIZE, SIZE)
     logits[:, 0] = 10.0
     return logits
@@ -219,24 +221,24 @@ def loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor | None 
 
 def test_a_false_positive_costs_in_a_window_without_lesions():
     truth = torch.zeros(1, SIZE, SIZE, SIZE, dtype=torch.uint8)
-    wrong = quiet()
+    wrong = background_logits()
     wrong[:, 1, 3:6, 3:6, 3:6] = 16.0
     wrong.requires_grad_()
     value = loss(wrong, truth)
     value.backward()
-    assert float(value.detach()) > float(loss(quiet(), truth)) + 0.1
+    assert float(value.detach()) > float(loss(background_logits(), truth)) + 0.1
     assert float(wrong.grad[0, 1, 4, 4, 4]) > 0
 
 
 def test_what_is_said_where_nothing_is_sought_costs_nothing():
     truth = torch.zeros(1, SIZE, SIZE, SIZE, dtype=torch.uint8)
-    truth[:, :8] = samples.UNSOUGHT
-    wrong = quiet()
+    truth[:, :8] = samples.IGNORE_LABEL
+    wrong = background_logits()
     wrong[:, 1, 3:6, 3:6, 3:6] = 16.0
     wrong.requires_grad_()
     value = loss(wrong, truth)
     value.backward()
-    assert float(value.detach()) == pytest.approx(float(loss(quiet(), truth)), abs=1e-3)
+    assert float(value.detach()) == pytest.approx(float(loss(background_logits(), truth)), abs=1e-3)
     assert float(wrong.grad[:, :, :8].abs().max()) == 0.0
 
 
@@ -245,8 +247,12 @@ def test_a_missed_lesion_costs_by_its_weight():
     truth[:, 3:6, 3:6, 3:6] = 1
     light, heavy = torch.ones(truth.shape), torch.ones(truth.shape)
     heavy[truth == 1] = 3.0
-    none = float(loss(quiet(), torch.zeros_like(truth)))
-    assert float(loss(quiet(), truth, heavy)) > 2 * float(loss(quiet(), truth, light)) - none > none
+    none = float(loss(background_logits(), torch.zeros_like(truth)))
+    assert (
+        float(loss(background_logits(), truth, heavy))
+        > 2 * float(loss(background_logits(), truth, light)) - none
+        > none
+    )
 
 
 TINY = {
@@ -275,11 +281,11 @@ def with_heads(out: Path, trial: Path) -> Path:
     described = config.load_config(str(trial))
     spec = described.spec
     training, held_out = preparation.generated(described.data[0], spec)
-    for number, one in enumerate([*training, *held_out]):
+    for number, case in enumerate([*training, *held_out]):
         lesions = np.zeros((32, 30, 28), np.uint8)
         lesions[10:13, 12:15, 8 + number : 12 + number] = 1
         image = np.random.default_rng(number).normal(lesions * 2.0, 0.5)
-        stored(preparation.path_of(out / "cases", one, spec), [image], lesions, spec=spec)
+        store_sample(preparation.path_of(out / "cases", case, spec), [image], lesions, spec=spec)
     return out
 
 
@@ -318,13 +324,13 @@ def test_a_training_that_was_killed_ends_where_an_unbroken_one_ends_and_the_serv
         assert all(0.0 <= float(row["waiting"]) < 1.0 for row in csv.DictReader(file))
 
     exported = export.export(config.load_config(str(trial)), whole, tmp_path / "models")
-    again = load_spec(tmp_path / "models" / "trial.json")
-    assert again.weights == exported.weights
+    reloaded = load_spec(tmp_path / "models" / "trial.json")
+    assert reloaded.weights == exported.weights
     noise = np.random.default_rng(0).normal(size=(32, 30, 28))
     volume = hd.Volume(noise, np.diag([-6.0, -6.0, 6.0, 1.0]), "PATIENT")
-    assert Predictor.load(again)(volume).mask.spatial_shape == (32, 30, 28)
+    assert Predictor.load(reloaded)(volume).mask.spatial_shape == (32, 30, 28)
     golden = np.load(tmp_path / "models" / "trial.golden.npy")
-    assert np.abs(golden_logits(again) - golden).max() < 1e-4
+    assert np.abs(golden_logits(reloaded) - golden).max() < 1e-4
     assert exported.weights.sha256 in (tmp_path / "models" / "trial.md").read_text()
 
 
@@ -350,10 +356,10 @@ def test_a_dynunet_trains_and_what_is_exported_says_the_same(tmp_path, trial):
     load_network(served, exported.weights_path, "lesion")
     window = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 1, 16, 16, 16)).astype(np.float32))
     with torch.inference_mode():
-        said, expected, other = (one(window) for one in (served, trained, begun))
+        served_logits, trained_logits, initial_logits = (model(window) for model in (served, trained, begun))
     # Half precision of the weights.
-    assert said == pytest.approx(expected, abs=0.02)
-    assert float((other - expected).abs().max()) > 0.1
+    assert served_logits == pytest.approx(trained_logits, abs=0.02)
+    assert float((initial_logits - trained_logits).abs().max()) > 0.1
 
 
 def test_a_finished_training_started_again_says_so_and_changes_nothing(tmp_path, trial, capsys):
@@ -393,7 +399,7 @@ def test_a_run_without_a_checkpoint_exports_nothing(tmp_path, trial):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"courses": []}, "courses"),
         ({"step": 3}, "step"),
@@ -405,9 +411,9 @@ def test_a_run_without_a_checkpoint_exports_nothing(tmp_path, trial):
         ({"spec": {**TINY["spec"], "window": {"shape": [18, 16, 16], "overlap": 0}}}, "not a multiple of 8"),
     ],
 )
-def test_a_wrong_configuration_is_refused_by_file_and_field(trial, change, told):
+def test_a_wrong_configuration_is_refused_by_file_and_field(trial, change, message):
     trial.write_text(yaml.safe_dump({**TINY, **change}))
-    with pytest.raises(ModelSpecInvalid, match=told) as refused:
+    with pytest.raises(ModelSpecInvalid, match=message) as refused:
         config.load_config(str(trial))
     assert "trial.yaml" in refused.value.message
 
@@ -447,18 +453,18 @@ def test_another_network_than_the_bases_has_its_own_arguments(tmp_path):
 
 
 def test_an_unknown_configuration_or_step_is_told_in_one_line(tmp_path):
-    def said(*arguments: str) -> tuple[int, str]:
+    def run_step(*arguments: str) -> tuple[int, str]:
         command = [sys.executable, "-m", "unetr", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         return done.returncode, done.stderr
 
-    status, line = said("train", "--config", "none-of-that-name", "--out", str(tmp_path / "run"))
+    status, line = run_step("train", "--config", "none-of-that-name", "--out", str(tmp_path / "run"))
     assert status == 5
     assert line.startswith("model_spec_invalid: ")
     assert "metscope-compact, metscope-unet, published-unetr, spine, spine-tiny, tiny" in line
     assert line.count("\n") == 1
     assert not (tmp_path / "run").exists()
-    assert said("dance") == (2, f"usage: python -m unetr {{{'|'.join(STEPS)}}} …\n")
+    assert run_step("dance") == (2, f"usage: python -m unetr {{{'|'.join(STEPS)}}} …\n")
 
 
 @pytest.mark.parametrize(
