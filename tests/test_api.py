@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -416,9 +416,10 @@ def test_a_batch_segments_each_study_and_names_what_failed(service):
 
 
 def test_a_batch_by_query_takes_the_studies_that_match_and_refuses_none_and_all(service):
-    header = open_archive(service.settings).search_studies()[0]
-    posted = service.post("/batches", json={"query": {"PatientID": header.PatientID}, "model": SILENT})
-    assert [job["study_instance_uid"] for job in posted.json()["jobs"]] == [service.study_uid]
+    study = to_instances(small_head(), SeriesOptions(patient_id="QUERIED"))
+    open_archive(service.settings).store(study)
+    posted = service.post("/batches", json={"query": {"PatientID": "QUERIED"}, "model": SILENT})
+    assert [job["study_instance_uid"] for job in posted.json()["jobs"]] == [study[0].StudyInstanceUID]
     for query, message in (({"PatientID": "nobody"}, "matches 0"), ({}, "at least one"), (None, "either")):
         refused = service.post("/batches", json={"query": query})
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid_form")
@@ -541,14 +542,14 @@ def test_the_worker_gives_way_to_the_api(service):
         assert int(words[0][-1]) > int(words[1][-1])
 
 
-def test_no_worker_outlives_an_api_that_was_killed(service):
-    """The last test with this service."""
-    pid = service.worker_pid()
-    service.process.kill()
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not Path(f"/proc/{pid}").exists()
+def test_no_worker_outlives_an_api_that_was_killed(tmp_path):
+    with contextmanager(serve)(tmp_path, small_head()) as service:
+        pid = service.worker_pid()
+        service.process.kill()
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not Path(f"/proc/{pid}").exists()
 
 
 def test_a_web_page_of_another_origin_may_call_only_if_it_is_listed(tmp_path):
