@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from db import estimates, jobs, queue, recording, workers
-from db.tables import Job, JobState
+from db import batches, deletion, estimates, jobs, queue, recording, workers
+from db.tables import Job, JobState, Segmentation
 from db.tasks import (
     CorrectTask,
     MeasureTask,
@@ -38,6 +38,12 @@ def requeued(sessions, seconds, max_attempts):
 def waiting(sessions, seconds, patience_s=15.0):
     with later(sessions, seconds):
         return queue.next_waiting(sessions, patience_s)
+
+
+def age(sessions, job_id, seconds):
+    """Let a job be created that much earlier."""
+    with sessions.begin() as session:
+        session.get_one(Job, job_id).created_at -= timedelta(seconds=seconds)
 
 
 def test_a_submitted_job_waits_with_all_that_was_asked(sessions):
@@ -76,6 +82,13 @@ def test_forced_requests_run_each_and_an_unforced_one_joins_them(sessions):
     forced = [jobs.submit(sessions, "1.2.3", "unetr", force=True).id for _ in range(2)]
     assert forced[0] != forced[1]
     assert jobs.submit(sessions, "1.2.3", "unetr").id == forced[0]
+
+
+def test_of_several_active_jobs_the_oldest_is_joined(sessions):
+    first, second = (jobs.submit(sessions, "1.2.3", "unetr", force=True).id for _ in range(2))
+    assert jobs.submit(sessions, "1.2.3", "unetr").id == first
+    age(sessions, second, 60)
+    assert jobs.submit(sessions, "1.2.3", "unetr").id == second
 
 
 def test_after_the_end_the_same_request_is_a_new_job(sessions, job_id):
@@ -239,6 +252,37 @@ def test_a_job_that_is_tried_again_does_what_it_was_asked_for(sessions, task):
     assert jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4").id != again.id
 
 
+def test_a_job_that_is_tried_again_has_the_result_that_was_recorded(sessions, new, job_id):
+    recording.record(sessions, replace(new, seg=seg_object("1.2.8"), idempotency_key="of another"))
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    result = recording.record(sessions, new, job_id, "a")
+    jobs.fail(sessions, job_id, "a", "archive_refused", "No.")
+    again = jobs.retry(sessions, job_id)
+    assert jobs.get(sessions, again.id).segmentation_id == result
+
+
+def test_a_job_that_is_tried_again_after_its_result_was_deleted_starts_without_one(sessions, new, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    result = recording.record(sessions, new, job_id, "a")
+    jobs.fail(sessions, job_id, "a", "archive_refused", "No.")
+    with sessions.begin() as session:
+        session.get_one(Segmentation, result).deleted_at = datetime.now(UTC)
+    again = jobs.retry(sessions, job_id)
+    assert jobs.get(sessions, again.id).segmentation_id is None
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_jobs_of_a_study_that_was_deleted_fail(sessions, job_id, running):
+    other = jobs.submit(sessions, "1.2.9", "unetr").id
+    if running:
+        jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    deletion.finish_study(sessions, "1.2.3", "dr")
+    job = jobs.get(sessions, job_id)
+    assert (job.state, job.error_code, job.lease_owner) == ("failed", "study_not_found", None)
+    assert "1.2.3 was deleted" in job.error_message
+    assert jobs.get(sessions, other).state == "queued"
+
+
 def test_a_message_that_quotes_what_no_database_holds_ends_its_job_all_the_same(sessions):
     job_id = jobs.submit(sessions, "1.2.3", "unetr", task=SegmentTask(inputs={"T1": "a\0b"})).id
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
@@ -352,6 +396,9 @@ def test_a_job_whose_message_was_lost_waits_for_a_free_worker(sessions, job_id):
     younger = jobs.submit(sessions, "1.2.9", "unetr").id
     assert waiting(sessions, 14) is None
     assert waiting(sessions, 16) == job_id
+    age(sessions, younger, 1)
+    assert waiting(sessions, 16) == younger
+    age(sessions, younger, -1)
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     assert waiting(sessions, 16) == younger
     jobs.claim(sessions, younger, "b", LEASE_S, 3)
@@ -380,9 +427,19 @@ def test_after_the_clock_was_set_back_a_postponed_job_waits_no_longer_than_befor
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     jobs.postpone(sessions, job_id, "a", "store", 100.0)
     with later(sessions, -7200):
-        queue.requeue_expired(sessions, 3)
-        assert waiting(sessions, 90) is None
+        for _ in range(3):
+            queue.requeue_expired(sessions, 3)
+            assert waiting(sessions, 90) is None
         assert waiting(sessions, 101) == job_id
+
+
+def test_after_the_clock_was_set_back_a_job_whose_message_was_lost_waits_no_longer_than_before(
+    sessions, job_id
+):
+    with later(sessions, -7200):
+        queue.requeue_expired(sessions, 3)
+        assert waiting(sessions, 14) is None
+        assert waiting(sessions, 16) == job_id
 
 
 CLOCK_AHEAD = """
@@ -425,6 +482,11 @@ def test_jobs_are_listed_newest_first_by_state_and_study(sessions):
     assert [job.id for job in jobs.list_jobs(sessions, state="running")] == [ids[1]]
     assert [job.id for job in jobs.list_jobs(sessions, study_instance_uid="1.2.2")] == [ids[2]]
     assert jobs.list_jobs(sessions, state="running", study_instance_uid="1.2.2") == []
+
+
+def test_fifty_jobs_are_listed_unless_another_number_is_asked_for(sessions):
+    batches.submit(sessions, [f"1.2.{n}" for n in range(52)], "unetr")
+    assert [len(jobs.list_jobs(sessions, *limit)) for limit in ((), (51,), (100,))] == [50, 51, 52]
 
 
 def run(sessions, new, study: str, seconds: float, model_id: str = "unetr", adopted: bool = False) -> None:
