@@ -423,6 +423,13 @@ def test_only_pre_contrast_is_refused_as_such_and_nothing_suitable_as_that():
         choose(rank([series("T2"), series("FLAIR")]))
 
 
+def test_a_candidate_that_the_caller_chooses_is_taken_as_it_is():
+    ranked = rank([series("T1 post", contrast=True, slices=12), series("T1 MPRAGE", slices=12)])
+    for candidate in ranked:
+        assert choose(ranked, candidate.series_instance_uid) == candidate
+    assert ranked[0].warnings == ()
+
+
 def test_the_callers_choice_overrules_the_ranking_but_not_the_modality():
     pre, ct = series("T1 pre"), series("T1 post", Modality="CT")
     ranked = rank([pre, ct, series("T1 post", contrast=True)])
