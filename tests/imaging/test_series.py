@@ -321,6 +321,16 @@ def test_the_score_is_the_sum_of_the_evidence(description, agent, slices, dimens
     assert candidate.score == score
 
 
+def test_the_reasons_name_each_piece_of_evidence_with_contrast_first():
+    (full,) = rank([series("T1 MPRAGE +C", contrast=True)])
+    assert full.reasons == (
+        "ContrastBolusAgent (0018,0010) names an agent", "the description says '+c'",
+        "the description says 't1'", "120 slices, 1.2 mm apart", "acquired in 3D", "covers 144 mm",
+    )  # fmt: skip
+    (thick,) = rank([series("T1 MPRAGE", slices=40, MRAcquisitionType="2D")])
+    assert thick.reasons == ("the description says 't1'", "40 slices, 3.6 mm apart", "covers 144 mm")
+
+
 def unread(
     instances: list[Dataset], error: type[errors.MetScopeError] = errors.ArchiveRefused
 ) -> list[Dataset]:
