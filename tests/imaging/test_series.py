@@ -287,6 +287,9 @@ def test_a_volume_that_covers_110_mm_may_be_a_whole_head():
     instances = series("T1 post", contrast=True)
     assert "covers 110 mm" in rank([instances[:92]])[0].reasons
     assert not any("covers" in reason for reason in rank([instances[:91]])[0].reasons)
+    two_mm_apart = series("T1 post", contrast=True, slices=72)
+    assert "covers 110 mm" in rank([two_mm_apart[:55]])[0].reasons
+    assert not any("covers" in reason for reason in rank([two_mm_apart[:54]])[0].reasons)
 
 
 def test_slices_of_3_5_mm_and_more_are_all_thick():
