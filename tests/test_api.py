@@ -711,6 +711,18 @@ def test_an_upload_that_another_one_holds_up_too_long_is_refused_and_gives_its_p
     assert upload()["code"] == "upload_refused"
 
 
+def test_a_model_that_is_not_served_is_refused_at_once_with_those_that_are(tmp_path):
+    client = create_app(Settings(_env_file=None, data_dir=tmp_path, auth="off")).test_client()
+    models = sorted(model["id"] for model in client.get("/models").json["models"])
+    for path, body in (("/segmentation/1.2.3", {}), ("/batches", {"study_instance_uids": ["1.2.3"]})):
+        refused = client.post(path, json=body | {"model": "nobody"})
+        assert (refused.status_code, refused.json["error"]["code"]) == (404, "model_not_found")
+        assert (
+            f"no model 'nobody'. Available models: {', '.join(models)}." in refused.json["error"]["message"]
+        )
+    assert client.get("/jobs").json["jobs"] == []
+
+
 def test_a_batch_by_query_has_from_one_study_to_the_most_that_a_batch_may_have(tmp_path, monkeypatch):
     monkeypatch.setattr("routes.jobs.LARGEST_BATCH", 2)
     settings = Settings(_env_file=None, data_dir=tmp_path, auth="off")

@@ -188,6 +188,7 @@ def test_delete_roi_means_the_lesion_that_the_front_end_shows_under_that_number(
     assert site.names(study) == ["Metastasis 3", "Metastasis 5"]
     again = site.ask("POST", "/delete-roi", 404, json=body | {"roi_number": 4})
     assert again["error"]["code"] == "lesion_not_found"
+    assert "no longer has the lesion that was number 4." in again["error"]["message"]
     elsewhere = site.ask(
         "POST", "/delete-roi", 404, json=body | {"serie_instance_uid": "1.2", "roi_number": 1}
     )

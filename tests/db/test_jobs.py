@@ -406,6 +406,18 @@ def test_a_job_whose_message_was_lost_waits_for_a_free_worker(sessions, job_id):
     assert waiting(sessions, LEASE_S + 1) == job_id
 
 
+def test_a_free_worker_takes_the_oldest_job_whatever_it_waits_for(sessions, job_id):
+    younger, youngest = (jobs.submit(sessions, study, "unetr").id for study in ("1.2.8", "1.2.9"))
+    jobs.claim(sessions, younger, "a", LEASE_S, 3)
+    jobs.claim(sessions, youngest, "b", LEASE_S, 3)
+    jobs.postpone(sessions, youngest, "b", "store", LEASE_S)
+    assert waiting(sessions, LEASE_S + 1) == job_id
+    age(sessions, younger, 60)
+    assert waiting(sessions, LEASE_S + 1) == younger
+    age(sessions, youngest, 120)
+    assert waiting(sessions, LEASE_S + 1) == youngest
+
+
 def test_two_workers_at_once_queue_an_expired_job_again_once(sessions, job_id):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     with later(sessions, LEASE_S + 1), ThreadPoolExecutor(4) as pool:
