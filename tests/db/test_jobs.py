@@ -89,6 +89,8 @@ def test_of_several_active_jobs_the_oldest_is_joined(sessions):
     assert jobs.submit(sessions, "1.2.3", "unetr").id == first
     age(sessions, second, 60)
     assert jobs.submit(sessions, "1.2.3", "unetr").id == second
+    jobs.claim(sessions, second, "a", LEASE_S, 3)
+    assert jobs.submit(sessions, "1.2.3", "unetr").id == second
 
 
 def test_after_the_end_the_same_request_is_a_new_job(sessions, job_id):
