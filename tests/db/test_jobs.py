@@ -241,6 +241,13 @@ KINDS = [
 ]
 
 
+def test_requests_for_different_work_on_one_study_do_not_join(sessions, job_id):
+    different = [*KINDS, CorrectTask(segmentation_id="s-1", rename={2: "pons"}, delete=())]
+    ids = [jobs.submit(sessions, "1.2.3", "unetr", task=task).id for task in different]
+    assert len({job_id, *ids}) == 1 + len(different)
+    assert [jobs.submit(sessions, "1.2.3", "unetr", task=task).id for task in different] == ids
+
+
 @pytest.mark.parametrize("task", KINDS, ids=lambda task: task.kind)
 def test_a_job_that_is_tried_again_does_what_it_was_asked_for(sessions, task):
     first = jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4", task=task)
