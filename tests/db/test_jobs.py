@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from db import batches, deletion, estimates, jobs, queue, recording, workers
+from db.database import writing
 from db.tables import Job, JobState, Segmentation
 from db.tasks import (
     CorrectTask,
@@ -21,7 +22,7 @@ from db.tasks import (
     StructureSetTask,
     UncertaintyTask,
 )
-from errors import JobCancelled, JobNotCancellable, JobNotFound, LeaseLost
+from errors import JobCancelled, JobNotCancellable, JobNotFound, JobNotRetryable, LeaseLost
 from tests.clock import later
 from tests.recorded import seg_object
 
@@ -261,6 +262,20 @@ def test_a_job_that_is_tried_again_does_what_it_was_asked_for(sessions, task):
     assert jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4").id != again.id
 
 
+def test_only_a_job_that_failed_or_was_cancelled_is_tried_again(sessions, new, job_id):
+    with pytest.raises(JobNotRetryable, match="is queued"):
+        jobs.retry(sessions, job_id)
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    with pytest.raises(JobNotRetryable, match="is running"):
+        jobs.retry(sessions, job_id)
+    jobs.finish(sessions, job_id, "a", recording.record(sessions, new, job_id, "a"))
+    with pytest.raises(JobNotRetryable, match="is done"):
+        jobs.retry(sessions, job_id)
+    cancelled = jobs.submit(sessions, "1.2.3", "unetr").id
+    jobs.cancel(sessions, cancelled)
+    assert jobs.retry(sessions, cancelled).state == "queued"
+
+
 def test_a_job_that_is_tried_again_has_the_result_that_was_recorded(sessions, new, job_id):
     recording.record(sessions, replace(new, seg=seg_object("1.2.8"), idempotency_key="of another"))
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
@@ -311,7 +326,7 @@ def test_a_postponed_job_waits_costs_no_attempt_and_comes_back(sessions, job_id)
         assert waiting(sessions, 90) is None
         assert waiting(sessions, 101) == job_id
         with later(sessions, 101):
-            assert jobs.claim(sessions, job_id, "a", LEASE_S, 2) is not None
+            assert jobs.claim(sessions, job_id, "a", LEASE_S, 2).not_before is None
 
 
 def test_a_queued_job_is_cancelled_at_once(sessions, job_id):
@@ -432,6 +447,17 @@ def test_two_workers_at_once_queue_an_expired_job_again_once(sessions, job_id):
     with later(sessions, LEASE_S + 1), ThreadPoolExecutor(4) as pool:
         lists = list(pool.map(lambda _: queue.requeue_expired(sessions, 3), range(12)))
     assert [again for ids in lists for again in ids] == [job_id]
+
+
+def test_an_expired_job_that_another_process_is_changing_is_left_to_it(system, sessions, job_id):
+    if system == "sqlite":
+        pytest.skip("one process at a time changes the file")
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    with later(sessions, LEASE_S + 1):
+        with writing(sessions) as session:
+            session.get_one(Job, job_id, with_for_update=True)
+            assert queue.requeue_expired(sessions, 3) == []
+        assert queue.requeue_expired(sessions, 3) == [job_id]
 
 
 def test_after_the_clock_was_set_back_a_vanished_worker_s_job_waits_no_longer_than_before(sessions, job_id):
