@@ -696,6 +696,54 @@ def test_uploads_that_wait_for_another_leave_threads_for_everybody_else(tmp_path
         context.uploading.acquire()
 
 
+def test_an_upload_that_another_one_holds_up_too_long_is_refused_and_gives_its_place_up(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("routes.studies.LONGEST_UPLOAD_WAIT_S", 0.01)
+    app = create_app(Settings(_env_file=None, data_dir=tmp_path, auth="off"))
+
+    def upload():
+        files = {"files": (BytesIO(b"no DICOM"), "a.dcm")}
+        return app.test_client().post("/studies", data=files).json["error"]
+
+    with app.extensions["metscope"].uploading:
+        for _ in range(UPLOADS_AT_ONCE + 1):
+            refused = upload()
+            assert refused["code"] == "upload_busy"
+            assert "Another upload is still in progress" in refused["message"]
+    assert upload()["code"] == "upload_refused"
+
+
+def test_a_model_that_is_not_served_is_refused_at_once_with_those_that_are(tmp_path):
+    client = create_app(Settings(_env_file=None, data_dir=tmp_path, auth="off")).test_client()
+    models = sorted(model["id"] for model in client.get("/models").json["models"])
+    for path, body in (("/segmentation/1.2.3", {}), ("/batches", {"study_instance_uids": ["1.2.3"]})):
+        refused = client.post(path, json=body | {"model": "nobody"})
+        assert (refused.status_code, refused.json["error"]["code"]) == (404, "model_not_found")
+        assert (
+            f"no model 'nobody'. Available models: {', '.join(models)}." in refused.json["error"]["message"]
+        )
+    assert client.get("/jobs").json["jobs"] == []
+
+
+def test_a_batch_by_query_has_from_one_study_to_the_most_that_a_batch_may_have(tmp_path, monkeypatch):
+    monkeypatch.setattr("routes.jobs.LARGEST_BATCH", 2)
+    settings = Settings(_env_file=None, data_dir=tmp_path, auth="off")
+    client, archive = create_app(settings).test_client(), open_archive(settings)
+    uids = []
+    for status in (422, 202, 202, 422):
+        answer = client.post("/batches", json={"query": {"PatientID": "P-1"}})
+        assert answer.status_code == status
+        if status == 202:
+            assert sorted(job["study_instance_uid"] for job in answer.json["jobs"]) == sorted(uids)
+        else:
+            sentence = f"it matches {len(uids)} studies; a batch may have 1 to 2."
+            assert sentence in answer.json["error"]["message"]
+        (instance,) = fake_pacs.tiny_series(1)
+        archive.store([instance])
+        uids.append(instance.StudyInstanceUID)
+
+
 ASKING_THE_ARCHIVE = [
     ("GET", "/studies/1.2.3/candidates", None),
     ("POST", "/batches", {"query": {"PatientID": "4711"}}),

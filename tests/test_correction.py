@@ -361,6 +361,44 @@ def test_only_the_newest_version_is_corrected(place):
     ]
 
 
+def test_a_request_for_a_correction_that_cannot_be_made_is_refused_at_once(place):
+    client = create_app(place.settings.model_copy(update={"auth": "off"})).test_client()
+    path = f"/segmentations/{place.first}/corrections"
+    before = len(jobs.list_jobs(place.sessions))
+    for body, status, code, sentence in (
+        ({"delete": [6]}, 404, "lesion_not_found", "has no lesion 6."),
+        ({"rename": [{"number": 9, "name": "pons"}], "delete": [8, 1]}, 404, "lesion_not_found", "lesion 8."),
+        ({"rename": [{"number": 1, "name": "METASTASIS 2"}]}, 409, "lesion_name_taken", "'METASTASIS 2'"),
+        (
+            {"rename": [{"number": 1, "name": "Pons"}, {"number": 2, "name": "pons"}]},
+            409, "lesion_name_taken", "'Pons'",
+        ),
+    ):  # fmt: skip
+        refused = client.post(path, json=body)
+        assert (refused.status_code, refused.json["error"]["code"]) == (status, code)
+        assert sentence in refused.json["error"]["message"]
+    assert len(jobs.list_jobs(place.sessions)) == before
+    for body in (
+        {"rename": [{"number": 1, "name": "METASTASIS 1"}]},
+        {"rename": [{"number": 1, "name": "Metastasis 2"}], "delete": [2]},
+        {"rename": [{"number": 1, "name": "Metastasis 2"}, {"number": 2, "name": "Metastasis 1"}]},
+        {"delete": [1, 2, 3, 4, 5]},
+    ):
+        assert client.post(path, json=body).status_code == 202
+
+
+def test_a_request_to_correct_an_older_version_or_to_contour_no_lesions_is_refused_at_once(place):
+    client = create_app(place.settings.model_copy(update={"auth": "off"})).test_client()
+    emptied = place.correct(delete=[1, 2, 3, 4, 5]).segmentation_id
+    before = len(jobs.list_jobs(place.sessions))
+    late = client.post(f"/segmentations/{place.first}/corrections", json={"delete": [1]})
+    assert (late.status_code, late.json["error"]["code"]) == (409, "segmentation_superseded")
+    nothing = client.post(f"/segmentations/{emptied}/rtstruct", json={})
+    assert (nothing.status_code, nothing.json["error"]["code"]) == (404, "lesion_not_found")
+    assert len(jobs.list_jobs(place.sessions)) == before
+    assert client.post(f"/segmentations/{place.first}/rtstruct", json={}).status_code == 202
+
+
 def test_of_two_corrections_at_once_one_is_made_and_the_other_refused(place):
     tasks = [CorrectTask(segmentation_id=place.first, rename={}, delete=[number]) for number in (1, 2)]
     job_ids = [jobs.submit(place.sessions, place.study, MODEL, task=task).id for task in tasks]

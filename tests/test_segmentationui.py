@@ -185,6 +185,7 @@ def test_delete_roi_means_the_lesion_that_the_front_end_shows_under_that_number(
     assert site.names(study) == ["Metastasis 3", "Metastasis 5"]
     answer = site.ask("POST", "/delete-roi", 404, json=body | {"roi_number": 4})
     assert answer["error"]["code"] == "lesion_not_found"
+    assert "no longer has the lesion that was number 4." in answer["error"]["message"]
     elsewhere = site.ask(
         "POST", "/delete-roi", 404, json=body | {"serie_instance_uid": "1.2", "roi_number": 1}
     )
@@ -371,6 +372,29 @@ def test_a_reader_downloads_the_structure_set_and_no_other_object(site):
     assert refused["error"]["code"] == "segmentation_not_found"
     site.ask("DELETE", f"/delete-study/{study}")
     assert site.ask("POST", "/tools/lookup", data=objects[0]["sop_instance_uid"], headers=text) == []
+
+
+def test_an_object_that_the_archive_has_lost_is_not_found_although_its_series_is_there(site):
+    study = rows.add_study(site.settings, 1)
+    body = {"serie_instance_uid": structure_set(site.segment(study)), "study_instance_uid": study}
+    versions = []
+    for name in ("pons", "left pons"):
+        assert site.ask("POST", "/rename-roi", json=body | {"roi_number": 1, "new_name": name})["success"]
+        versions.append(site.newest(study)["segmentation"])
+    lost, kept = versions
+    assert lost["series_instance_uid"] == kept["series_instance_uid"]
+    site.archive.delete_instance(study, lost["sop_instance_uid"])
+    refused = site.ask("GET", f"/instances/{lost['sop_instance_uid']}/file", 404)
+    assert refused["error"]["code"] == "segmentation_not_found"
+    path = f"/segmentationui/instances/{kept['sop_instance_uid']}/file"
+    assert site.app.test_client().get(path, headers=site.headers).status_code == 200
+
+
+def test_a_study_is_described_by_the_id_under_which_it_is_listed_and_by_no_other(idle):
+    study = rows.add_study(idle.settings, 1)
+    (listed,) = idle.ask("GET", "/getAllStudies")
+    assert idle.ask("GET", f"/getStudy/{listed}")["MainDicomTags"]["StudyInstanceUID"] == study
+    assert idle.ask("GET", f"/getStudy/{study}", 404)["error"]["code"] == "study_not_found"
 
 
 def test_the_follow_up_without_parameters_lists_all(site):

@@ -303,6 +303,19 @@ def test_a_form_that_names_inputs_wrongly_is_refused_at_once(body, sentence, sit
     assert sentence in answer.json["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": {"FLAIR": "1.2", "T1": "1.3", "T2": "1.4"}},
+        {"inputs": {"FLAIR": "1.2"}, "series_instance_uid": "1.2"},
+        {"inputs": {"T1": "1.2"}, "series_instance_uid": "1.3"},
+    ],
+)
+def test_a_form_that_names_each_input_once_is_accepted(body, site):
+    answer = site.api.post("/segmentation/1.2.3", json={"model": "whole-tumour", **body})
+    assert (answer.status_code, answer.json["inputs"]) == (202, body["inputs"])
+
+
 def test_the_uncertainty_of_several_labels_is_at_most_the_logarithm_of_their_number(site, tmp_path):
     job = site.segment(site.store(several.study(several.GLIOMA["inputs"])), "glioma")
     answer = site.api.post(f"/segmentations/{job.segmentation_id}/uncertainty", json={})

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from db import estimates, jobs, queue, recording, workers
-from db.tables import Job, JobState
-from errors import JobCancelled, JobNotCancellable, JobNotFound, LeaseLost
+from db import batches, deletion, estimates, jobs, queue, recording, workers
+from db.database import writing
+from db.tables import Job, JobState, Segmentation
+from errors import JobCancelled, JobNotCancellable, JobNotFound, JobNotRetryable, LeaseLost
 from schemas.tasks import (
     CorrectTask,
     MeasureTask,
@@ -38,6 +39,12 @@ def requeue(sessions, seconds, max_attempts):
 def waiting(sessions, seconds, patience_s=15.0):
     with later(sessions, seconds):
         return queue.next_waiting(sessions, patience_s)
+
+
+def age(sessions, job_id, seconds):
+    """Let a job be created that much earlier."""
+    with sessions.begin() as session:
+        session.get_one(Job, job_id).created_at -= timedelta(seconds=seconds)
 
 
 def test_a_submitted_job_waits_with_all_that_was_asked(sessions):
@@ -76,6 +83,15 @@ def test_forced_requests_run_each_and_an_unforced_one_joins_them(sessions):
     forced = [jobs.submit(sessions, "1.2.3", "unetr", force=True).id for _ in range(2)]
     assert forced[0] != forced[1]
     assert jobs.submit(sessions, "1.2.3", "unetr").id == forced[0]
+
+
+def test_of_several_active_jobs_the_oldest_is_joined(sessions):
+    first, second = (jobs.submit(sessions, "1.2.3", "unetr", force=True).id for _ in range(2))
+    assert jobs.submit(sessions, "1.2.3", "unetr").id == first
+    age(sessions, second, 60)
+    assert jobs.submit(sessions, "1.2.3", "unetr").id == second
+    jobs.claim(sessions, second, "a", LEASE_S, 3)
+    assert jobs.submit(sessions, "1.2.3", "unetr").id == second
 
 
 def test_after_the_end_the_same_request_is_a_new_job(sessions, job_id):
@@ -226,6 +242,13 @@ KINDS = [
 ]
 
 
+def test_requests_for_different_work_on_one_study_do_not_join(sessions, job_id):
+    different = [*KINDS, CorrectTask(segmentation_id="s-1", rename={2: "pons"}, delete=())]
+    ids = [jobs.submit(sessions, "1.2.3", "unetr", task=task).id for task in different]
+    assert len({job_id, *ids}) == 1 + len(different)
+    assert [jobs.submit(sessions, "1.2.3", "unetr", task=task).id for task in different] == ids
+
+
 @pytest.mark.parametrize("task", KINDS, ids=lambda task: task.kind)
 def test_a_job_that_is_tried_again_does_what_it_was_asked_for(sessions, task):
     first = jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4", task=task)
@@ -237,6 +260,51 @@ def test_a_job_that_is_tried_again_does_what_it_was_asked_for(sessions, task):
     # Who asks once more joins it; who asks for something else does not.
     assert jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4", task=task).id == retry.id
     assert jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4").id != retry.id
+
+
+def test_only_a_job_that_failed_or_was_cancelled_is_tried_again(sessions, new, job_id):
+    with pytest.raises(JobNotRetryable, match="is queued"):
+        jobs.retry(sessions, job_id)
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    with pytest.raises(JobNotRetryable, match="is running"):
+        jobs.retry(sessions, job_id)
+    jobs.finish(sessions, job_id, "a", recording.record(sessions, new, job_id, "a"))
+    with pytest.raises(JobNotRetryable, match="is done"):
+        jobs.retry(sessions, job_id)
+    cancelled = jobs.submit(sessions, "1.2.3", "unetr").id
+    jobs.cancel(sessions, cancelled)
+    assert jobs.retry(sessions, cancelled).state == "queued"
+
+
+def test_a_job_that_is_tried_again_has_the_result_that_was_recorded(sessions, new, job_id):
+    recording.record(sessions, replace(new, seg=seg_object("1.2.8"), idempotency_key="of another"))
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    result = recording.record(sessions, new, job_id, "a")
+    jobs.fail(sessions, job_id, "a", "archive_refused", "No.")
+    again = jobs.retry(sessions, job_id)
+    assert jobs.get(sessions, again.id).segmentation_id == result
+
+
+def test_a_job_that_is_tried_again_after_its_result_was_deleted_starts_without_one(sessions, new, job_id):
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    result = recording.record(sessions, new, job_id, "a")
+    jobs.fail(sessions, job_id, "a", "archive_refused", "No.")
+    with sessions.begin() as session:
+        session.get_one(Segmentation, result).deleted_at = datetime.now(UTC)
+    again = jobs.retry(sessions, job_id)
+    assert jobs.get(sessions, again.id).segmentation_id is None
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_jobs_of_a_study_that_was_deleted_fail(sessions, job_id, running):
+    other = jobs.submit(sessions, "1.2.9", "unetr").id
+    if running:
+        jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    deletion.finish_study(sessions, "1.2.3", "dr")
+    job = jobs.get(sessions, job_id)
+    assert (job.state, job.error_code, job.lease_owner) == ("failed", "study_not_found", None)
+    assert "1.2.3 was deleted" in job.error_message
+    assert jobs.get(sessions, other).state == "queued"
 
 
 def test_a_message_that_quotes_what_no_database_holds_ends_its_job_all_the_same(sessions):
@@ -258,7 +326,7 @@ def test_a_postponed_job_waits_costs_no_attempt_and_comes_back(sessions, job_id)
         assert waiting(sessions, 90) is None
         assert waiting(sessions, 101) == job_id
         with later(sessions, 101):
-            assert jobs.claim(sessions, job_id, "a", LEASE_S, 2) is not None
+            assert jobs.claim(sessions, job_id, "a", LEASE_S, 2).not_before is None
 
 
 def test_a_queued_job_is_cancelled_at_once(sessions, job_id):
@@ -352,6 +420,9 @@ def test_a_job_whose_message_was_lost_waits_for_a_free_worker(sessions, job_id):
     younger = jobs.submit(sessions, "1.2.9", "unetr").id
     assert waiting(sessions, 14) is None
     assert waiting(sessions, 16) == job_id
+    age(sessions, younger, 1)
+    assert waiting(sessions, 16) == younger
+    age(sessions, younger, -1)
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     assert waiting(sessions, 16) == younger
     jobs.claim(sessions, younger, "b", LEASE_S, 3)
@@ -359,11 +430,34 @@ def test_a_job_whose_message_was_lost_waits_for_a_free_worker(sessions, job_id):
     assert waiting(sessions, LEASE_S + 1) == job_id
 
 
+def test_a_free_worker_takes_the_oldest_job_whatever_it_waits_for(sessions, job_id):
+    younger, youngest = (jobs.submit(sessions, study, "unetr").id for study in ("1.2.8", "1.2.9"))
+    jobs.claim(sessions, younger, "a", LEASE_S, 3)
+    jobs.claim(sessions, youngest, "b", LEASE_S, 3)
+    jobs.postpone(sessions, youngest, "b", "store", LEASE_S)
+    assert waiting(sessions, LEASE_S + 1) == job_id
+    age(sessions, younger, 60)
+    assert waiting(sessions, LEASE_S + 1) == younger
+    age(sessions, youngest, 120)
+    assert waiting(sessions, LEASE_S + 1) == youngest
+
+
 def test_two_workers_at_once_queue_an_expired_job_again_once(sessions, job_id):
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     with later(sessions, LEASE_S + 1), ThreadPoolExecutor(4) as pool:
         lists = list(pool.map(lambda _: queue.requeue_expired(sessions, 3), range(12)))
     assert [queued_id for ids in lists for queued_id in ids] == [job_id]
+
+
+def test_an_expired_job_that_another_process_is_changing_is_left_to_it(system, sessions, job_id):
+    if system == "sqlite":
+        pytest.skip("one process at a time changes the file")
+    jobs.claim(sessions, job_id, "a", LEASE_S, 3)
+    with later(sessions, LEASE_S + 1):
+        with writing(sessions) as session:
+            session.get_one(Job, job_id, with_for_update=True)
+            assert queue.requeue_expired(sessions, 3) == []
+        assert queue.requeue_expired(sessions, 3) == [job_id]
 
 
 def test_after_the_clock_was_set_back_a_vanished_worker_s_job_waits_no_longer_than_before(sessions, job_id):
@@ -380,9 +474,19 @@ def test_after_the_clock_was_set_back_a_postponed_job_waits_no_longer_than_befor
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     jobs.postpone(sessions, job_id, "a", "store", 100.0)
     with later(sessions, -7200):
-        queue.requeue_expired(sessions, 3)
-        assert waiting(sessions, 90) is None
+        for _ in range(3):
+            queue.requeue_expired(sessions, 3)
+            assert waiting(sessions, 90) is None
         assert waiting(sessions, 101) == job_id
+
+
+def test_after_the_clock_was_set_back_a_job_whose_message_was_lost_waits_no_longer_than_before(
+    sessions, job_id
+):
+    with later(sessions, -7200):
+        queue.requeue_expired(sessions, 3)
+        assert waiting(sessions, 14) is None
+        assert waiting(sessions, 16) == job_id
 
 
 CLOCK_AHEAD = """
@@ -425,6 +529,11 @@ def test_jobs_are_listed_newest_first_by_state_and_study(sessions):
     assert [job.id for job in jobs.list_jobs(sessions, state="running")] == [ids[1]]
     assert [job.id for job in jobs.list_jobs(sessions, study_instance_uid="1.2.2")] == [ids[2]]
     assert jobs.list_jobs(sessions, state="running", study_instance_uid="1.2.2") == []
+
+
+def test_fifty_jobs_are_listed_unless_another_number_is_asked_for(sessions):
+    batches.submit(sessions, [f"1.2.{n}" for n in range(52)], "unetr")
+    assert [len(jobs.list_jobs(sessions, *limit)) for limit in ((), (51,), (100,))] == [50, 51, 52]
 
 
 def run(sessions, new, study: str, seconds: float, model_id: str = "unetr", adopted: bool = False) -> None:

@@ -287,6 +287,9 @@ def test_a_volume_that_covers_110_mm_may_be_a_whole_head():
     instances = series("T1 post", contrast=True)
     assert "covers 110 mm" in rank([instances[:92]])[0].reasons
     assert not any("covers" in reason for reason in rank([instances[:91]])[0].reasons)
+    two_mm_apart = series("T1 post", contrast=True, slices=72)
+    assert "covers 110 mm" in rank([two_mm_apart[:55]])[0].reasons
+    assert not any("covers" in reason for reason in rank([two_mm_apart[:54]])[0].reasons)
 
 
 def test_slices_of_3_5_mm_and_more_are_all_thick():
@@ -319,6 +322,16 @@ def test_slices_of_3_5_mm_and_more_are_all_thick():
 def test_the_score_is_the_sum_of_the_evidence(description, agent, slices, dimensions, score):
     (candidate,) = rank([series(description, agent, slices, MRAcquisitionType=dimensions)])
     assert candidate.score == score
+
+
+def test_the_reasons_name_each_piece_of_evidence_with_contrast_first():
+    (full,) = rank([series("T1 MPRAGE +C", contrast=True)])
+    assert full.reasons == (
+        "ContrastBolusAgent (0018,0010) names an agent", "the description says '+c'",
+        "the description says 't1'", "120 slices, 1.2 mm apart", "acquired in 3D", "covers 144 mm",
+    )  # fmt: skip
+    (thick,) = rank([series("T1 MPRAGE", slices=40, MRAcquisitionType="2D")])
+    assert thick.reasons == ("the description says 't1'", "40 slices, 3.6 mm apart", "covers 144 mm")
 
 
 def unread(
@@ -423,6 +436,13 @@ def test_only_pre_contrast_is_refused_as_such_and_nothing_suitable_as_that():
         choose(rank([series("T1 pre"), series("T2")]))
     with pytest.raises(errors.NoCandidateSeries):
         choose(rank([series("T2"), series("FLAIR")]))
+
+
+def test_a_candidate_that_the_caller_chooses_is_taken_as_it_is():
+    ranked = rank([series("T1 post", contrast=True, slices=12), series("T1 MPRAGE", slices=12)])
+    for candidate in ranked:
+        assert choose(ranked, candidate.series_instance_uid) == candidate
+    assert ranked[0].warnings == ()
 
 
 def test_the_callers_choice_overrules_the_ranking_but_not_the_modality():

@@ -394,6 +394,17 @@ def test_components_are_numbered_from_the_largest_down_and_ties_from_the_first_s
     assert np.array_equal(labels.affine, volume(mask).affine)
 
 
+def test_equally_large_components_are_ordered_by_where_their_boxes_start():
+    # Both begin in row 2 of one slice; the diagonal one reaches further to the left.
+    mask = np.zeros((3, 12, 12), bool)
+    mask[1, [2, 2, 2, 2, 3, 3, 3, 4], [3, 4, 5, 6, 3, 4, 5, 3]] = True
+    diagonal = np.arange(8)
+    mask[1, 2 + diagonal, 9 - diagonal] = True
+    labels = components(volume(mask)).array
+    assert np.bincount(labels.ravel())[1:].tolist() == [8, 8]
+    assert [labels[1, 9, 2], labels[1, 2, 3]] == [1, 2]
+
+
 def test_touching_labels_of_different_value_stay_apart():
     mask = np.zeros((3, 4, 4), np.uint8)
     mask[1, :, :3], mask[1, :, 3] = 1, 2
