@@ -12,11 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from context import JobLease
 from db import jobs
-from errors import (
-    JobCancelled,
-    JobInterrupted,
-    LeaseLost,
-)
+from errors import JobCancelled, JobInterrupted, LeaseLost
 from settings import Settings
 
 STAGES = {  # the start of each stage and its share of the whole job

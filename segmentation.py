@@ -15,13 +15,7 @@ from context import Connections, JobLease, ModelServices, Predict, Report, Stage
 from db import outbox, recording, segmentations
 from db.numbering import NumberingOutdated, next_numbering
 from db.source import Source, check_patient, series_to_prove, source_of
-from errors import (
-    ArchiveRefused,
-    InputRefused,
-    SegmentationNotFound,
-    SeriesNotFound,
-    StoreFailed,
-)
+from errors import ArchiveRefused, InputRefused, SegmentationNotFound, SeriesNotFound, StoreFailed
 from findings import (
     Findings,
     edition_of,

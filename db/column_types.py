@@ -3,13 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    DateTime,
-    Dialect,
-    String,
-    TypeDecorator,
-)
+from sqlalchemy import JSON, DateTime, Dialect, String, TypeDecorator
 
 from schemas.tasks import TASKS, Task
 

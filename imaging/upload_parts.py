@@ -10,12 +10,7 @@ from typing import BinaryIO, cast
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from errors import UploadRefused
-from imaging.files import (
-    MIB,
-    PREAMBLE_BYTES,
-    PREFIX,
-    has_dicom_start,
-)
+from imaging.files import MIB, PREAMBLE_BYTES, PREFIX, has_dicom_start
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ from typing import Any
 
 from pydicom import Dataset
 
-from errors import (
-    ArchiveRefused,
-)
+from errors import ArchiveRefused
 from orthanc import dicom_json, multipart, part10
 from orthanc.transport import Reply
 

@@ -2,11 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, model_validator
 
 from schemas.common import LARGEST_BATCH, Form, Name, Text, Uid, WaitS
 

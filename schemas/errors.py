@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from schemas.common import Answer
 

@@ -3,9 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from schemas.common import LARGEST_ID, Answer, Form, Moment, Query, Text
 

@@ -1,9 +1,7 @@
 """The form and answer for uploads of studies."""
 
 from flask_openapi3.models.file import FileStorage
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from schemas.common import Answer, Form
 

@@ -6,10 +6,7 @@ from context import Connections
 from db import audit, jobs
 from db.database import writing
 from db.tables import ACTIVE_STATES, Job
-from errors import (
-    DeletionUnavailable,
-    MetScopeError,
-)
+from errors import DeletionUnavailable, MetScopeError
 from imaging.labelled import is_seg, labelled_series
 from schemas.tasks import MeasureTask
 

@@ -2,18 +2,9 @@
 
 from context import JobRun
 from db import recording, segmentations
-from db.numbering import (
-    place_of_result,
-)
-from errors import (
-    LesionNotFound,
-)
-from findings import (
-    Findings,
-    publish,
-    structure_set_of,
-    subject_of,
-)
+from db.numbering import place_of_result
+from errors import LesionNotFound
+from findings import Findings, publish, structure_set_of, subject_of
 from imaging.derived import Algorithm, Edition
 from schemas.tasks import StructureSetTask
 from tasks.correction import measure_drawn, spec_of

@@ -11,10 +11,7 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, RTStru
 from context import Connections, JobRun
 from db import outbox, segmentations
 from db.source import Source
-from errors import (
-    InstanceNotFound,
-    SegmentationMismatch,
-)
+from errors import InstanceNotFound, SegmentationMismatch
 from imaging import seg
 from imaging.frames import text
 from imaging.labelled import labelled_series

@@ -3,13 +3,7 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 # UNETR's transformer divides its window into patches of this many voxels a side.
 PATCH = 16

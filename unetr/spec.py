@@ -8,14 +8,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
 from errors import ModelNotFound, ModelSpecInvalid
 from unetr.network_spec import AnyNetwork, Network, SpecPart, Triple, UNetNetwork
