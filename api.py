@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -52,7 +51,7 @@ from errors import (
     UploadBusy,
 )
 from imaging import upload_parts
-from routes import corrections, jobs, operations, results, segmentationui, session, studies
+from routes import corrections, jobs, operations, results, segmentationui, session, uploads
 from routes.shared import THREADS, Context, answer, blueprint
 from schemas.errors import ErrorAnswer, ErrorBody
 from settings import Settings, load
@@ -61,18 +60,18 @@ from unetr import checkpoint_cache
 from unetr.served import default_model, invalid_specs
 from version import VERSION
 
-LARGEST_BODY_BYTES = 128 * 1024
-LONGEST_RETENTION_DAYS = 36_500
+MAX_BODY_BYTES = 128 * 1024
+MAX_RETENTION_DAYS = 36_500
 RETRY_AFTER_S = 5
 # Added to Flask's own text for these statuses.
-WHAT_TO_DO = {
+STATUS_ADVICE = {
     405: "Use one of the methods in the Allow header.",
     413: "Send a smaller request.",
     415: "Send the body as JSON, with the header Content-Type: application/json.",
 }
 UPLOADS = {"studies.upload_studies", "segmentationui.upload_dicom"}
 # Endpoints whose body is not JSON.
-OTHER_BODIES = {"session.log_in", "session.log_out", "segmentationui.look_up"}
+NON_JSON_ENDPOINTS = {"session.log_in", "session.log_out", "segmentationui.look_up"}
 # gunicorn's default. A client beyond this number waits for minutes, even if the API is idle again.
 WAITING_CONNECTIONS = 2048
 WARM_UP_PATHS = ("/jobs", "/jobs/0", "/patients", "/segmentations/0", "/studies/0/segmentations")
@@ -92,7 +91,7 @@ def create_app(settings: Settings) -> OpenAPI:
         validation_error_callback=_refuse_form,
         template_folder=str(Path(__file__).parent / "reports" / "templates"),
     )
-    app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     # A redirect to an address with fewer slashes would be answered in HTML.
     app.url_map.merge_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -100,7 +99,7 @@ def create_app(settings: Settings) -> OpenAPI:
     app.extensions["metscope"] = Context(settings, sessions, broker.create(settings))
     access.guard(app, settings, sessions)
     _log_model_problems(settings)
-    for part in (jobs, results, corrections, studies, operations, session):
+    for part in (jobs, results, corrections, uploads, operations, session):
         app.register_api(part.routes)
     if settings.segmentationui_api:
         app.register_api(segmentationui.routes)
@@ -131,9 +130,9 @@ def answer_error(error: Exception) -> Response:
         status, code, message, details = error.status, error.code, error.message, error.details
     elif isinstance(error, HTTPException) and error.code is not None:
         status, code, details = error.code, error.name.lower().replace(" ", "_"), {}
-        message = f"{error.description or error.name} {WHAT_TO_DO.get(error.code, '')}".rstrip()
+        message = f"{error.description or error.name} {STATUS_ADVICE.get(error.code, '')}".rstrip()
     else:
-        logger.error(_type_and_place(error))
+        logger.error(logs.fault(error))
         unforeseen = MetScopeError(f"An internal error occurred in MetScope ({type(error).__name__}).")
         status, code, message, details = unforeseen.status, unforeseen.code, unforeseen.message, {}
     body = ErrorBody(code=code, message=message, details=details)
@@ -151,11 +150,6 @@ def answer_error(error: Exception) -> Response:
     return response
 
 
-def _type_and_place(error: BaseException) -> str:
-    """Return what is logged of a fault: type and place, because its text may quote patient data."""
-    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
-
-
 def _refuse_form(error: ValidationError) -> NoReturn:
     fields = [
         {"field": ".".join(str(part) for part in item["loc"]) or "body", "problem": item["msg"]}
@@ -166,11 +160,11 @@ def _refuse_form(error: ValidationError) -> NoReturn:
 
 
 def _check_body() -> None:
-    if request.endpoint in OTHER_BODIES:
+    if request.endpoint in NON_JSON_ENDPOINTS:
         return
     if request.endpoint in UPLOADS:
         request.max_content_length = upload_parts.UploadLimits.upload_bytes
-        request.max_form_parts = studies.MOST_FILES
+        request.max_form_parts = uploads.MAX_FILES
         return
     # Flask-OpenAPI treats a body of another type, or one that is not JSON, as an absent one.
     if not request.get_data(cache=True):
@@ -265,7 +259,7 @@ class LoggingServer(Server):
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         error = sys.exc_info()[1] if traceback else None
-        logger.log(level, msg if error is None else _type_and_place(error))
+        logger.log(level, msg if error is None else logs.fault(error))
 
 
 def _listen(settings: Settings, app: OpenAPI) -> LoggingServer:
@@ -294,10 +288,8 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _days(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) <= LONGEST_RETENTION_DAYS):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of days from 1 to {LONGEST_RETENTION_DAYS}"
-        )
+    if not (text.isdecimal() and 1 <= int(text) <= MAX_RETENTION_DAYS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 1 to {MAX_RETENTION_DAYS}")
     return int(text)
 
 

@@ -370,9 +370,9 @@ def _write(result: Findings, objects: Mapping[str, Dataset | None], out: Path) -
     for name, dataset in objects.items():
         if dataset is not None:
             dataset.save_as(out / f"{name}.dcm", enforce_file_format=True)
-    nifti.write_labels(result.labels, out / "segmentation.nii.gz")
+    nifti.write_labels(result.lesion_map, out / "segmentation.nii.gz")
     save_csv(result.lesions, out / "lesions.csv")
-    save_overlay(result.stack.volume, result.labels, result.lesions, out / "overlay.png")
+    save_overlay(result.stack.volume, result.lesion_map, result.lesions, out / "overlay.png")
 
 
 def _explain(
@@ -391,8 +391,8 @@ def _explain(
         uncertainty = uncertainty_map(result.stack, explanation.entropy, spec, edition_of(spec))
         uncertainty.save_as(out / "uncertainty.dcm", enforce_file_format=True)
     bits = max_entropy_bits(len(spec.labels))
-    save_planes(volume, result.labels, explanation.entropy, result.lesions, out / "planes.png", bits)
+    save_planes(volume, result.lesion_map, explanation.entropy, result.lesions, out / "planes.png", bits)
     around = explanation.region if spec.brain else volume.with_array(head_mask(volume.array))
-    save_mesh(around, result.labels, result.lesions, out / "mesh.html", spec.subject)
-    entropies = lesion_entropies(explanation.entropy, result.labels)
+    save_mesh(around, result.lesion_map, result.lesions, out / "mesh.html", spec.subject)
+    entropies = lesion_entropies(explanation.entropy, result.lesion_map)
     return {"mean_entropy_bits": {number: round(bits, 3) for number, bits in entropies.items()}}

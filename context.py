@@ -19,7 +19,8 @@ from unetr.predict import Prediction, Predictor
 from unetr.served import find_spec
 from unetr.spec import ModelSpec
 
-Report = Callable[[str, float], None]
+# Called with the stage and its fraction, 0 to 1.
+OnProgress = Callable[[str, float], None]
 
 
 class Predict(Protocol):
@@ -48,7 +49,7 @@ class ModelServices(Connections):
 
 
 @dataclass(frozen=True)
-class JobLease:
+class LeaseKey:
     """The job for which a result is recorded, and the owner of its lease."""
 
     job_id: str
@@ -62,7 +63,7 @@ class Stages:
     The peak is that of the stage if Linux lets the process reset it, otherwise that of the process so far.
     """
 
-    report: Report
+    report: OnProgress
     timings_s: dict[str, float] = field(default_factory=dict)
     peaks_mb: dict[str, float] = field(default_factory=dict)
 
@@ -85,7 +86,7 @@ class JobRun:
 
     job: Job
     connections: Connections
-    lease: JobLease
+    lease: LeaseKey
     stages: Stages
 
     @property

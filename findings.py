@@ -36,18 +36,18 @@ PLACEHOLDER_NAME = re.compile(r"\s*(Segment \d+)?\s*")
 
 @dataclass(frozen=True)
 class Findings:
-    """The lesions of a stack. labels: int32 lesion numbers (slice, row, column) on the stack's grid.
+    """The lesions of a stack. lesion_map: int32 lesion numbers (slice, row, column) on the stack's grid.
 
     lesions: by label, then the largest first. sources: the segments of the measured SEG by lesion number;
-    empty if no SEG was measured. kinds: the labels by lesion number; empty if a SEG was measured.
+    empty if no SEG was measured. label_by_lesion: empty if a SEG was measured.
     warnings: of the model.
     """
 
     stack: Stack
-    labels: hd.Volume
+    lesion_map: hd.Volume
     lesions: Sequence[Lesion]
     sources: Mapping[int, seg.Segment] = field(default_factory=dict)
-    kinds: Mapping[int, Label] = field(default_factory=dict)
+    label_by_lesion: Mapping[int, Label] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
     def with_identities(self, identities: Mapping[int, Identity]) -> "Findings":
@@ -67,14 +67,16 @@ def measured(
     """
     if len(spec.labels) == 1:
         only = spec.labels[0]
-        labels = mask.with_array((mask.array > 0).astype(np.int32)) if only.whole else components(mask)
-        kinds = dict.fromkeys(range(1, int(labels.array.max()) + 1), only)
+        lesion_map = mask.with_array((mask.array > 0).astype(np.int32)) if only.whole else components(mask)
+        label_by_lesion = dict.fromkeys(range(1, int(lesion_map.array.max()) + 1), only)
     else:
         by_value = {label.value: label for label in spec.labels}
-        labels, values = objects(mask, [label.value for label in spec.labels if label.whole])
-        kinds = {number: by_value[value] for number, value in values.items()}
-    lesions = measure(labels, stack.slices, probability, measurable_ld_mm, new_identities(kinds))
-    return Findings(stack, labels, [_with_confidence(lesion, spec) for lesion in lesions], kinds=kinds)
+        lesion_map, values = objects(mask, [label.value for label in spec.labels if label.whole])
+        label_by_lesion = {number: by_value[value] for number, value in values.items()}
+    identities = new_identities(label_by_lesion)
+    lesions = measure(lesion_map, stack.slices, probability, measurable_ld_mm, identities)
+    lesions = [_with_confidence(lesion, spec) for lesion in lesions]
+    return Findings(stack, lesion_map, lesions, label_by_lesion=label_by_lesion)
 
 
 def _with_confidence(lesion: Lesion, spec: ModelSpec) -> Lesion:
@@ -84,14 +86,13 @@ def _with_confidence(lesion: Lesion, spec: ModelSpec) -> Lesion:
     return replace(lesion, confidence=confidence(spec, probability, lesion.volume_ml * MM3_PER_ML))
 
 
-def new_identities(kinds: Mapping[int, Label], used_ids: Collection[str] = ()) -> dict[int, Identity]:
-    """Return identities for new lesions by number, numbered after the tracking identifiers in use.
-
-    kinds: the label of each lesion.
-    """
-    counts = {label.value: last_number(label, used_ids) for label in kinds.values()}
+def new_identities(
+    label_by_lesion: Mapping[int, Label], used_ids: Collection[str] = ()
+) -> dict[int, Identity]:
+    """Return identities for new lesions by number, numbered after the tracking identifiers in use."""
+    counts = {label.value: last_number(label, used_ids) for label in label_by_lesion.values()}
     identities = {}
-    for number, label in kinds.items():
+    for number, label in label_by_lesion.items():
         counts[label.value] += 1
         identities[number] = identity(label, counts[label.value])
     return identities
@@ -159,11 +160,13 @@ def encode(result: Findings, spec: ModelSpec, edition: Edition) -> Dataset | Non
         return None
     segments = [
         _segment_of(
-            lesion, result.kinds.get(lesion.number, spec.labels[0]), result.sources.get(lesion.number)
+            lesion,
+            result.label_by_lesion.get(lesion.number, spec.labels[0]),
+            result.sources.get(lesion.number),
         )
         for lesion in result.lesions
     ]
-    return seg.write(result.stack, result.labels, segments, edition)
+    return seg.write(result.stack, result.lesion_map, segments, edition)
 
 
 def report_of(
@@ -188,7 +191,7 @@ def structure_set_of(
 ) -> Dataset:
     """Return the RT Structure Set of the lesions in the SEG. The stack has headers."""
     edition = replace(edition, continued=None)
-    return rtstruct.write(result.stack, encoded, result.labels, result.lesions, edition, previous)
+    return rtstruct.write(result.stack, encoded, result.lesion_map, result.lesions, edition, previous)
 
 
 def has_report(encoded: Dataset | None, settings: Settings) -> bool:
@@ -225,10 +228,10 @@ def to_code(concept: ConceptCode) -> Code:
     return Code(concept.value, concept.scheme, concept.meaning)
 
 
-def edition_of(spec: ModelSpec, version: int = 1, place: int = 0) -> Edition:
+def edition_of(spec: ModelSpec, version: int = 1, result_index: int = 0) -> Edition:
     """Return the edition of a result that the model drew."""
     algorithm = Algorithm(spec.title, spec.version, spec.weights.sha256, {"model": spec.id})
-    return Edition(version, place=place, subject=subject_of(spec), algorithm=algorithm)
+    return Edition(version, result_index=result_index, subject=subject_of(spec), algorithm=algorithm)
 
 
 def _segment_of(lesion: Lesion, label: Label, source: seg.Segment | None) -> seg.Segment:

@@ -10,7 +10,7 @@ from typing import Self
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from context import JobLease
+from context import LeaseKey
 from db import jobs
 from errors import JobCancelled, JobInterrupted, LeaseLost
 from settings import Settings
@@ -42,7 +42,7 @@ class Lease:
         settings: Settings,
         stopping: threading.Event,
     ) -> None:
-        self.holder = JobLease(job_id, owner)
+        self.key = LeaseKey(job_id, owner)
         self._sessions = sessions
         self._settings = settings
         self._stopping = stopping
@@ -72,7 +72,7 @@ class Lease:
         Raises: JobCancelled if a user has cancelled the job, JobInterrupted if the worker is to stop,
         LeaseLost if another worker may have the job.
         """
-        job_id, owner = self.holder.job_id, self.holder.owner
+        job_id, owner = self.key.job_id, self.key.owner
         if self._stopping.is_set():
             raise JobInterrupted(f"The worker of job {job_id} is being stopped.")
         if self._lost.is_set():
@@ -90,7 +90,7 @@ class Lease:
         return jobs.progress(self._sessions, job_id, owner, stage, begin + share * fraction)
 
     def _renew(self) -> None:
-        job_id, owner = self.holder.job_id, self.holder.owner
+        job_id, owner = self.key.job_id, self.key.owner
         lease_s, deadline_s = self._settings.lease_s, self._settings.job_deadline_s
         while not self._over.wait(lease_s / BEATS_PER_LEASE):
             running_s = time.monotonic() - self._started
@@ -108,5 +108,5 @@ class Lease:
         # Another worker may have the job by now. A thread that hangs in foreign code cannot be stopped, so
         # this process ends and its supervisor restarts it.
         if not self._over.wait(max(STOP_LIMIT_S, self._settings.lease_s)):
-            logger.critical("job %s: its worker does not respond and is terminated", self.holder.job_id)
+            logger.critical("job %s: its worker does not respond and is terminated", self.key.job_id)
             os._exit(1)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import traceback
 import warnings
 from contextvars import ContextVar
 from pathlib import Path
@@ -21,6 +22,11 @@ VALUES = re.compile(r"['\"(:]")
 
 logger = logging.getLogger("metscope.logs")
 job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
+
+
+def fault(error: BaseException) -> str:
+    """Return what is logged of an exception: type and place, because its text may quote patient data."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 def configure(log_format: Literal["text", "json"]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pydicom import Dataset
 
 import logs
-from context import Connections, JobLease, ModelServices, Predict, Report, Stages
+from context import Connections, LeaseKey, ModelServices, OnProgress, Predict, Stages
 from db import outbox, recording, segmentations
 from db.numbering import NumberingOutdated, next_numbering
 from db.source import Source, check_patient, series_to_prove, source_of
@@ -55,7 +55,7 @@ class Request:
 
 
 def segment_series(
-    request: Request, services: ModelServices, report: Report, job: JobLease | None = None
+    request: Request, services: ModelServices, report: OnProgress, job: LeaseKey | None = None
 ) -> str:
     """Segment a series of the archive: fetch, read, predict, measure, encode, record.
 
@@ -82,8 +82,8 @@ def segment_series(
     while True:
         numbering = next_numbering(services.sessions, source, services.spec.id)
         with stages("encode"):
-            result = result.with_identities(new_identities(result.kinds, numbering.tracking_ids))
-            edition = edition_of(services.spec, numbering.version, numbering.place)
+            result = result.with_identities(new_identities(result.label_by_lesion, numbering.tracking_ids))
+            edition = edition_of(services.spec, numbering.version, numbering.result_index)
             encoded = encode(result, services.spec, edition)
             companions = []
             if has_report(encoded, services.settings):
@@ -148,7 +148,7 @@ def deliver(segmentation_id: str, services: Connections) -> None:
             outbox.mark_stored(sessions, segmentation_id, [uid])
 
 
-def follow_patient(segmentation_id: str, services: Connections, job: JobLease) -> None:
+def follow_patient(segmentation_id: str, services: Connections, job: LeaseKey) -> None:
     """Fetch the segmentation's images again, and record it under the patient that they name now.
 
     Raises: IdentityConflict if they are not the images that were segmented, StudyNotFound, SeriesNotFound,

@@ -1,8 +1,9 @@
-"""Names of series: which sequence a name means, and what it says about a contrast agent, in many languages.
+"""Interpretation of series names in many languages: the sequence, and whether a contrast agent was given.
 
-The words are in ``series_names.toml``. A name is cut into words of that file, even if nothing separates them
-("T1ohneKM"). Each word has a role, written as one letter, and the patterns below search for roles. So a
-negation in any language of the file counts at any place, and a name with an unknown word proves nothing.
+The words and their roles are in ``series_names.toml``. A name is split into these words, even where nothing
+separates them ("T1ohneKM"), and each word is replaced by the letter of its role. The patterns below are
+matched against those letters, so they work in every language of the file. A negation counts wherever it
+stands in the name; a name with an unknown word proves nothing.
 """
 
 import re
@@ -42,9 +43,9 @@ GROUPS: Mapping[str, Collection[str]] = {
 }  # fmt: skip
 # Roles whose words may be glued to others even if they are short: "KM", "T1", "FS".
 GLUED_ROLES = ("G", "T", "F")
-SHORTEST_GLUED = 3
+MIN_GLUED_LENGTH = 3
 # DICOM allows 64 characters in a name; a longer run is not cut into words.
-LONGEST_RUN = 64
+MAX_RUN_LENGTH = 64
 
 # Patterns of roles. A blank stands for any separator.
 FILLERS = "[fi /+-]*"
@@ -232,7 +233,7 @@ class Vocabulary:
         if run.isdigit() or _first(self.kinds, run)[1]:
             return [_Token(run, UNDERSTOOD if run.isdigit() else NOT_UNDERSTOOD)]
         cuts: list[list[_Token] | None] = [[]]
-        for end in range(1, len(run) + 1) if len(run) <= LONGEST_RUN else ():
+        for end in range(1, len(run) + 1) if len(run) <= MAX_RUN_LENGTH else ():
             ways = [
                 [*before, _Token(run[start:end], role)]
                 for start, before in enumerate(cuts)
@@ -249,7 +250,7 @@ class Vocabulary:
         if part.isdigit():
             return UNDERSTOOD if stands_alone else ""
         role = self._roles.get(part, "")
-        may_be_glued = len(part) >= SHORTEST_GLUED or GLUED_CHARACTER.search(part) or role in GLUED_ROLES
+        may_be_glued = len(part) >= MIN_GLUED_LENGTH or GLUED_CHARACTER.search(part) or role in GLUED_ROLES
         return role if role and (stands_alone or may_be_glued) else ""
 
 

@@ -1,4 +1,4 @@
-"""Requests for jobs, from whichever door they come: checked, queued, and announced to the workers."""
+"""Job requests from any route: validated, queued, and announced to the workers."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

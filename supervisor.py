@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 STOP_LIMIT_S = 20.0
 FIRST_RESTART_DELAY_S = 1.0
-LONGEST_RESTART_DELAY_S = 60.0
+MAX_RESTART_DELAY_S = 60.0
 POLL_S = 0.2
 
 logger = logging.getLogger("metscope.supervisor")
@@ -37,11 +37,11 @@ class Supervisor:
             status = self._run()
             if self._stopping.is_set():
                 return
-            if time.monotonic() - started > LONGEST_RESTART_DELAY_S:
+            if time.monotonic() - started > MAX_RESTART_DELAY_S:
                 delay_s = FIRST_RESTART_DELAY_S
             logger.error("the child process ended with status %d; restart in %.0f s", status, delay_s)
             self._stopping.wait(delay_s)
-            delay_s = min(2.0 * delay_s, LONGEST_RESTART_DELAY_S)
+            delay_s = min(2.0 * delay_s, MAX_RESTART_DELAY_S)
 
     def _run(self) -> int:
         # A session of its own, so that Ctrl-C reaches only the parent. The pipe closes even if the parent

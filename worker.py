@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 import uuid
 import warnings
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import broker
 import logs
 import tasks
-from context import Connections, JobLease, JobRun, ModelServices, Stages, open_services
+from context import Connections, JobRun, LeaseKey, ModelServices, Stages, open_services
 from db import jobs, outbox, queue, workers
 from db.database import DATABASE_UNAVAILABLE, open_database
 from db.tables import Job, JobState
@@ -59,7 +58,7 @@ from unetr import checkpoint_cache
 from unetr.served import find_spec
 
 FIRST_ARCHIVE_DELAY_S = 5.0
-LONGEST_ARCHIVE_DELAY_S = 600.0
+MAX_ARCHIVE_DELAY_S = 600.0
 PAUSE_AFTER_FAILURE_S = 1.0
 NICENESS = 5
 AUTOGROUP = Path("/proc/self/autogroup")
@@ -152,10 +151,10 @@ class Runner:
             # Not even a failure can be recorded now: the lease runs out, and the job starts over.
             logger.warning("job %s: the database does not answer: %s", job_id, type(error).__name__)
         except Exception as error:  # noqa: BLE001 - Celery would log the text, which may quote patient data
-            logger.error("job %s: %s", job_id, _type_and_place(error))
+            logger.error("job %s: %s", job_id, logs.fault(error))
 
     def _attempt(self, job: Job, lease: Lease) -> None:
-        owner = lease.holder.owner
+        owner = lease.key.owner
         try:
             self._perform(job, lease)
         except (LeaseLost, *DATABASE_UNAVAILABLE):
@@ -168,13 +167,13 @@ class Runner:
             jobs.postpone(self.sessions, job.id, owner, job.stage or "fetch", delay_s=0.0)
             logger.info("job %s: returned to the queue, because this worker is stopping", job.id)
         except (ArchiveUnreachable, ArchiveTimeout) as error:
-            self._ask_again(job, owner, error)
+            self._postpone_fetch(job, owner, error)
         except MetScopeError as error:
             jobs.fail(self.sessions, job.id, owner, error.code, error.message)
             logger.warning("job %s: failed: %s", job.id, error.code)
         except Exception as error:  # noqa: BLE001 - an unforeseen fault ends its job, not the worker
             # The exception's own text may quote the images' header, so only its type and place are logged.
-            logger.error("job %s: %s", job.id, _type_and_place(error))
+            logger.error("job %s: %s", job.id, logs.fault(error))
             unforeseen = MetScopeError(f"An internal error occurred in MetScope ({type(error).__name__}).")
             jobs.fail(self.sessions, job.id, owner, unforeseen.code, unforeseen.message)
 
@@ -185,7 +184,7 @@ class Runner:
             connections = Connections(open_archive(self.settings), self.sessions, self.settings)
             discard_drawing(job, connections, after_success=False)
 
-    def _ask_again(self, job: Job, owner: str, error: ArchiveError) -> None:
+    def _postpone_fetch(self, job: Job, owner: str, error: ArchiveError) -> None:
         """Postpone a job while the archive is unavailable, e.g. restarting; fail it after max_attempts."""
         if job.attempts >= self.settings.max_attempts:
             jobs.fail(self.sessions, job.id, owner, error.code, error.message)
@@ -204,19 +203,19 @@ class Runner:
         else:
             connections = Connections(open_archive(self.settings), self.sessions, self.settings)
         if segmentation_id is None:
-            run = JobRun(job, connections, lease.holder, Stages(lease.report))
+            run = JobRun(job, connections, lease.key, Stages(lease.report))
             segmentation_id = tasks.perform(run)
-        self._store(job, segmentation_id, connections, lease.holder)
+        self._store(job, segmentation_id, connections, lease.key)
         logger.info("job %s: %.1f s", job.id, time.monotonic() - started)
 
-    def _store(self, job: Job, segmentation_id: str, services: Connections, holder: JobLease) -> None:
+    def _store(self, job: Job, segmentation_id: str, services: Connections, holder: LeaseKey) -> None:
         # It is too late to cancel: a result that is recorded in the database must reach the archive.
         jobs.progress(self.sessions, job.id, holder.owner, "store", STAGES["store"][0])
         try:
             self._deliver(segmentation_id, services, holder)
         except ArchiveError as error:
             attempts = outbox.store_failed(self.sessions, segmentation_id)
-            delay_s = min(FIRST_ARCHIVE_DELAY_S * 2.0 ** (attempts - 1), LONGEST_ARCHIVE_DELAY_S)
+            delay_s = min(FIRST_ARCHIVE_DELAY_S * 2.0 ** (attempts - 1), MAX_ARCHIVE_DELAY_S)
             jobs.postpone(self.sessions, job.id, holder.owner, "store", delay_s)
             logger.warning("job %s: not stored: %s; retry in %.0f s", job.id, error.code, delay_s)
         else:
@@ -224,17 +223,13 @@ class Runner:
             jobs.finish(self.sessions, job.id, holder.owner, segmentation_id)
 
     @staticmethod
-    def _deliver(segmentation_id: str, services: Connections, holder: JobLease) -> None:
+    def _deliver(segmentation_id: str, services: Connections, holder: LeaseKey) -> None:
         try:
             deliver(segmentation_id, services)
         except IdentityConflict:
             # The PatientID may have been corrected in the archive while the objects waited.
             follow_patient(segmentation_id, services, holder)
             deliver(segmentation_id, services)
-
-
-def _type_and_place(error: Exception) -> str:
-    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 def repeat(step: Callable[[], None], period_s: float, stopping: threading.Event) -> None:
@@ -249,7 +244,7 @@ def repeat(step: Callable[[], None], period_s: float, stopping: threading.Event)
         except (ArchiveError, *DATABASE_UNAVAILABLE) as error:
             logger.warning("%s: %s", threading.current_thread().name, type(error).__name__)
         except Exception as error:  # noqa: BLE001 - nobody would notice a thread that ends silently
-            logger.error("%s: %s", threading.current_thread().name, _type_and_place(error))
+            logger.error("%s: %s", threading.current_thread().name, logs.fault(error))
         stopping.wait(period_s)
 
 

@@ -76,7 +76,7 @@ PARTS = (
     Part("Attacks and faults", ("python", "-m", "bench.attacks"), 120),
     Part("Random faults", ("python", "-m", "bench.chaos"), 8),
     Part("DICOM edge cases", ("python", "-m", "pytest", "-sq", "tests/test_edge_cases.py"), 90),
-    Part("Uploads", ("python", "-m", "pytest", "-sq", "tests/imaging/test_incoming.py", "-k", "bomb"), 40),
+    Part("Uploads", ("python", "-m", "pytest", "-sq", "tests/imaging/test_uploads.py", "-k", "bomb"), 40),
     Part("Generated requests", ("python", "-m", "bench.fuzz"), 12),
     Part("Under load", ("python", "-m", "bench.load"), 12),
     Part("Click to overlay in the viewer", ("python", "-m", "bench.click"), 8),

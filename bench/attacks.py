@@ -50,8 +50,8 @@ def _means(test: str, name: str) -> bool:
 
 ACCESS, API, BROKER = "tests/test_access.py::", "tests/test_api.py::", "tests/test_broker.py::"
 CORRECTION, DELETION = "tests/test_correction.py::", "tests/test_deletion.py::"
-EDGE, FAULTS, HOUSE = "tests/test_edge_cases.py::", "tests/test_faults.py::", "tests/test_house.py::"
-IDENTITY, INCOMING = "tests/test_identity.py::", "tests/imaging/test_incoming.py::"
+EDGE, FAULTS, HOUSE = "tests/test_edge_cases.py::", "tests/test_faults.py::", "tests/test_architecture.py::"
+IDENTITY, UPLOADS = "tests/test_identity.py::", "tests/imaging/test_uploads.py::"
 BATCHES, DATABASE = "tests/db/test_batches.py::", "tests/db/test_database.py::"
 JOBS, MEASUREMENTS = "tests/db/test_jobs.py::", "tests/db/test_recording.py::"
 FOLDER, ORTHANC = "tests/orthanc/test_folder.py::", "tests/orthanc/test_orthanc.py::"
@@ -59,8 +59,8 @@ STACK, WORKER = "tests/test_stack.py::", "tests/test_worker.py::"
 ROW = f"{FAULTS}test_what_is_left_is_one_or_none"
 PACS = f"{FAULTS}test_a_pacs_that_misbehaves"
 LIE = f"{EDGE}test_a_header_that_lies_is_refused_and_no_memory_taken_for_it"
-BOMB = f"{INCOMING}test_a_bomb_is_refused_at_little_cost"
-REFUSED = f"{INCOMING}test_what_is_damaged_forged_or_something_else_is_refused_without_a_name"
+BOMB = f"{UPLOADS}test_a_bomb_is_refused_at_little_cost"
+REFUSED = f"{UPLOADS}test_what_is_damaged_forged_or_something_else_is_refused_without_a_name"
 TRICKLES = "tests/orthanc/test_transport.py::test_an_archive_that_trickles_meets_the_total_limit"
 
 ATTACKS = (
@@ -259,7 +259,7 @@ ATTACKS = (
         (
             f"{API}test_documents_of_zeros_take_no_more_memory_than_the_largest",
             f"{BOMB}[160 MB of zeros in 8 members",
-            f"{INCOMING}test_a_study_takes_no_more_memory_than_its_largest_instance",
+            f"{UPLOADS}test_a_study_takes_no_more_memory_than_its_largest_instance",
         ),
     ),
     Attack(

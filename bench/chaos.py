@@ -21,7 +21,7 @@ from bench.hospital import LEASE_S, MODEL, Hospital
 from bench.parts import Part, wait_until
 
 STUDIES = 8
-LONGEST_ABSENCE_S = 1.5 * LEASE_S
+MAX_ABSENCE_S = 1.5 * LEASE_S
 END_LIMIT_S = 900.0
 ACTIVE = "SELECT id FROM jobs WHERE state IN ('queued', 'running')"
 
@@ -88,13 +88,13 @@ class Chaos:
 
     def _away(self, part: Part, how: signal.Signals) -> None:
         part.stop(how)
-        time.sleep(self.random.uniform(0.1, LONGEST_ABSENCE_S))
+        time.sleep(self.random.uniform(0.1, MAX_ABSENCE_S))
         part.start()
 
     def _freeze(self, part: Part) -> None:
         assert part.process is not None
         part.process.send_signal(signal.SIGSTOP)
-        time.sleep(self.random.uniform(0.1, 2 * LONGEST_ABSENCE_S))
+        time.sleep(self.random.uniform(0.1, 2 * MAX_ABSENCE_S))
         part.process.send_signal(signal.SIGCONT)
 
     def _active(self) -> list[str]:

@@ -20,7 +20,7 @@ from db.tables import AuditEvent
 # Names of reads end with it; names of changes do not.
 READ = ".read"
 PERIOD_S = 1.0
-MOST_WAITING_READS = 10_000
+MAX_WAITING_READS = 10_000
 
 logger = logging.getLogger("metscope.audit")
 
@@ -49,9 +49,9 @@ class Reads:
 
     def note(self, actor: str, action: str, subject: str, **details: object) -> None:
         """Queue one row for writing. action: ends with ``READ``. No patient data, as for ``note``."""
-        if len(self._waiting) >= MOST_WAITING_READS:
+        if len(self._waiting) >= MAX_WAITING_READS:
             logger.error(
-                "a read is missing from the audit trail: %d are waiting for the database", MOST_WAITING_READS
+                "a read is missing from the audit trail: %d are waiting for the database", MAX_WAITING_READS
             )
             return
         self._waiting.append(

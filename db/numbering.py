@@ -20,12 +20,13 @@ class NumberingOutdated(Exception):
 class Numbering:
     """The numbers for a next result, and the tracking ids that it must not use for new lesions.
 
-    version: of the next result of the series by the model. place: number of results that the study has had.
+    version: of the next result of the series by the model. result_index: number of results that the study
+    has had.
     tracking_ids: of every lesion in any result of the patient, by any model, in any version.
     """
 
     version: int = 1
-    place: int = 0
+    result_index: int = 0
     tracking_ids: frozenset[str] = frozenset()
 
 
@@ -57,7 +58,7 @@ def numbering_in(session: Session, source: Source, model_id: str) -> Numbering:
     return Numbering(1 + (version or 0), place, frozenset(session.scalars(tracking_ids)))
 
 
-def place_of_result(sessions: sessionmaker[Session], segmentation_id: str) -> int:
+def result_index_in_study(sessions: sessionmaker[Session], segmentation_id: str) -> int:
     """Return the number of results that the study had before this one was recorded."""
     with reading(sessions) as session:
         result = session.get_one(Segmentation, segmentation_id)

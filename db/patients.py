@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db.database import reading_rows
 from db.documents import SEGMENTATIONS, fetch, iso_date, lesion_in_place
-from db.segmentations import is_result_of_its_series
+from db.segmentations import is_current_result
 from db.tables import Patient, Segmentation, Series, Study
 from errors import InvalidForm, PatientNotFound
 from schemas.results import PatientAnswer, PatientLesion
@@ -123,7 +123,7 @@ def lesions_of_patient(
             raise PatientNotFound("No patient with this identifier has been segmented.")
         if len(refs) > 1:
             raise InvalidForm(f"issuer: {len(refs)} issuers use this patient identifier; name one.")
-        query = SEGMENTATIONS.where(Study.patient_ref == refs[0], is_result_of_its_series()).order_by(
+        query = SEGMENTATIONS.where(Study.patient_ref == refs[0], is_current_result()).order_by(
             Study.study_date.asc().nulls_last(),
             Study.study_time.asc().nulls_last(),
             Segmentation.created_at,

@@ -12,7 +12,7 @@ from db import audit, jobs, tables
 from db.database import current_time, writing
 from db.documents import IDENTITY, MEASURED
 from db.numbering import Numbering, NumberingOutdated, numbering_in
-from db.segmentations import equal_to, locked, present_in, require_newest
+from db.segmentations import equal_to, locked, require_not_superseded, select_available_results
 from db.source import Source, require_kept, upsert_source
 from db.tables import Companion, Outbox, Segmentation
 from errors import JobCancelled, SegmentationSuperseded
@@ -197,8 +197,8 @@ def _require_not_overtaken(session: Session, correction: Correction, series_ref:
     hand is of a series that has a result.
     """
     if correction.corrects is not None:
-        require_newest(session, locked(session, correction.corrects))
-    elif session.scalar(present_in(series_ref)) is not None:
+        require_not_superseded(session, locked(session, correction.corrects))
+    elif session.scalar(select_available_results(series_ref)) is not None:
         raise SegmentationSuperseded(
             "Another result of the series was recorded while the segmentation was being measured."
         )

@@ -29,7 +29,9 @@ DOCUMENTS_OF_STUDY = SEGMENTATIONS.where(
 ).order_by(Segmentation.created_at.desc(), Segmentation.version.desc())
 
 
-def newest(sessions: sessionmaker[Session], study_instance_uid: str, series_instance_uid: str) -> str | None:
+def current_result(
+    sessions: sessionmaker[Session], study_instance_uid: str, series_instance_uid: str
+) -> str | None:
     """Return the id of the series' result: the last that a person corrected or drew, otherwise the newest.
 
     Only the newest version of each model counts. None if the series has no result.
@@ -113,22 +115,24 @@ def patient(sessions: sessionmaker[Session], segmentation_id: str) -> Dataset:
 def require_newest_version(sessions: sessionmaker[Session], segmentation_id: str) -> None:
     """Check that there is no newer version. Raises: SegmentationSuperseded, SegmentationNotFound."""
     with reading(sessions) as session:
-        require_newest(session, _require_found(session.get(Segmentation, segmentation_id), segmentation_id))
+        require_not_superseded(
+            session, _require_found(session.get(Segmentation, segmentation_id), segmentation_id)
+        )
 
 
 def _newer_versions(segmentation: Segmentation) -> Select[str]:
-    return present_in(segmentation.series_ref).where(
+    return select_available_results(segmentation.series_ref).where(
         Segmentation.model_id == segmentation.model_id, Segmentation.version > segmentation.version
     )
 
 
-def present_in(series_ref: int) -> Select[str]:
+def select_available_results(series_ref: int) -> Select[str]:
     """Return the query for any result of the series that is neither deleted nor missing in the archive."""
     conditions = Segmentation.deleted_at.is_(None), Segmentation.missing_since.is_(None)
     return select(Segmentation.id).where(Segmentation.series_ref == series_ref, *conditions).limit(1)
 
 
-def require_newest(session: Session, segmentation: Segmentation) -> None:
+def require_not_superseded(session: Session, segmentation: Segmentation) -> None:
     if session.scalar(_newer_versions(segmentation)) is not None:
         raise SegmentationSuperseded(f"Segmentation {segmentation.id} has a newer version.")
 
@@ -191,7 +195,7 @@ def lesions_of_series(
     return [lesion for lesions in lesions_by_series.values() for lesion in lesions]
 
 
-def place_of_object(sessions: sessionmaker[Session], sop_instance_uid: str) -> tuple[str, str] | None:
+def uids_of_object(sessions: sessionmaker[Session], sop_instance_uid: str) -> tuple[str, str] | None:
     """Return the study and series UIDs of a SEG or companion; None if MetScope did not create it."""
     seg = Segmentation.sop_instance_uid == sop_instance_uid
     companion = Companion.sop_instance_uid == sop_instance_uid
@@ -267,7 +271,7 @@ def _is_newest_version(
     return of.version == newest.scalar_subquery()
 
 
-def is_result_of_its_series() -> ColumnElement[bool]:
+def is_current_result() -> ColumnElement[bool]:
     """Return the condition that it is the result of its series, among the results of all models."""
     other = aliased(Segmentation)
     result = (

@@ -14,13 +14,13 @@ class MetScopeError(Exception):
 
     def __init__(self, found: str, details: Mapping[str, object] | None = None) -> None:
         super().__init__(found)
-        self.found = found
+        self.problem = found
         self.details = dict(details or {})
 
     @property
     def message(self) -> str:
         """Return what happened, then what to do about it."""
-        return f"{self.found.rstrip()} {self.advice}"
+        return f"{self.problem.rstrip()} {self.advice}"
 
 
 class SettingsError(MetScopeError):

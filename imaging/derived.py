@@ -72,10 +72,10 @@ METASTASES = Subject("Brain metastases", codes.BRAIN)
 
 @dataclass(frozen=True)
 class OpenSeries:
-    """A series that takes further versions of a correction: first version, place of the result, start."""
+    """A series that takes further versions of a correction: first version, index of the result, start."""
 
     first_version: int
-    place: int
+    result_index: int
     date: str
     time: str
 
@@ -85,15 +85,15 @@ class Edition:
     """The version of a result that an object shows, what drew it, and the series that stores it.
 
     version: from 1. editor: the user who corrected or drew it; None: nobody did. corrected: by a person,
-    named or not. place: number of results that the study had before, so that each result has its own series
-    numbers. continued: the series of the previous version, for its SEG and report; None: a new series.
+    named or not. result_index: number of results that the study had before, so that each result has its own
+    series numbers. continued: the series of the previous version, for its SEG and report; None: a new series.
     subject: what the result shows. algorithm: the model that drew it; None: a person, or another's SEG.
     """
 
     version: int = 1
     editor: str | None = None
     corrected: bool = False
-    place: int = 0
+    result_index: int = 0
     continued: OpenSeries | None = None
     subject: Subject = METASTASES
     algorithm: Algorithm | None = None
@@ -120,8 +120,8 @@ class Edition:
         }
 
     def series_number(self, modality: str) -> int:
-        place = self.continued.place if self.continued else self.place
-        return FIRST_SERIES_NUMBER[modality] + NUMBERS_PER_RESULT * place
+        index = self.continued.result_index if self.continued else self.result_index
+        return FIRST_SERIES_NUMBER[modality] + NUMBERS_PER_RESULT * index
 
     def series_instance_uid(self, previous: Dataset | None) -> str:
         """Return the UID of the previous version's series if that is continued, otherwise a new one."""
@@ -151,8 +151,8 @@ class Edition:
         return description[: LONG_STRING - len(end) - 1] + "…" + end
 
 
-def place_of(seg: Dataset) -> int:
-    """Return the place (see ``Edition``) of the result that a MetScope SEG shows."""
+def result_index_of(seg: Dataset) -> int:
+    """Return the index (see ``Edition``) of the result that a MetScope SEG shows."""
     return (int(seg.SeriesNumber) - FIRST_SERIES_NUMBER["SEG"]) // NUMBERS_PER_RESULT
 
 

@@ -46,7 +46,7 @@ PREFIX = b"DICM"
 FIRST_GROUPS = (0x0002, 0x0008)
 FIRST_ELEMENT_BYTES = 8
 # Longer than any first element; a text file that begins with these two bytes claims far more.
-LONGEST_FIRST_VALUE = 0x10000
+MAX_FIRST_VALUE_BYTES = 0x10000
 VRS = {vr.value.encode() for vr in VR}
 
 
@@ -55,7 +55,7 @@ DAMAGED_NAMED = 3
 
 
 @dataclass(frozen=True)
-class Found:
+class SeriesHeaders:
     """The DICOM content of a folder. series: headers without pixel data, each with its file name.
 
     damaged: names, relative to the folder, of the files that are meant to be DICOM but cannot be read.
@@ -93,11 +93,11 @@ def warnings_of(instances: Sequence[Dataset]) -> Sequence[str]:
 
 def with_warnings(refusal: InputRefused, warnings: Iterable[str]) -> InputRefused:
     """Return the refusal with its possible cause: a damaged file may be the missing slice."""
-    sentences = dict.fromkeys(sentence for sentence in warnings if sentence not in refusal.found)
-    return type(refusal)(" ".join([refusal.found, *sentences]), refusal.details)
+    sentences = dict.fromkeys(sentence for sentence in warnings if sentence not in refusal.problem)
+    return type(refusal)(" ".join([refusal.problem, *sentences]), refusal.details)
 
 
-def read_headers(path: Path) -> Found:
+def read_headers(path: Path) -> SeriesHeaders:
     """Read the headers of the DICOM instances of a file, or of a folder with its subfolders, by series.
 
     Files that are not DICOM are skipped. Raises: UnreadableFile.
@@ -117,7 +117,7 @@ def read_headers(path: Path) -> Found:
             # The same series UID in another study is another series.
             uids = text(header, "StudyInstanceUID"), text(header, "SeriesInstanceUID")
             series.setdefault(uids, []).append(header)
-    content = Found(list(series.values()), damaged)
+    content = SeriesHeaders(list(series.values()), damaged)
     if not series:
         raise UnreadableFile(" ".join([f"{path} contains no DICOM image.", *content.warnings]))
     return content
@@ -188,7 +188,7 @@ def has_dicom_start(start: bytes) -> bool:
         return False
     vr, length = start[4:6], int.from_bytes(start[4:8], "little")
     little, big = (int.from_bytes(start[:2], order) in FIRST_GROUPS for order in ("little", "big"))
-    return (vr in VRS and (little or big)) or (little and length < LONGEST_FIRST_VALUE)
+    return (vr in VRS and (little or big)) or (little and length < MAX_FIRST_VALUE_BYTES)
 
 
 def check_uids(header: Dataset, keywords: Iterable[str] = UIDS) -> None:

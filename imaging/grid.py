@@ -15,9 +15,9 @@ MM3_PER_ML = 1000.0
 # one per cent wider over a hundred voxels, is far above.
 TOLERANCE = 0.1
 # Along one axis, mm. The field of view of an MR scanner ends at 600, a spine composed of several at 1000.
-LARGEST_EXTENT_MM = 1000.0
+MAX_EXTENT_MM = 1000.0
 # A head interpolated to 1024 x 1024 pixels has some 300 slices.
-LARGEST_VOXELS = 1024 * 1024 * 320
+MAX_VOXELS = 1024 * 1024 * 320
 
 
 def check_size(shape: tuple[int, int, int], spacing_mm: Iterable[float]) -> None:
@@ -26,15 +26,15 @@ def check_size(shape: tuple[int, int, int], spacing_mm: Iterable[float]) -> None
     The header's claim decides how much memory the voxels take, as acquired and on the grid of a model.
     """
     size = " x ".join(map(str, shape))
-    if math.prod(shape) > LARGEST_VOXELS:
+    if math.prod(shape) > MAX_VOXELS:
         raise VolumeTooLarge(
-            f"The volume has {size} voxels (slices, rows, columns); at most {LARGEST_VOXELS} are accepted."
+            f"The volume has {size} voxels (slices, rows, columns); at most {MAX_VOXELS} are accepted."
         )
     extent_mm = [count * step for count, step in zip(shape, spacing_mm, strict=True)]
-    if max(extent_mm) > LARGEST_EXTENT_MM:
+    if max(extent_mm) > MAX_EXTENT_MM:
         raise VolumeTooLarge(
             f"The volume of {size} voxels measures {' x '.join(f'{mm:.0f}' for mm in extent_mm)} mm (slices, "
-            f"rows, columns); at most {LARGEST_EXTENT_MM:.0f} mm are accepted along each axis."
+            f"rows, columns); at most {MAX_EXTENT_MM:.0f} mm are accepted along each axis."
         )
 
 

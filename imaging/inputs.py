@@ -29,7 +29,7 @@ from imaging.stack import Stack, check_headers
 
 # Shares of the first input's volume: an input that covers less than the first shows another region; one that
 # covers the second or more shows about the same region.
-LEAST_COVERED = 0.1
+MIN_COVERED_SHARE = 0.1
 WELL_COVERED = 0.9
 # Series refused for these are never chosen automatically, whatever their sequence.
 NO_IMAGES = (UnsupportedModality.code, LocalizerSeries.code, DerivedSeries.code)
@@ -108,7 +108,7 @@ def check_together(stacks: Sequence[Stack], names: Sequence[str]) -> list[str]:
     warnings = []
     for stack, name in zip(stacks[1:], names[1:], strict=True):
         share = covered(stacks[0].volume, stack.volume)
-        if share < LEAST_COVERED:
+        if share < MIN_COVERED_SHARE:
             raise InputsApart(f"The {name} covers {share:.0%} of the {names[0]}.")
         if share < WELL_COVERED:
             warnings.append(f"The {name} covers {share:.0%} of the {names[0]}.")
@@ -192,7 +192,7 @@ def _judge_geometry(candidate: Candidate, instances: Sequence[Dataset]) -> Candi
     try:
         score, reasons = volume_evidence(instances[0], check_headers(instances))
     except MetScopeError as error:
-        return replace(candidate, refused=error.code, message=error.found)
+        return replace(candidate, refused=error.code, message=error.problem)
     return replace(
         candidate, score=round(score, 2), reasons=tuple(reasons), refused=None, message=None, warnings=()
     )

@@ -26,7 +26,7 @@ from errors import (
 )
 from imaging.files import MIB
 from imaging.grid import check_size, steps_on_grid
-from imaging.stack import FEWEST_SLICES, SliceReference, Stack
+from imaging.stack import MIN_SLICES, SliceReference, Stack
 
 # Cosine between two axes from which they count as sheared; header rounding stays below 1e-5.
 SHEAR_TOLERANCE = 1e-3
@@ -43,7 +43,7 @@ FROM_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SCANNER_ANATOMICAL = 1
 # Of the voxels, as stored and as float32: 645 x 645 x 645 of them. A head at 0.4 mm, 500 x 600 x 450, takes
 # half of it.
-LARGEST_BYTES = 1024 * MIB
+MAX_FILE_BYTES = 1024 * MIB
 # Largest offset of the voxels, which follow the header and the extensions that tools add.
 FURTHEST_BYTE = 64 * MIB
 UNITS_OF_LENGTH = ("unknown", "mm")
@@ -146,9 +146,9 @@ def form_warnings(path: Path) -> list[str]:
 
 
 def _stack(volume: hd.Volume, warnings: Sequence[str]) -> Stack:
-    if volume.spatial_shape[0] < FEWEST_SLICES:
+    if volume.spatial_shape[0] < MIN_SLICES:
         raise TooFewSlices(
-            f"The NIfTI file has {volume.spatial_shape[0]} slices; a volume takes at least {FEWEST_SLICES}."
+            f"The NIfTI file has {volume.spatial_shape[0]} slices; a volume takes at least {MIN_SLICES}."
         )
     if volume.array.min() == volume.array.max():
         raise ConstantPixels(f"Every voxel of the NIfTI file has the value {volume.array.flat[0]:g}.")
@@ -216,9 +216,9 @@ def _check_shape(header: Header, axes: int) -> tuple[int, ...]:
     if len(shape) < 3 or min(shape) < 1:
         raise UnreadableFile(f"The NIfTI file has the shape {shape}, which is not a volume.")
     size = math.prod(shape) * max(dtype.itemsize, np.dtype(np.float32).itemsize)
-    if size > LARGEST_BYTES:
+    if size > MAX_FILE_BYTES:
         raise VolumeTooLarge(
-            f"The volume of the NIfTI file takes {size / MIB:.0f} MiB; at most {LARGEST_BYTES // MIB} MiB "
+            f"The volume of the NIfTI file takes {size / MIB:.0f} MiB; at most {MAX_FILE_BYTES // MIB} MiB "
             "are read."
         )
     offset = header.get_data_offset()

@@ -7,7 +7,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from imaging import codes
 from imaging.derived import Edition, drawn_part, finished, sources
-from imaging.seg import LONGEST_LABEL
+from imaging.seg import MAX_LABEL_LENGTH
 from imaging.stack import Stack
 
 # PS3.3 C.8.32.1 leaves the modality open. With "MR", viewers would offer the map as another MR series.
@@ -53,7 +53,7 @@ def write(stack: Stack, entropy: hd.Volume, edition: Edition, max_entropy_bits: 
     dataset = finished(encoded, stack, edition)
     # Without a body part, the object would have to state the side of a paired organ.
     if edition.subject.anatomy is not None:
-        dataset.BodyPartExamined = edition.subject.anatomy.meaning.upper()[:LONGEST_LABEL]
+        dataset.BodyPartExamined = edition.subject.anatomy.meaning.upper()[:MAX_LABEL_LENGTH]
     dataset.CodingSchemeIdentificationSequence = [_coding_scheme()]
     return dataset
 

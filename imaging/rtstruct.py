@@ -23,7 +23,7 @@ DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 # Fits the 16 characters of a decimal string.
 MM_DECIMALS = 6
 # Characters of a Structure Set Label, a DICOM Short String.
-LONGEST_LABEL = 16
+MAX_LABEL_LENGTH = 16
 ML_DECIMALS = 6
 
 
@@ -66,7 +66,7 @@ def write(
     dataset.SeriesDescription = edition.series_description(edition.subject.name, "contours")
     segments = {int(segment.SegmentNumber): deepcopy(segment) for segment in seg.SegmentSequence}
     dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = seg.FrameOfReferenceUID, ""
-    dataset.StructureSetLabel = edition.subject.name.split()[-1].upper()[:LONGEST_LABEL]
+    dataset.StructureSetLabel = edition.subject.name.split()[-1].upper()[:MAX_LABEL_LENGTH]
     dataset.StructureSetDescription = f"Contours of {edition.subject.in_a_sentence}; research use only"
     dataset.StructureSetDate = dataset.InstanceCreationDate
     dataset.StructureSetTime = dataset.InstanceCreationTime

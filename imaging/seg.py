@@ -28,7 +28,7 @@ PALETTE = (
 
 
 # Characters of a Content Label, a DICOM Code String.
-LONGEST_LABEL = 16
+MAX_LABEL_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def write(
         series_description=edition.series_description(title, content, may_go_on=True),
         content_label="SEGMENTS"
         if read_again
-        else edition.subject.name.upper().replace(" ", "_")[:LONGEST_LABEL],
+        else edition.subject.name.upper().replace(" ", "_")[:MAX_LABEL_LENGTH],
         content_description=edition.content_description(title, content),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=True,

@@ -48,7 +48,7 @@ AMOUNTS = ("ContrastBolusVolume", "ContrastBolusTotalDose")
 ZERO_AMOUNT = re.compile(r"\s*0+(\.0*)?\s*")
 
 
-class Finding(NamedTuple):
+class ContrastEvidence(NamedTuple):
     """The statement of one source on contrast, and its wording."""
 
     contrast: Contrast
@@ -69,7 +69,7 @@ class SeriesKind:
     refusal: MetScopeError | None
     contrast: Contrast
     doubt: str
-    findings: Sequence[Finding]
+    findings: Sequence[ContrastEvidence]
     warnings: Sequence[str] = ()
 
 
@@ -198,7 +198,7 @@ def _description(first: Dataset) -> str:
     return text(first, "SeriesDescription") or "no description"
 
 
-def verdict(first: Dataset, findings: Sequence[Finding]) -> tuple[Contrast, str]:
+def verdict(first: Dataset, findings: Sequence[ContrastEvidence]) -> tuple[Contrast, str]:
     """Return the combined verdict of all findings, and the message to show unless contrast is proven."""
     for finding in findings:
         if finding.contrast == "denied":
@@ -215,7 +215,7 @@ def verdict(first: Dataset, findings: Sequence[Finding]) -> tuple[Contrast, str]
     return "unknown", f"Nothing proves that the series is post-contrast ({tag_name(keyword)}).{hints}"
 
 
-def contrast_findings(first: Dataset) -> list[Finding]:
+def contrast_findings(first: Dataset) -> list[ContrastEvidence]:
     """Return the findings of attributes and description; if both are silent, also of the protocol's name.
 
     A protocol often belongs to the whole examination (GE), so its name may deny contrast, but proves it only
@@ -230,20 +230,20 @@ def contrast_findings(first: Dataset) -> list[Finding]:
     return findings
 
 
-def contrast_by_name(name: str) -> Finding:
+def contrast_by_name(name: str) -> ContrastEvidence:
     """Return the contrast that a name states; unknown if it states none, or both (pre and post)."""
     reading = series_names.read(name)
     if reading.contrast != "unknown":
-        return Finding(reading.contrast, f"the description says {reading.contrast_words!r}")
+        return ContrastEvidence(reading.contrast, f"the description says {reading.contrast_words!r}")
     if not reading.not_understood:
-        return Finding("unknown")
-    return Finding(
+        return ContrastEvidence("unknown")
+    return ContrastEvidence(
         "unknown",
         f"The description is not proof, because it contains unknown words: {reading.not_understood}.",
     )
 
 
-def _contrast_by_attributes(first: Dataset) -> Finding:
+def _contrast_by_attributes(first: Dataset) -> ContrastEvidence:
     """Return the finding of the Contrast/Bolus module, classic or enhanced, and of its functional groups.
 
     An agent proves nothing if a frame states that it had not been administered yet.
@@ -253,19 +253,19 @@ def _contrast_by_attributes(first: Dataset) -> Finding:
         agents.append(("ContrastBolusAgentSequence", text(item, "CodeMeaning").strip()))
     for keyword, agent in agents:
         if _of_agent(agent) == "denied":
-            return Finding("denied", f"{tag_name(keyword)} is {agent}")
+            return ContrastEvidence("denied", f"{tag_name(keyword)} is {agent}")
     administered = _find_administered(first)
     if False in administered:
-        return Finding("unknown")
+        return ContrastEvidence("unknown")
     if True in administered:
-        return Finding("proven", f"{tag_name('ContrastBolusAgentAdministered')} is YES")
+        return ContrastEvidence("proven", f"{tag_name('ContrastBolusAgentAdministered')} is YES")
     for amount in AMOUNTS:
         if ZERO_AMOUNT.fullmatch(text(first, amount)):
-            return Finding("unknown", f"{tag_name(amount)} is {text(first, amount).strip()}.")
+            return ContrastEvidence("unknown", f"{tag_name(amount)} is {text(first, amount).strip()}.")
     for keyword, agent in agents:
         if _of_agent(agent) == "proven":
-            return Finding("proven", f"{tag_name(keyword)} names an agent")
-    return Finding("unknown")
+            return ContrastEvidence("proven", f"{tag_name(keyword)} names an agent")
+    return ContrastEvidence("unknown")
 
 
 def _of_agent(value: str) -> Contrast:

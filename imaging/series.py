@@ -49,7 +49,7 @@ REFUSED_BY_KIND = {
 # Refusals by the archive, and refusals that the caller's choice does not overrule.
 Errors = dict[str, type[MetScopeError]]
 UNREAD_REFUSALS: Errors = {error.code: error for error in (ArchiveIncomplete, ArchiveRefused)}
-NOT_FOR_THE_CALLER: Errors = {UnsupportedModality.code: UnsupportedModality, **UNREAD_REFUSALS}
+NOT_OVERRIDABLE: Errors = {UnsupportedModality.code: UnsupportedModality, **UNREAD_REFUSALS}
 # Number of refused series that a message names.
 REFUSED_NAMED = 3
 
@@ -85,7 +85,7 @@ class Candidate:
     @property
     def selectable(self) -> bool:
         """Return whether a request may name the series, which overrules its apparent kind with a warning."""
-        return self.refused is None or self.refused in REFUSED_BY_KIND - NOT_FOR_THE_CALLER.keys()
+        return self.refused is None or self.refused in REFUSED_BY_KIND - NOT_OVERRIDABLE.keys()
 
 
 def rank(series: Iterable[Sequence[Dataset]]) -> list[Candidate]:
@@ -115,7 +115,7 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
             f"None of the study's {len(candidates)} series can be segmented. {_refusals(candidates)}", details
         )
     proven = [candidate for candidate in open_ones if candidate.contrast == "proven"]
-    lost = [c for c in candidates if _may_be_the_one(c)]
+    lost = [c for c in candidates if _is_refused_post_contrast_t1(c)]
     if not proven and lost:
         # Another T1 is then most likely the pre-contrast one.
         raise NoCandidateSeries(
@@ -136,7 +136,7 @@ def choose(candidates: Sequence[Candidate], series_instance_uid: str | None = No
     return best if proven else replace(best, warnings=(*best.warnings, *_describe_rivals(candidates)))
 
 
-def _may_be_the_one(candidate: Candidate) -> bool:
+def _is_refused_post_contrast_t1(candidate: Candidate) -> bool:
     """Return whether a refused series is proven to be post-contrast and may be a T1."""
     if candidate.contrast != "proven" or candidate.refused is None:
         return False
@@ -173,7 +173,7 @@ def _apply_caller_choice(candidates: Sequence[Candidate], series_instance_uid: s
     for candidate in candidates:
         if candidate.series_instance_uid != series_instance_uid:
             continue
-        if error := NOT_FOR_THE_CALLER.get(candidate.refused or ""):
+        if error := NOT_OVERRIDABLE.get(candidate.refused or ""):
             raise error(str(candidate.message))
         if candidate.message is None:
             return candidate
@@ -212,7 +212,7 @@ def _judge(instances: Sequence[Dataset]) -> Candidate:
         refusal = error
     # Kept whatever the refusal, because the caller may still choose the series.
     warned = bool(kind.doubt) and text(first, "Modality") == "MR"
-    doubts = (kind.doubt,) if warned and not (refusal and refusal.found == kind.doubt) else ()
+    doubts = (kind.doubt,) if warned and not (refusal and refusal.problem == kind.doubt) else ()
     return Candidate(
         series_instance_uid=text(first, "SeriesInstanceUID"),
         description=text(first, "SeriesDescription"),
@@ -220,7 +220,7 @@ def _judge(instances: Sequence[Dataset]) -> Candidate:
         score=round(score, 2),
         reasons=tuple(reasons),
         refused=refusal.code if refusal else None,
-        message=refusal.found if refusal else None,
+        message=refusal.problem if refusal else None,
         warnings=(*doubts, *kind.warnings),
         contrast=kind.contrast,
         sequence=kind.sequence,

@@ -37,7 +37,7 @@ from imaging.grid import check_size
 from imaging.identity import check_one_patient
 from imaging.pixels import is_lossy, stored_values
 
-FEWEST_SLICES = 5
+MIN_SLICES = 5
 # Allowed difference of a direction cosine between two slices: 0.03 degrees, 0.1 mm at the edge of the head.
 # Rounding in the headers of parallel slices stays below 2e-4; half a degree makes at least 4e-3.
 ORIENTATION_TOLERANCE = 5e-4
@@ -120,8 +120,8 @@ def check_headers(instances: Sequence[Dataset]) -> list[Frame]:
 def _complete_frames(instances: Sequence[Dataset]) -> list[Frame]:
     check_one_patient(instances)
     frames = [frame for instance in _drop_duplicates(instances) for frame in frames_of(instance)]
-    if len(frames) < FEWEST_SLICES:
-        raise TooFewSlices(f"The series has {len(frames)} slices; a volume takes at least {FEWEST_SLICES}.")
+    if len(frames) < MIN_SLICES:
+        raise TooFewSlices(f"The series has {len(frames)} slices; a volume takes at least {MIN_SLICES}.")
     _check_alike(frames)
     _check_one_stack(frames)
     ordered = _sort(frames)

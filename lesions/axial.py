@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 # MetScope's own rule (docs/measurement.md): up to this tilt the acquired slices count as axial.
-LARGEST_TILT_DEG = 20.0
+MAX_TILT_DEG = 20.0
 # Voxels of padding around a lesion.
 BORDER = 1
 
@@ -15,7 +15,7 @@ BORDER = 1
 def is_near_axial(volume: hd.Volume) -> bool:
     """Return whether the slices' normal is within 20 degrees of the patient's head-feet axis."""
     normal = np.array(volume.unit_vectors()[0])
-    return bool(abs(normal[2]) >= np.cos(np.deg2rad(LARGEST_TILT_DEG)))
+    return bool(abs(normal[2]) >= np.cos(np.deg2rad(MAX_TILT_DEG)))
 
 
 def to_axial(lesion: hd.Volume) -> hd.Volume:

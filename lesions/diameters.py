@@ -1,7 +1,7 @@
 """Longest in-plane diameter of a lesion and the diameter perpendicular to it, at sub-pixel precision.
 
-A binary mask defines its border only to half a pixel, and a maximum over many chords turns that uncertainty
-into bias. Therefore each slice is smoothed by a Gaussian of one pixel and contoured at the level that
+A binary mask locates an edge only to half a pixel. The longest of many chords would therefore be
+systematically too long. So each slice is smoothed by a Gaussian of one pixel and contoured at the level that
 encloses the lesion's own area, so that smoothing does not shrink small lesions. The remaining bias is
 printed by ``python -m bench.metrology`` and tabulated in docs/measurement.md.
 """
@@ -31,7 +31,7 @@ IN_PLANE_NEIGHBOURS = np.array([[[0, 0, 0], [0, 0, 0], [0, 0, 0]],
 SLICES_AT_ONCE = 8
 CALIPER_DIRECTIONS = 8
 # A contour of more vertices is a failed segmentation; thinning it keeps the pairwise search bounded.
-MOST_VERTICES = 2000
+MAX_VERTICES = 2000
 SAMPLES_PER_PX = 2
 
 
@@ -73,7 +73,7 @@ class _Outline:
             point[:, 0] += (self.level - low) / (high - low)
             crossings.append(point if axis == 0 else point[:, ::-1])
         vertices = np.concatenate(crossings)
-        return vertices[:: -(-len(vertices) // MOST_VERTICES)]
+        return vertices[:: -(-len(vertices) // MAX_VERTICES)]
 
 
 def find_diameters(lesion: hd.Volume) -> Diameters:

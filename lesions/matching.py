@@ -12,13 +12,17 @@ from lesions.measure import components
 def match_by_overlap(before: hd.Volume, after: hd.Volume) -> tuple[hd.Volume, dict[int, int]]:
     """Number the lesions of a corrected mask, and match them to the earlier lesions.
 
-    before: lesion numbers on the grid; after: on the same grid, any numbers (of segments, for example).
-    A piece of ``after`` (26-connected, of one number) belongs to the earlier lesion with which it shares most
-    voxels; the pieces of one number that belong to the same one are one lesion. If several numbers claim an
-    earlier lesion, the one that shares most with it keeps it, and the others are new, as are pieces that
-    share no voxel with any. Equal shares: the lower number.
-    Returns lesion numbers, int32 on the same grid, 1..n, the largest first, and the earlier number of those
-    that match. Raises: ValueError if the grids differ.
+    before: the numbers of the earlier lesions. after: on the same grid, the number of each voxel's segment.
+
+    1. Each piece of ``after``, a 26-connected component of one segment, is assigned to the earlier lesion
+       with which it shares most voxels. A piece that shares no voxel with any is a new lesion.
+    2. The pieces of one segment that are assigned to the same earlier lesion form one lesion.
+    3. If lesions of several segments are assigned to the same earlier lesion, the one that shares most voxels
+       with it matches it; the others are new.
+
+    If shares are equal, the lower number wins.
+    Returns the lesion numbers, int32 on the same grid, 1..n, the largest lesion first, and the earlier number
+    of each lesion that matches one. Raises: ValueError if the grids differ.
     """
     if not before.geometry_equal(after):
         raise ValueError("the two masks lie on different grids")

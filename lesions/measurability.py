@@ -3,7 +3,7 @@
 Rules marked [m] could not be verified in the paper and are kept as named constants.
 """
 
-SHORTEST_PERPENDICULAR_MM = 5.0
+MIN_SHORT_AXIS_MM = 5.0
 MIN_SLICES_SPANNED = 2
 PROTOCOL_LD_MM = 10.0
 THICK_SLICE_MM = 5.0
@@ -31,8 +31,8 @@ def judge(
     against = []
     if long_mm < measurable_ld_mm:
         against.append(f"the long axis of {long_mm:.2f} mm is below {measurable_ld_mm:g} mm")
-    if short_mm < SHORTEST_PERPENDICULAR_MM:
-        against.append(f"the short axis of {short_mm:.2f} mm is below {SHORTEST_PERPENDICULAR_MM:g} mm")
+    if short_mm < MIN_SHORT_AXIS_MM:
+        against.append(f"the short axis of {short_mm:.2f} mm is below {MIN_SHORT_AXIS_MM:g} mm")
     if slices_spanned < MIN_SLICES_SPANNED:
         against.append(f"it is visible on {slices_spanned} slice, fewer than {MIN_SLICES_SPANNED}")
     if spacing_mm > THICK_SLICE_MM and long_mm < LD_PER_THICK_SLICE * spacing_mm:

@@ -18,7 +18,7 @@ from lesions.diameters import Diameters, find_diameters
 from lesions.measurability import PROTOCOL_LD_MM, judge
 
 # Segment Number is a 16-bit number.
-MOST_LESIONS = 65535
+MAX_LESIONS = 65535
 # Points that differ by less are equal.
 POINT_DECIMALS = 4
 Point = tuple[float, float, float]
@@ -145,8 +145,8 @@ def measure(
     Raises: TooManyLesions; EmptyLesion if an identity is given for a label without voxels; ValueError if
     slices or probability do not fit the labels.
     """
-    if (count := int(labels.array.max(initial=0))) > MOST_LESIONS:
-        raise TooManyLesions(f"The segmentation has {count} lesions; a SEG can hold {MOST_LESIONS}.")
+    if (count := int(labels.array.max(initial=0))) > MAX_LESIONS:
+        raise TooManyLesions(f"The segmentation has {count} lesions; a SEG can hold {MAX_LESIONS}.")
     if len(slices) != labels.spatial_shape[0]:
         raise ValueError(f"{len(slices)} slice references for {labels.spatial_shape[0]} slices")
     if probability is not None and not labels.geometry_equal(probability):

@@ -1,18 +1,18 @@
-// What the viewer reads at its start: where the images are, and MetScope's extension and mode. No secret is in it;
-// who may see what is decided by nginx and the API behind the same address.
-const absent = id => ({ id, modeFactory: () => null })
+// The viewer's configuration: the source of the images, and MetScope's extension and mode. It contains no secret.
+// nginx and the API behind the same address decide who may see what.
+const disabledMode = id => ({ id, modeFactory: () => null })
 
 const settings = {
   routerBasename: null,
   showStudyList: true,
   extensions: [],
-  // A mode named here takes the place of the built-in one with the same id.
+  // A mode listed here replaces the built-in mode with the same id.
   modes: [
-    absent('@ohif/mode-tmtv'),
-    absent('@ohif/mode-microscopy'),
-    absent('@ohif/mode-preclinical-4d'),
-    absent('@ohif/mode-segmentation'),
-    absent('@ohif/mode-ultrasound-pleura-bline'),
+    disabledMode('@ohif/mode-tmtv'),
+    disabledMode('@ohif/mode-microscopy'),
+    disabledMode('@ohif/mode-preclinical-4d'),
+    disabledMode('@ohif/mode-segmentation'),
+    disabledMode('@ohif/mode-ultrasound-pleura-bline'),
   ],
   maxNumberOfWebWorkers: 3,
   showLoadingIndicator: true,
@@ -20,7 +20,7 @@ const settings = {
   strictZSpacingForVolumeViewport: true,
   showErrorDetails: 'production',
   maxNumRequests: { interaction: 100, thumbnail: 75, prefetch: 25 },
-  // Research use is said by the panel at every result.
+  // The panel states the research use with every result.
   investigationalUseDialog: { option: 'never' },
   defaultDataSourceName: 'orthanc',
   dataSources: [
@@ -47,11 +47,11 @@ const settings = {
   ],
 }
 
-// OHIF 3.12 reads this global of Node wherever the browser does not know which script is running. That depends on the order
-// in which its files arrive, and without the global the page stays empty.
+// OHIF 3.12 reads this Node global when the browser does not know which script is running. That depends on the order in
+// which its files arrive. Without the global the page stays empty.
 window.__filename ??= `${location.origin}/`
 
-/** The settings with MetScope in them; without it, where its files are missing or broken: a viewer all the same. */
+/** Return the settings with MetScope. If its files are missing or broken, return those of the plain viewer. */
 async function withMetScope() {
   try {
     const files = ['/ohif/extension.js', '/ohif/mode.js']
@@ -63,5 +63,5 @@ async function withMetScope() {
   }
 }
 
-// The viewer calls it, and reads some settings before it does.
+// The viewer reads some settings before it calls the function.
 window.config = Object.assign(withMetScope, settings)

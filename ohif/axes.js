@@ -1,26 +1,26 @@
-// The two diameters of every lesion as lines on the images, where the database says they lie.
+// Lines on the images for the two diameters of every lesion, at the positions from the database.
 import { TOOL_GROUPS, librariesOf } from './host.js'
 import { labelOf } from './table.js'
 import { number } from './texts.js'
 
 const NAME = 'MetScopeAxes'
-const PARALLEL = 0.99
+const MIN_PARALLEL_COSINE = 0.99
 const COLOUR = '#ffffff'
-// Of the words from the lesion, and of a letter at most, in pixels of the screen.
-const AWAY = 6, LETTER = 8
+// Distance between line and words, and the largest width of a letter, in screen pixels.
+const WORDS_GAP_PX = 6, LETTER_WIDTH_PX = 8
 
 const minus = (a, b) => a.map((value, i) => value - b[i])
 const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0)
 const cross = ([a, b, c], [d, e, f]) => [b * f - c * e, c * d - a * f, a * e - b * d]
 const unit = a => a.map(value => value / Math.hypot(...a))
 
-/** The lines of a segmentation's lesions: ends and normal in LPS, mm; where they lie, by slice or by plane. The long one bears
- * the lesion's label and both lengths in mm. */
+/** Return the lines of a segmentation's lesions. Ends are in LPS mm. The slice or the plane gives the position. The long
+ * axis bears the lesion's label and both lengths in mm. */
 export function linesOf(lesions) {
   return lesions.flatMap(lesion => {
     const across = minus(...lesion.long_axis_lps), along = minus(...lesion.short_axis_lps)
     const normal = lesion.plane?.normal_lps ?? unit(cross(across, along))
-    // A lesion of one row of voxels has no plane of its own.
+    // The axes of a lesion with a single row of voxels span no plane.
     if (!normal.every(Number.isFinite)) return []
     return ['long', 'short'].map(axis => ({
       id: `metscope-${lesion.tracking_uid}`,
@@ -34,56 +34,59 @@ export function linesOf(lesions) {
   })
 }
 
-/** Whether a viewport shows the plane of the line. place: its camera's viewPlaneNormal and focalPoint; its imageId, of
- * a stack; its spacing_mm, of a volume. */
-export function isShown(line, place) {
-  if (Math.abs(dot(place.viewPlaneNormal, line.normal)) < PARALLEL) return false
+/** Return whether a viewport shows the plane of the line. view: the camera's viewPlaneNormal and focalPoint, with imageId
+ * for a stack and spacing_mm for a volume. */
+export function isShown(line, view) {
+  if (Math.abs(dot(view.viewPlaneNormal, line.normal)) < MIN_PARALLEL_COSINE) return false
   const { sop_instance_uid: uid, frame } = line.slice
-  if (place.imageId && uid) {
-    return place.imageId.includes(`/${uid}/`) && (frame === null || place.imageId.endsWith(`/frames/${frame}`))
+  if (view.imageId && uid) {
+    return view.imageId.includes(`/${uid}/`) && (frame === null || view.imageId.endsWith(`/frames/${frame}`))
   }
-  const half = line.half_mm ?? place.spacing_mm / 2
-  return line.ends.every(end => Math.abs(dot(minus(end, place.focalPoint), line.normal)) <= half)
+  const half = line.half_mm ?? view.spacing_mm / 2
+  return line.ends.every(end => Math.abs(dot(minus(end, view.focalPoint), line.normal)) <= half)
 }
 
-/** Where words begin that stand at the right end of a line, or at its left end where they would not fit; (x, y), pixels. */
+/** Return the start (x, y) of a line's words in pixels: at its right end, or at its left end if they do not fit there. */
 export function placeOfWords(words, from, to, width) {
   const [left, right] = from[0] < to[0] ? [from, to] : [to, from]
-  const length = words.length * LETTER
-  return right[0] + AWAY + length <= width ? [right[0] + AWAY, right[1]] : [Math.max(0, left[0] - AWAY - length), left[1]]
+  const length = words.length * LETTER_WIDTH_PX
+  return right[0] + WORDS_GAP_PX + length <= width
+    ? [right[0] + WORDS_GAP_PX, right[1]]
+    : [Math.max(0, left[0] - WORDS_GAP_PX - length), left[1]]
 }
 
-function placeOf(viewport) {
+function viewOf(viewport) {
   const { viewPlaneNormal, focalPoint } = viewport.getCamera()
-  // Its current image may not have arrived yet.
+  // The current image may not have arrived yet.
   if (viewport.type === 'stack') return { viewPlaneNormal, focalPoint, imageId: viewport.getCornerstoneImage()?.imageId }
   const { spacing, direction } = viewport.getImageData() ?? { spacing: [0, 0, 0], direction: [] }
-  // Of the volume's three steps the one that the view looks along.
+  // Use the spacing of the volume's axis closest to the view direction.
   const along = [0, 3, 6].map(first => Math.abs(dot(direction.slice(first, first + 3), viewPlaneNormal)))
   return { viewPlaneNormal, focalPoint, spacing_mm: spacing[along.indexOf(Math.max(...along))] }
 }
 
-// What the tool draws, by the viewer's id of the segmentation; the viewer keeps the tool, however often a mode is entered.
-const drawn = new Map()
-let layersOf = () => []
-let known = false
+// Lines to draw, by the viewer's segmentation id. The viewer keeps the tool when a mode is entered again.
+const linesBySegmentation = new Map()
+let segmentationIdsOf = () => []
+let isToolAdded = false
 
-/** Lets the viewports of the mode that is being entered draw lines. */
-export function enterAxes(app) {
+/** Enable the lines in the viewports of the mode that is being entered. */
+export function enableAxes(app) {
   const { cornerstoneTools } = librariesOf(app)
-  if (!known) cornerstoneTools.addTool(toolOf(cornerstoneTools))
-  known = true
-  drawn.clear()
+  if (!isToolAdded) cornerstoneTools.addTool(toolOf(cornerstoneTools))
+  isToolAdded = true
+  linesBySegmentation.clear()
   for (const group of TOOL_GROUPS) {
     app.servicesManager.services.toolGroupService.addToolsToToolGroup(group, { enabled: [{ toolName: NAME }] })
   }
 }
 
-/** Draw the lesions' lines over every image that shows the segmentation with that id of the viewer's. */
+/** Draw the lesions' lines on every image that shows the segmentation. id: the viewer's segmentation id. */
 export function drawAxes(app, id, lesions) {
   const { segmentationService, viewportGridService } = app.servicesManager.services
-  drawn.set(id, linesOf(lesions))
-  layersOf = viewportId => segmentationService.getSegmentationRepresentations(viewportId).map(({ segmentationId }) => segmentationId)
+  linesBySegmentation.set(id, linesOf(lesions))
+  segmentationIdsOf = viewportId => segmentationService.getSegmentationRepresentations(viewportId)
+    .map(({ segmentationId }) => segmentationId)
   const viewports = viewportGridService.getState().viewports.keys()
   librariesOf(app).cornerstoneTools.utilities.triggerAnnotationRenderForViewportIds([...viewports])
 }
@@ -97,18 +100,18 @@ function toolOf(cornerstoneTools) {
     }
 
     renderAnnotation = ({ viewport }, svg) => {
-      const lines = layersOf(viewport.id).flatMap(id => drawn.get(id) ?? [])
+      const lines = segmentationIdsOf(viewport.id).flatMap(id => linesBySegmentation.get(id) ?? [])
       if (!lines.length) return false
-      const place = placeOf(viewport)
-      const here = lines.filter(line => isShown(line, place))
-      for (const { id, axis, ends, words } of here) {
+      const view = viewOf(viewport)
+      const visibleLines = lines.filter(line => isShown(line, view))
+      for (const { id, axis, ends, words } of visibleLines) {
         const [from, to] = ends.map(end => viewport.worldToCanvas(end))
         cornerstoneTools.drawing.drawLine(svg, id, axis, from, to, { color: COLOUR, width: 1.5, shadow: true })
         if (!words) continue
-        const at = placeOfWords(words, from, to, viewport.canvas.clientWidth)
-        cornerstoneTools.drawing.drawTextBox(svg, id, 'words', [words], at, { color: COLOUR, padding: 0 })
+        const start = placeOfWords(words, from, to, viewport.canvas.clientWidth)
+        cornerstoneTools.drawing.drawTextBox(svg, id, 'words', [words], start, { color: COLOUR, padding: 0 })
       }
-      return here.length > 0
+      return visibleLines.length > 0
     }
   }
 }

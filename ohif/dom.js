@@ -1,4 +1,4 @@
-/** An element: make('button', { onclick }, 'text', child, …). */
+/** Create an element: make('button', { onclick }, 'text', child, …). */
 export function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties)
   element.append(...children)

@@ -1,21 +1,21 @@
-// The viewer's own brush and eraser on MetScope's segmentations, and what they made of one as an object in the PACS.
+// The viewer's own brush and eraser for MetScope's segmentations, and the storage of an edited segmentation in the PACS.
 import { TOOL_GROUPS, librariesOf } from './host.js'
 import { text } from './texts.js'
 
-const SMALLEST_MM = 0.5, LARGEST_MM = 50, USUAL_MM = 3
+const MIN_RADIUS_MM = 0.5, MAX_RADIUS_MM = 50, DEFAULT_RADIUS_MM = 3
 const SHAPES = ['Circular', 'Sphere']
-const USUAL_TOOL = 'WindowLevel'
-// The viewer's button that leads back to the list of studies.
-const WAY_OUT = '[data-cy=return-to-work-list]'
+const DEFAULT_TOOL = 'WindowLevel'
+// The viewer's button back to the study list.
+const STUDY_LIST_BUTTON = '[data-cy=return-to-work-list]'
 
-/** A segmentation's panel with tools. */
-export const PANEL = '@ohif/extension-cornerstone.panelModule.panelSegmentationWithToolsLabelMap'
-export const PANEL_WITHOUT = '@ohif/extension-cornerstone.panelModule.panelSegmentation'
+/** The viewer's segmentation panels with and without drawing tools. */
+export const PANEL_WITH_TOOLS = '@ohif/extension-cornerstone.panelModule.panelSegmentationWithToolsLabelMap'
+export const PANEL_WITHOUT_TOOLS = '@ohif/extension-cornerstone.panelModule.panelSegmentation'
 
 const tool = (toolName, activeStrategy) => ({
   toolName,
   parentTool: 'Brush',
-  configuration: { activeStrategy, minRadius: SMALLEST_MM, maxRadius: LARGEST_MM, brushSize: USUAL_MM },
+  configuration: { activeStrategy, minRadius: MIN_RADIUS_MM, maxRadius: MAX_RADIUS_MM, brushSize: DEFAULT_RADIUS_MM },
 })
 
 function button(id, kind, icon) {
@@ -36,8 +36,8 @@ function button(id, kind, icon) {
       commands: { commandName: 'activateSelectedSegmentationOfType', commandOptions: labelmap },
       options: [
         {
-          name: text('radius'), id: radius, type: 'range', explicitRunOnly: true, min: SMALLEST_MM, max: LARGEST_MM,
-          step: 0.5, value: USUAL_MM, commands: { commandName: 'setBrushSize', commandOptions: { toolNames } },
+          name: text('radius'), id: radius, type: 'range', explicitRunOnly: true, min: MIN_RADIUS_MM, max: MAX_RADIUS_MM,
+          step: 0.5, value: DEFAULT_RADIUS_MM, commands: { commandName: 'setBrushSize', commandOptions: { toolNames } },
         },
         {
           name: text('shape'), id: `${id}-shape`, type: 'radio', value: toolNames[0], commands: 'setToolActiveToolbar',
@@ -48,8 +48,8 @@ function button(id, kind, icon) {
   }
 }
 
-/** The tools in the mode that is being entered. */
-export function enterTools({ toolGroupService, toolbarService }) {
+/** Add the brush and the eraser to the mode that is being entered. */
+export function addTools({ toolGroupService, toolbarService }) {
   for (const group of TOOL_GROUPS) {
     toolGroupService.addToolsToToolGroup(group, {
       passive: [
@@ -70,129 +70,130 @@ export function enterTools({ toolGroupService, toolbarService }) {
 }
 
 let saving = false
-/** Whether what was drawn is on its way into the PACS. */
+/** Return whether an edited segmentation is being stored in the PACS. */
 export const isSaving = () => saving
 
-// What was drawn in since it was loaded, and who wants to know of it.
-const edited = new Set()
-const asLoaded = new Map()
+// Segmentations with unsaved edits, the segments of each as loaded, and the listeners to the first edit.
+const editedIds = new Set()
+const loadedSegments = new Map()
 const listeners = new Set()
 
 const segmentsOf = (segmentationService, id) => {
   const { segments } = segmentationService.getSegmentation(id) ?? {}
-  return segments && JSON.stringify(Object.values(segments).map(one => [one.segmentIndex, one.label]))
+  return segments && JSON.stringify(Object.values(segments).map(segment => [segment.segmentIndex, segment.label]))
 }
 
-/** Whether the segmentation, by the viewer's id, is not any more what was loaded. */
-export const isEdited = id => edited.has(id)
+/** Return whether the segmentation has unsaved edits. id: the viewer's. */
+export const isEdited = id => editedIds.has(id)
 
-/** Call whenever a segmentation is edited for the first time; returns what ends that. */
-export function onEdit(call) {
-  listeners.add(call)
-  return () => listeners.delete(call)
+/** Call listener when a segmentation is first edited; return an unsubscribe function. */
+export function onEdit(listener) {
+  listeners.add(listener)
+  return () => listeners.delete(listener)
 }
 
-/** The segmentation is not any more what is stored. */
+/** Mark the segmentation as different from the stored one. */
 export function markEdited(id) {
-  if (edited.has(id)) return
-  edited.add(id)
-  for (const call of listeners) call()
+  if (editedIds.has(id)) return
+  editedIds.add(id)
+  for (const listener of listeners) listener()
 }
 
-// What this page saved to be measured.
-const saved = new Set()
+// Segmentations that this page has saved for measurement.
+const savedIds = new Set()
 
-/** Forget what was drawn: the segmentation is what is stored, or is gone. */
+/** Discard the record of edits after the segmentation was reloaded or removed. */
 export function discard(id) {
-  edited.delete(id)
-  saved.delete(id)
-  asLoaded.delete(id)
+  editedIds.delete(id)
+  savedIds.delete(id)
+  loadedSegments.delete(id)
 }
 
-/** Give the mouse back to the viewer's usual tool, where the brush or the eraser has it. */
-export function putToolsDown(app) {
+/** Activate the viewer's default tool if the brush or the eraser is active. */
+export function deactivateTools(app) {
   const { toolGroupService } = app.servicesManager.services
   const isOurs = name => SHAPES.some(shape => [`${shape}Brush`, `${shape}Eraser`].includes(name))
   if (!TOOL_GROUPS.some(group => isOurs(toolGroupService.getActivePrimaryMouseButtonTool(group)))) return
-  app.commandsManager.run('setToolActiveToolbar', { toolName: USUAL_TOOL, toolGroupIds: TOOL_GROUPS })
+  app.commandsManager.run('setToolActiveToolbar', { toolName: DEFAULT_TOOL, toolGroupIds: TOOL_GROUPS })
 }
 
-/** Ask before an unsaved drawing is left by the viewer's own ways, which load no page; returns what ends that. */
-function guardWayOut() {
-  const mayLeave = () => !edited.size || window.confirm(text('leave_really'))
-  const stay = event => { event.preventDefault(); event.stopImmediatePropagation() }
+/** Ask for confirmation before the viewer's own navigation discards unsaved edits; return a function that removes the guard.
+ * This navigation loads no page, so the browser does not ask. */
+function guardNavigation() {
+  const mayLeave = () => !editedIds.size || window.confirm(text('leave_really'))
+  const block = event => { event.preventDefault(); event.stopImmediatePropagation() }
   const onClick = event => {
-    if (event.target.closest?.(WAY_OUT) && !mayLeave()) stay(event)
+    if (event.target.closest?.(STUDY_LIST_BUTTON) && !mayLeave()) block(event)
   }
   // The viewer numbers the entries of the browser's history.
-  let at = window.history.state?.idx
+  let position = window.history.state?.idx
   let isGoingBack = false
-  const onHistory = event => {
-    const to = event.state?.idx
+  const onPopState = event => {
+    const target = event.state?.idx
     if (isGoingBack) {
       isGoingBack = false
-      stay(event)
-    } else if (mayLeave()) at = to
+      block(event)
+    } else if (mayLeave()) position = target
     else {
-      stay(event)
+      block(event)
       isGoingBack = true
-      window.history.go(at > to ? at - to : -1)
+      window.history.go(position > target ? position - target : -1)
     }
   }
   window.addEventListener('click', onClick, true)
-  window.addEventListener('popstate', onHistory, true)
+  window.addEventListener('popstate', onPopState, true)
   return () => {
     window.removeEventListener('click', onClick, true)
-    window.removeEventListener('popstate', onHistory, true)
+    window.removeEventListener('popstate', onPopState, true)
   }
 }
 
-/** What was drawn and saved here is on the screen alone again, because it was not measured. */
-export function takeBack(id) {
-  if (saved.delete(id)) markEdited(id)
+/** Mark a drawing saved by this page as edited again, because it was not measured. */
+export function markUnsaved(id) {
+  if (savedIds.delete(id)) markEdited(id)
 }
 
-/** Listen, whichever panel is open, until what this returns is called. */
+/** Watch for edits, whichever panel is open; return a function that stops watching. */
 export function watch(app) {
   const { segmentationService } = app.servicesManager.services
   const { cornerstone, cornerstoneTools } = librariesOf(app)
-  const drawn = cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED
-  // A segmentation that is only shown otherwise, in another layout say, is modified in no slice.
-  const onDrawn = ({ detail }) => detail.modifiedSlicesToUse?.length && markEdited(detail.segmentationId)
-  cornerstone.eventTarget.addEventListener(drawn, onDrawn)
+  const modifiedEvent = cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED
+  // A mere change of display, such as another layout, modifies no slice.
+  const onModified = ({ detail }) => detail.modifiedSlicesToUse?.length && markEdited(detail.segmentationId)
+  cornerstone.eventTarget.addEventListener(modifiedEvent, onModified)
   const { unsubscribe } = segmentationService.subscribe(segmentationService.EVENTS.SEGMENTATION_MODIFIED, ({ segmentationId: id }) => {
-    const now = segmentsOf(segmentationService, id)
-    if (!asLoaded.has(id)) asLoaded.set(id, now)
-    else if (now && asLoaded.get(id) !== now) markEdited(id)
+    const segments = segmentsOf(segmentationService, id)
+    if (!loadedSegments.has(id)) loadedSegments.set(id, segments)
+    else if (segments && loadedSegments.get(id) !== segments) markEdited(id)
   })
-  // The browser asks whether the page is to be left.
-  const onLeave = event => edited.size && event.preventDefault()
-  window.addEventListener('beforeunload', onLeave)
-  const endGuard = guardWayOut()
+  // The browser then asks whether to leave the page.
+  const onUnload = event => editedIds.size && event.preventDefault()
+  window.addEventListener('beforeunload', onUnload)
+  const stopGuard = guardNavigation()
   return () => {
-    endGuard()
-    window.removeEventListener('beforeunload', onLeave)
-    cornerstone.eventTarget.removeEventListener(drawn, onDrawn)
+    stopGuard()
+    window.removeEventListener('beforeunload', onUnload)
+    cornerstone.eventTarget.removeEventListener(modifiedEvent, onModified)
     unsubscribe()
-    edited.clear()
-    saved.clear()
-    asLoaded.clear()
+    editedIds.clear()
+    savedIds.clear()
+    loadedSegments.clear()
   }
 }
 
-/** Store a segmentation as it is drawn now; the SOP Instance UID of the new object in the PACS. What is drawn from here
- * on is another edit. */
+/** Store a segmentation with its edits in the PACS; return the SOP Instance UID of the new object. Any later stroke is a
+ * new edit. */
 export async function save(app, id) {
   const [source] = app.extensionManager.getActiveDataSource()
   const options = { SeriesDescription: text('edited_series') }
   const { dataset } = app.commandsManager.runCommand('generateSegmentation', { segmentationId: id, options }, 'SEGMENTATION')
-  // By this MetScope knows that it may delete the object when it has measured it.
+  // This label tells MetScope that it may delete the object after measuring it.
   dataset.ContentLabel = 'METSCOPE_DRAWING'
-  // What the viewer writes where the images have none, and no archive takes.
+  // The viewer writes this value for images without a study ID. Archives reject it.
   if (dataset.StudyID === 'No Study ID') dataset.StudyID = ''
-  edited.delete(id)
-  // The viewer goes on telling of segments that were drawn before.
-  asLoaded.set(id, segmentsOf(app.servicesManager.services.segmentationService, id))
+  editedIds.delete(id)
+  // The viewer still reports segments that were drawn earlier.
+  loadedSegments.set(id, segmentsOf(app.servicesManager.services.segmentationService, id))
   saving = true
   try {
     await source.store.dicom(dataset)
@@ -202,6 +203,6 @@ export async function save(app, id) {
   } finally {
     saving = false
   }
-  saved.add(id)
+  savedIds.add(id)
   return dataset.SOPInstanceUID
 }

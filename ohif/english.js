@@ -1,4 +1,4 @@
-// Every sentence that a user reads, in English; {name} is filled in. Where the number {count} decides, by its plural.
+// All texts for users in English. {name} is a placeholder. A text that depends on {count} has plural forms.
 export default {
   segment: 'Segment',
   segment_hint: 'Segment the brain metastases of this study',

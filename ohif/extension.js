@@ -1,4 +1,4 @@
-// MetScope in OHIF: a panel with the study's lesions, and the command of its toolbar button.
+// MetScope's OHIF extension: a panel with the study's lesions, and the command of the toolbar button.
 import { isSaving } from './editing.js'
 import { hosted } from './host.js'
 import { activeStudy, onActiveViewport } from './overlay.js'
@@ -7,17 +7,17 @@ import { text } from './texts.js'
 
 const id = '@metscope/extension'
 const context = 'METSCOPE'
-// The panel of the mode that is open.
+// The panel of the open mode.
 let panel = null
 
 export default {
   id,
   version: '0.1.0',
   context,
-  // Without it the viewer throws where an image does not arrive, and its reader sees a black slice, no reason.
+  // Without this handler, a missing image raises an error in the viewer, and the user sees a black slice without a reason.
   preRegistration({ appConfig, servicesManager }) {
     appConfig.httpErrorHandler = error => {
-      // What cannot be stored is told where it was to be stored.
+      // The panel reports a failure to store.
       if (isSaving()) return
       console.warn('MetScope: an image did not arrive:', error?.message ?? error?.status)
       const title = text('images_missing')
@@ -32,17 +32,17 @@ export default {
       iconLabel: text('panel'),
       label: text('panel'),
       component: hosted(element => {
-        let opened = panel = new Panel(app, element)
-        // The panel is about the study of the active viewport.
-        const end = onActiveViewport(app, () => {
-          if (activeStudy(app) === opened.study) return
-          opened.close()
-          opened = panel = new Panel(app, element)
+        let ownPanel = panel = new Panel(app, element)
+        // The panel follows the study of the active viewport.
+        const unsubscribe = onActiveViewport(app, () => {
+          if (activeStudy(app) === ownPanel.study) return
+          ownPanel.close()
+          ownPanel = panel = new Panel(app, element)
         })
         return () => {
-          end()
-          opened.close()
-          if (panel === opened) panel = null
+          unsubscribe()
+          ownPanel.close()
+          if (panel === ownPanel) panel = null
         }
       }),
     },
@@ -52,8 +52,8 @@ export default {
       metscopeSegment: {
         async commandFn() {
           app.servicesManager.services.panelService.activatePanel(`${id}.panelModule.lesions`, true)
-          // The viewer opens it a moment later.
-          for (let wait = 0; panel === null && wait < 50; wait++) await new Promise(done => setTimeout(done, 100))
+          // The viewer opens the panel a moment later.
+          for (let attempt = 0; panel === null && attempt < 50; attempt++) await new Promise(resolve => setTimeout(resolve, 100))
           await panel?.segment()
         },
       },

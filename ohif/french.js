@@ -1,4 +1,4 @@
-// Every sentence that a user reads, in French, and under `errors` what the API's error codes mean.
+// All texts for users in French; `errors` holds the messages for the API's error codes.
 export default {
   segment: 'Segmenter',
   segment_hint: 'Segmenter les métastases cérébrales de cet examen',
@@ -116,7 +116,7 @@ export default {
   change_restored: '{name} rétablie, {ml} ml',
   to_panel: 'Aller au panneau de MetScope',
   lost: 'Cette version n’est plus dans le PACS.',
-  // Of what is stored in English with a result or told of a series, piece by piece.
+  // Translations of the English phrases that are stored with a result or given for a series.
   phrases: [
     [/^Not measurable: /, 'Non mesurable : '],
     [/^Measurable: (\S+) x (\S+) mm on (\d+) slices\.$/, 'Mesurable : {1} × {2} mm sur {3} coupes.'],

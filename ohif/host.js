@@ -1,12 +1,12 @@
-// What the viewer does not hand to extensions by its documented ways. It brings React 18 along, for one.
+// Access to parts of the viewer that its documented interface does not give to extensions, such as React 18.
 
-/** A component for the viewer that holds one element. mount(element) fills it and returns what undoes that. */
+/** Return a viewer component with a single element. mount(element) fills it and returns a cleanup function. */
 export function hosted(mount) {
-  let undo = null
-  // React calls this with the element, and with null when it goes.
+  let cleanUp = null
+  // React calls this with the element, and with null when it removes the element.
   const ref = element => {
-    undo?.()
-    undo = element && mount(element)
+    cleanUp?.()
+    cleanUp = element && mount(element)
   }
   const element = {
     $$typeof: Symbol.for('react.element'),
@@ -20,9 +20,9 @@ export function hosted(mount) {
   return () => element
 }
 
-/** The tool groups of the viewer's stacks and of its reformatted planes. */
+/** The tool groups of the viewer's stacks and reformatted planes. */
 export const TOOL_GROUPS = ['default', 'mpr']
 
-/** The viewer's own { cornerstone, cornerstoneTools }. app: servicesManager, commandsManager, extensionManager. */
+/** Return the viewer's own { cornerstone, cornerstoneTools }. app: servicesManager, commandsManager, extensionManager. */
 export const librariesOf = app => app.extensionManager
   .getModuleEntry('@ohif/extension-cornerstone.utilityModule.common').exports.getCornerstoneLibraries()

@@ -1,139 +1,139 @@
-// The list of lesions: sorted, filtered, one of them selected to be renamed or deleted.
+// The table of lesions: sorting, filter, and the selected lesion with its buttons to rename and delete it.
 import { make } from './dom.js'
-import { lesionsOf, nameOf, problemOf, sureness, totals } from './table.js'
+import { confidenceOf, lesionsOf, nameOf, problemOf, totals } from './table.js'
 import { number, phrase, text } from './texts.js'
 
 const COLUMNS = [
   ['name', 'lesion'], ['volume_ml', 'volume'], ['long_axis_mm', 'axes'], ['measurable', 'measurable'],
   ['confidence', 'confidence'],
 ]
-// Which of the two probabilities the confidence is.
-const hintOf = ({ confidence, mean_probability: mean }) =>
+// Return the key of the text that says which probability is shown as the confidence.
+const confidenceHint = ({ confidence, mean_probability: mean }) =>
   (confidence !== null ? 'calibrated' : mean !== null ? 'not_calibrated' : 'not_by_a_model')
 
-export class Lesions {
-  /** element: to be filled. on: what the user's acts call: go(lesion), mark(lesion), rename(lesion, name), erase(lesion).
-   * before: the list that this one replaces; the user's order, filter and selection remain. */
-  constructor(element, on, before) {
-    this.on = on
+export class LesionTable {
+  /** element: the container. handlers: onSelect(lesion), onMark(lesion), onRename(lesion, name), onErase(lesion).
+   * previous: the table that this one replaces; its order, filter and selection are kept. */
+  constructor(element, handlers, previous) {
+    this.handlers = handlers
     this.document = null
-    // As MetScope numbers them: by volume, the largest first, what was drawn later after that.
-    this.order = before?.order ?? { key: 'number', descending: false }
-    this.filter = before?.filter ?? { words: '', measurable: false }
-    this.selected = before?.selected ?? null
-    // Whether lesions may be renamed and deleted.
+    // MetScope numbers lesions by volume, the largest first. Lesions drawn later follow.
+    this.order = previous?.order ?? { key: 'number', descending: false }
+    this.filter = previous?.filter ?? { words: '', measurable: false }
+    this.selected = previous?.selected ?? null
+    // Whether the user may rename and delete lesions.
     this.mayCorrect = false
-    // The lesion that the buttons below the table act on.
-    this.actedOn = undefined
-    this.body = make('tbody')
-    this.acts = make('div', { className: 'acts' })
-    const words = make('input', {
+    // The lesion of the buttons below the table.
+    this.actionLesion = undefined
+    this.tableBody = make('tbody')
+    this.actionArea = make('div', { className: 'acts' })
+    const wordsInput = make('input', {
       type: 'search', placeholder: text('filter'), ariaLabel: text('filter'), value: this.filter.words,
-      oninput: () => this.sift({ words: words.value }),
+      oninput: () => this.setFilter({ words: wordsInput.value }),
     })
-    const measurable = make('input', {
-      type: 'checkbox', checked: this.filter.measurable, onchange: () => this.sift({ measurable: measurable.checked }),
+    const measurableInput = make('input', {
+      type: 'checkbox', checked: this.filter.measurable, onchange: () => this.setFilter({ measurable: measurableInput.checked }),
     })
-    this.heads = COLUMNS.map(([key, name]) => make(
+    this.headers = COLUMNS.map(([key, name]) => make(
       'th', { scope: 'col' }, make('button', { onclick: () => this.sort(key), title: text(`${name}_hint`) }, text(name)),
     ))
     this.total = make('p', { className: 'note', ariaLive: 'polite' })
     element.replaceChildren(
-      make('div', { className: 'sieve' }, words, make('label', {}, measurable, ' ', text('only_measurable'))),
-      make('table', {}, make('thead', {}, make('tr', {}, ...this.heads)), this.body), this.acts, this.total,
+      make('div', { className: 'sieve' }, wordsInput, make('label', {}, measurableInput, ' ', text('only_measurable'))),
+      make('table', {}, make('thead', {}, make('tr', {}, ...this.headers)), this.tableBody), this.actionArea, this.total,
     )
   }
 
-  /** Another segmentation. */
+  /** Show the lesions of another segmentation. */
   show(document) {
     this.document = document
     this.draw(() => '')
   }
 
-  /** colour(lesion): as CSS has it, empty where it is on no image. */
-  draw(colour) {
-    this.colour = colour
-    const shown = lesionsOf(this.document, this.order, this.filter)
-    const rows = shown.map(lesion => this.row(lesion))
-    const focused = this.body.contains(document.activeElement) && document.activeElement.value
-    this.body.replaceChildren(...rows)
-    // A row that is replaced takes the keyboard's focus with it.
-    if (focused) this.body.querySelector(`button[value="${focused}"]`)?.focus()
+  /** Draw the table. colourOf(lesion): its CSS colour; empty if it is not on any image. */
+  draw(colourOf) {
+    this.colourOf = colourOf
+    const visibleLesions = lesionsOf(this.document, this.order, this.filter)
+    const rows = visibleLesions.map(lesion => this.row(lesion))
+    const focusedUid = this.tableBody.contains(document.activeElement) && document.activeElement.value
+    this.tableBody.replaceChildren(...rows)
+    // Replacing a row removes the keyboard focus. Restore it.
+    if (focusedUid) this.tableBody.querySelector(`button[value="${focusedUid}"]`)?.focus()
     for (const [i, [key]] of COLUMNS.entries()) {
-      this.heads[i].ariaSort = this.order.key !== key ? 'none' : this.order.descending ? 'descending' : 'ascending'
+      this.headers[i].ariaSort = this.order.key !== key ? 'none' : this.order.descending ? 'descending' : 'ascending'
     }
-    this.total.textContent = totals(this.document, shown)
+    this.total.textContent = totals(this.document, visibleLesions)
     const lesion = this.mayCorrect ? this.selectedLesion() : undefined
-    // A name that is being typed outlives a change of the images.
-    if (lesion !== this.actedOn) this.offerActs(lesion)
+    // Keep a name that is being typed when the images change.
+    if (lesion !== this.actionLesion) this.showActions(lesion)
   }
 
-  /** The buttons that rename and delete the lesion; none without one. */
-  offerActs(lesion) {
-    this.actedOn = lesion
-    this.acts.replaceChildren(...(lesion ? this.actsOn(lesion) : []))
+  /** Show the buttons to rename and delete the lesion; clear them if it is undefined. */
+  showActions(lesion) {
+    this.actionLesion = lesion
+    this.actionArea.replaceChildren(...(lesion ? this.actionsFor(lesion) : []))
   }
 
-  /** undefined where nothing is selected, or what was selected is not among the lesions shown. */
+  /** Return the selected lesion; undefined if none of the document's lesions is selected. */
   selectedLesion() {
     return this.document.lesions.find(lesion => lesion.tracking_uid === this.selected)
   }
 
   sort(key) {
     this.order = { key, descending: this.order.key === key && !this.order.descending }
-    this.draw(this.colour)
+    this.draw(this.colourOf)
   }
 
-  sift(changed) {
-    this.filter = { ...this.filter, ...changed }
-    this.draw(this.colour)
+  setFilter(changes) {
+    this.filter = { ...this.filter, ...changes }
+    this.draw(this.colourOf)
   }
 
-  /** Select the first lesion, unless the user has selected one while the result was being loaded. */
+  /** Select the first lesion, unless the user selected one while the result was loading. */
   selectFirst() {
     if (!this.selectedLesion()) this.select(this.document.lesions[0])
   }
 
-  /** Select the lesion and bring it onto the screen. */
+  /** Select the lesion and show it in the viewports. */
   select(lesion) {
     this.mark(lesion)
-    this.on.go(lesion)
+    this.handlers.onSelect(lesion)
   }
 
   mark(lesion) {
     this.selected = lesion.tracking_uid
-    this.on.mark(lesion)
-    this.draw(this.colour)
+    this.handlers.onMark(lesion)
+    this.draw(this.colourOf)
   }
 
   row(lesion) {
     const swatch = make('span', { className: 'swatch' })
-    swatch.style.background = this.colour(lesion)
+    swatch.style.background = this.colourOf(lesion)
     const isSelected = lesion.tracking_uid === this.selected
     const name = make(
       'button', { value: lesion.tracking_uid, title: nameOf(lesion), ariaPressed: String(isSelected) }, swatch, nameOf(lesion),
     )
-    // A click on the button reaches the row too.
+    // A click on the button also reaches the row.
     return make(
       'tr', { onclick: () => this.select(lesion), className: isSelected ? 'selected' : '' },
       make('td', {}, name), make('td', {}, number(lesion.volume_ml, 3)),
       make('td', {}, `${number(lesion.long_axis_mm, 1)} × ${number(lesion.short_axis_mm, 1)}`),
       make('td', { title: phrase(lesion.measurable_reason) }, text(lesion.measurable ? 'yes' : 'no')),
-      make('td', { title: text(hintOf(lesion)) }, sureness(lesion) === null ? '' : number(sureness(lesion), 2)),
+      make('td', { title: text(confidenceHint(lesion)) }, confidenceOf(lesion) === null ? '' : number(confidenceOf(lesion), 2)),
     )
   }
 
-  actsOn(lesion) {
-    const shown = { name: nameOf(lesion) }
-    const ask = (question, ...content) => {
-      this.acts.replaceChildren(
+  actionsFor(lesion) {
+    const values = { name: nameOf(lesion) }
+    const showQuestion = (question, ...content) => {
+      this.actionArea.replaceChildren(
         make('div', {}, question), make('div', { className: 'buttons' }, ...content,
-          make('button', { onclick: () => this.offerActs(lesion) }, text('keep'))),
+          make('button', { onclick: () => this.showActions(lesion) }, text('keep'))),
       )
-      this.acts.querySelector('input, button').focus()
+      this.actionArea.querySelector('input, button').focus()
     }
     const rename = () => {
-      const name = make('input', { value: shown.name, maxLength: 64, ariaLabel: text('name') })
+      const name = make('input', { value: values.name, maxLength: 64, ariaLabel: text('name') })
       const form = make('form', { className: 'buttons' }, name, make('button', { className: 'first' }, text('rename')))
       name.oninput = () => {
         const problem = problemOf(name.value, lesion, this.document)
@@ -141,13 +141,16 @@ export class Lesions {
       }
       form.onsubmit = event => {
         event.preventDefault()
-        if (name.value.trim() !== shown.name) this.on.rename(lesion, name.value.trim())
-        else this.offerActs(lesion)
+        if (name.value.trim() !== values.name) this.handlers.onRename(lesion, name.value.trim())
+        else this.showActions(lesion)
       }
-      ask(text('rename_to', shown), form)
+      showQuestion(text('rename_to', values), form)
     }
     const erase = () => {
-      ask(text('delete_really', shown), make('button', { className: 'first', onclick: () => this.on.erase(lesion) }, text('delete')))
+      showQuestion(
+        text('delete_really', values),
+        make('button', { className: 'first', onclick: () => this.handlers.onErase(lesion) }, text('delete')),
+      )
     }
     return [
       make('div', { className: 'buttons' },

@@ -1,5 +1,5 @@
-// The viewer's basic mode with MetScope's panel and button in it.
-import { enterAxes } from './axes.js'
+// MetScope's mode: the viewer's basic mode with MetScope's panel and button.
+import { enableAxes } from './axes.js'
 import * as editing from './editing.js'
 import extension from './extension.js'
 import { openReports } from './reports.js'
@@ -7,9 +7,9 @@ import { text } from './texts.js'
 
 const ID = '@metscope/mode'
 const SEGMENT = 'MetScopeSegment'
-// The viewer's reader of parametric maps fails on floating-point values, and 3.12 goes black; without it they are listed
-// as what cannot be shown.
-const MAPS = '@ohif/extension-cornerstone-dicom-pmap.sopClassHandlerModule.dicom-pmap'
+// The viewer's handler of parametric maps fails on floating-point values, and 3.12 goes black. Without the handler, the
+// viewer lists the maps as unsupported.
+const PARAMETRIC_MAP_HANDLER = '@ohif/extension-cornerstone-dicom-pmap.sopClassHandlerModule.dicom-pmap'
 
 const button = {
   id: SEGMENT,
@@ -25,7 +25,7 @@ const button = {
 }
 
 async function modeFactory({ loadModules }) {
-  let leave
+  let cleanUp
   const [basic] = await loadModules(['@ohif/mode-basic'])
   const base = basic.modeFactory({ modeConfiguration: {} })
   const [route] = base.routes
@@ -35,10 +35,10 @@ async function modeFactory({ loadModules }) {
       ...route.layoutInstance.props,
       rightPanels: [
         `${extension.id}.panelModule.lesions`,
-        ...route.layoutInstance.props.rightPanels.map(id => (id === editing.PANEL_WITHOUT ? editing.PANEL : id)),
+        ...route.layoutInstance.props.rightPanels.map(id => (id === editing.PANEL_WITHOUT_TOOLS ? editing.PANEL_WITH_TOOLS : id)),
       ],
       rightPanelClosed: false,
-      // The width of the table.
+      // The width of the lesion table, px.
       rightPanelInitialExpandedWidth: 380,
     },
   }
@@ -48,10 +48,10 @@ async function modeFactory({ loadModules }) {
     hide: false,
     routeName: 'metscope',
     displayName: 'MetScope',
-    // What the basic mode switches off, the first in 3.12, the second in 3.13.
+    // The basic mode disables these: the first in 3.12, the second in 3.13.
     enableSegmentationEdit: true,
     modeCustomizations: {},
-    sopClassHandlers: base.sopClassHandlers.filter(id => id !== MAPS),
+    sopClassHandlers: base.sopClassHandlers.filter(id => id !== PARAMETRIC_MAP_HANDLER),
     isValidMode: ({ modalities }) => ({
       valid: modalities.split('\\').includes('MR'),
       description: text('needs_mr'),
@@ -59,17 +59,17 @@ async function modeFactory({ loadModules }) {
     routes: [{ ...route, path: 'metscope', layoutInstance: layout, layoutTemplate: () => structuredClone(layout) }],
     onModeEnter(context) {
       const { toolbarService } = context.servicesManager.services
-      // Before the base's own buttons, so that ours is the first.
+      // Register our button before those of the basic mode, so that it comes first.
       toolbarService.register([button])
       toolbarService.updateSection('primary', [SEGMENT])
       base.onModeEnter.call(mode, context)
-      editing.enterTools(context.servicesManager.services)
-      enterAxes(context)
-      const ends = [editing.watch(context), openReports(context)]
-      leave = () => ends.forEach(end => end())
+      editing.addTools(context.servicesManager.services)
+      enableAxes(context)
+      const unsubscribers = [editing.watch(context), openReports(context)]
+      cleanUp = () => unsubscribers.forEach(unsubscribe => unsubscribe())
     },
     onModeExit(context) {
-      leave()
+      cleanUp()
       base.onModeExit.call(mode, context)
     },
   }

@@ -1,310 +1,315 @@
-// The panel: what to segment, how far it is, the lesions that were found and what is made of them.
+// The panel: choice of series and model, progress, lesions, corrections and versions.
+import * as api from './api.js'
 import { drawAxes } from './axes.js'
 import { make } from './dom.js'
 import * as editing from './editing.js'
-import { Lesions } from './lesions.js'
+import { LesionTable } from './lesions.js'
 import * as overlay from './overlay.js'
 import { isLost, modelOf, resultText, resultsOf, versionText, versionsOf } from './results.js'
-import * as service from './service.js'
 import { STYLE } from './style.js'
 import { changesOf, csv, csvName, stageText } from './table.js'
 import { day, errorText, moment, phrase, text } from './texts.js'
 
-// Who asks where the service lets everybody in.
-const NOBODY = 'anonymous'
-// Of jobs that store something beside a segmentation, and change nothing.
-const ADDING = new Set(['rtstruct', 'uncertainty'])
+// User name when the server has no login.
+const ANONYMOUS = 'anonymous'
+// Job kinds that store a companion object and leave the segmentation unchanged.
+const COMPANION_JOBS = new Set(['rtstruct', 'uncertainty'])
 
-// What lies over the images of each study: { document: its id, id: the viewer's }. The viewer takes a panel away and brings
-// another when its tab is left and opened again, and there is another for each study that is looked at.
-const laid = new Map()
+// The overlay of each study: { document: id of the document, id: the viewer's segmentation id }. It outlives panels. The
+// viewer creates a new panel when the tab is opened again, and each study has its own panel.
+const overlayByStudy = new Map()
 
-/** Whether a job failed after the newest result was there. */
-const isNews = (job, document) =>
+/** Return whether a job failed and is newer than the newest result. */
+const isNewFailure = (job, document) =>
   job.state === 'failed' && (!document || new Date(document.created_at) < new Date(job.created_at))
 
-/** The viewer takes these keys for its own and would not let a button have them. */
-const keepKeys = event => { if (event.key === ' ' || event.key === 'Enter') event.stopPropagation() }
+/** Keep these keys for the panel's buttons. The viewer would handle them itself. */
+const keepKeyEvents = event => { if (event.key === ' ' || event.key === 'Enter') event.stopPropagation() }
 
-/** What speaks for a series, and why it cannot be used. */
-const hintOf = ({ reasons, refused, message }) =>
+/** Return the reasons for a series, and the reason why it cannot be used. */
+const seriesHint = ({ reasons, refused, message }) =>
   [...reasons.map(reason => phrase(reason)), refused && errorText({ code: refused, message })].filter(Boolean).join('\n')
 
-/** What a series is called among those to choose from. */
+/** Return the name of a series in the series selection. */
 function seriesText({ description, series_instance_uid: uid, refused, selectable }) {
   const series = description || uid
   return refused && selectable ? text('unfit', { series }) : series
 }
 
-/** What the viewer calls its tab with the tools to draw. */
-const drawingTab = ({ servicesManager }) =>
-  servicesManager.services.panelService.getPanelData(editing.PANEL).label
+/** Return the label of the viewer's tab with the drawing tools. */
+const drawingTabLabel = ({ servicesManager }) =>
+  servicesManager.services.panelService.getPanelData(editing.PANEL_WITH_TOOLS).label
 
 export class Panel {
   /** app: the viewer's servicesManager, commandsManager and extensionManager. */
   constructor(app, element) {
     this.app = app
     this.study = overlay.activeStudy(app)
-    this.closed = false
-    this.busy = false
-    this.may = false
+    this.isClosed = false
+    this.isBusy = false
+    this.mayWrite = false
     this.document = null
-    // Every version of every result of the study, and the models that the service has.
+    // All versions of all results of the study, and the models of the server.
     this.documents = []
     this.models = []
-    // The viewer's id of the document's segmentation, once it was loaded, and while it is on the images.
+    // The viewer's id of the document's segmentation: once it is loaded, and while it is on the images.
     this.loadedId = null
     this.shownId = null
-    // What shall be shown, and the end of what brings it about.
-    this.wanted = null
-    this.turn = Promise.resolve()
+    // The document to show, and the promise of the last queued change of the images.
+    this.requestedDocument = null
+    this.lastChange = Promise.resolve()
     this.title = make('p', { className: 'title' })
-    this.madeOf = make('p', { className: 'note' })
-    // Whether the panel complains that no viewport shows the images of a lesion.
+    this.source = make('p', { className: 'note' })
+    // Whether the panel reports that no viewport shows the images of a lesion.
     this.isOutOfView = false
-    this.series = make('select', { ariaLabel: text('series') })
-    this.model = make('select', { ariaLabel: text('model') })
-    this.start = make('button', { className: 'first', disabled: true, onclick: () => this.segment() }, text('segment'))
-    this.trouble = make('div')
-    this.progress = make('div')
-    this.result = make('div', {}, make('p', { className: 'note' }, text('loading')))
-    this.who = make('form', { method: 'post', action: '/logout', className: 'who note' })
+    this.seriesSelect = make('select', { ariaLabel: text('series') })
+    this.modelSelect = make('select', { ariaLabel: text('model') })
+    this.startButton = make('button', { className: 'first', disabled: true, onclick: () => this.segment() }, text('segment'))
+    this.alertArea = make('div')
+    this.progressArea = make('div')
+    this.resultArea = make('div', {}, make('p', { className: 'note' }, text('loading')))
+    this.userForm = make('form', { method: 'post', action: '/logout', className: 'who note' })
     this.root = make(
-      'section', { className: 'metscope', ariaLabel: text('panel'), tabIndex: -1 }, make('style', {}, STYLE), this.title, make('label', {}, text('series'), this.series),
-      make('label', {}, text('model'), this.model), make('div', { className: 'buttons' }, this.start),
-      this.trouble, this.progress, this.result, make('div', { className: 'note' }, text('research')), this.who,
+      'section', { className: 'metscope', ariaLabel: text('panel'), tabIndex: -1 }, make('style', {}, STYLE), this.title,
+      make('label', {}, text('series'), this.seriesSelect), make('label', {}, text('model'), this.modelSelect),
+      make('div', { className: 'buttons' }, this.startButton), this.alertArea, this.progressArea, this.resultArea,
+      make('div', { className: 'note' }, text('research')), this.userForm,
     )
-    this.root.onkeydown = keepKeys
+    this.root.onkeydown = keepKeyEvents
     element.replaceChildren(this.root)
-    // The viewer's own page does not let the keyboard leap over its buttons.
-    this.leap = make('button', { className: 'metscope-leap', onclick: () => this.root.focus(), onkeydown: keepKeys }, text('to_panel'))
-    document.body.prepend(this.leap)
-    this.listening = [
+    // The viewer has no link to skip its buttons with the keyboard.
+    this.skipButton = make(
+      'button', { className: 'metscope-leap', onclick: () => this.root.focus(), onkeydown: keepKeyEvents }, text('to_panel'),
+    )
+    document.body.prepend(this.skipButton)
+    this.unsubscribers = [
       editing.onEdit(() => this.document && this.draw()),
-      overlay.onNewImages(app, () => { this.entitle(); this.again() }),
-      overlay.onLesionClick(app, (id, number) => this.mark(id, number)),
+      overlay.onNewImages(app, () => { this.updateTitles(); this.refreshOverlay() }),
+      overlay.onLesionClick(app, (id, number) => this.markClicked(id, number)),
     ]
-    this.opened = this.open().catch(error => this.fail(error))
+    this.opening = this.open().catch(error => this.showError(error))
   }
 
   close() {
-    this.closed = true
-    for (const end of this.listening) end()
+    this.isClosed = true
+    for (const unsubscribe of this.unsubscribers) unsubscribe()
     this.root.remove()
-    this.leap.remove()
+    this.skipButton.remove()
   }
 
   async open() {
-    editing.putToolsDown(this.app)
-    const { name, role, version } = await service.session()
-    this.entitle()
+    editing.deactivateTools(this.app)
+    const { name, role, version } = await api.session()
+    this.updateTitles()
     const operations = make('a', { href: '/operations', target: '_blank' }, text('operations'))
-    this.who.replaceChildren(...(name === NOBODY
+    this.userForm.replaceChildren(...(name === ANONYMOUS
       ? [operations]
       : [make('span', {}, text('logged_in', { name })), operations, make('button', {}, text('log_out'))]))
-    if (version !== service.VERSION) {
-      this.complain(text('other_version', { ours: service.VERSION, theirs: version }))
+    if (version !== api.VERSION) {
+      this.showAlert(text('other_version', { ours: api.VERSION, theirs: version }))
       return
     }
-    this.may = role !== 'reader'
-    this.start.title = this.may ? '' : text('may_not')
-    // Before the results: one that ends meanwhile has its own among them.
-    const job = await service.newestJob(this.study)
-    const [known, done] = await Promise.all([service.models(), service.segmentations(this.study)])
-    if (this.closed) return
-    // The results do not wait for the PACS, which takes its time or is away.
-    this.series.replaceChildren(make('option', { value: '' }, text('automatic')))
-    service.candidates(this.study).then(candidates => this.offer(candidates), error => this.complain(errorText(error)))
-    this.models = known
-    this.documents = done
-    this.model.replaceChildren(
-      ...known.map(one => make('option', { value: one.id, selected: one.default }, modelOf({ model: one }, known))),
+    this.mayWrite = role !== 'reader'
+    this.startButton.title = this.mayWrite ? '' : text('may_not')
+    // Fetch the job before the results. If it ends in between, the results contain its own.
+    const job = await api.newestJob(this.study)
+    const [models, documents] = await Promise.all([api.models(), api.segmentations(this.study)])
+    if (this.isClosed) return
+    // Do not delay the results for the PACS, which may be slow or unavailable.
+    this.seriesSelect.replaceChildren(make('option', { value: '' }, text('automatic')))
+    api.candidates(this.study).then(candidates => this.offerSeries(candidates), error => this.showAlert(errorText(error)))
+    this.models = models
+    this.documents = documents
+    this.modelSelect.replaceChildren(
+      ...models.map(model => make('option', { value: model.id, selected: model.default }, modelOf({ model }, models))),
     )
-    const [shown] = resultsOf(done)
-    const isNew = !laid.has(this.study)
-    if (shown) {
-      await this.present(shown)
-      // Whoever comes back to the tab finds the images as they were.
-      if (isNew && this.shownId && shown.lesions.length) this.list.selectFirst()
-    } else this.result.replaceChildren(make('p', { className: 'note' }, text('none_yet')))
-    // One that goes on, or failed while nobody looked.
-    if (job && (!service.ENDED.has(job.state) || isNews(job, done[0]))) this.wait(() => job)
-    else this.set(false)
+    const [newest] = resultsOf(documents)
+    const isFirstPanel = !overlayByStudy.has(this.study)
+    if (newest) {
+      await this.present(newest)
+      // A user who returns to the tab finds the images unchanged.
+      if (isFirstPanel && this.shownId && newest.lesions.length) this.table.selectFirst()
+    } else this.resultArea.replaceChildren(make('p', { className: 'note' }, text('none_yet')))
+    // Follow an active job, and report a job that failed while the panel was closed.
+    if (job && (!api.FINAL_STATES.has(job.state) || isNewFailure(job, documents[0]))) this.runJob(() => job)
+    else this.setBusy(false)
   }
 
-  /** Name the study and the images; the viewer makes them, and knows them, a moment after it has made the panel. */
-  entitle() {
-    // Its own page does not say which is its main part.
+  /** Update the titles of the study and the images. The viewer knows these a moment after it creates the panel. */
+  updateTitles() {
+    // The viewer's page does not mark its main region.
     document.querySelector('[data-cy=viewport-grid]')?.setAttribute('role', 'main')
     this.title.textContent = overlay.studyTitle(this.app, this.study)
     if (this.document) {
-      const made = this.document.corrected_by ? 'made_of_corrected' : 'made_of'
-      this.madeOf.textContent = text(made, { ...this.images(), when: moment(this.document.created_at) })
+      const key = this.document.corrected_by ? 'made_of_corrected' : 'made_of'
+      this.source.textContent = text(key, { ...this.imageNames(), when: moment(this.document.created_at) })
     }
-    if (this.isOutOfView && overlay.isInView(this.app, this.document)) this.trouble.replaceChildren()
+    if (this.isOutOfView && overlay.isInView(this.app, this.document)) this.alertArea.replaceChildren()
   }
 
-  /** The study's series, to choose from. */
-  offer(candidates) {
-    this.series.append(...candidates.filter(({ modality }) => modality === 'MR').map(candidate =>
-      make('option', { value: candidate.series_instance_uid, disabled: !candidate.selectable, title: hintOf(candidate) },
+  /** Add the study's series to the series selection. */
+  offerSeries(candidates) {
+    this.seriesSelect.append(...candidates.filter(({ modality }) => modality === 'MR').map(candidate =>
+      make('option', { value: candidate.series_instance_uid, disabled: !candidate.selectable, title: seriesHint(candidate) },
         seriesText(candidate))))
   }
 
-  /** Whether something runs; nothing else can be started meanwhile. */
-  set(busy) {
-    this.busy = busy
-    this.start.disabled = busy || !this.may
-    for (const button of this.result.querySelectorAll('[data-job]')) button.disabled = busy || !this.may
+  /** Set whether a job is running. No other job can be started during that time. */
+  setBusy(isBusy) {
+    this.isBusy = isBusy
+    this.startButton.disabled = isBusy || !this.mayWrite
+    for (const button of this.resultArea.querySelectorAll('[data-job]')) button.disabled = isBusy || !this.mayWrite
     if (this.document) this.draw()
   }
 
-  /** The button. */
+  /** Start a segmentation. force: segment again even if there is a result. */
   async segment(force = false) {
-    await this.opened
-    if (this.start.disabled) return
+    await this.opening
+    if (this.startButton.disabled) return
     if (this.isEdited()) {
-      this.complain(text('unsaved'))
+      this.showAlert(text('unsaved'))
       return
     }
-    const wanted = { series: this.series.value || null, model: this.model.value || null, force }
-    await this.wait(() => service.request(this.study, wanted))
+    const options = { series: this.seriesSelect.value || null, model: this.modelSelect.value || null, force }
+    await this.runJob(() => api.requestSegmentation(this.study, options))
   }
 
-  /** The job that ask() gives, to its end. */
-  async wait(ask) {
-    this.set(true)
-    this.trouble.replaceChildren()
+  /** Follow the job from startJob() to its end. */
+  async runJob(startJob) {
+    this.setBusy(true)
+    this.alertArea.replaceChildren()
     try {
-      await this.follow(await ask())
+      await this.followJob(await startJob())
     } catch (error) {
-      this.fail(error)
+      this.showError(error)
     } finally {
-      this.set(false)
+      this.setBusy(false)
     }
   }
 
-  async follow(started) {
-    const ended = await service.follow(started, job => this.tell(job), () => this.closed)
-    if (ended === null) return
-    this.progress.replaceChildren()
-    if (ended.kind === 'measurement' && ended.state !== 'done') editing.takeBack(this.loadedId)
-    if (ended.state === 'failed') throw new service.ServiceError(ended.error.code, ended.error.message)
-    if (ended.state === 'cancelled') {
-      this.tellAside(text('cancelled'))
+  async followJob(startedJob) {
+    const endedJob = await api.follow(startedJob, job => this.showProgress(job), () => this.isClosed)
+    if (endedJob === null) return
+    this.progressArea.replaceChildren()
+    if (endedJob.kind === 'measurement' && endedJob.state !== 'done') editing.markUnsaved(this.loadedId)
+    if (endedJob.state === 'failed') throw new api.ApiError(endedJob.error.code, endedJob.error.message)
+    if (endedJob.state === 'cancelled') {
+      this.showStatus(text('cancelled'))
       return
     }
-    const found = await service.segmentation(ended.result)
-    this.documents = await service.segmentations(this.study)
-    if (!await this.present(found)) return
-    // The viewer lists what was stored beside it.
-    await Promise.all(found.companions.map(one => overlay.displaySetOf(this.app, this.study, one)))
+    const document = await api.segmentation(endedJob.result)
+    this.documents = await api.segmentations(this.study)
+    if (!await this.present(document)) return
+    // Make the viewer list the companion objects.
+    await Promise.all(document.companions.map(companion => overlay.displaySetOf(this.app, this.study, companion)))
       .catch(error => console.warn(error.message))
-    if (ended.kind === 'segmentation' && this.shownId) this.list.selectFirst()
-    if (ADDING.has(ended.kind)) this.tellAside(text('added'))
-    else if (new Date(found.created_at) >= new Date(ended.created_at)) return
-    else if (ended.kind === 'segmentation') {
-      this.tellAside(
-        text('nothing_new', { when: moment(found.created_at) }), ' ',
+    if (endedJob.kind === 'segmentation' && this.shownId) this.table.selectFirst()
+    if (COMPANION_JOBS.has(endedJob.kind)) this.showStatus(text('added'))
+    else if (new Date(document.created_at) >= new Date(endedJob.created_at)) return
+    else if (endedJob.kind === 'segmentation') {
+      this.showStatus(
+        text('nothing_new', { when: moment(document.created_at) }), ' ',
         make('button', { onclick: () => this.segment(true) }, text('segment_again')),
       )
-    } else this.tellAside(text('no_change'))
+    } else this.showStatus(text('no_change'))
   }
 
-  tell(job) {
+  showProgress(job) {
     const bar = make('progress', { max: 1, value: job.progress })
     const cancel = make('button', { onclick: () => this.cancel(job) }, text('cancel'))
-    if (!this.document) this.result.replaceChildren()
-    this.progress.replaceChildren(make('div', { role: 'status' }, stageText(job)), bar, make('div', { className: 'buttons' }, cancel))
+    if (!this.document) this.resultArea.replaceChildren()
+    this.progressArea.replaceChildren(
+      make('div', { role: 'status' }, stageText(job)), bar, make('div', { className: 'buttons' }, cancel),
+    )
   }
 
   async cancel(job) {
     try {
-      await service.cancel(job.id)
+      await api.cancel(job.id)
     } catch (error) {
-      // Its result is recorded already, and comes in a moment.
-      if (error.code !== 'job_not_cancellable') this.fail(error)
+      // The result is recorded already and arrives in a moment.
+      if (error.code !== 'job_not_cancellable') this.showError(error)
     }
   }
 
-  /** What changes the images goes one after the other: half of one and half of the next would show one's lesions as the other's. */
-  inTurn(act) {
-    const turn = this.turn.then(act)
-    this.turn = turn.catch(() => {})
-    return turn
+  /** Run changes of the images one after another. Interleaved changes could show the lesions of another result. */
+  enqueue(change) {
+    const result = this.lastChange.then(change)
+    this.lastChange = result.catch(() => {})
+    return result
   }
 
-  /** A finished segmentation: its table, and the overlay. False: what is drawn on another one would be lost, or another one was
-   * asked for meanwhile. */
-  present(document, whatever = false) {
-    this.wanted = document
-    return this.inTurn(() => this.replace(document, whatever))
+  /** Show the table and the overlay of a segmentation. Return false if unsaved edits would be lost, or another segmentation
+   * was requested in the meantime. */
+  present(document, discardsEdits = false) {
+    this.requestedDocument = document
+    return this.enqueue(() => this.replace(document, discardsEdits))
   }
 
-  async replace(document, whatever) {
-    if (this.closed || this.wanted !== document) return false
-    const before = laid.get(this.study)
-    if (before && before.document !== document.id) {
-      if (editing.isEdited(before.id) && !whatever) {
-        this.complain(text('newer'), ' ', make('button', { onclick: () => this.present(document, true) }, text('show_newest')))
-        if (this.results) this.results.value = this.document.id
+  async replace(document, discardsEdits) {
+    if (this.isClosed || this.requestedDocument !== document) return false
+    const previous = overlayByStudy.get(this.study)
+    if (previous && previous.document !== document.id) {
+      if (editing.isEdited(previous.id) && !discardsEdits) {
+        this.showAlert(text('newer'), ' ', make('button', { onclick: () => this.present(document, true) }, text('show_newest')))
+        if (this.resultSelect) this.resultSelect.value = this.document.id
         return false
       }
-      if (editing.isEdited(before.id)) await this.forget(before.id)
-      else await this.hide()
+      if (editing.isEdited(previous.id)) await this.forget(previous.id)
+      else await this.hideOverlay()
       this.loadedId = null
-    } else if (before) this.loadedId = before.id
-    // What is hidden may have been drawn on.
+    } else if (previous) this.loadedId = previous.id
+    // A hidden segmentation may have unsaved edits.
     else if (this.document?.id !== document.id) this.loadedId = null
-    this.trouble.replaceChildren()
+    this.alertArea.replaceChildren()
     this.document = document
-    // What is shown says whose it is; drawn by hand, it is no model's.
-    for (const option of this.model.options) if (option.value === document.model.id) option.selected = true
-    this.build()
+    // Select the model of the result. A drawing by hand has no model.
+    for (const option of this.modelSelect.options) if (option.value === document.model.id) option.selected = true
+    this.buildResult()
     if (this.shownId) this.draw()
-    else await this.show()
+    else await this.showOverlay()
     return true
   }
 
-  async show() {
+  async showOverlay() {
     if (!this.document.segmentation.sop_instance_uid) return
     try {
-      this.shownId = await overlay.show(this.app, this.document, () => this.closed)
+      this.shownId = await overlay.show(this.app, this.document, () => this.isClosed)
       this.loadedId = this.shownId ?? this.loadedId
-      if (this.shownId) laid.set(this.study, { document: this.document.id, id: this.shownId })
-      this.activate()
-      // What changed meanwhile.
-      if (this.changed) this.again()
+      if (this.shownId) overlayByStudy.set(this.study, { document: this.document.id, id: this.shownId })
+      this.activateSelected()
+      // The viewports may have changed in the meantime.
+      if (this.isOverlayOutdated) this.refreshOverlay()
     } catch (error) {
-      this.complain(text('not_on_screen', { reason: error.message }))
+      this.showAlert(text('not_on_screen', { reason: error.message }))
     }
     this.draw()
   }
 
-  async hide() {
-    const { id } = laid.get(this.study)
-    laid.delete(this.study)
+  async hideOverlay() {
+    const { id } = overlayByStudy.get(this.study)
+    overlayByStudy.delete(this.study)
     this.shownId = null
     if (this.document) this.draw()
-    // What is being laid is taken off as well.
-    await this.laying
+    // Wait for a running refresh, so that its overlay is also removed.
+    await this.refreshing
     await overlay.hide(this.app, id)
   }
 
-  /** Give up what was drawn on a segmentation. */
+  /** Discard the edits of a segmentation. */
   async forget(id) {
-    if (laid.has(this.study)) await this.hide()
+    if (overlayByStudy.has(this.study)) await this.hideOverlay()
     await overlay.forget(this.app, id)
     editing.discard(id)
   }
 
-  /** The segmentation as it is stored, without what was drawn. */
-  async discard() {
+  /** Replace the edited segmentation by the stored one, after confirmation. */
+  async discardEdits() {
     if (!window.confirm(text('discard_really'))) return
-    await this.inTurn(async () => {
+    await this.enqueue(async () => {
       await this.forget(this.loadedId)
       this.loadedId = null
-      await this.show()
+      await this.showOverlay()
     })
     this.draw()
   }
@@ -313,39 +318,42 @@ export class Panel {
     return editing.isEdited(this.loadedId)
   }
 
-  /** After a change of layout or images, which come without the overlay, or with one that is not theirs. */
-  again() {
-    this.changed = true
+  /** Refresh the overlay after a change of layout or images, which may have no overlay or a wrong one. */
+  refreshOverlay() {
+    this.isOverlayOutdated = true
     if (!this.shownId) return null
-    this.laying ??= this.lay().finally(() => { this.laying = null })
-    return this.laying
+    this.refreshing ??= this.renderOverlay().finally(() => { this.refreshing = null })
+    return this.refreshing
   }
 
-  async lay() {
+  async renderOverlay() {
     try {
-      while (this.changed) {
-        this.changed = false
-        await overlay.show(this.app, this.document, () => this.closed || !this.shownId)
+      while (this.isOverlayOutdated) {
+        this.isOverlayOutdated = false
+        await overlay.show(this.app, this.document, () => this.isClosed || !this.shownId)
       }
     } catch {
-      // A viewport that went before it was there.
+      // A viewport was removed before it was ready.
     }
-    if (this.closed) return
-    this.activate()
+    if (this.isClosed) return
+    this.activateSelected()
     this.draw()
   }
 
-  /** The brush and the eraser draw the lesion that is selected. */
-  activate() {
-    const selected = this.document.lesions.find(lesion => lesion.tracking_uid === this.list.selected)
-    if (this.shownId && selected) overlay.activate(this.app, this.shownId, selected)
+  /** Make the selected lesion the one that the brush and the eraser edit. */
+  activateSelected() {
+    const selected = this.document.lesions.find(lesion => lesion.tracking_uid === this.table.selected)
+    if (this.shownId && selected) overlay.setActiveLesion(this.app, this.shownId, selected)
   }
 
-  /** What is there to be done with the segmentation, and its lesions. */
-  build() {
+  /** Build the result area: result selection, buttons, table and versions. */
+  buildResult() {
     const { document } = this
-    const job = (label, ask, { values, ...properties } = {}) => {
-      const button = make('button', { disabled: this.busy || !this.may, onclick: () => this.wait(ask), ...properties }, text(label, values))
+    const jobButton = (label, startJob, { values, ...properties } = {}) => {
+      const button = make(
+        'button', { disabled: this.isBusy || !this.mayWrite, onclick: () => this.runJob(startJob), ...properties },
+        text(label, values),
+      )
       button.dataset.job = label
       return button
     }
@@ -353,77 +361,81 @@ export class Panel {
       ...(document.corrected_by ? [text('corrected', { version: document.version, who: document.corrected_by })] : []),
       ...changesOf(document),
     ].map(line => make('p', { className: 'note' }, line))
-    notes.push(...this.history(job))
+    notes.push(...this.versionHistory(jobButton))
     const warnings = document.warnings.map(warning => make('p', { className: 'warning' }, phrase(warning)))
-    const choice = [...this.choice(), ...warnings]
-    const lacks = modality => !document.companions.some(one => one.modality === modality)
-    const isServed = [...this.model.options].some(option => option.value === document.model.id)
-    const uncertainty = lacks('OT') && isServed
-      ? [job('uncertainty', () => service.uncertaintyMap(document.id), { title: text('uncertainty_hint') })]
+    const choice = [...this.resultChoice(), ...warnings]
+    const lacksCompanion = modality => !document.companions.some(companion => companion.modality === modality)
+    const isModelAvailable = [...this.modelSelect.options].some(option => option.value === document.model.id)
+    const uncertainty = lacksCompanion('OT') && isModelAvailable
+      ? [jobButton('uncertainty', () => api.uncertaintyMap(document.id), { title: text('uncertainty_hint') })]
       : []
-    this.notice = make(
+    this.editNotice = make(
       'div', { role: 'status', className: 'acts', hidden: true }, make('div', {}, text('edited')),
-      make('div', { className: 'buttons' }, job('measure', () => this.measure(), { className: 'first' }),
-        make('button', { onclick: () => this.discard() }, text('discard'))),
+      make('div', { className: 'buttons' }, jobButton('measure', () => this.measure(), { className: 'first' }),
+        make('button', { onclick: () => this.discardEdits() }, text('discard'))),
     )
-    const draw = make('button', { onclick: () => this.openDrawing(), title: text('draw_hint', { tab: drawingTab(this.app) }) }, text('draw'))
+    const drawButton = make(
+      'button', { onclick: () => this.openDrawing(), title: text('draw_hint', { tab: drawingTabLabel(this.app) }) }, text('draw'),
+    )
     if (!document.lesions.length) {
-      const none = make('p', { className: 'note' }, text('no_lesion'))
-      this.result.replaceChildren(...choice, this.notice, none, make('div', { className: 'buttons' }, draw, ...uncertainty), ...notes)
+      const noLesion = make('p', { className: 'note' }, text('no_lesion'))
+      this.resultArea.replaceChildren(
+        ...choice, this.editNotice, noLesion, make('div', { className: 'buttons' }, drawButton, ...uncertainty), ...notes,
+      )
       this.draw()
       return
     }
-    this.toggleButton = make('button', { onclick: () => this.toggle() }, text(this.shownId ? 'hide' : 'show'))
+    this.toggleButton = make('button', { onclick: () => this.toggleOverlay() }, text(this.shownId ? 'hide' : 'show'))
     this.toggleButton.dataset.toggle = ''
     const buttons = make(
       'div', { className: 'buttons' }, this.toggleButton,
-      draw, this.outlinesButton(), make('button', { onclick: () => this.save() }, text('csv')),
-      ...(lacks('RTSTRUCT')
-        ? [job('structure_set', () => service.structureSet(document.id), { title: text('structure_set_hint') })]
+      drawButton, this.outlinesButton(), make('button', { onclick: () => this.downloadCsv() }, text('csv')),
+      ...(lacksCompanion('RTSTRUCT')
+        ? [jobButton('structure_set', () => api.structureSet(document.id), { title: text('structure_set_hint') })]
         : []),
       ...uncertainty,
     )
-    const table = make('div')
-    this.list = new Lesions(table, {
-      go: lesion => this.go(lesion),
-      mark: () => this.activate(),
-      rename: (lesion, name) => this.correct({ rename: [{ number: lesion.number, name }] }),
-      erase: lesion => this.correct({ erase: [lesion.number] }),
-    }, this.list)
-    this.list.show(document)
-    this.result.replaceChildren(...choice, this.notice, buttons, table, ...notes)
+    const tableElement = make('div')
+    this.table = new LesionTable(tableElement, {
+      onSelect: lesion => this.goTo(lesion),
+      onMark: () => this.activateSelected(),
+      onRename: (lesion, name) => this.correct({ rename: [{ number: lesion.number, name }] }),
+      onErase: lesion => this.correct({ erase: [lesion.number] }),
+    }, this.table)
+    this.table.show(document)
+    this.resultArea.replaceChildren(...choice, this.editNotice, buttons, tableElement, ...notes)
   }
 
-  /** The study's results, of which one is shown. */
-  choice() {
-    const heads = resultsOf(this.documents)
-    // An older version may be what is shown.
-    const shown = heads.some(({ id }) => id === this.document.id) ? heads : [this.document, ...heads]
-    const areOfOneSeries = new Set(shown.map(document => document.series_instance_uid)).size === 1
+  /** Return the elements of the result selection. */
+  resultChoice() {
+    const newestVersions = resultsOf(this.documents)
+    // The current document may be an older version.
+    const choices = newestVersions.some(({ id }) => id === this.document.id) ? newestVersions : [this.document, ...newestVersions]
+    const areOfOneSeries = new Set(choices.map(document => document.series_instance_uid)).size === 1
     const nameOf = document => {
       const result = resultText(document, this.models)
-      return areOfOneSeries ? result : text('result_of', { result, series: this.seriesOf(document) })
+      return areOfOneSeries ? result : text('result_of', { result, series: this.seriesName(document) })
     }
-    this.results = make('select', { ariaLabel: text('result_label') }, ...shown.map(document =>
+    this.resultSelect = make('select', { ariaLabel: text('result_label') }, ...choices.map(document =>
       make('option', { value: document.id, selected: document.id === this.document.id }, nameOf(document))))
-    this.results.onchange = () => this.present(shown.find(({ id }) => id === this.results.value))
-    this.entitle()
+    this.resultSelect.onchange = () => this.present(choices.find(({ id }) => id === this.resultSelect.value))
+    this.updateTitles()
     return [
-      make('label', {}, text('result_label'), this.results), this.madeOf,
+      make('label', {}, text('result_label'), this.resultSelect), this.source,
       ...(isLost(this.document) ? [make('p', { className: 'note' }, text('lost'))] : []),
     ]
   }
 
-  /** The versions of the result that is shown. job(label, ask, properties): a button that starts one. */
-  history(job) {
+  /** Return the list of versions of the current result. jobButton(label, startJob, properties) creates a job's button. */
+  versionHistory(jobButton) {
     const [head, ...older] = versionsOf(this.documents, this.document)
     if (!older.length) return []
-    const { open } = this.result.querySelector('details') ?? { open: false }
+    const { open } = this.resultArea.querySelector('details') ?? { open: false }
     const versions = [head, ...older].map(version => make(
       'li', {}, versionText(version, this.models),
-      // Those of what is shown stand above.
+      // The changes of the current version are shown above.
       ...(version.id === this.document.id ? [] : changesOf(version)).map(line => make('div', { className: 'note' }, line)),
-      ...(version === head || isLost(version) ? [] : [job('back_to', () => service.restore(version.id), {
+      ...(version === head || isLost(version) ? [] : [jobButton('back_to', () => api.restore(version.id), {
         title: text('back_to_hint'), values: { version: version.version },
       })]),
     ))
@@ -431,135 +443,137 @@ export class Panel {
   }
 
   draw() {
-    const { document, shownId, list } = this
+    const { document, shownId, table } = this
     if (shownId) drawAxes(this.app, shownId, document.lesions)
-    const edited = this.isEdited()
-    this.notice.hidden = !edited
+    const isEdited = this.isEdited()
+    this.editNotice.hidden = !isEdited
     if (!document.lesions.length) return
-    // A correction begins with what is stored: what is only drawn would be lost. Another job may change what is stored.
-    list.mayCorrect = this.may && !edited && !this.busy
+    // A correction starts from the stored version and would lose unsaved edits. Another job may change that version.
+    table.mayCorrect = this.mayWrite && !isEdited && !this.isBusy
     this.toggleButton.replaceChildren(text(shownId ? 'hide' : 'show'))
-    list.draw(lesion => (shownId ? overlay.colour(this.app, shownId, lesion) : ''))
+    table.draw(lesion => (shownId ? overlay.colourOf(this.app, shownId, lesion) : ''))
   }
 
-  /** What the series and its day are called, of the images that were segmented. */
-  images() {
+  /** Return the series name and the date of the segmented images. */
+  imageNames() {
     const { StudyDate: date } = overlay.attributesOf(this.app, this.document)
-    return { series: this.seriesOf(this.document), day: day(date) }
+    return { series: this.seriesName(this.document), day: day(date) }
   }
 
-  seriesOf(document) {
+  seriesName(document) {
     return overlay.attributesOf(this.app, document).SeriesDescription || document.series_instance_uid
   }
 
-  /** Bring the lesion onto the screen, or say why it does not come. */
-  async go(lesion) {
-    this.trouble.replaceChildren()
-    // A viewport that gets the overlay goes back to the slice that it showed.
-    await Promise.all([this.turn, this.laying])
+  /** Move the viewports to the lesion, or say why this is impossible. */
+  async goTo(lesion) {
+    this.alertArea.replaceChildren()
+    // A viewport returns to its previous slice when it gets the overlay.
+    await Promise.all([this.lastChange, this.refreshing])
     if (overlay.jump(this.app, this.document, lesion)) return
     const open = async () => {
-      await overlay.open(this.app, this.document)
-      await this.again()
-      await this.go(lesion)
+      await overlay.openImages(this.app, this.document)
+      await this.refreshOverlay()
+      await this.goTo(lesion)
     }
-    this.complain(text('not_in_view', this.images()), ' ', make('button', { onclick: open }, text('open_series')))
+    this.showAlert(text('not_in_view', this.imageNames()), ' ', make('button', { onclick: open }, text('open_series')))
     this.isOutOfView = true
   }
 
-  /** Select the row of a lesion that was clicked on an image. */
-  mark(id, number) {
+  /** Mark the row of a lesion that was clicked on an image. */
+  markClicked(id, number) {
     const lesion = id === this.shownId && !this.isEdited() && this.document.lesions.find(other => other.number === number)
-    if (lesion) this.list.mark(lesion)
+    if (lesion) this.table.mark(lesion)
   }
 
   outlinesButton() {
-    const button = make('button', { ariaPressed: String(overlay.isOutlined()), title: text('outlines_hint') }, text('outlines'))
+    const button = make(
+      'button', { ariaPressed: String(overlay.showsOutlinesOnly()), title: text('outlines_hint') }, text('outlines'),
+    )
     button.onclick = () => {
-      overlay.outline(this.app, !overlay.isOutlined())
-      button.ariaPressed = String(overlay.isOutlined())
+      overlay.setOutlinesOnly(this.app, !overlay.showsOutlinesOnly())
+      button.ariaPressed = String(overlay.showsOutlinesOnly())
     }
     return button
   }
 
   correct(changes) {
-    return this.wait(() => service.correct(this.document.id, changes))
+    return this.runJob(() => api.correct(this.document.id, changes))
   }
 
-  /** The job that measures what was drawn. */
+  /** Save the edits and start the job that measures them. */
   async measure() {
-    this.documents = await service.segmentations(this.study)
+    this.documents = await api.segmentations(this.study)
     const [newest] = versionsOf(this.documents, this.document)
-    if (newest?.id !== this.document.id) throw new service.ServiceError('segmentation_superseded', text('superseded'))
-    // The viewer saves only what is on the screen.
-    if (!this.shownId) await this.inTurn(() => this.show())
+    if (newest?.id !== this.document.id) throw new api.ApiError('segmentation_superseded', text('superseded'))
+    // The viewer saves only segmentations on the screen.
+    if (!this.shownId) await this.enqueue(() => this.showOverlay())
     const uid = await editing.save(this.app, this.loadedId)
     try {
-      return await service.measure(this.study, uid, this.document.id)
+      return await api.measure(this.study, uid, this.document.id)
     } catch (error) {
-      editing.takeBack(this.loadedId)
+      editing.markUnsaved(this.loadedId)
       throw error
     }
   }
 
-  async toggle() {
+  async toggleOverlay() {
     this.toggleButton.disabled = true
-    await this.inTurn(() => (this.shownId ? this.hide() : this.show()))
+    await this.enqueue(() => (this.shownId ? this.hideOverlay() : this.showOverlay()))
     this.toggleButton.disabled = false
   }
 
-  save() {
+  downloadCsv() {
     const url = URL.createObjectURL(new Blob([csv(this.document)], { type: 'text/csv' }))
     make('a', { href: url, download: csvName(this.document) }).click()
     URL.revokeObjectURL(url)
   }
 
-  complain(...content) {
+  showAlert(...content) {
     this.isOutOfView = false
-    this.trouble.replaceChildren(make('div', { role: 'alert' }, ...content))
+    this.alertArea.replaceChildren(make('div', { role: 'alert' }, ...content))
   }
 
-  /** Say what is no fault. */
-  tellAside(...content) {
+  /** Show a message that is not an error. */
+  showStatus(...content) {
     this.isOutOfView = false
-    this.trouble.replaceChildren(make('div', { role: 'status', className: 'told' }, ...content))
+    this.alertArea.replaceChildren(make('div', { role: 'status', className: 'told' }, ...content))
   }
 
-  fail(error) {
-    this.progress.replaceChildren()
+  showError(error) {
+    this.progressArea.replaceChildren()
     if (error.code === 'unauthorized') {
       const next = location.pathname + location.search
-      this.complain(text('log_in'), ' ', make('a', { href: `/login?next=${next}` }, text('log_in_again')))
-    } else if (error.code === 'unreachable') this.complain(text('unreachable'))
+      this.showAlert(text('log_in'), ' ', make('a', { href: `/login?next=${next}` }, text('log_in_again')))
+    } else if (error.code === 'unreachable') this.showAlert(text('unreachable'))
     else if (error.code === 'segmentation_superseded') {
-      this.complain(text('superseded'), ' ', make('button', { onclick: () => this.renew() }, text('show_version')))
-    } else this.complain(`${text('failed')}: ${errorText(error)}`)
+      this.showAlert(text('superseded'), ' ', make('button', { onclick: () => this.showNewest() }, text('show_version')))
+    } else this.showAlert(`${text('failed')}: ${errorText(error)}`)
   }
 
-  /** The newest version of the result that is shown. */
-  async renew() {
+  /** Show the newest version of the current result. */
+  async showNewest() {
     try {
-      this.documents = await service.segmentations(this.study)
+      this.documents = await api.segmentations(this.study)
       await this.present(versionsOf(this.documents, this.document)[0])
     } catch (error) {
-      this.fail(error)
+      this.showError(error)
     }
   }
 
-  /** Open the viewer's tab with the tools to draw; where there is nothing to be drawn on, with a new segmentation. */
+  /** Open the viewer's tab with the drawing tools. Create a segmentation first if there is nothing to edit. */
   async openDrawing() {
     try {
-      await this.inTurn(() => this.makeDrawable())
+      await this.enqueue(() => this.prepareDrawing())
     } catch (error) {
-      this.complain(text('not_on_screen', { reason: error.message }))
+      this.showAlert(text('not_on_screen', { reason: error.message }))
       return
     }
-    this.app.servicesManager.services.panelService.activatePanel(editing.PANEL, true)
+    this.app.servicesManager.services.panelService.activatePanel(editing.PANEL_WITH_TOOLS, true)
   }
 
-  async makeDrawable() {
+  async prepareDrawing() {
     if (this.document.lesions.length || this.loadedId) return
-    this.loadedId = await overlay.blank(this.app, this.document, text('edited_series'))
-    laid.set(this.study, { document: this.document.id, id: this.loadedId })
+    this.loadedId = await overlay.createEmpty(this.app, this.document, text('edited_series'))
+    overlayByStudy.set(this.study, { document: this.document.id, id: this.loadedId })
   }
 }

@@ -1,14 +1,14 @@
-// Structured reports: one that is opened in a viewport becomes measurements of the viewer.
+// Structured reports: a report opened in a viewport becomes measurements of the viewer.
 import { activeImages, onActiveViewport } from './overlay.js'
 
-/** Turn each report that is opened into measurements, by the viewer's own command; its basic mode only draws the lines and
- * calls every report incompatible. Returns what ends that. */
+/** Turn each opened report into measurements with the viewer's own command; return an unsubscribe function. The basic mode
+ * only draws the lines and calls every report incompatible. */
 export function openReports(app) {
-  const opening = new Set()
+  const loadingReports = new Set()
   return onActiveViewport(app, async () => {
     const report = activeImages(app)
-    if (report?.Modality !== 'SR' || report.isHydrated || opening.has(report)) return
-    opening.add(report)
+    if (report?.Modality !== 'SR' || report.isHydrated || loadingReports.has(report)) return
+    loadingReports.add(report)
     try {
       if (!report.isLoaded) await report.load()
       const viewportId = app.servicesManager.services.viewportGridService.getActiveViewportId()
@@ -16,7 +16,7 @@ export function openReports(app) {
         await app.commandsManager.runCommand('hydrateSecondaryDisplaySet', { displaySet: report, viewportId })
       }
     } finally {
-      opening.delete(report)
+      loadingReports.delete(report)
     }
   })
 }

@@ -1,4 +1,4 @@
-// What the panel looks like.
+// The style sheet of the panel.
 export const STYLE = `
 .metscope { color: #fff; color-scheme: dark; font-size: 13px; height: 100%; overflow-y: auto; padding: 8px; }
 .metscope select, .metscope button, .metscope input:not([type=checkbox]) { background: #090c29; border: 1px solid #348cfd; border-radius: 4px; color: #fff;

@@ -1,29 +1,29 @@
-// What the panel says of a segmentation's lesions; no browser is needed for it.
+// The panel's texts on a segmentation's lesions, and their CSV file. This module needs no browser.
 import { number, text } from './texts.js'
 
-// As the command line writes them, and where the lesion was measured.
+// The columns that the command line writes.
 const COLUMNS = [
   'number', 'name', 'tracking_id', 'volume_ml', 'voxel_count', 'long_axis_mm', 'short_axis_mm', 'feret_mm', 'slices_spanned',
   'mean_probability', 'confidence', 'measurable', 'measurable_reason',
 ]
-const CENTROID = ['centroid_l_mm', 'centroid_p_mm', 'centroid_s_mm']
+const CENTROID_COLUMNS = ['centroid_l_mm', 'centroid_p_mm', 'centroid_s_mm']
 
-/** How sure the model is of the lesion, 0 to 1: how probable it is that it is one, else its voxels' mean probability; null
- * where the model says neither. */
-export const sureness = lesion => lesion.confidence ?? lesion.mean_probability
+/** Return the model's confidence in the lesion, 0 to 1: the probability that it is a lesion, or the mean probability of its
+ * voxels; null if the model gives neither. */
+export const confidenceOf = lesion => lesion.confidence ?? lesion.mean_probability
 
-const valueOf = (lesion, key) => (key === 'confidence' ? sureness(lesion) : lesion[key])
-const byName = (a, b) => nameOf(a).localeCompare(nameOf(b), undefined, { numeric: true, sensitivity: 'base' })
+const valueOf = (lesion, key) => (key === 'confidence' ? confidenceOf(lesion) : lesion[key])
+const compareNames = (a, b) => nameOf(a).localeCompare(nameOf(b), undefined, { numeric: true, sensitivity: 'base' })
 
-/** The lesions in that order, equal ones by their number; those whose names hold the words, and are measurable. */
+/** Return the lesions that match the filter in the given order, equal ones by number. words: part of the name. */
 export function lesionsOf(document, { key, descending }, { words = '', measurable = false } = {}) {
   const sign = descending ? -1 : 1
   return document.lesions
     .filter(lesion => nameOf(lesion).toLowerCase().includes(words.toLowerCase()) && (lesion.measurable || !measurable))
-    .sort((a, b) => sign * (key === 'name' ? byName(a, b) : valueOf(a, key) - valueOf(b, key)) || a.number - b.number)
+    .sort((a, b) => sign * (key === 'name' ? compareNames(a, b) : valueOf(a, key) - valueOf(b, key)) || a.number - b.number)
 }
 
-/** What a correction made of the lesions, a line for each. */
+/** Return one line of text for each lesion changed by a correction. */
 export const changesOf = document =>
   document.changes.map(({ change, name, previous_name, volume_ml, previous_volume_ml }) =>
     text(`change_${change}`, {
@@ -31,49 +31,49 @@ export const changesOf = document =>
       ml: number(volume_ml, 3), was_ml: number(previous_volume_ml, 3),
     }))
 
-/** How many lesions there are and their volume; where some are filtered out, of those that are shown. */
-export function totals(document, shown) {
+/** Return the number and the total volume of the visible lesions as text. */
+export function totals(document, visibleLesions) {
   const all = document.lesions.length
-  const volume = number(shown.reduce((sum, lesion) => sum + lesion.volume_ml, 0), 3)
-  return shown.length === all
+  const volume = number(visibleLesions.reduce((sum, lesion) => sum + lesion.volume_ml, 0), 3)
+  return visibleLesions.length === all
     ? text('total', { count: all, volume })
-    : text('total_of', { count: shown.length, all, volume })
+    : text('total_of', { count: visibleLesions.length, all, volume })
 }
 
-// Letters of a name that are put on an image.
-const LABEL = 24
-// The names that MetScope gives lesions, by what it calls them in English.
-const NUMBERED = /^(Metastasis|Finding) (\d+)$/
+// Most letters of a name on an image.
+const MAX_LABEL_LETTERS = 24
+// The English names that MetScope generates for lesions.
+const GENERATED_NAME = /^(Metastasis|Finding) (\d+)$/
 
-/** The lesion's name as it is displayed: MetScope's own in the reader's language, a person's as it is. */
+/** Return the displayed name of the lesion. A generated name is translated; a user's name is unchanged. */
 export const nameOf = ({ name }) => {
-  const [, kind, count] = NUMBERED.exec(name) ?? []
+  const [, kind, count] = GENERATED_NAME.exec(name) ?? []
   return kind ? text(`name_${kind.toLowerCase()}`, { number: count }) : name
 }
 
-/** The lesion's name as there is room for it on an image: of MetScope's own the number, of a person's the beginning. */
+/** Return the short name for an image: the number of a generated name, or the beginning of a user's name. */
 export const labelOf = lesion => {
-  const [, , count] = NUMBERED.exec(lesion.name) ?? []
-  return count ?? (lesion.name.length > LABEL ? `${lesion.name.slice(0, LABEL).trimEnd()}…` : lesion.name)
+  const [, , count] = GENERATED_NAME.exec(lesion.name) ?? []
+  return count ?? (lesion.name.length > MAX_LABEL_LETTERS ? `${lesion.name.slice(0, MAX_LABEL_LETTERS).trimEnd()}…` : lesion.name)
 }
 
-/** Why a lesion cannot have that name, by the name of the text that says so; null: it can. */
+/** Return the key of the text that says why a lesion cannot have the name; null if it can. */
 export function problemOf(name, lesion, document) {
   if (!name.trim()) return 'name_empty'
-  const same = other => [other.name, nameOf(other)].some(used => used.toLowerCase() === name.trim().toLowerCase())
-  return document.lesions.some(other => other.number !== lesion.number && same(other)) ? 'name_taken' : null
+  const hasName = other => [other.name, nameOf(other)].some(otherName => otherName.toLowerCase() === name.trim().toLowerCase())
+  return document.lesions.some(other => other.number !== lesion.number && hasName(other)) ? 'name_taken' : null
 }
 
-/** The job's stage in words, with the time that is left where it is known. */
+/** Return the job's stage as text, with the remaining time if it is known. */
 export function stageText(job) {
   const stage = text(`stage_${job.stage ?? 'queued'}`)
-  // One that takes longer than those before it has none left.
+  // A job that takes longer than earlier ones has no remaining time.
   if (!job.estimate_s) return stage
   return text('remaining', { stage, seconds: Math.ceil(job.estimate_s) })
 }
 
-/** One line for each lesion, as the command line writes it; study, series, model, version and slice go along, no patient.
- * Points, never commas, in numbers. */
+/** Return the lesions as CSV with the columns of the command line, and study, series, model, version and slice. It contains
+ * no patient data. The decimal separator is always a point. */
 export function csv(document) {
   const { study_instance_uid, study_date, series_instance_uid, model, version, corrected_by, created_at } = document
   const result = {
@@ -83,20 +83,20 @@ export function csv(document) {
   const rows = document.lesions.map(lesion => ({
     ...result,
     ...Object.fromEntries(COLUMNS.map(name => [name, lesion[name]])),
-    ...Object.fromEntries(CENTROID.map((name, axis) => [name, lesion.centroid_lps_mm[axis]])),
+    ...Object.fromEntries(CENTROID_COLUMNS.map((name, axis) => [name, lesion.centroid_lps_mm[axis]])),
     slice_index: lesion.slice.index, slice_sop_instance_uid: lesion.slice.sop_instance_uid, tracking_uid: lesion.tracking_uid,
   }))
   const lines = [Object.keys(rows[0]), ...rows.map(row => Object.values(row))]
-  return lines.map(line => line.map(quoted).join(',')).join('\r\n') + '\r\n'
+  return lines.map(line => line.map(quoteCell).join(',')).join('\r\n') + '\r\n'
 }
 
-/** A name for the file: the date of the images, the model and the version, no patient. */
+/** Return a file name with the date of the images, the model and the version. It contains no patient data. */
 export const csvName = ({ study_date, model, version }) =>
   `${['lesions', study_date, model.id, `v${version}`].filter(Boolean).join('-')}.csv`
 
-function quoted(value) {
+function quoteCell(value) {
   const content = value === null ? '' : String(value)
-  // A cell that begins like this is a formula to a spreadsheet.
+  // A spreadsheet would take a cell with this beginning for a formula.
   const safe = typeof value === 'string' && /^[=+\-@\t\r]/.test(content) ? `'${content}` : content
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe
 }

@@ -1,55 +1,55 @@
-// The texts in the browser's language, English where there is no other; numbers and dates as that language writes them.
+// Texts, numbers and dates in the browser's language, or in English if there is no translation.
 import english from './english.js'
 import french from './french.js'
 
 const TEXTS = { en: english, fr: french }
-// What the API says in English only: its errors, in other languages by their code, and what it stores with a result or
-// says of a series, by its phrases.
+// The API answers in English only. Its errors are translated by code. The sentences that it stores with a result or gives
+// for a series are translated phrase by phrase.
 const ERRORS = 'errors', PHRASES = 'phrases'
 
-const browser = () => globalThis.navigator?.language ?? 'en'
-/** The language of the texts. */
-const known = language => (Object.hasOwn(TEXTS, language.slice(0, 2)) ? language.slice(0, 2) : 'en')
-/** How numbers and dates are written: as the browser says, where the texts are in its language. */
-const locale = language => (known(language) === language.slice(0, 2) ? language : 'en')
+const browserLanguage = () => globalThis.navigator?.language ?? 'en'
+/** Return the language of the texts. */
+const textLanguage = language => (Object.hasOwn(TEXTS, language.slice(0, 2)) ? language.slice(0, 2) : 'en')
+/** Return the locale of numbers and dates: the browser's, if the texts are in its language. */
+const localeOf = language => (textLanguage(language) === language.slice(0, 2) ? language : 'en')
 
-const filled = (sentence, values) => sentence.replace(/\{(\w+)\}/g, (_, key) => values[key])
+const fillIn = (sentence, values) => sentence.replace(/\{(\w+)\}/g, (_, key) => values[key])
 
-/** The sentence of that name; of those that depend on a number, the one for values.count. */
-export function text(name, values = {}, language = browser()) {
-  const entry = TEXTS[known(language)][name]
+/** Return the text of that name. If it has plural forms, values.count selects one. */
+export function text(name, values = {}, language = browserLanguage()) {
+  const entry = TEXTS[textLanguage(language)][name]
   if (entry === undefined) throw new Error(`There is no text ${name}.`)
-  if (typeof entry === 'string') return filled(entry, values)
-  return filled(entry[new Intl.PluralRules(known(language)).select(values.count)] ?? entry.other, values)
+  if (typeof entry === 'string') return fillIn(entry, values)
+  return fillIn(entry[new Intl.PluralRules(textLanguage(language)).select(values.count)] ?? entry.other, values)
 }
 
-/** What happened and what to do, of an error of the API; the API's own sentence where there is no other. */
-export function errorText({ code, message }, language = browser()) {
-  return TEXTS[known(language)][ERRORS]?.[code] ?? message
+/** Return the translated message of an API error, or the API's own message if there is no translation. */
+export function errorText({ code, message }, language = browserLanguage()) {
+  return TEXTS[textLanguage(language)][ERRORS]?.[code] ?? message
 }
 
-/** A sentence that the API stores in English, phrase by phrase; a phrase that has no other words stays as it is. */
-export function phrase(sentence, language = browser()) {
-  const decimal = value => (/^\d+\.\d+$/.test(value) ? number(Number(value), value.split('.')[1].length, language) : value)
-  return (TEXTS[known(language)][PHRASES] ?? []).reduce(
-    (current, [pattern, words]) => current.replace(pattern, (...parts) => words.replace(/\{(\d)\}/g, (_, i) => decimal(parts[i]))),
+/** Translate an English sentence of the API phrase by phrase. Phrases without a translation are unchanged. */
+export function phrase(sentence, language = browserLanguage()) {
+  const localize = value => (/^\d+\.\d+$/.test(value) ? number(Number(value), value.split('.')[1].length, language) : value)
+  return (TEXTS[textLanguage(language)][PHRASES] ?? []).reduce(
+    (current, [pattern, words]) => current.replace(pattern, (...parts) => words.replace(/\{(\d)\}/g, (_, i) => localize(parts[i]))),
     sentence,
   )
 }
 
-/** A number with that many decimals; nothing for null. */
-export const number = (value, decimals, language = browser()) =>
-  value?.toLocaleString(locale(language), { minimumFractionDigits: decimals, maximumFractionDigits: decimals, useGrouping: false })
+/** Format a number with that many decimals; undefined for null. */
+export const number = (value, decimals, language = browserLanguage()) =>
+  value?.toLocaleString(localeOf(language), { minimumFractionDigits: decimals, maximumFractionDigits: decimals, useGrouping: false })
 
-/** A time of ISO 8601 as the day and the minute here. */
-export const moment = (iso, language = browser()) =>
-  new Date(iso).toLocaleString(locale(language), { dateStyle: 'medium', timeStyle: 'short' })
+/** Format an ISO 8601 time as local date and time, to the minute. */
+export const moment = (iso, language = browserLanguage()) =>
+  new Date(iso).toLocaleString(localeOf(language), { dateStyle: 'medium', timeStyle: 'short' })
 
-/** A DICOM date as the day; nothing where there is none. */
-export function day(date, language = browser()) {
-  const [, year, month, ofMonth] = /^(\d{4})(\d\d)(\d\d)$/.exec(date ?? '') ?? []
+/** Format a DICOM date; empty if it is missing or invalid. */
+export function day(date, language = browserLanguage()) {
+  const [, year, month, dayOfMonth] = /^(\d{4})(\d\d)(\d\d)$/.exec(date ?? '') ?? []
   if (!year) return ''
-  return new Date(Date.UTC(year, month - 1, ofMonth)).toLocaleDateString(locale(language), { dateStyle: 'medium', timeZone: 'UTC' })
+  return new Date(Date.UTC(year, month - 1, dayOfMonth)).toLocaleDateString(localeOf(language), { dateStyle: 'medium', timeZone: 'UTC' })
 }
 
 export { ERRORS, PHRASES, TEXTS }

@@ -13,7 +13,7 @@ from orthanc.transport import Reply
 JSON = "application/dicom+json"
 
 # The headers of 10 000 slices take a fifth of this.
-LARGEST_JSON_BYTES = 256 << 20
+MAX_JSON_BYTES = 256 << 20
 
 
 def read_json(reply: Reply) -> list[dict[str, Any]]:
@@ -32,12 +32,12 @@ def read_json(reply: Reply) -> list[dict[str, Any]]:
 
 
 def content_of(reply: Reply) -> bytes:
-    """Return the body of a JSON answer. Raises: ArchiveRefused if it exceeds LARGEST_JSON_BYTES."""
+    """Return the body of a JSON answer. Raises: ArchiveRefused if it exceeds MAX_JSON_BYTES."""
     body = bytearray()
     for chunk in reply.chunks:
         body += chunk
-        if len(body) > LARGEST_JSON_BYTES:
-            raise ArchiveRefused(f"The archive's JSON is larger than {LARGEST_JSON_BYTES >> 20} MiB.")
+        if len(body) > MAX_JSON_BYTES:
+            raise ArchiveRefused(f"The archive's JSON is larger than {MAX_JSON_BYTES >> 20} MiB.")
     return bytes(body)
 
 

@@ -15,7 +15,7 @@ from reports.slices import PLANES, AnatomicalPlane, draw_slice, grey_window, out
 
 ROW_INCHES = 3.0
 # A picture is limited to 65535 pixels, and nobody looks at more rows than this.
-MOST_ROWS = 50
+MAX_ROWS = 50
 PLANES_INCHES = 12.0
 TITLE_INCHES = 0.4
 SCALE_MM = 20.0
@@ -32,7 +32,7 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
     shown = image.to_patient_orientation("LPH")
     outlined = labels.to_patient_orientation("LPH")
     window = grey_window(shown.array)
-    rows = min(max(len(lesions), 1), MOST_ROWS)
+    rows = min(max(len(lesions), 1), MAX_ROWS)
     figure = Figure(figsize=(9.6, ROW_INCHES * rows + 0.5), facecolor="black", layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False)
     for row in range(rows):
@@ -41,7 +41,7 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
         for column, plane in enumerate(PLANES):
             _draw(axes[row, column], shown, outlined, centre, plane, window)
         _describe(axes[row, 0], lesion)
-    shown_rows = f"{MOST_ROWS} of {len(lesions)} lesions are shown. " if len(lesions) > MOST_ROWS else ""
+    shown_rows = f"{MAX_ROWS} of {len(lesions)} lesions are shown. " if len(lesions) > MAX_ROWS else ""
     figure.supxlabel(shown_rows + RESEARCH_USE, color="white", size=8)
     figure.savefig(path)
 

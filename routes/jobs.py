@@ -9,7 +9,7 @@ from db.tables import ACTIVE_STATES, Batch, Job
 from errors import InvalidForm
 from routes.job_answers import batch_answer, job_answer, jobs_answer
 from routes.shared import answer, blueprint, context, submission
-from schemas.common import LARGEST_BATCH, StudyPath
+from schemas.common import MAX_BATCH_STUDIES, StudyPath
 from schemas.jobs import (
     BatchAnswer,
     BatchForm,
@@ -112,8 +112,10 @@ def _studies(body: BatchForm) -> list[str]:
         return body.study_instance_uids or []
     with context().asking_archive() as archive:
         studies = archive.search_studies(**body.query.filters())
-    if not 0 < len(studies) <= LARGEST_BATCH:
-        raise InvalidForm(f"query: it matches {len(studies)} studies; a batch may have 1 to {LARGEST_BATCH}.")
+    if not 0 < len(studies) <= MAX_BATCH_STUDIES:
+        raise InvalidForm(
+            f"query: it matches {len(studies)} studies; a batch may have 1 to {MAX_BATCH_STUDIES}."
+        )
     return [str(study.StudyInstanceUID) for study in studies]
 
 

@@ -29,13 +29,13 @@ from routes import segmentationui_schemas as shapes
 from routes.jobs import wait_for_end
 from routes.results import ALL
 from routes.shared import answer, blueprint, context, note_read, submission
-from routes.studies import StoredInstance, store_files
+from routes.uploads import StoredInstance, store_files
 from schemas.common import StudyPath
 from schemas.jobs import SegmentationForm
 from schemas.results import PatientLesion, SegmentationAnswer
 
 # nginx gives up after an hour.
-LONGEST_WAIT_S = 3000.0
+MAX_WAIT_S = 3000.0
 # The attributes that Orthanc lists for a study and for its patient.
 STUDY_TAGS = (
     "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
@@ -128,7 +128,7 @@ def upload_dicom(form: shapes.DicomForm) -> Response:
         series_uid = _labelled_series(drawing)
         # If the series has a result, this may be an older version, so it must not correct that result.
         # Of several objects of one series, the second would correct the first.
-        if series_uid is None or not segmentations.newest(
+        if series_uid is None or not segmentations.current_result(
             context().sessions, drawing.study_instance_uid, series_uid
         ):
             drawings_by_series.setdefault((drawing.study_instance_uid, series_uid), drawing)
@@ -155,7 +155,7 @@ def _results(submitted: Sequence[Job]) -> list[str]:
 
     Raises: the error that a job failed with, JobCancelled, JobUnfinished.
     """
-    return [_result(wait_for_end(job, LONGEST_WAIT_S)) for job in submitted]
+    return [_result(wait_for_end(job, MAX_WAIT_S)) for job in submitted]
 
 
 def _result(job: Job) -> str:
@@ -250,7 +250,7 @@ def look_up(raw: shapes.LookupBody) -> Response:
     The front-end uses it to download a structure set. A reader's token is enough.
     """
     uid = request.get_data(as_text=True).strip()
-    if segmentations.place_of_object(context().sessions, uid) is None:
+    if segmentations.uids_of_object(context().sessions, uid) is None:
         return answer(shapes.LookupAnswer([]))
     instance = shapes.FoundObject(ID=uid, Path=f"/instances/{uid}", Type="Instance")
     return answer(shapes.LookupAnswer([instance]))
@@ -263,7 +263,7 @@ def look_up(raw: shapes.LookupBody) -> Response:
 def get_object(path: shapes.ObjectPath) -> Response:
     """Download an object that MetScope made, as the archive has it"""
     uid = path.sop_instance_uid
-    place = segmentations.place_of_object(context().sessions, uid)
+    place = segmentations.uids_of_object(context().sessions, uid)
     if place is None:
         raise SegmentationNotFound(f"MetScope did not create object {uid}.")
     with context().asking_archive() as archive:

@@ -12,7 +12,7 @@ from routes.texts import language, texts
 from schemas.session import LoginForm, SessionAnswer
 from version import VERSION
 
-LONGEST_SESSION_S = 12 * 3600
+MAX_SESSION_S = 12 * 3600
 START_PAGE = "/"
 # An address that starts with two slashes, or with a slash and a backslash, names another host.
 OWN_ADDRESS = re.compile(r"/(?![/\\])[!-~]*")
@@ -51,7 +51,7 @@ def log_in(form: LoginForm) -> AnyResponse:
     response.set_cookie(
         access.COOKIE,
         form.token,
-        max_age=LONGEST_SESSION_S,
+        max_age=MAX_SESSION_S,
         httponly=True,
         samesite="Lax",
         secure=request.headers.get("X-Forwarded-Proto", request.scheme) == "https",

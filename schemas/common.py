@@ -40,16 +40,16 @@ Index = Annotated[list[int], Field(min_length=3, max_length=3)]
 
 Axis = Annotated[list[Point], Field(min_length=2, max_length=2)]
 
-LONGEST_WAIT_S = 60.0
+MAX_WAIT_S = 60.0
 
-LARGEST_BATCH = 1000
+MAX_BATCH_STUDIES = 1000
 
 # The largest integer that PostgreSQL stores.
-LARGEST_ID = 2**31 - 1
+MAX_ROW_ID = 2**31 - 1
 
 WaitS = Annotated[
     float | None,
-    Field(ge=0, le=LONGEST_WAIT_S, description="Seconds to wait for the job to end before answering"),
+    Field(ge=0, le=MAX_WAIT_S, description="Seconds to wait for the job to end before answering"),
 ]
 
 Name = Annotated[

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from schemas.common import LARGEST_BATCH, Form, Name, Text, Uid, WaitS
+from schemas.common import MAX_BATCH_STUDIES, Form, Name, Text, Uid, WaitS
 
 
 class Renaming(Form):
@@ -21,9 +21,9 @@ class CorrectionForm(Form):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    rename: list[Renaming] = Field([], max_length=LARGEST_BATCH)
+    rename: list[Renaming] = Field([], max_length=MAX_BATCH_STUDIES)
     delete: list[Annotated[int, Field(ge=1)]] = Field(
-        [], max_length=LARGEST_BATCH, description="Numbers of lesions"
+        [], max_length=MAX_BATCH_STUDIES, description="Numbers of lesions"
     )
     wait_s: WaitS = None
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from schemas.common import LARGEST_BATCH, Answer, Form, Query, Text, Uid, WaitForm
+from schemas.common import MAX_BATCH_STUDIES, Answer, Form, Query, Text, Uid, WaitForm
 from schemas.tasks import Kind
 
 DATE_RANGE_PATTERN = r"^([0-9]{8}|[0-9]{8}-|-[0-9]{8}|[0-9]{8}-[0-9]{8})$"
@@ -74,7 +74,7 @@ class BatchForm(Form):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    study_instance_uids: list[Uid] | None = Field(None, min_length=1, max_length=LARGEST_BATCH)
+    study_instance_uids: list[Uid] | None = Field(None, min_length=1, max_length=MAX_BATCH_STUDIES)
     query: StudyQuery | None = None
     model: str | None = Field(None, description="A model of /models; null: the default model")
     force: bool = Field(False, description="Segment again even if an identical result exists")

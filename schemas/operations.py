@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from schemas.common import LARGEST_ID, Answer, Form, Moment, Query, Text
+from schemas.common import MAX_ROW_ID, Answer, Form, Moment, Query, Text
 
 
 class RolePath(Form):
@@ -24,7 +24,7 @@ class AuditQuery(Query):
     since: Moment | None = Field(None, description="Events from this time on, with its time zone")
     until: Moment | None = Field(None, description="Events before this time, with its time zone")
     before: int | None = Field(
-        None, ge=1, le=LARGEST_ID, description="next_before of the page before this one"
+        None, ge=1, le=MAX_ROW_ID, description="next_before of the page before this one"
     )
     limit: int = Field(50, ge=1, le=500)
 

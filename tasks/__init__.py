@@ -1,4 +1,14 @@
-"""The work of a job, by the kind of its task: a file for each kind that needs more than a few lines."""
+"""The work of a job, by the kind of its task; ``perform`` selects it.
+
+correction.py    lesions renamed, deleted, redrawn or restored
+edits.py         the edits of a version's lesions
+versions.py      recorded versions and drawings, fetched from the archive
+drawings.py      drawings that the viewer stored to be measured, and their deletion
+structure_set.py an RT Structure Set added to a SEG
+uncertainty.py   an uncertainty map added to a SEG
+
+A segmentation itself is in segmentation.py.
+"""
 
 from typing import assert_never
 
@@ -13,7 +23,7 @@ from schemas.tasks import (
     UncertaintyTask,
 )
 from segmentation import Request, segment_series
-from tasks.correction import correct, measure, restore
+from tasks.correction import correct, measure_drawing, restore
 from tasks.structure_set import add_structure_set
 from tasks.uncertainty import add_uncertainty_map
 
@@ -37,7 +47,7 @@ def perform(run: JobRun) -> str:
         case CorrectTask() as task:
             return correct(task, run)
         case MeasureTask() as task:
-            return measure(task, run)
+            return measure_drawing(task, run)
         case RestoreTask() as task:
             return restore(task, run)
         case StructureSetTask() as task:

@@ -33,7 +33,7 @@ from findings import (
     to_code,
 )
 from imaging import seg
-from imaging.derived import Edition, OpenSeries, place_of
+from imaging.derived import Edition, OpenSeries, result_index_of
 from imaging.stack import Stack
 from lesions.measure import Identity, Lesion
 from lesions.measure import measure as measure_lesions
@@ -72,7 +72,7 @@ def restore(task: RestoreTask, run: JobRun) -> str:
     return _record(images, restored, as_it_is(restored), run, since=newest)
 
 
-def measure(task: MeasureTask, run: JobRun) -> str:
+def measure_drawing(task: MeasureTask, run: JobRun) -> str:
     """Measure a SEG or structure set as the next version. Returns and raises as ``correct``."""
     sessions, study_uid, lease = run.connections.sessions, run.job.study_instance_uid, run.lease
     segmentation_id = segmentations.of_seg(sessions, study_uid, task.sop_instance_uid)
@@ -84,7 +84,7 @@ def measure(task: MeasureTask, run: JobRun) -> str:
         segmentations.require_newest_version(sessions, task.corrects)
     with run.stages("fetch"):
         drawing, series_uid = fetch_edited(task.sop_instance_uid, run)
-    corrected = task.corrects or segmentations.newest(sessions, study_uid, series_uid)
+    corrected = task.corrects or segmentations.current_result(sessions, study_uid, series_uid)
     if corrected is None:
         images = fetch_images(study_uid, series_uid, run)
         labels, sources = lesions_of_segments(*read_drawn(drawing, images.stack))
@@ -187,7 +187,7 @@ def _edition(
     allows once per series (operator, software) are the same; otherwise a new one starts.
     """
     editor = run.job.requested_by
-    edition = Edition(numbering.version, editor, corrected=True, place=numbering.place)
+    edition = Edition(numbering.version, editor, corrected=True, result_index=numbering.result_index)
     if base is None or base.encoded is None or not base.document.changes:
         return edition
     is_redrawn = len(edited.unchanged) < len(np.unique(edited.labels.array[edited.labels.array > 0]))
@@ -200,7 +200,7 @@ def _edition(
     ):
         return edition
     first = first_version(run.connections.sessions, encoded.SeriesInstanceUID)
-    series = OpenSeries(first, place_of(encoded), encoded.SeriesDate, encoded.SeriesTime)
+    series = OpenSeries(first, result_index_of(encoded), encoded.SeriesDate, encoded.SeriesTime)
     return replace(edition, continued=series)
 
 
@@ -251,7 +251,10 @@ def measure_drawn(
 
 
 def _with_model_values(lesion: Lesion, answer: LesionAnswer) -> Lesion:
-    """Return the lesion with the model's values for it, which only voxels that a person changed lose."""
+    """Return the lesion with its earlier mean probability and confidence.
+
+    They remain valid because its voxels are unchanged.
+    """
     return replace(lesion, mean_probability=answer.mean_probability, confidence=answer.confidence)
 
 
@@ -332,7 +335,7 @@ def _encode_seg(
 ) -> Dataset:
     segments = [_segment(lesion, base, edited, label_of_drawn(spec)) for lesion in result.lesions]
     coloured = [replace(segment, colour=colours[segment.number]) for segment in segments]
-    return seg.write(result.stack, result.labels, coloured, edition, base.encoded if base else None)
+    return seg.write(result.stack, result.lesion_map, coloured, edition, base.encoded if base else None)
 
 
 def _segment(

@@ -2,7 +2,7 @@
 
 from context import JobRun
 from db import recording, segmentations
-from db.numbering import place_of_result
+from db.numbering import result_index_in_study
 from errors import LesionNotFound
 from findings import Findings, publish, structure_set_of, subject_of
 from imaging.derived import Algorithm, Edition
@@ -33,7 +33,7 @@ def add_structure_set(task: StructureSetTask, run: JobRun) -> str:
             document.version,
             document.corrected_by,
             corrected=bool(document.changes),
-            place=place_of_result(run.connections.sessions, segmentation_id),
+            result_index=result_index_in_study(run.connections.sessions, segmentation_id),
             subject=subject_of(spec_of(version, run.connections)),
             algorithm=algorithm,
         )

@@ -7,7 +7,7 @@ from pydicom import Dataset
 
 from context import JobRun, ModelServices
 from db import recording, segmentations
-from db.numbering import place_of_result
+from db.numbering import result_index_in_study
 from errors import UncertaintyUnavailable
 from findings import edition_of, publish, uncertainty_map
 from imaging import parametric_map
@@ -43,7 +43,7 @@ def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
         further = [other.volume for other in others]
         entropy = explain(predictor, stack.volume, partial(stages.report, "predict"), others=further).entropy
     with stages("encode"):
-        edition = edition_of(spec, document.version, place_of_result(sessions, segmentation_id))
+        edition = edition_of(spec, document.version, result_index_in_study(sessions, segmentation_id))
         new = publish(uncertainty_map(stack, entropy, spec, edition), stack.headers[0])
     recording.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner)
     return segmentation_id

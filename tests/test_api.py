@@ -48,7 +48,7 @@ from unetr.synthesis.phantom import SeriesOptions, to_instances
 ROOT = Path(__file__).parents[1]
 SHIPPED, SILENT = "metscope-compact", "silent"
 # It keeps no lesion below a cubic metre.
-SMALLEST_MM3 = 1e9
+MIN_VOLUME_MM3 = 1e9
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def serve(folder: Path, image: hd.Volume, **environment: str) -> Iterator[Servic
 def service(tmp_path_factory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("embedded")
     yield from serve(
-        folder, small_head(), MODELS_DIR=str(tiny_model(folder / "models", SILENT, SMALLEST_MM3))
+        folder, small_head(), MODELS_DIR=str(tiny_model(folder / "models", SILENT, MIN_VOLUME_MM3))
     )
 
 
@@ -699,7 +699,7 @@ def test_uploads_that_wait_for_another_leave_threads_for_everybody_else(tmp_path
 def test_an_upload_that_another_one_holds_up_too_long_is_refused_and_gives_its_place_up(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("routes.studies.LONGEST_UPLOAD_WAIT_S", 0.01)
+    monkeypatch.setattr("routes.studies.MAX_UPLOAD_WAIT_S", 0.01)
     app = create_app(Settings(_env_file=None, data_dir=tmp_path, auth="off"))
 
     def upload():
@@ -727,7 +727,7 @@ def test_a_model_that_is_not_served_is_refused_at_once_with_those_that_are(tmp_p
 
 
 def test_a_batch_by_query_has_from_one_study_to_the_most_that_a_batch_may_have(tmp_path, monkeypatch):
-    monkeypatch.setattr("routes.jobs.LARGEST_BATCH", 2)
+    monkeypatch.setattr("routes.jobs.MAX_BATCH_STUDIES", 2)
     settings = Settings(_env_file=None, data_dir=tmp_path, auth="off")
     client, archive = create_app(settings).test_client(), open_archive(settings)
     uids = []

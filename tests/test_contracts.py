@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from settings import Settings
 
 ROOT = Path(__file__).parents[1]
 API_DOCUMENT = (ROOT / "docs" / "api.md").read_text()
+PUBLISHED = ROOT / "docs" / "openapi.json"
 ASSETS = ("/static/", "/docs/")
 
 
@@ -67,8 +69,8 @@ def without_words(node):
 
 
 def test_the_interface_is_the_published_one(app):
-    """After an intended change: SEGMENTATIONUI_API=true python api.py, and its /openapi.json into docs/."""
-    published = json.loads((ROOT / "docs" / "openapi.json").read_text())
+    """After an intended change: python -m tests.test_contracts writes docs/openapi.json again."""
+    published = json.loads(PUBLISHED.read_text())
     if "segmentationui" not in app.blueprints:
         published["paths"] = {
             path: item for path, item in published["paths"].items() if not path.startswith("/segmentationui")
@@ -122,3 +124,9 @@ def test_the_example_explains_every_setting():
     for before, line in pairwise(lines):
         if re.match(r"[A-Z_]+=", line):
             assert before.startswith("#") or re.match(r"[A-Z_]+=", before), line
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        document = create_app(Settings(_env_file=None, data_dir=folder, segmentationui_api=True)).api_doc
+    PUBLISHED.write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")

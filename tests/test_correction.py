@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 import tasks
 from api import create_app
 from bench import rows
-from context import Connections, JobLease, JobRun, Stages
+from context import Connections, JobRun, LeaseKey, Stages
 from db import jobs, outbox, segmentations
 from db.tables import AuditEvent, Segmentation
 from errors import DeletionUnavailable
@@ -285,7 +285,7 @@ def test_an_older_version_of_metscope_s_own_undoes_nothing(place):
     job = place.run(MeasureTask(sop_instance_uid=uid, corrects=None))
     assert (job.state, job.segmentation_id) == ("done", place.first)
     series = place.document(place.first)["series_instance_uid"]
-    assert segmentations.newest(place.sessions, place.study, series) == second
+    assert segmentations.current_result(place.sessions, place.study, series) == second
 
 
 def test_a_correction_keeps_what_the_result_was_warned_of(place):
@@ -536,7 +536,7 @@ def test_who_deletes_every_lesion_leaves_a_report_that_says_so_and_may_restore_t
 def test_a_correction_that_was_recorded_is_stored_after_its_worker_vanished(place):
     task = CorrectTask(segmentation_id=place.first, rename={}, delete=[1])
     job_id = jobs.submit(place.sessions, place.study, MODEL, task=task).id
-    gone = JobLease(job_id, "gone")
+    gone = LeaseKey(job_id, "gone")
     job = jobs.claim(place.sessions, job_id, gone.owner, 0.001, 3)
     connections = Connections(place.archive, place.sessions, place.settings)
     run = JobRun(job, connections, gone, Stages(lambda stage, fraction: None))

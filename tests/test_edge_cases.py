@@ -345,7 +345,7 @@ def seen_refusal(refusal: MetScopeError, code: str, sentence: str) -> str:
     assert refusal.code == code
     assert re.search(sentence, refusal.message), refusal.message
     assert "Phantom" not in refusal.message
-    return f"{refusal.code}: {refusal.found}"
+    return f"{refusal.code}: {refusal.problem}"
 
 
 def refused_seg(

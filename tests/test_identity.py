@@ -671,7 +671,7 @@ class History:
             (job,) = batches.submit(self.site.sessions, [study], self.site.model).jobs
             self.site.runner.run(job.id)
             return
-        newest = segmentations.newest(self.site.sessions, study, series)
+        newest = segmentations.current_result(self.site.sessions, study, series)
         if action == "correct" and newest is None:
             return
         options = {"force": action == "force", "series_instance_uid": series}

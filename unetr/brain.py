@@ -24,9 +24,9 @@ from unetr.spec import Brain
 CLOSING = 2
 # Overlap of a mask with its point reflection. Measured with metscope-unet 0.4.0: 19 real heads 0.28-0.70,
 # slabs of 40 and 80 mm cut from them up to 0.84; spheres, ellipsoids and cylinders 0.93-0.97.
-LARGEST_SYMMETRY = 0.9
+MAX_SYMMETRY = 0.9
 # Largest plausible extent of a brain's mask, mm: above the largest of those real heads with a correct mask.
-LARGEST_MM = {"left-right": 170.0, "front-back": 205.0, "head-foot": 170.0}
+MAX_BRAIN_MM = {"left-right": 170.0, "front-back": 205.0, "head-foot": 170.0}
 AXIS_NAMES = {
     "L": "left-right", "R": "left-right",
     "P": "front-back", "A": "front-back",
@@ -73,7 +73,7 @@ def find_brain(prepared: hd.Volume, backend: Backend, brain: Brain) -> Region:
             f"{volume_ml:.0f} ml of brain were found; the model expects {least_ml:.0f} to {most_ml:.0f} ml."
         )
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    if _point_symmetry(mask[box]) > LARGEST_SYMMETRY:
+    if _point_symmetry(mask[box]) > MAX_SYMMETRY:
         raise BrainNotFound(
             f"The {volume_ml:.0f} ml that look like a brain are as symmetric as a phantom: front and back, "
             "top and bottom are the same."
@@ -105,10 +105,10 @@ def _warnings(box: Box, prepared: hd.Volume) -> tuple[str, ...]:
             f"The images show {extent_mm['head-foot']:.0f} mm of the brain from head to foot and end within "
             "the brain: lesions outside the images are not found. Check that the images show a head."
         )
-    if any(extent_mm[axis] > LARGEST_MM[axis] for axis in LARGEST_MM):
-        measured = " x ".join(f"{extent_mm[axis]:.0f}" for axis in LARGEST_MM)
+    if any(extent_mm[axis] > MAX_BRAIN_MM[axis] for axis in MAX_BRAIN_MM):
+        measured = " x ".join(f"{extent_mm[axis]:.0f}" for axis in MAX_BRAIN_MM)
         warnings.append(
-            f"The region found as brain measures {measured} mm ({', '.join(LARGEST_MM)}), more than a "
+            f"The region found as brain measures {measured} mm ({', '.join(MAX_BRAIN_MM)}), more than a "
             "brain: it may include the face or the neck. Check the findings there."
         )
     return tuple(warnings)

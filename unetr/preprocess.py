@@ -15,14 +15,14 @@ from unetr.spec import ClipPercentiles, Crop, DivideByMaximum, IntensityStep, Mo
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-SMALLEST_DIVISOR = 1e-30
+MIN_DIVISOR = 1e-30
 HEAD_SHARE = 0.15
 # Percentile taken as air, which is not 0 in shifted or z-scored images. Not the minimum: interpolation
 # leaves a few voxels far below.
 AIR_PERCENTILE = 0.1
 BRIGHT_PERCENTILE = 99.0
 # Most voxels of the model's grid: 450 mm along each axis at 1.1 mm, and 3 GB during segmentation.
-LARGEST_GRID = 2**26
+MAX_GRID_VOXELS = 2**26
 # Each outer plane of the head's box has at least this many head voxels, so that noise does not widen it.
 HEAD_VOXELS = 20
 # Linear interpolation averages only two neighbours; coarser steps would alias and are smoothed first.
@@ -85,7 +85,7 @@ def normalise(array: Array, head: Mask, steps: Sequence[IntensityStep]) -> Array
         inside = result[head] if head.any() else result.ravel()
         match step:
             case DivideByMaximum():
-                result = result * (step.to / max(float(result.max()), SMALLEST_DIVISOR))
+                result = result * (step.to / max(float(result.max()), MIN_DIVISOR))
             case ScaleRange():
                 share = (result - step.source[0]) / (step.source[1] - step.source[0])
                 result = step.target[0] + share * (step.target[1] - step.target[0])
@@ -94,7 +94,7 @@ def normalise(array: Array, head: Mask, steps: Sequence[IntensityStep]) -> Array
                 low, high = np.percentile(inside, [step.lower, step.upper])
                 result = np.clip(result, low, high)
             case ZScore():
-                result = (result - inside.mean()) / max(float(inside.std()), SMALLEST_DIVISOR)
+                result = (result - inside.mean()) / max(float(inside.std()), MIN_DIVISOR)
     return result.astype(np.float32)
 
 
@@ -133,10 +133,11 @@ def _resample(volume: hd.Volume, spec: ModelSpec) -> hd.Volume:
         new = np.maximum(np.rint(old * volume.spacing / spacing_mm).astype(int), 1)
         factor = old / new
         offset = (factor - 1.0) / 2.0
-    if math.prod(new.tolist()) > LARGEST_GRID:
+    if math.prod(new.tolist()) > MAX_GRID_VOXELS:
         raise VolumeTooLarge(
             f"On the model's grid, {' x '.join(f'{mm:g}' for mm in spec.spacing_mm)} mm, the volume has "
-            f"{' x '.join(map(str, new))} voxels (slices, rows, columns); at most {LARGEST_GRID} are taken."
+            f"{' x '.join(map(str, new))} voxels (slices, rows, columns); at most {MAX_GRID_VOXELS} are "
+            "taken."
         )
     for axis in np.argsort(new / old):
         if new[axis] != old[axis] or factor[axis] != 1.0:

@@ -16,7 +16,7 @@ from unetr.network_spec import AnyNetwork, Network, SpecPart, Triple, UNetNetwor
 # The letters of each patient axis; H and F are DICOM's for S and I.
 AXES = ({"L", "R"}, {"P", "A"}, {"S", "I", "H", "F"})
 # A Segment Label has 64 characters; this leaves room for the lesion's number.
-LONGEST_NAME = 56
+MAX_NAME_LENGTH = 56
 # An axis of the model's grid, in the order of its orientation.
 Axis = Literal[0, 1, 2]
 
@@ -170,7 +170,7 @@ class Label(SpecPart):
     """
 
     value: int = Field(ge=1, le=255)
-    name: str = Field(min_length=1, max_length=LONGEST_NAME, pattern=r"^[^\x00-\x1f\x7f\\]*$")
+    name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f\\]*$")
     category: ConceptCode
     type: ConceptCode
     whole: bool = False

@@ -6,7 +6,7 @@ import * as editing from '../editing.js'
 const DRAWN = 'drawn', MODIFIED = 'modified', ID = 'a segmentation'
 let segments, stored, viewer, end, onModified
 
-/** What the viewer says when a segmentation's segments, or what it knows of them, are others. */
+/** Send the viewer's event for a change of the segments or their properties. */
 const modified = () => onModified({ segmentationId: ID })
 const drawn = modifiedSlicesToUse =>
   viewer.dispatchEvent(Object.assign(new Event(DRAWN), { detail: { segmentationId: ID, modifiedSlicesToUse } }))
@@ -46,10 +46,10 @@ afterEach(() => {
   delete globalThis.window
 })
 
-/** Whether the browser asks before it leaves the page. */
+/** Return whether the browser asks before leaving the page. */
 const isAsked = () => !window.dispatchEvent(new Event('beforeunload', { cancelable: true }))
 
-test('a stroke is an edit, another layout is none', () => {
+test('a stroke is an edit, a change of layout is not', () => {
   drawn([])
   modified()
   assert.equal(editing.isEdited(ID), false)
@@ -59,13 +59,13 @@ test('a stroke is an edit, another layout is none', () => {
   assert.equal(isAsked(), true)
 })
 
-test('what is told late of a segment that was saved already is no edit', async () => {
+test('a late event for a saved segment is not an edit', async () => {
   segments = { ...segments, 2: { segmentIndex: 2, label: 'Segment 2' } }
   modified()
   assert.equal(editing.isEdited(ID), true)
   assert.equal(await editing.save(end.app, ID), '1.2')
   assert.equal(stored.length, 1)
-  // The viewer counts a segment's voxels in a process of its own and tells then.
+  // The viewer counts a segment's voxels in a worker and sends the event afterwards.
   modified()
   assert.equal(editing.isEdited(ID), false)
   segments = { ...segments, 3: { segmentIndex: 3, label: 'Segment 3' } }
@@ -73,7 +73,7 @@ test('what is told late of a segment that was saved already is no edit', async (
   assert.equal(editing.isEdited(ID), true)
 })
 
-test('what the archive did not take is edited still', async () => {
+test('a segmentation stays edited if the archive rejects it', async () => {
   drawn([3])
   stored = null
   await assert.rejects(editing.save(end.app, ID), /away/)

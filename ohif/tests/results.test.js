@@ -13,7 +13,7 @@ const result = (id, model, version, minute, more = {}) => ({
 const byPerson = { corrected_by: 'dr' }
 const idsOf = documents => documents.map(({ id }) => id)
 
-test('what a person corrected comes before what a model found later', () => {
+test('a corrected result comes before a newer model result', () => {
   const documents = [
     result('b1', 'tiny', 1, '40'), result('a3', 'unet', 3, '30', byPerson), result('a2', 'unet', 2, '20', byPerson),
     result('a1', 'unet', 1, '10'),
@@ -22,7 +22,7 @@ test('what a person corrected comes before what a model found later', () => {
   assert.deepEqual(idsOf(versionsOf(documents, documents[3])), ['a3', 'a2', 'a1'])
 })
 
-test('of several models the newest result comes first; a forced run takes the place of what was corrected', () => {
+test('the newest model result comes first, and a forced run replaces a corrected version', () => {
   const documents = [result('b1', 'tiny', 1, '20'), result('a2', 'unet', 2, '30'), result('a1', 'unet', 1, '10', byPerson)]
   assert.deepEqual(idsOf(resultsOf(documents)), ['a2', 'b1'])
 })
@@ -32,13 +32,13 @@ test('results of different series are different results', () => {
   assert.deepEqual(idsOf(resultsOf(documents)), ['b', 'a'])
 })
 
-test('what the archive has lost comes last', () => {
+test('results that the archive has lost come last', () => {
   const lost = { segmentation: { missing_since: '2026-11-29T16:00:00Z' } }
   const documents = [result('a2', 'unet', 2, '30', { ...byPerson, ...lost }), result('a1', 'unet', 1, '10'), result('b1', 'tiny', 1, '40', lost)]
   assert.deepEqual(idsOf(resultsOf(documents)), ['a1', 'b1'])
 })
 
-test('a result is called by its model, version and who corrected it', () => {
+test('a result is named by its model, its version and the person who corrected it', () => {
   assert.equal(resultText(result('a', 'unet', 1, '10'), models), 'U-Net 1, version 1')
   assert.equal(resultText(result('a', 'unet', 3, '10', byPerson), models), 'U-Net 1, version 3, corrected by dr')
   assert.equal(modelOf(result('a', 'tiny', 1, '10'), models), 'tiny 1')

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 
-import { changesOf, csv, csvName, lesionsOf, nameOf, problemOf, stageText, sureness, totals } from '../table.js'
+import { changesOf, confidenceOf, csv, csvName, lesionsOf, nameOf, problemOf, stageText, totals } from '../table.js'
 
 const lesion = (number, volume_ml, more = {}) => ({
   number, name: `Metastasis ${number}`, volume_ml, long_axis_mm: 10 * volume_ml, short_axis_mm: 4, measurable: volume_ml > 1,
@@ -12,35 +12,35 @@ const document = {
   study_instance_uid: '1.2', series_instance_uid: '1.2.3', model: { id: 'unetr' }, total_volume_ml: 4.5,
   lesions: [lesion(1, 0.5), lesion(2, 3), lesion(3, 1)],
 }
-const numbers = order => lesionsOf(document, order).map(one => one.number)
+const numbers = order => lesionsOf(document, order).map(({ number }) => number)
 
-test('the table is sorted by any column, both ways, and the document stays as it was', () => {
+test('the table is sorted by any column in both directions without changing the document', () => {
   assert.deepEqual(numbers({ key: 'volume_ml', descending: true }), [2, 3, 1])
   assert.deepEqual(numbers({ key: 'long_axis_mm', descending: false }), [1, 3, 2])
   assert.deepEqual(numbers({ key: 'measurable', descending: true }), [2, 1, 3])
-  assert.deepEqual(document.lesions.map(one => one.number), [1, 2, 3])
+  assert.deepEqual(document.lesions.map(({ number }) => number), [1, 2, 3])
 })
 
-test('what is shown and sorted as the confidence is the calibrated one, and the mean probability where there is none', () => {
+test('the confidence is the calibrated one, or the mean probability without calibration', () => {
   const lesions = [
     lesion(1, 1, { mean_probability: 0.9, confidence: 0.2 }), lesion(2, 1, { mean_probability: 0.6 }),
     lesion(3, 1, { mean_probability: 0.1, confidence: 0.7 }),
   ]
-  assert.deepEqual(lesions.map(sureness), [0.2, 0.6, 0.7])
-  const sorted = descending => lesionsOf({ lesions }, { key: 'confidence', descending }).map(one => one.number)
+  assert.deepEqual(lesions.map(confidenceOf), [0.2, 0.6, 0.7])
+  const sorted = descending => lesionsOf({ lesions }, { key: 'confidence', descending }).map(({ number }) => number)
   assert.deepEqual([sorted(false), sorted(true)], [[1, 2, 3], [3, 2, 1]])
-  assert.equal(sureness(lesion(4, 1)), null)
+  assert.equal(confidenceOf(lesion(4, 1)), null)
 })
 
-test('the table shows the lesions whose names hold the words, and only the measurable ones where that is asked for', () => {
+test('the filter selects lesions by part of the name and by measurability', () => {
   const order = { key: 'number', descending: false }
-  const shown = filter => lesionsOf(document, order, filter).map(one => one.number)
+  const shown = filter => lesionsOf(document, order, filter).map(({ number }) => number)
   assert.deepEqual(shown({ words: 'STASIS 3' }), [3])
   assert.deepEqual(shown({ measurable: true }), [2])
   assert.deepEqual(shown({ words: '1', measurable: true }), [])
 })
 
-test('a correction says what became of each lesion', () => {
+test('a correction is described by one line for each lesion', () => {
   const change = { name: 'pons', previous_name: 'Metastasis 1', volume_ml: 1.5, previous_volume_ml: 0.25 }
   const changes = ['drawn', 'redrawn', 'renamed', 'deleted'].map(kind => ({ ...change, change: kind }))
   assert.deepEqual(changesOf({ changes }), [
@@ -48,22 +48,22 @@ test('a correction says what became of each lesion', () => {
   ])
 })
 
-test('the totals are those of the lesions that are shown', () => {
+test('the totals count the visible lesions', () => {
   assert.equal(totals(document, document.lesions), '3 lesions, 4.500 ml in total')
   assert.equal(totals(document, document.lesions.slice(0, 1)), '1 of 3 lesions shown, 0.500 ml')
 })
 
-test('no two lesions can be given one name, nor any none', () => {
+test('a lesion name must be unique and not empty', () => {
   const rename = name => problemOf(name, document.lesions[0], document)
   assert.deepEqual(['pons', 'Metastasis 1', ' ', 'metastasis 2 '].map(rename), [null, null, 'name_empty', 'name_taken'])
 })
 
-test('a name that a person gave is displayed as it is', () => {
+test('a name given by a user is displayed unchanged', () => {
   assert.equal(nameOf({ name: 'pons' }), 'pons')
   assert.equal(nameOf({ name: 'Metastasis 2' }), 'Metastasis 2')
 })
 
-test('a spreadsheet reads each lesion back with where and when it was found, and runs none of its names', () => {
+test('a spreadsheet reads each lesion with its origin and does not run its name as a formula', () => {
   const shown = {
     ...document, study_date: '2025-03-14', model: { id: 'unetr', version: '1.0' }, version: 3, corrected_by: 'dr',
     created_at: '2026-11-29T15:30:00Z',
@@ -90,7 +90,7 @@ test('a spreadsheet reads each lesion back with where and when it was found, and
   assert.equal(csvName({ ...shown, study_date: null }), 'lesions-unetr-v3.csv')
 })
 
-test('the columns of the command line are among those of the panel', () => {
+test('the CSV file has all columns of the command line', () => {
   const source = readFileSync(new URL('../../reports/tables.py', import.meta.url), 'utf8')
   const columns = [...source.slice(0, source.indexOf('def ')).matchAll(/"(\w+)"/g)].map(match => match[1])
   assert.ok(columns.length > 10)
@@ -99,7 +99,7 @@ test('the columns of the command line are among those of the panel', () => {
   for (const column of columns) assert.ok(head.split(',').includes(column), column)
 })
 
-test('the stage is told with the seconds that are left, where they are known', () => {
+test('the stage includes the remaining seconds if they are known', () => {
   assert.equal(stageText({ stage: 'predict', estimate_s: 4.2 }), 'Searching for lesions, about 5 s remaining')
   assert.equal(stageText({ stage: null, estimate_s: null }), 'Waiting')
 })

@@ -130,7 +130,7 @@ def test_a_series_uid_may_occur_in_several_studies_from_its_migration_on(empty_u
     second_id = recording.record(sessions, replace(new, source=elsewhere, seg=seg_object("1.9")))
     outbox.mark_stored(sessions, second_id, ["1.9"])
     assert document_of(sessions, second_id)["study_instance_uid"] == "1.2.9"
-    assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == recorded
+    assert segmentations.current_result(sessions, "1.2.3", "1.2.3.4") == recorded
     with pytest.raises(CommandError, match="several studies"), migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0007")
     assert document_of(sessions, recorded) == before

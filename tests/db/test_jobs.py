@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from sqlalchemy.exc import IntegrityError
@@ -15,16 +16,9 @@ from db import batches, deletion, estimates, jobs, queue, recording, workers
 from db.database import writing
 from db.tables import Job, JobState, Segmentation
 from errors import JobCancelled, JobNotCancellable, JobNotFound, JobNotRetryable, LeaseLost
-from schemas.tasks import (
-    CorrectTask,
-    MeasureTask,
-    RestoreTask,
-    SegmentTask,
-    StructureSetTask,
-    UncertaintyTask,
-)
+from schemas.tasks import CorrectTask, Kind, SegmentTask, Task
 from tests.clock import later
-from tests.recorded import seg_object
+from tests.recorded import TASKS, seg_object
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = 60.0
@@ -232,24 +226,19 @@ def test_a_failed_job_keeps_the_error(sessions, job_id):
     assert job.finished_at is not None
 
 
-KINDS = [
-    SegmentTask(inputs={"FLAIR": "1.3"}),
-    CorrectTask(segmentation_id="s-1", rename={2: "pons"}, delete=(1,)),
-    MeasureTask(sop_instance_uid="1.2.9", corrects="s-1"),
-    RestoreTask(segmentation_id="s-1", corrects="s-2"),
-    StructureSetTask(segmentation_id="s-1"),
-    UncertaintyTask(segmentation_id="s-1"),
-]
+def test_there_is_a_task_of_each_kind():
+    kinds = {kind.model_fields["kind"].default for kind in get_args(Task)}
+    assert kinds == set(get_args(Kind)) == {task.kind for task in TASKS}
 
 
 def test_requests_for_different_work_on_one_study_do_not_join(sessions, job_id):
-    different = [*KINDS, CorrectTask(segmentation_id="s-1", rename={2: "pons"}, delete=())]
+    different = [*TASKS, CorrectTask(segmentation_id="s-1", rename={2: "pons"}, delete=())]
     ids = [jobs.submit(sessions, "1.2.3", "unetr", task=task).id for task in different]
     assert len({job_id, *ids}) == 1 + len(different)
     assert [jobs.submit(sessions, "1.2.3", "unetr", task=task).id for task in different] == ids
 
 
-@pytest.mark.parametrize("task", KINDS, ids=lambda task: task.kind)
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 def test_a_job_that_is_tried_again_does_what_it_was_asked_for(sessions, task):
     first = jobs.submit(sessions, "1.2.3", "unetr", series_instance_uid="1.2.3.4", task=task)
     jobs.claim(sessions, first.id, "a", LEASE_S, 3)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from db import recording, segmentations
-from db.numbering import Numbering, NumberingOutdated, first_version, next_numbering, place_of_result
+from db.numbering import Numbering, NumberingOutdated, first_version, next_numbering, result_index_in_study
 from db.source import Source
 from tests.documents import documents_of_study
 from tests.recorded import seg_object
@@ -65,7 +65,10 @@ def test_nothing_of_an_outdated_result_is_recorded(sessions, new):
 def test_each_result_of_a_study_has_its_place_and_each_series_its_first_version(sessions, new):
     first = recording.record(sessions, new)
     other_model = recording.record(sessions, replace(new, model_id="b", seg=seg_object("1.9")))
-    assert [place_of_result(sessions, segmentation_id) for segmentation_id in (first, other_model)] == [0, 1]
+    assert [result_index_in_study(sessions, segmentation_id) for segmentation_id in (first, other_model)] == [
+        0,
+        1,
+    ]
     same_series = replace(new, seg=seg_object("1.10"))
     recording.record(sessions, same_series)
     assert first_version(sessions, new.seg.series_instance_uid) == 1

@@ -347,12 +347,12 @@ def test_a_correction_is_the_next_version_and_only_of_the_newest(sessions, new):
     ]
     # Who asks again for the images and the model gets the result as it was corrected.
     assert segmentations.find_equal(sessions, new.idempotency_key) == second
-    assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == second
+    assert segmentations.current_result(sessions, "1.2.3", "1.2.3.4") == second
     with pytest.raises(SegmentationSuperseded):
         recording.record(sessions, replace(corrected, seg=seg_object("1.10")))
     assert len(documents_of_study(sessions, "1.2.3")) == 2
     segmentations.delete_segmentation(sessions, second, "dr")
-    assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == first
+    assert segmentations.current_result(sessions, "1.2.3", "1.2.3.4") == first
     segmentations.require_newest_version(sessions, first)
 
 
@@ -364,9 +364,9 @@ def test_what_a_person_corrected_is_the_series_result_although_another_model_fou
     corrected = recording.record(sessions, replace(new, seg=seg_object("1.9"), correction=correction))
     other = replace(new, model_id="other", idempotency_key="other", seg=seg_object("1.10"))
     later = recording.record(sessions, other)
-    assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == corrected
+    assert segmentations.current_result(sessions, "1.2.3", "1.2.3.4") == corrected
     segmentations.delete_segmentation(sessions, corrected, "dr")
-    assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == later
+    assert segmentations.current_result(sessions, "1.2.3", "1.2.3.4") == later
     assert segmentations.newest_version(sessions, first) == first
 
 
@@ -408,4 +408,4 @@ def test_a_series_counts_once_what_a_person_corrected_before_the_newest_result_o
     recording.record(sessions, replace(new, model_id="c", seg=seg_object("1.10")))
     lesions = lesions_of_patient(sessions, "MS-1")
     assert [(lesion["segmentation_id"], lesion["model_id"]) for lesion in lesions] == [(second, "unetr")]
-    assert segmentations.newest(sessions, "1.2.3", "1.2.3.4") == second
+    assert segmentations.current_result(sessions, "1.2.3", "1.2.3.4") == second

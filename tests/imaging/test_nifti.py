@@ -355,7 +355,7 @@ idle = peak_mb()
 try:
     nifti.read_stack(Path(sys.argv[1]))
 except MetScopeError as error:
-    print(json.dumps([error.found, peak_mb() - idle]))
+    print(json.dumps([error.problem, peak_mb() - idle]))
 """
 
 

@@ -421,14 +421,14 @@ def test_a_study_without_candidates_names_three_refusals_the_most_likely_series_
     ]  # fmt: skip
     with pytest.raises(errors.NoCandidateSeries) as refusal:
         choose(rank(study))
-    places = [refusal.value.found.find(name) for name in ("T1 MPRAGE:", "T2 tra:", "localizer:", "report:")]
+    places = [refusal.value.problem.find(name) for name in ("T1 MPRAGE:", "T2 tra:", "localizer:", "report:")]
     assert 0 < places[0] < min(places[1:3])
     assert places[3] == -1
-    assert refusal.value.found.endswith(" ...")
+    assert refusal.value.problem.endswith(" ...")
     with pytest.raises(errors.NoCandidateSeries) as refusal:
         choose(rank(study[:3]))
-    assert "report:" in refusal.value.found
-    assert not refusal.value.found.endswith("...")
+    assert "report:" in refusal.value.problem
+    assert not refusal.value.problem.endswith("...")
 
 
 def test_only_pre_contrast_is_refused_as_such_and_nothing_suitable_as_that():
@@ -585,7 +585,7 @@ def test_the_reason_of_the_only_mr_is_named_beside_segs_and_reports():
     ]
     with pytest.raises(errors.NoCandidateSeries, match="T2 tra: The series is a T2") as refusal:
         choose(rank([*others, series("T2 tra")]))
-    assert refusal.value.found.index("T2 tra") < refusal.value.found.index("MetScope")
+    assert refusal.value.problem.index("T2 tra") < refusal.value.problem.index("MetScope")
 
 
 def test_words_that_are_not_understood_are_named():

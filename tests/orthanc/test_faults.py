@@ -144,7 +144,7 @@ def test_fewer_instances_than_listed(pacs, series):
     pacs.faults["wado"] = [fake_pacs.serve(series[1:])]
     with pytest.raises(ArchiveIncomplete, match=r"lists 4 instances .* served 3") as caught:
         retrieve(pacs, series)
-    assert series[0].SOPInstanceUID in caught.value.found
+    assert series[0].SOPInstanceUID in caught.value.problem
 
 
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
@@ -154,7 +154,7 @@ def test_what_is_of_another_study_or_series_than_asked_for_is_refused(pacs, seri
     pacs.faults["wado"] = [fake_pacs.serve(served)]
     with pytest.raises(ArchiveRefused, match=f"whose {keyword}") as refused:
         retrieve(pacs, series)
-    assert served[1][keyword].value in refused.value.found
+    assert served[1][keyword].value in refused.value.problem
 
 
 def test_a_series_of_two_patients_is_refused(pacs, series):
@@ -252,7 +252,7 @@ def test_storage_refused_without_an_explanation(pacs):
     pacs.faults["stow"] = [fake_pacs.status(413)]
     with pytest.raises(StoreFailed, match="HTTP 413") as caught:
         archive_at(pacs.url).store(new)
-    assert new[0].SOPInstanceUID in caught.value.found
+    assert new[0].SOPInstanceUID in caught.value.problem
 
 
 def test_claimed_storage_is_not_believed(pacs):

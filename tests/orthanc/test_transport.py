@@ -88,7 +88,7 @@ def test_an_archive_that_trickles_meets_the_total_limit(speech):
 
 
 def test_json_without_an_end_is_refused(monkeypatch):
-    monkeypatch.setattr(replies, "LARGEST_JSON_BYTES", 8 << 20)
+    monkeypatch.setattr(replies, "MAX_JSON_BYTES", 8 << 20)
     with speaking(endless(JSON_HEAD + b"[", b" " * 65536), 0.0) as url, pytest.raises(ArchiveRefused):
         archive_at(url).search_studies(PatientID="1")
 

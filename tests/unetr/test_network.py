@@ -74,8 +74,8 @@ def test_a_file_of_another_hash_is_refused_with_both_hashes(tmp_path):
     actual = save_weights(network(1), path)
     with pytest.raises(WeightsInvalid) as caught:
         load_weights(network(2), path, "0" * 64)
-    assert actual in caught.value.found
-    assert "0" * 64 in caught.value.found
+    assert actual in caught.value.problem
+    assert "0" * 64 in caught.value.problem
 
 
 def test_keys_that_do_not_fit_are_named_and_the_network_stays_as_it_was(tmp_path):
@@ -90,7 +90,7 @@ def test_keys_that_do_not_fit_are_named_and_the_network_stays_as_it_was(tmp_path
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     with pytest.raises(WeightsInvalid) as caught:
         load_weights(target, path, sha256)
-    assert caught.value.found.endswith(
+    assert caught.value.problem.endswith(
         f"Keys missing: {removed}; unexpected: backbone.extra; of another shape: lesion.out.conv.conv.bias."
     )
     assert caught.value.details["missing"] == [removed]
@@ -116,7 +116,7 @@ def test_many_keys_at_fault_are_counted_in_the_sentence_and_listed_in_the_detail
         WeightsInvalid, match=rf"missing: .* and {len(tensors) - 5} more; unexpected: "
     ) as caught:
         load_weights(network(2), path, stored_sha256(tensors, path))
-    assert "\n" not in caught.value.found
+    assert "\n" not in caught.value.problem
     assert caught.value.details["unexpected"] == sorted(tensors)
 
 

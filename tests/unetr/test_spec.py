@@ -208,8 +208,8 @@ def test_the_published_model_can_be_expressed(tmp_path):
 def test_what_is_wrong_is_said_by_file_and_field(tmp_path, field, value, message):
     with pytest.raises(ModelSpecInvalid) as caught:
         load_spec(write(tmp_path, change(field, value)))
-    assert caught.value.found.startswith("published.json: ")
-    assert message in caught.value.found
+    assert caught.value.problem.startswith("published.json: ")
+    assert message in caught.value.problem
 
 
 def test_a_dynunet_may_have_other_strides_on_each_axis(tmp_path):

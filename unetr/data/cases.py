@@ -11,7 +11,7 @@ import numpy as np
 from errors import DataRefused, MetScopeError
 from unetr.spec import ModelSpec
 
-LARGEST_VALUE = 255
+MAX_LABEL_VALUE = 255
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class CaseSource:
         try:
             return self.read()
         except MetScopeError as error:
-            return RejectedCase(self.id, error.found)
+            return RejectedCase(self.id, error.problem)
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class LabelSelection:
 
     def __post_init__(self) -> None:
         pairs = () if isinstance(self.labels, str) else self.labels.items()
-        if not all(0 <= value <= LARGEST_VALUE for pair in pairs for value in pair):
-            raise ValueError(f"label values are 0 to {LARGEST_VALUE}, not {self.labels}")
+        if not all(0 <= value <= MAX_LABEL_VALUE for pair in pairs for value in pair):
+            raise ValueError(f"label values are 0 to {MAX_LABEL_VALUE}, not {self.labels}")
 
     def of(self, promised: Collection[str]) -> list[str]:
         """Return the sequences to read from those of the layout. Raises: DataRefused if one is missing."""
@@ -100,7 +100,7 @@ def truth_of(label: hd.Volume, known_values: Collection[int], selection: LabelSe
             f"The label holds the value {odd[0]}; "
             f"the layout knows {', '.join(map(str, sorted(known_values)))}."
         )
-    new = np.arange(LARGEST_VALUE + 1, dtype=np.uint8)
+    new = np.arange(MAX_LABEL_VALUE + 1, dtype=np.uint8)
     for value, new_value in renamed.items():
         new[value] = new_value
     return label.with_array(new[label.array])

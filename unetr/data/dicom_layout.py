@@ -18,7 +18,7 @@ from pydicom.sr.coding import Code
 
 from errors import DataRefused, InputRefused, UnreadableFile
 from imaging import seg_read
-from imaging.files import Found, read, read_headers
+from imaging.files import SeriesHeaders, read, read_headers
 from imaging.frames import text
 from imaging.labelled import is_seg, newest
 from imaging.sequences import SEQUENCES, T1, T1_POST_CONTRAST, contrast_findings, sequence_of, verdict
@@ -41,12 +41,14 @@ def dicom(folder: Path, selection: LabelSelection) -> Iterator[CaseSource | Reje
         try:
             contents = read_headers(study)
         except UnreadableFile as error:
-            yield RejectedCase(study.name, error.found.replace(str(study), study.name))
+            yield RejectedCase(study.name, error.problem.replace(str(study), study.name))
         else:
             yield from _of_study(study.name, contents, selection)
 
 
-def _of_study(name: str, contents: Found, selection: LabelSelection) -> Iterator[CaseSource | RejectedCase]:
+def _of_study(
+    name: str, contents: SeriesHeaders, selection: LabelSelection
+) -> Iterator[CaseSource | RejectedCase]:
     segs = (header for headers in contents.series for header in headers if is_seg(header))
     labels = newest(segs, contents.series)
     images = {
@@ -124,7 +126,7 @@ def _instance(file: Path) -> Dataset:
     try:
         return read(file)
     except UnreadableFile as error:
-        raise UnreadableFile(error.found.replace(str(file), file.name)) from error
+        raise UnreadableFile(error.problem.replace(str(file), file.name)) from error
 
 
 def _labelled_sequence(stack: Stack) -> str:

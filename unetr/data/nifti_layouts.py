@@ -216,7 +216,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except InputRefused as error:
-        raise DataRefused(f"{path.name}: {error.found}") from error
+        raise DataRefused(f"{path.name}: {error.problem}") from error
 
 
 def _check_grid(volume: hd.Volume, reference: hd.Volume, name: str) -> None:

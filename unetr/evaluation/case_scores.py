@@ -37,7 +37,7 @@ BINS_MM = (
 COUNTED_FROM_MM = 3.0
 # Post-processing of the FROC's candidates: many more than at the operating point.
 CANDIDATES = PostProcessing(threshold=0.1, minimum_volume_mm3=10.0)
-MOST_PICTURES = 3
+MAX_PICTURES = 3
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def with_pictures(
         if not component.real
     ]
     pictures = {}
-    for failure in missed[:MOST_PICTURES] + false[:MOST_PICTURES]:
+    for failure in missed[:MAX_PICTURES] + false[:MAX_PICTURES]:
         labels = truth if failure.what == "missed" else findings
         name = f"{stem.name}-{failure.what}-{failure.number}.png"
         centre = labels.map_indices_to_reference(np.argwhere(labels.array == failure.number).mean(0)[None])[0]

@@ -44,7 +44,7 @@ FIRST_SEED = cohorts.VALIDATION_SEED + 500_000
 KIND = "as trained on"
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 SEEDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999)
-SMALLEST_MM3 = (5.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 50.0, 80.0, 120.0)
+MIN_VOLUMES_MM3 = (5.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 50.0, 80.0, 120.0)
 # Sensitivity (absolute) that is traded for unbiased volumes.
 TOLERANCE = 0.01
 MIN_VOLUME_RATIO = 1e-9
@@ -116,7 +116,7 @@ def points(cuts: Sequence[dict[float, Cut]]) -> Iterator[Point]:
     lesions = sum(len(case[THRESHOLDS[0]].shares) for case in cuts)
     for threshold in THRESHOLDS:
         for seed in (None, *(seed for seed in SEEDS if seed > threshold)):
-            for smallest_mm3 in SMALLEST_MM3:
+            for smallest_mm3 in MIN_VOLUMES_MM3:
                 false = 0
                 ratios = []
                 for case in cuts:

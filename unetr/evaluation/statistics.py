@@ -147,7 +147,7 @@ class Froc:
     at: dict[float, Estimate]
 
 
-MOST_THRESHOLDS = 400
+MAX_THRESHOLDS = 400
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -160,8 +160,8 @@ def froc(lesions: Sequence[Sequence[float | None]], false: Sequence[Sequence[flo
     """
     lesion_scores = [score for case in lesions for score in case if score is not None]
     scores = np.unique([*lesion_scores, *(score for case in false for score in case)])[::-1]
-    if len(scores) > MOST_THRESHOLDS:
-        scores = scores[np.rint(np.linspace(0, len(scores) - 1, MOST_THRESHOLDS)).astype(int)]
+    if len(scores) > MAX_THRESHOLDS:
+        scores = scores[np.rint(np.linspace(0, len(scores) - 1, MAX_THRESHOLDS)).astype(int)]
     hits = [_reached([score for score in case if score is not None], scores) for case in lesions]
     wrong = [_reached(case, scores) for case in false]
     totals, ones = [len(case) for case in lesions], [1] * len(lesions)

@@ -153,7 +153,7 @@ class Summary:
     comparison: tuple[Compared, ...]
 
 
-MOST_FAILURES = 8
+MAX_FAILURES = 8
 
 
 def summarise(
@@ -325,5 +325,5 @@ def _failures(cases: Sequence[ScoredCase]) -> tuple[Failed, ...]:
     return tuple(
         failure
         for kind in ("missed", "false")
-        for failure in [failure for failure in failures if failure.what == kind][:MOST_FAILURES]
+        for failure in [failure for failure in failures if failure.what == kind][:MAX_FAILURES]
     )

@@ -113,7 +113,7 @@ class CaseSet:
             try:
                 scores.append(score(source, f"{number} of {len(self.sources)} {self.origin.noun}s"))
             except InputRefused as error:
-                rejected.append(RejectedCase(source.name, error.found))
+                rejected.append(RejectedCase(source.name, error.problem))
         if not scores:
             reason = f", as {rejected[0].id}: {rejected[0].reason}" if rejected else "."
             raise DataRefused(f"There is no {self.origin.noun} that can be used{reason}")

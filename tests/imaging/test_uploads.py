@@ -34,8 +34,8 @@ from pydicom.uid import (
 
 from errors import UploadRefused
 from imaging.files import MIB
-from imaging.incoming import instances
 from imaging.upload_parts import UploadLimits
+from imaging.uploads import instances
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 ROOT = Path(__file__).parents[2]
@@ -471,7 +471,7 @@ READER = """
 import json, re, sys, time
 from pathlib import Path
 from errors import UploadRefused
-from imaging.incoming import instances
+from imaging.uploads import instances
 from imaging.upload_parts import UploadLimits
 
 def peak_mb():
@@ -486,7 +486,7 @@ with open(sys.argv[1], "rb") as file:
             taken += 1
             del instance
     except UploadRefused as error:
-        refusal = f"{error.code}: {error.found}"
+        refusal = f"{error.code}: {error.problem}"
 print(json.dumps([taken, refusal, peak_mb() - idle, time.process_time() - start]))
 """
 

@@ -1,8 +1,8 @@
-"""Figures of the source of a checkout: sizes, documentation and typing, per room and in total.
+"""Figures of the source of a checkout: sizes, documentation and typing, per package and in total.
 
-    python -m bench.house [FOLDER]
+    python -m bench.source_figures [FOLDER]
 
-tests/test_house.py keeps them within ``LIMITS``.
+tests/test_architecture.py keeps them within ``LIMITS``.
 """
 
 import ast
@@ -151,23 +151,23 @@ def summary(figures: Figures, paths: Sequence[Path]) -> dict[str, float]:
 
 
 def measure(folder: Path) -> tuple[dict[str, Figures], dict[str, float]]:
-    """Return the figures of each room, and the summary of all."""
+    """Return the figures of each package, and the summary of all."""
     paths = sources(folder)
-    rooms: dict[str, Figures] = {}
+    packages: dict[str, Figures] = {}
     for path in paths:
-        room = f"{path.parts[0]}/" if len(path.parts) > 1 else "(top level)"
-        rooms[room] = rooms.get(room, Figures()) + measure_file(folder, path)
-    return rooms, summary(sum(rooms.values(), Figures()), paths)
+        package = f"{path.parts[0]}/" if len(path.parts) > 1 else "(top level)"
+        packages[package] = packages.get(package, Figures()) + measure_file(folder, path)
+    return packages, summary(sum(packages.values(), Figures()), paths)
 
 
 def main() -> None:
     """Print the figures."""
-    rooms, total = measure(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
-    print(f"{'room':14}{'files':>6}{'lines':>7}  longest file, longest function")
-    for name, room in sorted(rooms.items()):
-        (lines, file), (length, function) = room.longest_file, room.longest_function
-        print(f"{name:14}{room.files:6}{room.lines:7}  {file} {lines}, {function} {length}")
-    print(f"{'all':14}{sum(r.files for r in rooms.values()):6}{sum(r.lines for r in rooms.values()):7}")
+    packages, total = measure(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
+    print(f"{'package':14}{'files':>6}{'lines':>7}  longest file, longest function")
+    for name, package in sorted(packages.items()):
+        (lines, file), (length, function) = package.longest_file, package.longest_function
+        print(f"{name:14}{package.files:6}{package.lines:7}  {file} {lines}, {function} {length}")
+    print(f"{'all':14}{sum(r.files for r in packages.values()):6}{sum(r.lines for r in packages.values()):7}")
     for name, value in total.items():
         print(f"{name:28}{value:8.3g}  {'at least' if name in AT_LEAST else 'at most'} {LIMITS[name]:g}")
 

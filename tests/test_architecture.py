@@ -1,4 +1,4 @@
-"""The house rules that a machine can hold: floors, what may be imported where, what loads torch."""
+"""The rules of docs/architecture.md: layers, what may be imported where, what loads torch."""
 
 import ast
 import shutil
@@ -11,10 +11,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bench import house
+from bench import source_figures
 
 ROOT = Path(__file__).parents[1]
-FLOORS = {
+LAYERS = {
     "errors": 0, "logs": 0, "series_names": 0, "supervisor": 0, "version": 0,
     "imaging": 1, "settings": 1,
     "lesions": 2,
@@ -26,27 +26,27 @@ FLOORS = {
     "cli": 8, "tasks": 8, "routes": 8, "demo": 8,
     "worker": 9, "api": 9,
 }  # fmt: skip
-# What `python -m orthanc` runs is a command: it may use the other rooms of its floor.
-COMMAND_FLOOR = 6
+# What `python -m orthanc` runs is a command: it may use the other modules of its layer.
+COMMAND_LAYER = 6
 HEAVY = {"flask", "sqlalchemy", "requests", "torch"}
 LOADED_BY_HIGHDICOM = {"requests"}
 
 
 def sources() -> list[Path]:
-    rooms = [ROOT / f"{name}.py" for name in FLOORS if (ROOT / f"{name}.py").exists()]
-    for name in FLOORS:
-        rooms += sorted((ROOT / name).rglob("*.py"))
-    return rooms
+    modules = [ROOT / f"{name}.py" for name in LAYERS if (ROOT / f"{name}.py").exists()]
+    for name in LAYERS:
+        modules += sorted((ROOT / name).rglob("*.py"))
+    return modules
 
 
-def room_of(path: Path) -> str:
+def module_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 def imports_of(path: Path) -> set[str]:
     modules = set()
     tree = ast.parse(path.read_text())
-    # Started as a command, a file may use the floors above it.
+    # Started as a command, a file may use the layers above it.
     tree.body = [node for node in tree.body if "__name__ ==" not in ast.unparse(node).split("\n")[0]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -57,44 +57,44 @@ def imports_of(path: Path) -> set[str]:
     return modules
 
 
-def test_every_python_room_has_a_floor():
-    rooms = {p.name.removesuffix(".py") for p in ROOT.iterdir() if p.suffix == ".py"}
-    rooms |= {p.parent.name for p in ROOT.glob("*/__init__.py")}
-    assert rooms - set(FLOORS) == set()
+def test_every_python_module_has_a_layer():
+    modules = {p.name.removesuffix(".py") for p in ROOT.iterdir() if p.suffix == ".py"}
+    modules |= {p.parent.name for p in ROOT.glob("*/__init__.py")}
+    assert modules - set(LAYERS) == set()
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_imports_only_from_lower_floors(path):
-    room = room_of(path)
-    floor = COMMAND_FLOOR if path.name == "__main__.py" else FLOORS[room]
-    for target in imports_of(path) & set(FLOORS):
-        assert target == room or FLOORS[target] < floor, f"{room} imports {target}"
+def test_a_file_imports_only_from_lower_layers(path):
+    module = module_of(path)
+    layer = COMMAND_LAYER if path.name == "__main__.py" else LAYERS[module]
+    for target in imports_of(path) & set(LAYERS):
+        assert target == module or LAYERS[target] < layer, f"{module} imports {target}"
 
 
 def test_no_module_imports_itself_by_way_of_others():
     """Imports inside functions do not count: they run when everything is loaded."""
-    files = [house.measure_file(ROOT, path) for path in house.sources(ROOT)]
-    assert house.cycles(sum(files, house.Figures())) == set()
+    files = [source_figures.measure_file(ROOT, path) for path in source_figures.sources(ROOT)]
+    assert source_figures.cycles(sum(files, source_figures.Figures())) == set()
 
 
-@pytest.mark.parametrize("figure", house.LIMITS)
+@pytest.mark.parametrize("figure", source_figures.LIMITS)
 def test_the_source_keeps_its_limits(figure):
-    _, total = house.measure(ROOT)
-    if figure in house.AT_LEAST:
-        assert total[figure] >= house.LIMITS[figure]
+    _, total = source_figures.measure(ROOT)
+    if figure in source_figures.AT_LEAST:
+        assert total[figure] >= source_figures.LIMITS[figure]
     else:
-        assert total[figure] <= house.LIMITS[figure]
+        assert total[figure] <= source_figures.LIMITS[figure]
 
 
-@pytest.mark.parametrize("room", ["imaging", "lesions"])
-def test_imaging_and_lesions_load_no_web_database_network_or_torch(room):
+@pytest.mark.parametrize("module", ["imaging", "lesions"])
+def test_imaging_and_lesions_load_no_web_database_network_or_torch(module):
     modules = [
-        p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for p in (ROOT / room).glob("*.py")
+        p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for p in (ROOT / module).glob("*.py")
     ]
     loading = "; ".join(f"import {module}" for module in modules)
     code = f"import sys; {loading}; print(*({HEAVY - LOADED_BY_HIGHDICOM!r} & set(sys.modules)))"
     assert python(code) == ""
-    for path in (ROOT / room).glob("*.py"):
+    for path in (ROOT / module).glob("*.py"):
         assert imports_of(path) & HEAVY == set(), path
 
 
@@ -119,7 +119,7 @@ def test_what_the_make_targets_run_needs_only_requirements_txt():
     ours = [path for path in map(Path, files) if path.is_relative_to(ROOT) and ".venv" not in path.parts]
     assert len(ours) > 50
     owners = metadata.packages_distributions()
-    foreign = {name for path in ours for name in imports_of(path)} - sys.stdlib_module_names - set(FLOORS)
+    foreign = {name for path in ours for name in imports_of(path)} - sys.stdlib_module_names - set(LAYERS)
     missing = {name for name in foreign - {"bench"} if not set(map(canonicalize_name, owners[name])) & pinned}
     assert missing == set()
 
@@ -143,8 +143,8 @@ IN_THE_IMAGE = (
 def test_git_takes_every_source_and_nothing_private(tmp_path):
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     shutil.copy(ROOT / ".gitignore", tmp_path)
-    rooms = [*sources(), *(ROOT / "bench").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
-    names = [path.relative_to(ROOT).as_posix() for path in rooms]
+    modules = [*sources(), *(ROOT / "bench").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    names = [path.relative_to(ROOT).as_posix() for path in modules]
     listing = "\n".join((*names, *IN_THE_IMAGE, *PRIVATE))
     done = subprocess.run(
         ["git", "-C", str(tmp_path), "check-ignore", "--stdin"],
@@ -153,9 +153,9 @@ def test_git_takes_every_source_and_nothing_private(tmp_path):
     assert set(done.stdout.split()) == set(PRIVATE)
 
 
-def test_the_image_gets_every_room_and_nothing_private(tmp_path):
+def test_the_image_gets_every_module_and_nothing_private(tmp_path):
     needed = {*(path.relative_to(ROOT).as_posix() for path in sources()), *IN_THE_IMAGE}
-    for name in (*needed, *PRIVATE, "tests/test_house.py", ".git/config", ".venv/pyvenv.cfg"):
+    for name in (*needed, *PRIVATE, "tests/test_architecture.py", ".git/config", ".venv/pyvenv.cfg"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

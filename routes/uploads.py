@@ -13,14 +13,14 @@ from pydicom import Dataset
 from db import audit
 from db.database import writing
 from errors import UploadBusy
-from imaging import incoming
+from imaging import uploads
 from imaging.files import MIB
 from routes.shared import answer, blueprint, context
-from schemas.studies import UploadAnswer, UploadForm
+from schemas.uploads import UploadAnswer, UploadForm
 
 # Each part of a form is an open file. Users with more slices send a ZIP archive.
-MOST_FILES = 500
-LONGEST_UPLOAD_WAIT_S = 60
+MAX_FILES = 500
+MAX_UPLOAD_WAIT_S = 60
 STORED_AT_ONCE_BYTES = 64 * MIB
 
 routes = blueprint("studies")
@@ -51,9 +51,9 @@ def store_files(uploaded: Sequence[FileStorage]) -> list[StoredInstance]:
     files = [(str(number), cast(BinaryIO, file.stream)) for number, file in enumerate(uploaded)]
     stored: list[StoredInstance] = []
     with _turn():
-        for instance in incoming.instances(files):
+        for instance in uploads.instances(files):
             del instance
-        for instances in _portions(incoming.instances(files)):
+        for instances in _portions(uploads.instances(files)):
             context().archive.store(instances)
             records = [_stored_instance(instance) for instance in instances]
             instances.clear()
@@ -70,8 +70,8 @@ def _turn() -> Iterator[None]:
     if not context().uploads.acquire(blocking=False):
         raise UploadBusy("Too many uploads are in progress.")
     try:
-        if not context().uploading.acquire(timeout=LONGEST_UPLOAD_WAIT_S):
-            raise UploadBusy(f"Another upload is still in progress after {LONGEST_UPLOAD_WAIT_S} s.")
+        if not context().uploading.acquire(timeout=MAX_UPLOAD_WAIT_S):
+            raise UploadBusy(f"Another upload is still in progress after {MAX_UPLOAD_WAIT_S} s.")
         try:
             yield
         finally:
@@ -93,7 +93,7 @@ def _portions(instances: Iterator[Dataset]) -> Iterator[list[Dataset]]:
     size = 0
     for instance in instances:
         portion.append(instance)
-        size += incoming.size_bytes(instance)
+        size += uploads.size_bytes(instance)
         if size > STORED_AT_ONCE_BYTES:
             yield portion
             portion, size = [], 0
