@@ -3,13 +3,29 @@ import { make } from './dom.js'
 import { confidenceOf, lesionsOf, nameOf, problemOf, totals } from './table.js'
 import { number, phrase, text } from './texts.js'
 
-const COLUMNS = [
-  ['name', 'lesion'], ['volume_ml', 'volume'], ['long_axis_mm', 'axes'], ['measurable', 'measurable'],
-  ['confidence', 'confidence'],
-]
 // Return the key of the text that says which probability is shown as the confidence.
 const confidenceHint = ({ confidence, mean_probability: mean }) =>
   (confidence !== null ? 'calibrated' : mean !== null ? 'not_calibrated' : 'not_by_a_model')
+
+// The columns after the lesion's name. key: what they are sorted by. name: the heading's text; `${name}_hint` is its tooltip.
+// content, hint: of a lesion's cell.
+const COLUMNS = [
+  { key: 'volume_ml', name: 'volume', content: lesion => number(lesion.volume_ml, 3) },
+  {
+    key: 'long_axis_mm', name: 'axes',
+    content: lesion => `${number(lesion.long_axis_mm, 1)} × ${number(lesion.short_axis_mm, 1)}`,
+  },
+  {
+    key: 'measurable', name: 'measurable',
+    content: lesion => text(lesion.measurable ? 'yes' : 'no'), hint: lesion => phrase(lesion.measurable_reason),
+  },
+  {
+    key: 'confidence', name: 'confidence',
+    content: lesion => (confidenceOf(lesion) === null ? '' : number(confidenceOf(lesion), 2)),
+    hint: lesion => text(confidenceHint(lesion)),
+  },
+]
+const HEADINGS = [{ key: 'name', name: 'lesion' }, ...COLUMNS]
 
 export class LesionTable {
   /** element: the container. handlers: onSelect(lesion), onMark(lesion), onRename(lesion, name), onErase(lesion).
@@ -34,7 +50,7 @@ export class LesionTable {
     const measurableInput = make('input', {
       type: 'checkbox', checked: this.filter.measurable, onchange: () => this.setFilter({ measurable: measurableInput.checked }),
     })
-    this.headers = COLUMNS.map(([key, name]) => make(
+    this.headers = HEADINGS.map(({ key, name }) => make(
       'th', { scope: 'col' }, make('button', { onclick: () => this.sort(key), title: text(`${name}_hint`) }, text(name)),
     ))
     this.total = make('p', { className: 'note', ariaLive: 'polite' })
@@ -59,7 +75,7 @@ export class LesionTable {
     this.tableBody.replaceChildren(...rows)
     // Replacing a row removes the keyboard focus. Restore it.
     if (focusedUid) this.tableBody.querySelector(`button[value="${focusedUid}"]`)?.focus()
-    for (const [i, [key]] of COLUMNS.entries()) {
+    for (const [i, { key }] of HEADINGS.entries()) {
       this.headers[i].ariaSort = this.order.key !== key ? 'none' : this.order.descending ? 'descending' : 'ascending'
     }
     this.total.textContent = totals(this.document, visibleLesions)
@@ -116,10 +132,8 @@ export class LesionTable {
     // A click on the button also reaches the row.
     return make(
       'tr', { onclick: () => this.select(lesion), className: isSelected ? 'selected' : '' },
-      make('td', {}, name), make('td', {}, number(lesion.volume_ml, 3)),
-      make('td', {}, `${number(lesion.long_axis_mm, 1)} × ${number(lesion.short_axis_mm, 1)}`),
-      make('td', { title: phrase(lesion.measurable_reason) }, text(lesion.measurable ? 'yes' : 'no')),
-      make('td', { title: text(confidenceHint(lesion)) }, confidenceOf(lesion) === null ? '' : number(confidenceOf(lesion), 2)),
+      make('td', {}, name),
+      ...COLUMNS.map(({ content, hint }) => make('td', hint ? { title: hint(lesion) } : {}, content(lesion))),
     )
   }
 

@@ -14,7 +14,7 @@ export const STYLE = `
 .metscope .told { background: #10143f; border-radius: 4px; margin: 8px 0; overflow-wrap: anywhere; padding: 8px; }
 .metscope .warning { border-left: 3px solid #f5b33e; margin-top: 8px; overflow-wrap: anywhere; padding-left: 6px; }
 .metscope table { border-collapse: collapse; font-variant-numeric: tabular-nums; table-layout: fixed; width: 100%; }
-.metscope th { padding: 0; text-align: left; vertical-align: bottom; width: 18%; } .metscope th:first-child { width: 28%; }
+.metscope th { padding: 0; text-align: left; vertical-align: bottom; width: 18%; } .metscope th:first-child { width: auto; }
 .metscope th:nth-child(2) { width: 14%; } .metscope th:nth-child(3) { width: 22%; }
 .metscope th, .metscope td { border-bottom: 1px solid #2a2f5a; } .metscope td { padding: 4px 2px; }
 .metscope table button { background: none; border: 0; border-radius: 0; color: inherit; cursor: pointer; overflow: hidden;
