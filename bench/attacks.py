@@ -745,7 +745,7 @@ ATTACKS = (
         "git, Docker",
         (
             f"{HOUSE}test_git_takes_every_source_and_nothing_private",
-            f"{HOUSE}test_the_image_gets_every_room_and_nothing_private",
+            f"{HOUSE}test_the_image_gets_every_module_and_nothing_private",
         ),
     ),
     Attack(

@@ -699,7 +699,7 @@ def test_uploads_that_wait_for_another_leave_threads_for_everybody_else(tmp_path
 def test_an_upload_that_another_one_holds_up_too_long_is_refused_and_gives_its_place_up(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("routes.studies.MAX_UPLOAD_WAIT_S", 0.01)
+    monkeypatch.setattr("routes.uploads.MAX_UPLOAD_WAIT_S", 0.01)
     app = create_app(Settings(_env_file=None, data_dir=tmp_path, auth="off"))
 
     def upload():
