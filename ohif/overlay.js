@@ -208,6 +208,20 @@ function rememberSlice(app, viewportId) {
 /** Return whether any viewport shows the segmented images. */
 export const isInView = (app, document) => viewportIds(app).some(viewportId => showsImagesOf(app, viewportId, document))
 
+/** Wait until the volume viewports have drawn the segmentation they list, at most a moment. When the viewer adds its volume, it
+ * resets the planes and moves them to the nearest slice. */
+export async function untilDrawn(app, document) {
+  const { cornerstoneViewportService, segmentationService } = app.servicesManager.services
+  const id = segDisplaySet(app, document.segmentation)?.displaySetInstanceUID
+  const isDrawn = viewportId => {
+    const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportId)
+    return !viewport?.getAllVolumeIds || !hasSegmentation(segmentationService, viewportId, id)
+      || viewport.getActors().some(({ representationUID }) => representationUID?.startsWith(`${id}-Labelmap`))
+  }
+  const deadline = Date.now() + LAYER_TIMEOUT_MS
+  await waitUntil(() => Date.now() > deadline || !id || viewportIds(app).every(isDrawn), '')
+}
+
 /** Move every viewport with the document's images to the lesion's measured slice; return false if there is no viewport. */
 export function jump(app, document, lesion) {
   const { cornerstoneViewportService, segmentationService } = app.servicesManager.services

@@ -469,6 +469,7 @@ export class Panel {
     this.alertArea.replaceChildren()
     // A viewport returns to its previous slice when it gets the overlay.
     await Promise.all([this.lastChange, this.refreshing])
+    await overlay.untilDrawn(this.app, this.document)
     if (overlay.jump(this.app, this.document, lesion)) return
     const open = async () => {
       await overlay.openImages(this.app, this.document)
