@@ -24,12 +24,13 @@ from db.tables import ACTIVE_STATES
 from orthanc.archive import Archive, open_archive
 from settings import Settings
 from unetr.synthesis import metastases
+from unetr.synthesis.anatomy import HeadOptions
 from unetr.synthesis.phantom import to_instances
 
 JOBS = 20
 GOAL_S = 0.5
 JOB_LIMIT_S = 300.0
-HEAD = metastases.HeadOptions(lesion_count=(5, 5), diameter_mm=(10.0, 25.0))
+HEAD = HeadOptions(lesion_count=(5, 5), diameter_mm=(10.0, 25.0))
 
 
 def store_s(archive: Archive, study_uid: str, seg_series_uid: str) -> float:

@@ -18,6 +18,7 @@ from settings import load
 from tests.browser import opened_page
 from tests.visits import BRIGHTEST_TISSUE, LESION, Visits, make_visits, save_bright_model
 from unetr.synthesis import metastases
+from unetr.synthesis.anatomy import HeadOptions
 
 # A model that finds nothing.
 SILENT = "silent"
@@ -114,7 +115,7 @@ def visits(site: Site, all_visits: Visits) -> Iterator[Visits]:
 @pytest.fixture(scope="session")
 def head() -> metastases.Head:
     """A small head whose three lesions are brighter than all else."""
-    options = metastases.HeadOptions(lesion_count=(3, 3), diameter_mm=(18, 30), pose=False)
+    options = HeadOptions(lesion_count=(3, 3), diameter_mm=(18, 30), pose=False)
     dim = metastases.head(metastases.grid((64, 96, 96), (2.5, 2.4, 2.4)), 2026, options)
     tissue = np.clip(dim.image.array / dim.image.array.max() * BRIGHTEST_TISSUE, 0, BRIGHTEST_TISSUE)
     bright = np.where(dim.labels.array > 0, LESION, tissue).round().astype(np.uint16)

@@ -43,6 +43,7 @@ from routes.shared import ARCHIVE_REQUESTS, THREADS, UPLOADS_AT_ONCE, WAITING_RE
 from settings import Settings
 from tests import fake_pacs
 from unetr.synthesis import metastases
+from unetr.synthesis.anatomy import HeadOptions
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 ROOT = Path(__file__).parents[1]
@@ -612,7 +613,7 @@ def test_a_wrong_setting_stops_the_start_with_its_name(tmp_path):
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory, orthanc, postgresql) -> Iterator[Service]:
     """The same with a real Orthanc and a real PostgreSQL, and a head in which there is something to find."""
-    options = metastases.HeadOptions(lesion_count=(3, 3), diameter_mm=(18.0, 25.0))
+    options = HeadOptions(lesion_count=(3, 3), diameter_mm=(18.0, 25.0))
     head = metastases.head(metastases.grid((64, 96, 96), (2.5, 2.4, 2.4)), 2026, options)
     yield from serve(
         tmp_path_factory.mktemp("hospital"),

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from tests.several import BRAIN, label, save_model
 from unetr.synthesis import metastases
+from unetr.synthesis.anatomy import HeadOptions
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
 Pixels = NDArray[np.uint16]
@@ -145,9 +146,7 @@ def _heads(cache: Path) -> dict[str, hd.Volume]:
     coarse = metastases.grid(tuple(n // 2 for n in SHAPE), tuple(2 * mm for mm in SPACING_MM))
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            image = metastases.head(
-                coarse, SEED, metastases.HeadOptions(lesion_count=(0, 0), pose=False)
-            ).image.array
+            image = metastases.head(coarse, SEED, HeadOptions(lesion_count=(0, 0), pose=False)).image.array
             tissue = np.clip(image / np.quantile(image, 0.9999) * BRIGHTEST_TISSUE, 0, BRIGHTEST_TISSUE)
             inverse = np.where(tissue > 40, 1.2 * BRIGHTEST_TISSUE - tissue, tissue)
             values = {

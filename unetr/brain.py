@@ -43,10 +43,14 @@ def pooled(array: Array, factor: int) -> Array:
 
 @dataclass(frozen=True)
 class Region:
-    """The region (x, y, z) in which lesions are searched, and warnings about it for the reader."""
+    """The region (x, y, z) in which lesions are searched, and warnings about it for the reader.
+
+    brain: the brain that was found, without the region's margin; None if none was searched for.
+    """
 
     mask: Mask
     warnings: tuple[str, ...] = ()
+    brain: Mask | None = None
 
 
 def find_brain(prepared: hd.Volume, backend: Backend, brain: Brain) -> Region:
@@ -78,7 +82,7 @@ def find_brain(prepared: hd.Volume, backend: Backend, brain: Brain) -> Region:
             f"The {volume_ml:.0f} ml that look like a brain are as symmetric as a phantom: front and back, "
             "top and bottom are the same."
         )
-    return Region(_dilated(mask, brain.margin_mm, prepared.spacing), _warnings(box, prepared))
+    return Region(_dilated(mask, brain.margin_mm, prepared.spacing), _warnings(box, prepared), mask)
 
 
 def _point_symmetry(box: Mask) -> float:

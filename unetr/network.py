@@ -97,6 +97,24 @@ def load_network(network: torch.nn.Module, path: Path, name: str) -> None:
     )
 
 
+def load_matching(network: torch.nn.Module, path: Path, name: str) -> str:
+    """Load the tensors of one network of a safetensors file that fit by key and shape; others stay random.
+
+    Returns how many fit, as text. Raises: WeightsInvalid if the file cannot be read or no tensor fits.
+    """
+    stored = _tensors(_content(path), path)
+    own = network.state_dict()
+    fitting = {
+        key: stored[f"{name}.{key}"].to(tensor.dtype)
+        for key, tensor in own.items()
+        if f"{name}.{key}" in stored and stored[f"{name}.{key}"].shape == tensor.shape
+    }
+    if not fitting:
+        raise WeightsInvalid(f"No tensor of the weights {path.name} fits the {name} network.")
+    network.load_state_dict({**own, **fitting})
+    return f"{len(fitting)} of {len(own)} tensors from {path.name}"
+
+
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()

@@ -108,6 +108,15 @@ def resample_labels(truth: hd.Volume, prepared: Prepared) -> hd.Volume:
     return target.with_array(array)
 
 
+def resample_share(share: hd.Volume, prepared: Prepared, spec: ModelSpec) -> Array:
+    """Resample the share of each voxel that is labelled, 0..1, onto the prepared grid as an image is.
+
+    share: (slice, row, column); returns (x, y, z). For training.
+    """
+    plain = spec.model_copy(update={"acquired_intensity": ()})
+    return np.clip(_onto(_resample(share, plain), prepared.volume), 0.0, 1.0)
+
+
 def _resample(volume: hd.Volume, spec: ModelSpec) -> hd.Volume:
     """Return the volume in the spec's orientation and near its spacing, as its ``resampling`` says.
 

@@ -9,6 +9,7 @@ import pytest
 from bench.models import SHIPPED, tiny_model
 from unetr.spec import ModelSpec, PostProcessing, ScaleRange, load_spec
 from unetr.synthesis import metastases
+from unetr.synthesis.anatomy import HeadOptions
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,7 @@ def coarse_model(tmp_path: Path) -> Path:
 def make_coarse_head(kind: str, seed: int) -> metastases.Head:
     """A head of 6 mm voxels, without a lesion where its kind says so."""
     count = (0, 0) if kind == "no lesion" else (3, 5)
-    options = metastases.HeadOptions(lesion_count=count, diameter_mm=(9.0, 30.0))
+    options = HeadOptions(lesion_count=count, diameter_mm=(9.0, 30.0))
     return metastases.head(metastases.grid((30, 36, 30), (6.0, 6.0, 6.0)), seed, options)
 
 

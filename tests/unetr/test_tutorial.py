@@ -11,6 +11,7 @@ import pytest
 from imaging import nifti
 from unetr import tutorial
 from unetr.synthesis import metastases
+from unetr.synthesis.anatomy import HeadOptions
 from unetr.training.config import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def run(tmp_path_factory) -> Path:
     """infer, of a small head of which the truth is known."""
     folder = tmp_path_factory.mktemp("lesson")
     head = metastases.head(
-        metastases.grid((60, 80, 66), (2.8, 2.6, 2.6)), 11, metastases.HeadOptions((3, 3), (20.0, 30.0))
+        metastases.grid((60, 80, 66), (2.8, 2.6, 2.6)), 11, HeadOptions((3, 3), (20.0, 30.0))
     )
     nifti.write_values(head.image, folder / "head.nii.gz")
     tutorial.infer(["--image", str(folder / "head.nii.gz"), "--out", str(folder)])

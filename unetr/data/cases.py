@@ -20,12 +20,14 @@ class Case:
 
     images: float32, by sequence name (``imaging.sequences.SEQUENCES``, or the data set's own name).
     truth: uint8 label values, 0 background; it may be empty. brain: uint8, 1 in the brain; None if unknown.
+    share: float32, the share of each voxel that is labelled, for one label; None if unknown.
     """
 
     id: str
     images: Mapping[str, hd.Volume]
     truth: hd.Volume
     brain: hd.Volume | None = None
+    share: hd.Volume | None = None
 
 
 @dataclass(frozen=True)

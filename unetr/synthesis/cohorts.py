@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from unetr.synthesis import metastases
-from unetr.synthesis.metastases import Head, HeadOptions
+from unetr.synthesis import metastases, real_heads
+from unetr.synthesis.anatomy import HeadOptions
+from unetr.synthesis.metastases import Head
+from unetr.synthesis.real_heads import RealHead
 
 TRAINING_SEED = 1_000_000
 VALIDATION_SEED = 2_000_000
@@ -104,6 +106,12 @@ TRAINED = (
 WITHOUT_LESIONS = 0.1
 WITHOUT_SKULL = 0.15
 WITH_CAVITY = 0.25
+# The share of drawn heads with varied lesions, and their number and size; the share of heads that are
+# cropped along one axis, and to which shares of it.
+VARIED = 0.6
+VARIED_COUNT, VARIED_MM = (3, 18), (2.0, 65.0)
+CROPPED = 0.2
+CROPPED_TO = (0.35, 0.85)
 
 # Components that can be left out of the training heads, for ablations, and the options that replace them.
 COMPONENTS: Mapping[str, Mapping[str, object]] = {
@@ -140,6 +148,49 @@ def training_head(seed: int, without: str | None = None) -> Head:
         blur_mm=(0.2, 0.7),
         cavity=bool(rng.random() < WITH_CAVITY),
     )
+    if rng.random() < VARIED:
+        options = replace(options, varied=True, lesion_count=VARIED_COUNT, diameter_mm=VARIED_MM)
     if without is not None:
         options = replace(options, **COMPONENTS[without])  # type: ignore[arg-type]
-    return acquisition.head(seed, options)
+    return _cropped(acquisition.head(seed, options), rng)
+
+
+def real_training_head(background: RealHead, seed: int) -> Head:
+    """Return a head to train on: metastases drawn into a real head at another size and resolution."""
+    rng = np.random.default_rng((seed, 6))
+    options = HeadOptions(
+        skull=bool(rng.random() >= WITHOUT_SKULL),
+        grey=(0.55, 1.0),
+        fluid=(0.1, 0.5),
+        vessels=(0.9, 2.4),
+        noise=(0.0, 0.04),
+        blur_mm=(0.0, 0.6),
+        contrast_varies=bool(rng.random() < 0.6),
+        varied=True,
+        lesion_count=VARIED_COUNT,
+        diameter_mm=VARIED_MM,
+    )
+    if rng.random() < WITHOUT_LESIONS:
+        options = replace(options, lesion_count=(0, 0))
+    acquired = real_heads.acquired_anew(background, rng)
+    drawn = metastases.with_metastases(
+        acquired.image.get_geometry(), real_heads.anatomy(acquired, rng, options), rng, options
+    )
+    return _cropped(drawn, rng)
+
+
+def _cropped(head: Head, rng: np.random.Generator) -> Head:
+    """Return some of the heads with a smaller field of view, which may cut brain and lesions."""
+    if rng.random() >= CROPPED:
+        return head
+    axis = int(rng.integers(3))
+    size = head.image.spatial_shape[axis]
+    kept = max(round(size * rng.uniform(*CROPPED_TO)), 2)
+    first = int(rng.integers(0, size - kept + 1))
+    box = [slice(None)] * 3
+    box[axis] = slice(first, first + kept)
+    image, labels, share, brain = (
+        volume[tuple(box)]  # type: ignore[index]  # as in unetr.preprocess
+        for volume in (head.image, head.labels, head.share, head.brain)
+    )
+    return replace(head, image=image, labels=labels, share=share, brain=brain)

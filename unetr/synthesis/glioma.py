@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from imaging.sequences import FLAIR, T1, T1_POST_CONTRAST, T2
 from unetr.data.cases import Case
 from unetr.synthesis import metastases
+from unetr.synthesis.anatomy import Anatomy, HeadOptions, lesion_free
 from unetr.synthesis.lesion_shape import Array, LesionShape
-from unetr.synthesis.metastases import Anatomy, HeadOptions
 
 # Label values of BraTS since 2023.
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
@@ -58,7 +58,7 @@ def case(seed: int, spacing_mm: float) -> Case:
     shape = tuple(round(side / spacing_mm) for side in FIELD_MM[::-1])
     geometry = metastases.grid((shape[0], shape[1], shape[2]), (spacing_mm,) * 3)
     options = HeadOptions()
-    head = metastases.lesion_free(geometry, rng, options)
+    head = lesion_free(geometry, rng, options)
     regions = np.zeros((3, *geometry.spatial_shape), np.float32)
     if rng.random() >= WITHOUT_TUMOUR:
         _draw(regions, geometry, head, rng)

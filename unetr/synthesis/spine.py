@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from imaging.sequences import T2
 from unetr.data.cases import Case
 from unetr.synthesis import metastases
-from unetr.synthesis.metastases import HeadOptions
+from unetr.synthesis.anatomy import HeadOptions
+from unetr.synthesis.fields import smooth_noise
 
 Coordinates = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -58,7 +59,7 @@ def case(seed: int, spacing_mm: float) -> Case:
     disc = ~in_body & (column < 1.0)
 
     image = np.where(behind > rng.uniform(34.0, 42.0), FAT, MUSCLE)
-    image *= 1.0 + 0.12 * metastases.smooth_noise(image.shape, geometry, 9.0, rng)
+    image *= 1.0 + 0.12 * smooth_noise(image.shape, geometry, 9.0, rng)
     image = np.where(vertebra, MARROW * rng.uniform(0.85, 1.15), image)
     image = np.where(in_body & (np.abs(column - waist) < 0.05), CORTEX, image)
     nuclei = rng.uniform(0.8, 1.1, np.ptp(number) + 1) * (rng.random(np.ptp(number) + 1) >= DEGENERATED)

@@ -63,18 +63,23 @@ class _Data(_Part):
 class Generated(_Data):
     """Synthetic cases by their seeds (``unetr.training.preparation``). training, validation: number of cases.
 
-    without: a component left out of the heads with metastases (``unetr.synthesis.cohorts.COMPONENTS``).
+    heads: for metastases in real heads (``unetr.synthesis.real_heads``), a folder in the layout nnunet of T1
+    images with the brain as label 1; its path is relative to the configuration. without: a component left out
+    of the heads with metastases (``unetr.synthesis.cohorts.COMPONENTS``).
     """
 
     generator: Literal["metastases", "glioma", "spine"]
     training: PositiveInt
     validation: int = Field(ge=0)
+    heads: Path | None = None
     without: str | None = None
 
     @model_validator(mode="after")
     def _require_known_component(self) -> Self:
         if self.without is not None and (self.generator != "metastases" or self.without not in COMPONENTS):
             raise ValueError(f"without is for metastases, and one of {', '.join(COMPONENTS)}")
+        if self.heads is not None and self.generator != "metastases":
+            raise ValueError("heads is for metastases")
         return self
 
 
@@ -163,7 +168,7 @@ def _read(path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise ModelSpecInvalid(f"{path.name} contains no fields.")
     # Resolved before a base is merged: paths are relative to the file that contains them.
-    for name, field in (("courses", "start_from"), ("data", "folder")):
+    for name, field in (("courses", "start_from"), ("data", "folder"), ("data", "heads")):
         for entry in content.get(name) or ():
             if isinstance(entry, dict) and isinstance(entry.get(field), str):
                 entry[field] = path.parent / entry[field]

@@ -6,7 +6,7 @@ does not change when cases are added, so that a model trained further is not val
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,14 +18,15 @@ from errors import DataRefused
 from imaging.sequences import T1_POST_CONTRAST
 from unetr.data.cases import Case, CaseSource, LabelSelection, RejectedCase, truth_of, unknown_label
 from unetr.data.datasets import sources
-from unetr.preprocess import prepare, resample_labels
+from unetr.preprocess import prepare, resample_labels, resample_share
 from unetr.spec import ModelSpec
 from unetr.synthesis import cohorts, glioma, spine
+from unetr.synthesis.real_heads import RealHead
 from unetr.training.config import Generated, Labelled
 from unetr.training.samples import Sample, arrays, load
 
 # Version of the arrays in a prepared folder; increase it when they change.
-ARRAYS_VERSION = 3
+ARRAYS_VERSION = 4
 KEY_DIGITS = 16
 HELD_OUT_DIGITS = 8
 
@@ -57,14 +58,22 @@ class Group:
         return sum(len(sample.values) == 0 for sample in (*self.training, *self.held_out))
 
 
-def metastases(seed: int, spacing_mm: float, without: str | None = None) -> Case:
+def metastases(
+    seed: int, spacing_mm: float, without: str | None = None, heads: Sequence[CaseSource] = ()
+) -> Case:
     """Make a head with brain metastases, all labelled 1, acquired with one of several protocols.
 
-    without: a component of ``unetr.synthesis.cohorts.COMPONENTS`` to leave out.
+    without: a component of ``unetr.synthesis.cohorts.COMPONENTS`` to leave out. heads: real heads, one of
+    which is the background; without any, the head is drawn.
     """
-    head = cohorts.training_head(seed, without)
+    if heads:
+        background = heads[seed % len(heads)].read()
+        (image,) = background.images.values()
+        head = cohorts.real_training_head(RealHead(image, background.truth), seed)
+    else:
+        head = cohorts.training_head(seed, without)
     truth = head.labels.with_array((head.labels.array > 0).astype(np.uint8))
-    return Case(str(seed), {T1_POST_CONTRAST: head.image}, truth, head.brain)
+    return Case(str(seed), {T1_POST_CONTRAST: head.image}, truth, head.brain, head.share)
 
 
 # Generators by their name in a configuration: seed and approximate spacing, mm, to a case.
@@ -107,21 +116,42 @@ def generated(data: Generated, spec: ModelSpec) -> tuple[list[CaseRecipe], list[
     """Return the synthetic cases for training and the held-out ones."""
     spacing_mm = min(spec.spacing_mm)
 
+    heads = real_heads_of(data)
+    versions = [head.versions for head in heads]
+
     def recipe_of(seed: int) -> CaseRecipe:
-        read = partial(_generate, data, seed, spacing_mm)
-        left_out = (data.without,) if data.without else ()
-        return CaseRecipe(str(seed), repr((data.generator, data.labels, seed, *left_out)), read)
+        read = partial(_generate, data, heads, seed, spacing_mm)
+        key = (
+            data.generator,
+            data.labels,
+            seed,
+            data.without,
+            versions[seed % len(heads)] if heads else None,
+        )
+        return CaseRecipe(str(seed), repr(key), read)
 
     first, first_held_out = cohorts.TRAINING_SEED, cohorts.VALIDATION_SEED
     training = [recipe_of(seed) for seed in range(first, first + data.training)]
     return training, [recipe_of(seed) for seed in range(first_held_out, first_held_out + data.validation)]
 
 
-def _generate(data: Generated, seed: int, spacing_mm: float) -> Case:
-    generator = partial(metastases, without=data.without) if data.without else GENERATORS[data.generator]
+def real_heads_of(data: Generated) -> list[CaseSource]:
+    """Return the real heads that serve as backgrounds; none if heads are drawn. Raises: DataRefused."""
+    if data.heads is None:
+        return []
+    entries = list(sources(data.heads, "nnunet"))
+    if bad := next((entry for entry in entries if isinstance(entry, RejectedCase)), None):
+        raise DataRefused(f"{bad.id}: {bad.reason}")
+    return [entry for entry in entries if isinstance(entry, CaseSource)]
+
+
+def _generate(data: Generated, heads: Sequence[CaseSource], seed: int, spacing_mm: float) -> Case:
+    generator = GENERATORS[data.generator]
+    if data.generator == "metastases":
+        generator = partial(metastases, without=data.without, heads=heads)
     case = generator(seed, spacing_mm)
     values = np.unique(case.truth.array[case.truth.array > 0]).tolist()
-    return Case(case.id, case.images, truth_of(case.truth, values, LabelSelection(data.labels)), case.brain)
+    return replace(case, truth=truth_of(case.truth, values, LabelSelection(data.labels)))
 
 
 def labelled(
@@ -196,10 +226,11 @@ def make(folder: Path, recipe: CaseRecipe, spec: ModelSpec) -> RejectedCase | No
     prepared = prepare(first, spec, others)
     truth = resample_labels(case.truth, prepared).array.astype(np.uint8)
     brain = resample_labels(case.brain, prepared).array > 0 if case.brain is not None else None
+    share = resample_share(case.share, prepared, spec) if case.share is not None else None
     path = path_of(folder, recipe, spec)
     unfinished = path.with_suffix(".part")
     unfinished.mkdir(parents=True, exist_ok=True)
-    for name, array in arrays(prepared, truth, brain, spec).items():
+    for name, array in arrays(prepared, truth, brain, share, spec).items():
         np.save(unfinished / f"{name}.npy", array)
     unfinished.rename(path)
     return None

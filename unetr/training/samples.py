@@ -2,7 +2,8 @@
 
 Arrays are (x, y, z) in the spec's orientation, images (channel, x, y, z) with a channel for each of the
 spec's inputs. A truth holds each voxel's label value, 0 for background, and ``IGNORE_LABEL`` outside the
-searched region, where the loss ignores it; a weight says how much a voxel counts in the loss.
+searched region, where the loss ignores it; with one label, a voxel that is partly lesion has the share of it,
+if that is known. A weight says how much a voxel counts in the loss.
 """
 
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ Array = NDArray[np.float32]
 Points = NDArray[np.int64]
 
 IGNORE_LABEL = 255
+SHARE_STEPS = 255
 # Margin around the brain, in voxels, in which the network must still reject non-lesions; ignored beyond.
-SEARCH_MARGIN = 3
+SEARCH_MARGIN = 6
 MIN_BRIGHT_INTENSITY = 1.5
 WINDOW_CENTRE_COUNT = 4000
 # Approximate number of voxels of a whole-region object on which windows are centred.
@@ -49,6 +51,7 @@ class Sample:
     whole label; place_of: (m,) the object's number. bright: (k, 3) bright voxels of the region outside
     objects, e.g. vessels or dura. anywhere: (k, 3) voxels of the region.
     coarse, brain: float16, the first input and the share of brain on the brain's grid; None if unknown.
+    share: uint8, the share of each voxel that is labelled, in 255ths; None if unknown.
     """
 
     image: NDArray[np.float16]
@@ -62,12 +65,19 @@ class Sample:
     anywhere: Points
     coarse: NDArray[np.float16] | None = None
     brain: NDArray[np.float16] | None = None
+    share: NDArray[np.uint8] | None = None
 
 
 def arrays(
-    prepared: Prepared, truth: NDArray[np.uint8], brain: NDArray[np.bool_] | None, spec: ModelSpec
+    prepared: Prepared,
+    truth: NDArray[np.uint8],
+    brain: NDArray[np.bool_] | None,
+    share: Array | None,
+    spec: ModelSpec,
 ) -> dict[str, NDArray[Any]]:
-    """Compute the arrays of a ``Sample`` from prepared inputs, label values (x, y, z) and a known brain."""
+    """Compute the arrays of a ``Sample`` from prepared inputs, label values (x, y, z), a known brain, and the
+    share of each voxel that is labelled, 0..1, which is used if the spec has one label.
+    """
     first = prepared.volume
     limited = spec.brain is not None and brain is not None
     search_mask = (
@@ -98,6 +108,8 @@ def arrays(
     if spec.brain is not None and brain is not None:
         fields["coarse"] = pooled(first.array, spec.brain.factor).astype(np.float16)
         fields["brain"] = pooled(brain.astype(np.float32), spec.brain.factor).astype(np.float16)
+    if share is not None and len(spec.labels) == 1 and not spec.labels[0].whole:
+        fields["share"] = np.rint(share * SHARE_STEPS).astype(np.uint8)
     return fields
 
 
@@ -135,13 +147,13 @@ def load(folder: Path) -> Sample:
 
 @dataclass(frozen=True)
 class TrainingWindow:
-    """A training window. image: float32 (channel, x, y, z). truth: uint8 (x, y, z), see the module.
+    """A training window. image: float32 (channel, x, y, z). truth: float32 (x, y, z), see the module.
 
     weight: float32 (x, y, z).
     """
 
     image: Array
-    truth: NDArray[np.uint8]
+    truth: Array
     weight: Array
 
 
@@ -167,14 +179,18 @@ def lesion_window(
     first = np.clip(first, np.minimum(0, shape - size), np.maximum(shape - size, 0))
     image = np.stack([cut(channel, first, size) for channel in sample.image]).astype(np.float32)
     objects, search_mask = cut(sample.objects, first, size), cut(sample.search_mask, first, size)
+    values = np.concatenate([[0], sample.values])[objects].astype(np.float32)
+    if sample.share is not None:
+        values = cut(sample.share, first, size) / np.float32(SHARE_STEPS)
+    truth = np.where((values > 0) | search_mask, values, np.float32(IGNORE_LABEL))
     if augment:
         axes = tuple(axis for axis in (-3, -2, -1) if rng.random() < 0.5)
-        image, objects, search_mask = (np.flip(array, axes) for array in (image, objects, search_mask))
+        image, objects, truth = (np.flip(array, axes) for array in (image, objects, truth))
         image = varied(image, rng)
-    values = np.concatenate([[0], sample.values])[objects]
-    truth = np.where((objects > 0) | search_mask, values, IGNORE_LABEL).astype(np.uint8)
     weight = np.concatenate([[1.0], np.clip(weights, *WEIGHTS)]).astype(np.float32)[objects]
-    return TrainingWindow(np.ascontiguousarray(image), truth, np.ascontiguousarray(weight))
+    return TrainingWindow(
+        np.ascontiguousarray(image), np.ascontiguousarray(truth), np.ascontiguousarray(weight)
+    )
 
 
 def brain_window(sample: Sample, brain: Brain, rng: np.random.Generator, augment: bool) -> TrainingWindow:
@@ -192,8 +208,8 @@ def brain_window(sample: Sample, brain: Brain, rng: np.random.Generator, augment
         image = varied(image, rng)
         first = rng.integers(-SHIFT, SHIFT + 1, 3)
     size = brain.window.shape[0]
-    inside = np.rint(cut(truth, first, size)).astype(np.uint8)
-    return TrainingWindow(cut(image[0], first, size)[None], inside, np.ones_like(inside, dtype=np.float32))
+    inside = cut(truth, first, size)
+    return TrainingWindow(cut(image[0], first, size)[None], inside, np.ones_like(inside))
 
 
 def varied(image: Array, rng: np.random.Generator) -> Array:

@@ -22,7 +22,6 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import SimpleProfiler
@@ -30,7 +29,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from errors import DataRefused, RequestError
-from unetr.network import build, load_network
+from unetr.network import build, load_matching
 from unetr.spec import ModelSpec
 from unetr.synthesis.cohorts import VALIDATION_SEED
 from unetr.training.config import Course, TrainingConfig, load_config
@@ -52,18 +51,22 @@ def loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, course
 
     logits: (batch, class, x, y, z). truth, weight: (batch, x, y, z); see ``unetr.training.samples``. The
     cross-entropy is divided by the number of all voxels, so windows that reach beyond the brain count less.
+    Where a voxel is partly lesion, Dice is least for that share: the semimetric loss of Wang et al., NeurIPS
+    2023 (arXiv 2303.16296), which for whole voxels is the usual soft Dice loss.
     """
-    target = truth.masked_fill(truth == IGNORE_LABEL, 0).long()
-    weight = weight * (truth != IGNORE_LABEL)
-    classes = logits.shape[1]
-    importance = logits.new_tensor([1.0] + [course.foreground] * (classes - 1))
-    entropy = F.cross_entropy(logits, target, importance, reduction="none") * weight
-    probability = logits.softmax(1)[:, 1:]
-    true = F.one_hot(target, classes).movedim(-1, 1)[:, 1:]
+    searched = truth != IGNORE_LABEL
+    weight = weight * searched
+    logits = logits.float()
+    classes = torch.arange(logits.shape[1], device=logits.device).view(-1, 1, 1, 1)
+    # The share of each class; a label between two values occurs only between background and the one label.
+    target = (1.0 - (truth.masked_fill(~searched, 0.0)[:, None] - classes).abs()).clamp(min=0.0)
+    importance = logits.new_tensor([1.0] + [course.foreground] * (logits.shape[1] - 1)).view(-1, 1, 1, 1)
+    entropy = -(importance * target * logits.log_softmax(1)).sum(1) * weight
+    probability, true = logits.softmax(1)[:, 1:], target[:, 1:]
     axes = (0, 2, 3, 4)
-    common = (weight[:, None] * probability * true).sum(axes)
+    apart = (weight[:, None] * (probability - true).abs()).sum(axes)
     total = (weight[:, None] * (probability + true)).sum(axes)
-    dice = (2.0 * common + SMOOTH_VOXELS) / (total + SMOOTH_VOXELS)
+    dice = (total - apart + SMOOTH_VOXELS) / (total + SMOOTH_VOXELS)
     return 1.0 - dice.mean() + course.cross_entropy * entropy.mean()
 
 
@@ -139,7 +142,7 @@ class Learner(lightning.LightningModule):
         image, truth, _weight = batch
         answer = self.network(image).argmax(1).masked_fill(truth == IGNORE_LABEL, 0)
         for index in range(len(self.labels)):
-            predicted, true = answer == index + 1, truth == index + 1
+            predicted, true = answer == index + 1, truth.round() == index + 1
             self.common[index] += int((predicted & true).sum())
             self.total[index] += int(predicted.sum() + true.sum())
 
@@ -233,7 +236,9 @@ def train(run: Run) -> None:
         torch.manual_seed(run.config.seed)
         network = build(spec)[course.network]
         if course.start_from is not None:
-            load_network(network, course.start_from, course.network)
+            print(
+                f"{course.network}: {load_matching(network, course.start_from, course.network)}", flush=True
+            )
         _fit(run, course, network, groups)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from unetr.evaluation.scores import match
 from unetr.synthesis import cohorts, metastases
+from unetr.synthesis.anatomy import HeadOptions
 
 SMALL = (40, 50, 44)
 SPACING_MM = (4.0, 4.0, 4.0)
@@ -13,18 +14,12 @@ SPACING_MM = (4.0, 4.0, 4.0)
 
 @pytest.fixture(scope="module")
 def head() -> metastases.Head:
-    return metastases.head(
-        metastases.grid(SMALL, SPACING_MM), 11, metastases.HeadOptions((4, 6), (12.0, 30.0))
-    )
+    return metastases.head(metastases.grid(SMALL, SPACING_MM), 11, HeadOptions((4, 6), (12.0, 30.0)))
 
 
 def test_the_same_seed_gives_the_same_head_and_another_seed_another(head):
-    same_head = metastases.head(
-        metastases.grid(SMALL, SPACING_MM), 11, metastases.HeadOptions((4, 6), (12.0, 30.0))
-    )
-    other_head = metastases.head(
-        metastases.grid(SMALL, SPACING_MM), 12, metastases.HeadOptions((4, 6), (12.0, 30.0))
-    )
+    same_head = metastases.head(metastases.grid(SMALL, SPACING_MM), 11, HeadOptions((4, 6), (12.0, 30.0)))
+    other_head = metastases.head(metastases.grid(SMALL, SPACING_MM), 12, HeadOptions((4, 6), (12.0, 30.0)))
     assert np.array_equal(head.image.array, same_head.image.array)
     assert head.lesions == same_head.lesions
     assert not np.array_equal(head.image.array, other_head.image.array)
@@ -50,7 +45,7 @@ def test_the_grid_is_centred_on_the_head_in_every_plane(plane, tilt_deg):
 
 def test_solid_lesions_are_brighter_than_the_brain_around_them():
     head = metastases.head(
-        metastases.grid((60, 74, 62), (3.0, 3.0, 3.0)), 3, metastases.HeadOptions((5, 5), (9.0, 12.0))
+        metastases.grid((60, 74, 62), (3.0, 3.0, 3.0)), 3, HeadOptions((5, 5), (9.0, 12.0))
     )
     brain = np.median(head.image.array[head.image.array > np.percentile(head.image.array, 60)])
     solid = [lesion for lesion in head.lesions if lesion.kind == "solid"]
@@ -61,7 +56,7 @@ def test_solid_lesions_are_brighter_than_the_brain_around_them():
 
 
 def test_brain_only_heads_are_black_outside_the_brain():
-    options = metastases.HeadOptions((0, 0), skull=False, pose=False)
+    options = HeadOptions((0, 0), skull=False, pose=False)
     head = metastases.head(metastases.grid(SMALL, SPACING_MM), 5, options)
     assert head.lesions == ()
     assert head.labels.array.max() == 0
@@ -75,7 +70,7 @@ def test_the_brain_holds_the_lesions_and_neither_scalp_nor_face(head):
     brain = head.brain.array > 0
     assert 0.9 < brain.sum() * head.brain.voxel_volume / 1e6 < 2.4
     assert brain[head.labels.array > 0].all()
-    options = metastases.HeadOptions((0, 0), pose=False)
+    options = HeadOptions((0, 0), pose=False)
     still = metastases.head(metastases.grid(SMALL, SPACING_MM), 5, options).brain
     points = np.array([[0.0, 16.0, 20.0], [0.0, -90.0, -50.0], [85.0, 16.0, 2.0]])
     index = np.rint(still.map_reference_to_indices(points)).astype(int)
