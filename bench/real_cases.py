@@ -107,7 +107,8 @@ def _layout(folder: Path) -> Literal["nnunet", "msd", "brats", "dicom"] | None:
     if (folder / "dataset.json").is_file():
         numbered = any((folder / "imagesTr").glob("*_0000.nii*"))
         return "nnunet" if numbered else "msd"
-    if any(folder.glob("*/*[-_]t1c.nii*")) or any(folder.glob("*/*_t1ce.nii*")):
+    post_contrast = (*folder.glob("*/*-t1c.nii*"), *folder.glob("*/*_t1ce.nii*"))
+    if any(path.name.startswith(path.parent.name) for path in post_contrast):
         return "brats"
     return "dicom" if any(folder.glob("*/*.dcm")) or any(folder.glob("*/*/*.dcm")) else None
 

@@ -230,7 +230,7 @@ def make(folder: Path, recipe: CaseRecipe, spec: ModelSpec) -> RejectedCase | No
     path = path_of(folder, recipe, spec)
     unfinished = path.with_suffix(".part")
     unfinished.mkdir(parents=True, exist_ok=True)
-    for name, array in arrays(prepared, truth, brain, share, spec).items():
+    for name, array in arrays(prepared, truth, brain, spec, share).items():
         np.save(unfinished / f"{name}.npy", array)
     unfinished.rename(path)
     return None

@@ -72,8 +72,8 @@ def arrays(
     prepared: Prepared,
     truth: NDArray[np.uint8],
     brain: NDArray[np.bool_] | None,
-    share: Array | None,
     spec: ModelSpec,
+    share: Array | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Compute the arrays of a ``Sample`` from prepared inputs, label values (x, y, z), a known brain, and the
     share of each voxel that is labelled, 0..1, which is used if the spec has one label.

@@ -79,8 +79,8 @@ def test_no_lesion_is_sought_beyond_the_brain_and_its_margin(sample):
         w = window(sample, rng)
         column = w.truth[:, 0, 0]
         brain = int((w.image[0, :, 0, 0] == 1).sum())
-        assert (column[: brain + 3] == 0).all()
-        assert (column[brain + 3 :] == samples.IGNORE_LABEL).all()
+        assert (column[: brain + samples.SEARCH_MARGIN] == 0).all()
+        assert (column[brain + samples.SEARCH_MARGIN :] == samples.IGNORE_LABEL).all()
         edges.add(brain)
     assert len(edges) > 3
 
@@ -240,6 +240,18 @@ def test_what_is_said_where_nothing_is_sought_costs_nothing():
     value.backward()
     assert float(value.detach()) == pytest.approx(float(loss(background_logits(), truth)), abs=1e-3)
     assert float(wrong.grad[:, :, :8].abs().max()) == 0.0
+
+
+def test_a_voxel_that_is_partly_lesion_costs_least_at_its_share():
+    truth = torch.full((1, SIZE, SIZE, SIZE), 0.3)
+    values = {}
+    for probability in (0.05, 0.3, 0.5, 0.95):
+        logits = torch.zeros(1, 2, SIZE, SIZE, SIZE)
+        logits[:, 1] = float(np.log(probability / (1 - probability)))
+        values[probability] = float(
+            train.loss(logits, truth, torch.ones(truth.shape), COURSE.model_copy(update={"foreground": 1.0}))
+        )
+    assert min(values, key=values.get) == 0.3
 
 
 def test_a_missed_lesion_costs_by_its_weight():
