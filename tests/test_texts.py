@@ -13,8 +13,9 @@ from bench.parts import ROOT
 from imaging import files, inputs, series
 from imaging.stack import to_stack
 from lesions.measurability import judge
-from unetr.brain import find_brain
-from unetr.spec import load_spec
+from unetr.brain import Region, find_brain
+from unetr.cautions import Findings, cautions
+from unetr.spec import Trained, load_spec
 from unetr.synthesis import metastases
 from unetr.synthesis.phantom import SeriesOptions, to_instances
 
@@ -102,8 +103,9 @@ def test_every_warning_of_a_result_is_told_in_french():
         *by_hand.warnings,
         *files.damage_warnings(["IM1", "IM2"]),
         *of_a_brain_that_is_cut_off_and_too_large(),
+        *of_findings_beyond_what_the_model_knows(),
     ]
-    assert len(warnings) == 11
+    assert len(warnings) == 15
     for warning, french in zip(warnings, in_french(warnings), strict=True):
         assert french != warning
         assert english_words(french) == [], warning
@@ -116,3 +118,15 @@ def of_a_brain_that_is_cut_off_and_too_large() -> tuple[str, ...]:
     inside = ((x / 90) ** 2 + (y / 85) ** 2 < 1) & (y < 20 + 0.3 * x)
     head = hd.Volume(inside.astype(np.float32), np.diag([step_mm, step_mm, step_mm, 1.0]), "PATIENT")
     return find_brain(head, lambda window: (window - 0.5) * 20.0, model.brain).warnings
+
+
+def of_findings_beyond_what_the_model_knows() -> tuple[str, ...]:
+    """One component reaches from the edge of the images out of the searched region, on a grid of 2 mm."""
+    positive = np.zeros((30, 30, 30), dtype=bool)
+    positive[:20, 10:20, 10:20] = True
+    region = np.zeros_like(positive)
+    region[:12] = True
+    found = Findings((positive & region).astype(np.uint32), np.array([True, True]), positive)
+    image = hd.Volume(np.zeros(positive.shape, np.float32), np.diag([2.0, 2.0, 2.0, 1.0]), "PATIENT")
+    trained = Trained(largest_mm=8.5, brain_intensities=((1.0, 2.0), (1.0, 2.0), (1.0, 2.0)))
+    return cautions(found, Region(region, brain=region), image, trained)

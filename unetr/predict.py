@@ -12,6 +12,7 @@ from scipy import ndimage, special
 
 from unetr.backends import Array, Backend, load_backends
 from unetr.brain import Region, find_brain
+from unetr.cautions import Findings, cautions
 from unetr.mirroring import mean_logits
 from unetr.preprocess import Mask, Prepared, prepare
 from unetr.sliding import Box, Progress, slide
@@ -23,6 +24,8 @@ MARGIN = 2
 ROUNDING = 1e-6
 # Margin around the searched region's box that the network sees as context, in voxels.
 CONTEXT = 12
+# A component of this volume, a sphere of 10 mm, is kept however unsure the network is of its best voxel.
+SEEDLESS_MM3 = np.pi / 6.0 * 10.0**3
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,11 @@ class Predictor:
         predictions = []
         for spec in specs:
             within = _within(region.mask, logits, spec.postprocessing)
-            prediction = _on_native_grid(within, prepared.volume, volume, spec)
-            predictions.append(replace(prediction, warnings=region.warnings))
+            positive = foreground(logits) > spec.postprocessing.threshold_logit
+            found = _select(foreground(within), positive, prepared.volume.voxel_volume, spec.postprocessing)
+            prediction = _on_native_grid(within, found, prepared.volume, volume, spec)
+            doubts = cautions(found, region, prepared.volume, spec.trained)
+            predictions.append(replace(prediction, warnings=(*region.warnings, *doubts)))
         on_progress(1.0)
         return predictions
 
@@ -170,19 +176,33 @@ def _with_context(box: Box, shape: tuple[int, ...], window: tuple[int, int, int]
     return wider[0], wider[1], wider[2]
 
 
-def _on_native_grid(logits: Array, model: hd.Volume, native: hd.Volume, spec: ModelSpec) -> Prediction:
-    """Select components on the model's grid and interpolate each in its box on the native grid.
+def _select(any_label: Array, positive: Mask, voxel_mm3: float, postprocessing: PostProcessing) -> Findings:
+    """Number the components on the model's grid and select those of the result.
+
+    any_label: the logit of any label in the searched region. positive: above the threshold, anywhere.
+    """
+    parts = cc3d.connected_components(
+        any_label > postprocessing.threshold_logit, connectivity=26, out_dtype=np.uint32
+    )
+    volumes_mm3 = np.bincount(parts.ravel()) * voxel_mm3
+    kept = volumes_mm3 >= postprocessing.minimum_volume_mm3
+    if postprocessing.seed_threshold is not None:
+        sure = peaks_of(any_label, parts) > logit(postprocessing.seed_threshold)
+        kept[1:] &= sure | (volumes_mm3[1:] >= SEEDLESS_MM3)
+    kept[0] = True
+    return Findings(parts, kept, positive)
+
+
+def _on_native_grid(
+    logits: Array, found: Findings, model: hd.Volume, native: hd.Volume, spec: ModelSpec
+) -> Prediction:
+    """Interpolate each selected component in its box on the native grid.
 
     logits: (label, x, y, z) on the grid of ``model``.
     """
     cut = spec.postprocessing.threshold_logit
-    any_label = foreground(logits)
-    parts = cc3d.connected_components(any_label > cut, connectivity=26, out_dtype=np.uint32)
     minimum_mm3 = spec.postprocessing.minimum_volume_mm3
-    kept = np.bincount(parts.ravel()) >= minimum_mm3 / model.voxel_volume
-    if spec.postprocessing.seed_threshold is not None:
-        kept[1:] &= peaks_of(any_label, parts) > logit(spec.postprocessing.seed_threshold)
-    kept[0] = True
+    parts, kept = found.numbers, found.kept
     # A dropped component must not reappear in the box of a neighbour.
     logits = np.where(kept[parts], logits, np.minimum(logits, _below(spec.postprocessing, len(logits))))
     mask = np.zeros(native.spatial_shape, dtype=np.uint8)

@@ -180,9 +180,10 @@ class Label(SpecPart):
 class PostProcessing(SpecPart):
     """The settings that turn probabilities into objects.
 
-    threshold: a voxel is labelled if its probability of any label exceeds it. seed_threshold: a component is
-    kept if its highest probability exceeds it. minimum_volume_mm3: smaller components are dropped.
-    minimum_native_voxels: the same minimum in voxels of the acquired grid, whatever their size.
+    threshold: a voxel is labelled if its probability of any label exceeds it. seed_threshold: a component
+    smaller than a sphere of 10 mm is kept only if its highest probability exceeds it. minimum_volume_mm3:
+    smaller components are dropped. minimum_native_voxels: the same minimum in voxels of the acquired grid,
+    whatever their size.
     """
 
     threshold: float = Field(gt=0, lt=1)
@@ -213,6 +214,17 @@ class Confidence(SpecPart):
     intercept: float
     mean_logit: float = Field(ge=0)
     log_volume: float = Field(ge=0)
+
+
+class Trained(SpecPart):
+    """The range of the training cases, beyond which a result has a warning (``unetr.cautions``).
+
+    largest_mm: diameter of the sphere of the largest lesions' volume. brain_intensities: lowest and highest
+    5th, 50th and 95th percentile of the prepared images in the brain; None if the model has no brain.
+    """
+
+    largest_mm: PositiveFloat
+    brain_intensities: tuple[tuple[float, float], tuple[float, float], tuple[float, float]] | None = None
 
 
 class ModelSpec(SpecPart):
@@ -252,6 +264,7 @@ class ModelSpec(SpecPart):
     labels: tuple[Label, ...] = Field(min_length=1)
     postprocessing: PostProcessing
     confidence: Confidence | None = None
+    trained: Trained | None = Field(default=None, exclude_if=lambda trained: trained is None)
     folder: Path = Field(Path(), exclude=True)
 
     @field_validator("orientation")
