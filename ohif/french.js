@@ -157,6 +157,8 @@ export default {
       'Les images montrent {1} mm du cerveau de haut en bas et s’arrêtent à l’intérieur du cerveau : les lésions en dehors des images ne sont pas trouvées. Vérifiez que les images montrent une tête.'],
     [/^(?:The region found as brain|What was taken for the brain) measures (\d+) x (\d+) x (\d+) mm \(left-right, front-back, head-foot\), more than a brain: (?:it may include the face or the neck|face or neck may be part of it)\. Check the findings there\.$/,
       'La région prise pour le cerveau mesure {1} × {2} × {3} mm (gauche-droite, avant-arrière, haut-bas), plus qu’un cerveau : elle comprend peut-être la face ou le cou. Vérifiez les lésions trouvées à ces endroits.'],
+    [/^The images end within the brain: lesions outside the images are not found\.$/,
+      'Les images s’arrêtent à l’intérieur du cerveau : les lésions en dehors des images ne sont pas trouvées.'],
     [/^The model also marks ([\d.]+) ml just outside the region that it searched, the brain; this is not in the result\. Check the edge of the brain for lesions\.$/,
       'Le modèle marque aussi {1} ml juste en dehors de la région où il a cherché, le cerveau ; ce volume n’est pas dans le résultat. Vérifiez le bord du cerveau.'],
     [/^A lesion reaches the edge of the images: it may be larger than measured\.$/,

@@ -103,9 +103,10 @@ def test_every_warning_of_a_result_is_told_in_french():
         *by_hand.warnings,
         *files.damage_warnings(["IM1", "IM2"]),
         *of_a_brain_that_is_cut_off_and_too_large(),
+        *of_half_a_brain(),
         *of_findings_beyond_what_the_model_knows(),
     ]
-    assert len(warnings) == 15
+    assert len(warnings) == 16
     for warning, french in zip(warnings, in_french(warnings), strict=True):
         assert french != warning
         assert english_words(french) == [], warning
@@ -117,6 +118,14 @@ def of_a_brain_that_is_cut_off_and_too_large() -> tuple[str, ...]:
     x, y, _ = np.indices((100, 100, 40)) * step_mm - 100.0
     inside = ((x / 90) ** 2 + (y / 85) ** 2 < 1) & (y < 20 + 0.3 * x)
     head = hd.Volume(inside.astype(np.float32), np.diag([step_mm, step_mm, step_mm, 1.0]), "PATIENT")
+    return find_brain(head, lambda window: (window - 0.5) * 20.0, model.brain).warnings
+
+
+def of_half_a_brain() -> tuple[str, ...]:
+    model = load_spec(ROOT / "unetr" / "weights" / "metscope-compact.json")
+    x, y, z = np.indices((70, 90, 75)) * 2.0 - 75.0
+    inside = ((x / 75) ** 2 + (y / 70) ** 2 + (z / 66) ** 2 < 1) & (y < 40 + 0.4 * x)
+    head = hd.Volume(inside.astype(np.float32)[34:], np.diag([2.0, 2.0, 2.0, 1.0]), "PATIENT")
     return find_brain(head, lambda window: (window - 0.5) * 20.0, model.brain).warnings
 
 

@@ -12,6 +12,7 @@ STEPS = {
     "pipeline": ("unetr.tutorial", "pipeline"),
     "build": ("unetr.tutorial", "build"),
     "train": ("unetr.training.train", "main"),
+    "adapt": ("unetr.training.adapt", "main"),
     "export": ("unetr.training.export", "main"),
     "import": ("unetr.import_checkpoint", "main"),
     "operating_point": ("unetr.evaluation.operating_point", "main"),

@@ -27,6 +27,9 @@ CLOSING = 2
 MAX_SYMMETRY = 0.9
 # Largest plausible extent of a brain's mask, mm: above the largest of those real heads with a correct mask.
 MAX_BRAIN_MM = {"left-right": 170.0, "front-back": 205.0, "head-foot": 170.0}
+# Least area of a section of the brain, mm2, and least volume of a brain that the images cut off, ml.
+SECTION_MM2, LEAST_CUT_ML = 3000.0, 60.0
+OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "H": "F", "F": "H"}
 AXIS_NAMES = {
     "L": "left-right", "R": "left-right",
     "P": "front-back", "A": "front-back",
@@ -72,7 +75,8 @@ def find_brain(prepared: hd.Volume, backend: Backend, brain: Brain) -> Region:
     mask = _on_the_models_grid(logits, brain.factor, prepared.array.shape) > 0.0
     volume_ml = mask.sum() * prepared.voxel_volume / MM3_PER_ML
     least_ml, most_ml = brain.plausible_ml
-    if not least_ml <= volume_ml <= most_ml:
+    cut = _cut_at(mask, prepared)
+    if not (min(least_ml, LEAST_CUT_ML) if cut else least_ml) <= volume_ml <= most_ml:
         raise BrainNotFound(
             f"{volume_ml:.0f} ml of brain were found; the model expects {least_ml:.0f} to {most_ml:.0f} ml."
         )
@@ -82,13 +86,35 @@ def find_brain(prepared: hd.Volume, backend: Backend, brain: Brain) -> Region:
             f"The {volume_ml:.0f} ml that look like a brain are as symmetric as a phantom: front and back, "
             "top and bottom are the same."
         )
-    return Region(_dilated(mask, brain.margin_mm, prepared.spacing), _warnings(box, prepared), mask)
+    warnings = (*_warnings(box, prepared), *_cut_warnings(cut))
+    return Region(_dilated(mask, brain.margin_mm, prepared.spacing), warnings, mask)
 
 
 def _point_symmetry(box: Mask) -> float:
     """Return the overlap (intersection over union) of a mask in its box with its point reflection."""
     reflected = box[::-1, ::-1, ::-1]
     return float((box & reflected).sum() / (box | reflected).sum())
+
+
+def _cut_at(mask: Mask, prepared: hd.Volume) -> set[str]:
+    """Return the ends of the images on which a section of the brain lies: letters of L/R, P/A, H/F.
+
+    The outermost plane of a brain that is only cropped to its extent has a smaller area.
+    """
+    ends = set()
+    for axis, letter in enumerate(prepared.get_closest_patient_orientation()):
+        area_mm2 = float(np.prod(np.delete(prepared.spacing, axis)))
+        for end, name in ((-1, letter.value), (0, OPPOSITE[letter.value])):
+            if np.take(mask, end, axis=axis).sum() * area_mm2 >= SECTION_MM2:
+                ends.add(name)
+    return ends
+
+
+def _cut_warnings(ends: set[str]) -> tuple[str, ...]:
+    """Return a sentence for a brain that the images cut off, but not both above and below."""
+    if not ends or {"H", "F"} <= ends:
+        return ()
+    return ("The images end within the brain: lesions outside the images are not found.",)
 
 
 def _warnings(box: Box, prepared: hd.Volume) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ from unetr.spec import Trained
 # Findings outside the region count from this volume, if they reach within this distance of the region: the
 # network was trained to reject what lies there, but not further out.
 OUTSIDE_MM3, OUTSIDE_WITHIN_MM = 100.0, 4.0
+# Least area of a lesion's section at the edge of the images.
+SECTION_MM2 = 40.0
 # The brain's normalised intensities may exceed the range of the training by this share of its width.
 TOLERANCE = 0.1
 PERCENTILES = (5.0, 50.0, 95.0)
@@ -71,11 +73,13 @@ def _outside(found: Findings, region: Region, image: hd.Volume) -> list[str]:
 
 
 def _cut_off(found: Findings, image: hd.Volume) -> list[str]:
-    faces: set[int] = set()
+    largest_mm2 = 0.0
     for axis in range(3):
+        area_mm2 = float(np.prod(np.delete(image.spacing, axis)))
         for end in (0, -1):
-            faces |= set(np.unique(np.take(found.numbers, end, axis=axis)).tolist())
-    if not any(number and found.kept[number] for number in faces):
+            counts = np.bincount(np.take(found.numbers, end, axis=axis).ravel(), minlength=len(found.kept))
+            largest_mm2 = max(largest_mm2, area_mm2 * float((counts[1:] * found.kept[1:]).max(initial=0)))
+    if largest_mm2 < SECTION_MM2:
         return []
     return ["A lesion reaches the edge of the images: it may be larger than measured."]
 

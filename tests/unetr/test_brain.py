@@ -191,6 +191,15 @@ def test_a_brain_that_the_images_cut_off_above_and_below_is_said(volume, spec):
     assert Predictor(spec, spot, matter)(volume).warnings == ()
 
 
+def test_half_a_brain_is_searched_and_the_reader_is_told(volume, spec):
+    half = volume[60:]
+    prediction = Predictor(spec, spot, matter)(half)
+    assert prediction.mask.array.any()
+    assert prediction.warnings[0] == (
+        "The images end within the brain: lesions outside the images are not found."
+    )
+
+
 def test_a_neck_that_is_taken_for_brain_is_said(spec, brain):
     at = grid_mm(240.0)
     head = np.linalg.norm(at - (0.0, 0.0, 45.0), axis=-1) < 62.0

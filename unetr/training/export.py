@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from errors import WeightsInvalid
-from unetr.network import build, write_model
+from unetr.network import build, load_network, write_model
 from unetr.spec import ModelSpec
 from unetr.training.config import Course, Generated, Labelled, TrainingConfig, load_config
 
@@ -24,10 +24,18 @@ Array = NDArray[np.float32]
 PREFIX = "network."
 
 
-def export(config: TrainingConfig, run: Path, models_dir: Path) -> ModelSpec:
-    """Write the model of a run into a folder and return its specification. Raises: WeightsInvalid."""
+def export(
+    config: TrainingConfig, run: Path, models_dir: Path, base_weights: Path | None = None
+) -> ModelSpec:
+    """Write the model of a run into a folder and return its specification. Raises: WeightsInvalid.
+
+    base_weights: a file with the networks that have no course.
+    """
     spec = config.spec
     networks = build(spec)
+    if base_weights is not None:
+        for name, network in networks.items():
+            load_network(network, base_weights, name)
     for course in config.courses:
         best = run / course.network / "best.ckpt"
         if not best.exists():
