@@ -11,6 +11,7 @@ if it does not exist.
 """
 
 import hashlib
+import json
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -90,7 +91,8 @@ def add(  # noqa: PLR0913 - the columns of a request
     """Do ``submit`` within a larger transaction; return the job, and whether it is new."""
     request_key = "/".join((study_instance_uid, series_instance_uid or "", model_id))
     if task != SEGMENT:
-        request_key += "/" + hashlib.sha256(task.model_dump_json().encode()).hexdigest()
+        content = json.dumps(task.model_dump(mode="json"), sort_keys=True)
+        request_key += "/" + hashlib.sha256(content.encode()).hexdigest()
     active = (
         select(Job)
         .where(Job.request_key == request_key, Job.state.in_(ACTIVE_STATES), ~Job.cancel_requested)

@@ -1,10 +1,12 @@
 """The database opens on either system, is migrated once, waits for other writers and keeps its promises."""
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -164,21 +166,45 @@ TASKS_BEFORE = [
 ]
 
 
+def former_key(study_uid: str, task: dict | None) -> str:
+    """The key of a request before its task named its kind."""
+    key = f"{study_uid}//unetr"
+    return f"{key}/{sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()}" if task else key
+
+
 def test_a_job_of_each_kind_survives_the_migration_that_names_its_kind(empty_url):
     sessions = open_database(empty_url)
     ids = [jobs.submit(sessions, f"1.2.{n}", "unetr", task=now).id for n, (_, now) in enumerate(TASKS_BEFORE)]
-    rows = table("jobs", column("id"), column("task", JSON(none_as_null=True)))
+    rows = table("jobs", column("id"), column("task", JSON(none_as_null=True)), column("request_key"))
     engine = sessions.kw["bind"]
     with migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0008")
-        before = {row.id: row.task for row in connection.execute(select(rows.c.id, rows.c.task))}
-        assert [before[job_id] for job_id in ids] == [old for old, _ in TASKS_BEFORE]
+        before = {row.id: row for row in connection.execute(select(rows))}
+        assert [before[job_id].task for job_id in ids] == [old for old, _ in TASKS_BEFORE]
+        assert [before[job_id].request_key for job_id in ids] == [
+            former_key(f"1.2.{n}", old) for n, (old, _) in enumerate(TASKS_BEFORE)
+        ]
         for job_id, (old, _) in zip(ids, TASKS_BEFORE, strict=True):
             connection.execute(rows.update().where(rows.c.id == job_id).values(task=old))
     with migrating(engine) as connection:
         command.upgrade(alembic_config(connection), "head")
     assert [jobs.get(sessions, job_id).task for job_id in ids] == [now for _, now in TASKS_BEFORE]
+    # The same request again is the same job.
+    again = [
+        jobs.submit(sessions, f"1.2.{n}", "unetr", task=now).id for n, (_, now) in enumerate(TASKS_BEFORE)
+    ]
+    assert again == ids
     engine.dispose()
+
+
+def test_the_same_inputs_in_another_order_are_the_same_request(sessions):
+    inputs = {"T1": "1.2", "FLAIR": "1.3"}
+    turned = dict(reversed(inputs.items()))
+    first, second = (
+        jobs.submit(sessions, "1.2.3", "glioma", task=SegmentTask(inputs=chosen)).id
+        for chosen in (inputs, turned)
+    )
+    assert first == second
 
 
 def test_opening_again_keeps_the_data(sessions, url, job_id):

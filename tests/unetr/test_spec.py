@@ -276,3 +276,15 @@ def test_reading_specs_loads_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+# By its version, the digest of each shipped model, with which its results were recorded.
+RECORDED_DIGESTS = {
+    ("metscope-unet", "0.4.0"): "93cd76a85eae79f98f833c9c7281b01735fc1b917a378bbe4eaefbbecb31a4a0",
+    ("metscope-compact", "0.3.0"): "afe2cd79704796f890f2bf4ca04e7a99b93b73efa5e5acee2a44157764585b27",
+}
+
+
+def test_results_of_a_shipped_model_are_recognised_until_its_version_changes():
+    digests = {(spec.id, spec.version): spec.digest for spec in find_models(WEIGHTS_DIR).values()}
+    assert digests == RECORDED_DIGESTS

@@ -4,6 +4,8 @@ Revision ID: 0009
 Revises: 0008
 """
 
+import hashlib
+import json
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +16,14 @@ down_revision = "0008"
 branch_labels = None
 depends_on = None
 
-JOBS = sa.table("jobs", sa.column("id", sa.String()), sa.column("task", sa.JSON(none_as_null=True)))
+JOBS = sa.table(
+    "jobs",
+    sa.column("id", sa.String()),
+    sa.column("task", sa.JSON(none_as_null=True)),
+    sa.column("request_key", sa.String()),
+)
+# Slashes in a request key before the digest of the task, which a plain segmentation's key lacks.
+SLASHES = 2
 # By the kind: the key that it had, and what that key is called now.
 KINDS = {
     "correction": ("correct", "segmentation_id"),
@@ -22,6 +31,13 @@ KINDS = {
     "restoration": ("restore", "segmentation_id"),
     "rtstruct": ("rtstruct", "segmentation_id"),
     "uncertainty": ("uncertainty", "segmentation_id"),
+}
+
+
+# Fields that a task may lack, by its kind, and what a missing one means.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "correction": {"rename": {}, "delete": []},
+    "measurement": {"corrects": None},
 }
 
 
@@ -39,8 +55,16 @@ def downgrade() -> None:
 
 def _rewrite(change: Any) -> None:
     connection = op.get_bind()
-    for row in connection.execute(sa.select(JOBS.c.id, JOBS.c.task)).all():
-        connection.execute(sa.update(JOBS).where(JOBS.c.id == row.id).values(task=change(row.task)))
+    for row in connection.execute(sa.select(JOBS.c.id, JOBS.c.task, JOBS.c.request_key)).all():
+        task = change(row.task)
+        # An equal request of the new version finds an active job by this key.
+        key = "/".join(row.request_key.split("/")[: SLASHES + 1])
+        if task not in (None, {"kind": "segmentation", "inputs": {}}):
+            content = json.dumps(task, sort_keys=True)
+            key += "/" + hashlib.sha256(content.encode()).hexdigest()
+        connection.execute(
+            sa.update(JOBS).where(JOBS.c.id == row.id).values(task=task, request_key=key)
+        )
 
 
 def _typed(task: dict[str, Any] | None) -> dict[str, Any]:
@@ -48,7 +72,7 @@ def _typed(task: dict[str, Any] | None) -> dict[str, Any]:
     for kind, (old, new) in KINDS.items():
         if old in task:
             rest = {name: value for name, value in task.items() if name != old}
-            return {"kind": kind, new: task[old], **rest}
+            return {"kind": kind, **DEFAULTS.get(kind, {}), new: task[old], **rest}
     return {"kind": "segmentation", "inputs": task.get("inputs", {})}
 
 
