@@ -86,7 +86,7 @@ def find_brain(prepared: hd.Volume, backend: Backend, brain: Brain) -> Region:
             f"The {volume_ml:.0f} ml that look like a brain are as symmetric as a phantom: front and back, "
             "top and bottom are the same."
         )
-    warnings = (*_warnings(box, prepared), *_cut_warnings(cut))
+    warnings = _warnings(box, prepared, cut)
     return Region(_dilated(mask, brain.margin_mm, prepared.spacing), warnings, mask)
 
 
@@ -110,17 +110,10 @@ def _cut_at(mask: Mask, prepared: hd.Volume) -> set[str]:
     return ends
 
 
-def _cut_warnings(ends: set[str]) -> tuple[str, ...]:
-    """Return a sentence for a brain that the images cut off, but not both above and below."""
-    if not ends or {"H", "F"} <= ends:
-        return ()
-    return ("The images end within the brain: lesions outside the images are not found.",)
-
-
-def _warnings(box: Box, prepared: hd.Volume) -> tuple[str, ...]:
+def _warnings(box: Box, prepared: hd.Volume, cut: set[str]) -> tuple[str, ...]:
     """Return a sentence for a brain that is cut off, and one for a brain that is too large.
 
-    box: the brain's bounding box.
+    box: the brain's bounding box. cut: the ends of the images at which it is cut off.
     """
     extent_mm, ends = {}, {}
     for side, size, spacing_mm, letter in zip(
@@ -135,6 +128,8 @@ def _warnings(box: Box, prepared: hd.Volume) -> tuple[str, ...]:
             f"The images show {extent_mm['head-foot']:.0f} mm of the brain from head to foot and end within "
             "the brain: lesions outside the images are not found. Check that the images show a head."
         )
+    elif cut:
+        warnings.append("The images end within the brain: lesions outside the images are not found.")
     if any(extent_mm[axis] > MAX_BRAIN_MM[axis] for axis in MAX_BRAIN_MM):
         measured = " x ".join(f"{extent_mm[axis]:.0f}" for axis in MAX_BRAIN_MM)
         warnings.append(
