@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from errors import WeightsInvalid
 from unetr.network import build, load_network, write_model
-from unetr.spec import ModelSpec
+from unetr.spec import ModelSpec, Trained
 from unetr.training.config import Course, Generated, Labelled, TrainingConfig, load_config
+from unetr.training.preparation import TRAINED
 
 Array = NDArray[np.float32]
 PREFIX = "network."
@@ -42,6 +43,9 @@ def export(
             raise WeightsInvalid(f"{run.name} does not contain {course.network}/best.ckpt. Train longer.")
         state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
         networks[course.network].load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
+    if (range_file := run / TRAINED).exists():
+        trained = Trained.model_validate_json(range_file.read_bytes())
+        spec = spec.model_copy(update={"trained": trained})
     spec = write_model(spec, networks, models_dir)
     (models_dir / f"{spec.id}.md").write_text(_card(spec, config, run))
     return spec

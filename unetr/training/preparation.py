@@ -15,11 +15,14 @@ import numpy as np
 import torch
 
 from errors import DataRefused
+from imaging.grid import MM3_PER_ML
 from imaging.sequences import T1_POST_CONTRAST
+from unetr.cautions import brain_intensities
 from unetr.data.cases import Case, CaseSource, LabelSelection, RejectedCase, truth_of, unknown_label
 from unetr.data.datasets import sources
+from unetr.evaluation.truth import sphere_diameter_mm
 from unetr.preprocess import prepare, resample_labels, resample_share
-from unetr.spec import ModelSpec
+from unetr.spec import ModelSpec, Trained
 from unetr.synthesis import cohorts, glioma, spine
 from unetr.synthesis.real_heads import RealHead
 from unetr.training.config import Generated, Labelled
@@ -28,6 +31,8 @@ from unetr.training.samples import Sample, arrays, load
 # Version of the arrays in a prepared folder; increase it when they change.
 ARRAYS_VERSION = 4
 KEY_DIGITS = 16
+# In the folder of a run: the range of its training cases, for the model's specification.
+TRAINED = "trained.json"
 HELD_OUT_DIGITS = 8
 
 
@@ -234,3 +239,27 @@ def make(folder: Path, recipe: CaseRecipe, spec: ModelSpec) -> RejectedCase | No
         np.save(unfinished / f"{name}.npy", array)
     unfinished.rename(path)
     return None
+
+
+def trained_range(samples: Sequence[Sample], factor: int) -> Trained | None:
+    """Return the range of the training cases; None if no lesion is known.
+
+    factor: voxels of the model's grid along a side of a voxel of the brain's grid.
+    """
+    volumes_mm3 = np.concatenate([sample.volumes_mm3 for sample in samples])
+    if not len(volumes_mm3):
+        return None
+    intensities = []
+    for sample in samples:
+        if sample.brain is not None:
+            brain = sample.brain > 0.5
+            for axis in range(3):
+                brain = np.repeat(brain, factor, axis=axis)
+            brain = brain[tuple(slice(size) for size in sample.search_mask.shape)]
+            intensities.append(brain_intensities(sample.image[0].astype(np.float32), brain))
+    limits = None
+    if intensities:
+        extremes = (np.min(intensities, axis=0), np.max(intensities, axis=0))
+        limits = np.round(extremes, 3).T.tolist()
+    largest_mm = round(sphere_diameter_mm(float(volumes_mm3.max()) / MM3_PER_ML), 1)
+    return Trained.model_validate({"largest_mm": largest_mm, "brain_intensities": limits})

@@ -33,7 +33,7 @@ from unetr.network import build, load_matching
 from unetr.spec import ModelSpec
 from unetr.synthesis.cohorts import VALIDATION_SEED
 from unetr.training.config import Course, TrainingConfig, load_config
-from unetr.training.preparation import Group, gather
+from unetr.training.preparation import TRAINED, Group, gather, trained_range
 from unetr.training.samples import IGNORE_LABEL, Sample, TrainingWindow, brain_window, lesion_window
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -232,6 +232,9 @@ def train(run: Run) -> None:
         tell(group)
     if not any(group.held_out for group in groups):
         raise DataRefused("No case is held out, so the best network cannot be selected.")
+    samples = [sample for group in groups for sample in group.training]
+    if spec.brain is not None and (trained := trained_range(samples, spec.brain.factor)):
+        (run.out / TRAINED).write_text(trained.model_dump_json(indent=2) + "\n")
     for course in run.config.courses:
         torch.manual_seed(run.config.seed)
         network = build(spec)[course.network]

@@ -483,7 +483,7 @@ def test_an_unknown_configuration_or_step_is_told_in_one_line(tmp_path):
     "path", sorted((ROOT / "unetr" / "weights").glob("*.json")), ids=lambda path: path.stem
 )
 def test_a_shipped_model_is_what_its_configuration_describes(path):
-    chosen_later = {"weights", "postprocessing", "confidence"}
+    chosen_later = {"weights", "postprocessing", "confidence", "trained"}
     shipped, described = load_spec(path), config.load_config(path.stem).spec
     assert shipped.model_dump(exclude=chosen_later) == described.model_dump(exclude=chosen_later)
 
@@ -494,3 +494,21 @@ def test_a_shipped_model_is_what_its_configuration_describes(path):
 def test_a_shipped_network_says_what_it_said_when_it_was_exported(path):
     spec = load_spec(path.with_name(path.name.replace(".golden.npy", ".json")))
     assert np.abs(golden_logits(spec) - np.load(path)).max() < 1e-3
+
+
+def test_a_models_specification_states_the_range_of_its_training_cases(tmp_path):
+    spec = SHIPPED.spec
+    found = []
+    for number, level in enumerate((1.0, 3.0)):
+        brain = np.zeros((24, 24, 24), bool)
+        brain[4:20, 4:20, 4:20] = True
+        lesion = np.zeros(brain.shape, np.uint8)
+        lesion[8 : 10 + 2 * number, 8:12, 8:12] = 1
+        image = np.where(brain, level + np.arange(24) / 24.0, -1.0)
+        found.append(store_sample(tmp_path / str(number), [image], lesion, brain, spec))
+    trained = preparation.trained_range(found, spec.brain.factor)
+    # The second lesion has 4 x 4 x 4 voxels.
+    assert np.pi / 6 * trained.largest_mm**3 == pytest.approx(64 * np.prod(spec.spacing_mm), rel=0.02)
+    low, middle, high = trained.brain_intensities
+    assert middle == pytest.approx((1.5, 3.5), abs=0.05)
+    assert low[0] < middle[0] < high[0] < low[1] < middle[1] < high[1]
