@@ -125,6 +125,10 @@ COMPONENTS: Mapping[str, Mapping[str, object]] = {
     "cavities": {"cavity": False},
     # All heads axial, at 1.1 mm, not tilted.
     "acquisitions": {},
+    # Ellipsoids of at most 30 mm, solid or with one core.
+    "varied lesions": {},
+    # A voxel is lesion or not, even if it is partly lesion.
+    "partial volumes": {},
 }
 
 
@@ -137,8 +141,9 @@ def training_head(seed: int, without: str | None = None) -> Head:
     acquisition = TRAINED[rng.choice(len(TRAINED), p=[share for _, share in TRAINED])][0]
     if without == "acquisitions":
         acquisition = replace(TRAINED[0][0], tilt_deg=(0.0, 0.0))
+    lesion_free = rng.random() < WITHOUT_LESIONS
     options = HeadOptions(
-        lesion_count=(0, 0) if rng.random() < WITHOUT_LESIONS else (3, 30),
+        lesion_count=(3, 30),
         diameter_mm=(2.0, 30.0),
         skull=bool(rng.random() >= WITHOUT_SKULL),
         grey=(0.6, 0.95),
@@ -148,8 +153,10 @@ def training_head(seed: int, without: str | None = None) -> Head:
         blur_mm=(0.2, 0.7),
         cavity=bool(rng.random() < WITH_CAVITY),
     )
-    if rng.random() < VARIED:
+    if rng.random() < VARIED and without != "varied lesions":
         options = replace(options, varied=True, lesion_count=VARIED_COUNT, diameter_mm=VARIED_MM)
+    if lesion_free:
+        options = replace(options, lesion_count=(0, 0))
     if without is not None:
         options = replace(options, **COMPONENTS[without])  # type: ignore[arg-type]
     return _cropped(acquisition.head(seed, options), rng)

@@ -155,6 +155,8 @@ def _generate(data: Generated, heads: Sequence[CaseSource], seed: int, spacing_m
     if data.generator == "metastases":
         generator = partial(metastases, without=data.without, heads=heads)
     case = generator(seed, spacing_mm)
+    if data.without == "partial volumes":
+        case = replace(case, share=None)
     values = np.unique(case.truth.array[case.truth.array > 0]).tolist()
     return replace(case, truth=truth_of(case.truth, values, LabelSelection(data.labels)))
 
