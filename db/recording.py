@@ -142,11 +142,17 @@ def record(
 
 
 def add_companion(
-    sessions: sessionmaker[Session], segmentation_id: str, new: NewObject, job_id: str, owner: str
+    sessions: sessionmaker[Session],
+    segmentation_id: str,
+    new: NewObject,
+    job_id: str,
+    owner: str,
+    lost: str | None = None,
 ) -> None:
     """Write a companion's row, its outbox entry and the job's segmentation_id in one transaction.
 
-    If another job has added a companion of the same modality meanwhile, that one stays the only one.
+    lost: UID of the companion that the new one replaces, because the archive no longer has it. If another job
+    has added a companion of the same modality meanwhile, that one stays the only one.
     Raises: LeaseLost, JobNotFound, JobCancelled, SegmentationNotFound, StudyNotFound.
     """
     with writing(sessions) as session:
@@ -158,7 +164,11 @@ def add_companion(
         query = select(Companion).where(
             Companion.segmentation_ref == segmentation_id, Companion.modality == new.modality
         )
-        if session.scalar(query) is None:
+        recorded = session.scalar(query)
+        if recorded is not None and recorded.sop_instance_uid == lost:
+            session.delete(recorded)
+            recorded = None
+        if recorded is None:
             _add_companion(session, segmentation, new)
             audit.note(session, job.requested_by, "companion.add", segmentation_id, modality=new.modality)
         job.segmentation_id = segmentation_id

@@ -57,8 +57,7 @@ def segment_and_wait(path: StudyPath) -> Response:
     )
     (segmentation_id,) = _results([job])
     document = segmentations.document(context().sessions, segmentation_id)
-    companions = {companion.modality for companion in document.companions}
-    if document.lesions and "RTSTRUCT" not in companions:
+    if document.lesions:
         _results([submission().add_structure_set(segmentation_id)])
     return _success(f"The study has been segmented; lesions: {len(document.lesions)}.")
 

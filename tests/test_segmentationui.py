@@ -123,6 +123,15 @@ def test_segmentation_answers_when_the_lesions_are_in_the_archive_as_a_structure
     assert modalities(site, study) == ["MR", "RTSTRUCT", "SEG", "SR"]
 
 
+def test_segmentation_stores_a_structure_set_again_that_the_archive_has_lost(site):
+    study = rows.add_study(site.settings, 1)
+    lost = site.segment(study)["companions"][1]
+    site.archive.delete_instance(study, lost["sop_instance_uid"])
+    made = site.segment(study)["companions"][1]
+    assert modalities(site, study) == ["MR", "RTSTRUCT", "SEG", "SR"]
+    assert made["sop_instance_uid"] != lost["sop_instance_uid"]
+
+
 def test_a_segmentation_that_fails_has_the_status_and_the_sentence_of_its_error(site):
     failed = site.ask("POST", "/segmentation/1.2.3", 404, headers=JSON)
     assert "success" not in failed
