@@ -45,6 +45,6 @@ def add_structure_set(task: StructureSetTask, run: JobRun) -> str:
         )
         structure_set = structure_set_of(result, encoded, edition)
     new = publish(structure_set, images.stack.headers[0])
-    lost = recorded and recorded.sop_instance_uid
+    lost = recorded.sop_instance_uid if recorded else None
     recording.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner, lost)
     return segmentation_id

@@ -48,7 +48,7 @@ def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
     with stages("encode"):
         edition = edition_of(spec, document.version, result_index_in_study(sessions, segmentation_id))
         new = publish(uncertainty_map(stack, entropy, spec, edition), stack.headers[0])
-    lost = recorded and recorded.sop_instance_uid
+    lost = recorded.sop_instance_uid if recorded else None
     recording.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner, lost)
     return segmentation_id
 
