@@ -1,8 +1,9 @@
 """Deletion of segmentations and studies, from the archive and from the records, so that no job restores them.
 
 A segmentation is marked deleted before its objects are deleted, and a study is entered as being deleted: from
-then on no job records anything of it. If the archive fails, the mark is taken back. A process that dies in
-between leaves the mark, and the same request then completes the deletion.
+then on no job records anything of it. If the archive fails, the mark is taken back, but not once an object
+of the segmentation is gone: its document would claim what the archive no longer has. Where the mark is left,
+also by a process that dies in between, the same request completes the deletion.
 """
 
 from dataclasses import dataclass
@@ -18,10 +19,14 @@ from errors import SegmentationNotFound, SegmentationNotStored, StudyNotFound
 
 @dataclass(frozen=True)
 class StoredObjects:
-    """The objects of a segmentation in the archive: its companions, then the SEG."""
+    """The objects of a segmentation in the archive: the SEG, then its companions.
+
+    may_be_gone: whether an earlier request marked the segmentation and may have deleted some of them.
+    """
 
     study_instance_uid: str
     sop_instance_uids: tuple[str, ...]
+    may_be_gone: bool
 
 
 def begin(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> StoredObjects:
@@ -35,11 +40,13 @@ def begin(sessions: sessionmaker[Session], segmentation_id: str, actor: str | No
             raise SegmentationNotFound(f"There is no segmentation {segmentation_id}.")
         if session.scalar(select(exists().where(Outbox.segmentation_ref == segmentation_id))):
             raise SegmentationNotStored(f"Segmentation {segmentation_id} is still waiting for the archive.")
-        if segmentation.deleted_at is None:
+        may_be_gone = segmentation.deleted_at is not None
+        if not may_be_gone:
             segmentations.mark_deleted(session, segmentation, actor)
         companions = select(Companion.sop_instance_uid).where(Companion.segmentation_ref == segmentation_id)
-        uids = (*session.scalars(companions), segmentation.sop_instance_uid)
-        return StoredObjects(segmentation.series.study.study_instance_uid, tuple(filter(None, uids)))
+        uids = (segmentation.sop_instance_uid, *session.scalars(companions))
+        study_uid = segmentation.series.study.study_instance_uid
+        return StoredObjects(study_uid, tuple(filter(None, uids)), may_be_gone)
 
 
 def finish(sessions: sessionmaker[Session], segmentation_id: str) -> None:
@@ -60,7 +67,7 @@ def _is_stored(session: Session, segmentation: Segmentation) -> bool:
 
 
 def undo(sessions: sessionmaker[Session], segmentation_id: str, actor: str | None) -> None:
-    """Take the mark back, because the archive did not delete the segmentation."""
+    """Take the mark back, because the archive deleted no object of the segmentation."""
     with writing(sessions) as session:
         session.get_one(Segmentation, segmentation_id, with_for_update=True).deleted_at = None
         audit.note(session, actor, "segmentation.restore", segmentation_id)

@@ -110,7 +110,7 @@ def lesions_of_patient(
 ) -> list[PatientLesion]:
     """Return the patient's lesions by study date and time (undated studies last), then by number.
 
-    One result counts per series: the one that a person corrected or drew, otherwise the newest of any model.
+    One result counts per series, by ``is_current_result``.
     issuer: needed only if several issuers use this patient_id.
     Raises: PatientNotFound; InvalidForm when the issuer is needed.
     """

@@ -88,9 +88,7 @@ def record(
     """
     with writing(sessions) as session:
         now = current_time(session)
-        job = jobs.owned(session, job_id, owner) if job_id is not None else None
-        if job is not None and job.cancel_requested:
-            raise JobCancelled(f"Job {job.id} was cancelled before its result was recorded.")
+        job = _uncancelled(session, job_id, owner) if job_id is not None else None
         series_ref = upsert_source(session, new.source, job.requested_by if job is not None else None)
         # The upsert locks the series' row, so no other transaction can record the same images meanwhile.
         correction = new.correction or Correction(None, None, ())
@@ -142,23 +140,31 @@ def record(
 
 
 def add_companion(
-    sessions: sessionmaker[Session], segmentation_id: str, new: NewObject, job_id: str, owner: str
+    sessions: sessionmaker[Session],
+    segmentation_id: str,
+    new: NewObject,
+    job_id: str,
+    owner: str,
+    lost: str | None = None,
 ) -> None:
     """Write a companion's row, its outbox entry and the job's segmentation_id in one transaction.
 
-    If another job has added a companion of the same modality meanwhile, that one stays the only one.
+    lost: UID of the companion that the new one replaces, because the archive no longer has it. If another job
+    has added a companion of the same modality meanwhile, that one stays the only one.
     Raises: LeaseLost, JobNotFound, JobCancelled, SegmentationNotFound, StudyNotFound.
     """
     with writing(sessions) as session:
-        job = jobs.owned(session, job_id, owner)
-        if job.cancel_requested:
-            raise JobCancelled(f"Job {job.id} was cancelled before its result was recorded.")
+        job = _uncancelled(session, job_id, owner)
         segmentation = locked(session, segmentation_id)
         require_kept(session, segmentation.series.study.study_instance_uid)
         query = select(Companion).where(
             Companion.segmentation_ref == segmentation_id, Companion.modality == new.modality
         )
-        if session.scalar(query) is None:
+        recorded = session.scalar(query)
+        if recorded is not None and recorded.sop_instance_uid == lost:
+            session.delete(recorded)
+            recorded = None
+        if recorded is None:
             _add_companion(session, segmentation, new)
             audit.note(session, job.requested_by, "companion.add", segmentation_id, modality=new.modality)
         job.segmentation_id = segmentation_id
@@ -173,14 +179,25 @@ def adopt(
 ) -> None:
     """Give a running job an existing result, and update patient, study and series from the images' headers.
 
-    source: of the images, if the job has fetched them. Raises: LeaseLost, JobNotFound,
+    source: of the images, if the job has fetched them. Raises: LeaseLost, JobNotFound, JobCancelled,
     SegmentationNotFound, StudyNotFound, IdentityConflict.
     """
     with writing(sessions) as session:
-        job = jobs.owned(session, job_id, owner)
+        job = _uncancelled(session, job_id, owner)
         job.segmentation_id = locked(session, segmentation_id).id
         if source is not None:
             upsert_source(session, source, job.requested_by)
+
+
+def _uncancelled(session: Session, job_id: str, owner: str) -> tables.Job:
+    """Return the owner's running job, locked until its result is recorded, unless it was cancelled.
+
+    Raises: LeaseLost, JobNotFound, JobCancelled.
+    """
+    job = jobs.owned(session, job_id, owner)
+    if job.cancel_requested:
+        raise JobCancelled(f"Job {job.id} was cancelled before its result was recorded.")
+    return job
 
 
 def _note_correction(session: Session, correction: Correction, segmentation_id: str) -> None:

@@ -32,19 +32,13 @@ DOCUMENTS_OF_STUDY = SEGMENTATIONS.where(
 def current_result(
     sessions: sessionmaker[Session], study_instance_uid: str, series_instance_uid: str
 ) -> str | None:
-    """Return the id of the series' result: the last that a person corrected or drew, otherwise the newest.
-
-    Only the newest version of each model counts. None if the series has no result.
-    """
+    """Return the id of the series' result, by ``is_current_result``; None if the series has none."""
     query = (
         select(Segmentation.id)
         .join(Segmentation.series)
         .join(Series.study)
         .where(Study.study_instance_uid == study_instance_uid)
-        .where(Series.series_instance_uid == series_instance_uid, _is_newest_version(present=True))
-        .where(Segmentation.deleted_at.is_(None), Segmentation.missing_since.is_(None))
-        .order_by(*_preference(Segmentation))
-        .limit(1)
+        .where(Series.series_instance_uid == series_instance_uid, is_current_result())
     )
     with reading(sessions) as session:
         return session.scalar(query)
@@ -175,24 +169,18 @@ def segmentations_of_study(
 def lesions_of_series(
     sessions: sessionmaker[Session], series_instance_uid: str | None = None
 ) -> list[PatientLesion]:
-    """Return the lesions of the series' result (``newest``), or of every series'.
+    """Return the lesions of the series' result, or of every series', by ``is_current_result``.
 
     Raises: InvalidForm if several studies have a series with this UID.
     """
-    query = SEGMENTATIONS.where(
-        _is_newest_version(present=True), Segmentation.missing_since.is_(None)
-    ).order_by(*_preference(Segmentation))
+    query = SEGMENTATIONS.where(is_current_result()).order_by(*_preference(Segmentation))
     if series_instance_uid is not None:
         query = query.where(Series.series_instance_uid == series_instance_uid)
-    lesions_by_series: dict[tuple[str, str], list[PatientLesion]] = {}
     with reading_rows(sessions) as connection:
-        for segmentation, lesions in fetch(connection, query, {}):
-            uids = segmentation.study_instance_uid, segmentation.source_series_instance_uid
-            if uids not in lesions_by_series:
-                lesions_by_series[uids] = [lesion_in_place(lesion, segmentation) for lesion in lesions]
-    if series_instance_uid is not None and len(lesions_by_series) > 1:
-        raise InvalidForm(f"{len(lesions_by_series)} studies have a series {series_instance_uid}.")
-    return [lesion for lesions in lesions_by_series.values() for lesion in lesions]
+        results = fetch(connection, query, {})
+    if series_instance_uid is not None and len(results) > 1:
+        raise InvalidForm(f"{len(results)} studies have a series {series_instance_uid}.")
+    return [lesion_in_place(lesion, segmentation) for segmentation, lesions in results for lesion in lesions]
 
 
 def uids_of_object(sessions: sessionmaker[Session], sop_instance_uid: str) -> tuple[str, str] | None:
@@ -256,29 +244,31 @@ def equal_to(idempotency_key: str) -> Select[str]:
     )
 
 
-def _is_newest_version(
-    of: type[Segmentation] = Segmentation, *, present: bool = False
-) -> ColumnElement[bool]:
-    """Return the condition that no newer version exists. present: ignore versions missing in the archive."""
+def _is_newest_version(of: type[Segmentation]) -> ColumnElement[bool]:
+    """Return the condition that no newer version exists, apart from those missing in the archive."""
     other = aliased(Segmentation)
     newest = select(func.max(other.version)).where(
         other.series_ref == of.series_ref,
         other.model_id == of.model_id,
         other.deleted_at.is_(None),
+        other.missing_since.is_(None),
     )
-    if present:
-        newest = newest.where(other.missing_since.is_(None))
     return of.version == newest.scalar_subquery()
 
 
 def is_current_result() -> ColumnElement[bool]:
-    """Return the condition that it is the result of its series, among the results of all models."""
+    """Return the condition that it is the result of its series: the last that a person corrected or drew,
+    otherwise the newest.
+
+    Only the newest version of each model counts, and none that is missing in the archive.
+    """
     other = aliased(Segmentation)
     result = (
         select(other.id)
         .where(
             other.series_ref == Segmentation.series_ref,
             other.deleted_at.is_(None),
+            other.missing_since.is_(None),
             _is_newest_version(other),
         )
         .order_by(*_preference(other))

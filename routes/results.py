@@ -63,17 +63,21 @@ def get_segmentation(path: SegmentationPath) -> Response:
 def delete_segmentation(path: SegmentationPath) -> Response:
     """Delete a segmentation, with its SEG and companions in the archive
 
-    It is marked as deleted first, so that no job adds to it. If the archive fails, the mark is removed and
-    the request may be repeated. After a correction is deleted, the version before it is the newest.
+    It is marked as deleted first, so that no job adds to it. If the archive fails at the SEG, the mark is
+    removed, and the segmentation stays. If it fails later, the segmentation stays deleted, and the same
+    request deletes the rest. After a correction is deleted, the version before it is the newest.
     """
     sessions, segmentation_id = context().sessions, path.segmentation_id
     with context().asking_archive() as archive:
         stored = deletion.begin(sessions, segmentation_id, g.actor)
+        may_be_gone = stored.may_be_gone
         try:
             for uid in stored.sop_instance_uids:
                 archive.delete_instance(stored.study_instance_uid, uid)
+                may_be_gone = True
         except ArchiveError:
-            deletion.undo(sessions, segmentation_id, g.actor)
+            if not may_be_gone:
+                deletion.undo(sessions, segmentation_id, g.actor)
             raise
     deletion.finish(sessions, segmentation_id)
     return Response(status=204)
@@ -95,6 +99,7 @@ def list_lesions(path: PatientPath, query: PatientQuery) -> Response:
     """List the lesions of a patient by study date
 
     One segmentation counts per series: the newest that a person corrected or drew, otherwise the newest.
+    Those whose SEG is missing in the archive do not count.
     """
     lesions = patients.lesions_of_patient(context().sessions, path.patient_id, query.issuer)
     studies = [lesion.study_instance_uid for lesion in lesions]

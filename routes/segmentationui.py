@@ -57,8 +57,7 @@ def segment_and_wait(path: StudyPath) -> Response:
     )
     (segmentation_id,) = _results([job])
     document = segmentations.document(context().sessions, segmentation_id)
-    companions = {companion.modality for companion in document.companions}
-    if document.lesions and "RTSTRUCT" not in companions:
+    if document.lesions:
         _results([submission().add_structure_set(segmentation_id)])
     return _success(f"The study has been segmented; lesions: {len(document.lesions)}.")
 
@@ -82,7 +81,8 @@ def delete_roi(body: shapes.Roi) -> Response:
 def _newest_version(roi: shapes.Roi) -> tuple[str, int]:
     """Return the newest version of the segmentation that the front-end shows, and the lesion's number in it.
 
-    After a change the front-end still shows the old object, with the old numbers.
+    After a change the front-end still shows the old object, with the old numbers. A version whose SEG is
+    missing in the archive cannot be changed and does not count.
     Raises: SegmentationNotFound, LesionNotFound; SegmentationSuperseded if the number means different lesions
     in the versions that belong to the series.
     """
@@ -94,7 +94,8 @@ def _newest_version(roi: shapes.Roi) -> tuple[str, int]:
     tracked = {lesion.tracking_uid for lesion in lesions if lesion.number == roi.roi_number}
     if len(tracked) > 1:
         raise SegmentationSuperseded(f"Number {roi.roi_number} is a different lesion in another version.")
-    newest = next(version for version in versions if _origin(version) == _origin(possible[0]))
+    present = (version for version in versions if version.segmentation.missing_since is None)
+    newest = next((v for v in present if _origin(v) == _origin(possible[0])), possible[0])
     number = next((lesion.number for lesion in newest.lesions if lesion.tracking_uid in tracked), None)
     if number is None:
         raise LesionNotFound(

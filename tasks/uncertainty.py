@@ -15,6 +15,7 @@ from imaging.stack import to_stack
 from schemas.results import SegmentationAnswer
 from schemas.tasks import UncertaintyTask
 from segmentation import Request, fetch, idempotency_key, source_of_fetched
+from tasks.versions import companion_of, is_available
 from unetr.predict import Predictor
 from unetr.served import reference_to
 from unetr.uncertainty import explain
@@ -23,13 +24,15 @@ from unetr.uncertainty import explain
 def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
     """Compute the uncertainty map of a segmentation and record it; return the segmentation's id.
 
-    A segmentation that already has a map keeps it. Raises: SegmentationNotFound, UncertaintyUnavailable,
-    InputRefused, ArchiveError, ModelError, LeaseLost, JobCancelled; then nothing is recorded.
+    A segmentation that already has a map keeps it, unless the archive has lost it. Raises:
+    SegmentationNotFound, UncertaintyUnavailable, InputRefused, ArchiveError, ModelError, LeaseLost,
+    JobCancelled; then nothing is recorded.
     """
     segmentation_id, services, lease, stages = task.segmentation_id, run.services, run.lease, run.stages
     sessions, spec, predictor = services.sessions, services.spec, services.predictor
     document = segmentations.document(sessions, segmentation_id)
-    if any(companion.modality == parametric_map.MODALITY for companion in document.companions):
+    recorded = companion_of(document, parametric_map.MODALITY)
+    if recorded and is_available(recorded, document.study_instance_uid, services.archive):
         recording.adopt(sessions, lease.job_id, lease.owner, segmentation_id)
         return segmentation_id
     segmentations.require_served_model(document, [reference_to(spec)])
@@ -45,7 +48,8 @@ def add_uncertainty_map(task: UncertaintyTask, run: JobRun) -> str:
     with stages("encode"):
         edition = edition_of(spec, document.version, result_index_in_study(sessions, segmentation_id))
         new = publish(uncertainty_map(stack, entropy, spec, edition), stack.headers[0])
-    recording.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner)
+    lost = recorded.sop_instance_uid if recorded else None
+    recording.add_companion(sessions, segmentation_id, new, lease.job_id, lease.owner, lost)
     return segmentation_id
 
 

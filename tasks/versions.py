@@ -17,7 +17,8 @@ from imaging.frames import text
 from imaging.labelled import labelled_series
 from imaging.stack import Stack, to_stack
 from orthanc import part10
-from schemas.results import LesionAnswer, SegmentationAnswer
+from orthanc.archive import Archive
+from schemas.results import CompanionAnswer, LesionAnswer, SegmentationAnswer
 from segmentation import source_of_fetched
 
 
@@ -49,7 +50,7 @@ class RecordedVersion:
 
     def companion(self, modality: str) -> Dataset | None:
         """Return a data set with the UIDs of its SR or RTSTRUCT companion; None if it has none."""
-        recorded = next((other for other in self.document.companions if other.modality == modality), None)
+        recorded = companion_of(self.document, modality)
         if recorded is None:
             return None
         in_space = any(lesion.slice.index is None for lesion in self.document.lesions)
@@ -60,6 +61,15 @@ class RecordedVersion:
         companion.SeriesInstanceUID = recorded.series_instance_uid
         companion.StudyInstanceUID = self.document.study_instance_uid
         return companion
+
+
+def companion_of(document: SegmentationAnswer, modality: str) -> CompanionAnswer | None:
+    return next((companion for companion in document.companions if companion.modality == modality), None)
+
+
+def is_available(companion: CompanionAnswer, study_uid: str, archive: Archive) -> bool:
+    """Tell whether a companion waits for the archive or is still there. Raises: ArchiveError."""
+    return not companion.stored or archive.has_instance(study_uid, companion.sop_instance_uid)
 
 
 def fetch_images(study_uid: str, series_uid: str, run: JobRun) -> SourceSeries:

@@ -489,6 +489,22 @@ def test_a_structure_set_is_made_once_and_follows_a_correction(place):
     assert colours == [seg.PALETTE[number - 1].removeprefix("#") for number in (1, 3, 4, 5)]
 
 
+def test_a_structure_set_that_was_deleted_in_the_archive_is_made_again_when_asked(place):
+    def structure_set():
+        assert place.run(StructureSetTask(segmentation_id=place.first)).state == "done"
+        companions = place.document(place.first)["companions"]
+        assert [companion["modality"] for companion in companions] == ["SR", "RTSTRUCT"]
+        return companions[1]
+
+    lost = structure_set()
+    place.archive.delete_instance(place.study, lost["sop_instance_uid"])
+    made = structure_set()
+    assert (made["stored"], made["sop_instance_uid"] != lost["sop_instance_uid"]) == (True, True)
+    structures = place.retrieve(made["sop_instance_uid"])
+    assert len(structures.StructureSetROISequence) == rows.LESIONS
+    assert structure_set() == made
+
+
 def test_dciodvfy_finds_no_error_in_what_a_correction_stores(place, tmp_path):
     place.run(StructureSetTask(segmentation_id=place.first))
     labels = place.labels(place.first)

@@ -71,6 +71,15 @@ class DeletionSite(Site):
     def documents(self):
         return documents_of_study(self.sessions, self.study)
 
+    def stored_objects(self):
+        """UIDs by modality of what the study's documents say is stored."""
+        objects = [
+            entry
+            for document in self.documents()
+            for entry in [document["segmentation"] | {"modality": "SEG"}, *document["companions"]]
+        ]
+        return {entry["modality"]: entry["sop_instance_uid"] for entry in objects if entry["stored"]}
+
 
 @pytest.fixture
 def site(tmp_path, orthanc):
@@ -165,6 +174,48 @@ def test_where_the_archive_fails_nothing_is_deleted_and_the_request_may_be_repea
     assert site.delete(urls[of], lambda: None).status_code in {200, 204}
     assert site.documents() == []
     assert "SEG" not in site.in_orthanc()
+
+
+class Keeps:
+    """The archive, which does not delete one object."""
+
+    def __init__(self, archive, kept):
+        self._archive, self._kept = archive, kept
+
+    def __getattr__(self, name):
+        return getattr(self._archive, name)
+
+    def delete_instance(self, study_uid, sop_uid):
+        if sop_uid == self._kept:
+            fail()
+        self._archive.delete_instance(study_uid, sop_uid)
+
+
+@pytest.mark.parametrize("kept", ["SEG", "SR", "RTSTRUCT"])
+def test_after_a_deletion_that_failed_half_way_no_document_claims_what_is_gone(site, kept):
+    segmentation_id = site.run().segmentation_id
+    site.run(StructureSetTask(segmentation_id=segmentation_id))
+    before = site.stored_objects()
+    assert sorted(before) == ["RTSTRUCT", "SEG", "SR"]
+    site.context.per_thread.archive = Keeps(site.archive, before[kept])
+    client, url = site.app.test_client(), f"/segmentations/{segmentation_id}"
+    assert client.delete(url).status_code == 503
+    for uid in site.stored_objects().values():
+        assert site.archive.has_instance(site.study, uid)
+    # What is gone is made again, as for a study that was never segmented.
+    again = site.run().segmentation_id
+    assert site.run(StructureSetTask(segmentation_id=again)).state == "done"
+    made = site.stored_objects()
+    assert sorted(made) == ["RTSTRUCT", "SEG", "SR"]
+    assert all(site.archive.has_instance(site.study, uid) for uid in made.values())
+    # The same request fails again without a change, also where the archive is away for all objects.
+    assert client.delete(url).status_code == 503
+    assert site.delete(url, fail).status_code == 503
+    assert site.stored_objects() == made
+    # At last it deletes what it left of the first result, and nothing of the second.
+    assert site.delete(url, lambda: None).status_code == 204
+    assert not any(site.archive.has_instance(site.study, uid) for uid in before.values())
+    assert site.in_orthanc() == (["MR"] if again == segmentation_id else ["MR", "RTSTRUCT", "SEG", "SR"])
 
 
 def test_a_deletion_that_a_process_left_unfinished_is_finished_by_the_same_request(site):

@@ -133,6 +133,16 @@ def test_a_request_that_waits_is_answered_at_the_end_and_a_second_one_computes_n
     assert [companion["modality"] for companion in site.document()["companions"]] == ["SR", "OT"]
 
 
+def test_a_map_that_was_deleted_in_the_archive_is_made_again_when_asked(site):
+    site.run_job(site.ask().json["id"])
+    lost, _ = site.stored_map()
+    site.archive.delete_instance(site.study, lost["sop_instance_uid"])
+    assert site.run_job(site.ask().json["id"]).state == "done"
+    made, dataset = site.stored_map()
+    assert made["stored"]
+    assert dataset.SOPInstanceUID != lost["sop_instance_uid"]
+
+
 def test_it_changes_neither_the_choice_of_a_series_nor_a_later_segmentation(site):
     site.run_job(site.ask().json["id"])
     ranked = series.rank(site.archive.series_headers(site.study))

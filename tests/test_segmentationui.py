@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from io import BytesIO
 
 import numpy as np
@@ -33,6 +34,7 @@ from tests import fake_pacs
 from tests.documents import documents_of_study, lesions_of_patient
 from tests.site import VOXEL_ML, Site
 from unetr.synthesis.phantom import SeriesOptions, to_instances
+from worker import check_presence
 
 JSON = {"Content-Type": "application/json"}
 
@@ -121,6 +123,15 @@ def test_segmentation_answers_when_the_lesions_are_in_the_archive_as_a_structure
     # Asked again it has nothing to add.
     assert site.segment(study) == document
     assert modalities(site, study) == ["MR", "RTSTRUCT", "SEG", "SR"]
+
+
+def test_segmentation_stores_a_structure_set_again_that_the_archive_has_lost(site):
+    study = rows.add_study(site.settings, 1)
+    lost = site.segment(study)["companions"][1]
+    site.archive.delete_instance(study, lost["sop_instance_uid"])
+    made = site.segment(study)["companions"][1]
+    assert modalities(site, study) == ["MR", "RTSTRUCT", "SEG", "SR"]
+    assert made["sop_instance_uid"] != lost["sop_instance_uid"]
 
 
 def test_a_segmentation_that_fails_has_the_status_and_the_sentence_of_its_error(site):
@@ -416,6 +427,40 @@ def test_the_follow_up_without_parameters_lists_all(site):
         for document in documents
     ]
     assert sorted(map(str, listed)) == sorted(map(str, by_series[0] + by_series[1]))
+
+
+def test_a_version_whose_seg_the_archive_has_lost_counts_nowhere_and_the_one_before_does(site):
+    study = rows.add_study(site.settings, 1)
+    first = site.segment(study)
+    shown = {"serie_instance_uid": structure_set(first), "study_instance_uid": study}
+    site.ask("POST", "/delete-roi", json=shown | {"roi_number": 1})
+    second = site.newest(study)
+
+    def listed():
+        """The segmentations that the patient's lesions are of, and the number of lesions in the follow-up."""
+        lesions = site.app.test_client().get("/patients/BENCH-1/lesions", headers=site.headers).json
+        series = site.ask("GET", f"/followup-metastases?idSeries={first['series_instance_uid']}")
+        assert series == site.ask("GET", "/followup-metastases")
+        assert len(series) == len(lesions["lesions"])
+        return {lesion["segmentation_id"] for lesion in lesions["lesions"]}, len(series)
+
+    def lose(document):
+        site.archive.delete_instance(study, document["segmentation"]["sop_instance_uid"])
+        check_presence(site.sessions, site.archive, datetime.now(UTC))
+
+    assert listed() == ({second["id"]}, rows.LESIONS - 1)
+    lose(second)
+    assert listed() == ({first["id"]}, rows.LESIONS)
+    # What is asked for next is about the version that counts, too.
+    site.segment(study)
+    assert listed() == ({first["id"]}, rows.LESIONS)
+    site.ask("POST", "/rename-roi", json=shown | {"roi_number": 2, "new_name": "pons"})
+    third = site.newest(study)
+    assert third["corrects"] == first["id"]
+    assert listed() == ({third["id"]}, rows.LESIONS)
+    lose(third)
+    lose(first)
+    assert listed() == (set(), 0)
 
 
 def test_a_study_with_a_result_on_its_way_into_the_archive_is_not_deleted(site):

@@ -192,6 +192,19 @@ def test_a_running_job_that_is_cancelled_leaves_nothing(site):
     assert site.stored_segs() == []
 
 
+def test_a_job_that_is_cancelled_just_before_it_adopts_an_equal_result_is_cancelled(site):
+    site.runner.run(site.submit())
+
+    class Meanwhile(FolderArchive):
+        def retrieve_series(self, study_uid, series_uid):
+            jobs.cancel(site.sessions, job_id)
+            return super().retrieve_series(study_uid, series_uid)
+
+    job_id = site.submit()
+    site.worker(archive=Meanwhile(site.settings.data_dir / "archive")).run(job_id)
+    assert (site.job(job_id).state, site.job(job_id).segmentation_id) == ("cancelled", None)
+
+
 def test_a_fault_nobody_foresaw_ends_the_job_without_quoting_patient_data(site, caplog):
     def faulty(volume, on_progress):
         raise ValueError(f"cannot read {IDENTIFYING}")

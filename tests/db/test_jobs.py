@@ -18,6 +18,7 @@ from db.tables import Job, JobState, Segmentation
 from errors import JobCancelled, JobNotCancellable, JobNotFound, JobNotRetryable, LeaseLost
 from schemas.tasks import CorrectTask, Kind, SegmentTask, Task
 from tests.clock import later
+from tests.documents import documents_of_study
 from tests.recorded import TASKS, seg_object
 
 ROOT = Path(__file__).parents[2]
@@ -346,12 +347,22 @@ def test_a_cancelled_job_is_not_postponed(sessions, job_id):
     assert jobs.postpone(sessions, job_id, "a", "store", 1.0).state == "cancelled"
 
 
-def test_a_cancelled_job_records_nothing(sessions, job_id, new):
+@pytest.mark.parametrize("result", ["a new one", "a companion", "one that exists"])
+def test_a_cancelled_job_records_nothing(sessions, job_id, new, result):
+    earlier = recording.record(sessions, new)
     jobs.claim(sessions, job_id, "a", LEASE_S, 3)
     jobs.cancel(sessions, job_id)
+    structures = recording.NewObject("RTSTRUCT", "1.5.1", "1.5", b"structures")
+    ways = {
+        "a new one": lambda: recording.record(sessions, replace(new, idempotency_key="other"), job_id, "a"),
+        "a companion": lambda: recording.add_companion(sessions, earlier, structures, job_id, "a"),
+        "one that exists": lambda: recording.adopt(sessions, job_id, "a", earlier),
+    }
     with pytest.raises(JobCancelled):
-        recording.record(sessions, new, job_id, "a")
+        ways[result]()
     assert jobs.get(sessions, job_id).segmentation_id is None
+    (document,) = documents_of_study(sessions, "1.2.3")
+    assert document["companions"] == []
 
 
 def test_a_job_whose_result_is_recorded_is_stored_and_not_cancelled(sessions, job_id, new):

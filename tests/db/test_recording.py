@@ -389,6 +389,18 @@ def test_a_companion_is_added_once_and_waits_for_the_archive(sessions, new, job_
         recording.add_companion(sessions, recorded, companion, job_id, "b")
 
 
+def test_a_companion_that_the_archive_has_lost_is_replaced_by_the_first_of_two_jobs(sessions, new):
+    recorded = recording.record(sessions, new)
+    for number, lost in enumerate([None, "1.5.0", "1.5.0"]):
+        job = jobs.submit(sessions, "1.2.3", "unetr", force=True).id
+        jobs.claim(sessions, job, "a", LEASE_S, 3)
+        companion = recording.NewObject("RTSTRUCT", f"1.5.{number}", "1.5", b"structures")
+        recording.add_companion(sessions, recorded, companion, job, "a", lost)
+        outbox.mark_stored(sessions, recorded, [companion.sop_instance_uid])
+    (companion,) = document_of(sessions, recorded)["companions"]
+    assert (companion["sop_instance_uid"], companion["stored"]) == ("1.5.1", True)
+
+
 def test_a_series_counts_once_what_a_person_corrected_before_the_newest_result_of_a_model(sessions, new):
     first = recording.record(sessions, new)
     other_model = recording.record(sessions, replace(new, model_id="b", seg=seg_object("1.8")))
