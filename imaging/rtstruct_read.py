@@ -23,7 +23,7 @@ OFF_SLICE_WITHIN = 0.05
 ROUNDING_MM = 0.01
 CLOSED_CONTOUR_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 # MetScope's description of a ROI: tracking identifier and UID.
-TRACKING = re.compile(r"(.+) ([0-9.]+)")
+TRACKING = re.compile(r"(.+) ([0-9]+(?:\.[0-9]+)*)")
 GROSS_TUMOUR = "GTV"
 
 

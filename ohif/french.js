@@ -135,6 +135,7 @@ export default {
     [/^(.+) names an agent$/, '{1} nomme un produit de contraste'],
     [/^(.+) is YES$/, '{1} est YES'],
     [/^The images were compressed with loss \((\S+ \S+) is (\d+)\)\.$/, 'Les images ont été comprimées avec perte ({1} vaut {2}).'],
+    [/^The series has no valid (.+); MetScope creates one for the SEG\.$/, 'La série n’a pas de {1} valable ; MetScope en crée un pour le SEG.'],
     [/^The series has no (.+); (?:MetScope creates one for the SEG|the SEG gets one of its own)\.$/, 'La série n’a pas de {1} ; MetScope en crée un pour le SEG.'],
     [/^Chosen by the (?:user despite this problem|caller although): /, 'Choisie par une personne malgré ce problème : '],
     [/Nothing proves that the series is post-contrast/, 'Rien ne prouve que la série est après injection'],

@@ -282,6 +282,16 @@ def test_overlapping_segments_are_refused_by_name(instances, stack):
         seg.read(dataset, stack)
 
 
+@single_frame_only
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize("value", ["abc", ["1.2", "1.3"]], ids=["word", "two"])
+def test_a_tracking_uid_that_is_no_uid_does_not_identify_a_segment(stack, value):
+    dataset = our_seg(stack)
+    dataset.SegmentSequence[0].TrackingUID = value
+    _, segments = seg.read(dataset, stack)
+    assert [segment.tracking_uid is None for segment in segments] == [True, False, False]
+
+
 def test_another_frame_of_reference_is_refused(stack):
     dataset = our_seg(stack)
     dataset.FrameOfReferenceUID = "1.2.3"
