@@ -14,6 +14,7 @@ from pydicom.uid import RTStructureSetStorage
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile
 from imaging import codes
 from imaging.frames import items, numbers, text, whole_number
+from imaging.names import label
 from imaging.seg_read import Segment, check_frame_of_reference, check_source, first_code, referenced_uids
 from imaging.stack import Stack
 
@@ -149,7 +150,7 @@ def _segment(number: int, item: Dataset, observation: Dataset, dataset: Dataset)
     tracking = TRACKING.fullmatch(text(item, "ROIDescription")) if ours else None
     return Segment(
         number=number,
-        name=text(item, "ROIName"),
+        name=label(text(item, "ROIName")),
         tracking_id=tracking[1] if tracking else None,
         tracking_uid=tracking[2] if tracking else None,
         category=category,

@@ -19,6 +19,7 @@ from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, Un
 from imaging.frames import items, numbers, tag_name, text, whole_number
 from imaging.grid import steps_on_grid
 from imaging.identity import is_uid, patient_of, same_patient
+from imaging.names import label
 from imaging.pixels import UNDECODABLE, check_codestreams, transfer_syntax
 from imaging.stack import SliceReference, Stack
 
@@ -120,8 +121,8 @@ def _segment(item: Dataset) -> Segment:
     return Segment(
         number=number,
         # A backslash in a label splits it into several values.
-        name=" ".join(str(part) for part in np.atleast_1d(item.get("SegmentLabel") or "")),
-        tracking_id=text(item, "TrackingID") or None,
+        name=label(text(item, "SegmentLabel")),
+        tracking_id=label(text(item, "TrackingID")) or None,
         tracking_uid=tracking_uid if is_uid(tracking_uid) else None,
         category=first_code(item.get("SegmentedPropertyCategoryCodeSequence")),
         type=first_code(item.get("SegmentedPropertyTypeCodeSequence")),

@@ -30,9 +30,9 @@ from imaging.derived import (
     bare,
     inherit,
     person_name,
-    plain,
 )
 from imaging.grid import MM3_PER_ML
+from imaging.names import plain
 from imaging.seg_read import first_code
 from imaging.stack import Stack
 from version import VERSION

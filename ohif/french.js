@@ -95,6 +95,7 @@ export default {
   name_metastasis: 'Métastase {number}',
   name_finding: 'Anomalie {number}',
   name_empty: 'Saisissez un nom pour la lésion.',
+  name_refused: 'Le nom contient une barre oblique inverse ou un caractère de contrôle. Supprimez ce caractère.',
   name_taken: 'Une autre lésion porte ce nom. Choisissez-en un autre.',
   loading: 'Chargement des résultats …',
   result_label: 'Résultat',
