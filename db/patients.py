@@ -110,7 +110,8 @@ def lesions_of_patient(
 ) -> list[PatientLesion]:
     """Return the patient's lesions by study date and time (undated studies last), then by number.
 
-    One result counts per series: the one that a person corrected or drew, otherwise the newest of any model.
+    One result counts per series: of the newest versions of each model, the one that a person corrected or
+    drew, otherwise the newest.
     issuer: needed only if several issuers use this patient_id.
     Raises: PatientNotFound; InvalidForm when the issuer is needed.
     """
