@@ -12,7 +12,7 @@ from db import audit
 from db.database import reading, reading_rows, writing
 from db.tables import Role, Token
 from errors import RequestError, TokenExists, TokenNotFound
-from imaging.names import is_name
+from names import is_name
 
 SECRET_BYTES = 32
 TOKEN_BY_SECRET = select(Token.name, Token.role).where(

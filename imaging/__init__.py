@@ -14,7 +14,6 @@ pixels.py         the stored values of an image; unreadable pixels are refused h
 stack.py          a complete volume of a series; faulty geometry is refused here
 grid.py           the grid of a volume; too large a volume is refused here
 identity.py       patient, study, series and content must agree
-names.py          what the name of a lesion, a user or a token may hold
 labelled.py       the series that a SEG or structure set labels
 codes.py          the coded concepts in MetScope's objects
 derived.py        the attributes that derived objects share

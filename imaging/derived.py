@@ -20,8 +20,8 @@ from pydicom.valuerep import DA, DS, TM, validate_value
 from imaging import codes
 from imaging.files import UIDS
 from imaging.frames import is_multi_frame, numbers
-from imaging.names import plain
 from imaging.stack import Stack
+from names import plain
 from version import VERSION
 
 # Type 2 attributes of the patient and study modules: present in every object, empty without a legal value.

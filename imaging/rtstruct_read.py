@@ -14,9 +14,9 @@ from pydicom.uid import RTStructureSetStorage
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile
 from imaging import codes
 from imaging.frames import items, numbers, text, whole_number
-from imaging.names import label
 from imaging.seg_read import Segment, check_frame_of_reference, check_source, first_code, referenced_uids
 from imaging.stack import Stack
+from names import label
 
 # A contour lies on a slice if it is no further from it than this share of the distance between slices.
 OFF_SLICE_WITHIN = 0.05

@@ -19,9 +19,9 @@ from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, Un
 from imaging.frames import items, numbers, tag_name, text, whole_number
 from imaging.grid import steps_on_grid
 from imaging.identity import is_uid, patient_of, same_patient
-from imaging.names import label
 from imaging.pixels import UNDECODABLE, check_codestreams, transfer_syntax
 from imaging.stack import SliceReference, Stack
+from names import label
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"

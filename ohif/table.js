@@ -8,7 +8,7 @@ const COLUMNS = [
 ]
 const CENTROID_COLUMNS = ['centroid_l_mm', 'centroid_p_mm', 'centroid_s_mm']
 
-// As in imaging/names.py: something that shows, and what no name may hold.
+// As in names.py: something that shows, and what no name may hold.
 const VISIBLE = /(?![\u115f\u1160\u2800\u3164\uffa0])[\p{L}\p{N}\p{P}\p{S}]/u
 const REFUSED = /[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\\]/
 

@@ -94,7 +94,8 @@ def list_patients() -> Response:
 def list_lesions(path: PatientPath, query: PatientQuery) -> Response:
     """List the lesions of a patient by study date
 
-    One segmentation counts per series: the newest that a person corrected or drew, otherwise the newest.
+    One segmentation counts per series: of the newest versions of each model, the newest that a person
+    corrected or drew, otherwise the newest.
     """
     lesions = patients.lesions_of_patient(context().sessions, path.patient_id, query.issuer)
     studies = [lesion.study_instance_uid for lesion in lesions]

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from imaging.identity import UID_LENGTH, UID_PATTERN
-from imaging.names import DICOM_NAME, require_visible
+from names import DICOM_NAME, require_visible
 
 Uid = Annotated[str, Field(max_length=UID_LENGTH, pattern=UID_PATTERN)]
 

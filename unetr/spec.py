@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from errors import ModelNotFound, ModelSpecInvalid
-from imaging.names import DICOM_NAME, require_visible
+from names import DICOM_NAME, require_visible
 from unetr.network_spec import AnyNetwork, Network, SpecPart, Triple, UNetNetwork
 
 # The letters of each patient axis; H and F are DICOM's for S and I.

@@ -525,13 +525,11 @@ def test_fifty_jobs_are_listed_unless_another_number_is_asked_for(sessions):
     assert [len(jobs.list_jobs(sessions, *limit)) for limit in ((), (51,), (100,))] == [50, 51, 52]
 
 
-def run(
-    sessions, new, study: str, seconds: float, model_id="unetr", adopted=False, task: Task = SEGMENT
-) -> None:
+def run(sessions, new, study: str, seconds: float, adopted: bool = False, **request: object) -> None:
     """A job that is done after so many seconds."""
     of_study = replace(new, seg=seg_object(f"1.2.{study}"), idempotency_key=study)
     result = recording.record(sessions, of_study) if adopted else None
-    job = jobs.submit(sessions, study, model_id, task=task)
+    job = jobs.submit(sessions, study, **{"model_id": "unetr"} | request)
     jobs.claim(sessions, job.id, "a", LEASE_S, 3)
     if result is None:
         result = recording.record(sessions, of_study, job.id, "a")
