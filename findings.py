@@ -129,8 +129,9 @@ def identities_of_segments(
 ) -> dict[int, Identity]:
     """Return by lesion number the identities of the lesions of a SEG that does not correct a result.
 
-    The lesion of a tracked segment keeps its identity. The others keep their segment's label, with a number
-    if several share it; without a label they are named and numbered after the given label.
+    The lesion of a tracked segment keeps its identity; without a label its tracking identifier is its name.
+    The others keep their segment's label, with a number if several share it; without a label they are named
+    and numbered after the given label.
     sources: the segments by lesion number. used_ids: tracking identifiers in use.
     """
     last = last_number(label, used_ids)
@@ -139,7 +140,8 @@ def identities_of_segments(
     identities = {}
     for lesion, source in sorted(sources.items()):
         if source.tracking_id and source.tracking_uid:
-            identities[lesion] = Identity(source.name, source.tracking_id, source.tracking_uid)
+            name = (source.name or source.tracking_id)[:LONG_STRING]
+            identities[lesion] = Identity(name, source.tracking_id, source.tracking_uid)
             continue
         last += 1
         counts[source.number] += 1

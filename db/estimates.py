@@ -31,7 +31,8 @@ def estimate_s(sessions: sessionmaker[Session], job: Job) -> float | None:
     less the time that the present attempt has run; never below 0. None if it has ended, if it is not a
     segmentation, or if none was done before.
 
-    Jobs whose result already existed (adopted, or postponed for the archive) do not count.
+    Jobs whose result already existed (adopted, or postponed for the archive) do not count. Those that name
+    their inputs do: every job of a model uses all of its inputs, named or selected automatically.
     """
     return estimates_s(sessions, [job])[0]
 

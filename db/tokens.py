@@ -2,7 +2,6 @@
 
 import hashlib
 import secrets
-import unicodedata
 from datetime import UTC, datetime
 
 from sqlalchemy import Row, bindparam, func, select
@@ -13,10 +12,9 @@ from db import audit
 from db.database import reading, reading_rows, writing
 from db.tables import Role, Token
 from errors import RequestError, TokenExists, TokenNotFound
+from names import is_name
 
 SECRET_BYTES = 32
-# Unicode categories: control, line and paragraph separators, surrogates (bytes that are not UTF-8).
-REFUSED_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
 TOKEN_BY_SECRET = select(Token.name, Token.role).where(
     Token.sha256 == bindparam("sha256"), Token.revoked_at.is_(None)
 )
@@ -32,11 +30,11 @@ def create(
 ) -> str:
     """Create a token and return its secret, which cannot be looked up later. A name is never used twice.
 
-    Raises: TokenExists, RequestError for a name that is empty or more than a line of text.
+    Raises: TokenExists, RequestError for a name that shows nothing or is more than a line of text.
     """
-    if not name.strip() or any(unicodedata.category(character) in REFUSED_CATEGORIES for character in name):
+    if not is_name(name):
         raise RequestError(
-            "The name of the token is empty, or it contains a control character or a line break."
+            "The name of the token shows nothing, or it contains a line break or another control character."
         )
     secret = secret or new_secret()
     try:

@@ -21,6 +21,7 @@ from imaging import codes
 from imaging.files import UIDS
 from imaging.frames import is_multi_frame, numbers
 from imaging.stack import Stack
+from names import plain
 from version import VERSION
 
 # Type 2 attributes of the patient and study modules: present in every object, empty without a legal value.
@@ -35,7 +36,6 @@ RESEARCH = "research use only"
 # Series numbers of a study's first result; each further result adds NUMBERS_PER_RESULT.
 FIRST_SERIES_NUMBER = {"SEG": 1000, "SR": 1001, "RTSTRUCT": 1002, "OT": 1003}
 NUMBERS_PER_RESULT = 10
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # TimezoneOffsetFromUTC, e.g. +0900.
 UTC_OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)")
 # Prefixes of the dates and times at which an object was created; a structure set has no content date.
@@ -217,11 +217,6 @@ def _set_times(dataset: Dataset, header: Dataset, edition: Edition) -> None:
 def person_name(user: str) -> str:
     """Return a user's name as a DICOM Person Name, without the characters that have a meaning there."""
     return plain(user, "\\^=")[:LONG_STRING].strip()
-
-
-def plain(user: str, special: str = "") -> str:
-    """Return a user's name without control characters and ``special`` ones, which DICOM would interpret."""
-    return CONTROL.sub(" ", user).translate(dict.fromkeys(map(ord, special), " ")).strip()
 
 
 def drawn_part(stack: Stack, volume: hd.Volume) -> tuple[Stack, hd.Volume]:

@@ -14,6 +14,7 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRBigEndian
 
 from errors import AlreadyStored, ArchiveRefused, IdentityConflict, InconsistentImages, UnreadablePixels
+from imaging.files import UIDS
 from imaging.frames import frames_of, name_of, tag_name, text
 from imaging.pixels import decoded, transfer_syntax
 
@@ -37,6 +38,12 @@ PIXEL_KEYWORDS = (
 def is_uid(text: str) -> bool:
     """Return whether the text is a UID, which is also safe as the name of a file or folder."""
     return len(text) <= UID_LENGTH and re.fullmatch(UID_PATTERN, text) is not None and text.isascii()
+
+
+def frame_of_reference(header: Dataset) -> str:
+    """Return the FrameOfReferenceUID; empty if it is missing or not one UID."""
+    uid = text(header, "FrameOfReferenceUID")
+    return uid if is_uid(uid) else ""
 
 
 class PatientKey(NamedTuple):
@@ -74,6 +81,16 @@ def check_one_patient(instances: Sequence[Dataset]) -> None:
             f"The series holds images of {count} patients: {tag_name('PatientID')} or "
             f"{tag_name('IssuerOfPatientID')} differs between its instances."
         )
+
+
+def check_image_uids(instances: Iterable[Dataset]) -> None:
+    """Raise InconsistentImages if a UID of an image, to which SEG and report refer, is not a UID."""
+    for instance in instances:
+        for keyword in UIDS:
+            if not is_uid(uid := text(instance, keyword)):
+                raise InconsistentImages(
+                    f"{name_of(instance)}: {tag_name(keyword)} is {uid or 'missing'}, not a UID."
+                )
 
 
 def check_received(instances: Sequence[Dataset], study_uid: str, series_uid: str) -> None:
@@ -189,7 +206,7 @@ def check_derived(dataset: Dataset, source: Dataset) -> None:
             f"An object of series {text(source, 'SeriesInstanceUID')} names another patient."
         )
     keywords = ["StudyInstanceUID"]
-    if text(source, "FrameOfReferenceUID") and "FrameOfReferenceUID" in dataset:
+    if frame_of_reference(source) and "FrameOfReferenceUID" in dataset:
         keywords.append("FrameOfReferenceUID")
     for keyword in keywords:
         if text(dataset, keyword) != text(source, keyword):

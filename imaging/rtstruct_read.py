@@ -16,6 +16,7 @@ from imaging import codes
 from imaging.frames import items, numbers, text, whole_number
 from imaging.seg_read import Segment, check_frame_of_reference, check_source, first_code, referenced_uids
 from imaging.stack import Stack
+from names import label
 
 # A contour lies on a slice if it is no further from it than this share of the distance between slices.
 OFF_SLICE_WITHIN = 0.05
@@ -23,7 +24,7 @@ OFF_SLICE_WITHIN = 0.05
 ROUNDING_MM = 0.01
 CLOSED_CONTOUR_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 # MetScope's description of a ROI: tracking identifier and UID.
-TRACKING = re.compile(r"(.+) ([0-9.]+)")
+TRACKING = re.compile(r"(.+) ([0-9]+(?:\.[0-9]+)*)")
 GROSS_TUMOUR = "GTV"
 
 
@@ -149,7 +150,7 @@ def _segment(number: int, item: Dataset, observation: Dataset, dataset: Dataset)
     tracking = TRACKING.fullmatch(text(item, "ROIDescription")) if ours else None
     return Segment(
         number=number,
-        name=text(item, "ROIName"),
+        name=label(text(item, "ROIName")),
         tracking_id=tracking[1] if tracking else None,
         tracking_uid=tracking[2] if tracking else None,
         category=category,

@@ -18,9 +18,10 @@ from pydicom.sr.coding import Code
 from errors import OverlappingSegments, SegmentationMismatch, UnreadableFile, UnreadablePixels
 from imaging.frames import items, numbers, tag_name, text, whole_number
 from imaging.grid import steps_on_grid
-from imaging.identity import patient_of, same_patient
+from imaging.identity import is_uid, patient_of, same_patient
 from imaging.pixels import UNDECODABLE, check_codestreams, transfer_syntax
 from imaging.stack import SliceReference, Stack
+from names import label
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -50,7 +51,7 @@ PLANE = (
 class Segment:
     """One segment. number: from 1; name: its Segment Label; category and type: its property codes.
 
-    tracking_id, tracking_uid, category and type: None if a foreign SEG lacks them.
+    tracking_id, tracking_uid, category and type: None if a foreign SEG lacks them, or has no legal UID.
     described: the elements of DESCRIPTION in the SEG that the segment was read from.
     colour: #rrggbb, if it is to be written in another colour than its number's.
     """
@@ -116,12 +117,13 @@ def _segment(item: Dataset) -> Segment:
     number = whole_number(item, "SegmentNumber")
     if number is None:
         raise UnreadableFile("An item of SegmentSequence has no SegmentNumber.")
+    tracking_uid = text(item, "TrackingUID")
     return Segment(
         number=number,
         # A backslash in a label splits it into several values.
-        name=" ".join(str(part) for part in np.atleast_1d(item.get("SegmentLabel") or "")),
-        tracking_id=text(item, "TrackingID") or None,
-        tracking_uid=text(item, "TrackingUID") or None,
+        name=label(text(item, "SegmentLabel")),
+        tracking_id=label(text(item, "TrackingID")) or None,
+        tracking_uid=tracking_uid if is_uid(tracking_uid) else None,
         category=first_code(item.get("SegmentedPropertyCategoryCodeSequence")),
         type=first_code(item.get("SegmentedPropertyTypeCodeSequence")),
         described=_copy_description(item),

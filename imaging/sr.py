@@ -30,11 +30,11 @@ from imaging.derived import (
     bare,
     inherit,
     person_name,
-    plain,
 )
 from imaging.grid import MM3_PER_ML
 from imaging.seg_read import first_code
 from imaging.stack import Stack
+from names import plain
 from version import VERSION
 
 # OHIF recognises its own tools by this prefix and keeps the text after it.

@@ -34,7 +34,7 @@ from imaging.frames import (
     text,
 )
 from imaging.grid import check_size
-from imaging.identity import check_one_patient
+from imaging.identity import check_image_uids, check_one_patient, frame_of_reference
 from imaging.pixels import is_lossy, stored_values
 
 MIN_SLICES = 5
@@ -97,7 +97,7 @@ def to_stack(instances: Sequence[Dataset]) -> Stack:
         _pixels(frames),
         _affine(frames),
         "PATIENT",
-        frame_of_reference_uid=text(frames[0].instance, "FrameOfReferenceUID") or None,
+        frame_of_reference_uid=frame_of_reference(frames[0].instance) or None,
     )
     if volume.array.min() == volume.array.max():
         raise ConstantPixels(f"Every pixel of the series has the value {volume.array.flat[0]:g}.")
@@ -120,6 +120,7 @@ def check_headers(instances: Sequence[Dataset]) -> list[Frame]:
 def _complete_frames(instances: Sequence[Dataset]) -> list[Frame]:
     check_one_patient(instances)
     frames = [frame for instance in _drop_duplicates(instances) for frame in frames_of(instance)]
+    check_image_uids(instances)
     if len(frames) < MIN_SLICES:
         raise TooFewSlices(f"The series has {len(frames)} slices; a volume takes at least {MIN_SLICES}.")
     _check_alike(frames)
@@ -333,9 +334,10 @@ def _warnings(ordered: Sequence[Frame]) -> list[str]:
     warnings = []
     if any(is_lossy(frame.instance) for frame in ordered):
         warnings.append(f"The images were compressed with loss ({tag_name('LossyImageCompression')} is 01).")
-    if not text(ordered[0].instance, "FrameOfReferenceUID"):
+    if not frame_of_reference(ordered[0].instance):
+        valid = "valid " if text(ordered[0].instance, "FrameOfReferenceUID") else ""
         warnings.append(
-            f"The series has no {tag_name('FrameOfReferenceUID')}; MetScope creates one for the SEG."
+            f"The series has no {valid}{tag_name('FrameOfReferenceUID')}; MetScope creates one for the SEG."
         )
     thickness_mm = ordered[0].thickness_mm or math.inf
     between_mm = float(np.linalg.norm(_affine(ordered)[:3, 0]))

@@ -95,6 +95,7 @@ export default {
   name_metastasis: 'Metastasis {number}',
   name_finding: 'Finding {number}',
   name_empty: 'Enter a name for the lesion.',
+  name_refused: 'The name holds a backslash or a control character. Remove it.',
   name_taken: 'Another lesion has this name. Choose another one.',
   loading: 'Loading the results …',
   result_label: 'Result',

@@ -8,6 +8,10 @@ const COLUMNS = [
 ]
 const CENTROID_COLUMNS = ['centroid_l_mm', 'centroid_p_mm', 'centroid_s_mm']
 
+// As in names.py: something that shows, and what no name may hold.
+const VISIBLE = /(?![\u115f\u1160\u2800\u3164\uffa0])[\p{L}\p{N}\p{P}\p{S}]/u
+const REFUSED = /[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\\]/
+
 /** Return the model's confidence in the lesion, 0 to 1: the probability that it is a lesion, or the mean probability of its
  * voxels; null if the model gives neither. */
 export const confidenceOf = lesion => lesion.confidence ?? lesion.mean_probability
@@ -59,7 +63,8 @@ export const labelOf = lesion => {
 
 /** Return the key of the text that says why a lesion cannot have the name; null if it can. */
 export function problemOf(name, lesion, document) {
-  if (!name.trim()) return 'name_empty'
+  if (!VISIBLE.test(name)) return 'name_empty'
+  if (REFUSED.test(name.trim())) return 'name_refused'
   const hasName = other => [other.name, nameOf(other)].some(otherName => otherName.toLowerCase() === name.trim().toLowerCase())
   return document.lesions.some(other => other.number !== lesion.number && hasName(other)) ? 'name_taken' : null
 }

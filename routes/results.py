@@ -98,8 +98,8 @@ def list_patients() -> Response:
 def list_lesions(path: PatientPath, query: PatientQuery) -> Response:
     """List the lesions of a patient by study date
 
-    One segmentation counts per series: the newest that a person corrected or drew, otherwise the newest.
-    Those whose SEG is missing in the archive do not count.
+    One segmentation counts per series: of the newest versions of each model, the newest that a person
+    corrected or drew, otherwise the newest. Those whose SEG is missing in the archive do not count.
     """
     lesions = patients.lesions_of_patient(context().sessions, path.patient_id, query.issuer)
     studies = [lesion.study_instance_uid for lesion in lesions]

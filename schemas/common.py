@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from imaging.identity import UID_LENGTH, UID_PATTERN
+from names import DICOM_NAME, require_visible
 
 Uid = Annotated[str, Field(max_length=UID_LENGTH, pattern=UID_PATTERN)]
 
@@ -54,7 +55,8 @@ WaitS = Annotated[
 
 Name = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f\\]*$"),
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=64, pattern=DICOM_NAME),
+    AfterValidator(require_visible),
 ]
 
 

@@ -515,7 +515,21 @@ def test_tokens_by_the_command_line(app, monkeypatch, tmp_path, capsys):
     assert app.test_client().get("/jobs", headers=header).status_code == 401
 
 
-@pytest.mark.parametrize("name", ["", "  ", "line\nbreak", "tab\tname", "\x1b[31mred", "a\u2028b", "\udcff"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "  ",
+        "line\nbreak",
+        "tab\tname",
+        "\x1b[31mred",
+        "\x9b31mred",
+        "a\u2028b",
+        "\udcff",
+        "\u200b",
+        "a\u202eb",
+    ],
+)
 def test_a_token_s_name_is_a_line_of_text(name, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     assert api.main(["token", "create", name]) == 2
@@ -525,7 +539,7 @@ def test_a_token_s_name_is_a_line_of_text(name, monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("name", ["HOSPITAL\\mueller", "Zoë\N{IDEOGRAPHIC SPACE}放射線科", "a@b.org"])
+@pytest.mark.parametrize("name", ["HOSPITAL\\mueller", "Zoë\N{IDEOGRAPHIC SPACE}放射線科", "a@b.org", "מצח"])
 def test_a_token_has_any_name_that_users_have(name, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     assert api.main(["token", "create", name]) == 0

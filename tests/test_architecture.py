@@ -15,7 +15,7 @@ from bench import source_figures
 
 ROOT = Path(__file__).parents[1]
 LAYERS = {
-    "errors": 0, "logs": 0, "series_names": 0, "supervisor": 0, "version": 0,
+    "errors": 0, "logs": 0, "names": 0, "series_names": 0, "supervisor": 0, "version": 0,
     "imaging": 1, "settings": 1,
     "lesions": 2,
     "schemas": 3,

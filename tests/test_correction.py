@@ -387,6 +387,39 @@ def test_a_request_for_a_correction_that_cannot_be_made_is_refused_at_once(place
         assert client.post(path, json=body).status_code == 202
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\x85b",
+        "\x9b31mred",
+        "a\u2028b",
+        "a\u2029b",
+        "\u200b",
+        "\u202e",
+        "a\u202eb",
+        "a\u2066b",
+        "\u3164",
+        "\ufe0f",
+    ],
+)
+def test_a_lesion_gets_no_name_that_shows_nothing_or_spoils_the_text_around_it(place, name):
+    client = create_app(place.settings.model_copy(update={"auth": "off"})).test_client()
+    path = f"/segmentations/{place.first}/corrections"
+    refused = client.post(path, json={"rename": [{"number": 1, "name": name}]})
+    assert (refused.status_code, refused.json["error"]["code"]) == (422, "invalid_form")
+    assert "rename.0.name: " in refused.json["error"]["message"]
+    assert len(jobs.list_jobs(place.sessions)) == 1
+
+
+def test_lesions_have_names_of_any_script(place):
+    names = ["جبهي أيمن", "מצח ימין\u200f", "می\u200cشود", "左前頭葉", "👩\u200d⚕️"]
+    renamed = place.correct(rename=dict(enumerate(names, start=1)))
+    document = place.document(renamed.segmentation_id)
+    encoded = place.retrieve(document["segmentation"]["sop_instance_uid"])
+    assert [lesion["name"] for lesion in document["lesions"]] == names
+    assert [segment.SegmentLabel for segment in encoded.SegmentSequence] == names
+
+
 def test_a_request_to_correct_an_older_version_or_to_contour_no_lesions_is_refused_at_once(place):
     client = create_app(place.settings.model_copy(update={"auth": "off"})).test_client()
     emptied = place.correct(delete=[1, 2, 3, 4, 5]).segmentation_id

@@ -577,6 +577,17 @@ ROWS = {
     "missing FrameOfReferenceUID": finds(
         lambda: everywhere(FrameOfReferenceUID=None), warns=r"no FrameOfReferenceUID \(0020,0052\)"
     ),
+    "FrameOfReferenceUID of two values": finds(
+        lambda: everywhere(FrameOfReferenceUID=["1.2", "1.3"]),
+        warns=r"no valid FrameOfReferenceUID \(0020,0052\)",
+    ),
+    "FrameOfReferenceUID that is a word": finds(
+        lambda: everywhere(FrameOfReferenceUID="abc"), warns=r"no valid FrameOfReferenceUID \(0020,0052\)"
+    ),
+    "StudyInstanceUID that is a word": refuses(
+        "inconsistent_images", r"StudyInstanceUID \(0020,000D\) is abc, not a UID",
+        lambda: everywhere(StudyInstanceUID="abc"),
+    ),
     "same patient, other frame of reference": refused_seg(
         "segmentation_mismatch", "FrameOfReferenceUID is .*, that of the series", lambda encoded: encoded,
         onto=lambda instances: series(),

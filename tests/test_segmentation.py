@@ -27,7 +27,7 @@ from bench.rows import BRIGHT, threshold
 from context import ModelServices, Stages
 from db.database import open_database
 from errors import ArchiveUnreachable, ModelNotFound
-from findings import lesions_of_segments
+from findings import FINDING, identities_of_segments, lesions_of_segments
 from imaging import nifti, rtstruct, seg
 from imaging.derived import Edition
 from imaging.stack import to_stack
@@ -361,6 +361,16 @@ def test_our_own_segments_read_again_still_say_which_model_drew_them(
     # Who read them again drew nothing: neither a model nor a person made this object.
     assert "manual" not in remeasured_seg.SeriesDescription
     assert "AI" not in remeasured_seg.SeriesDescription
+
+
+def test_a_tracked_segment_has_a_name_that_a_seg_can_hold():
+    tracked = {
+        1: seg.Segment(1, "", "BM-7", "1.2.3", None, None),
+        2: seg.Segment(2, "x" * 80, "BM-8", "1.2.4", None, None),
+    }
+    identities = identities_of_segments(tracked, FINDING)
+    assert [identities[number].name for number in tracked] == ["BM-7", "x" * 64]
+    assert [identities[number].tracking_id for number in tracked] == ["BM-7", "BM-8"]
 
 
 def test_the_labels_of_untracked_segments_stay_the_lesions_names(drawn_by_a_model, series_folder, tmp_path):

@@ -8,9 +8,18 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from errors import ModelNotFound, ModelSpecInvalid
+from names import DICOM_NAME, require_visible
 from unetr.network_spec import AnyNetwork, Network, SpecPart, Triple, UNetNetwork
 
 # The letters of each patient axis; H and F are DICOM's for S and I.
@@ -170,7 +179,11 @@ class Label(SpecPart):
     """
 
     value: int = Field(ge=1, le=255)
-    name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f\\]*$")
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=MAX_NAME_LENGTH, pattern=DICOM_NAME),
+        AfterValidator(require_visible),
+    ]
     category: ConceptCode
     type: ConceptCode
     whole: bool = False

@@ -58,6 +58,16 @@ test('a lesion name must be unique and not empty', () => {
   assert.deepEqual(['pons', 'Metastasis 1', ' ', 'metastasis 2 '].map(rename), [null, null, 'name_empty', 'name_taken'])
 })
 
+test('a lesion name shows something and nothing beside it', () => {
+  const rename = name => problemOf(name, document.lesions[0], document)
+  const empty = ['\u200b', '\u202e', '\u3164', '\ufe0f']
+  assert.deepEqual(empty.map(rename), empty.map(() => 'name_empty'))
+  const refused = ['a\\b', 'a\x85b', '\x9b31m', 'a\u2028b', 'a\u202eb', 'a\u2066b']
+  assert.deepEqual(refused.map(rename), refused.map(() => 'name_refused'))
+  const accepted = ['جبهي أيمن', 'מצח ימין\u200f', 'می\u200cشود', '左前頭葉', '?', '1', 'é', '👩\u200d⚕️']
+  assert.deepEqual(accepted.map(rename), accepted.map(() => null))
+})
+
 test('a name given by a user is displayed unchanged', () => {
   assert.equal(nameOf({ name: 'pons' }), 'pons')
   assert.equal(nameOf({ name: 'Metastasis 2' }), 'Metastasis 2')

@@ -16,7 +16,7 @@ from db import batches, deletion, estimates, jobs, queue, recording, workers
 from db.database import writing
 from db.tables import Job, JobState, Segmentation
 from errors import JobCancelled, JobNotCancellable, JobNotFound, JobNotRetryable, LeaseLost
-from schemas.tasks import CorrectTask, Kind, SegmentTask, Task
+from schemas.tasks import SEGMENT, CorrectTask, Kind, SegmentTask, Task
 from tests.clock import later
 from tests.documents import documents_of_study
 from tests.recorded import TASKS, seg_object
@@ -536,11 +536,11 @@ def test_fifty_jobs_are_listed_unless_another_number_is_asked_for(sessions):
     assert [len(jobs.list_jobs(sessions, *limit)) for limit in ((), (51,), (100,))] == [50, 51, 52]
 
 
-def run(sessions, new, study: str, seconds: float, model_id: str = "unetr", adopted: bool = False) -> None:
+def run(sessions, new, study: str, seconds: float, adopted: bool = False, **request: object) -> None:
     """A job that is done after so many seconds."""
     of_study = replace(new, seg=seg_object(f"1.2.{study}"), idempotency_key=study)
     result = recording.record(sessions, of_study) if adopted else None
-    job = jobs.submit(sessions, study, model_id)
+    job = jobs.submit(sessions, study, **{"model_id": "unetr"} | request)
     jobs.claim(sessions, job.id, "a", LEASE_S, 3)
     if result is None:
         result = recording.record(sessions, of_study, job.id, "a")
@@ -566,6 +566,17 @@ def test_the_estimate_is_the_median_of_the_model_s_jobs_less_the_time_elapsed(se
     job.started_at -= timedelta(seconds=60)
     assert estimates.estimate_s(sessions, job) == 0.0
     assert estimates.estimate_s(sessions, jobs.mark_cancelled(sessions, job_id, "a")) is None
+
+
+def test_a_job_that_names_its_inputs_counts_and_is_estimated_like_one_that_does_not(sessions, new):
+    named = SegmentTask(inputs={"T1": "1.2.7", "FLAIR": "1.2.8"})
+    run(sessions, new, "1", 10.0)
+    run(sessions, new, "2", 30.0, task=named)
+    for task in (SEGMENT, named):
+        job = jobs.submit(sessions, "3", "unetr", task=task)
+        assert estimates.estimate_s(sessions, job) == pytest.approx(20.0)
+    correction = CorrectTask(segmentation_id="x", delete=(1,))
+    assert estimates.estimate_s(sessions, jobs.submit(sessions, "4", "unetr", task=correction)) is None
 
 
 def test_the_database_itself_refuses_a_second_active_job_of_one_request(sessions, job_id):

@@ -485,6 +485,11 @@ def test_of_a_planning_system_s_regions_the_tumours_are_the_lesions(fine):
         rtstruct_read.read(drawn_elsewhere(fine, {"Brain": ("ORGAN", large)}), fine)
 
 
+def test_the_name_of_a_region_is_read_as_it_shows(fine):
+    drawn = drawn_elsewhere(fine, {"a\\b\x9b": ("GTV", ball(fine, 8.0))})
+    assert [segment.name for segment in rtstruct_read.read(drawn, fine)[1]] == ["a b"]
+
+
 def test_contours_that_do_not_fit_the_series_are_refused(fine):
     between = drawn_elsewhere(fine, {"a": ("GTV", [circle(fine, 20.4, 8.0, (29.6, 30.3))])})
     with pytest.raises(SegmentationMismatch, match=r'Contour 1 of ROI 1 "a" lies 0\.4\d mm off the slices'):

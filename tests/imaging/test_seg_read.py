@@ -282,6 +282,34 @@ def test_overlapping_segments_are_refused_by_name(instances, stack):
         seg.read(dataset, stack)
 
 
+@single_frame_only
+@pytest.mark.parametrize(
+    ("stated", "name"),
+    [
+        ("left\x85frontal\u2028", "left frontal"),
+        ("a\\b", "a b"),
+        ("\u202eabc", "abc"),
+        ("\u200b", ""),
+        ("é", "é"),
+    ],
+)
+def test_the_label_of_a_segment_is_read_as_the_name_that_it_shows(stack, stated, name):
+    dataset = our_seg(stack)
+    dataset.SegmentSequence[0].SegmentLabel = stated
+    _, segments = seg.read(dataset, stack)
+    assert [segment.name for segment in segments] == [name, "Metastasis 2", "Metastasis 3"]
+
+
+@single_frame_only
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize("value", ["abc", ["1.2", "1.3"]], ids=["word", "two"])
+def test_a_tracking_uid_that_is_no_uid_does_not_identify_a_segment(stack, value):
+    dataset = our_seg(stack)
+    dataset.SegmentSequence[0].TrackingUID = value
+    _, segments = seg.read(dataset, stack)
+    assert [segment.tracking_uid is None for segment in segments] == [True, False, False]
+
+
 def test_another_frame_of_reference_is_refused(stack):
     dataset = our_seg(stack)
     dataset.FrameOfReferenceUID = "1.2.3"

@@ -297,6 +297,18 @@ REFUSALS = {
         lambda: corrupt(FrameOfReferenceUID="1.2.3"), errors.InconsistentImages,
         r"FrameOfReferenceUID \(0020,0052\) is 1\.2\.3, that of",
     ),
+    "a study that is no UID": (
+        lambda: everywhere(StudyInstanceUID="abc"), errors.InconsistentImages,
+        r"Instance \.\.\..*: StudyInstanceUID \(0020,000D\) is abc, not a UID",
+    ),
+    "a series without a UID": (
+        lambda: everywhere(SeriesInstanceUID=""), errors.InconsistentImages,
+        r"SeriesInstanceUID \(0020,000E\) is missing, not a UID",
+    ),
+    "an image that is no UID": (
+        lambda: corrupt(SOPInstanceUID="../1"), errors.InconsistentImages,
+        r"SOPInstanceUID \(0008,0018\) is \.\./1, not a UID",
+    ),
     "other size": (
         lambda: corrupt(Rows=31), errors.InconsistentImages, r"Rows \(0028,0010\) is 31, that of .* 30"
     ),
@@ -377,6 +389,7 @@ REFUSALS = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_stack_that_is_none_is_refused_with_its_fault(name):
     make, kind, sentence = REFUSALS[name]
@@ -472,6 +485,16 @@ def test_a_missing_frame_of_reference_is_a_warning():
     for instance in instances:
         del instance.FrameOfReferenceUID
     assert "FrameOfReferenceUID (0020,0052)" in to_stack(instances).warnings[0]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize("value", ["abc", ["1.2", "1.3"], "1." * 33 + "1"], ids=["word", "two", "long"])
+def test_a_frame_of_reference_that_is_no_uid_counts_as_missing(value):
+    stack = to_stack(everywhere(FrameOfReferenceUID=value))
+    assert stack.volume.frame_of_reference_uid is None
+    assert stack.warnings == [
+        "The series has no valid FrameOfReferenceUID (0020,0052); MetScope creates one for the SEG."
+    ]
 
 
 def test_a_lossy_compression_is_a_warning():

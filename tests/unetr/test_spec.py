@@ -201,6 +201,8 @@ def test_the_published_model_can_be_expressed(tmp_path):
             "brain: plausible_ml, [2400.0, 700.0], is an empty",
         ),
         ("labels.0.value", 300, "labels.0.value: "),
+        ("labels.0.name", "NCR\x9b", "labels.0.name: "),
+        ("labels.0.name", "\u200b", "labels.0.name: "),
         ("labels.0.type", {"value": "1", "scheme": "SCT"}, "labels.0.type.meaning: Field required"),
         ("postprocessing.threshold", 1.0, "postprocessing.threshold: "),
     ],
