@@ -208,7 +208,20 @@ def test_with_a_cookie_a_page_of_another_site_changes_nothing(app, bearer, site)
 def test_a_login_leads_nowhere_but_to_this_site(app, bearer, elsewhere):
     token = bearer["reader"]["Authorization"].removeprefix("Bearer ")
     answer = app.test_client().post("/login", data={"token": token, "next": elsewhere}, headers=HERE)
-    assert answer.headers["Location"] == "/"
+    assert answer.headers["Location"] == "/operations"
+
+
+@pytest.mark.parametrize("address", ["", "/"])
+def test_a_login_leads_to_the_viewer_or_without_one_to_a_page_of_the_service(app, bearer, address):
+    client = app.test_client()
+    form = {"token": bearer["reader"]["Authorization"].removeprefix("Bearer "), "next": address}
+    behind_nginx = client.post("/login", data=form, headers=HERE | {"X-Forwarded-Proto": "http"})
+    assert behind_nginx.headers["Location"] == "/"
+    page = client.get(f"/login?next={address}").text
+    form["next"] = re.search(r'name="next" type="hidden" value="([^"]*)"', page)[1]
+    answer = client.post("/login", data=form, headers=HERE, follow_redirects=True)
+    assert answer.status_code == 200
+    assert "Failed (0)" in answer.text
 
 
 def test_a_form_on_another_site_changes_nothing(app, sessions, bearer):
@@ -266,6 +279,26 @@ def test_the_operations_page_counts_lesions_and_leads_to_the_result_and_the_view
     assert "/metscope" not in page
     behind_nginx = client.get("/operations", headers={"X-Forwarded-Proto": "https"}).text
     assert f'<a href="/metscope?StudyInstanceUIDs={study}">{study}</a>' in behind_nginx
+
+
+def test_who_opens_the_operations_page_with_a_password_can_follow_its_links(app, bearer, result):
+    segmentation = result["id"]
+    client = app.test_client()
+    password = basic(bearer["reader"])
+    links = re.findall(r'href="([^"]+)"', client.get("/operations", headers=password).text)
+    assert f"/segmentations/{segmentation}" in links
+    for link in links:
+        assert client.get(link, headers=password, follow_redirects=True).status_code == 200, link
+    wrong = {"Authorization": "Basic cmVhZGVyOng="}
+    for headers in (wrong, {}):
+        refused = client.get(f"/segmentations/{segmentation}", headers=headers)
+        # The viewer's calls must not open the browser's dialog for a password.
+        assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
+    # A password grants only reading there, and does not stand in the way of a login.
+    assert client.delete(f"/segmentations/{segmentation}", headers=basic(bearer["admin"])).status_code == 401
+    form = {"token": bearer["reader"]["Authorization"].removeprefix("Bearer ")}
+    client.post("/login", data=form, headers=HERE)
+    assert client.get(f"/segmentations/{segmentation}", headers=wrong).status_code == 200
 
 
 @pytest.mark.parametrize("address", ["/login", "/operations"])

@@ -22,7 +22,7 @@ LAYERS = {
     "reports": 4,
     "unetr": 5, "orthanc": 5, "db": 5, "broker": 5,
     "context": 6, "findings": 6, "submission": 6, "access": 6, "metrics": 6, "health": 6,
-    "segmentation": 7, "lease": 7,
+    "segmentation": 7, "result_files": 7, "lease": 7,
     "cli": 8, "tasks": 8, "routes": 8, "demo": 8,
     "worker": 9, "api": 9,
 }  # fmt: skip
