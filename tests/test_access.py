@@ -255,6 +255,41 @@ def test_the_operations_page_shows_what_failed_and_why_and_asks_again(app, sessi
     assert (answer.json["study_instance_uid"], answer.json["state"]) == ("1.2.3", "queued")
 
 
+LINES = """element => {
+    const range = document.createRange()
+    range.selectNodeContents(element)
+    return new Set([...range.getClientRects()].map(box => box.top)).size
+}"""
+
+
+@pytest.mark.parametrize("width", [1000, 1280, 1900])
+@pytest.mark.parametrize("language", ["en", "fr"])
+def test_what_happened_to_a_job_has_the_most_room_and_no_heading_is_broken(
+    app, sessions, bearer, page, width, language
+):
+    job = jobs.submit(sessions, f"1.2.826.0.1.3680043.8.498.{7 * '7654321'}"[:64], "unetr", task=TASKS[-1])
+    jobs.claim(sessions, job.id, "worker", lease_s=60, max_attempts=3)
+    jobs.fail(
+        sessions, job.id, "worker", "ambiguous_series", "2 series fit equally well: T1 MPRAGE post Gd. " * 5
+    )
+    headers = bearer["reader"] | {"Accept-Language": language, "X-Forwarded-Proto": "http"}
+    page.set_viewport_size({"width": width, "height": 900})
+    page.set_content(app.test_client().get("/operations", headers=headers).text)
+    headings = page.locator(".jobs th").all()
+    boxes = [heading.bounding_box() for heading in headings]
+    happened = boxes[7]["width"]
+    assert happened > 1.5 * max(box["width"] for box in boxes[:7] + boxes[8:])
+    assert happened > sum(box["width"] for box in boxes) / (3 if width > 1000 else 4)
+    for heading in headings:
+        words = heading.inner_text().split()
+        # As many lines as words at most: a broken word takes two.
+        assert heading.evaluate(LINES) <= len(words), words
+    button, cell = (page.locator(place).bounding_box() for place in (".jobs button", ".jobs td:last-child"))
+    assert button["x"] + button["width"] <= cell["x"] + cell["width"]
+    assert button["height"] < 30
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
 def test_the_operations_page_says_what_each_job_is_for(app, sessions, bearer):
     for task in TASKS:
         jobs.submit(sessions, "1.2.3", "unetr", task=task)
