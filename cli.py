@@ -300,12 +300,16 @@ def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | 
         **explained,
     }
     (options.out / "lesions.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    _tell(lesions, warnings, options.out)
+
+
+def _tell(lesions: Sequence[LesionAnswer], warnings: Sequence[str], out: Path) -> None:
+    """Print the warnings about a result, and its summary."""
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(
-        f"{len(result.lesions)} {'lesion' if len(result.lesions) == 1 else 'lesions'}, "
-        f"{document['total_volume_ml']} ml; files in {options.out}. "
-        "Research use only."
+        f"{len(lesions)} {'lesion' if len(lesions) == 1 else 'lesions'}, {total_volume_ml(lesions)} ml; "
+        f"files in {out}. Research use only."
     )
 
 
