@@ -1,9 +1,9 @@
 """Access control of the API: tokens, their roles, and what a browser may do with the answers.
 
 A request carries ``Authorization: Bearer TOKEN``. A browser that has logged in sends the token in a cookie;
-for pages it may also send it as the password of Basic authentication. One rule covers every route, so that a
-new one is closed unless it is opened here: reading needs a reader, POST an operator, DELETE and the audit
-trail an admin; health and login need no token.
+for pages, and the results that they link to, it may also send it as the password of Basic authentication. One
+rule covers every route, so that a new one is closed unless it is opened here: reading needs a reader, POST an
+operator, DELETE and the audit trail an admin; health and login need no token.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from settings import Settings
 
 ANONYMOUS = "anonymous"
 PAGES = ("/operations", "/docs", "/openapi.json")
+# What these pages link to: who opened a page with a password can follow its links.
+LINKED_ENDPOINTS = {"results.get_segmentation"}
 COOKIE = "metscope"
 OPEN_ENDPOINTS = {
     "operations.live",
@@ -117,11 +119,15 @@ def _secret() -> str:
     authorization = request.authorization
     if authorization is not None and authorization.type == "bearer" and authorization.token:
         return authorization.token
-    if authorization is not None and authorization.type == "basic" and authorization.password and is_page():
-        return authorization.password
+    is_basic = authorization is not None and authorization.type == "basic"
+    password = authorization.password if authorization is not None and is_basic else None
+    if password and is_page():
+        return password
     # For other addresses the cookie counts: a browser that was asked for a password sends it everywhere.
     if cookie := request.cookies.get(COOKIE):
         return cookie
+    if password and request.endpoint in LINKED_ENDPOINTS:
+        return password
     raise Unauthorized("The request has no token.")
 
 

@@ -6,15 +6,14 @@ python segmentation.py INPUT --out DIR [--model ID] [--series UID] [--input NAME
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import highdicom as hd
+import numpy as np
 from pydicom import Dataset
 from tqdm import tqdm
 
@@ -39,29 +38,30 @@ from findings import (
     read_drawn,
     report_of,
     subject_of,
-    uncertainty_map,
 )
 from imaging import files, nifti, series
 from imaging.derived import Edition
 from imaging.frames import text
 from imaging.stack import Stack, to_stack
-from lesions.measure import Lesion, measure
-from reports.overlay import save_overlay, save_planes
-from reports.tables import save_csv
+from lesions.measure import measure
+from result_files import (
+    SaveMesh,
+    check_not_overwritten,
+    load_save_mesh,
+    made_folder,
+    write,
+    write_explanation,
+)
 from schemas.results import LesionAnswer, total_volume_ml
 from segmentation import choose, segment, warnings_of
 from settings import Settings, load
 from unetr.checkpoint_cache import with_served_model
 from unetr.predict import Predictor
-from unetr.preprocess import head_mask
 from unetr.served import find_spec, reference_to
 from unetr.spec import ModelSpec
-from unetr.uncertainty import explain, lesion_entropies, max_entropy_bits
 
-SaveMesh = Callable[[hd.Volume, hd.Volume, Sequence[Lesion], Path, str], None]
-
-# The additional files that --explain writes.
-EXPLANATION = ("uncertainty.dcm", "entropy.nii.gz", "planes.png", "mesh.html")
+# Number of values of a mask that a warning names.
+MASK_VALUES_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,12 @@ class InputFiles:
                     f"{self.path.name} contains only one volume; the {', '.join(missing)} is missing."
                 )
             paths = [self.path, *(Path(caller_choices[name]) for name in names[1:])]
-            return [], [nifti.read_stack(path) for path in paths]
+            stacks = [nifti.read_stack(path) for path in paths]
+            doubts = [nifti.sequence_warnings(path, name) for path, name in zip(paths, names, strict=True)]
+            return [], [
+                replace(stack, warnings=[*stack.warnings, *warnings])
+                for stack, warnings in zip(stacks, doubts, strict=True)
+            ]
         try:
             headers = self._of_one_patient(caller_choices.get(names[0]))
             chosen = choose(headers, names, caller_choices, spec)
@@ -168,11 +173,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out is None and not options.dry_run:
         parser.error("--out DIR is required")
     try:
-        save_mesh = _save_mesh() if options.explain else None
+        save_mesh = load_save_mesh() if options.explain else None
         source = InputFiles.open(options.input)
         if options.dry_run:
             return _dry_run(source, options)
-        _run(source, options, save_mesh)
+        with made_folder(options.out):
+            _run(source, options, save_mesh)
     except MetScopeError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
         return error.exit_code
@@ -236,18 +242,6 @@ def _dry_run(source: InputFiles, options: argparse.Namespace) -> int:
     return exit_code
 
 
-def _save_mesh() -> SaveMesh:
-    """Import the surface renderer, which only --explain needs. Raises: RequestError if it is missing."""
-    try:
-        from reports.mesh import save_mesh  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise RequestError(
-            f"--explain needs {error.name}, which is not installed: "
-            "python -m pip install -r requirements-training.txt."
-        ) from error
-    return save_mesh
-
-
 def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | None) -> None:
     """Segment, or measure a given segmentation, and write the files into ``options.out``.
 
@@ -257,7 +251,7 @@ def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | 
     spec = find_spec(settings, options.model)
     segmentation_path = options.from_seg or options.from_mask
     if segmentation_path is not None:
-        _check_not_overwritten(segmentation_path, options.out)
+        check_not_overwritten(segmentation_path, options.out)
     predictor: Predictor | None = None
     with tqdm(total=100, unit="%", disable=None, leave=False) as bar:
 
@@ -274,22 +268,23 @@ def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | 
             if options.from_mask is not None:
                 warnings += nifti.form_warnings(options.from_mask)
         if segmentation_path is None:
-            _make_folder(options.out)
             with stages("load"):
                 predictor = Predictor.load(spec, settings.device)
             result = segment(stacks, predictor, spec, settings.measurable_ld_mm, stages)
         else:
             with stages("measure"):
                 result = _measure_segmentation(stacks[0], options, spec, settings)
-            _make_folder(options.out)
+        warnings += result.warnings
         with stages("encode"):
             encoded, report = _encode(result, spec, settings, drawn_by_model=segmentation_path is None)
-            _write(result, {"segmentation": encoded, "measurements": report}, options.out)
+            write(result, {"segmentation": encoded, "measurements": report}, warnings, options.out)
         explained: dict[str, dict[int, float]] = {}
         if predictor is not None and save_mesh is not None:
             with stages("explain"):
                 other_volumes = [stack.volume for stack in stacks[1:]]
-                explained = _explain(result, other_volumes, predictor, stages, save_mesh, options.out)
+                explained = write_explanation(
+                    result, other_volumes, predictor, stages, save_mesh, options.out
+                )
     lesions = [LesionAnswer.of(lesion) for lesion in result.lesions]
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -298,35 +293,24 @@ def _run(source: InputFiles, options: argparse.Namespace, save_mesh: SaveMesh | 
         "segmentation": {"sop_instance_uid": encoded and encoded.SOPInstanceUID, "stored": False},
         "lesions": [lesion.model_dump() for lesion in lesions],
         "total_volume_ml": total_volume_ml(lesions),
-        "warnings": [*warnings, *result.warnings],
+        "warnings": warnings,
         "timings_s": stages.timings_s,
         "peak_memory_mb": stages.peaks_mb,
         "research_use_only": True,
         **explained,
     }
     (options.out / "lesions.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    _tell(lesions, warnings, options.out)
+
+
+def _tell(lesions: Sequence[LesionAnswer], warnings: Sequence[str], out: Path) -> None:
+    """Print the warnings about a result, and its summary."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(
-        f"{len(result.lesions)} {'lesion' if len(result.lesions) == 1 else 'lesions'}, "
-        f"{document['total_volume_ml']} ml; files in {options.out}. "
-        "Research use only."
+        f"{len(lesions)} {'lesion' if len(lesions) == 1 else 'lesions'}, {total_volume_ml(lesions)} ml; "
+        f"files in {out}. Research use only."
     )
-
-
-def _check_not_overwritten(segmentation_path: Path, out: Path) -> None:
-    """Check that no result replaces the given file. Raises: RequestError."""
-    names = ("segmentation.dcm", "segmentation.nii.gz", "measurements.dcm", *EXPLANATION)
-    if segmentation_path.resolve() in {(out / name).resolve() for name in names}:
-        raise RequestError(f"{segmentation_path} would be overwritten; choose another folder for --out.")
-
-
-def _make_folder(out: Path) -> None:
-    """Create the folder and check that it is writable. Raises: RequestError."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"--out {out} cannot be created: {error.strerror}.") from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise RequestError(f"--out {out} cannot be written.")
 
 
 def _measure_segmentation(
@@ -343,11 +327,24 @@ def _measure_segmentation(
             raise SegmentationMismatch(
                 f"The mask contains the value {highest}, but {spec.id} has only {len(spec.labels)} labels."
             )
-        return measured(stack, mask, None, spec, settings.measurable_ld_mm)
+        result = measured(stack, mask, None, spec, settings.measurable_ld_mm)
+        return replace(result, warnings=_merged_values(mask) if len(spec.labels) == 1 else ())
     labels, sources = lesions_of_segments(*read_drawn(files.read(options.from_seg), stack))
     identities = identities_of_segments(sources, label_of_drawn(spec))
     lesions = measure(labels, stack.slices, None, settings.measurable_ld_mm, identities)
     return Findings(stack, labels, lesions, sources)
+
+
+def _merged_values(mask: hd.Volume) -> list[str]:
+    """Return a warning if a mask whose values all mean one label holds several, e.g. of a map of tissues."""
+    values = [str(value) for value in np.unique(mask.array[mask.array > 0])]
+    if len(values) < 2:
+        return []
+    named = ", ".join(values[:MASK_VALUES_NAMED])
+    more = f" ... {values[-1]}" if len(values) > MASK_VALUES_NAMED else ""
+    return [
+        f"The mask holds the values {named}{more}: all are taken as lesions, and those that touch as one."
+    ]
 
 
 def _encode(
@@ -361,38 +358,3 @@ def _encode(
     if encoded is None and not settings.report_no_lesion:
         return None, None
     return encoded, report_of(result, encoded, spec, edition)
-
-
-def _write(result: Findings, objects: Mapping[str, Dataset | None], out: Path) -> None:
-    # Files of an earlier run would describe other lesions.
-    for name in (*(f"{name}.dcm" for name in objects), *EXPLANATION):
-        (out / name).unlink(missing_ok=True)
-    for name, dataset in objects.items():
-        if dataset is not None:
-            dataset.save_as(out / f"{name}.dcm", enforce_file_format=True)
-    nifti.write_labels(result.lesion_map, out / "segmentation.nii.gz")
-    save_csv(result.lesions, out / "lesions.csv")
-    save_overlay(result.stack.volume, result.lesion_map, result.lesions, out / "overlay.png")
-
-
-def _explain(
-    result: Findings,
-    other_volumes: Sequence[hd.Volume],
-    predictor: Predictor,
-    stages: Stages,
-    save_mesh: SaveMesh,
-    out: Path,
-) -> dict[str, dict[int, float]]:
-    """Write the uncertainty map and the pictures; return the entries for lesions.json."""
-    volume, spec = result.stack.volume, predictor.spec
-    explanation = explain(predictor, volume, partial(stages.report, "explain"), others=other_volumes)
-    nifti.write_values(explanation.entropy, out / "entropy.nii.gz")
-    if result.stack.headers:
-        uncertainty = uncertainty_map(result.stack, explanation.entropy, spec, edition_of(spec))
-        uncertainty.save_as(out / "uncertainty.dcm", enforce_file_format=True)
-    bits = max_entropy_bits(len(spec.labels))
-    save_planes(volume, result.lesion_map, explanation.entropy, result.lesions, out / "planes.png", bits)
-    around = explanation.region if spec.brain else volume.with_array(head_mask(volume.array))
-    save_mesh(around, result.lesion_map, result.lesions, out / "mesh.html", spec.subject)
-    entropies = lesion_entropies(explanation.entropy, result.lesion_map)
-    return {"mean_entropy_bits": {number: round(bits, 3) for number, bits in entropies.items()}}

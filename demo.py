@@ -6,7 +6,9 @@ No server is needed: the archive is a folder and the database a file, both under
 the results read back from archive and database with the truth that the study was made from.
 """
 
+import argparse
 import shutil
+import sys
 import time
 from math import nan
 from pathlib import Path
@@ -34,6 +36,10 @@ SPACING_MM = (1.0, 0.9, 0.9)
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description="Segment a synthetic study without any server, and compare the lesions with the truth. "
+        f"The folder {FOLDER} and all that it holds is replaced."
+    ).parse_args()
     shutil.rmtree(FOLDER, ignore_errors=True)
     configuration = settings.load(
         data_dir=FOLDER, dicomweb_url="", database_url="", broker_url="", model_path=None
@@ -63,6 +69,8 @@ def main() -> None:
     _print_table(head, labels, stack, document)
     print("(true ml: volume of the simulated shape; true mm: long axis measured on its exact mask;")
     print(" sure: the lesion's confidence, or its mean probability where the model has no calibration)")
+    for warning in document.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(
         f"\nOpened in {loaded - started:.1f} s; first segmentation {cold_s:.1f} s, the next {warm_s:.1f} s."
     )

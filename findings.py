@@ -40,7 +40,7 @@ class Findings:
 
     lesions: by label, then the largest first. sources: the segments of the measured SEG by lesion number;
     empty if no SEG was measured. label_by_lesion: empty if a SEG was measured.
-    warnings: of the model.
+    warnings: of the model, or about the mask that was measured.
     """
 
     stack: Stack

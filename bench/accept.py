@@ -4,6 +4,7 @@ Each part is a command that can also be run by itself; its last lines go into th
 `python -m bench.accept Faults "Under load"`, only those parts run, and the other sections are kept.
 """
 
+import argparse
 import platform
 import subprocess
 import sys
@@ -129,4 +130,6 @@ def main(titles: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description="Run the long measurements and write docs/acceptance.md.")
+    parser.add_argument("titles", nargs="*", metavar="TITLE", help="of a part; without any, all parts run")
+    sys.exit(main(parser.parse_args().titles))

@@ -6,6 +6,7 @@ Prints a line for each attack: held, FAILED, or accepted with the reason; then t
 one pytest process, so that shared servers start once. The exit status is 1 if one does not hold.
 """
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -797,6 +798,9 @@ def functions(attacks: Sequence[Attack]) -> list[str]:
 
 def main() -> int:
     """Try all attacks, print the verdicts and return the exit status."""
+    argparse.ArgumentParser(
+        description="Try every attack and fault that MetScope must withstand."
+    ).parse_args()
     recorder = Recorder(ATTACKS)
     arguments = ["-q", "--no-header", *WITH_LONG_ONES, *functions(ATTACKS)]
     status = pytest.main(arguments, plugins=[recorder])

@@ -7,6 +7,7 @@ The server's time is that from the job's creation to its end. The rest is the vi
 the SEG and drawing it. The first click also waits for the model to load, so it is reported separately.
 """
 
+import argparse
 import sys
 import time
 from datetime import datetime
@@ -24,6 +25,9 @@ LOOK_MS = 5000
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        description="Time from the click on Segment to the lesions on the image."
+    ).parse_args()
     site = Site(NEWEST)
     try:
         studies = [

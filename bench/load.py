@@ -6,6 +6,7 @@ own; each job must run once and leave one segmentation. The exit status is 1 if 
 GET within 50 ms and POST within 100 ms; no job lost or done twice.
 """
 
+import argparse
 import http.client
 import itertools
 import os
@@ -219,6 +220,9 @@ def throughput(postgresql: PostgreSQL, redis: Redis) -> bool:
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        description="Measure latencies and throughput of the service under load."
+    ).parse_args()
     with backends() as (postgresql, redis):
         met = [latencies(postgresql, redis), throughput(postgresql, redis)]
     return int(not all(met))

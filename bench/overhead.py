@@ -6,6 +6,7 @@ measure, encode) and minus storing a SEG of the same content in Orthanc, timed s
 exit status is 1 if the median is above the goal.
 """
 
+import argparse
 import sys
 import tempfile
 import time
@@ -83,6 +84,7 @@ def measure(folder: Path) -> NDArray[np.float64]:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description="Time what the service itself adds to a job.").parse_args()
     with tempfile.TemporaryDirectory() as folder:
         seconds = measure(Path(folder))
     names = ("whole", "of it waiting for the worker", "its stages", "storing the SEG", "overhead")

@@ -5,6 +5,7 @@
 The heads are synthesised on a coarse grid and interpolated to the size. The service's archive is Orthanc.
 """
 
+import argparse
 import json
 import sqlite3
 import subprocess
@@ -107,6 +108,7 @@ def row(name: str, document: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description="Measure time and memory for volumes of clinical sizes.").parse_args()
     for shape in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             instances = to_instances(head(shape), SeriesOptions())

@@ -5,10 +5,10 @@
 tests/test_architecture.py keeps them within ``LIMITS``.
 """
 
+import argparse
 import ast
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -162,7 +162,9 @@ def measure(folder: Path) -> tuple[dict[str, Figures], dict[str, float]]:
 
 def main() -> None:
     """Print the figures."""
-    packages, total = measure(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
+    parser = argparse.ArgumentParser(description="Print figures of the source of a checkout.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="FOLDER")
+    packages, total = measure(parser.parse_args().folder)
     print(f"{'package':14}{'files':>6}{'lines':>7}  longest file, longest function")
     for name, package in sorted(packages.items()):
         (lines, file), (length, function) = package.longest_file, package.longest_function

@@ -4,6 +4,7 @@ Orthanc, the API with its worker, and nginx with OHIF on one origin, in a folder
 with a synthetic study loaded. Ctrl-C stops them. The browser tests run against the same servers.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -163,6 +164,10 @@ def port_to_listen_on(requested: str | None) -> int:
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        description="Run Orthanc, MetScope and the OHIF viewer with a synthetic study until Ctrl-C; the data "
+        "is then removed. PORT in the environment chooses the port."
+    ).parse_args()
     # SIGTERM, like Ctrl-C, ends the wait below, or the start; the parts that run by then are stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print("Starting Orthanc, MetScope and nginx ...", flush=True)

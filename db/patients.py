@@ -54,7 +54,7 @@ def patients(sessions: sessionmaker[Session]) -> list[PatientAnswer]:
     return [
         PatientAnswer(
             patient_id=patient_id,
-            issuer=issuer,
+            issuer=issuer or None,
             name=name,
             birth_date=iso_date(birth_date),
             sex=sex,

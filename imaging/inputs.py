@@ -92,8 +92,10 @@ def _require_one_patient(
         for (_, series_uid), first in eligible.items()
     ]
     if (count := count_patients(eligible.values())) > 1:
+        uids = ", ".join(series_uid for _, series_uid in eligible)
         raise AmbiguousSeries(
-            f"The {len(eligible)} series to choose from are of {count} patients.", {"candidates": listed}
+            f"The {len(eligible)} series to choose from are of {count} patients: {uids}.",
+            {"candidates": listed},
         )
     for series_uid, studies in Counter(series_uid for _, series_uid in eligible).items():
         if studies > 1:
@@ -171,8 +173,11 @@ def _choose_best(
         )
         raise MissingSequence(f"No {name} of the study can be used. {refusals}")
     if not is_recognisable and len(usable) > 1:
-        descriptions = ", ".join(candidate.description or "no description" for candidate in usable)
-        raise AmbiguousSeries(f"{len(usable)} series may be the {name}: {descriptions}.")
+        listed = ", ".join(
+            f"{candidate.description or 'no description'} ({candidate.series_instance_uid})"
+            for candidate in usable
+        )
+        raise AmbiguousSeries(f"{len(usable)} series may be the {name}: {listed}.")
     reference = _frame_of_reference(headers, chosen[0]) if chosen else None
     near = [
         candidate for candidate in usable if chosen and _frame_of_reference(headers, candidate) == reference

@@ -26,6 +26,7 @@ from errors import (
 )
 from imaging.files import MIB
 from imaging.grid import check_size, steps_on_grid
+from imaging.sequences import SEQUENCES
 from imaging.stack import MIN_SLICES, SliceReference, Stack
 
 # Cosine between two axes from which they count as sheared; header rounding stays below 1e-5.
@@ -143,6 +144,13 @@ def form_warnings(path: Path) -> list[str]:
         f"{path.name} differ by up to {apart_mm:.1f} mm"
         f"{', mirrored against each other' if mirrored else ''}; the sform was used."
     ]
+
+
+def sequence_warnings(path: Path, sequence: str) -> list[str]:
+    """Return the warning that nothing proves a file to be of a sequence; none for another kind of input."""
+    if sequence not in SEQUENCES:
+        return []
+    return [f"A NIfTI file does not say which sequence it is: check that {path.name} is a {sequence}."]
 
 
 def _stack(volume: hd.Volume, warnings: Sequence[str]) -> Stack:

@@ -166,7 +166,10 @@ def _refusals(candidates: Sequence[Candidate]) -> str:
 
 
 def _names(candidates: Sequence[Candidate]) -> str:
-    return ", ".join(f"{c.description or 'no description'} (score {c.score:g})" for c in candidates)
+    return ", ".join(
+        f"{c.description or 'no description'} (score {c.score:g}, {c.series_instance_uid})"
+        for c in candidates
+    )
 
 
 def _apply_caller_choice(candidates: Sequence[Candidate], series_instance_uid: str) -> Candidate:

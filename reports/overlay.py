@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import highdicom as hd
 import numpy as np
@@ -18,22 +19,36 @@ ROW_INCHES = 3.0
 MAX_ROWS = 50
 PLANES_INCHES = 12.0
 TITLE_INCHES = 0.4
+# Of the caption: letters that fit below the pictures, and the height of a line.
+CAPTION_LETTERS = 140
+LINE_INCHES = 0.15
 SCALE_MM = 20.0
 # Lower entropy is not drawn over the image.
 MIN_SHOWN_BITS = 0.05
 RESEARCH_USE = "Research use only. Not for diagnosis."
 
 
-def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion], path: Path) -> None:
+def save_overlay(
+    image: hd.Volume,
+    labels: hd.Volume,
+    lesions: Sequence[Lesion],
+    path: Path,
+    warnings: Sequence[str] = (),
+) -> None:
     """Write a PNG: a row for each of the first lesions (or the middle of the head), a column for each plane.
 
     image, labels: (slice, row, column) on one grid; the planes are the closest patient planes.
+    warnings: of the result, written below the pictures.
     """
     shown = image.to_patient_orientation("LPH")
     outlined = labels.to_patient_orientation("LPH")
     window = grey_window(shown.array)
     rows = min(max(len(lesions), 1), MAX_ROWS)
-    figure = Figure(figsize=(9.6, ROW_INCHES * rows + 0.5), facecolor="black", layout="constrained")
+    shown_rows = f"{MAX_ROWS} of {len(lesions)} lesions are shown. " if len(lesions) > MAX_ROWS else ""
+    caption = [line for warning in warnings for line in wrap(f"Warning: {warning}", CAPTION_LETTERS)]
+    caption.append(shown_rows + RESEARCH_USE)
+    inches = ROW_INCHES * rows + 0.35 + LINE_INCHES * len(caption)
+    figure = Figure(figsize=(9.6, inches), facecolor="black", layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False)
     for row in range(rows):
         lesion = lesions[row] if lesions else None
@@ -41,8 +56,8 @@ def save_overlay(image: hd.Volume, labels: hd.Volume, lesions: Sequence[Lesion],
         for column, plane in enumerate(PLANES):
             _draw(axes[row, column], shown, outlined, centre, plane, window)
         _describe(axes[row, 0], lesion)
-    shown_rows = f"{MAX_ROWS} of {len(lesions)} lesions are shown. " if len(lesions) > MAX_ROWS else ""
-    figure.supxlabel(shown_rows + RESEARCH_USE, color="white", size=8)
+    # Names of files may contain $, which would begin a formula.
+    figure.supxlabel("\n".join(caption), color="white", size=8, parse_math=False)
     figure.savefig(path)
 
 

@@ -8,7 +8,7 @@ import metrics
 from db import audit, batches, jobs, outbox
 from db.database import reading
 from db.tables import JobState, Role
-from routes.shared import answer, blueprint, context, submission
+from routes.shared import answer, blueprint, context, has_viewer, submission
 from routes.texts import language, texts
 from schemas.jobs import ActionPath
 from schemas.operations import AuditAnswer, AuditEventAnswer, AuditQuery, LiveAnswer, ReadyAnswer, RolePath
@@ -98,8 +98,7 @@ def show_operations() -> Response:
         sections=sections,
         shown=JOBS_SHOWN,
         lesions=batches.count_lesions(sessions, job_rows),
-        # Only the proxy that serves the viewer sends this header.
-        viewer="X-Forwarded-Proto" in request.headers,
+        viewer=has_viewer(),
         language=language(),
         text=texts(),
     )

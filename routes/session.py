@@ -7,13 +7,14 @@ from werkzeug.wrappers import Response as AnyResponse
 
 import access
 from db import tokens
-from routes.shared import answer, blueprint, context
+from routes.shared import answer, blueprint, context, has_viewer
 from routes.texts import language, texts
 from schemas.session import LoginForm, SessionAnswer
 from version import VERSION
 
 MAX_SESSION_S = 12 * 3600
-START_PAGE = "/"
+# Of the viewer, and of a service without one, which has nothing at the viewer's address.
+VIEWER, OPERATIONS = "/", "/operations"
 # An address that starts with two slashes, or with a slash and a backslash, names another host.
 OWN_ADDRESS = re.compile(r"/(?![/\\])[!-~]*")
 
@@ -70,7 +71,9 @@ def log_out() -> AnyResponse:
 
 def _own_address(address: str) -> str:
     """Return the address if it is on this site, otherwise the start page: no link may leave the site."""
-    return address if OWN_ADDRESS.fullmatch(address) else START_PAGE
+    if OWN_ADDRESS.fullmatch(address) and address != VIEWER:
+        return address
+    return VIEWER if has_viewer() else OPERATIONS
 
 
 def _page(address: str, *, refused: bool) -> Response:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import cast
 
 from celery import Celery
-from flask import Response, current_app, g
+from flask import Response, current_app, g, request
 from flask_openapi3.blueprint import APIBlueprint
 from pydantic import BaseModel
 from sqlalchemy.orm import Session, sessionmaker
@@ -108,6 +108,11 @@ def context() -> Context:
 def submission() -> Submission:
     """Return the requests for jobs of this request's caller."""
     return Submission(context().sessions, context().announcer.tell, g.actor)
+
+
+def has_viewer() -> bool:
+    """Return whether the viewer is at this address too: only the proxy that serves it sends this header."""
+    return "X-Forwarded-Proto" in request.headers
 
 
 def note_read(kind: str, *subjects: str, **details: str) -> None:

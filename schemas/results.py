@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from lesions.measure import Lesion
 from schemas.common import (
@@ -40,15 +40,22 @@ class PatientPath(Form):
 class PatientQuery(Query):
     """The issuer of a patient's id."""
 
-    issuer: Text | None = Field(None, description="IssuerOfPatientID, if several patients share the id")
+    issuer: Text | None = Field(
+        None,
+        description="IssuerOfPatientID, if several patients share the id; empty for one without an issuer",
+    )
+
+
+# A text of a header, which is empty if the header has none.
+Known = Annotated[str | None, BeforeValidator(lambda text: text or None)]
 
 
 class CandidateAnswer(Answer):
     """A series of the study, with its score as a candidate for segmentation."""
 
     series_instance_uid: str
-    description: str
-    modality: str
+    description: Known
+    modality: Known
     score: float
     reasons: list[str]
     refused: str | None = Field(description="Code of the reason why MetScope does not choose this series")
@@ -207,7 +214,7 @@ class PatientAnswer(Answer):
     """A patient with results."""
 
     patient_id: str
-    issuer: str
+    issuer: str | None
     name: str | None
     birth_date: str | None
     sex: str | None

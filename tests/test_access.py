@@ -208,7 +208,20 @@ def test_with_a_cookie_a_page_of_another_site_changes_nothing(app, bearer, site)
 def test_a_login_leads_nowhere_but_to_this_site(app, bearer, elsewhere):
     token = bearer["reader"]["Authorization"].removeprefix("Bearer ")
     answer = app.test_client().post("/login", data={"token": token, "next": elsewhere}, headers=HERE)
-    assert answer.headers["Location"] == "/"
+    assert answer.headers["Location"] == "/operations"
+
+
+@pytest.mark.parametrize("address", ["", "/"])
+def test_a_login_leads_to_the_viewer_or_without_one_to_a_page_of_the_service(app, bearer, address):
+    client = app.test_client()
+    form = {"token": bearer["reader"]["Authorization"].removeprefix("Bearer "), "next": address}
+    behind_nginx = client.post("/login", data=form, headers=HERE | {"X-Forwarded-Proto": "http"})
+    assert behind_nginx.headers["Location"] == "/"
+    page = client.get(f"/login?next={address}").text
+    form["next"] = re.search(r'name="next" type="hidden" value="([^"]*)"', page)[1]
+    answer = client.post("/login", data=form, headers=HERE, follow_redirects=True)
+    assert answer.status_code == 200
+    assert "Failed (0)" in answer.text
 
 
 def test_a_form_on_another_site_changes_nothing(app, sessions, bearer):
@@ -242,6 +255,41 @@ def test_the_operations_page_shows_what_failed_and_why_and_asks_again(app, sessi
     assert (answer.json["study_instance_uid"], answer.json["state"]) == ("1.2.3", "queued")
 
 
+LINES = """element => {
+    const range = document.createRange()
+    range.selectNodeContents(element)
+    return new Set([...range.getClientRects()].map(box => box.top)).size
+}"""
+
+
+@pytest.mark.parametrize("width", [1000, 1280, 1900])
+@pytest.mark.parametrize("language", ["en", "fr"])
+def test_what_happened_to_a_job_has_the_most_room_and_no_heading_is_broken(
+    app, sessions, bearer, page, width, language
+):
+    job = jobs.submit(sessions, f"1.2.826.0.1.3680043.8.498.{7 * '7654321'}"[:64], "unetr", task=TASKS[-1])
+    jobs.claim(sessions, job.id, "worker", lease_s=60, max_attempts=3)
+    jobs.fail(
+        sessions, job.id, "worker", "ambiguous_series", "2 series fit equally well: T1 MPRAGE post Gd. " * 5
+    )
+    headers = bearer["reader"] | {"Accept-Language": language, "X-Forwarded-Proto": "http"}
+    page.set_viewport_size({"width": width, "height": 900})
+    page.set_content(app.test_client().get("/operations", headers=headers).text)
+    headings = page.locator(".jobs th").all()
+    boxes = [heading.bounding_box() for heading in headings]
+    happened = boxes[7]["width"]
+    assert happened > 1.5 * max(box["width"] for box in boxes[:7] + boxes[8:])
+    assert happened > sum(box["width"] for box in boxes) / (3 if width > 1000 else 4)
+    for heading in headings:
+        words = heading.inner_text().split()
+        # As many lines as words at most: a broken word takes two.
+        assert heading.evaluate(LINES) <= len(words), words
+    button, cell = (page.locator(place).bounding_box() for place in (".jobs button", ".jobs td:last-child"))
+    assert button["x"] + button["width"] <= cell["x"] + cell["width"]
+    assert button["height"] < 30
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
 def test_the_operations_page_says_what_each_job_is_for(app, sessions, bearer):
     for task in TASKS:
         jobs.submit(sessions, "1.2.3", "unetr", task=task)
@@ -266,6 +314,26 @@ def test_the_operations_page_counts_lesions_and_leads_to_the_result_and_the_view
     assert "/metscope" not in page
     behind_nginx = client.get("/operations", headers={"X-Forwarded-Proto": "https"}).text
     assert f'<a href="/metscope?StudyInstanceUIDs={study}">{study}</a>' in behind_nginx
+
+
+def test_who_opens_the_operations_page_with_a_password_can_follow_its_links(app, bearer, result):
+    segmentation = result["id"]
+    client = app.test_client()
+    password = basic(bearer["reader"])
+    links = re.findall(r'href="([^"]+)"', client.get("/operations", headers=password).text)
+    assert f"/segmentations/{segmentation}" in links
+    for link in links:
+        assert client.get(link, headers=password, follow_redirects=True).status_code == 200, link
+    wrong = {"Authorization": "Basic cmVhZGVyOng="}
+    for headers in (wrong, {}):
+        refused = client.get(f"/segmentations/{segmentation}", headers=headers)
+        # The viewer's calls must not open the browser's dialog for a password.
+        assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
+    # A password grants only reading there, and does not stand in the way of a login.
+    assert client.delete(f"/segmentations/{segmentation}", headers=basic(bearer["admin"])).status_code == 401
+    form = {"token": bearer["reader"]["Authorization"].removeprefix("Bearer ")}
+    client.post("/login", data=form, headers=HERE)
+    assert client.get(f"/segmentations/{segmentation}", headers=wrong).status_code == 200
 
 
 @pytest.mark.parametrize("address", ["/login", "/operations"])

@@ -1,6 +1,8 @@
 """The rules of docs/architecture.md: layers, what may be imported where, what loads torch."""
 
 import ast
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +24,7 @@ LAYERS = {
     "reports": 4,
     "unetr": 5, "orthanc": 5, "db": 5, "broker": 5,
     "context": 6, "findings": 6, "submission": 6, "access": 6, "metrics": 6, "health": 6,
-    "segmentation": 7, "lease": 7,
+    "segmentation": 7, "result_files": 7, "lease": 7,
     "cli": 8, "tasks": 8, "routes": 8, "demo": 8,
     "worker": 9, "api": 9,
 }  # fmt: skip
@@ -122,6 +124,28 @@ def test_what_the_make_targets_run_needs_only_requirements_txt():
     foreign = {name for path in ours for name in imports_of(path)} - sys.stdlib_module_names - set(LAYERS)
     missing = {name for name in foreign - {"bench"} if not set(map(canonicalize_name, owners[name])) & pinned}
     assert missing == set()
+
+
+COMMANDS = [
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    for path in (*ROOT.glob("*.py"), *(ROOT / "bench").glob("*.py"), *ROOT.glob("*/__main__.py"))
+    # Of the programs this one is left out, which needs a package that nothing else does.
+    if ("__name__ ==" in path.read_text() or path.name == "__main__.py") and path.stem != "faster"
+]
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_command_that_is_asked_for_help_says_what_it_does_and_does_nothing(module, tmp_path):
+    command = [sys.executable, "-m", module.removesuffix(".__main__"), "--help"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+    # More than the names of its options.
+    assert re.search(r"^[A-Z].{20,}", done.stdout, re.MULTILINE)
+    assert list(tmp_path.iterdir()) == []
 
 
 # What lies in a working folder by our own instructions (docs/operations.md), and is nobody else's business.

@@ -615,6 +615,8 @@ def test_the_choice_between_two_patients_of_a_study_is_the_caller_s(site):
     refused = site.run(study_of(first))
     assert (refused.state, refused.error_code) == ("failed", "ambiguous_series")
     assert "2 patients" in refused.error_message
+    assert series_of(first) in refused.error_message
+    assert series_of(second) in refused.error_message
     assert_shows(site.document(site.segment(first)), first, 4)
     assert site.segment(second).error_code == "identity_conflict"
     assert site.patients() == {"A": [pytest.approx(volume_ml(4))]}

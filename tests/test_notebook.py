@@ -1,7 +1,10 @@
-"""The learners' notebook runs from top to bottom, and shows what its sentences promise."""
+"""What learners run does what its sentences promise: the notebook, and the study of docs/training.md."""
 
 import json
 import math
+import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +12,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-PATH = Path(__file__).parents[1] / "notebooks" / "learn.ipynb"
+import cli
+
+ROOT = Path(__file__).parents[1]
+PATH = ROOT / "notebooks" / "learn.ipynb"
 # What the cells have left behind.
 TELL = """
 import json
@@ -84,3 +90,17 @@ def test_confidence_is_the_logistic_that_the_notebook_describes(executed):
         expected = 1 / (1 + math.exp(-score - growth * math.log(1000 * volume_ml)))
         assert left["sure"][name] == pytest.approx(expected, abs=1e-6)
     assert all(0.0 < bits < 1.0 for bits in left["entropies"])
+
+
+def test_the_study_of_training_md_has_two_series_of_which_one_is_chosen(tmp_path, capsys):
+    section = (ROOT / "docs" / "training.md").read_text().split("## Synthetic studies")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True
+    )
+    assert cli.main([str(tmp_path / "phantom"), "--dry-run"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    described = {series["series_instance_uid"]: series["description"] for series in plan["candidates"]}
+    assert sorted(described.values()) == ["T1 MPRAGE", "T1 MPRAGE post Gd"]
+    assert described[plan["chosen"]] == "T1 MPRAGE post Gd"
+    assert plan["warnings"] == []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import highdicom as hd
+import matplotlib.pyplot as plt
 import nibabel
 import numpy as np
 import pytest
@@ -451,6 +452,62 @@ def models(request, tmp_path_factory) -> tuple[Path, int]:
     return folder, int(request.param == EVERY_SIZE)
 
 
+def nifti_file(path: Path, array: np.ndarray | None = None) -> Path:
+    """The balls, or that array on their grid, as NIfTI."""
+    volume = head("axial", (1.5, 1.0, 1.0))
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
+    nibabel.save(
+        nibabel.Nifti1Image((volume.array if array is None else array).astype(np.float32), affine), path
+    )
+    return path
+
+
+def test_the_warnings_of_a_result_are_on_the_terminal_and_on_the_picture(mask_file, tmp_path, capsys):
+    heights = []
+    for name, contrast in (("T1 MPRAGE", False), ("T1 MPRAGE post Gd", True)):
+        folder, out = tmp_path / name, tmp_path / f"{name} out"
+        folder.mkdir()
+        options = SeriesOptions(description=name, contrast=contrast)
+        for number, instance in enumerate(to_instances(head("axial", (1.5, 1.0, 1.0)), options)):
+            instance.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+        assert cli.main([str(folder), "--out", str(out), "--from-mask", str(mask_file)]) == 0
+        shown = capsys.readouterr()
+        warnings = json.loads((out / "lesions.json").read_text())["warnings"]
+        assert len(warnings) == (0 if contrast else 1)
+        assert all("Nothing proves that the series is post-contrast" in warning for warning in warnings)
+        assert shown.err.splitlines() == [f"warning: {warning}" for warning in warnings]
+        assert shown.out.startswith("3 lesions, ")
+        heights.append(plt.imread(out / "overlay.png").shape[0])
+    assert heights[0] > heights[1]
+
+
+def test_a_nifti_file_is_not_proven_to_be_post_contrast(mask_file, tmp_path, capsys):
+    image, out = nifti_file(tmp_path / "image.nii.gz"), tmp_path / "out"
+    warning = "A NIfTI file does not say which sequence it is: check that image.nii.gz is a T1 post-contrast."
+    assert cli.main([str(image), "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == [warning]
+    assert cli.main([str(image), "--out", str(out), "--from-mask", str(mask_file)]) == 0
+    assert json.loads((out / "lesions.json").read_text())["warnings"] == [warning]
+    assert capsys.readouterr().err == f"warning: {warning}\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [(1, None), (2, "1, 2"), (12, "1, 2, 3, 4, 5, 6, 7, 8, 9, 10 ... 12")],
+)
+def test_a_mask_of_several_values_is_measured_with_a_warning(count, named, series_folder, tmp_path, capsys):
+    values = np.zeros((50, 76, 76))
+    for value in range(count):
+        values[4 * value : 4 * value + 3, 10:20, 10:20] = value + 1
+    mask, out = nifti_file(tmp_path / "tissues.nii.gz", values), tmp_path / "out"
+    assert cli.main([str(series_folder), "--out", str(out), "--from-mask", str(mask)]) == 0
+    document = json.loads((out / "lesions.json").read_text())
+    assert len(document["lesions"]) == count
+    expected = [f"The mask holds the values {named}: all are taken as lesions, and those that touch as one."]
+    assert document["warnings"] == (expected if named else [])
+    assert capsys.readouterr().err.splitlines() == [f"warning: {line}" for line in document["warnings"]]
+
+
 @pytest.mark.parametrize("kind", ["DICOM", "NIfTI"])
 def test_a_model_s_lesions_are_written(kind, models, series_folder, tmp_path, monkeypatch, capsys):
     folder, count = models
@@ -458,10 +515,7 @@ def test_a_model_s_lesions_are_written(kind, models, series_folder, tmp_path, mo
     monkeypatch.setenv("DEVICE", "cpu")
     source, out = series_folder, tmp_path / "out"
     if kind == "NIfTI":
-        source = tmp_path / "image.nii"
-        volume = head("axial", (1.5, 1.0, 1.0))
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
-        nibabel.save(nibabel.Nifti1Image(volume.array.astype(np.float32), affine), source)
+        source = nifti_file(tmp_path / "image.nii")
     assert cli.main([str(source), "--out", str(out), "--model", "tiny"]) == 0
     with_seg = kind == "DICOM" and count > 0
     assert {path.name for path in out.iterdir()} == {
@@ -695,6 +749,7 @@ def test_a_phantom_is_refused_instead_of_reported_without_lesions(tmp_path, caps
     stderr = capsys.readouterr().err
     assert stderr.startswith("brain_not_found: ")
     assert "as symmetric as a phantom" in stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_peak_memory_of_a_stage_is_its_own():

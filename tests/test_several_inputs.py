@@ -279,6 +279,13 @@ def test_of_several_the_thin_volume_is_taken_then_the_newest_then_what_the_calle
     assert sequences["ax FLAIR"] == "FLAIR"
 
 
+def test_what_the_headers_of_a_series_do_not_say_is_null(site):
+    study = several.study(["T1"], T1={"SeriesDescription": "", "Modality": ""})
+    study_uid = site.store(study)
+    (candidate,) = site.api.get(f"/studies/{study_uid}/candidates").json["candidates"]
+    assert (candidate["description"], candidate["modality"], candidate["sequence"]) == (None, None, None)
+
+
 def test_odd_descriptions_are_no_hindrance_to_who_says_which_series_is_which(site):
     study = several.study(several.WHOLE_TUMOUR["inputs"], T2={"SeriesDescription": "T1 tra"})
     study_uid = site.store(study)

@@ -26,8 +26,12 @@ STEPS = {
 def main() -> int:
     """Run the step that the first argument names and return the exit status."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
+    usage = f"usage: python -m unetr {{{'|'.join(STEPS)}}} …"
+    if name in {"-h", "--help"}:
+        print(f"{usage}\n\nThe model, step by step; python -m unetr STEP --help explains a step.")
+        return 0
     if name not in STEPS:
-        print(f"usage: python -m unetr {{{'|'.join(STEPS)}}} …", file=sys.stderr)
+        print(usage, file=sys.stderr)
         return 2
     module, function = STEPS[name]
     try:

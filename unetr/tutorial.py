@@ -9,6 +9,7 @@ python -m unetr visualize    draw the lesions that infer found
 
 import argparse
 import importlib.metadata
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,10 +127,17 @@ def infer(arguments: Sequence[str]) -> None:
     if not options.image:
         require_model_of_heads(spec, "--image")
     head = None if options.image else _head()
-    image = head.image if head else nifti.read_stack(options.image).volume
+    warnings: list[str] = []
+    if head:
+        image = head.image
+    else:
+        stack = nifti.read_stack(options.image)
+        image = stack.volume
+        warnings += [*stack.warnings, *nifti.sequence_warnings(options.image, spec.inputs[0])]
     print(f"{spec.title} {spec.version} analyses {_shape(image)}.")
     started = time.perf_counter()
-    findings = components(Predictor.load(spec)(image).mask)
+    prediction = Predictor.load(spec)(image)
+    findings = components(prediction.mask)
     number = int(findings.array.max())
     print(f"It found {number} lesions in {time.perf_counter() - started:.1f} s, including loading.")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -143,6 +151,8 @@ def infer(arguments: Sequence[str]) -> None:
             hit = outcome.covered.get(lesion.number, 0.0)
             print(f"  true lesion of {lesion.diameter_mm:4.1f} mm: {hit:.0%} of it covered")
         print(f"  {len(outcome.false_numbers)} of its findings touch no true lesion (false positives)")
+    for warning in (*warnings, *prediction.warnings):
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"{options.out} holds {IMAGE} and {FOUND}, which any viewer of NIfTI opens. Research use only.")
 
 

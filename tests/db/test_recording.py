@@ -261,7 +261,7 @@ def test_patients_are_listed_with_their_studies(sessions, new):
         sessions, of_study(new, "1.2.10", None, "1.10", patient_id="MS-0", birth_date=None, issuer="")
     )
     assert [patient.model_dump() for patient in patients.patients(sessions)] == [
-        {"patient_id": "MS-0", "issuer": "", "name": "Müller^Änne", "birth_date": None, "sex": "F",
+        {"patient_id": "MS-0", "issuer": None, "name": "Müller^Änne", "birth_date": None, "sex": "F",
          "studies": 1, "last_study_date": None},
         {"patient_id": "MS-1", "issuer": "Hospital A", "name": "Müller^Änne", "birth_date": "1950-04-12",
          "sex": "F", "studies": 2, "last_study_date": "2024-06-30"},

@@ -258,6 +258,7 @@ def test_several_t1_series_without_proof_are_refused_and_listed_whatever_their_s
     assert ranked[0].score - ranked[1].score > 1
     with pytest.raises(errors.AmbiguousSeries, match=r"proven.*t1_mprage_sag.*t1_tse_tra") as refusal:
         choose(ranked)
+    assert all(str(instances[0].SeriesInstanceUID) in refusal.value.message for instances in study[:2])
     assert len(refusal.value.details["candidates"]) == 3
     chosen = choose(ranked, str(study[0][0].SeriesInstanceUID))
     assert "Nothing proves" in chosen.warnings[0]
@@ -267,9 +268,10 @@ def test_a_tie_is_refused_and_lists_the_candidates():
     tied = [series("T1 MPRAGE post", contrast=True), series("T1 MPRAGE post", contrast=True)]
     with pytest.raises(errors.AmbiguousSeries) as refusal:
         choose(rank(tied))
-    assert {c["series_instance_uid"] for c in refusal.value.details["candidates"]} == {
-        str(instances[0].SeriesInstanceUID) for instances in tied
-    }
+    uids = {str(instances[0].SeriesInstanceUID) for instances in tied}
+    assert {c["series_instance_uid"] for c in refusal.value.details["candidates"]} == uids
+    # A job's error has no details: the message must say what a request may name.
+    assert all(uid in refusal.value.message for uid in uids)
 
 
 @pytest.mark.parametrize(("slices", "tied"), [(65, True), (63, False)])

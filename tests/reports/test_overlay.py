@@ -125,3 +125,20 @@ def test_of_thousands_of_lesions_the_first_are_shown(scene, tmp_path):
     save_overlay(image, labels, lesions * 2000, tmp_path / "overlay.png")
     height, width, _ = pixels(tmp_path / "overlay.png").shape
     assert width < height < 20_000
+
+
+def test_the_warnings_of_a_result_are_written_below_the_pictures(scene, tmp_path):
+    image, labels, _, lesions = scene
+    warnings = ["Check the outline of $1$ and $2$.", "The images end within the brain. " * 8]
+    lines = {}
+    for name, written in (("with", warnings), ("without", [])):
+        save_overlay(image, labels, lesions, tmp_path / f"{name}.png", written)
+        picture = pixels(tmp_path / f"{name}.png")
+        black = picture.max(axis=2) < 60
+        # Only letters are below the last row that is grey from one picture to the next.
+        letters = ~black[np.flatnonzero((~black).mean(axis=1) > 0.5).max() + 1 :]
+        rows, columns = letters.any(axis=1), np.flatnonzero(letters.any(axis=0))
+        lines[name] = int((np.diff(rows.astype(int)) == 1).sum())
+        assert not rows[-1]
+        assert 0 < columns.min() < columns.max() < picture.shape[1] - 1
+    assert (lines["without"], lines["with"]) == (1, 4)
