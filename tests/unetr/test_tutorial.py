@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import nibabel as nib
@@ -50,9 +51,14 @@ def run(tmp_path_factory) -> Path:
         metastases.grid((60, 80, 66), (2.8, 2.6, 2.6)), 11, HeadOptions((3, 3), (20.0, 30.0))
     )
     nifti.write_values(head.image, folder / "head.nii.gz")
-    tutorial.infer(["--image", str(folder / "head.nii.gz"), "--out", str(folder)])
+    with (folder / "stderr.txt").open("w") as stderr, redirect_stderr(stderr):
+        tutorial.infer(["--image", str(folder / "head.nii.gz"), "--out", str(folder)])
     nifti.write_labels(head.labels, folder / tutorial.TRUTH)
     return folder
+
+
+def test_infer_warns_that_the_file_proves_no_sequence(run):
+    assert "warning: A NIfTI file does not say which sequence it is" in (run / "stderr.txt").read_text()
 
 
 def test_infer_writes_what_it_found_on_the_images_grid(run):
