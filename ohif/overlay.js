@@ -16,8 +16,9 @@ const HIGHLIGHT = [0.9, 750, false]
 export async function displaySetOf(app, study, { series_instance_uid: series, sop_instance_uid: sopInstanceUid }) {
   const { displaySetService } = app.servicesManager.services
   const seriesDisplaySets = () => displaySetService.getDisplaySetsForSeries(series) ?? []
-  // The viewer lists unsupported objects in display sets without their own UID.
-  const objectsOf = displaySet => (displaySet.SOPInstanceUID ? [displaySet] : displaySet.instances ?? [])
+  // A later report joins the display set of the first one in its series, which keeps its UID. A display set of an unsupported
+  // object has no UID.
+  const objectsOf = displaySet => [displaySet, ...displaySet.instances ?? []]
   const findObject = () => seriesDisplaySets()
     .find(displaySet => objectsOf(displaySet).some(({ SOPInstanceUID }) => SOPInstanceUID === sopInstanceUid))
   const deadline = Date.now() + TIMEOUT_MS
@@ -114,9 +115,8 @@ export async function show(app, document, isCancelled) {
   const { cornerstoneViewportService, segmentationService } = app.servicesManager.services
   const displaySet = await displaySetOf(app, document.study_instance_uid, document.segmentation)
   const id = displaySet.displaySetInstanceUID
-  // After a reload of the page, viewports exist before their images.
-  const hasImages = viewportId => showsImagesOf(app, viewportId, document) !== undefined
-  await waitUntil(() => isCancelled() || viewportIds(app).some(hasImages), 'the viewer does not show the images')
+  // After a reload of the page, viewports exist before their content. That may be another object than images.
+  await waitUntil(() => isCancelled() || hasContent(app), 'the viewer does not show the images')
   for (const viewportId of viewportIds(app)) {
     if (isCancelled()) return null
     const shouldShow = showsImagesOf(app, viewportId, document)
@@ -207,6 +207,10 @@ function rememberSlice(app, viewportId) {
 
 /** Return whether any viewport shows the segmented images. */
 export const isInView = (app, document) => viewportIds(app).some(viewportId => showsImagesOf(app, viewportId, document))
+
+/** Return whether any viewport shows something. */
+const hasContent = app => [...app.servicesManager.services.viewportGridService.getState().viewports.values()]
+  .some(({ displaySetInstanceUIDs }) => displaySetInstanceUIDs?.length)
 
 /** Wait until the volume viewports have drawn the segmentation they list, at most a moment. When the viewer adds its volume, it
  * resets the planes and moves them to the nearest slice. */

@@ -200,8 +200,8 @@ export class Panel {
     const document = await api.segmentation(endedJob.result)
     this.documents = await api.segmentations(this.study)
     if (!await this.present(document)) return
-    // Make the viewer list the companion objects.
-    await Promise.all(document.companions.map(companion => overlay.displaySetOf(this.app, this.study, companion)))
+    // Make the viewer list the companion objects. The panel does not need them and does not wait for them.
+    Promise.all(document.companions.map(companion => overlay.displaySetOf(this.app, this.study, companion)))
       .catch(error => console.warn(error.message))
     if (endedJob.kind === 'segmentation' && this.shownId) this.table.selectFirst()
     if (COMPANION_JOBS.has(endedJob.kind)) this.showStatus(text('added'))
