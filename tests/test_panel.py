@@ -39,6 +39,15 @@ FOCUSED = """() => {
 # Of each cell and button of the panel, how far it reaches beyond the panel's right edge, in pixels.
 OVERHANG = """panel => [...panel.querySelectorAll('td, th, button, select, p')].map(
     element => element.getBoundingClientRect().right - panel.getBoundingClientRect().right)"""
+# Of each name in the table on how many lines it is written, and how much of it is cut off, in pixels.
+LINES_OF_NAMES = """panel => [...panel.querySelectorAll('td button')].map(button => {
+    const range = document.createRange()
+    range.selectNodeContents(button.lastChild)
+    const tops = new Set([...range.getClientRects()].map(({ top }) => Math.round(top)))
+    return [tops.size, Math.max(0, button.scrollHeight - button.clientHeight)]
+})"""
+# The scrollbar of a longer panel, which the browser of the tests hides.
+NARROWED = "panel => { panel.style.paddingRight = '20px' }"
 # Of each button the contrast of its text on what lies behind it, after WCAG 2.1.
 CONTRASTS = """panel => {
     const channels = colour => colour.match(/[\\d.]+/g).map(Number)
@@ -304,6 +313,19 @@ def test_a_correction_ends_while_the_viewport_shows_another_object_than_images(s
     expect(panel.get_by_text("Metastasis 2 renamed to pons")).to_be_visible()
     expect(segment(panel)).to_be_enabled(timeout=READY_LIMIT_MS)
     expect(panel.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_generated_name_is_on_one_line_and_a_long_one_is_not_cut(site, study, page, french_page):
+    correct(site, study, rename=[{"number": 3, "name": "Metastasis 12"}])
+    for at in (page, french_page):
+        panel = open_panel(at, site, study)
+        panel.evaluate(NARROWED)
+        assert panel.evaluate(LINES_OF_NAMES) == [[1, 0]] * 3
+        assert max(panel.evaluate(OVERHANG)) <= 0
+    correct(site, study, rename=[{"number": 1, "name": LONG_NAME[:64]}])
+    page.reload()
+    expect(shown_names(page.locator(".metscope")).first).to_have_text(LONG_NAME[:64])
+    assert [cut for _, cut in page.locator(".metscope").evaluate(LINES_OF_NAMES)] == [0, 0, 0]
 
 
 def test_an_earlier_version_comes_back_from_the_history(site, study, page):
