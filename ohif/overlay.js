@@ -256,7 +256,6 @@ export function setOutlinesOnly(app, isOn) {
  * id is the viewer's. */
 export function onLesionClick(app, listener) {
   const { cornerstoneViewportService, segmentationService } = app.servicesManager.services
-  const { getSegmentIndexAtWorldPoint } = librariesOf(app).cornerstoneTools.utilities.segmentation
   let start = [NaN, NaN]
   const onDown = ({ clientX, clientY }) => { start = [clientX, clientY] }
   const onUp = ({ target, clientX, clientY }) => {
@@ -267,7 +266,7 @@ export function onLesionClick(app, listener) {
     const { left, top } = viewport.canvas.getBoundingClientRect()
     const point = viewport.canvasToWorld([clientX - left, clientY - top])
     for (const { segmentationId } of segmentationService.getSegmentationRepresentations(viewport.id)) {
-      const number = getSegmentIndexAtWorldPoint(segmentationId, point, { viewport })
+      const number = segmentAt(app, viewport, segmentationId, point)
       if (number) listener(segmentationId, number)
     }
   }
@@ -278,6 +277,17 @@ export function onLesionClick(app, listener) {
     window.removeEventListener('pointerdown', onDown, true)
     window.removeEventListener('pointerup', onUp, true)
   }
+}
+
+/** Return the number of the segment at a point of the patient; 0 or undefined if there is none. */
+function segmentAt(app, viewport, id, point) {
+  const { cornerstone, cornerstoneTools } = librariesOf(app)
+  const { volumeId } = cornerstoneTools.segmentation.state.getSegmentation(id).representationData.Labelmap ?? {}
+  const volume = viewport.getAllVolumeIds && volumeId && cornerstone.cache.getVolume(volumeId)
+  // The function of OHIF 3.12 fails on volumes.
+  return volume
+    ? volume.voxelManager.getAtIJKPoint(cornerstone.utilities.transformWorldToIndex(volume.imageData, point))
+    : cornerstoneTools.utilities.segmentation.getSegmentIndexAtWorldPoint(id, point, { viewport })
 }
 
 /** Return the CSS colour of the lesion on the images; empty if it is not on any image. */

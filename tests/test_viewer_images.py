@@ -230,6 +230,22 @@ def test_two_studies_side_by_side_keep_their_own_lesions_and_the_panel_follows(p
     assert {row["study_instance_uid"] for row in rows} == {earlier.study, later.study}
 
 
+def test_a_click_on_a_lesion_in_three_planes_selects_its_row(page, site, visits):
+    visit = visits.earlier
+    panel = open_study(page, site, visit.study)
+    put(page, visit, POST)
+    document = segment_visit(page, site, panel, visit)
+    page.locator("[data-cy=Layout]").click()
+    page.get_by_text("MPR", exact=True).click()
+    settle(page, [[document["segmentation"]["series_instance_uid"]]] * 3)
+    for row, lesion in reversed([*enumerate(document["lesions"])]):
+        middle = np.mean(lesion["long_axis_lps"], axis=0).tolist()
+        for pane in range(3):
+            page.evaluate(COLOUR_AT, [pane, middle])
+        page.mouse.click(*page.evaluate(PLACE_ON_PAGE, [0, middle]))
+        expect(panel.locator("tbody tr").nth(row)).to_have_class("selected")
+
+
 def test_what_was_found_is_on_the_screen_at_the_second_visit_and_a_click_on_it_selects_its_row(
     page, site, visits
 ):
