@@ -31,6 +31,7 @@ export default {
   axes_hint: 'Sort by the longest in-plane diameter; the second is the longest perpendicular diameter',
   measurable: 'Measurable',
   measurable_hint: 'Sort by whether the lesion is measurable by RANO-BM criteria',
+  resampled: 'The diameters were measured on a resampled axial plane, not on a slice of the series.',
   confidence: 'Confidence',
   confidence_hint: 'Sort by the model’s confidence in the lesion, 0 to 1',
   calibrated: 'Confidence: probability that this is a lesion, calibrated on synthetic heads',

@@ -31,6 +31,7 @@ export default {
   axes_hint: 'Trier par le plus grand diamètre dans le plan de coupe ; le second est le plus grand diamètre perpendiculaire',
   measurable: 'Mesurable',
   measurable_hint: 'Trier selon que la lésion est mesurable d’après les critères RANO-BM',
+  resampled: 'Les diamètres ont été mesurés dans un plan axial rééchantillonné, non sur une coupe de la série.',
   confidence: 'Confiance',
   confidence_hint: 'Trier selon la confiance du modèle dans la lésion, de 0 à 1',
   calibrated: 'Confiance : probabilité que ce soit une lésion, étalonnée sur des têtes synthétiques',
