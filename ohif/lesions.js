@@ -63,10 +63,10 @@ export class LesionTable {
   /** Show the lesions of another segmentation. */
   show(document) {
     this.document = document
-    this.draw(() => '')
+    this.draw(lesion => lesion.colour)
   }
 
-  /** Draw the table. colourOf(lesion): its CSS colour; empty if it is not on any image. */
+  /** Draw the table. colourOf(lesion): its CSS colour. */
   draw(colourOf) {
     this.colourOf = colourOf
     const visibleLesions = lesionsOf(this.document, this.order, this.filter)

@@ -206,7 +206,13 @@ function rememberSlice(app, viewportId) {
 }
 
 /** Return whether any viewport shows the segmented images. */
-export const isInView = (app, document) => viewportIds(app).some(viewportId => showsImagesOf(app, viewportId, document))
+const isInView = (app, document) => viewportIds(app).some(viewportId => showsImagesOf(app, viewportId, document))
+
+/** Return whether the viewports show something, but not the segmented images. */
+export const isOutOfView = (app, document) => hasContent(app) && !isInView(app, document)
+
+/** Return whether the viewer has the segmented images. */
+export const hasImages = (app, document) => imagesDisplaySet(app, document) !== undefined
 
 /** Return whether any viewport shows something. */
 const hasContent = app => [...app.servicesManager.services.viewportGridService.getState().viewports.values()]
@@ -290,12 +296,12 @@ function segmentAt(app, viewport, id, point) {
     : cornerstoneTools.utilities.segmentation.getSegmentIndexAtWorldPoint(id, point, { viewport })
 }
 
-/** Return the CSS colour of the lesion on the images; empty if it is not on any image. */
+/** Return the CSS colour of the lesion on the images, where the user may have changed it. id: the viewer's. */
 export function colourOf(app, id, lesion) {
   const { segmentationService } = app.servicesManager.services
   const [viewportId] = segmentationService.getViewportIdsWithSegmentation(id)
   // The user may have removed it with the viewer's own controls.
-  if (viewportId === undefined) return ''
+  if (viewportId === undefined) return lesion.colour
   const [red, green, blue] = segmentationService.getSegmentColor(viewportId, id, lesion.number)
   return `rgb(${red} ${green} ${blue})`
 }
