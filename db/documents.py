@@ -8,8 +8,8 @@ from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from db.tables import Companion, LesionRow, Measurement, Segmentation, Series, Study
 from schemas.results import (
+    ColouredLesion,
     CompanionAnswer,
-    LesionAnswer,
     ModelReference,
     PatientLesion,
     SegmentationAnswer,
@@ -81,7 +81,7 @@ def documents(
 def _document(
     segmentation: Row[Any], lesion_rows: Sequence[Row[Any]], companions: Sequence[Row[Any]]
 ) -> SegmentationAnswer:
-    lesions = [LesionAnswer(**_fields(lesion)) for lesion in lesion_rows]
+    lesions = [ColouredLesion(**_fields(lesion)) for lesion in lesion_rows]
     return SegmentationAnswer(
         schema_version=SCHEMA_VERSION,
         id=segmentation.id,
@@ -121,10 +121,9 @@ def _document(
 
 
 def lesion_in_place(lesion: Row[Any], segmentation: Row[Any]) -> PatientLesion:
-    """Return a lesion outside its document: with its colour, segmentation, model, study and series."""
+    """Return a lesion outside its document: with its segmentation, model, study and series."""
     return PatientLesion(
         **_fields(lesion),
-        colour=lesion.colour,
         segmentation_id=segmentation.id,
         model_id=segmentation.model_id,
         study_instance_uid=segmentation.study_instance_uid,
@@ -135,8 +134,8 @@ def lesion_in_place(lesion: Row[Any], segmentation: Row[Any]) -> PatientLesion:
 
 
 def _fields(lesion: Row[Any]) -> dict[str, Any]:
-    """Return the identity and the newest measurement of a lesion, by the names of its answer."""
-    return {name: getattr(lesion, name) for name in (*IDENTITY, *MEASURED)}
+    """Return the identity, the colour and the newest measurement of a lesion, by the names of its answer."""
+    return {name: getattr(lesion, name) for name in (*IDENTITY, "colour", *MEASURED)}
 
 
 def iso_date(day: date | None) -> str | None:

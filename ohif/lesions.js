@@ -1,7 +1,7 @@
 // The table of lesions: sorting, filter, and the selected lesion with its buttons to rename and delete it.
 import { make } from './dom.js'
-import { confidenceOf, lesionsOf, nameOf, problemOf, totals } from './table.js'
-import { number, phrase, text } from './texts.js'
+import { confidenceOf, lesionsOf, measurableHint, nameOf, problemOf, totals } from './table.js'
+import { number, text } from './texts.js'
 
 // Return the key of the text that says which probability is shown as the confidence.
 const confidenceHint = ({ confidence, mean_probability: mean }) =>
@@ -17,7 +17,7 @@ const COLUMNS = [
   },
   {
     key: 'measurable', name: 'measurable',
-    content: lesion => text(lesion.measurable ? 'yes' : 'no'), hint: lesion => phrase(lesion.measurable_reason),
+    content: lesion => text(lesion.measurable ? 'yes' : 'no'), hint: measurableHint,
   },
   {
     key: 'confidence', name: 'confidence',
@@ -63,10 +63,10 @@ export class LesionTable {
   /** Show the lesions of another segmentation. */
   show(document) {
     this.document = document
-    this.draw(() => '')
+    this.draw(lesion => lesion.colour)
   }
 
-  /** Draw the table. colourOf(lesion): its CSS colour; empty if it is not on any image. */
+  /** Draw the table. colourOf(lesion): its CSS colour. */
   draw(colourOf) {
     this.colourOf = colourOf
     const visibleLesions = lesionsOf(this.document, this.order, this.filter)

@@ -39,7 +39,7 @@ async function modeFactory({ loadModules }) {
       ],
       rightPanelClosed: false,
       // The width of the lesion table, px.
-      rightPanelInitialExpandedWidth: 380,
+      rightPanelInitialExpandedWidth: 400,
     },
   }
   const mode = {

@@ -16,8 +16,9 @@ const HIGHLIGHT = [0.9, 750, false]
 export async function displaySetOf(app, study, { series_instance_uid: series, sop_instance_uid: sopInstanceUid }) {
   const { displaySetService } = app.servicesManager.services
   const seriesDisplaySets = () => displaySetService.getDisplaySetsForSeries(series) ?? []
-  // The viewer lists unsupported objects in display sets without their own UID.
-  const objectsOf = displaySet => (displaySet.SOPInstanceUID ? [displaySet] : displaySet.instances ?? [])
+  // A later report joins the display set of the first one in its series, which keeps its UID. A display set of an unsupported
+  // object has no UID.
+  const objectsOf = displaySet => [displaySet, ...displaySet.instances ?? []]
   const findObject = () => seriesDisplaySets()
     .find(displaySet => objectsOf(displaySet).some(({ SOPInstanceUID }) => SOPInstanceUID === sopInstanceUid))
   const deadline = Date.now() + TIMEOUT_MS
@@ -114,9 +115,8 @@ export async function show(app, document, isCancelled) {
   const { cornerstoneViewportService, segmentationService } = app.servicesManager.services
   const displaySet = await displaySetOf(app, document.study_instance_uid, document.segmentation)
   const id = displaySet.displaySetInstanceUID
-  // After a reload of the page, viewports exist before their images.
-  const hasImages = viewportId => showsImagesOf(app, viewportId, document) !== undefined
-  await waitUntil(() => isCancelled() || viewportIds(app).some(hasImages), 'the viewer does not show the images')
+  // After a reload of the page, viewports exist before their content. That may be another object than images.
+  await waitUntil(() => isCancelled() || hasContent(app), 'the viewer does not show the images')
   for (const viewportId of viewportIds(app)) {
     if (isCancelled()) return null
     const shouldShow = showsImagesOf(app, viewportId, document)
@@ -206,7 +206,17 @@ function rememberSlice(app, viewportId) {
 }
 
 /** Return whether any viewport shows the segmented images. */
-export const isInView = (app, document) => viewportIds(app).some(viewportId => showsImagesOf(app, viewportId, document))
+const isInView = (app, document) => viewportIds(app).some(viewportId => showsImagesOf(app, viewportId, document))
+
+/** Return whether the viewports show something, but not the segmented images. */
+export const isOutOfView = (app, document) => hasContent(app) && !isInView(app, document)
+
+/** Return whether the viewer has the segmented images. */
+export const hasImages = (app, document) => imagesDisplaySet(app, document) !== undefined
+
+/** Return whether any viewport shows something. */
+const hasContent = app => [...app.servicesManager.services.viewportGridService.getState().viewports.values()]
+  .some(({ displaySetInstanceUIDs }) => displaySetInstanceUIDs?.length)
 
 /** Wait until the volume viewports have drawn the segmentation they list, at most a moment. When the viewer adds its volume, it
  * resets the planes and moves them to the nearest slice. */
@@ -252,7 +262,6 @@ export function setOutlinesOnly(app, isOn) {
  * id is the viewer's. */
 export function onLesionClick(app, listener) {
   const { cornerstoneViewportService, segmentationService } = app.servicesManager.services
-  const { getSegmentIndexAtWorldPoint } = librariesOf(app).cornerstoneTools.utilities.segmentation
   let start = [NaN, NaN]
   const onDown = ({ clientX, clientY }) => { start = [clientX, clientY] }
   const onUp = ({ target, clientX, clientY }) => {
@@ -263,7 +272,7 @@ export function onLesionClick(app, listener) {
     const { left, top } = viewport.canvas.getBoundingClientRect()
     const point = viewport.canvasToWorld([clientX - left, clientY - top])
     for (const { segmentationId } of segmentationService.getSegmentationRepresentations(viewport.id)) {
-      const number = getSegmentIndexAtWorldPoint(segmentationId, point, { viewport })
+      const number = segmentAt(app, viewport, segmentationId, point)
       if (number) listener(segmentationId, number)
     }
   }
@@ -276,12 +285,23 @@ export function onLesionClick(app, listener) {
   }
 }
 
-/** Return the CSS colour of the lesion on the images; empty if it is not on any image. */
+/** Return the number of the segment at a point of the patient; 0 or undefined if there is none. */
+function segmentAt(app, viewport, id, point) {
+  const { cornerstone, cornerstoneTools } = librariesOf(app)
+  const { volumeId } = cornerstoneTools.segmentation.state.getSegmentation(id).representationData.Labelmap ?? {}
+  const volume = viewport.getAllVolumeIds && volumeId && cornerstone.cache.getVolume(volumeId)
+  // The function of OHIF 3.12 fails on volumes.
+  return volume
+    ? volume.voxelManager.getAtIJKPoint(cornerstone.utilities.transformWorldToIndex(volume.imageData, point))
+    : cornerstoneTools.utilities.segmentation.getSegmentIndexAtWorldPoint(id, point, { viewport })
+}
+
+/** Return the CSS colour of the lesion on the images, where the user may have changed it. id: the viewer's. */
 export function colourOf(app, id, lesion) {
   const { segmentationService } = app.servicesManager.services
   const [viewportId] = segmentationService.getViewportIdsWithSegmentation(id)
   // The user may have removed it with the viewer's own controls.
-  if (viewportId === undefined) return ''
+  if (viewportId === undefined) return lesion.colour
   const [red, green, blue] = segmentationService.getSegmentColor(viewportId, id, lesion.number)
   return `rgb(${red} ${green} ${blue})`
 }

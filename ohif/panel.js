@@ -60,19 +60,20 @@ export class Panel {
     this.lastChange = Promise.resolve()
     this.title = make('p', { className: 'title' })
     this.source = make('p', { className: 'note' })
-    // Whether the panel reports that no viewport shows the images of a lesion.
-    this.isOutOfView = false
     this.seriesSelect = make('select', { ariaLabel: text('series') })
     this.modelSelect = make('select', { ariaLabel: text('model') })
     this.startButton = make('button', { className: 'first', disabled: true, onclick: () => this.segment() }, text('segment'))
     this.alertArea = make('div')
     this.progressArea = make('div')
+    // Says which series the result is of while no viewport shows it.
+    this.viewNotice = make('div', { role: 'status' })
     this.resultArea = make('div', {}, make('p', { className: 'note' }, text('loading')))
     this.userForm = make('form', { method: 'post', action: '/logout', className: 'who note' })
     this.root = make(
       'section', { className: 'metscope', ariaLabel: text('panel'), tabIndex: -1 }, make('style', {}, STYLE), this.title,
       make('label', {}, text('series'), this.seriesSelect), make('label', {}, text('model'), this.modelSelect),
-      make('div', { className: 'buttons' }, this.startButton), this.alertArea, this.progressArea, this.resultArea,
+      make('div', { className: 'buttons' }, this.startButton), this.alertArea, this.progressArea, this.viewNotice,
+      this.resultArea,
       make('div', { className: 'note' }, text('research')), this.userForm,
     )
     this.root.onkeydown = keepKeyEvents
@@ -85,6 +86,8 @@ export class Panel {
     this.unsubscribers = [
       editing.onEdit(() => this.document && this.draw()),
       overlay.onNewImages(app, () => { this.updateTitles(); this.refreshOverlay() }),
+      // A viewport may also be closed.
+      overlay.onActiveViewport(app, () => setTimeout(() => this.updateViewNotice())),
       overlay.onLesionClick(app, (id, number) => this.markClicked(id, number)),
     ]
     this.opening = this.open().catch(error => this.showError(error))
@@ -144,7 +147,35 @@ export class Panel {
       const key = this.document.corrected_by ? 'made_of_corrected' : 'made_of'
       this.source.textContent = text(key, { ...this.imageNames(), when: moment(this.document.created_at) })
     }
-    if (this.isOutOfView && overlay.isInView(this.app, this.document)) this.alertArea.replaceChildren()
+    this.updateViewNotice()
+  }
+
+  /** Show which series the result is of, and a button to open it, while no viewport shows it. */
+  updateViewNotice() {
+    const { app, document } = this
+    if (this.isClosed || !document || !overlay.isOutOfView(app, document)) {
+      this.viewNotice.replaceChildren()
+      return
+    }
+    const words = text(document.lesions.length ? 'not_in_view' : 'none_not_in_view', this.imageNames())
+    const open = overlay.hasImages(app, document)
+      ? [' ', make('button', { onclick: () => this.openImages() }, text('open_series'))] : []
+    const notice = make('div', { className: 'told' }, words, ...open)
+    // Replacing the button would remove the keyboard focus.
+    if (this.viewNotice.textContent !== notice.textContent) this.viewNotice.replaceChildren(notice)
+  }
+
+  /** Show the images of the result in the active viewport, at the selected lesion. */
+  async openImages() {
+    try {
+      await overlay.openImages(this.app, this.document)
+    } catch (error) {
+      this.showAlert(text('not_on_screen', { reason: error.message }))
+      return
+    }
+    await this.refreshOverlay()
+    const lesion = this.document.lesions.length ? this.table.selectedLesion() : undefined
+    if (lesion) await this.goTo(lesion)
   }
 
   /** Add the study's series to the series selection. */
@@ -200,8 +231,8 @@ export class Panel {
     const document = await api.segmentation(endedJob.result)
     this.documents = await api.segmentations(this.study)
     if (!await this.present(document)) return
-    // Make the viewer list the companion objects.
-    await Promise.all(document.companions.map(companion => overlay.displaySetOf(this.app, this.study, companion)))
+    // Make the viewer list the companion objects. The panel does not need them and does not wait for them.
+    Promise.all(document.companions.map(companion => overlay.displaySetOf(this.app, this.study, companion)))
       .catch(error => console.warn(error.message))
     if (endedJob.kind === 'segmentation' && this.shownId) this.table.selectFirst()
     if (COMPANION_JOBS.has(endedJob.kind)) this.showStatus(text('added'))
@@ -416,8 +447,11 @@ export class Panel {
       const result = resultText(document, this.models)
       return areOfOneSeries ? result : text('result_of', { result, series: this.seriesName(document) })
     }
-    this.resultSelect = make('select', { ariaLabel: text('result_label') }, ...choices.map(document =>
-      make('option', { value: document.id, selected: document.id === this.document.id }, nameOf(document))))
+    // The selection is narrower than a long name.
+    this.resultSelect = make(
+      'select', { ariaLabel: text('result_label'), title: nameOf(this.document) }, ...choices.map(document =>
+        make('option', { value: document.id, selected: document.id === this.document.id }, nameOf(document))),
+    )
     this.resultSelect.onchange = () => this.present(choices.find(({ id }) => id === this.resultSelect.value))
     this.updateTitles()
     return [
@@ -451,7 +485,7 @@ export class Panel {
     // A correction starts from the stored version and would lose unsaved edits. Another job may change that version.
     table.mayCorrect = this.mayWrite && !isEdited && !this.isBusy
     this.toggleButton.replaceChildren(text(shownId ? 'hide' : 'show'))
-    table.draw(lesion => (shownId ? overlay.colourOf(this.app, shownId, lesion) : ''))
+    table.draw(lesion => (shownId ? overlay.colourOf(this.app, shownId, lesion) : lesion.colour))
   }
 
   /** Return the series name and the date of the segmented images. */
@@ -464,20 +498,13 @@ export class Panel {
     return overlay.attributesOf(this.app, document).SeriesDescription || document.series_instance_uid
   }
 
-  /** Move the viewports to the lesion, or say why this is impossible. */
+  /** Move the viewports to the lesion, or point to the notice that says why this is impossible. */
   async goTo(lesion) {
     this.alertArea.replaceChildren()
     // A viewport returns to its previous slice when it gets the overlay.
     await Promise.all([this.lastChange, this.refreshing])
     await overlay.untilDrawn(this.app, this.document)
-    if (overlay.jump(this.app, this.document, lesion)) return
-    const open = async () => {
-      await overlay.openImages(this.app, this.document)
-      await this.refreshOverlay()
-      await this.goTo(lesion)
-    }
-    this.showAlert(text('not_in_view', this.imageNames()), ' ', make('button', { onclick: open }, text('open_series')))
-    this.isOutOfView = true
+    if (!overlay.jump(this.app, this.document, lesion)) this.viewNotice.scrollIntoView({ block: 'nearest' })
   }
 
   /** Mark the row of a lesion that was clicked on an image. */
@@ -530,13 +557,11 @@ export class Panel {
   }
 
   showAlert(...content) {
-    this.isOutOfView = false
     this.alertArea.replaceChildren(make('div', { role: 'alert' }, ...content))
   }
 
   /** Show a message that is not an error. */
   showStatus(...content) {
-    this.isOutOfView = false
     this.alertArea.replaceChildren(make('div', { role: 'status', className: 'told' }, ...content))
   }
 

@@ -1,5 +1,5 @@
 // The panel's texts on a segmentation's lesions, and their CSV file. This module needs no browser.
-import { number, text } from './texts.js'
+import { number, phrase, text } from './texts.js'
 
 // The columns that the command line writes.
 const COLUMNS = [
@@ -34,6 +34,10 @@ export const changesOf = document =>
       name: name && nameOf({ name }), was: previous_name && nameOf({ name: previous_name }),
       ml: number(volume_ml, 3), was_ml: number(previous_volume_ml, 3),
     }))
+
+/** Return why the lesion is measurable or not, and whether its diameters lie on no slice of the series. */
+export const measurableHint = ({ measurable_reason, plane }) =>
+  [phrase(measurable_reason), ...(plane ? [text('resampled')] : [])].join('\n')
 
 /** Return the number and the total volume of the visible lesions as text. */
 export function totals(document, visibleLesions) {

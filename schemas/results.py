@@ -129,6 +129,12 @@ class LesionAnswer(Answer):
         return cls.model_validate(lesion, from_attributes=True)
 
 
+class ColouredLesion(LesionAnswer):
+    """A lesion of a recorded segmentation. colour: #rrggbb, as in its SEG."""
+
+    colour: str
+
+
 def total_volume_ml(lesions: Sequence[LesionAnswer]) -> float:
     """Return the sum of the volumes that are shown, without the digits that only adding has made."""
     return round(sum(lesion.volume_ml for lesion in lesions), ML_DECIMALS)
@@ -196,7 +202,7 @@ class SegmentationAnswer(Answer):
     corrects: str | None
     corrected_by: str | None
     changes: list[ChangeAnswer]
-    lesions: list[LesionAnswer]
+    lesions: list[ColouredLesion]
     total_volume_ml: float
     reasons: list[str]
     warnings: list[str]
@@ -228,10 +234,9 @@ class PatientsAnswer(Answer):
     patients: list[PatientAnswer]
 
 
-class PatientLesion(LesionAnswer):
-    """A lesion with its colour, study, series and segmentation."""
+class PatientLesion(ColouredLesion):
+    """A lesion with its study, series and segmentation."""
 
-    colour: str
     study_instance_uid: str
     study_date: str | None
     series_instance_uid: str

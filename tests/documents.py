@@ -5,6 +5,9 @@ from typing import Any
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import patients, segmentations
+from imaging.seg import colour
+from lesions.measure import Lesion
+from schemas.results import LesionAnswer
 
 
 def document_of(sessions: sessionmaker[Session], segmentation_id: str) -> dict[str, Any]:
@@ -24,3 +27,8 @@ def lesions_of_patient(
     """Return a patient's lesions."""
     lesions = patients.lesions_of_patient(sessions, patient_id, issuer)
     return [lesion.model_dump(mode="json") for lesion in lesions]
+
+
+def answer_of(lesion: Lesion) -> dict[str, Any]:
+    """Return a measured lesion as the document of its segmentation has it, in the colour of its number."""
+    return LesionAnswer.of(lesion).model_dump(mode="json") | {"colour": colour(lesion.number).hex}

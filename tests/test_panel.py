@@ -15,6 +15,7 @@ from bench.viewer import Site
 from orthanc.archive import open_archive
 from tests.browser import (
     ADD_SEGMENT,
+    DISPLAY_SET,
     ON_SCREEN,
     busy_machine,
     go_to,
@@ -27,6 +28,8 @@ from tests.browser import (
 from tests.conftest import COARSE
 
 JOB_LIMIT_S = 120
+# A correction that is shown and after which the panel still waits for something else is at fault.
+READY_LIMIT_MS = 15_000
 LONG_NAME = "Left parieto-occipital metastasis beside the falx, before the SRS"
 # Of the element that the keyboard acts on: what it is called, and whether it lies in the panel.
 FOCUSED = """() => {
@@ -36,6 +39,15 @@ FOCUSED = """() => {
 # Of each cell and button of the panel, how far it reaches beyond the panel's right edge, in pixels.
 OVERHANG = """panel => [...panel.querySelectorAll('td, th, button, select, p')].map(
     element => element.getBoundingClientRect().right - panel.getBoundingClientRect().right)"""
+# Of each name in the table on how many lines it is written, and how much of it is cut off, in pixels.
+LINES_OF_NAMES = """panel => [...panel.querySelectorAll('td button')].map(button => {
+    const range = document.createRange()
+    range.selectNodeContents(button.lastChild)
+    const tops = new Set([...range.getClientRects()].map(({ top }) => Math.round(top)))
+    return [tops.size, Math.max(0, button.scrollHeight - button.clientHeight)]
+})"""
+# The scrollbar of a longer panel, which the browser of the tests hides.
+NARROWED = "panel => { panel.style.paddingRight = '20px' }"
 # Of each button the contrast of its text on what lies behind it, after WCAG 2.1.
 CONTRASTS = """panel => {
     const channels = colour => colour.match(/[\\d.]+/g).map(Number)
@@ -60,6 +72,18 @@ OBJECTS_ON_SCREEN = """() => {
     return [...viewportGridService.getState().viewports.keys()].map(viewportId =>
         segmentationService.getSegmentationRepresentations(viewportId).map(
             one => displaySetService.getDisplaySetByUID(one.segmentationId).SOPInstanceUID))
+}"""
+# Of the SOP Instance UIDs those of which the viewer's list has no object.
+UNLISTED = """uids => {
+    const listed = window.services.displaySetService.getActiveDisplaySets().flatMap(
+        one => [one, ...one.instances ?? []].map(({ SOPInstanceUID }) => SOPInstanceUID))
+    return uids.filter(uid => !listed.includes(uid))
+}"""
+# Whether a viewport lists the object of that UID.
+IS_IN_A_VIEWPORT = """uid => {
+    const { displaySetService, viewportGridService } = window.services
+    return [...viewportGridService.getState().viewports.values()].some(({ displaySetInstanceUIDs }) =>
+        displaySetInstanceUIDs.some(id => displaySetService.getDisplaySetByUID(id).SOPInstanceUID === uid))
 }"""
 # An entry of the browser's history before the page, as the viewer's list of studies leaves one.
 EARLIER_ENTRY = """() => {
@@ -114,6 +138,14 @@ def correct(site: Site, study: str, **changes: Any) -> None:
 
 def shown_names(panel: Locator) -> Locator:
     return panel.locator("tbody td:first-child")
+
+
+def rename(panel: Locator, index: int, name: str) -> None:
+    """Rename the lesion of that row."""
+    shown_names(panel).nth(index).click()
+    panel.get_by_role("button", name="Rename").click()
+    type_over(panel.get_by_label("Name", exact=True), name)
+    panel.page.keyboard.press("Enter")
 
 
 def test_the_keyboard_alone_walks_through_the_panel_sorts_and_selects(site, study, page):
@@ -241,6 +273,59 @@ def test_a_long_name_pushes_nothing_out_of_the_panel_and_is_told_whole(site, stu
     assert max(panel.evaluate(OVERHANG)) <= 0
     dim = [(name, ratio) for name, ratio in panel.evaluate(CONTRASTS) if ratio < 4.5]
     assert dim == []
+
+
+def test_the_panel_is_usable_soon_after_every_correction(site, study, page):
+    """From the third version on, an object of the PACS joins a series that the viewer lists already."""
+    panel = open_panel(page, site, study)
+
+    def expect_usable(told: str) -> None:
+        expect(panel.get_by_text(told)).to_be_visible()
+        for name in ("Segment", "RTSTRUCT", "Uncertainty map", "Rename", "Delete", "Back to version 1"):
+            expect(panel.get_by_role("button", name=name)).to_be_enabled(timeout=READY_LIMIT_MS)
+        uids = [companion["sop_instance_uid"] for companion in newest(site, study)["companions"]]
+        wait_until(lambda: page.evaluate(UNLISTED, uids) == [], "the report in the viewer's list")
+
+    for index, name in enumerate(("left frontal", "pons")):
+        rename(panel, index, name)
+        expect(panel.get_by_text(f"Version {index + 2}, corrected by first:")).to_be_visible()
+        panel.get_by_text(re.compile("History: ")).click()
+        expect_usable(f"Metastasis {index + 1} renamed to {name}")
+        panel.get_by_text(re.compile("History: ")).click()
+    shown_names(panel).nth(2).click()
+    panel.get_by_role("button", name="Delete").click()
+    panel.get_by_role("button", name="Delete").click()
+    expect(panel.get_by_text("Version 4, corrected by first:")).to_be_visible()
+    shown_names(panel).first.click()
+    panel.get_by_text(re.compile("History: ")).click()
+    expect_usable("Metastasis 3 deleted")
+
+
+def test_a_correction_ends_while_the_viewport_shows_another_object_than_images(site, study, page):
+    correct(site, study, rename=[{"number": 1, "name": "left frontal"}])
+    ask_and_wait(site, study, f"/segmentations/{newest(site, study)['id']}/rtstruct", {})
+    panel = open_panel(page, site, study)
+    uid = newest(site, study)["companions"][1]["sop_instance_uid"]
+    wait_until(lambda: page.evaluate(DISPLAY_SET, uid) is not None, "the structure set's thumbnail")
+    page.locator(f"[id='thumbnail-{page.evaluate(DISPLAY_SET, uid)}']").dblclick()
+    wait_until(lambda: page.evaluate(IS_IN_A_VIEWPORT, uid), "the structure set in the viewport")
+    rename(panel, 1, "pons")
+    expect(panel.get_by_text("Metastasis 2 renamed to pons")).to_be_visible()
+    expect(segment(panel)).to_be_enabled(timeout=READY_LIMIT_MS)
+    expect(panel.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_generated_name_is_on_one_line_and_a_long_one_is_not_cut(site, study, page, french_page):
+    correct(site, study, rename=[{"number": 3, "name": "Metastasis 12"}])
+    for at in (page, french_page):
+        panel = open_panel(at, site, study)
+        panel.evaluate(NARROWED)
+        assert panel.evaluate(LINES_OF_NAMES) == [[1, 0]] * 3
+        assert max(panel.evaluate(OVERHANG)) <= 0
+    correct(site, study, rename=[{"number": 1, "name": LONG_NAME[:64]}])
+    page.reload()
+    expect(shown_names(page.locator(".metscope")).first).to_have_text(LONG_NAME[:64])
+    assert [cut for _, cut in page.locator(".metscope").evaluate(LINES_OF_NAMES)] == [0, 0, 0]
 
 
 def test_an_earlier_version_comes_back_from_the_history(site, study, page):

@@ -50,8 +50,31 @@ PLACE_ON_PAGE = """([index, point]) => {
     const [x, y] = viewport.worldToCanvas(point)
     return [left + x, top + y]
 }"""
+ONE_PANE = "() => window.commandsManager.run('setViewportGridLayout', { numRows: 1, numCols: 1 })"
 TWO_PANES = "() => window.commandsManager.run('setViewportGridLayout', { numRows: 1, numCols: 2 })"
-# What the viewer calls an object of the PACS.
+SHOW_IT = "Show it in the active viewport"
+# Of each row of the table the colour of its square: red, green, blue.
+SQUARES = """panel => [...panel.querySelectorAll('.swatch')].map(
+    square => getComputedStyle(square).backgroundColor.match(/[0-9.]+/g).map(Number))"""
+
+
+def expect_notice(panel: Locator, words: str) -> None:
+    """Expect the panel to say this, and not as an error."""
+    expect(panel.get_by_role("status").filter(has_text=words)).to_be_visible()
+    expect(panel.get_by_role("button", name=SHOW_IT)).to_be_visible()
+    expect(panel.get_by_role("alert")).to_have_count(0)
+
+
+def expect_no_notice(panel: Locator) -> None:
+    expect(panel.get_by_text("which no viewport shows")).to_have_count(0)
+
+
+def expect_colours(panel: Locator, colours: list[str]) -> None:
+    """Expect a square of its colour in each row, but for the rounding of the SEG."""
+    expected = [list(bytes.fromhex(colour.removeprefix("#"))) for colour in colours]
+    wait_until(
+        lambda: np.allclose(panel.evaluate(SQUARES), expected, rtol=0, atol=2), f"the colours {expected}"
+    )
 
 
 def open_viewports(page: Page) -> list[dict[str, Any]]:
@@ -146,15 +169,16 @@ def test_lesions_lie_on_the_images_that_were_segmented_and_on_no_others(page, si
     wait_until(lambda: excess_of_fluid(page, 1, visit) > 20, "the pixels of the T2")
     wait_until(lambda: excess_of_fluid(page, 0, visit) < -20, "the pixels of the T1")
 
-    # Where nothing shows what was segmented, a row says so and offers it.
+    # Where nothing shows what was segmented, the panel says so and offers it, at the selected lesion.
     put(page, visit, "T1", 0)
     settle(page, [[], []])
+    expect_notice(
+        panel, "These lesions were found on T1 MPRAGE post Gd of 20 Jun 2025, which no viewport shows."
+    )
     panel.get_by_text(document["lesions"][1]["name"], exact=True).first.click()
-    missing = panel.get_by_role("alert")
-    expect(missing).to_contain_text("No viewport shows T1 MPRAGE post Gd of 20 Jun 2025")
-    missing.get_by_role("button").click()
+    panel.get_by_role("button", name=SHOW_IT).click()
     settle(page, [[stored], []])
-    expect(missing).to_have_count(0)
+    expect_no_notice(panel)
     wait_until(lambda: open_viewports(page)[0]["words"] != [], "the diameters")
     assert open_viewports(page)[0]["words"][0].startswith("2: ")
 
@@ -178,7 +202,49 @@ def test_a_series_that_looks_unsuitable_can_be_chosen_and_its_result_names_it(pa
     expect(panel.locator(".warning", has_text="despite this problem: The series is a FLAIR")).to_be_visible()
     assert newest(site, visit.study)["series_instance_uid"] == visit.series["FLAIR"]
     names = panel.get_by_label("Result").locator("option").all_inner_texts()
-    assert {name.split(", ")[-1] for name in names} == {DESCRIPTIONS["FLAIR"], DESCRIPTIONS[POST]}
+    assert {name.split(": ")[0] for name in names} == {DESCRIPTIONS["FLAIR"], DESCRIPTIONS[POST]}
+
+
+def test_a_list_of_a_series_that_is_not_on_the_screen_says_so_and_keeps_its_colours(page, site, visits):
+    visit = visits.later
+    panel = open_study(page, site, visit.study)
+    put(page, visit, "T2")
+    document = segment_visit(page, site, panel, visit)
+    found = "These lesions were found on T1 MPRAGE post Gd of 20 Jun 2025, which no viewport shows."
+    rows = site.ask("/patients/H-1001/lesions")["lesions"]
+    colours = [row["colour"] for row in rows if row["study_instance_uid"] == visit.study]
+    assert len({*colours}) == len(visit.lesions)
+    expect_notice(panel, found)
+    expect_colours(panel, colours)
+    page.reload()
+    expect_notice(panel, found)
+    expect_colours(panel, colours)
+    panel.locator("tbody tr").nth(1).click()
+    expect_notice(panel, found)
+    panel.get_by_role("button", name=SHOW_IT).click()
+    settle(page, [[document["segmentation"]["series_instance_uid"]]])
+    expect_no_notice(panel)
+    wait_until(lambda: is_labelled(page, document["lesions"][1]), "the selected lesion")
+    expect_colours(panel, colours)
+
+    # Another series has a result of its own, on the screen; then the first one is listed again.
+    panel.get_by_label("Series").select_option(f"{DESCRIPTIONS['FLAIR']} (looks unsuitable)")
+    segment(panel).first.click()
+    expect_notice(panel, "T2 FLAIR of 20 Jun 2025, which no viewport shows.")
+    put(page, visit, "FLAIR")
+    expect_no_notice(panel)
+    panel.get_by_label("Result").select_option(
+        label=panel.get_by_label("Result").locator("option", has_text="MPRAGE").inner_text()
+    )
+    expect_notice(panel, found)
+
+    # The only viewport that shows it is closed.
+    show_two_panes(page)
+    put(page, visit, POST, 1)
+    expect_no_notice(panel)
+    page.locator("[data-cy=viewport-grid] .viewport-element").nth(0).click()
+    page.evaluate(ONE_PANE)
+    expect_notice(panel, found)
 
 
 def test_two_studies_side_by_side_keep_their_own_lesions_and_the_panel_follows(page, site, visits):
@@ -230,6 +296,22 @@ def test_two_studies_side_by_side_keep_their_own_lesions_and_the_panel_follows(p
     assert {row["study_instance_uid"] for row in rows} == {earlier.study, later.study}
 
 
+def test_a_click_on_a_lesion_in_three_planes_selects_its_row(page, site, visits):
+    visit = visits.earlier
+    panel = open_study(page, site, visit.study)
+    put(page, visit, POST)
+    document = segment_visit(page, site, panel, visit)
+    page.locator("[data-cy=Layout]").click()
+    page.get_by_text("MPR", exact=True).click()
+    settle(page, [[document["segmentation"]["series_instance_uid"]]] * 3)
+    for row, lesion in reversed([*enumerate(document["lesions"])]):
+        middle = np.mean(lesion["long_axis_lps"], axis=0).tolist()
+        for pane in range(3):
+            page.evaluate(COLOUR_AT, [pane, middle])
+        page.mouse.click(*page.evaluate(PLACE_ON_PAGE, [0, middle]))
+        expect(panel.locator("tbody tr").nth(row)).to_have_class("selected")
+
+
 def test_what_was_found_is_on_the_screen_at_the_second_visit_and_a_click_on_it_selects_its_row(
     page, site, visits
 ):
@@ -278,9 +360,9 @@ def test_what_was_found_is_on_the_screen_at_the_second_visit_and_a_click_on_it_s
     page.reload()
     expect(panel.get_by_role("button", name="Hide")).to_be_visible()
     expect(panel.get_by_text(f"T1 MPRAGE post Gd of {DAYS[visit.date]}, segmented")).to_be_visible()
-    expect(panel.get_by_role("alert")).to_contain_text("No viewport shows T1 MPRAGE post Gd")
+    expect_notice(panel, "These lesions were found on T1 MPRAGE post Gd")
     put(page, visit, POST)
     settle(page, [[stored]])
-    expect(panel.get_by_role("alert")).to_have_count(0)
+    expect_no_notice(panel)
     panel.locator("tbody tr").nth(0).click()
     wait_until(lambda: is_labelled(page, first), "the slice of the largest lesion")

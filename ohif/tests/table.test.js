@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 
-import { changesOf, confidenceOf, csv, csvName, lesionsOf, nameOf, problemOf, stageText, totals } from '../table.js'
+import { changesOf, confidenceOf, csv, csvName, lesionsOf, measurableHint, nameOf, problemOf, stageText, totals } from '../table.js'
 
 const lesion = (number, volume_ml, more = {}) => ({
   number, name: `Metastasis ${number}`, volume_ml, long_axis_mm: 10 * volume_ml, short_axis_mm: 4, measurable: volume_ml > 1,
@@ -51,6 +51,15 @@ test('a correction is described by one line for each lesion', () => {
 test('the totals count the visible lesions', () => {
   assert.equal(totals(document, document.lesions), '3 lesions, 4.500 ml in total')
   assert.equal(totals(document, document.lesions.slice(0, 1)), '1 of 3 lesions shown, 0.500 ml')
+})
+
+test('a lesion measured on a resampled plane says so', () => {
+  const measurable_reason = 'Measurable: 12.00 x 9.00 mm on 4 slices.'
+  assert.equal(measurableHint({ measurable_reason, plane: null }), measurable_reason)
+  assert.equal(
+    measurableHint({ measurable_reason, plane: { origin_lps_mm: [0, 0, 0], normal_lps: [0, 0, 1], spacing_mm: 0.9 } }),
+    `${measurable_reason}\nThe diameters were measured on a resampled axial plane, not on a slice of the series.`,
+  )
 })
 
 test('a lesion name must be unique and not empty', () => {

@@ -7,8 +7,7 @@ import pytest
 
 from db import jobs, outbox, recording, segmentations
 from db.database import open_database
-from schemas.results import LesionAnswer
-from tests.documents import document_of
+from tests.documents import answer_of, document_of
 
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 
@@ -35,7 +34,7 @@ def check(url, new, recorded, job_id):
     """All is as it was at the backup, and the running job's lease runs out."""
     sessions = open_database(url)
     lesions = document_of(sessions, recorded)["lesions"]
-    assert lesions == [LesionAnswer.of(lesion).model_dump(mode="json") for lesion in new.lesions]
+    assert lesions == [answer_of(lesion) for lesion in new.lesions]
     assert outbox.pending(sessions, recorded) == {new.seg.sop_instance_uid: new.seg.encoded}
     assert [(job.id, job.state) for job in jobs.list_jobs(sessions)] == [(job_id, "running")]
     sessions.kw["bind"].dispose()

@@ -22,7 +22,6 @@ from db.database import alembic_config, migrating, open_database, writing
 from db.documents import MEASURED
 from db.tables import AuditEvent, Base, Job, Outbox, Study
 from errors import SettingsError
-from schemas.results import LesionAnswer
 from schemas.tasks import (
     CorrectTask,
     MeasureTask,
@@ -31,7 +30,7 @@ from schemas.tasks import (
     StructureSetTask,
     UncertaintyTask,
 )
-from tests.documents import document_of
+from tests.documents import answer_of, document_of
 from tests.recorded import seg_object
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +95,7 @@ def test_a_seg_that_waits_survives_the_migration_of_its_file_into_the_database(e
         command.upgrade(alembic_config(connection), "head")
     assert outbox.pending(sessions, waiting) == {new.seg.sop_instance_uid: b"an older file"}
     lesions = document_of(sessions, waiting)["lesions"]
-    assert lesions == [LesionAnswer.of(lesion).model_dump(mode="json") | lost for lesion in new.lesions]
+    assert lesions == [answer_of(lesion) | lost for lesion in new.lesions]
     with pytest.raises(IntegrityError), sessions.begin() as session:
         session.execute(text("DELETE FROM segmentations"))
     engine.dispose()

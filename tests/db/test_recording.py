@@ -14,8 +14,8 @@ from db import jobs, outbox, patients, recording, segmentations
 from db.tables import AuditEvent, Base, LesionRow, Measurement, Segmentation
 from errors import InvalidForm, LeaseLost, PatientNotFound, SegmentationNotFound, SegmentationSuperseded
 from lesions.measure import Lesion
-from schemas.results import ChangeAnswer, LesionAnswer
-from tests.documents import document_of, documents_of_study, lesions_of_patient
+from schemas.results import ChangeAnswer
+from tests.documents import answer_of, document_of, documents_of_study, lesions_of_patient
 from tests.recorded import seg_object
 
 LEASE_S = 60.0
@@ -55,9 +55,7 @@ def test_the_document_says_what_was_measured(sessions, new):
     created_at = datetime.fromisoformat(document.pop("created_at"))
     assert before <= created_at <= datetime.now(UTC)
     assert [lesion["number"] for lesion in document["lesions"]] == [1, 2]
-    assert document.pop("lesions") == [
-        LesionAnswer.of(lesion).model_dump(mode="json") for lesion in new.lesions
-    ]
+    assert document.pop("lesions") == [answer_of(lesion) for lesion in new.lesions]
     # 8 x 12 x 20 mm and 4 x 3 x 3 mm
     assert document.pop("total_volume_ml") == pytest.approx(1.920 + 0.036)
     assert document == {
@@ -98,7 +96,7 @@ def test_an_edited_lesion_shows_its_newest_measurement_and_keeps_the_old(session
         session.add(Measurement(**edited | {"long_axis_mm": 7.25}))
     lesions = document_of(sessions, segmentation_id)["lesions"]
     assert lesions[1]["long_axis_mm"] == 7.25
-    assert lesions[0] == LesionAnswer.of(new.lesions[0]).model_dump(mode="json")
+    assert lesions[0] == answer_of(new.lesions[0])
     assert rows(sessions)["measurements"] == 3
 
 
