@@ -15,7 +15,7 @@ from imaging import files, inputs, series
 from imaging.stack import to_stack
 from lesions.measurability import judge
 from unetr.brain import Region, find_brain
-from unetr.cautions import Findings, cautions
+from unetr.cautions import Found, cautions
 from unetr.spec import Trained, load_spec
 from unetr.synthesis import metastases
 from unetr.synthesis.phantom import SeriesOptions, to_instances
@@ -141,7 +141,7 @@ def of_findings_beyond_what_the_model_knows() -> tuple[str, ...]:
     positive[:20, 10:20, 10:20] = True
     region = np.zeros_like(positive)
     region[:12] = True
-    found = Findings((positive & region).astype(np.uint32), np.array([True, True]), positive)
+    found = Found((positive & region).astype(np.uint32), np.array([True, True]), positive)
     image = hd.Volume(np.zeros(positive.shape, np.float32), np.diag([2.0, 2.0, 2.0, 1.0]), "PATIENT")
     trained = Trained(largest_mm=8.5, brain_intensities=((1.0, 2.0), (1.0, 2.0), (1.0, 2.0)))
     return cautions(found, Region(region, brain=region), image, trained)

@@ -29,7 +29,7 @@ PERCENTILES = (5.0, 50.0, 95.0)
 
 
 @dataclass(frozen=True)
-class Findings:
+class Found:
     """What a network found. numbers: of the components, 0 elsewhere. kept: by number, those of the result.
 
     positive: the voxels above the threshold, also outside the searched region.
@@ -40,7 +40,7 @@ class Findings:
     positive: Mask
 
 
-def cautions(found: Findings, region: Region, image: hd.Volume, trained: Trained | None) -> tuple[str, ...]:
+def cautions(found: Found, region: Region, image: hd.Volume, trained: Trained | None) -> tuple[str, ...]:
     """Return a sentence for each kind of doubt about a result. image: the prepared first input."""
     doubts = [*_outside(found, region, image), *_cut_off(found, image)]
     if trained is not None:
@@ -48,7 +48,7 @@ def cautions(found: Findings, region: Region, image: hd.Volume, trained: Trained
     return tuple(doubts)
 
 
-def _outside(found: Findings, region: Region, image: hd.Volume) -> list[str]:
+def _outside(found: Found, region: Region, image: hd.Volume) -> list[str]:
     if region.brain is None:
         return []
     outside = found.positive & ~region.mask
@@ -72,7 +72,7 @@ def _outside(found: Findings, region: Region, image: hd.Volume) -> list[str]:
     ]
 
 
-def _cut_off(found: Findings, image: hd.Volume) -> list[str]:
+def _cut_off(found: Found, image: hd.Volume) -> list[str]:
     largest_mm2 = 0.0
     for axis in range(3):
         area_mm2 = float(np.prod(np.delete(image.spacing, axis)))
@@ -84,7 +84,7 @@ def _cut_off(found: Findings, image: hd.Volume) -> list[str]:
     return ["A lesion reaches the edge of the images: it may be larger than measured."]
 
 
-def _too_large(found: Findings, image: hd.Volume, trained: Trained) -> list[str]:
+def _too_large(found: Found, image: hd.Volume, trained: Trained) -> list[str]:
     volumes_mm3 = np.bincount(found.numbers.ravel()) * image.voxel_volume
     largest_mm3 = max(
         (volume for volume, kept in zip(volumes_mm3[1:], found.kept[1:], strict=True) if kept), default=0.0

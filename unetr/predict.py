@@ -12,7 +12,7 @@ from scipy import ndimage, special
 
 from unetr.backends import Array, Backend, load_backends
 from unetr.brain import Region, find_brain
-from unetr.cautions import Findings, cautions
+from unetr.cautions import Found, cautions
 from unetr.mirroring import mean_logits
 from unetr.preprocess import Mask, Prepared, prepare
 from unetr.sliding import Box, Progress, slide
@@ -176,7 +176,7 @@ def _with_context(box: Box, shape: tuple[int, ...], window: tuple[int, int, int]
     return wider[0], wider[1], wider[2]
 
 
-def _select(any_label: Array, positive: Mask, voxel_mm3: float, postprocessing: PostProcessing) -> Findings:
+def _select(any_label: Array, positive: Mask, voxel_mm3: float, postprocessing: PostProcessing) -> Found:
     """Number the components on the model's grid and select those of the result.
 
     any_label: the logit of any label in the searched region. positive: above the threshold, anywhere.
@@ -190,11 +190,11 @@ def _select(any_label: Array, positive: Mask, voxel_mm3: float, postprocessing: 
         sure = peaks_of(any_label, parts) > logit(postprocessing.seed_threshold)
         kept[1:] &= sure | (volumes_mm3[1:] >= SEEDLESS_MM3)
     kept[0] = True
-    return Findings(parts, kept, positive)
+    return Found(parts, kept, positive)
 
 
 def _on_native_grid(
-    logits: Array, found: Findings, model: hd.Volume, native: hd.Volume, spec: ModelSpec
+    logits: Array, found: Found, model: hd.Volume, native: hd.Volume, spec: ModelSpec
 ) -> Prediction:
     """Interpolate each selected component in its box on the native grid.
 
