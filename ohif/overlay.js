@@ -157,6 +157,13 @@ export function onNewImages(app, listener) {
   return unsubscribe
 }
 
+/** Call listener when the viewer lists other series; return an unsubscribe function. */
+export function onNewSeries(app, listener) {
+  const { displaySetService } = app.servicesManager.services
+  const { unsubscribe } = displaySetService.subscribe(displaySetService.EVENTS.DISPLAY_SETS_ADDED, listener)
+  return unsubscribe
+}
+
 /** Remove the segmentation from the images. It stays in the PACS. */
 export async function hide(app, id) {
   for (const viewportId of app.servicesManager.services.segmentationService.getViewportIdsWithSegmentation(id)) {

@@ -49,6 +49,8 @@ export class Panel {
     this.isBusy = false
     this.mayWrite = false
     this.document = null
+    // The results in the result selection.
+    this.choices = []
     // All versions of all results of the study, and the models of the server.
     this.documents = []
     this.models = []
@@ -86,6 +88,7 @@ export class Panel {
     this.unsubscribers = [
       editing.onEdit(() => this.document && this.draw()),
       overlay.onNewImages(app, () => { this.updateTitles(); this.refreshOverlay() }),
+      overlay.onNewSeries(app, () => this.updateTitles()),
       // A viewport may also be closed.
       overlay.onActiveViewport(app, () => setTimeout(() => this.updateViewNotice())),
       overlay.onLesionClick(app, (id, number) => this.markClicked(id, number)),
@@ -138,7 +141,7 @@ export class Panel {
     else this.setBusy(false)
   }
 
-  /** Update the titles of the study and the images. The viewer knows these a moment after it creates the panel. */
+  /** Update the titles of the study, the images and the results. The viewer knows these a moment after it creates the panel. */
   updateTitles() {
     // The viewer's page does not mark its main region.
     document.querySelector('[data-cy=viewport-grid]')?.setAttribute('role', 'main')
@@ -146,6 +149,7 @@ export class Panel {
     if (this.document) {
       const key = this.document.corrected_by ? 'made_of_corrected' : 'made_of'
       this.source.textContent = text(key, { ...this.imageNames(), when: moment(this.document.created_at) })
+      this.nameResults()
     }
     this.updateViewNotice()
   }
@@ -442,22 +446,28 @@ export class Panel {
     const newestVersions = resultsOf(this.documents)
     // The current document may be an older version.
     const choices = newestVersions.some(({ id }) => id === this.document.id) ? newestVersions : [this.document, ...newestVersions]
-    const areOfOneSeries = new Set(choices.map(document => document.series_instance_uid)).size === 1
-    const nameOf = document => {
-      const result = resultText(document, this.models)
-      return areOfOneSeries ? result : text('result_of', { result, series: this.seriesName(document) })
-    }
-    // The selection is narrower than a long name.
-    this.resultSelect = make(
-      'select', { ariaLabel: text('result_label'), title: nameOf(this.document) }, ...choices.map(document =>
-        make('option', { value: document.id, selected: document.id === this.document.id }, nameOf(document))),
-    )
+    this.resultSelect = make('select', { ariaLabel: text('result_label') }, ...choices.map(document =>
+      make('option', { value: document.id, selected: document.id === this.document.id })))
+    this.choices = choices
     this.resultSelect.onchange = () => this.present(choices.find(({ id }) => id === this.resultSelect.value))
     this.updateTitles()
     return [
       make('label', {}, text('result_label'), this.resultSelect), this.source,
       ...(isLost(this.document) ? [make('p', { className: 'note' }, text('lost'))] : []),
     ]
+  }
+
+  /** Name the results in the result selection, with their series if there are several. */
+  nameResults() {
+    const { choices, resultSelect } = this
+    const areOfOneSeries = new Set(choices.map(document => document.series_instance_uid)).size === 1
+    for (const [i, document] of choices.entries()) {
+      const result = resultText(document, this.models)
+      const name = areOfOneSeries ? result : text('result_of', { series: this.seriesName(document), result })
+      if (resultSelect.options[i].text !== name) resultSelect.options[i].text = name
+    }
+    // The selection is narrower than a long name.
+    resultSelect.title = resultSelect.selectedOptions[0].text
   }
 
   /** Return the list of versions of the current result. jobButton(label, startJob, properties) creates a job's button. */

@@ -1,5 +1,6 @@
 """What lies on which image: several series, studies and frames of reference in a real browser."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,14 @@ def test_a_list_of_a_series_that_is_not_on_the_screen_says_so_and_keeps_its_colo
     panel.get_by_label("Result").select_option(
         label=panel.get_by_label("Result").locator("option", has_text="MPRAGE").inner_text()
     )
+    expect_notice(panel, found)
+
+    # At a second visit the panel is there before the viewer knows the series.
+    page.reload()
+    expect(panel.get_by_label("Result").locator("option")).to_have_text(
+        [re.compile("^T2 FLAIR: "), re.compile("^T1 MPRAGE post Gd: ")]
+    )
+    panel.get_by_label("Result").select_option(index=1)
     expect_notice(panel, found)
 
     # The only viewport that shows it is closed.
