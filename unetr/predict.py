@@ -187,8 +187,7 @@ def _select(any_label: Array, positive: Mask, voxel_mm3: float, postprocessing: 
     volumes_mm3 = np.bincount(parts.ravel()) * voxel_mm3
     kept = volumes_mm3 >= postprocessing.minimum_volume_mm3
     if postprocessing.seed_threshold is not None:
-        sure = peaks_of(any_label, parts) > logit(postprocessing.seed_threshold)
-        kept[1:] &= sure | (volumes_mm3[1:] >= SEEDLESS_MM3)
+        kept[1:] &= are_sure(peaks_of(any_label, parts), volumes_mm3[1:], postprocessing.seed_threshold)
     kept[0] = True
     return Found(parts, kept, positive)
 
@@ -218,6 +217,13 @@ def _on_native_grid(
         label_map = _draw_labels(inside, cut, minimum_voxels, spec.labels)
         mask[target][label_map > 0] = label_map[label_map > 0]
     return Prediction(native.with_array(mask), native.with_array(probability))
+
+
+def are_sure(
+    peaks: Array, volumes_mm3: NDArray[np.floating[Any]], seed_threshold: float
+) -> NDArray[np.bool_]:
+    """Tell which components a seed threshold keeps. peaks: their highest logits."""
+    return np.asarray((peaks > logit(seed_threshold)) | (volumes_mm3 >= SEEDLESS_MM3))
 
 
 def peaks_of(values: Array, parts: NDArray[np.integer[Any]]) -> Array:

@@ -34,7 +34,7 @@ from unetr.evaluation.evaluate import evaluate, find_model, require_model_of_hea
 from unetr.evaluation.options import FOLDER_OPTIONS, parse_with_folder
 from unetr.evaluation.scores import HIT_FRACTION, match
 from unetr.evaluation.truth import CaseSet, MakeHead, Truth, TruthSource, labelled, synthetic
-from unetr.predict import Predictor, peaks_of
+from unetr.predict import Predictor, are_sure, peaks_of
 from unetr.preprocess import prepare, resample_labels
 from unetr.spec import Confidence, ModelSpec, PostProcessing, logit
 from unetr.synthesis import cohorts, metastases
@@ -123,7 +123,7 @@ def points(cuts: Sequence[dict[float, Cut]]) -> Iterator[Point]:
                     part = case[threshold]
                     kept = part.volumes_mm3 >= smallest_mm3
                     if seed is not None:
-                        kept &= part.peaks > logit(seed)
+                        kept &= are_sure(part.peaks, part.volumes_mm3, seed)
                     false += int((kept & part.false).sum())
                     for true_mm3, shares in zip(part.true_mm3, part.shares, strict=True):
                         touching = [number for number in shares if kept[number - 1]]
