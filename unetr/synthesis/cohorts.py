@@ -179,7 +179,7 @@ def real_training_head(background: RealHead, seed: int) -> Head:
     )
     if rng.random() < WITHOUT_LESIONS:
         options = replace(options, lesion_count=(0, 0))
-    acquired = real_heads.acquired_anew(background, rng)
+    acquired = real_heads.reacquired(background, rng)
     drawn = metastases.with_metastases(
         acquired.image.get_geometry(), real_heads.anatomy(acquired, rng, options), rng, options
     )

@@ -1,4 +1,4 @@
-"""Scalar fields of synthetic images: interpolation, and smooth noise."""
+"""Scalar fields of synthetic images: interpolation, smooth noise, boxes of a grid."""
 
 import highdicom as hd
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Vector = NDArray[np.float64]
+Box = tuple[slice, slice, slice]
 
 
 def column(vector: Vector) -> Vector:
@@ -35,3 +36,11 @@ def smooth_noise(
     lattice = torch.from_numpy(rng.normal(size=tuple(coarse)).astype(np.float32))
     fine = F.interpolate(lattice[None, None], size=tuple(shape), mode="trilinear", align_corners=True)
     return np.asarray(fine[0, 0].numpy() * 1.7, dtype=np.float32)
+
+
+def box_around(geometry: hd.VolumeGeometry, centre_index: Vector, reach_mm: float) -> Box:
+    """Return the box of voxels within reach of a voxel index along each axis, within the grid."""
+    reach = reach_mm / np.array(geometry.spacing)
+    first = np.maximum(np.floor(centre_index - reach), 0).astype(int)
+    last = np.minimum(np.ceil(centre_index + reach) + 1, geometry.spatial_shape).astype(int)
+    return slice(first[0], last[0]), slice(first[1], last[1]), slice(first[2], last[2])

@@ -14,7 +14,8 @@ from imaging.sequences import FLAIR, T1, T1_POST_CONTRAST, T2
 from unetr.data.cases import Case
 from unetr.synthesis import metastases
 from unetr.synthesis.anatomy import Anatomy, HeadOptions, lesion_free
-from unetr.synthesis.lesion_shape import Array, LesionShape
+from unetr.synthesis.fields import Array
+from unetr.synthesis.lesion_shape import LesionShape
 
 # Label values of BraTS since 2023.
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 3

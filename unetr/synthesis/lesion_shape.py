@@ -4,12 +4,9 @@ from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-Array = NDArray[np.float32]
-
-Vector = NDArray[np.float64]
+from unetr.synthesis.fields import Box, Vector, box_around
 
 LESION_KINDS = ("solid", "ring", "necrotic")
 
@@ -72,16 +69,11 @@ class LesionShape:
         closeness = np.exp(4.0 * (unit @ self.bump_directions.T - 1.0))
         return np.asarray(ellipsoid * (1.0 + closeness @ self.bumps))
 
-    def distance_mm(
-        self, geometry: hd.VolumeGeometry, centre_index: Vector
-    ) -> tuple[tuple[slice, slice, slice], Vector]:
+    def distance_mm(self, geometry: hd.VolumeGeometry, centre_index: Vector) -> tuple[Box, Vector]:
         """Return a box around the lesion and the radial distance to its surface, mm, negative inside."""
         reach_mm = float(self.radii_mm.max()) * 1.4 + 3.0 * self.oedema_mm + 4.0
-        reach = reach_mm / np.array(geometry.spacing)
-        first = np.maximum(np.floor(centre_index - reach), 0).astype(int)
-        last = np.minimum(np.ceil(centre_index + reach) + 1, geometry.spatial_shape).astype(int)
-        box = (slice(first[0], last[0]), slice(first[1], last[1]), slice(first[2], last[2]))
-        axes = [np.arange(first[i], last[i]) - centre_index[i] for i in range(3)]
+        box = box_around(geometry, centre_index, reach_mm)
+        axes = [np.arange(side.start, side.stop) - centre_index[i] for i, side in enumerate(box)]
         offset = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
         local = offset @ geometry.affine[:3, :3].T @ self.rotation
         length = np.linalg.norm(local, axis=-1)

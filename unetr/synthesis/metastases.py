@@ -24,9 +24,9 @@ from unetr.synthesis.anatomy import (
     lesion_free,
     with_cavity,
 )
-from unetr.synthesis.fields import sample, smooth_noise
-from unetr.synthesis.lesion_shape import Array, LesionShape, Vector
-from unetr.synthesis.varied_lesion import Box, VariedLesion, box_around, offsets_mm
+from unetr.synthesis.fields import Array, Box, Vector, box_around, sample, smooth_noise
+from unetr.synthesis.lesion_shape import LesionShape
+from unetr.synthesis.varied_lesion import VariedLesion, offsets_mm
 
 CAVITY_SEED = 1
 RandomLesion = Callable[[np.random.Generator, tuple[float, float]], VariedLesion]

@@ -37,7 +37,7 @@ class RealHead:
     enhanced: bool = False
 
 
-def acquired_anew(head: RealHead, rng: np.random.Generator) -> RealHead:
+def reacquired(head: RealHead, rng: np.random.Generator) -> RealHead:
     """Return the head at another size and resolution, as another scanner might have acquired it.
 
     No axis becomes finer than it was, except for one that the scaling shrinks.

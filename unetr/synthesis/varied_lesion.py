@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from unetr.synthesis.fields import Array, Vector, sample
+from unetr.synthesis.fields import Array, Box, Vector, box_around, sample
 
-Box = tuple[slice, slice, slice]
 Real = NDArray[np.floating[Any]]
 
 # Kind and its share, of lesions that are large enough for an interior, and of smaller ones.
@@ -96,14 +95,6 @@ class VariedLesion:
             total += sample(channels, (offset_mm + half_mm) / self.step_mm)
         share = total[0] / counts.prod()
         return box, share, total[1] / np.maximum(total[0], 1e-6)
-
-
-def box_around(geometry: hd.VolumeGeometry, centre_index: Vector, reach_mm: float) -> Box:
-    """Return the box of voxels within reach of a voxel index along each axis, within the grid."""
-    reach = reach_mm / np.array(geometry.spacing)
-    first = np.maximum(np.floor(centre_index - reach), 0).astype(int)
-    last = np.minimum(np.ceil(centre_index + reach) + 1, geometry.spatial_shape).astype(int)
-    return slice(first[0], last[0]), slice(first[1], last[1]), slice(first[2], last[2])
 
 
 def offsets_mm(geometry: hd.VolumeGeometry, box: Box, centre_index: Vector) -> Vector:

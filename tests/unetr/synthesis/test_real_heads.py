@@ -54,14 +54,14 @@ def test_vessels_enhance_unless_the_image_is_post_contrast(background):
     assert np.median(white) == pytest.approx(1.0, abs=0.15)
 
 
-def test_a_head_acquired_anew_is_no_finer_and_stays_in_place(background):
+def test_a_reacquired_head_is_no_finer_and_stays_in_place(background):
     for seed in range(6):
-        anew = real_heads.acquired_anew(background, np.random.default_rng(seed))
-        before, after = np.array(background.image.spacing), np.array(anew.image.spacing)
+        again = real_heads.reacquired(background, np.random.default_rng(seed))
+        before, after = np.array(background.image.spacing), np.array(again.image.spacing)
         assert (after >= before * real_heads.SCALE[0] - 1e-6).all()
-        extent = after * anew.image.spatial_shape / (before * background.image.spatial_shape)
+        extent = after * again.image.spatial_shape / (before * background.image.spatial_shape)
         assert ((extent > real_heads.SCALE[0] - 0.01) & (extent < real_heads.SCALE[1] + 0.01)).all()
-        ratio = (anew.brain.array.sum() * anew.brain.voxel_volume) / (
+        ratio = (again.brain.array.sum() * again.brain.voxel_volume) / (
             background.brain.array.sum() * background.brain.voxel_volume * np.prod(extent)
         )
         assert ratio == pytest.approx(1.0, abs=0.06)
