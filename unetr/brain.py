@@ -4,12 +4,14 @@ Arrays here are (x, y, z) on the model's grid, as ``unetr.preprocess`` prepares 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cc3d
 import highdicom as hd
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from errors import BrainNotFound
@@ -42,6 +44,13 @@ def pooled(array: Array, factor: int) -> Array:
     padded = np.pad(array, [(0, -size % factor) for size in array.shape], mode="edge")
     blocks = [part for size in padded.shape for part in (size // factor, factor)]
     return np.asarray(padded.reshape(blocks).mean(axis=(1, 3, 5), dtype=np.float32))
+
+
+def spread(blocks: NDArray[Any], factor: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the array of that shape whose blocks of ``factor`` voxels a side have these values."""
+    for axis in range(3):
+        blocks = np.repeat(blocks, factor, axis=axis)
+    return blocks[tuple(slice(size) for size in shape)]
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class Predictor:
             positive = foreground(logits) > spec.postprocessing.threshold_logit
             found = _select(foreground(within), positive, prepared.volume.voxel_volume, spec.postprocessing)
             prediction = _on_native_grid(within, found, prepared.volume, volume, spec)
-            doubts = cautions(found, region, prepared.volume, spec.trained)
+            doubts = cautions(found, region, prepared.volume, spec)
             predictions.append(replace(prediction, warnings=(*region.warnings, *doubts)))
         on_progress(1.0)
         return predictions

@@ -44,7 +44,8 @@ def head(*spots_mm: np.ndarray, radius_mm: float = 6.0) -> hd.Volume:
 
 @pytest.fixture
 def spec(reckonable_spec) -> ModelSpec:
-    return reckonable_spec
+    """For a sequence without contrast agent, about which there is no caution."""
+    return reckonable_spec.model_copy(update={"inputs": ("T1",)})
 
 
 def warnings_of(volume: hd.Volume, spec: ModelSpec) -> tuple[str, ...]:
@@ -63,6 +64,12 @@ def test_what_the_model_marks_just_outside_the_searched_region_is_told_with_its_
     assert 0.5 < float(measured[1]) < 0.91
     far = IN_FRONT_MM - (0.0, 12.0, 0.0)
     assert warnings_of(head(INSIDE_MM, far), spec) == ()
+
+
+def test_what_reaches_far_from_the_brain_belongs_to_the_face(spec):
+    """Two balls in front of the brain that touch each other: together they reach 20 mm from the region."""
+    face = (IN_FRONT_MM, IN_FRONT_MM - (0.0, 10.0, 0.0))
+    assert warnings_of(head(INSIDE_MM, *face), spec) == ()
 
 
 def test_a_lesion_at_the_edge_of_the_images_is_told(spec):
@@ -87,6 +94,16 @@ def test_a_brain_unlike_those_of_the_training_is_told(levels, told, spec):
     trained = Trained(largest_mm=70.0, brain_intensities=((0.1, 0.5), levels, (0.4, 1.0)))
     warnings = warnings_of(head(INSIDE_MM), spec.model_copy(update={"trained": trained}))
     assert any("unlike that of any image the model was trained with" in w for w in warnings) is told
+
+
+@pytest.mark.parametrize(("sinus_mm", "told"), [(4.0, True), (14.0, False)])
+def test_images_without_contrast_agent_are_told(sinus_mm, told, reckonable_spec):
+    """A brain of 1.2 l; the enhancing ball has 0.03 or 1 % of it. The coil is twice as strong on one side."""
+    volume = head(INSIDE_MM, radius_mm=sinus_mm)
+    shading = np.linspace(0.7, 1.4, len(volume.array))[:, None, None]
+    shaded = hd.Volume.with_array(volume, (volume.array * shading).astype(np.float32))
+    warnings = Predictor(reckonable_spec, spot, lambda window: (window - 0.31) * 20.0)(shaded).warnings
+    assert any("check that contrast agent was given" in warning for warning in warnings) is told
 
 
 def test_a_lesion_of_10_mm_is_kept_however_unsure_the_model_is_of_it(spec):

@@ -1,16 +1,18 @@
 """Choice of a model's thresholds and fit of its confidence on validation heads; both go into its spec.
 
     python -m unetr operating_point --model ID_OR_JSON_PATH --out FOLDER [--heads 48] [--first-seed 2500000]
-        [--false-positives 1.0]
+        [--backgrounds REAL_HEADS] [--false-positives 1.0]
     python -m unetr operating_point --model ID_OR_JSON_PATH --out FOLDER [--false-positives 1.0]
         --folder STUDIES --layout msd [--labels 1=0 2=0 3=1]
 
-Grid search over thresholds, seed thresholds and smallest volumes: keep the settings with at most N false
-positives per case whose sensitivity for lesions from 3 mm is within 0.01 of the best; of these take the one
-with the least volume bias. Thresholds are compared on the model's own grid, as in ``unetr.predict``.
+Grid search over thresholds, seed thresholds and smallest volumes: of the settings with at most N false
+positives per case whose median volume is right to a tenth, keep those whose sensitivity for lesions from 3 mm
+is within 0.01 of the best; of these take the one with the least volume bias. Thresholds are compared on the
+model's own grid, as in ``unetr.predict``.
 The model's JSON file is changed in place: only ``postprocessing`` and ``confidence``. Synthetic heads are
-like the training's, with other seeds; the kinds of evaluate.py stay unseen. FOLDER receives the cases at the
-chosen point, from which the confidence is fitted.
+like the training's, with other seeds; the kinds of evaluate.py stay unseen. With --backgrounds, every second
+one is a real head with drawn metastases; choose heads that the model was not trained with. FOLDER receives
+the cases at the chosen point, from which the confidence is fitted.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ from errors import BrainNotFound, DataRefused
 from imaging.grid import MM3_PER_ML
 from settings import load
 from unetr.confidence import fit
+from unetr.data.backgrounds import backgrounds, metastases_in
+from unetr.data.cases import CaseSource
 from unetr.evaluation.case_scores import COUNTED_FROM_MM, ScoredCase
 from unetr.evaluation.evaluate import evaluate, find_model, require_model_of_heads
 from unetr.evaluation.options import FOLDER_OPTIONS, parse_with_folder
@@ -41,12 +46,13 @@ from unetr.synthesis import cohorts, metastases
 
 # Later seeds than those of the validation heads that training itself uses.
 FIRST_SEED = cohorts.VALIDATION_SEED + 500_000
-KIND = "as trained on"
+DRAWN, REAL = "drawn head", "real head"
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 SEEDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 MIN_VOLUMES_MM3 = (5.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 50.0, 80.0, 120.0)
-# Sensitivity (absolute) that is traded for unbiased volumes.
-TOLERANCE = 0.01
+# Sensitivity (absolute) that is traded for unbiased volumes; the largest factor by which the volumes of a
+# setting may be wrong.
+TOLERANCE, MAX_BIAS = 0.01, 1.1
 MIN_VOLUME_RATIO = 1e-9
 FIELDS = re.compile(r'"postprocessing":\s*\{[^{}]*\}(\s*,\s*"confidence":\s*(\{[^{}]*\}|null))?')
 
@@ -62,6 +68,12 @@ class Point:
     sensitivity: float
     false_positives: float
     volume_ratio: float
+
+    @property
+    def bias(self) -> float:
+        """Return the factor, 1 or more, by which volumes are wrong."""
+        ratio = max(self.volume_ratio, MIN_VOLUME_RATIO)
+        return max(ratio, 1.0 / ratio)
 
 
 @dataclass(frozen=True)
@@ -143,17 +155,19 @@ def points(cuts: Sequence[dict[float, Cut]]) -> Iterator[Point]:
 def best(candidates: Sequence[Point], false_positives: float) -> Point:
     """Return the point with the least volume bias among the most sensitive points within the rate.
 
-    Ties go to the fewest false positives, then to no seed threshold. If no point is within the rate, return
-    the one with the fewest false positives.
+    A low threshold finds most but draws lesions too large: points beyond MAX_BIAS count only if there is no
+    other. Ties go to the fewest false positives, then to no seed threshold. If no point is within the rate,
+    return the one with the fewest false positives.
     """
     allowed = [point for point in candidates if point.false_positives <= false_positives]
     if not allowed:
         return min(candidates, key=lambda point: (point.false_positives, -point.sensitivity))
-    most = max(point.sensitivity for point in allowed)
+    right = [point for point in allowed if point.bias <= MAX_BIAS] or allowed
+    most = max(point.sensitivity for point in right)
     return min(
-        [point for point in allowed if point.sensitivity >= most - TOLERANCE],
+        [point for point in right if point.sensitivity >= most - TOLERANCE],
         key=lambda point: (
-            max(point.volume_ratio, 1.0 / max(point.volume_ratio, MIN_VOLUME_RATIO)),
+            point.bias,
             point.false_positives,
             point.postprocessing.seed_threshold is not None,
         ),
@@ -192,9 +206,9 @@ def write(path: Path, postprocessing: PostProcessing, confidence: Confidence | N
     unfinished.rename(path)
 
 
-def validation_head(kind: str, seed: int) -> metastases.Head:
-    """Return the head of that seed; the kind is ignored, there is only one."""
-    return cohorts.training_head(seed)
+def validation_head(heads: Sequence[CaseSource], kind: str, seed: int) -> metastases.Head:
+    """Return the head of that kind and seed. heads: backgrounds of the real heads."""
+    return metastases_in(heads, seed) if kind == REAL else cohorts.training_head(seed)
 
 
 def cuts_of(cases: CaseSet, predictor: Predictor) -> list[dict[float, Cut]]:
@@ -217,7 +231,7 @@ def cuts_of(cases: CaseSet, predictor: Predictor) -> list[dict[float, Cut]]:
     return cuts
 
 
-def main(arguments: Sequence[str] | None = None, make_head: MakeHead = validation_head) -> None:
+def main(arguments: Sequence[str] | None = None, make_head: MakeHead | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m unetr operating_point",
         description="Choose a model's operating point on synthetic heads or on a folder of labelled studies.",
@@ -225,15 +239,19 @@ def main(arguments: Sequence[str] | None = None, make_head: MakeHead = validatio
     parser.add_argument("--model", required=True, help="id of a served model, or its JSON file")
     parser.add_argument("--heads", type=int, help="number of synthetic heads, 48 by default")
     parser.add_argument("--first-seed", type=int, help=f"of the synthetic heads, {FIRST_SEED} by default")
+    parser.add_argument("--backgrounds", type=Path, help="real heads, layout nnunet, label 1 the brain")
     parser.add_argument("--false-positives", type=float, default=1.0, help="at most this many per case")
     parser.add_argument("--out", type=Path, required=True, help="folder for the cases at the chosen point")
-    options = parse_with_folder(parser, arguments, {"heads": 48, "first_seed": FIRST_SEED})
+    defaults = {"heads": 48, "first_seed": FIRST_SEED, "backgrounds": None}
+    options = parse_with_folder(parser, arguments, defaults)
     settings = load()
     spec = find_model(options.model, settings)
     if options.folder is None:
         require_model_of_heads(spec, FOLDER_OPTIONS)
-        heads = [(KIND, options.first_seed + number) for number in range(options.heads)]
-        case_set = synthetic(heads, make_head)
+        real = backgrounds(options.backgrounds) if options.backgrounds is not None else []
+        kinds = (DRAWN, REAL) if real else (DRAWN,)
+        heads = [(kinds[n % len(kinds)], options.first_seed + n) for n in range(options.heads)]
+        case_set = synthetic(heads, make_head or partial(validation_head, real))
     else:
         case_set = labelled(options.folder, options.layout, options.labels, [spec])
     lowest = PostProcessing(threshold=THRESHOLDS[0], minimum_volume_mm3=0.0)

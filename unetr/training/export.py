@@ -74,8 +74,9 @@ def _card(spec: ModelSpec, config: TrainingConfig, run: Path) -> str:
 
 def _data(entry: Generated | Labelled) -> str:
     if isinstance(entry, Generated):
+        inside = f" in real heads of {entry.heads.name}" if entry.heads is not None else ""
         return (
-            f"Generated cases ({entry.generator}): {entry.training} for training and {entry.validation} for "
+            f"Generated cases ({entry.generator}{inside}): {entry.training} for training and {entry.validation} for "
             f"validation; weight {entry.weight:g}."
         )
     return (

@@ -17,14 +17,15 @@ import torch
 from errors import DataRefused
 from imaging.grid import MM3_PER_ML
 from imaging.sequences import T1_POST_CONTRAST
+from unetr.brain import spread
 from unetr.cautions import brain_intensities
+from unetr.data.backgrounds import backgrounds, metastases_in
 from unetr.data.cases import Case, CaseSource, LabelSelection, RejectedCase, truth_of, unknown_label
 from unetr.data.datasets import sources
 from unetr.evaluation.truth import sphere_diameter_mm
 from unetr.preprocess import prepare, resample_labels, resample_share
 from unetr.spec import ModelSpec, Trained
 from unetr.synthesis import cohorts, glioma, spine
-from unetr.synthesis.real_heads import RealHead
 from unetr.training.config import Generated, Labelled
 from unetr.training.samples import Sample, arrays, load
 
@@ -71,12 +72,7 @@ def metastases(
     without: a component of ``unetr.synthesis.cohorts.COMPONENTS`` to leave out. heads: real heads, one of
     which is the background; without any, the head is drawn.
     """
-    if heads:
-        background = heads[seed % len(heads)].read()
-        (image,) = background.images.values()
-        head = cohorts.real_training_head(RealHead(image, background.truth), seed)
-    else:
-        head = cohorts.training_head(seed, without)
+    head = metastases_in(heads, seed) if heads else cohorts.training_head(seed, without)
     truth = head.labels.with_array((head.labels.array > 0).astype(np.uint8))
     return Case(str(seed), {T1_POST_CONTRAST: head.image}, truth, head.brain, head.share)
 
@@ -121,7 +117,7 @@ def generated(data: Generated, spec: ModelSpec) -> tuple[list[CaseRecipe], list[
     """Return the synthetic cases for training and the held-out ones."""
     spacing_mm = min(spec.spacing_mm)
 
-    heads = real_heads_of(data)
+    heads = backgrounds(data.heads) if data.heads is not None else []
     versions = [head.versions for head in heads]
 
     def recipe_of(seed: int) -> CaseRecipe:
@@ -138,16 +134,6 @@ def generated(data: Generated, spec: ModelSpec) -> tuple[list[CaseRecipe], list[
     first, first_held_out = cohorts.TRAINING_SEED, cohorts.VALIDATION_SEED
     training = [recipe_of(seed) for seed in range(first, first + data.training)]
     return training, [recipe_of(seed) for seed in range(first_held_out, first_held_out + data.validation)]
-
-
-def real_heads_of(data: Generated) -> list[CaseSource]:
-    """Return the real heads that serve as backgrounds; none if heads are drawn. Raises: DataRefused."""
-    if data.heads is None:
-        return []
-    entries = list(sources(data.heads, "nnunet"))
-    if bad := next((entry for entry in entries if isinstance(entry, RejectedCase)), None):
-        raise DataRefused(f"{bad.id}: {bad.reason}")
-    return [entry for entry in entries if isinstance(entry, CaseSource)]
 
 
 def _generate(data: Generated, heads: Sequence[CaseSource], seed: int, spacing_mm: float) -> Case:
@@ -254,10 +240,7 @@ def trained_range(samples: Sequence[Sample], factor: int) -> Trained | None:
     intensities = []
     for sample in samples:
         if sample.brain is not None:
-            brain = sample.brain > 0.5
-            for axis in range(3):
-                brain = np.repeat(brain, factor, axis=axis)
-            brain = brain[tuple(slice(size) for size in sample.search_mask.shape)]
+            brain = spread(sample.brain > 0.5, factor, sample.search_mask.shape)
             intensities.append(brain_intensities(sample.image[0].astype(np.float32), brain))
     limits = None
     if intensities:

@@ -75,6 +75,23 @@ def test_of_points_that_find_the_same_the_one_with_the_true_volumes_is_taken():
     assert chosen.volume_ratio == pytest.approx(1.0)
 
 
+def test_a_threshold_that_draws_lesions_too_large_is_not_taken_for_what_it_finds_more():
+    """Below 0.5 one lesion more is found, but both are twice as large as they are."""
+    cuts = {}
+    for threshold in THRESHOLDS:
+        factor, there = (2.0, 2) if threshold < 0.5 else (1.0, 1)
+        cuts[threshold] = Cut(
+            volumes_mm3=np.array([300.0, 200.0])[:there] * factor,
+            peaks=np.array([logit(0.999)] * there),
+            false=np.zeros(there, dtype=bool),
+            true_mm3=(300.0, 200.0),
+            shares=({1: 0.9}, {2: 0.9} if there == 2 else {}),
+        )
+    chosen = best(list(points([cuts])), 0.5)
+    assert chosen.postprocessing.threshold >= 0.5
+    assert (chosen.sensitivity, chosen.volume_ratio) == (0.5, 1.0)
+
+
 def test_lesions_covered_by_less_than_a_tenth_are_not_found():
     cuts = [head_of({0.09: (0.97, 200.0), 0.11: (0.97, 200.0)}, [])]
     assert {point.sensitivity for point in points(cuts)} >= {0.5}
