@@ -76,8 +76,8 @@ def _data(entry: Generated | Labelled) -> str:
     if isinstance(entry, Generated):
         inside = f" in real heads of {entry.heads.name}" if entry.heads is not None else ""
         return (
-            f"Generated cases ({entry.generator}{inside}): {entry.training} for training and {entry.validation} for "
-            f"validation; weight {entry.weight:g}."
+            f"Generated cases ({entry.generator}{inside}): {entry.training} for training and "
+            f"{entry.validation} for validation; weight {entry.weight:g}."
         )
     return (
         f"Labelled cases of {entry.folder.name} ({entry.layout}), {entry.validation:.0%} of the patients "
