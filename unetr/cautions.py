@@ -19,9 +19,10 @@ from unetr.brain import Region, pooled, spread
 from unetr.preprocess import Mask
 from unetr.spec import ModelSpec, Trained
 
-# Findings outside the region count from this volume, if they reach within the first distance of the region,
-# and no further from it than the second: what is larger belongs to the face, the neck or the scalp.
-OUTSIDE_MM3, OUTSIDE_WITHIN_MM, OUTSIDE_UP_TO_MM = 100.0, 4.0, 15.0
+# Components outside the region count if this volume of them lies within the first distance of it, where the
+# network was trained to reject what is not brain, and nothing of them beyond the second: what reaches further
+# belongs to the face, the neck or the scalp.
+OUTSIDE_MM3, OUTSIDE_WITHIN_MM, OUTSIDE_UP_TO_MM = 150.0, 3.0, 15.0
 # Least area of a lesion's section at the edge of the images.
 SECTION_MM2 = 40.0
 # The brain's normalised intensities may exceed the range of the training by this share of its width.
@@ -73,7 +74,8 @@ def _outside(found: Found, region: Region, image: hd.Volume) -> list[str]:
             continue
         wider = tuple(slice(max(s.start - n, 0), s.stop + n) for s, n in zip(box, reach, strict=True))
         away_mm = _distance_mm(region.mask[wider], image.spacing)[numbers[wider] == number]
-        if away_mm.min() <= OUTSIDE_WITHIN_MM and away_mm.max() <= OUTSIDE_UP_TO_MM:
+        near_mm3 = (away_mm <= OUTSIDE_WITHIN_MM).sum() * image.voxel_volume
+        if near_mm3 >= OUTSIDE_MM3 and away_mm.max() <= OUTSIDE_UP_TO_MM:
             large.append(number)
     if not large:
         return []
@@ -111,8 +113,8 @@ def _too_large(found: Found, image: hd.Volume, trained: Trained) -> list[str]:
     if largest_mm3 <= np.pi / 6.0 * trained.largest_mm**3:
         return []
     return [
-        f"A lesion of {largest_mm3 / MM3_PER_ML:.0f} ml is larger than any that the model was trained with "
-        f"({trained.largest_mm:g} mm): check its outline."
+        f"A lesion of {largest_mm3 / MM3_PER_ML:.0f} ml is larger than nearly all that the model was trained "
+        f"with ({trained.largest_mm:g} mm): check its outline."
     ]
 
 

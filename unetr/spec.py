@@ -232,8 +232,9 @@ class Confidence(SpecPart):
 class Trained(SpecPart):
     """The range of the training cases, beyond which a result has a warning (``unetr.cautions``).
 
-    largest_mm: diameter of the sphere of the largest lesions' volume. brain_intensities: lowest and highest
-    5th, 50th and 95th percentile of the prepared images in the brain; None if the model has no brain.
+    largest_mm: diameter of the sphere of the largest lesions' volume (99th percentile). brain_intensities:
+    lowest and highest 5th, 50th and 95th percentile of the prepared images in the brain; None if the model
+    has no brain.
     """
 
     largest_mm: PositiveFloat

@@ -12,8 +12,8 @@ from unetr.spec import ModelSpec, Trained
 TISSUE, MATTER, SPOT = 20.0, 50.0, 100.0
 CENTRE_MM, RADIUS_MM = np.array([100.0, 100.0, 100.0]), 60.0
 HIND_MM, HIND_RADIUS_MM = np.array([100.0, 135.0, 60.0]), 40.0
-# Within the brain; and 9 mm in front of its surface.
-INSIDE_MM, IN_FRONT_MM = np.array([120.0, 100.0, 100.0]), np.array([100.0, 31.0, 100.0])
+# Within the brain; and 6 mm in front of its surface.
+INSIDE_MM, IN_FRONT_MM = np.array([120.0, 100.0, 100.0]), np.array([100.0, 34.0, 100.0])
 
 
 def spot(window: np.ndarray) -> np.ndarray:
@@ -58,10 +58,10 @@ def test_a_lesion_well_inside_the_brain_needs_no_caution(spec):
 
 def test_what_the_model_marks_just_outside_the_searched_region_is_told_with_its_volume(spec):
     (warning,) = warnings_of(head(INSIDE_MM, IN_FRONT_MM), spec)
-    # A ball of 12 mm has 0.9 ml; the region's margin takes a part of it.
+    # A ball of 12 mm has 0.9 ml; the margin takes up to 3 mm of it, a quarter to a half.
     measured = re.match(r"The model also marks ([\d.]+) ml just outside", warning)
     assert measured is not None
-    assert 0.5 < float(measured[1]) < 0.91
+    assert 0.3 < float(measured[1]) < 0.8
     far = IN_FRONT_MM - (0.0, 12.0, 0.0)
     assert warnings_of(head(INSIDE_MM, far), spec) == ()
 

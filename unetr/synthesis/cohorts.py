@@ -82,6 +82,12 @@ COHORTS = {
     "skull stripped": Cohort((AXIAL, SAGITTAL), replace(DEFAULT_OPTIONS, skull=False)),
     # With a resection cavity.
     "after surgery": Cohort((AXIAL, SAGITTAL), replace(DEFAULT_OPTIONS, cavity=True)),
+    # Irregular lesions of up to 60 mm: lobulated, rings, cysts, blood, faint ones.
+    "varied lesions": Cohort(
+        (AXIAL, SAGITTAL), replace(DEFAULT_OPTIONS, varied=True, diameter_mm=(2.0, 60.0))
+    ),
+    # A slab of 80 mm through the middle of the head, axial or sagittal.
+    "cropped": Cohort((replace(AXIAL, shape=(80, 256, 256)), replace(SAGITTAL, shape=(80, 240, 240)))),
     # Without a lesion.
     "no lesion": Cohort((AXIAL, SAGITTAL, CORONAL), HeadOptions(lesion_count=(0, 0))),
 }

@@ -35,6 +35,8 @@ KEY_DIGITS = 16
 # In the folder of a run: the range of its training cases, for the model's specification.
 TRAINED = "trained.json"
 HELD_OUT_DIGITS = 8
+# Percentile of the lesions' volumes up to which a model is said to be trained.
+LARGEST_PERCENTILE = 99.0
 
 
 @dataclass(frozen=True)
@@ -246,5 +248,6 @@ def trained_range(samples: Sequence[Sample], factor: int) -> Trained | None:
     if intensities:
         extremes = (np.min(intensities, axis=0), np.max(intensities, axis=0))
         limits = np.round(extremes, 3).T.tolist()
-    largest_mm = round(sphere_diameter_mm(float(volumes_mm3.max()) / MM3_PER_ML), 1)
+    largest_ml = float(np.percentile(volumes_mm3, LARGEST_PERCENTILE)) / MM3_PER_ML
+    largest_mm = round(sphere_diameter_mm(largest_ml), 1)
     return Trained.model_validate({"largest_mm": largest_mm, "brain_intensities": limits})
