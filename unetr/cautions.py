@@ -22,7 +22,7 @@ from unetr.spec import ModelSpec, Trained
 # Components outside the region count if this volume of them lies within the first distance of it, where the
 # network was trained to reject what is not brain, and nothing of them beyond the second: what reaches further
 # belongs to the face, the neck or the scalp.
-OUTSIDE_MM3, OUTSIDE_WITHIN_MM, OUTSIDE_UP_TO_MM = 150.0, 3.0, 15.0
+OUTSIDE_MM3, OUTSIDE_WITHIN_MM, OUTSIDE_UP_TO_MM = 150.0, 3.0, 12.0
 # Least area of a lesion's section at the edge of the images.
 SECTION_MM2 = 40.0
 # The brain's normalised intensities may exceed the range of the training by this share of its width.
