@@ -112,7 +112,7 @@ def test_every_warning_of_a_result_is_told_in_french():
         *of_half_a_brain(),
         *of_findings_beyond_what_the_model_knows(),
     ]
-    assert len(warnings) == 17
+    assert len(warnings) == 18
     for warning, french in zip(warnings, in_french(warnings), strict=True):
         assert french != warning
         assert english_words(french) == [], warning
@@ -138,10 +138,12 @@ def of_half_a_brain() -> tuple[str, ...]:
 def of_findings_beyond_what_the_model_knows() -> tuple[str, ...]:
     """One component reaches from the edge of the images out of the searched region, on a grid of 2 mm."""
     positive = np.zeros((30, 30, 30), dtype=bool)
-    positive[:20, 10:20, 10:20] = True
+    positive[:17, 10:20, 10:20] = True
     region = np.zeros_like(positive)
     region[:12] = True
     found = Found((positive & region).astype(np.uint32), np.array([True, True]), positive)
     image = hd.Volume(np.zeros(positive.shape, np.float32), np.diag([2.0, 2.0, 2.0, 1.0]), "PATIENT")
     trained = Trained(largest_mm=8.5, brain_intensities=((1.0, 2.0), (1.0, 2.0), (1.0, 2.0)))
-    return cautions(found, Region(region, brain=region), image, trained)
+    model = load_spec(ROOT / "unetr" / "weights" / "metscope-compact.json")
+    spec = model.model_copy(update={"trained": trained})
+    return cautions(found, Region(region, brain=region), image, spec)

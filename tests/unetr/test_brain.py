@@ -25,7 +25,8 @@ IN_BRAIN_MM, IN_FACE_MM = np.array([110.0, 100.0, 110.0]), np.array([90.0, 20.0,
 
 @pytest.fixture(scope="module")
 def spec(reckonable_spec) -> ModelSpec:
-    return reckonable_spec
+    """For a sequence without contrast agent, about which there is no caution."""
+    return reckonable_spec.model_copy(update={"inputs": ("T1",)})
 
 
 @pytest.fixture(scope="module")
