@@ -458,8 +458,9 @@ def test_a_base_may_have_a_base(tmp_path):
 
 def test_another_network_than_the_bases_has_its_own_arguments(tmp_path):
     path = tmp_path / "ours.yaml"
-    network = config.load_config("metscope-compact").spec.network
-    written = {"network": network.model_dump(mode="json")}
+    compact = config.load_config("metscope-compact").spec
+    network = compact.network
+    written = {"network": network.model_dump(mode="json"), "window": compact.window.model_dump(mode="json")}
     path.write_text(yaml.safe_dump({"base": "metscope-unet", "spec": written}))
     assert config.load_config(str(path)).spec.network == network
 
